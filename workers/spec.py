@@ -1,0 +1,157 @@
+"""What a process is told when it starts: frozen, serialisable descriptions.
+
+Used in every process. The supervisor composes these from the configuration
+and hands each child one of them as a line of JSON; nothing here changes while a child lives.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "DTYPES",
+    "DeviceSpec",
+    "FakeOptions",
+    "ModelSignature",
+    "ModelSource",
+    "OutputMeaning",
+    "Preparation",
+    "TensorSpec",
+    "datatype_of",
+]
+
+OutputMeaning = Literal["logits", "probabilities", "values"]
+
+#: NumPy's type for each fixed-size datatype of the Open Inference Protocol (BYTES and BF16 have none).
+DTYPES: dict[str, np.dtype[np.generic]] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+
+_DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def datatype_of(dtype: npt.DTypeLike) -> str:
+    """Return the protocol's name of a NumPy dtype.
+
+    Raises:
+        KeyError: if the protocol has no name for it.
+    """
+    return _DATATYPES[np.dtype(dtype)]
+
+
+class TensorSpec(msgspec.Struct, frozen=True):
+    """A tensor without its batch dimension: `datatype` is the protocol's name, e.g. ``FP32``."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """NumPy's type of one element."""
+        return DTYPES[self.datatype]
+
+    @property
+    def elements(self) -> int:
+        """Elements in one row."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return self.elements * self.dtype.itemsize
+
+
+class Preparation(msgspec.Struct, frozen=True):
+    """How an image becomes a `uint8` array [size, size, 3], RGB; the part that members can share.
+
+    Attributes:
+        size: height and width of the result, in pixels.
+        crop: the share of the resized short side that the central crop keeps, in (0, 1].
+        interpolation: the resampling filter.
+    """
+
+    size: int
+    crop: float = 0.875
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+
+
+class FakeOptions(msgspec.Struct, frozen=True):
+    """The behaviour of a fake member (see `workers.backends.fake`)."""
+
+    inputs: dict[str, tuple[int, ...]]
+    outputs: int
+    sleep_ms: float = 0.0
+    fail: Literal["none", "raise", "exit", "hang", "nan", "alloc"] = "none"
+    fail_value: float | None = None
+    add: float = 0.0
+
+
+class ModelSource(msgspec.Struct, frozen=True):
+    """Everything a backend needs to load a member's model.
+
+    Attributes:
+        member: the member's name, for messages.
+        backend: which backend loads it.
+        path: the model file (empty for a fake).
+        declared: input tensors by the model's own names, for formats that don't describe theirs.
+        output_name: which of the model's outputs to use; may be empty if it has only one.
+        fake: the behaviour of a fake member, else None.
+    """
+
+    member: str
+    backend: Literal["onnx", "torch", "fake"]
+    path: str = ""
+    declared: tuple[TensorSpec, ...] = ()
+    output_name: str = ""
+    fake: FakeOptions | None = None
+
+
+class ModelSignature(msgspec.Struct, frozen=True):
+    """What inspection found out about a model.
+
+    Attributes:
+        inputs: the model's inputs in its own order, by its own names.
+        output: the one output used.
+        parameter_bytes: the size of its weights (the model file's size, 0 for a fake).
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    output: TensorSpec
+    parameter_bytes: int
+
+
+class DeviceSpec(msgspec.Struct, frozen=True):
+    """A device: ``cuda:N`` or a group of CPU cores ``cpu:N``.
+
+    Attributes:
+        name: unique name; for CUDA it carries the device index.
+        kind: what profiles are looked up by, e.g. ``cpu`` or ``NVIDIA H200``.
+        memory_bytes: the memory its instances may take together.
+        cores: for a CPU device, the core ids it is pinned to (empty for CUDA).
+    """
+
+    name: str
+    kind: str
+    memory_bytes: int
+    cores: tuple[int, ...] = ()
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this is a GPU."""
+        return self.name.startswith("cuda:")
