@@ -1,0 +1,32 @@
+"""The configuration: YAML, parsed once into frozen models that are passed down."""
+
+from server.config.ensembles import EnsembleConfig, Rule
+from server.config.loading import load_config, override_server
+from server.config.machine import DeviceConfig, ServerConfig
+from server.config.members import (
+    FakeConfig,
+    ImageConfig,
+    InputConfig,
+    InputTensorConfig,
+    MemberConfig,
+    RecipeConfig,
+    backend_for,
+)
+from server.config.root import Config
+
+__all__ = [
+    "Config",
+    "DeviceConfig",
+    "EnsembleConfig",
+    "FakeConfig",
+    "ImageConfig",
+    "InputConfig",
+    "InputTensorConfig",
+    "MemberConfig",
+    "RecipeConfig",
+    "Rule",
+    "ServerConfig",
+    "backend_for",
+    "load_config",
+    "override_server",
+]

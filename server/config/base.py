@@ -1,0 +1,95 @@
+"""What all sections of the configuration share: the base model and the value types.
+
+Runs in the process that reads the configuration file; raw YAML values flow in, checked
+Python values flow out. Paths come out absolute: the validation context carries the directory
+of the configuration file as ``{"directory": Path}``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ByteSize,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+
+__all__ = ["Bytes", "Name", "RelativePath", "Section", "did_you_mean"]
+
+#: Names of ensembles and members; they become parts of URLs.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+#: ``/v2/models/stats`` is the statistics of all models.
+_RESERVED = {"stats"}
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration; unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=False,
+    )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_booleans(cls, value: Any) -> Any:
+        # YAML reads a bare `yes`, `no`, `on` and `off` as booleans, which pass for 0 and 1.
+        if isinstance(value, bool):
+            raise ValueError(f"is {str(value).lower()}, which no key takes (text needs quotes)")
+        return value
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return ``, did you mean 'x'?`` for the choice nearest to the word, or an empty string."""
+    nearest = difflib.get_close_matches(word, list(choices), n=1)
+    return f", did you mean '{nearest[0]}'?" if nearest else ""
+
+
+def _check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"the name {name!r} should consist of letters, digits, '.', '_' and '-', "
+            "and start with a letter or a digit"
+        )
+    if name in _RESERVED:
+        raise ValueError(f"the name {name!r} is reserved, choose another one")
+    return name
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    directory = (info.context or {}).get("directory", Path.cwd())
+    # Links stay: a link's target may lack the suffix that tells the format.
+    return Path(os.path.abspath(directory / path.expanduser()))
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+
+RelativePath = Annotated[Path, AfterValidator(_absolute)]
+
+Bytes = Annotated[
+    ByteSize,
+    Field(ge=1),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": r"^\s*\d*\.?\d+\s*\w+\s*$"},
+            ],
+            "title": "bytes",
+        }
+    ),
+]

@@ -1,0 +1,229 @@
+"""The `members` section: a model file, how its input is prepared, what its output means.
+
+Runs in the process that reads the configuration file; the sections flow in as mappings and out
+as frozen models, which the composition root turns into the specs that workers are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+
+from server.config.base import RelativePath, Section, did_you_mean
+from workers.spec import DTYPES, FakeOptions, OutputMeaning, Preparation
+
+__all__ = [
+    "FakeConfig",
+    "ImageConfig",
+    "InputConfig",
+    "InputTensorConfig",
+    "MemberConfig",
+    "RecipeConfig",
+    "backend_for",
+]
+
+_BACKENDS: dict[str, Literal["onnx", "torch"]] = {
+    ".onnx": "onnx",
+    ".pt2": "torch",
+    ".pt": "torch",
+    ".ts": "torch",
+}
+
+Dimension = Annotated[int, Field(ge=1)]
+
+
+def backend_for(path: Path) -> Literal["onnx", "torch"] | None:
+    """Return the backend that loads files with this suffix, or None if none does."""
+    return _BACKENDS.get(path.suffix.lower())
+
+
+def _per_channel(value: Any) -> Any:
+    return (value, value, value) if isinstance(value, int | float | str) else value
+
+
+_PER_CHANNEL_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "number"},
+            {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+        ]
+    }
+)
+
+
+class RecipeConfig(Section):
+    """A model that the server makes itself, once, instead of a file."""
+
+    recipe: str = Field(min_length=1)
+    """Name of the recipe, e.g. `efficientnet_lite0`."""
+
+
+class ImageConfig(Section):
+    """How an image becomes the model's input: resize, crop, then `(pixel - mean) / std`."""
+
+    size: int = Field(ge=1, le=4096)
+    """Height and width of the model's input, in pixels."""
+    crop: float = Field(default=0.875, gt=0, le=1)
+    """Share of the resized short side that the central crop keeps."""
+    mean: Annotated[tuple[float, float, float], BeforeValidator(_per_channel), _PER_CHANNEL_SCHEMA]
+    """Subtracted from the pixels, which are 0 to 255: one number, or one per RGB channel."""
+    std: Annotated[
+        tuple[
+            Annotated[float, Field(gt=0)],
+            Annotated[float, Field(gt=0)],
+            Annotated[float, Field(gt=0)],
+        ],
+        BeforeValidator(_per_channel),
+        _PER_CHANNEL_SCHEMA,
+    ]
+    """Divides the result: one positive number, or one per RGB channel."""
+    interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    """Resampling filter of the resize."""
+    layout: Literal["nchw", "nhwc"] = "nchw"
+    """Order of the dimensions in the model's input: channels first or last."""
+
+    def preparation(self) -> Preparation:
+        """Return the part of the preparation that members can share."""
+        return Preparation(size=self.size, crop=self.crop, interpolation=self.interpolation)
+
+
+class InputConfig(Section):
+    """What the client sends instead of the model's own tensor."""
+
+    image: ImageConfig
+    """The client sends an image, in an input named `image`."""
+
+
+class InputTensorConfig(Section):
+    """One of the model's inputs: what the client calls it, and what the model does not say."""
+
+    name: str | None = Field(default=None, min_length=1)
+    """Name that the client uses; the model's own if absent."""
+    datatype: str | None = None
+    """Datatype, e.g. `FP32`, for a model that does not describe itself (TorchScript)."""
+    shape: tuple[Dimension, ...] | None = None
+    """Shape without the batch dimension, for a model that does not describe itself."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.datatype is None) != (self.shape is None):
+            raise ValueError("datatype and shape go together: give both or neither")
+        if self.datatype is not None and self.datatype not in DTYPES:
+            hint = (
+                did_you_mean(self.datatype.upper(), DTYPES) or f", use one of {', '.join(DTYPES)}"
+            )
+            raise ValueError(f"unknown datatype {self.datatype!r}{hint}")
+        return self
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class FakeConfig(Section):
+    """The behaviour of a fake member, which stands in for a network in tests and measurements."""
+
+    inputs: dict[str, tuple[Dimension, ...]] = Field(min_length=1)
+    """Shape of each input without the batch dimension; all are `FP32`."""
+    outputs: int = Field(ge=1)
+    """Number of output elements per row."""
+    sleep_ms: float = Field(default=0.0, ge=0)
+    """Time that one batch takes."""
+    fail: Literal["none", "raise", "exit", "hang", "nan", "alloc"] = "none"
+    """How it fails."""
+    fail_value: float | None = None
+    """Fail only on rows whose first element has this value; on all rows if absent."""
+    add: float = 0.0
+    """Added to every output element, so that members can be told apart."""
+
+    def options(self) -> FakeOptions:
+        """Return the same as a worker is told it."""
+        return FakeOptions(**self.model_dump())
+
+
+def _model_kind(value: Any) -> str | None:
+    if isinstance(value, str | Path):
+        return "<fake>" if value == "fake" else "<file>"
+    return "<recipe>" if isinstance(value, Mapping | RecipeConfig) else None
+
+
+ModelReference = Annotated[
+    Annotated[Literal["fake"], Tag("<fake>")]
+    | Annotated[RecipeConfig, Tag("<recipe>")]
+    | Annotated[RelativePath, Tag("<file>")],
+    Discriminator(
+        _model_kind,
+        custom_error_type="model_reference",
+        custom_error_message="should be the path of a model file, a recipe or fake",
+    ),
+]
+
+
+class MemberConfig(Section):
+    """One trained network."""
+
+    model: ModelReference
+    """`fake`, `{recipe: name}`, or a model file (`.onnx`, `.pt2`, `.pt`, `.ts`) by relative path."""
+    input: InputConfig | None = None
+    """How the client's input becomes the model's; if absent, the client sends the tensor itself."""
+    inputs: dict[str, Annotated[InputTensorConfig, BeforeValidator(_named)]] = {}
+    """The model's own input names, each with the name that the client uses, or with a mapping."""
+    output: OutputMeaning = "values"
+    """What the output means; logits become probabilities before they are combined."""
+    output_name: str | None = Field(default=None, min_length=1)
+    """Which of the model's outputs to use; needed only if it has several."""
+    labels: RelativePath | None = None
+    """File with one label per line, in the order of the output's elements; a relative path."""
+    fake: FakeConfig | None = None
+    """Behaviour of a fake member; required if and only if `model` is `fake`."""
+    batch_size: int | None = Field(default=None, ge=1, le=1024)
+    """Rows per prediction at most; the server chooses if absent."""
+    backend: Literal["onnx", "torch"] | None = None
+    """What loads the model; if absent, the file's suffix tells."""
+
+    @property
+    def resolved_backend(self) -> Literal["onnx", "torch", "fake"] | None:
+        """What loads the model; None for a recipe, whose file will tell (see `backend_for`)."""
+        if self.model == "fake":
+            return "fake"
+        if self.backend is not None:
+            return self.backend
+        return backend_for(self.model) if isinstance(self.model, Path) else None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.model == "fake":
+            self._check_fake()
+        elif self.fake is not None:
+            raise ValueError("fake is only for `model: fake`, remove one of them")
+        elif isinstance(self.model, Path) and self.resolved_backend is None:
+            raise ValueError(
+                f"model: cannot tell the format of {self.model.name!r} by its suffix, "
+                f"use one of {', '.join(_BACKENDS)} or set backend"
+            )
+        self._check_inputs()
+        return self
+
+    def _check_fake(self) -> None:
+        if self.fake is None:
+            raise ValueError("`model: fake` needs a `fake:` section with inputs and outputs")
+        for key in ("backend", "output_name"):
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} has no meaning for a fake member, remove it")
+        for name in self.inputs:
+            if name not in self.fake.inputs:
+                hint = did_you_mean(name, self.fake.inputs)
+                raise ValueError(f"inputs: the fake has no input {name!r}{hint}")
+
+    def _check_inputs(self) -> None:
+        names = [tensor.name or own for own, tensor in self.inputs.items()]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"inputs: two of the model's inputs are called {name!r}")
+        if self.input is not None and (
+            len(self.inputs) > 1 or any(t.name not in {None, "image"} for t in self.inputs.values())
+        ):
+            raise ValueError("inputs: an image member has one input, called 'image' by the client")

@@ -1,0 +1,116 @@
+"""The whole configuration, and what its sections must agree on.
+
+Runs in the process that reads the configuration file; the parsed YAML flows in, one frozen
+model flows out, with every path absolute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
+
+from server.config.base import Name, RelativePath, Section, did_you_mean
+from server.config.ensembles import EnsembleConfig
+from server.config.machine import DeviceConfig, ServerConfig
+from server.config.members import MemberConfig
+
+__all__ = ["Config"]
+
+#: The arena keeps one bit per member.
+_MAX_MEMBERS = 64
+
+
+def _auto_or_devices(value: Any) -> str | None:
+    if value == "auto":
+        return "<auto>"
+    return "<list>" if isinstance(value, list | tuple) else None
+
+
+def _auto_or_path(value: Any) -> str | None:
+    if value == "auto":
+        return "<auto>"
+    return "<file>" if isinstance(value, str | Path) else None
+
+
+class Config(Section):
+    """A configuration file."""
+
+    ensembles: dict[Name, EnsembleConfig] = {}
+    """The ensembles by name; members are addressable by themselves, so there may be none."""
+    members: dict[Name, MemberConfig] = Field(min_length=1, max_length=_MAX_MEMBERS)
+    """The members by name, 64 at most; ensembles and members share one namespace."""
+    devices: Annotated[
+        Annotated[Literal["auto"], Tag("<auto>")]
+        | Annotated[tuple[DeviceConfig, ...], Field(min_length=1), Tag("<list>")],
+        Discriminator(
+            _auto_or_devices,
+            custom_error_type="devices",
+            custom_error_message="should be auto or a list of devices",
+        ),
+    ] = "auto"
+    """What predictions run on: `auto` is every CUDA device and the CPU's cores."""
+    allocation: Annotated[
+        Annotated[Literal["auto"], Tag("<auto>")] | Annotated[RelativePath, Tag("<file>")],
+        Discriminator(
+            _auto_or_path,
+            custom_error_type="allocation",
+            custom_error_message="should be auto or the path of an allocation file",
+        ),
+    ] = "auto"
+    """Which member runs on which device: `auto`, or an allocation file by relative path."""
+    server: ServerConfig = ServerConfig()
+    """How the server listens and what it accepts."""
+
+    _directory: Path = PrivateAttr(default_factory=Path.cwd)
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the configuration file."""
+        return self._directory
+
+    def model_post_init(self, context: Any, /) -> None:
+        """Remember the directory that the validation context names."""
+        if isinstance(context, Mapping) and "directory" in context:
+            self._directory = context["directory"]
+
+    @field_validator("ensembles", "server", mode="before")
+    @classmethod
+    def _empty_is_absent(cls, value: Any) -> Any:
+        return {} if value is None else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = [*self._name_problems(), *self._device_problems()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _name_problems(self) -> Iterator[str]:
+        for name, ensemble in self.ensembles.items():
+            if name in self.members:
+                yield f"ensembles.{name}: there is a member of the same name, rename one"
+            for member in ensemble.members:
+                if member not in self.members:
+                    hint = did_you_mean(member, self.members)
+                    yield f"ensembles.{name}.members: unknown member {member!r}{hint}"
+
+    def _device_problems(self) -> Iterator[str]:
+        if self.devices == "auto":
+            return
+        names: set[str] = set()
+        owner: dict[int, str] = {}
+        for device in self.devices:
+            if device.name in names:
+                yield f"devices: {device.name} is listed more than once"
+            names.add(device.name)
+            for core in device.cores or ():
+                if owner.setdefault(core, device.name) != device.name:
+                    yield f"devices: core {core} belongs to {owner[core]} and to {device.name}"
+        cpus = [device for device in self.devices if not device.is_cuda]
+        if len(cpus) > 1:
+            for device in cpus:
+                if device.cores is None:
+                    yield f"devices: {device.name} needs cores, since it shares the CPU"

@@ -1,0 +1,164 @@
+"""The one tree of typed errors, used in the front-end, the supervisor and the command line.
+
+Each error says how every protocol reports it; they are raised where the problem is found and
+turned into an HTTP response, a gRPC status or an exit code at the edge. They never cross a
+process boundary as objects: workers and the combiner report failures as data.
+
+    EnsembledError
+      +-- ConfigError                what the user wrote is wrong           exit 2
+      +-- StartError                 the server could not start or run      exit 1
+      +-- RequestError               one request failed               HTTP  gRPC
+            +-- InvalidRequest       malformed; wrong name or shape   400   INVALID_ARGUMENT
+            +-- UnknownModel         no such ensemble or member       404   NOT_FOUND
+            +-- RequestTooLarge      body over the limit              413   RESOURCE_EXHAUSTED
+            +-- UnsupportedMediaType unknown content encoding         415   INVALID_ARGUMENT
+            +-- QueueFull            waiting room is full             429   RESOURCE_EXHAUSTED
+            +-- MemberFailed         no quorum without this member    500   INTERNAL
+            +-- Unavailable          starting, draining, no quorum    503   UNAVAILABLE
+            +-- DeadlineExceeded     time is up without a quorum      504   DEADLINE_EXCEEDED
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+__all__ = [
+    "ConfigError",
+    "DeadlineExceeded",
+    "EnsembledError",
+    "InvalidRequest",
+    "MemberFailed",
+    "QueueFull",
+    "RequestError",
+    "RequestTooLarge",
+    "StartError",
+    "Unavailable",
+    "UnknownModel",
+    "UnsupportedMediaType",
+]
+
+
+class EnsembledError(Exception):
+    """The root of the tree.
+
+    Attributes:
+        http_status: the status code of an HTTP response.
+        grpc_status: the name of a `grpc.StatusCode`.
+        exit_code: what the command line exits with.
+        message: what the user reads.
+    """
+
+    http_status: int = 500
+    grpc_status: str = "INTERNAL"
+    exit_code: int = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class ConfigError(EnsembledError):
+    """What the user wrote (a configuration, an argument) is wrong.
+
+    Attributes:
+        problems: one line per problem, each naming the place and the fix.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problems: str | Iterable[str]) -> None:
+        self.problems = (problems,) if isinstance(problems, str) else tuple(problems)
+        super().__init__("\n".join(self.problems))
+
+
+class StartError(EnsembledError):
+    """The server could not start, or failed while running."""
+
+
+class RequestError(EnsembledError):
+    """One request could not be answered."""
+
+
+class InvalidRequest(RequestError):
+    """The request is malformed, or a tensor has the wrong name, shape, datatype or size."""
+
+    http_status = 400
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class UnknownModel(RequestError):
+    """The request names neither an ensemble nor a member.
+
+    Attributes:
+        model: the name that was asked for.
+    """
+
+    http_status = 404
+    grpc_status = "NOT_FOUND"
+
+    def __init__(self, model: str, version: str = "") -> None:
+        asked = f"'{model}' version {version}" if version else f"'{model}'"
+        super().__init__(f"Request for unknown model: {asked} is not found")
+        self.model = model
+
+
+class RequestTooLarge(RequestError):
+    """The body is larger than `server.max_request_bytes`."""
+
+    http_status = 413
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+
+class UnsupportedMediaType(RequestError):
+    """The body has an encoding that the server does not read."""
+
+    http_status = 415
+    grpc_status = "INVALID_ARGUMENT"
+
+
+class QueueFull(RequestError):
+    """The arena and its waiting room are full.
+
+    The gRPC status is not UNAVAILABLE, which clients retry at once.
+
+    Attributes:
+        retry_after_s: how long the client should wait before it tries again.
+    """
+
+    http_status = 429
+    grpc_status = "RESOURCE_EXHAUSTED"
+
+    def __init__(
+        self, message: str = "too many requests are waiting", *, retry_after_s: float = 1.0
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class MemberFailed(RequestError):
+    """A member failed on this input, and without it there is no quorum.
+
+    Attributes:
+        member: the member's name.
+    """
+
+    def __init__(self, member: str, reason: str = "") -> None:
+        super().__init__(f"member '{member}' failed" + (f": {reason}" if reason else ""))
+        self.member = member
+
+
+class Unavailable(RequestError):
+    """The server is starting or draining, or the quorum cannot be met at present."""
+
+    http_status = 503
+    grpc_status = "UNAVAILABLE"
+
+
+class DeadlineExceeded(RequestError):
+    """The deadline passed before a quorum of members had answered."""
+
+    http_status = 504
+    grpc_status = "DEADLINE_EXCEEDED"
+
+    def __init__(self, message: str = "the deadline passed before the quorum was met") -> None:
+        super().__init__(message)
