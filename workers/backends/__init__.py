@@ -1,0 +1,9 @@
+"""Backends load a member's model and run batches with it. They run in workers and in inspection.
+
+A `workers.spec.ModelSource` and a device go in, a `Model` comes out. Importing this package
+imports no inference runtime: only a process with a torch member pays for torch.
+"""
+
+from workers.backends.base import Model, ModelError, load
+
+__all__ = ["Model", "ModelError", "load"]

@@ -1,0 +1,155 @@
+"""ONNX models, run by onnxruntime on a group of CPU cores or on a GPU.
+
+Runs in workers and in inspection. NumPy arrays go in and come out; on a GPU onnxruntime copies
+them and returns when the answer lies in host memory.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from workers.backends.base import (
+    Array,
+    choose_output,
+    error,
+    input_spec,
+    one_line,
+    output_spec,
+    weights_bytes,
+    zeros,
+)
+from workers.spec import DeviceSpec, ModelSignature, ModelSource
+
+__all__ = ["OnnxModel"]
+
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+}
+
+_SEVERITY_ERROR = 3
+
+# How onnxruntime's allocators report that memory is short: there is no exception type for it.
+_OUT_OF_MEMORY = re.compile(r"failed to allocate|out of memory|bad_alloc|BFCArena", re.IGNORECASE)
+
+
+class OnnxModel:
+    """An ONNX file in one inference session."""
+
+    def __init__(self, source: ModelSource, device: DeviceSpec) -> None:
+        refuse_two_runtimes(source)
+        path = Path(source.path)
+        if not path.is_file():
+            raise error(source, "the model file does not exist")
+        self._session: Any = _open_session(source, device)
+        inputs = tuple(
+            input_spec(source, node.name, _DATATYPES.get(node.type), node.shape)
+            for node in self._session.get_inputs()
+        )
+        if not inputs:
+            raise error(source, "has no inputs")
+        name = choose_output(source, [node.name for node in self._session.get_outputs()])
+        self._names = [spec.name for spec in inputs]
+        self._outputs = [name]
+        try:
+            answer = self.predict(zeros(inputs))
+        except (RuntimeError, MemoryError) as failure:
+            reason = f"fails on a batch of 2 rows of zeros: {_said(failure)}"
+            raise error(source, reason) from failure
+        output = output_spec(source, name, answer)
+        self.signature = ModelSignature(inputs, output, weights_bytes(path))
+
+    def arm(self) -> None:
+        """Nothing changes when traffic starts."""
+
+    def predict(self, inputs: Sequence[Array]) -> Array:
+        """Predict one batch, see `workers.backends.Model.predict`."""
+        try:
+            answers = self._session.run(self._outputs, dict(zip(self._names, inputs, strict=True)))
+        except Exception as failure:
+            if _OUT_OF_MEMORY.search(str(failure)):
+                raise MemoryError(_said(failure)) from failure
+            raise RuntimeError(_said(failure)) from failure
+        answer: Array = answers[0]
+        # Sequences and maps (classical models) come back as lists; `output_spec` refuses them.
+        return np.ascontiguousarray(answer) if isinstance(answer, np.ndarray) else answer
+
+    def close(self) -> None:
+        """Drop the session, and with it the weights."""
+        self._session = None
+
+
+def refuse_two_runtimes(source: ModelSource) -> None:
+    """Refuse to run where the CPU and the GPU build have overwritten each other's files.
+
+    Raises:
+        ModelError: if both distributions are installed.
+    """
+    found = []
+    for distribution in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            importlib.metadata.version(distribution)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        found.append(distribution)
+    if len(found) > 1:
+        raise error(
+            source,
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            "uninstall both, then install one of them",
+        )
+
+
+def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
+    """Load the file; a GPU that can't be used is an error, never a silent fall-back.
+
+    Raises:
+        ModelError: if that fails.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = _SEVERITY_ERROR
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.intra_op_num_threads = len(device.cores) or 1
+    options.inter_op_num_threads = 1
+    # Threads that spin while idle would steal the cores from the other processes.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if device.is_cuda:
+        if hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+        index = int(device.name.removeprefix("cuda:"))
+        providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
+    try:
+        session = onnxruntime.InferenceSession(source.path, options, providers=providers)
+    except Exception as failure:
+        raise error(source, f"onnxruntime can't load it: {_said(failure)}") from failure
+    if device.is_cuda and "CUDAExecutionProvider" not in session.get_providers():
+        raise error(
+            source,
+            f"onnxruntime can't use {device.name}: install ensembled[gpu] "
+            "and a CUDA driver that fits it, or take the device out of the configuration",
+        )
+    return session
+
+
+def _said(failure: BaseException) -> str:
+    """Return an error of onnxruntime in one line, without its codes."""
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", one_line(failure))

@@ -1,0 +1,48 @@
+"""Where results that are worth keeping between runs lie: models made by recipes, signatures.
+
+Used by the supervisor, by inspection and by the recipes' child processes. Files appear under
+their final name only when they are complete, so any number of processes may share the directory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ["cache_dir", "write_atomically"]
+
+
+def cache_dir() -> Path:
+    """Return the cache directory, made (for its owner alone) if it is missing.
+
+    It is ``$ENSEMBLED_CACHE``, else ``$XDG_CACHE_HOME/ensembled``, else ``~/.cache/ensembled``.
+
+    Raises:
+        OSError: if it can't be made.
+    """
+    chosen = os.environ.get("ENSEMBLED_CACHE")
+    if chosen:
+        directory = Path(chosen)
+    else:
+        base = os.environ.get("XDG_CACHE_HOME")
+        directory = (Path(base) if base else Path.home() / ".cache") / "ensembled"
+    directory = directory.expanduser().absolute()
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that readers see the old file or the whole new one.
+
+    Raises:
+        OSError: if it can't be written; nothing is left behind then.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
