@@ -166,7 +166,7 @@ class MemberConfig(Section):
     """One trained network."""
 
     model: ModelReference
-    """`fake`, `{recipe: name}`, or a model file (`.onnx`, `.pt2`, `.pt`, `.ts`) by relative path."""
+    """`fake`, `{recipe: name}`, or a relative path (`.onnx`, `.pt2`, `.pt`, `.ts`)."""
     input: InputConfig | None = None
     """How the client's input becomes the model's; if absent, the client sends the tensor itself."""
     inputs: dict[str, Annotated[InputTensorConfig, BeforeValidator(_named)]] = {}

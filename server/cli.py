@@ -1,0 +1,103 @@
+"""The command `ensembled`: arguments in, an exit code and lines of text out.
+
+Runs in the process that becomes the supervisor. It only reads the configuration and hands it
+to `server.launch`, which is imported when a command runs, so that `--help` answers at once.
+Errors become lines on stderr: exit 2 for what the user wrote, 1 for what failed at run time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.errors import EnsembledError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="ensembled",
+    help="Serve ensembles of neural networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+def main() -> None:
+    """Run the command line; the entry point of the console script."""
+    app()
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415
+
+        typer.echo(f"ensembled {version('ensembled')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def serve(
+    config: ConfigPath,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    http_port: Port = None,
+    grpc_port: Port = None,
+    debug: Debug = False,
+) -> None:
+    """Serve the ensembles of a configuration until told to stop."""
+    with _errors_as_lines(debug):
+        from server.config import load_config, override_server  # noqa: PLC0415
+
+        given = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
+        given = {key: value for key, value in given.items() if value is not None}
+        loaded = override_server(load_config(config), **given)
+        from server import launch  # noqa: PLC0415
+
+        raise typer.Exit(launch.serve(loaded))
+
+
+@app.command()
+def check(config: ConfigPath, debug: Debug = False) -> None:
+    """Validate a configuration without starting anything."""
+    with _errors_as_lines(debug):
+        from server.config import load_config  # noqa: PLC0415
+
+        loaded = load_config(config)
+        from server import launch  # noqa: PLC0415
+
+        typer.echo(launch.check(loaded))
+
+
+@contextmanager
+def _errors_as_lines(debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        expected = isinstance(error, EnsembledError)
+        text = str(error) if expected else f"{type(error).__name__}: {error} (see --debug)"
+        for line in text.splitlines():
+            typer.echo(f"error: {line}", err=True)
+        raise typer.Exit(error.exit_code if isinstance(error, EnsembledError) else 1) from None
