@@ -1,0 +1,177 @@
+"""Makes the models of recipes that are not in the cache yet, in child processes.
+
+Runs in the supervisor before anything else starts. Recipe names go in, paths of model files come
+out; progress arrives from the children as JSON lines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from workers.cache import cache_dir
+from workers.recipes.registry import RECIPES, Recipe, RecipeError
+
+__all__ = ["DONE", "Event", "RecipeResult", "ensure", "ensure_with_progress"]
+
+#: The last stage of every recipe.
+DONE = "done"
+
+OnProgress = Callable[[str, str], None]
+
+
+class Event(msgspec.Struct, frozen=True):
+    """A line of a child's stdout: a recipe has reached a stage, or `error` ended everything."""
+
+    name: str
+    stage: str = ""
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class RecipeResult:
+    """The files of one recipe: the model, and the names of its classes if they have any."""
+
+    path: Path
+    labels_path: Path | None
+
+
+def ensure(names: Sequence[str], on_progress: OnProgress | None = None) -> dict[str, RecipeResult]:
+    """Return the files of the named recipes, making the missing ones.
+
+    Any number of processes may ask at the same time: one makes, the others wait.
+
+    Args:
+        names: recipes.
+        on_progress: called with a recipe's name and stage; not at all if nothing has to be made.
+
+    Returns:
+        The files by the recipes' names.
+
+    Raises:
+        RecipeError: if there is no such recipe, or if making it failed.
+    """
+    report = on_progress or (lambda name, stage: None)
+    for name in names:
+        if name not in RECIPES:
+            raise RecipeError(f"there is no recipe {name!r}; there are: {', '.join(RECIPES)}")
+    try:
+        directory = cache_dir() / "models"
+        directory.mkdir(mode=0o700, exist_ok=True)
+        wanted = [RECIPES[name] for name in dict.fromkeys(names)]
+        for module in dict.fromkeys(recipe.module for recipe in _missing(wanted, directory)):
+            of_module = [recipe for recipe in wanted if recipe.module == module]
+            with _lock(directory / f".{module}.lock"):
+                missing = _missing(of_module, directory)
+                if missing:
+                    _make(missing, directory, report)
+    except OSError as failure:
+        raise RecipeError(f"can't keep models in the cache: {failure}") from failure
+    return {name: _result(RECIPES[name], directory) for name in names}
+
+
+def ensure_with_progress(names: Sequence[str]) -> dict[str, RecipeResult]:
+    """Do what `ensure` does, and draw the progress on stderr if something has to be made.
+
+    Raises:
+        RecipeError: see `ensure`.
+    """
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+    )
+    tasks = {name: bar.add_task(name, total=None, visible=False) for name in names}
+
+    def draw(name: str, stage: str) -> None:
+        bar.start()
+        finished = stage == DONE
+        text = f"[bold]{name}[/bold] {stage}"
+        bar.update(tasks[name], description=text, visible=True)
+        if finished:
+            bar.update(tasks[name], total=1, completed=1)
+
+    try:
+        return ensure(names, draw)
+    finally:
+        bar.stop()
+
+
+def _result(recipe: Recipe, directory: Path) -> RecipeResult:
+    labels = directory / recipe.labels_name if recipe.labels else None
+    return RecipeResult(directory / recipe.file_name, labels)
+
+
+def _missing(recipes: Sequence[Recipe], directory: Path) -> list[Recipe]:
+    results = [(recipe, _result(recipe, directory)) for recipe in recipes]
+    return [
+        recipe
+        for recipe, result in results
+        if not result.path.exists() or (result.labels_path and not result.labels_path.exists())
+    ]
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock, which the system releases even if this process dies."""
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _make(recipes: Sequence[Recipe], directory: Path, report: OnProgress) -> None:
+    """Make models of one module in one child; they get their names when they are complete.
+
+    Raises:
+        RecipeError: if the child failed.
+    """
+    names = [recipe.name for recipe in recipes]
+    for name in names:
+        report(name, "waiting")
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=directory) as unfinished:
+        command = [sys.executable, "-m", "workers.recipes", unfinished, *names]
+        with (
+            tempfile.TemporaryFile() as complaints,
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as child,
+        ):
+            assert child.stdout is not None
+            failed = _follow(child.stdout, report)
+            code = child.wait()
+            if code != 0 or failed:
+                raise RecipeError(failed or _last_words(names, code, complaints))
+        for file in sorted(Path(unfinished).iterdir()):
+            file.replace(directory / file.name)
+    for name in names:
+        report(name, DONE)
+
+
+def _follow(lines: IO[bytes], report: OnProgress) -> str:
+    """Report a child's progress until it closes its stdout; return its error, or nothing."""
+    failed = ""
+    for line in lines:
+        event = msgspec.json.decode(line, type=Event)
+        if event.error:
+            failed = event.error
+        else:
+            report(event.name, event.stage)
+    return failed
+
+
+def _last_words(names: Sequence[str], code: int, complaints: IO[bytes]) -> str:
+    complaints.seek(0)
+    lines = complaints.read().decode(errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "no message"
+    return f"recipe {', '.join(names)}: the process that makes it exited {code}: {last}"
