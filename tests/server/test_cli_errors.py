@@ -1,0 +1,114 @@
+import sys
+from importlib.metadata import version
+from types import ModuleType
+
+import pytest
+from typer.testing import CliRunner
+
+import server
+from server.cli import app
+from server.errors import StartError
+
+CONFIG = "members: {a: {model: fake, fake: {inputs: {x: [4]}, outputs: 2}}}\n"
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    return str(path)
+
+
+@pytest.fixture
+def launch(monkeypatch):
+    module = ModuleType("server.launch")
+    module.serve = lambda config: 0
+    module.check = lambda config: "all is well"
+    monkeypatch.setitem(sys.modules, "server.launch", module)
+    monkeypatch.setattr(server, "launch", module, raising=False)
+    return module
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_help_and_version_import_no_server():
+    assert invoke("--help").exit_code == 0
+    assert "--http-port" in invoke("serve", "--help").output
+    assert invoke("--version").stdout == f"ensembled {version('ensembled')}\n"
+
+
+def test_check_reports_on_stdout(launch, config):
+    result = invoke("check", config)
+    assert (result.exit_code, result.stdout) == (0, "all is well\n")
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_missing_file(command, tmp_path):
+    result = invoke(command, str(tmp_path / "absent.yaml"))
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("error: ")
+    assert "absent.yaml: cannot read the file" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_unknown_key_and_its_suggestion(config):
+    with open(config, "a") as file:
+        file.write("sever: {}\nserver: {htp_port: 1}\n")
+    result = invoke("check", config)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        f"error: {config}: server.htp_port: unknown key, did you mean 'http_port'?",
+        f"error: {config}: sever: unknown key, did you mean 'server'?",
+    ]
+
+
+def test_options_override_the_file(launch, config):
+    seen = []
+    launch.serve = lambda config: seen.append(config.server) or 7
+    result = invoke("serve", config, "--host", "::1", "--http-port", "0", "--grpc-port", "0")
+    assert result.exit_code == 7
+    assert (seen[0].host, seen[0].http_port, seen[0].grpc_port) == ("::1", 0, 0)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("serve",),
+        ("nonsense",),
+        ("serve", "x", "--http-port", "65536"),
+        ("serve", "x", "--nonsense"),
+    ],
+)
+def test_wrong_arguments_exit_with_2(arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert "Error: " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_options_that_clash(config):
+    result = invoke("serve", config, "--http-port", "8001")
+    assert result.exit_code == 2
+    assert "command line: http_port and grpc_port are both 8001" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (StartError("the port is taken"), "error: the port is taken"),
+        (KeyError("x"), "error: KeyError: 'x' (see --debug)"),
+    ],
+)
+def test_what_fails_at_run_time_exits_with_1(launch, config, error, line):
+    def fail(config):
+        raise error
+
+    launch.serve = fail
+    result = invoke("serve", config)
+    assert result.exit_code == 1
+    assert result.stderr == line + "\n"
+    debugged = invoke("serve", config, "--debug")
+    assert debugged.exception is error

@@ -1,0 +1,175 @@
+import pytest
+
+from server.config import load_config
+from server.errors import ConfigError
+
+FAKE = "{model: fake, fake: {inputs: {x: [4]}, outputs: 2}}"
+MEMBERS = f"members: {{a: {FAKE}, b: {FAKE}}}\n"
+
+
+def problems(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_config(path)
+    assert raised.value.exit_code == 2
+    return [line.replace(f"{path}", "c.yaml") for line in raised.value.problems]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "c.yaml: is empty, it needs at least `members:`"),
+        ("[1]", "c.yaml: should be a mapping with the key `members:`"),
+        ("server: {}", "c.yaml: members: is required"),
+        ("members: {}", "c.yaml: members: should not be empty"),
+        ("a: [1", "c.yaml, line 1, column 6: while parsing a flow sequence"),
+        ("a: 1\nb: 2\na: 3", "c.yaml, line 3, column 1: the key 'a' is there twice"),
+        ("members: {a: {model: 'x\x01'}}", "c.yaml: is not YAML"),
+        (f"members: {{c d: {FAKE}}}", "members.c d: the name 'c d' should consist of"),
+        (f"members: {{-x: {FAKE}}}", "members.-x: the name '-x' should"),
+        (f"members: {{stats: {FAKE}}}", "the name 'stats' is reserved"),
+        (f"members: {{1: {FAKE}}}", "should be text (numbers and booleans need quotes)"),
+        (MEMBERS + "ensemble: {}", "c.yaml: ensemble: unknown key, did you mean 'ensembles'?"),
+        (
+            MEMBERS + "server: {htp_port: 1}",
+            "server.htp_port: unknown key, did you mean 'http_port'",
+        ),
+        (MEMBERS + "server: {http_port: 65536}", "server.http_port: should be less than"),
+        (MEMBERS + "server: {http_port: yes}", "server.http_port: is true, which no key takes"),
+        (MEMBERS + "server: {http_port: 8001}", "http_port and grpc_port are both 8001"),
+        (
+            MEMBERS + "server: {arena_bytes: 5 apples}",
+            "server.arena_bytes: should be a number of bytes",
+        ),
+        (MEMBERS + "server: {arena_bytes: -5}", "server.arena_bytes: should be a number"),
+        (MEMBERS + "server: {drain_s: .inf}", "server.drain_s: should be a finite number"),
+        (MEMBERS + "allocation: plan.json", "c.yaml: allocation: there is no file"),
+        (MEMBERS + "allocation: 3", "allocation: should be auto or the path"),
+        (MEMBERS + "devices: all", "devices: should be auto or a list of devices, not 'all'"),
+        (MEMBERS + "devices: []", "devices: should not be empty"),
+        (MEMBERS + "devices: [{name: gpu}]", "devices.0.name: should be cpu:N or cuda:N"),
+        (MEMBERS + "devices: [{name: cuda:0, core: [1]}]", "unknown key, did you mean 'cores'?"),
+        (MEMBERS + "devices: [{name: cuda:0, cores: [1]}]", "devices.0: cores are for CPU"),
+        (MEMBERS + "devices: [{name: cpu:0, cores: []}]", "devices.0.cores: should not be empty"),
+        (MEMBERS + "devices: [{name: cpu:0, cores: [1, 1]}]", "a core is listed more than once"),
+        (MEMBERS + "devices: [{name: cuda:0}, {name: cuda:0}]", "cuda:0 is listed more than once"),
+        (
+            MEMBERS + "devices: [{name: cpu:0, cores: [0, 1]}, {name: cpu:1, cores: [1]}]",
+            "core 1 belongs to cpu:0 and to cpu:1",
+        ),
+        (MEMBERS + "devices: [{name: cpu:0}, {name: cpu:1, cores: [1]}]", "cpu:0 needs cores"),
+    ],
+)
+def test_a_mistake_is_one_clear_line(tmp_path, text, problem):
+    lines = problems(tmp_path, text)
+    assert len(lines) == 1
+    assert problem in lines[0]
+    assert lines[0].startswith("c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("ensemble", "problem"),
+    [
+        ("{members: [a, c]}", "ensembles.e.members: unknown member 'c'"),
+        ("{members: []}", "ensembles.e.members: should not be empty"),
+        ("{members: a}", "ensembles.e.members: should be a list, not 'a'"),
+        ("{members: [a, a]}", "ensembles.e.members: 'a' is listed more than once"),
+        ("{members: [a], quorom: 1}", "ensembles.e.quorom: unknown key, did you mean 'quorum'?"),
+        ("{members: [a, b], quorum: 3}", "quorum is 3, but there are only 2 members"),
+        ("{members: [a, b], quorum: 0}", "ensembles.e.quorum: should be greater than"),
+        ("{members: [a], deadline_ms: -1}", "ensembles.e.deadline_ms: should be greater than"),
+        ("{members: [a], rule: maen}", "not 'maen', did you mean 'mean'?"),
+        ("{members: [a], rule: stack}", "'stack' is not available in this version"),
+        ("{members: [a], rule: 'my.rules:best'}", "'my.rules:best' is not available"),
+        ("{members: [a], weights: [1]}", "weights are for rule weighted_mean, not mean"),
+        ("{members: [a], rule: weighted_mean}", "needs weights"),
+        ("{members: [a, b], rule: weighted_mean, weights: [1]}", "1 weights for 2 members"),
+        ("{members: [a], rule: weighted_mean, weights: [0]}", "weights.0: should be greater than"),
+        ("{members: [a], rule: weighted_mean, weights: [.nan]}", "weights.0: should be a finite"),
+        ("{members: [a], rule: weighted_mean, weights: {c: 1}}", "'c' is not a member"),
+        ("{members: [a, b], rule: weighted_mean, weights: {a: 1}}", "member 'b' has no weight"),
+    ],
+)
+def test_mistakes_in_an_ensemble(tmp_path, ensemble, problem):
+    lines = problems(tmp_path, f"{MEMBERS}ensembles: {{e: {ensemble}}}")
+    assert len(lines) == 1
+    assert problem in lines[0]
+
+
+IMAGE = "model: {recipe: r}, input: {image: {size: 8, mean: 0, std: 1}}"
+
+
+@pytest.mark.parametrize(
+    ("member", "problem"),
+    [
+        ("{}", "members.a.model: is required"),
+        ("{model: 3}", "members.a.model: should be the path of a model file, a recipe or fake"),
+        ("{model: absent.onnx}", "members.a.model: there is no file"),
+        ("{model: a.bin}", "members.a: model: cannot tell the format of 'a.bin' by its suffix"),
+        (
+            "{model: {receipt: x, recipe: y}}",
+            "members.a.model.receipt: unknown key, did you mean 'recipe'",
+        ),
+        ("{model: fake}", "`model: fake` needs a `fake:` section"),
+        ("{model: a.onnx, fake: {inputs: {x: [1]}, outputs: 1}}", "fake is only for `model: fake`"),
+        ("{model: fake, backend: onnx, fake: {inputs: {x: [1]}, outputs: 1}}", "backend has no"),
+        (
+            "{model: fake, fake: {inputs: {x: [0]}, outputs: 1}}",
+            "fake.inputs.x.0: should be greater",
+        ),
+        ("{model: fake, fake: {inputs: {}, outputs: 1}}", "fake.inputs: should not be empty"),
+        ("{model: fake, fake: {inputs: {x: [1]}, outputs: 1, fail: rase}}", "did you mean 'raise'"),
+        ("{model: fake, inputs: {y: z}, fake: {inputs: {x: [1]}, outputs: 1}}", "no input 'y'"),
+        ("{model: {recipe: r}, batch_size: 1025}", "members.a.batch_size: should be less than"),
+        ("{model: {recipe: r}, output: logit}", "not 'logit', did you mean 'logits'?"),
+        ("{model: {recipe: r}, labels: l.txt}", "members.a.labels: there is no file"),
+        ("{model: {recipe: r}, inputs: {x: {shape: [1]}}}", "datatype and shape go together"),
+        ("{model: {recipe: r}, inputs: {x: {shape: [1], datatype: fp32}}}", "did you mean 'FP32'?"),
+        ("{model: {recipe: r}, inputs: {x: z, y: z}}", "two of the model's inputs are called 'z'"),
+        (f"{{{IMAGE}, inputs: {{x: pixels}}}}", "an image member has one input"),
+        ("{model: {recipe: r}, input: {image: {size: 8, mean: 0, std: 0}}}", "std.0: should be"),
+        ("{model: {recipe: r}, input: {image: {mean: 0, std: 1}}}", "image.size: is required"),
+    ],
+)
+def test_mistakes_in_a_member(tmp_path, member, problem):
+    lines = problems(tmp_path, f"members: {{a: {member}}}")
+    assert len(lines) == 1
+    assert problem in lines[0]
+
+
+def test_all_mistakes_are_reported_at_once(tmp_path):
+    text = MEMBERS + "ensembles: {e: {members: [c], quorum: 1}, a: {members: [b, d]}}"
+    assert problems(tmp_path, text) == [
+        "c.yaml: ensembles.e.members: unknown member 'c'",
+        "c.yaml: ensembles.a: there is a member of the same name, rename one",
+        "c.yaml: ensembles.a.members: unknown member 'd'",
+    ]
+
+
+def test_at_most_64_members(tmp_path):
+    text = "members:\n" + "".join(f"  m{i}: {FAKE}\n" for i in range(65))
+    (line,) = problems(tmp_path, text)
+    assert "at most 64" in line
+
+
+def test_the_environment_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENSEMBLED_SERVER__HTTP_PORT", "http")
+    monkeypatch.setenv("ENSEMBLED_SERVER__DRAIN", "3")
+    assert problems(tmp_path, MEMBERS) == [
+        "environment: ENSEMBLED_SERVER__HTTP_PORT: should be a whole number, not 'http'",
+        "environment: ENSEMBLED_SERVER__DRAIN: unknown key, did you mean 'drain_s'?",
+    ]
+
+
+def test_the_environments_section_must_be_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENSEMBLED_SERVER", "nonsense")
+    (line,) = problems(tmp_path, MEMBERS)
+    assert line.startswith("environment: ENSEMBLED_SERVER should be a JSON object")
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"absent\.yaml: cannot read the file: No such file"):
+        load_config(tmp_path / "absent.yaml")
+    with pytest.raises(ConfigError, match="cannot read the file: Is a directory"):
+        load_config(tmp_path)

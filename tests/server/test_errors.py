@@ -1,0 +1,53 @@
+import pytest
+
+from server import errors
+from server.errors import (
+    ConfigError,
+    DeadlineExceeded,
+    EnsembledError,
+    InvalidRequest,
+    MemberFailed,
+    QueueFull,
+    RequestError,
+    RequestTooLarge,
+    StartError,
+    Unavailable,
+    UnknownModel,
+    UnsupportedMediaType,
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "http", "grpc"),
+    [
+        (InvalidRequest("x"), 400, "INVALID_ARGUMENT"),
+        (UnknownModel("x"), 404, "NOT_FOUND"),
+        (RequestTooLarge("x"), 413, "RESOURCE_EXHAUSTED"),
+        (UnsupportedMediaType("x"), 415, "INVALID_ARGUMENT"),
+        (QueueFull(), 429, "RESOURCE_EXHAUSTED"),
+        (MemberFailed("x"), 500, "INTERNAL"),
+        (Unavailable("x"), 503, "UNAVAILABLE"),
+        (DeadlineExceeded(), 504, "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_requests_fail_with_the_protocols_codes(error, http, grpc):
+    assert isinstance(error, RequestError)
+    assert (error.http_status, error.grpc_status) == (http, grpc)
+    assert error.message == str(error) != ""
+
+
+def test_exit_codes():
+    assert ConfigError("x").exit_code == 2
+    assert StartError("x").exit_code == 1
+
+
+def test_the_module_exports_one_tree():
+    for name in errors.__all__:
+        assert issubclass(getattr(errors, name), EnsembledError)
+
+
+def test_messages_name_what_they_are_about():
+    assert str(UnknownModel("x")) == "Request for unknown model: 'x' is not found"
+    assert str(MemberFailed("lite0", "out of memory")) == "member 'lite0' failed: out of memory"
+    assert QueueFull(retry_after_s=2.5).retry_after_s == 2.5
+    assert str(ConfigError(["a", "b"])) == "a\nb"
