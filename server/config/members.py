@@ -123,6 +123,9 @@ def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+_NAME_OR_MAPPING = BeforeValidator(_named, json_schema_input_type=str | InputTensorConfig)
+
+
 class FakeConfig(Section):
     """The behaviour of a fake member, which stands in for a network in tests and measurements."""
 
@@ -169,7 +172,7 @@ class MemberConfig(Section):
     """`fake`, `{recipe: name}`, or a relative path (`.onnx`, `.pt2`, `.pt`, `.ts`)."""
     input: InputConfig | None = None
     """How the client's input becomes the model's; if absent, the client sends the tensor itself."""
-    inputs: dict[str, Annotated[InputTensorConfig, BeforeValidator(_named)]] = {}
+    inputs: dict[str, Annotated[InputTensorConfig, _NAME_OR_MAPPING]] = {}
     """The model's own input names, each with the name that the client uses, or with a mapping."""
     output: OutputMeaning = "values"
     """What the output means; logits become probabilities before they are combined."""
