@@ -70,9 +70,9 @@ def serve(
         given = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
         given = {key: value for key, value in given.items() if value is not None}
         loaded = override_server(load_config(config), **given)
-        from server import launch  # noqa: PLC0415
+        import server.launch  # noqa: PLC0415
 
-        raise typer.Exit(launch.serve(loaded))
+        raise typer.Exit(server.launch.serve(loaded))
 
 
 @app.command()
@@ -82,9 +82,9 @@ def check(config: ConfigPath, debug: Debug = False) -> None:
         from server.config import load_config  # noqa: PLC0415
 
         loaded = load_config(config)
-        from server import launch  # noqa: PLC0415
+        import server.launch  # noqa: PLC0415
 
-        typer.echo(launch.check(loaded))
+        typer.echo(server.launch.check(loaded))
 
 
 @contextmanager

@@ -129,22 +129,14 @@ class QueueFull(RequestError):
     grpc_status = "RESOURCE_EXHAUSTED"
 
     def __init__(
-        self, message: str = "too many requests are waiting", *, retry_after_s: float = 1.0
+        self, message: str = "too many requests are waiting", retry_after_s: float = 1.0
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
 class MemberFailed(RequestError):
-    """A member failed on this input, and without it there is no quorum.
-
-    Attributes:
-        member: the member's name.
-    """
-
-    def __init__(self, member: str, reason: str = "") -> None:
-        super().__init__(f"member '{member}' failed" + (f": {reason}" if reason else ""))
-        self.member = member
+    """A member failed on this input, and without it there is no quorum; the message names it."""
 
 
 class Unavailable(RequestError):

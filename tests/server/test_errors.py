@@ -48,6 +48,5 @@ def test_the_module_exports_one_tree():
 
 def test_messages_name_what_they_are_about():
     assert str(UnknownModel("x")) == "Request for unknown model: 'x' is not found"
-    assert str(MemberFailed("lite0", "out of memory")) == "member 'lite0' failed: out of memory"
-    assert QueueFull(retry_after_s=2.5).retry_after_s == 2.5
+    assert QueueFull("x", 2.5).retry_after_s == QueueFull(retry_after_s=2.5).retry_after_s == 2.5
     assert str(ConfigError(["a", "b"])) == "a\nb"
