@@ -14,13 +14,22 @@ import numpy.typing as npt
 
 __all__ = [
     "DTYPES",
+    "ArenaSpec",
+    "Binding",
+    "BlockSpec",
+    "CombinerSpec",
     "DeviceSpec",
+    "EnsembleSpec",
     "FakeOptions",
+    "InstanceSpec",
+    "MemorySpec",
     "ModelSignature",
     "ModelSource",
     "OutputMeaning",
     "Preparation",
+    "Scaling",
     "TensorSpec",
+    "WorkerSpec",
     "datatype_of",
 ]
 
@@ -155,3 +164,125 @@ class DeviceSpec(msgspec.Struct, frozen=True):
     def is_cuda(self) -> bool:
         """Whether this is a GPU."""
         return self.name.startswith("cuda:")
+
+
+class BlockSpec(msgspec.Struct, frozen=True):
+    """The prediction areas of members whose outputs agree, side by side: [members, slots, *shape]."""
+
+    members: tuple[int, ...]
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one member's prediction of one row."""
+        return TensorSpec("", self.datatype, self.shape).row_bytes
+
+
+class EnsembleSpec(msgspec.Struct, frozen=True):
+    """One combination over the members of an arena (a member addressed by itself is one, too).
+
+    Attributes:
+        name: the model's name on the wire.
+        members: indices into the arena's members, in the ensemble's order.
+        rule: name of the combination rule.
+        weights: one per member for a weighted rule, else empty.
+        quorum: the fewest members an answer may rest on.
+        output: the combined answer of one row.
+    """
+
+    name: str
+    members: tuple[int, ...]
+    rule: str
+    weights: tuple[float, ...]
+    quorum: int
+    output: TensorSpec
+
+    @property
+    def mask(self) -> int:
+        """The members as a bit mask."""
+        return sum(1 << member for member in self.members)
+
+
+class ArenaSpec(msgspec.Struct, frozen=True):
+    """The layout of one input signature's part of the shared memory (see `workers.arena`).
+
+    Attributes:
+        offset: where it begins in the shared memory, in bytes.
+        segments: how many segments.
+        segment_rows: rows of one segment; a range never crosses a segment.
+        views: the stored inputs of one row.
+        members: names; a member's index is its bit in every mask.
+        blocks: where predictions are written.
+        ensembles: the combinations over these members.
+    """
+
+    offset: int
+    segments: int
+    segment_rows: int
+    views: tuple[TensorSpec, ...]
+    members: tuple[str, ...]
+    blocks: tuple[BlockSpec, ...]
+    ensembles: tuple[EnsembleSpec, ...]
+
+    @property
+    def capacity(self) -> int:
+        """Slots in the arena, in rows."""
+        return self.segments * self.segment_rows
+
+
+class Scaling(msgspec.Struct, frozen=True):
+    """What a worker does to stored pixels: ``(x - mean) / std`` as FP32, per channel."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    layout: Literal["nchw", "nhwc"]
+
+
+class Binding(msgspec.Struct, frozen=True):
+    """Where one input of a model comes from: a view of the arena, scaled if it holds pixels."""
+
+    view: int
+    scaling: Scaling | None = None
+
+
+class InstanceSpec(msgspec.Struct, frozen=True):
+    """A non-zero cell of the allocation matrix: a member loaded on a device with its batch size.
+
+    `bindings` follows the order of the model's inputs, which `signature` gives.
+    """
+
+    arena: int
+    member: int
+    batch: int
+    source: ModelSource
+    signature: ModelSignature
+    bindings: tuple[Binding, ...]
+    meaning: OutputMeaning
+
+
+class MemorySpec(msgspec.Struct, frozen=True):
+    """The shared memory as an inherited file descriptor, and what lies in it."""
+
+    fd: int
+    nbytes: int
+    processes: tuple[str, ...]
+    arenas: tuple[ArenaSpec, ...]
+
+
+class WorkerSpec(msgspec.Struct, frozen=True):
+    """All a worker knows: its device, its instances, the arenas and where the sockets are."""
+
+    device: DeviceSpec
+    incarnation: int
+    instances: tuple[InstanceSpec, ...]
+    memory: MemorySpec
+    sockets: str
+
+
+class CombinerSpec(msgspec.Struct, frozen=True):
+    """All a combiner knows."""
+
+    incarnation: int
+    memory: MemorySpec
+    sockets: str

@@ -1,0 +1,204 @@
+"""Late binding: which member runs next, and on which device.
+
+Runs in the front-end; pure (the clock is an argument). Members wait with their pending rows;
+devices have room for few jobs. The policy:
+
+1. the member whose oldest row has waited longest goes first, among equals the one with the longest
+   job, so that a lone request's members spread over the idle devices and finish together;
+2. its job goes to the device that would finish it first, busy or not; if that one has no room, the
+   job waits: an idle slow device declines what a busy fast one would finish sooner;
+3. a device has room for one job and one more to fetch meanwhile; beyond that only while its
+   backlog is shorter than a message's way there and back, and only for members it has nothing of,
+   so that tiny members go out together and heavy ones are bound late.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from server.batching import PendingRanges, Range
+
+__all__ = ["Assignment", "DeviceState", "Latency", "Member", "OpenJob", "Placement", "choose"]
+
+_CREDITS = 2
+_LEAD_S = 0.0004
+_SMOOTHING = 0.2
+
+
+class Latency:
+    """An estimate of seconds per batch of an instance: kept per power of two, learned as it runs."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self._seconds = [0.0] * (batch.bit_length() + 1)
+
+    def warm_up(self, one_row_s: float, full_s: float) -> None:
+        """Start from two measurements; what lies between them is interpolated."""
+        for bucket in range(len(self._seconds)):
+            share = min(1 << bucket, self.batch) / self.batch
+            self._seconds[bucket] = one_row_s + (full_s - one_row_s) * share
+        self._seconds[0] = one_row_s
+
+    def learn(self, rows: int, elapsed_s: float) -> None:
+        """Take in how long a batch of `rows` took."""
+        bucket = self._bucket(rows)
+        self._seconds[bucket] += _SMOOTHING * (elapsed_s - self._seconds[bucket])
+
+    def seconds(self, rows: int) -> float:
+        """How long a batch of `rows` should take."""
+        return self._seconds[self._bucket(rows)]
+
+    def _bucket(self, rows: int) -> int:
+        return min((rows - 1).bit_length(), len(self._seconds) - 1)
+
+
+@dataclass(slots=True)
+class OpenJob:
+    """A job that a worker holds."""
+
+    id: int
+    placement: Placement
+    ranges: list[Range]
+    rows: int
+    expected_s: float
+    since: float
+    holds: list[list[int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class DeviceState:
+    """A device as the dispatcher sees it: up or not, and the jobs it holds in their order."""
+
+    name: str
+    up: bool = False
+    jobs: dict[int, OpenJob] = field(default_factory=dict)
+    head_since: float = 0.0
+
+    def backlog_s(self, now: float) -> float:
+        """How long what it holds should still take.
+
+        A job that has overrun its estimate is expected to go on for as long again as it is late,
+        so that work turns away from a device that hangs.
+        """
+        if not self.jobs:
+            return 0.0
+        total = sum(job.expected_s for job in self.jobs.values())
+        running = next(iter(self.jobs.values())).expected_s
+        spent = now - self.head_since
+        return total - spent if spent <= running else total - running + (spent - running)
+
+    def has_room(self, placement: Placement, now: float) -> bool:
+        """Whether it takes one more job of that placement."""
+        held = len(self.jobs)
+        if held < _CREDITS:
+            return True
+        return self.backlog_s(now) < _LEAD_S and all(
+            job.placement is not placement for job in self.jobs.values()
+        )
+
+    def open(self, job: OpenJob, now: float) -> None:
+        """Add a job it was given."""
+        if not self.jobs:
+            self.head_since = now
+        self.jobs[job.id] = job
+
+    def close(self, job_id: int, now: float) -> OpenJob | None:
+        """Remove a job that is over; None if it isn't open."""
+        self.head_since = now
+        return self.jobs.pop(job_id, None)
+
+
+@dataclass(slots=True, eq=False)
+class Placement:
+    """A member on a device: one instance.
+
+    Attributes:
+        device: where it is loaded.
+        instance: its index among the worker's instances.
+        member: whose rows it takes.
+        latency: what its batches take; knows the batch size.
+    """
+
+    device: DeviceState
+    instance: int
+    member: Member
+    latency: Latency
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A member with its pending rows and its placements.
+
+    Attributes:
+        arena: index of its arena.
+        index: its index among the arena's members.
+        given_up: every device that holds it is down for good.
+    """
+
+    name: str
+    arena: int
+    index: int
+    pending: PendingRanges
+    placements: list[Placement] = field(default_factory=list)
+    given_up: bool = False
+
+    def best_placement(self, now: float) -> tuple[Placement, float] | None:
+        """The placement that would finish its next batch first, and that batch's latency."""
+        best: tuple[Placement, float] | None = None
+        earliest = float("inf")
+        for placement in self.placements:
+            if not placement.device.up:
+                continue
+            latency = placement.latency
+            seconds = latency.seconds(min(self.pending.rows, latency.batch))
+            finish = placement.device.backlog_s(now) + seconds
+            if finish < earliest:
+                best, earliest = (placement, seconds), finish
+        return best
+
+
+@dataclass(slots=True, frozen=True)
+class Assignment:
+    """What `choose` decided: these rows go to that placement."""
+
+    placement: Placement
+    job: OpenJob
+
+
+def choose(members: Sequence[Member], next_job: int, now: float) -> list[Assignment]:
+    """Bind pending rows to devices until none has room for what waits.
+
+    The devices' states and the pending lists are updated; the caller sends the assignments.
+
+    Args:
+        members: all members.
+        next_job: the first unused job id; ids are given out upwards from it.
+        now: seconds on the clock of the pending ranges.
+    """
+    queue: list[tuple[float, float, int]] = []
+
+    def enqueue(index: int) -> None:
+        member = members[index]
+        if member.pending.rows and (best := member.best_placement(now)):
+            heapq.heappush(queue, (member.pending.since, -best[1], index))
+
+    for index in range(len(members)):
+        enqueue(index)
+    assignments: list[Assignment] = []
+    while queue:
+        since, _, index = heapq.heappop(queue)
+        member = members[index]
+        best = member.best_placement(now)
+        if best is None or not best[0].device.has_room(best[0], now):
+            continue
+        placement = best[0]
+        ranges = member.pending.take(placement.latency.batch)
+        rows = sum(stop - start for start, stop in ranges)
+        seconds = placement.latency.seconds(rows)
+        job = OpenJob(next_job + len(assignments), placement, ranges, rows, seconds, since)
+        placement.device.open(job, now)
+        assignments.append(Assignment(placement, job))
+        enqueue(index)
+    return assignments

@@ -1,0 +1,307 @@
+"""The workers as the front-end sees them: what each holds, and what becomes of it.
+
+Runs in the front-end. Out: `Assign` and `Reset`. In: `Hello` and `Ready` from the workers, and the
+supervisor's word that one was started, has been reaped or is down. A range is handed out again only
+after the worker that held it was reaped.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import zmq
+
+from server.batching import PendingRanges, Range
+from server.dispatch import DeviceState, Latency, Member, OpenJob, Placement, choose
+from workers.arena import Arena
+from workers.channels import WORKERS, Decoder, open_socket
+from workers.messages import Assign, Hello, Job, Predictions, Ready, Reset, encode
+from workers.spec import InstanceSpec
+
+__all__ = ["Fleet", "Worker"]
+
+_log = logging.getLogger(__name__)
+#: A row that was being executed at this many deaths goes out alone from then on ...
+_ISOLATE_AFTER = 2
+#: ... and after this many it fails: two in company, three alone.
+_FAIL_AFTER = 5
+
+
+class Worker:
+    """A device's worker: its present incarnation, and the dispatcher's picture of it.
+
+    Attributes:
+        incarnation: 0 if no process is there.
+        given_up: whether the supervisor has called it down: it keeps dying at its start.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.state = DeviceState(name)
+        self.incarnation = 0
+        self.given_up = False
+        self.placements: list[Placement] = []
+
+    @property
+    def identity(self) -> bytes:
+        """Routing id of its socket."""
+        return f"{self.state.name}/{self.incarnation}".encode()
+
+
+class Fleet:
+    """All workers, and the rows that wait for them.
+
+    Args:
+        sockets: the private socket directory.
+        epoch: this front-end's.
+        arenas: by index.
+        instances: by device, in the order the worker knows them.
+        segment_rows: by arena.
+        wake_combiner: called with rows that the combiner should look at.
+        release: called with rows (arena, start, stop) that no job holds any longer.
+    """
+
+    def __init__(
+        self,
+        *,
+        sockets: str,
+        epoch: int,
+        arenas: Sequence[Arena],
+        instances: dict[str, tuple[InstanceSpec, ...]],
+        wake_combiner: Callable[[tuple[Predictions, ...]], None],
+        release: Callable[[int, int, int], None],
+    ) -> None:
+        self._epoch = epoch
+        self._arenas = arenas
+        self._wake_combiner = wake_combiner
+        self._release = release
+        self.router = open_socket(zmq.ROUTER, sockets, WORKERS, bind=True)
+        self._decoder: Decoder[Hello | Ready] = Decoder(Hello | Ready)
+        self._next_job = 1
+        self._crashes: defaultdict[tuple[Member, int], int] = defaultdict(int)
+        self._members: list[list[Member]] = [
+            [
+                Member(name, index, position, PendingRanges(arena.spec.segment_rows))
+                for position, name in enumerate(arena.spec.members)
+            ]
+            for index, arena in enumerate(arenas)
+        ]
+        self._all_members = [member for members in self._members for member in members]
+        self.workers = {name: self._make_worker(name, specs) for name, specs in instances.items()}
+
+    def _make_worker(self, name: str, specs: Sequence[InstanceSpec]) -> Worker:
+        worker = Worker(name)
+        for index, spec in enumerate(specs):
+            member = self._members[spec.arena][spec.member]
+            placement = Placement(worker.state, index, member, Latency(spec.batch))
+            member.placements.append(placement)
+            worker.placements.append(placement)
+        return worker
+
+    # -- rows ---------------------------------------------------------------------------------
+
+    def available(self, arena: int, mask: int) -> int:
+        """Those of the members in `mask` that some worker serves, or will again."""
+        for member in self._members[arena]:
+            if member.given_up:
+                mask &= ~(1 << member.index)
+        return mask
+
+    def enqueue(self, arena: int, mask: int, start: int, stop: int, now: float) -> None:
+        """Let rows wait for the members in `mask`."""
+        for member in self._members[arena]:
+            if mask >> member.index & 1:
+                member.pending.append(start, stop, now)
+
+    def withdraw(self, arena: int, start: int, stop: int) -> None:
+        """Remove rows from every list they still wait in."""
+        for member in self._members[arena]:
+            member.pending.withdraw(start, stop)
+
+    def hold(self, arena: int, start: int, stop: int) -> bool:
+        """Whether open jobs hold any of these rows; if so, they are released with the last one."""
+        jobs = [
+            job
+            for worker in self.workers.values()
+            for job in worker.state.jobs.values()
+            if job.placement.member.arena == arena
+            and any(first < stop and start < last for first, last in job.ranges)
+        ]
+        hold = [arena, start, stop, len(jobs)]
+        for job in jobs:
+            job.holds.append(hold)
+        return bool(jobs)
+
+    def _close_job(self, job: OpenJob) -> None:
+        for hold in job.holds:
+            hold[3] -= 1
+            if hold[3] == 0:
+                self._release(hold[0], hold[1], hold[2])
+
+    # -- dispatch -----------------------------------------------------------------------------
+
+    def dispatch(self) -> None:
+        """Give out what can be given out."""
+        assignments = choose(self._all_members, self._next_job, time.monotonic())
+        if not assignments:
+            return
+        self._next_job += len(assignments)
+        by_device: dict[str, list[OpenJob]] = {}
+        for assignment in assignments:
+            name = assignment.placement.device.name
+            by_device.setdefault(name, []).append(assignment.job)
+        for name, jobs in by_device.items():
+            self._send_jobs(self.workers[name], jobs)
+
+    def _send_jobs(self, worker: Worker, jobs: list[OpenJob]) -> None:
+        message = Assign(
+            self._epoch,
+            tuple(Job(job.id, job.placement.instance, tuple(job.ranges)) for job in jobs),
+        )
+        if self._send(worker, message):
+            return
+        worker.state.up = False  # until it says Hello again
+        for job in reversed(jobs):
+            worker.state.close(job.id, time.monotonic())
+            job.placement.member.pending.put_back(job.ranges, job.since)
+
+    def _send(self, worker: Worker, message: Assign | Reset) -> bool:
+        try:
+            self.router.send_multipart((worker.identity, encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            _log.warning("worker %s can't be reached: %s", worker.state.name, error)
+            return False
+        return True
+
+    # -- what workers say ---------------------------------------------------------------------
+
+    def receive(self) -> bool:
+        """Handle what the workers sent; whether there was anything."""
+        heard = False
+        while True:
+            try:
+                identity, payload = self.router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return heard
+            heard = True
+            name, _, incarnation = identity.decode().rpartition("/")
+            worker = self.workers.get(name)
+            if worker is None or worker.incarnation != int(incarnation):
+                continue  # of a process that is gone
+            message = self._decoder.decode(payload)
+            if message.epoch != self._epoch:
+                if isinstance(message, Hello):
+                    self._send(worker, Reset(self._epoch))
+            elif isinstance(message, Hello):
+                self._on_hello(worker, message)
+            else:
+                now = time.monotonic()
+                for finished in message.finished:
+                    self._on_finished(worker, finished.job, finished.elapsed_s, now)
+
+    def _on_hello(self, worker: Worker, message: Hello) -> None:
+        if not worker.state.up:
+            worker.state.up = True
+            worker.given_up = False
+            for placement, latencies in zip(worker.placements, message.latencies, strict=True):
+                placement.latency.warm_up(*latencies)
+            self._refresh_given_up()
+        now = time.monotonic()
+        for job in [job for job in worker.state.jobs if job <= message.finished]:
+            self._on_finished(worker, job, None, now)
+
+    def _on_finished(
+        self, worker: Worker, job_id: int, elapsed_s: float | None, now: float
+    ) -> None:
+        job = worker.state.close(job_id, now)
+        if job is None:
+            return
+        if elapsed_s is not None:
+            job.placement.latency.learn(job.rows, elapsed_s)
+        if self._crashes:
+            for start, stop in job.ranges:
+                for row in range(start, stop):
+                    self._crashes.pop((job.placement.member, row), None)
+        self._close_job(job)
+
+    # -- what the supervisor says -------------------------------------------------------------
+
+    def started(self, name: str, incarnation: int) -> None:
+        """A new process is being started for a device."""
+        self.workers[name].incarnation = incarnation
+
+    def reaped(self, name: str, incarnation: int, executing: int) -> None:
+        """A worker is dead and waited for; `executing` is the job it was running, 0 if none."""
+        worker = self.workers[name]
+        if worker.incarnation != incarnation:
+            return
+        worker.incarnation = 0
+        worker.state.up = False
+        jobs = list(worker.state.jobs.values())
+        worker.state.jobs.clear()
+        for job in reversed(jobs):
+            self._take_back(job, blamed=job.id == executing)
+        for job in jobs:
+            self._close_job(job)
+
+    def _take_back(self, job: OpenJob, *, blamed: bool) -> None:
+        """Let a dead worker's unfinished rows wait again; wake the combiner for the finished."""
+        member = job.placement.member
+        arena = self._arenas[member.arena]
+        unfinished: list[Range] = []
+        for start, stop in job.ranges:
+            slots, rows = arena.slots(start, stop), arena.numbers(start, stop)
+            over = (
+                (np.abs(arena.done[member.index, slots]) == rows)
+                | (np.abs(arena.ended[slots]) == rows)
+                | (arena.closing[slots] == rows)
+                | (arena.row[slots] != rows)
+            )
+            unfinished += [(int(row), int(row) + 1) for row in rows[~over]]
+        self._wake_combiner(
+            tuple(Predictions(member.arena, start, stop) for start, stop in job.ranges)
+        )
+        if blamed:
+            unfinished = self._blame(member, unfinished, job.since)
+        member.pending.put_back(unfinished, job.since)
+
+    def _blame(self, member: Member, rows: list[Range], since: float) -> list[Range]:
+        """Count a death against each row; isolate or fail the suspects and return the others."""
+        others: list[Range] = []
+        for start, stop in rows:
+            self._crashes[member, start] += 1
+            crashes = self._crashes[member, start]
+            if crashes >= _FAIL_AFTER:
+                del self._crashes[member, start]
+                self._fail(member, start, stop, f"its worker died {crashes} times on this row")
+            elif crashes >= _ISOLATE_AFTER:
+                member.pending.isolate(start, since)
+            else:
+                others.append((start, stop))
+        return others
+
+    def _fail(self, member: Member, start: int, stop: int, why: str) -> None:
+        """Mark rows as failed in the place of a worker that is reaped."""
+        arena = self._arenas[member.arena]
+        arena.done[member.index, arena.slots(start, stop)] = -arena.numbers(start, stop)
+        error = f"member {member.name!r} failed: {why}"
+        self._wake_combiner((Predictions(member.arena, start, stop, error),))
+
+    def gave_up(self, name: str) -> None:
+        """A worker keeps dying at its start: don't wait for it until it says Hello."""
+        self.workers[name].given_up = True
+        self._refresh_given_up()
+        for member in self._all_members:
+            while member.given_up and member.pending.rows:
+                for start, stop in member.pending.take(1024):
+                    self._fail(member, start, stop, "no worker can serve it")
+
+    def _refresh_given_up(self) -> None:
+        given_up = {id(worker.state) for worker in self.workers.values() if worker.given_up}
+        for member in self._all_members:
+            member.given_up = all(
+                id(placement.device) in given_up for placement in member.placements
+            )

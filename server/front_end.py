@@ -1,0 +1,130 @@
+"""The front-end process: one event loop with the HTTP server over the gateway.
+
+In: requests from clients, messages from workers and combiner, commands from the supervisor.
+Out: answers, assignments, and `Started` once requests are accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO, assert_never
+
+import msgspec
+import uvicorn
+import uvloop
+
+from server.front_end_spec import (
+    Command,
+    Drain,
+    FrontEndSpec,
+    WorkerDown,
+    WorkerReaped,
+    WorkerStarted,
+)
+from server.gateway import Gateway
+from server.http_api import Application, make_api
+from server.infer_route import InferRoute
+from workers.bootstrap import Started, Status, run_role
+
+__all__ = ["main"]
+
+_KEEP_ALIVE_S = 75
+_MAX_DECODERS = 4
+
+
+class _Commands:
+    """The supervisor's commands, read from stdin without blocking the loop."""
+
+    def __init__(self, stream: BinaryIO, gateway: Gateway, on_drain: asyncio.Event) -> None:
+        self._fd = stream.fileno()
+        self._gateway = gateway
+        self._on_drain = on_drain
+        self._rest = b""
+        self._decode = msgspec.json.Decoder(Command).decode
+        os.set_blocking(self._fd, False)
+        asyncio.get_running_loop().add_reader(self._fd, self._read)
+
+    def _read(self) -> None:
+        data = os.read(self._fd, 1 << 16)
+        if not data:
+            os._exit(0)  # the supervisor has let go, or is dead
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._obey(self._decode(line))
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case WorkerStarted():
+                self._gateway.worker_started(command.device, command.incarnation)
+            case WorkerReaped():
+                self._gateway.worker_reaped(command.device, command.incarnation, command.executing)
+            case WorkerDown():
+                self._gateway.worker_down(command.device)
+            case Drain():
+                self._on_drain.set()
+            case _:
+                assert_never(command)
+
+
+async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:
+    gateway = Gateway(
+        memory=spec.memory,
+        sockets=spec.sockets,
+        epoch=spec.epoch,
+        instances=spec.instances,
+        workers=spec.workers,
+        max_waiting=spec.max_waiting_requests,
+    )
+    on_drain = asyncio.Event()
+    _Commands(commands, gateway, on_drain)
+    gateway.start()
+    threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
+    infer = InferRoute(
+        {model.served.name: model for model in spec.models},
+        gateway,
+        threads,
+        max_request_bytes=spec.max_request_bytes,
+        max_image_pixels=spec.max_image_pixels,
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            Application(infer, make_api(spec, gateway, infer)),
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+        )
+    )
+    serving = asyncio.create_task(server.serve([socket.socket(fileno=spec.http_fd)]))
+    opened = asyncio.create_task(gateway.wait_open())
+    draining = asyncio.create_task(on_drain.wait())
+    await asyncio.wait({serving, opened, draining}, return_when=asyncio.FIRST_COMPLETED)
+    if opened.done():
+        gc.collect()
+        gc.freeze()  # what is here now stays: later collections need not look at it
+        status.send(Started())
+        await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
+    if draining.done():
+        await gateway.drain()
+        server.should_exit = True
+    await serving
+
+
+def _run(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:
+    uvloop.run(_serve(spec, commands, status))
+
+
+def main() -> None:
+    """Entry point of the front-end process."""
+    run_role(lambda _: "ensembled front-end", FrontEndSpec, _run)
+
+
+if __name__ == "__main__":
+    main()

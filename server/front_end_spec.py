@@ -1,0 +1,98 @@
+"""What the supervisor tells the front-end: its spec at the start, then commands.
+
+Used in the supervisor and in the front-end; each is a line of JSON on the front-end's stdin.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from server.inflight import ServedModel
+from workers.spec import DeviceSpec, InstanceSpec, MemorySpec, Preparation, TensorSpec
+
+__all__ = [
+    "Command",
+    "Drain",
+    "FrontEndSpec",
+    "ModelSpec",
+    "WorkerDown",
+    "WorkerReaped",
+    "WorkerStarted",
+]
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """A model as clients see it.
+
+    Attributes:
+        served: where its rows go.
+        inputs: the tensors that clients send, without the batch dimension; empty for images.
+        preparations: for images, each view of the arena that its members need, and how.
+        views: the view of each tensor of `inputs`.
+        members: names of the members, in the ensemble's order.
+        labels: of the output's elements, if there are any.
+    """
+
+    served: ServedModel
+    inputs: tuple[TensorSpec, ...]
+    views: tuple[int, ...]
+    preparations: tuple[tuple[int, Preparation], ...]
+    members: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether clients send images instead of tensors."""
+        return bool(self.preparations)
+
+
+class FrontEndSpec(msgspec.Struct, frozen=True):
+    """All a front-end knows.
+
+    Attributes:
+        epoch: grows with every front-end.
+        workers: those alive when it starts, as (device, incarnation).
+        instances: what each device's worker holds.
+        http_fd: the listening socket, inherited.
+    """
+
+    epoch: int
+    workers: tuple[tuple[str, int], ...]
+    memory: MemorySpec
+    sockets: str
+    devices: tuple[DeviceSpec, ...]
+    instances: dict[str, tuple[InstanceSpec, ...]]
+    models: tuple[ModelSpec, ...]
+    http_fd: int
+    max_request_bytes: int
+    max_waiting_requests: int
+    max_image_pixels: int
+    log_level: str
+
+
+class WorkerStarted(msgspec.Struct, frozen=True, tag=True):
+    """A worker is being started."""
+
+    device: str
+    incarnation: int
+
+
+class WorkerReaped(msgspec.Struct, frozen=True, tag=True):
+    """A worker is dead and was waited for; `executing` is the job it was running, or 0."""
+
+    device: str
+    incarnation: int
+    executing: int
+
+
+class WorkerDown(msgspec.Struct, frozen=True, tag=True):
+    """A worker keeps dying at its start."""
+
+    device: str
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Refuse what is new, answer what was accepted, then exit."""
+
+
+Command = WorkerStarted | WorkerReaped | WorkerDown | Drain

@@ -1,0 +1,324 @@
+"""The gateway: accepts requests, sees them through the arena, gives each its one terminal answer.
+
+Runs in the front-end's event loop, under every protocol; it knows none of them. Requests come in
+through `submit`; rows go out to the workers through the `Fleet` and come back from the combiner as
+`Combined`. Between the two stands the arena (see `workers.arena` for the life of a slot).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+import zmq
+
+from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable
+from server.fleet import Fleet
+from server.inflight import InFlight, Request, ServedModel, StoredInput
+from workers.arena import Arena
+from workers.channels import COMBINER, FRONT_END, Decoder, drain, open_socket
+from workers.memory import BoardRow, SharedMemory
+from workers.messages import (
+    Close,
+    Combined,
+    CombinerHello,
+    Ended,
+    Predicted,
+    Predictions,
+    Reset,
+    encode,
+)
+from workers.spec import InstanceSpec, MemorySpec
+
+__all__ = ["Gateway"]
+
+_TICK_S = 0.05
+_RETRY_AFTER_S = 1.0
+
+
+class Gateway:
+    """The front-end's heart. Open the doors with `start`, from within the running event loop.
+
+    Args:
+        memory: the shared memory.
+        sockets: the private socket directory.
+        epoch: this front-end's; grows with every one.
+        instances: what each device's worker holds.
+        workers: the workers that may hold work of a former front-end, as (device, incarnation):
+            nothing is claimed until each has said that it is idle, or was reaped.
+        max_waiting: how many requests may wait for slots of an arena.
+    """
+
+    def __init__(
+        self,
+        *,
+        memory: MemorySpec,
+        sockets: str,
+        epoch: int,
+        instances: dict[str, tuple[InstanceSpec, ...]],
+        workers: Sequence[tuple[str, int]],
+        max_waiting: int,
+    ) -> None:
+        self._epoch = epoch
+        self._max_waiting = max_waiting
+        shared = SharedMemory(memory)
+        self._board: BoardRow = shared.board("front-end")
+        arenas = [Arena(shared, spec) for spec in memory.arenas]
+        self._flights = [InFlight(arena) for arena in arenas]
+        self._requests: set[Request] = set()
+        self.draining = False
+        self._combiner_idle = False
+        self._unheard = dict(workers)
+        self._inbox = open_socket(zmq.PULL, sockets, FRONT_END, bind=True)
+        self._combiner = open_socket(zmq.PUSH, sockets, COMBINER, bind=False)
+        self._decoder: Decoder[Combined | CombinerHello] = Decoder(Combined | CombinerHello)
+        self.fleet = Fleet(
+            sockets=sockets,
+            epoch=epoch,
+            arenas=arenas,
+            instances=instances,
+            wake_combiner=self._wake_combiner,
+            release=self._release,
+        )
+        for name, incarnation in workers:
+            self.fleet.started(name, incarnation)
+        self._opened = asyncio.Event()
+        self._dispatch_due = False
+        self._receive_due = False
+
+    def start(self) -> None:
+        """Listen to the sockets and ask everybody to be idle."""
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._inbox.getsockopt(zmq.FD), self._receive)
+        self._loop.add_reader(self.fleet.router.getsockopt(zmq.FD), self._receive)
+        self._combiner.send(encode(Reset(self._epoch)))
+        self._tick()
+
+    # -- requests -----------------------------------------------------------------------------
+
+    async def wait_open(self) -> None:
+        """Wait until requests are accepted for the first time."""
+        await self._opened.wait()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether requests are accepted: started and not draining."""
+        return self._opened.is_set() and not self.draining
+
+    def can_answer(self, model: ServedModel) -> bool:
+        """Whether enough of the model's members live to meet its quorum."""
+        available = self.fleet.available(model.arena, model.spec.mask)
+        return available.bit_count() >= model.spec.quorum
+
+    def submit(
+        self,
+        model: ServedModel,
+        inputs: Sequence[StoredInput],
+        rows: int,
+        *,
+        timeout_s: float = 0.0,
+        on_slow: Callable[[], None] | None = None,
+    ) -> Request:
+        """Accept a request; its `future` gives the answer.
+
+        Args:
+            model: what to predict with.
+            inputs: arrays [rows, ...] and the views they go to; not to be modified until then.
+            rows: at least 1.
+            timeout_s: the request's own deadline, 0 for none; the model's holds as well.
+            on_slow: called once if the answer takes longer than some ten milliseconds.
+
+        Raises:
+            Unavailable: while starting or draining, or if the quorum is impossible.
+            QueueFull: if too many requests wait already.
+        """
+        if not self.is_open:
+            raise Unavailable("the server is draining" if self.draining else "starting up")
+        expected = self.fleet.available(model.arena, model.spec.mask)
+        if expected.bit_count() < model.spec.quorum:
+            raise Unavailable(
+                f"{model.name!r} can't meet its quorum of {model.spec.quorum}: "
+                f"only {expected.bit_count()} of its members are up"
+            )
+        flight = self._flights[model.arena]
+        if len(flight.waiting) >= self._max_waiting:
+            raise QueueFull(
+                f"{len(flight.waiting)} requests wait already", retry_after_s=_RETRY_AFTER_S
+            )
+        now = time.monotonic()
+        request = Request(model, inputs, rows, expected, self._loop.create_future(), now, on_slow)
+        self._requests.add(request)
+        deadline_s = min((t for t in (timeout_s, model.deadline_s) if t > 0), default=0.0)
+        if deadline_s:
+            request.timer = self._loop.call_later(deadline_s, self._pass_deadline, request)
+        if flight.waiting or not self._place(flight, request, now):
+            flight.waiting.append(request)
+        return request
+
+    def _pass_deadline(self, request: Request) -> None:
+        self.close(
+            request, DeadlineExceeded("the deadline has passed before a quorum had answered")
+        )
+
+    def close(self, request: Request, reason: RequestError) -> None:
+        """Stop waiting for a request: its rows are answered if the quorum is there, else fail."""
+        if request.close_reason is not None or request.future.done():
+            return
+        request.close_reason = reason
+        model = request.model
+        for start, stop in self._flights[model.arena].close(request):
+            self.fleet.withdraw(model.arena, start, stop)
+            self._combiner.send(encode(Close(model.arena, start, stop)))
+        if request.is_over:
+            self._finish(request)
+
+    async def drain(self) -> None:
+        """Refuse new requests and wait until those in flight are answered."""
+        self.draining = True
+        while self._requests:
+            await asyncio.wait([request.future for request in self._requests])
+            await asyncio.sleep(0)
+
+    @property
+    def rows_in_flight(self) -> int:
+        """Slots that are claimed, over all arenas."""
+        return sum(flight.slots.held for flight in self._flights)
+
+    def _place(self, flight: InFlight, request: Request, now: float) -> bool:
+        """Put a request's rows into the arena as far as there is room; whether all are there."""
+        while request.claimed < request.rows:
+            span = flight.place(request)
+            if span is None:
+                return False
+            self.fleet.enqueue(request.model.arena, request.expected, *span, now)
+            self._dispatch_soon()
+        return True
+
+    def _serve_waiting(self, flight: InFlight) -> None:
+        """Let waiting requests claim what has become free, a piece each in turn."""
+        now = time.monotonic()
+        while flight.waiting:
+            request = flight.waiting[0]
+            span = flight.place(request)
+            if span is None:
+                return
+            self.fleet.enqueue(request.model.arena, request.expected, *span, now)
+            self._dispatch_soon()
+            flight.waiting.popleft()
+            if request.claimed < request.rows:
+                flight.waiting.append(request)
+
+    def _finish(self, request: Request) -> None:
+        self._requests.discard(request)
+        request.resolve()
+
+    # -- rows that come back ------------------------------------------------------------------
+
+    def _settle(self, index: int, ended: Ended) -> None:
+        flight = self._flights[index]
+        for request, (start, stop), complete in flight.settle(ended):
+            if complete or not self.fleet.hold(index, start, stop):
+                flight.slots.free(start, stop)
+            if request.error is not None:
+                self.close(request, request.error)
+            if request.is_over:
+                self._finish(request)
+        if flight.waiting:
+            self._serve_waiting(flight)
+
+    def _release(self, arena: int, start: int, stop: int) -> None:
+        """Free rows that had ended while a job still held them."""
+        flight = self._flights[arena]
+        flight.slots.free(start, stop)
+        self._serve_waiting(flight)
+
+    def _on_combiner_hello(self, message: CombinerHello) -> None:
+        if message.epoch != self._epoch:
+            self._combiner.send(encode(Reset(self._epoch)))
+            return
+        self._combiner_idle = True
+        self._open_if_idle()
+        for index, flight in enumerate(self._flights):
+            for ended in flight.unsettled_ends():
+                self._settle(index, ended)
+
+    # -- events -------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        """Handle whatever has come in on any socket.
+
+        A ZeroMQ descriptor signals edges, and any use of its socket may swallow one: so receive
+        until nothing is left, and look again after having sent.
+        """
+        self._receive_due = False
+        heard = self.fleet.receive()
+        for message in drain(self._inbox, self._decoder):
+            heard = True
+            match message:
+                case Combined():
+                    for ended in message.ended:
+                        self._settle(ended.arena, ended)
+                case CombinerHello():
+                    self._on_combiner_hello(message)
+        if heard:
+            self._open_if_idle()
+            self._dispatch_soon()
+            self._receive_soon()
+
+    def _receive_soon(self) -> None:
+        if not self._receive_due:
+            self._receive_due = True
+            self._loop.call_soon(self._receive)
+
+    def _dispatch_soon(self) -> None:
+        """Dispatch once the requests that have already arrived are in, too."""
+        if not self._dispatch_due:
+            self._dispatch_due = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatch_due = False
+        self.fleet.dispatch()
+        self._receive_soon()
+
+    def _tick(self) -> None:
+        """Beat; look after requests that take long, and devices that have overrun."""
+        self._board.beat()
+        self._loop.call_later(_TICK_S, self._tick)
+        slow = time.monotonic() - _TICK_S
+        for request in self._requests:
+            if request.on_slow is not None and request.accepted < slow:
+                request.on_slow()
+                request.on_slow = None
+        self._dispatch_soon()
+
+    def _wake_combiner(self, ranges: tuple[Predictions, ...]) -> None:
+        self._combiner.send(encode(Predicted(ranges)))
+
+    # -- what the supervisor says -------------------------------------------------------------
+
+    def worker_started(self, device: str, incarnation: int) -> None:
+        """A worker is being started."""
+        self.fleet.started(device, incarnation)
+
+    def worker_reaped(self, device: str, incarnation: int, executing: int) -> None:
+        """A worker is dead and was waited for; `executing` is the job it was running, or 0."""
+        if self._unheard.get(device) == incarnation:
+            del self._unheard[device]
+        self.fleet.reaped(device, incarnation, executing)
+        self._open_if_idle()
+        self._dispatch_soon()
+
+    def worker_down(self, device: str) -> None:
+        """A worker keeps dying at its start."""
+        self.fleet.gave_up(device)
+
+    def _open_if_idle(self) -> None:
+        """Open the doors once nobody can hold a row of a former front-end any more."""
+        if self._opened.is_set() or not self._combiner_idle:
+            return
+        if all(self.fleet.workers[name].state.up for name in self._unheard):
+            for flight in self._flights:
+                flight.reset()
+            self._opened.set()

@@ -1,0 +1,219 @@
+"""The hot path: an infer request over HTTP, as a plain ASGI application.
+
+Runs in the front-end. FastAPI's own request handling would halve the request rate, so this route
+stands beside it and does only what an inference needs: read the body once, parse its header, hand
+the tensors to the gateway, write the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import Executor
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import orjson
+
+from server.binding import bind_images, bind_tensors
+from server.errors import (
+    InvalidRequest,
+    QueueFull,
+    RequestError,
+    RequestTooLarge,
+    Unavailable,
+    UnknownModel,
+    UnsupportedMediaType,
+)
+from server.front_end_spec import ModelSpec
+from server.gateway import Gateway
+from server.inflight import Answer, StoredInput
+from server.protocol import InferRequest, RequestedOutput, encode_answer, parse_request
+from server.tensors import Tensor
+
+__all__ = ["InferRoute", "error_response"]
+
+_log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Headers = list[tuple[bytes, bytes]]
+
+_JSON = (b"content-type", b"application/json")
+_RAW = (b"content-type", b"application/octet-stream")
+_MAX_LENGTH_DIGITS = 18
+
+
+class _Disconnected(Exception):
+    """The client has gone; nobody is there to answer."""
+
+
+def error_response(error: RequestError) -> tuple[int, bytes, Headers]:
+    """Status, body and extra headers of an error, in the protocol's shape."""
+    headers: Headers = []
+    if isinstance(error, QueueFull):
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    if isinstance(error, RequestTooLarge):
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    return error.http_status, orjson.dumps({"error": error.message}), headers
+
+
+class InferRoute:
+    """``POST /v2/models/{model}[/versions/{version}]/infer``.
+
+    Args:
+        models: by name.
+        gateway: where rows go.
+        threads: where images are decoded.
+        max_request_bytes: of a body.
+        max_image_pixels: of an image.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, ModelSpec],
+        gateway: Gateway,
+        threads: Executor,
+        *,
+        max_request_bytes: int,
+        max_image_pixels: int,
+    ) -> None:
+        self._gateway = gateway
+        self._threads = threads
+        self._max_bytes = max_request_bytes
+        self._max_pixels = max_image_pixels
+        self._models = models
+        self.paths = {
+            f"/v2/models/{name}{version}/infer": model
+            for name, model in models.items()
+            for version in ("", "/versions/1")
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        try:
+            status, body, headers = await self._answer(scope, receive)
+        except RequestError as error:
+            status, body, extra = error_response(error)
+            headers = [_JSON, *extra]
+        except _Disconnected:
+            return
+        except Exception:
+            _log.exception("a request failed")
+            status, headers = 500, [_JSON]
+            body = orjson.dumps({"error": "internal error, see the server's log"})
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes, Headers]:
+        model = self.paths.get(scope["path"])
+        if model is None:
+            raise _unknown(scope["path"], self._models)
+        if not self._gateway.is_open:
+            raise Unavailable("the server is starting up or draining")
+        headers = dict(scope["headers"])
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise UnsupportedMediaType("Content-Encoding is not supported, send the body as it is")
+        length = _length(headers.get(b"content-length"), "Content-Length")
+        body = await _read_body(receive, length, self._max_bytes)
+        if headers.get(b"content-type", b"").startswith(b"image/"):
+            request = _image_request(body, scope["query_string"])
+        else:
+            header_length = headers.get(b"inference-header-content-length")
+            request = parse_request(body, _length(header_length, "Inference-Header-Content-Length"))
+        if model.takes_images:
+            rows, inputs = await bind_images(
+                model, request.tensors, self._threads, self._max_pixels
+            )
+        else:
+            rows, inputs = bind_tensors(model, request.tensors)
+        answer = await self._predict(model, inputs, rows, request, receive)
+        out, json_length = encode_answer(model, answer, request.id, request.output)
+        if json_length is None:
+            return 200, out, [_JSON]
+        extra = (b"inference-header-content-length", str(json_length).encode())
+        return 200, out, [_RAW, extra]
+
+    async def _predict(
+        self,
+        model: ModelSpec,
+        inputs: list[StoredInput],
+        rows: int,
+        request: InferRequest,
+        receive: Receive,
+    ) -> Answer:
+        watcher: asyncio.Task[None] | None = None
+
+        def watch() -> None:
+            nonlocal watcher
+            watcher = asyncio.create_task(_wait_disconnect(receive))
+            watcher.add_done_callback(lambda _: self._gateway.close(accepted, gone))
+
+        gone = Unavailable("the client has disconnected")
+        accepted = self._gateway.submit(
+            model.served, inputs, rows, timeout_s=request.timeout_s, on_slow=watch
+        )
+        try:
+            return await accepted.future
+        finally:
+            if watcher is not None:
+                watcher.cancel()
+
+
+async def _wait_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _unknown(path: str, models: Mapping[str, ModelSpec]) -> UnknownModel:
+    parts = path.split("/")  # ["", "v2", "models", name, ..., "infer"]
+    name = unquote(parts[3])
+    return UnknownModel(name, parts[5] if name in models and len(parts) > 6 else "")
+
+
+def _length(value: bytes | None, header: str) -> int | None:
+    if value is None:
+        return None
+    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+        raise InvalidRequest(f"{header} is not a length")
+    return int(value)
+
+
+async def _read_body(receive: Receive, length: int | None, limit: int) -> bytes | bytearray:
+    """Read the whole body: in one piece as it comes, in several into one buffer."""
+    too_large = RequestTooLarge(f"the body is larger than the limit of {limit} bytes")
+    if length is not None and length > limit:
+        raise too_large
+    message = await receive()
+    first: bytes = message.get("body", b"")
+    if message["type"] == "http.disconnect":
+        raise _Disconnected
+    if not message.get("more_body", False):
+        if len(first) > limit:
+            raise too_large
+        return first
+    buffer = bytearray(length) if length is not None else bytearray(first)
+    buffer[: len(first)] = first
+    position = len(first)
+    while message.get("more_body", False):
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        chunk = message.get("body", b"")
+        if position + len(chunk) > limit:
+            raise too_large
+        buffer[position : position + len(chunk)] = chunk
+        position += len(chunk)
+    return buffer
+
+
+def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
+    """The plainest form: the body is one encoded image; ``?classification=K`` names classes."""
+    given = parse_qs(query.decode("latin-1")).get("classification", ["0"])[-1]
+    if not given.isdecimal() or len(given) > _MAX_LENGTH_DIGITS:
+        raise InvalidRequest("classification is how many classes to name")
+    image = Tensor("image", "BYTES", [1], elements=[bytes(body)])
+    return InferRequest("", [image], RequestedOutput(classes=int(given)))

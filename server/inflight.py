@@ -1,0 +1,260 @@
+"""The requests in flight in one arena: who owns which row, and what has come back.
+
+Runs in the front-end. A request's rows go into the arena in pieces, each within one segment; a
+piece is copied out as its rows end, and no request holds slots while it waits for more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from server.batching import Range
+from server.errors import MemberFailed, RequestError
+from server.slots import SlotAllocator
+from workers.arena import Arena
+from workers.messages import Ended
+from workers.spec import EnsembleSpec
+
+__all__ = ["Answer", "InFlight", "Piece", "Request", "ServedModel", "StoredInput"]
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """A model of the protocol: an ensemble, or a member by itself.
+
+    Attributes:
+        arena: index of its arena.
+        ensemble: its index among the arena's ensembles.
+        spec: its members, rule and quorum.
+        deadline_s: how long a request may take by default, 0 for no limit.
+    """
+
+    arena: int
+    ensemble: int
+    spec: EnsembleSpec
+    deadline_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name that clients use."""
+        return self.spec.name
+
+
+#: A view of the arena and what goes there: an array [rows, *view shape].
+StoredInput = tuple[int, npt.NDArray[np.generic]]
+
+
+@dataclass(slots=True, frozen=True)
+class Answer:
+    """What the ensemble says of a request's rows.
+
+    Attributes:
+        values: the combined output, row-major, of the model's output type.
+        rows: how many.
+        used: mask of the members that every row's answer rests on.
+        degraded: whether that is fewer than the ensemble's members.
+    """
+
+    values: bytes | bytearray
+    rows: int
+    used: int
+    degraded: bool
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request between its acceptance and its one terminal answer."""
+
+    model: ServedModel
+    inputs: Sequence[StoredInput]
+    rows: int
+    expected: int
+    future: asyncio.Future[Answer]
+    accepted: float
+    on_slow: Callable[[], None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    pieces: list[Piece] | None = None
+    claimed: int = 0
+    settled: int = 0
+    used: int = -1
+    values: bytes | bytearray = b""
+    close_reason: RequestError | None = None
+    error: RequestError | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all the rows that it has, and will have, in the arena have ended."""
+        return self.settled == self.claimed and (self.claimed == self.rows or self.gives_up)
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether it claims no more rows."""
+        return self.error is not None or self.close_reason is not None
+
+    def resolve(self) -> None:
+        """Give the terminal answer."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.future.done():
+            return
+        if self.claimed < self.rows and self.error is None:
+            self.error = self.close_reason
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            degraded = self.used != self.model.spec.mask
+            self.future.set_result(Answer(self.values, self.rows, self.used, degraded))
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class Piece:
+    """Adjacent rows of one request: [start, stop), of which `start` is the request's `offset`-th."""
+
+    request: Request
+    start: int
+    stop: int
+    offset: int
+
+
+class InFlight:
+    """The front-end's side of one arena.
+
+    Attributes:
+        waiting: requests that have rows to claim, in their order; served in turn.
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        spec = arena.spec
+        generation = arena.last_row() // arena.capacity + 1
+        self.arena = arena
+        self.waiting: deque[Request] = deque()
+        self.slots = SlotAllocator(spec.segments, spec.segment_rows, generation)
+        self._owners: list[Piece | None] = [None] * arena.capacity
+
+    def place(self, request: Request) -> Range | None:
+        """Claim slots for (more of) a request and write its inputs; None if the arena is full.
+
+        The rows are complete in the arena when this returns, before any message names them.
+        """
+        span = self.slots.claim(request.rows - request.claimed)
+        if span is None:
+            return None
+        start, stop = span
+        offset, count = request.claimed, stop - start
+        arena, slots = self.arena, self.arena.slots(start, stop)
+        for view, rows in request.inputs:
+            arena.views[view][slots] = rows[offset : offset + count]
+        arena.ensemble[slots] = request.model.ensemble
+        arena.expected[slots] = request.expected
+        arena.row[slots] = arena.numbers(start, stop) if count > 1 else start
+        piece = Piece(request, start, stop, offset)
+        self._owners[slots] = [piece] * count
+        if request.pieces is None:
+            request.pieces = [piece]
+        else:
+            request.pieces.append(piece)
+        request.claimed += count
+        return span
+
+    def settle(self, ended: Ended) -> list[tuple[Request, Range, bool]]:
+        """Take in that rows have ended: copy answers out, note failures.
+
+        Returns the requests concerned, which of their rows ended, and whether every member they
+        waited for had settled these rows (if not, a worker may still hold them).
+        """
+        settled: list[tuple[Request, Range, bool]] = []
+        position, capacity = ended.start, self.arena.capacity
+        while position < ended.stop:
+            piece = self._owners[position % capacity]
+            if piece is None or not piece.start <= position < piece.stop:
+                position += 1  # told twice, or of a row that is gone
+                continue
+            stop = min(ended.stop, piece.stop)
+            self._settle_piece(piece, position, stop, ended)
+            complete = ended.answered and ended.used == piece.request.expected
+            settled.append((piece.request, (position, stop), complete))
+            position = stop
+        return settled
+
+    def _settle_piece(self, piece: Piece, start: int, stop: int, ended: Ended) -> None:
+        request, spec = piece.request, piece.request.model.spec
+        if not ended.answered:
+            request.error = request.error or request.close_reason or self._failure(request, ended)
+        else:
+            request.used &= ended.used
+            values = self.arena.answer_bytes(spec, start, stop)
+            if stop - start == request.rows:
+                request.values = values
+            else:
+                if not request.values:
+                    request.values = bytearray(request.rows * spec.output.row_bytes)
+                first = (piece.offset + start - piece.start) * spec.output.row_bytes
+                memoryview(request.values)[first : first + len(values)] = values
+        slots = self.arena.slots(start, stop)
+        self._owners[slots] = [None] * (stop - start)
+        request.settled += stop - start
+
+    def _failure(self, request: Request, ended: Ended) -> RequestError:
+        if ended.error:
+            return MemberFailed(ended.error)
+        arena = self.arena
+        done = arena.done[:, arena.slots(ended.start, ended.stop)]
+        failed = (done == -arena.numbers(ended.start, ended.stop)).any(axis=1)
+        names = [
+            repr(arena.spec.members[member])
+            for member in request.model.spec.members
+            if failed[member]
+        ]
+        return MemberFailed(f"member {', '.join(names)} failed on this input")
+
+    def close(self, request: Request) -> list[Range]:
+        """Mark what a request still has in the arena as to be closed, and return it.
+
+        It claims no more; its rows stay claimed until the combiner has ended them.
+        """
+        if request in self.waiting:
+            self.waiting.remove(request)
+        ranges: list[Range] = []
+        for piece in request.pieces or ():
+            start = piece.start
+            while start < piece.stop:
+                owned = self._owners[start % self.arena.capacity] is piece
+                stop = start + 1
+                while stop < piece.stop and owned == (
+                    self._owners[stop % self.arena.capacity] is piece
+                ):
+                    stop += 1
+                if owned:
+                    self.arena.closing[self.arena.slots(start, stop)] = self.arena.numbers(
+                        start, stop
+                    )
+                    ranges.append((start, stop))
+                start = stop
+        return ranges
+
+    def unsettled_ends(self) -> list[Ended]:
+        """Rows that have ended in the arena although nobody said so (a message was lost)."""
+        arena = self.arena
+        told = [piece is not None for piece in self._owners]
+        lost = np.flatnonzero(np.array(told) & (np.abs(arena.ended) == arena.row))
+        return [
+            Ended(
+                arena=-1,
+                start=int(arena.row[slot]),
+                stop=int(arena.row[slot]) + 1,
+                used=int(arena.used[slot]),
+                answered=bool(arena.ended[slot] > 0),
+            )
+            for slot in lost
+        ]
+
+    def reset(self) -> None:
+        """Forget every row of a former front-end: all its clients are gone."""
+        self.arena.row[:] = 0
+        self.arena.closing[:] = 0

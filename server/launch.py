@@ -1,0 +1,238 @@
+"""The composition root: from a configuration to a running server.
+
+Runs in the process that becomes the supervisor. Everything that can be found wrong without taking
+traffic is found here, in this order: recipes, models, placement, agreement between members.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from setproctitle import setproctitle
+
+from allocator.devices import memory_limit_bytes
+from allocator.matrix import AllocationMatrix
+from server.compose import Composition, KnownMember, compose
+from server.config import Config, MemberConfig, RecipeConfig, backend_for
+from server.errors import ConfigError, StartError
+from server.front_end_spec import FrontEndSpec
+from server.placement import find_devices, place
+from server.supervisor import Supervisor
+from workers.arena import arena_bytes
+from workers.inspection import InspectionError, inspect_models
+from workers.memory import board_bytes, create_memory
+from workers.recipes import RECIPES, RecipeError, RecipeResult, ensure_with_progress
+from workers.spec import (
+    CombinerSpec,
+    DeviceSpec,
+    MemorySpec,
+    ModelSource,
+    TensorSpec,
+    WorkerSpec,
+)
+
+__all__ = ["check", "serve"]
+
+_log = logging.getLogger(__name__)
+_DEFAULT_ARENA_BYTES = 256 << 20
+_BACKLOG = 2048
+
+
+def serve(config: Config) -> int:
+    """Serve a configuration until told to stop; the process's exit code.
+
+    Prints ``ready http=HOST:PORT`` on stdout once the server takes traffic.
+
+    Raises:
+        ConfigError: if what the user wrote is wrong.
+        StartError: if the server can't start, or can't be kept alive.
+    """
+    setproctitle("ensembled")
+    logging.basicConfig(
+        level=config.server.log_level.upper(),
+        format="%(asctime)s %(levelname)s ensembled: %(message)s",
+        stream=sys.stderr,
+    )
+    listener = _listen(config.server.host, config.server.http_port)
+    plan = _plan(config)
+    for line in _describe(plan.matrix):
+        _log.info("%s", line)
+    sockets = tempfile.mkdtemp(prefix="ensembled-")  # readable by the owner only
+    try:
+        asyncio.run(_supervise(config, plan, sockets, listener))
+    finally:
+        shutil.rmtree(sockets, ignore_errors=True)
+    return 0
+
+
+def check(config: Config) -> str:
+    """Validate a configuration without starting anything; a report for people.
+
+    Raises:
+        ConfigError, StartError: as `serve` would.
+    """
+    plan = _plan(config)
+    lines = [
+        f"{model.served.name}: {', '.join(model.members)} -> "
+        f"{model.served.spec.output.datatype} {list(model.served.spec.output.shape)}"
+        for model in plan.composition.models
+    ]
+    return "\n".join([*lines, *_describe(plan.matrix), "the configuration is valid"])
+
+
+class _Plan:
+    """What will be served where."""
+
+    def __init__(
+        self, devices: list[DeviceSpec], matrix: AllocationMatrix, composition: Composition
+    ) -> None:
+        self.devices = [device for device in devices if device.name in composition.instances]
+        self.matrix = matrix
+        self.composition = composition
+
+
+def _plan(config: Config) -> _Plan:
+    budget = int(config.server.arena_bytes or 0) or min(
+        _DEFAULT_ARENA_BYTES, memory_limit_bytes() // 10
+    )
+    members = _know_members(config)
+    devices = find_devices(config, budget)
+    matrix = place(config, devices, {member.name: member.signature for member in members})
+    offset = board_bytes(len(devices) + 2)
+    composition = compose(config, members, matrix, budget_bytes=budget, offset=offset)
+    return _Plan(devices, matrix, composition)
+
+
+def _know_members(config: Config) -> list[KnownMember]:
+    """Make what recipes must make, and inspect every model."""
+    made = _make_recipes(config)
+    sources = [_source(name, member, made) for name, member in config.members.items()]
+    try:
+        signatures = inspect_models(sources)
+    except InspectionError as error:
+        raise ConfigError(error.messages) from None
+    return [
+        KnownMember(name, member, source, signature, _labels(name, member, made))
+        for (name, member), source, signature in zip(
+            config.members.items(), sources, signatures, strict=True
+        )
+    ]
+
+
+def _make_recipes(config: Config) -> dict[str, RecipeResult]:
+    wanted: dict[str, str] = {}
+    for name, member in config.members.items():
+        if isinstance(member.model, RecipeConfig):
+            wanted.setdefault(member.model.recipe, name)
+    if unknown := [recipe for recipe in wanted if recipe not in RECIPES]:
+        raise ConfigError(
+            f"members.{wanted[recipe]}.model: unknown recipe {recipe!r}, "
+            f"use one of {', '.join(RECIPES)}"
+            for recipe in unknown
+        )
+    try:
+        return ensure_with_progress(list(wanted))
+    except RecipeError as error:
+        raise StartError(str(error)) from None
+
+
+def _source(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> ModelSource:
+    if isinstance(member.model, RecipeConfig):
+        path: Path | None = made[member.model.recipe].path
+    else:
+        path = member.model if isinstance(member.model, Path) else None
+    backend = member.resolved_backend or (backend_for(path) if path else None)
+    assert backend is not None, "the configuration's check leaves no other"
+    declared = tuple(
+        TensorSpec(own, tensor.datatype, tensor.shape)
+        for own, tensor in member.inputs.items()
+        if tensor.datatype is not None and tensor.shape is not None
+    )
+    return ModelSource(
+        member=name,
+        backend=backend,
+        path=str(path or ""),
+        declared=declared,
+        output_name=member.output_name or "",
+        fake=member.fake.options() if member.fake else None,
+    )
+
+
+def _labels(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> tuple[str, ...]:
+    path = member.labels
+    if path is None and isinstance(member.model, RecipeConfig):
+        path = made[member.model.recipe].labels_path
+    if path is None:
+        return ()
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"members.{name}.labels: {path}: {error}") from None
+
+
+def _describe(matrix: AllocationMatrix) -> list[str]:
+    return [
+        f"{device}: "
+        + (
+            ", ".join(
+                f"{member} x{batch}" for on, member, batch in matrix.instances() if on == device
+            )
+            or "not used"
+        )
+        for device in matrix.devices
+    ]
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind the port before anything slow: whether it is free is known at once."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise StartError(f"can't listen on {host}:{port}: {error.strerror}") from None
+    return listener
+
+
+async def _supervise(config: Config, plan: _Plan, sockets: str, listener: socket.socket) -> None:
+    listener.listen(_BACKLOG)
+    arenas = plan.composition.arenas
+    processes = ("front-end", "combiner", *(f"worker {device.name}" for device in plan.devices))
+    nbytes = arenas[-1].offset + arena_bytes(arenas[-1])
+    memory = MemorySpec(create_memory(nbytes), nbytes, processes, arenas)
+    host, port = listener.getsockname()[:2]
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    supervisor = Supervisor(
+        front_end=FrontEndSpec(
+            epoch=0,
+            workers=(),
+            memory=memory,
+            sockets=sockets,
+            devices=tuple(plan.devices),
+            instances=plan.composition.instances,
+            models=plan.composition.models,
+            http_fd=listener.fileno(),
+            max_request_bytes=int(config.server.max_request_bytes),
+            max_waiting_requests=config.server.max_waiting_requests,
+            max_image_pixels=config.server.max_image_pixels,
+            log_level=config.server.log_level,
+        ),
+        workers=tuple(
+            WorkerSpec(device, 0, plan.composition.instances[device.name], memory, sockets)
+            for device in plan.devices
+        ),
+        combiner=CombinerSpec(0, memory, sockets),
+        memory=memory,
+        drain_s=config.server.drain_s,
+        on_ready=lambda: print(f"ready http={address}", flush=True),
+    )
+    await supervisor.run()

@@ -1,0 +1,333 @@
+"""The supervisor: the parent of all other processes. It starts, watches, restarts and stops them.
+
+It carries no data. It speaks with each child over the child's standard streams (see
+`workers.bootstrap`): the spec and commands in, status lines out; what a child publishes on the
+board of the shared memory tells whether it hangs. Every child has a keeper: a task that starts the
+process, waits for it to be up, waits for its death, and starts it again.
+
+A worker's ranges are handed out again only when it is reaped: so the front-end is told of a death
+after the process was waited for. Restarts back off only when deaths come before the child was up
+or within a second of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from server.errors import StartError
+from server.front_end_spec import (
+    Drain,
+    FrontEndSpec,
+    WorkerDown,
+    WorkerReaped,
+    WorkerStarted,
+)
+from workers.bootstrap import Failed, Started
+from workers.memory import SharedMemory
+from workers.spec import CombinerSpec, MemorySpec, WorkerSpec
+
+__all__ = ["Supervisor"]
+
+_log = logging.getLogger(__name__)
+_START_DEADLINE_S = 300.0
+_QUICK_DEATH_S = 1.0
+_FIRST_BACKOFF_S = 0.1
+_LONGEST_BACKOFF_S = 10.0
+#: So many deaths in a row before being up make a role "down".
+_FAILED_STARTS = 5
+_WATCH_S = 0.2
+_BEAT_LIMIT_S = 5.0
+_STOP_S = 5.0
+_FRONT_END = "front-end"
+_COMBINER = "combiner"
+
+
+@dataclass(eq=False)
+class _Child:
+    """A role and the process that plays it now.
+
+    Attributes:
+        name: the process's name on the board.
+        module: what it runs.
+        device: a worker's device, empty for other roles.
+        incarnation: grows with every start.
+        up: set once a process of this role has been up.
+    """
+
+    name: str
+    module: str
+    device: str = ""
+    incarnation: int = 0
+    process: asyncio.subprocess.Process | None = None
+    alive: bool = False
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def write(self, message: msgspec.Struct) -> None:
+        """Send a line to the process; one that has just died is no error."""
+        if self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                self.process.stdin.write(msgspec.json.encode(message) + b"\n")
+
+    def let_go(self) -> None:
+        """End the process's stdin, which tells it to end."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+
+    def kill(self) -> None:
+        """Kill the process, if it lives."""
+        if self.process is not None and self.alive:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.kill()
+
+
+class Supervisor:
+    """Runs a server until it is told to stop.
+
+    Args:
+        front_end: the front-end's spec; epoch and workers are filled in at each start.
+        workers: the spec of each device's worker, but for the incarnation.
+        combiner: the combiner's spec, likewise.
+        memory: the shared memory.
+        drain_s: how long the requests in flight have when the server is told to stop.
+        on_ready: called once, when the server takes traffic.
+    """
+
+    def __init__(
+        self,
+        *,
+        front_end: FrontEndSpec,
+        workers: tuple[WorkerSpec, ...],
+        combiner: CombinerSpec,
+        memory: MemorySpec,
+        drain_s: float,
+        on_ready: Callable[[], None],
+    ) -> None:
+        self._front_end_spec = front_end
+        self._worker_specs = {spec.device.name: spec for spec in workers}
+        self._combiner_spec = combiner
+        self._memory = SharedMemory(memory)
+        self._inherited = (memory.fd, front_end.http_fd)
+        self._drain_s = drain_s
+        self._on_ready = on_ready
+        self._stopping = asyncio.Event()
+        self._forced = asyncio.Event()
+        self._ready = False
+        self._front_end = _Child(_FRONT_END, "server.front_end")
+        self._combiner = _Child(_COMBINER, "workers.combiner")
+        self._workers = [
+            _Child(f"worker {name}", "workers.predictor", device=name)
+            for name in self._worker_specs
+        ]
+
+    @property
+    def _children(self) -> list[_Child]:
+        return [self._combiner, *self._workers, self._front_end]
+
+    async def run(self) -> None:
+        """Start everything, keep it alive, and stop it when told to by SIGTERM or SIGINT.
+
+        Raises:
+            StartError: if a process could not start, or one that must live keeps dying.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal, number)
+        keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
+        watcher = asyncio.create_task(self._watch())
+        try:
+            await self._first(self._all_up(), *keepers)
+            if not self._stopping.is_set():
+                self._ready = True
+                self._on_ready()
+                await self._first(*keepers)
+        finally:
+            self._stopping.set()
+            await self._stop()
+            watcher.cancel()
+            ends = await asyncio.gather(*keepers, return_exceptions=True)
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+
+    async def _first(self, *waits: Awaitable[None]) -> None:
+        """Wait until one of `waits` is over, or the server is told to stop."""
+        tasks = [asyncio.ensure_future(wait) for wait in (*waits, self._stopping.wait())]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        tasks[-1].cancel()
+
+    async def _all_up(self) -> None:
+        for child in self._children:
+            await child.up.wait()
+
+    def _on_signal(self, number: int) -> None:
+        if self._stopping.is_set():
+            self._forced.set()
+        _log.info("%s: stopping", signal.Signals(number).name)
+        self._stopping.set()
+
+    # -- keeping ------------------------------------------------------------------------------
+
+    async def _keep(self, child: _Child) -> None:
+        """Start a child, again and again, until the server stops."""
+        quick_deaths = failed_starts = 0
+        while not self._stopping.is_set():
+            await self._spawn(child)
+            error = await self._wait_up(child)
+            up_since = time.monotonic()
+            if error is None:
+                failed_starts = 0
+                child.up.set()
+                await self._reap(child)
+            else:
+                failed_starts += 1
+                child.kill()
+                await self._reap(child)
+            if self._stopping.is_set():
+                return
+            if error is not None and not child.up.is_set():
+                raise StartError(f"{child.name}: {error}")
+            _log.warning("%s died%s; restarting", child.name, f" ({error})" if error else "")
+            if failed_starts >= _FAILED_STARTS:
+                self._give_up(child, error or "it keeps dying")
+            quick = error is not None or time.monotonic() - up_since < _QUICK_DEATH_S
+            quick_deaths = quick_deaths + 1 if quick else 0
+            if quick_deaths:
+                delay = min(_FIRST_BACKOFF_S * 2 ** (quick_deaths - 1), _LONGEST_BACKOFF_S)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), delay)
+
+    def _give_up(self, child: _Child, error: str) -> None:
+        if not child.device:
+            raise StartError(f"{child.name} can't be kept alive: {error}")
+        _log.error("%s is down: %s", child.name, error)
+        self._front_end.write(WorkerDown(child.device))
+
+    async def _spawn(self, child: _Child) -> None:
+        environment = dict(os.environ, ENSEMBLED_LOG_LEVEL=self._front_end_spec.log_level)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",
+            "-m",
+            child.module,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=self._inherited,
+            env=environment,
+            process_group=0,
+        )
+        # From here to the last write nothing is awaited: what the front-end is told in its spec
+        # and what it is told by commands fit together.
+        self._memory.board(child.name).clear()
+        child.process, child.alive = process, True
+        child.incarnation += 1
+        child.ended.clear()
+        child.write(self._spec_of(child))
+        if child.device:
+            self._front_end.write(WorkerStarted(child.device, child.incarnation))
+
+    def _spec_of(self, child: _Child) -> msgspec.Struct:
+        if child.device:
+            spec = self._worker_specs[child.device]
+            return msgspec.structs.replace(spec, incarnation=child.incarnation)
+        if child is self._combiner:
+            return msgspec.structs.replace(self._combiner_spec, incarnation=child.incarnation)
+        return msgspec.structs.replace(
+            self._front_end_spec,
+            epoch=child.incarnation,
+            workers=tuple(
+                (worker.device, worker.incarnation) for worker in self._workers if worker.alive
+            ),
+        )
+
+    async def _wait_up(self, child: _Child) -> str | None:
+        """Wait for a child's first status line; what is wrong, or None if it is up."""
+        assert child.process is not None
+        assert child.process.stdout is not None
+        try:
+            line = await asyncio.wait_for(child.process.stdout.readline(), _START_DEADLINE_S)
+        except TimeoutError:
+            return f"not up after {_START_DEADLINE_S:.0f} s"
+        if not line:
+            return "it died while it started"
+        match msgspec.json.decode(line, type=Started | Failed):
+            case Failed(error):
+                return error
+            case _:
+                return None
+
+    async def _reap(self, child: _Child) -> None:
+        assert child.process is not None
+        status = await child.process.wait()
+        child.alive = False
+        child.let_go()
+        if not self._stopping.is_set():
+            _log.info("%s (process %d) ended: %s", child.name, child.process.pid, status)
+        if child.device:
+            executing = self._memory.board(child.name).executing
+            self._front_end.write(WorkerReaped(child.device, child.incarnation, executing))
+        child.ended.set()
+
+    # -- watching -----------------------------------------------------------------------------
+
+    async def _watch(self) -> None:
+        """Kill what hangs: its keeper starts it again.
+
+        If the supervisor itself was held up, its children may have been as well: look again later.
+        """
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(_WATCH_S)
+            held_up = time.monotonic() - last > 5 * _WATCH_S
+            last = time.monotonic()
+            if held_up:
+                await asyncio.sleep(_BEAT_LIMIT_S)
+                last = time.monotonic()
+            now = time.monotonic_ns()
+            for child in self._children:
+                board = self._memory.board(child.name)
+                if child.alive and board.is_hung(now, int(_BEAT_LIMIT_S * 1e9)):
+                    _log.error("%s hangs; killing it", child.name)
+                    child.kill()
+
+    # -- stopping -----------------------------------------------------------------------------
+
+    async def _stop(self) -> None:
+        """Refuse, drain, stop, and kill what is left: the front-end first, then the others."""
+        if self._front_end.alive:
+            if self._ready:
+                self._front_end.write(Drain())
+                if not await self._ended([self._front_end], self._drain_s):
+                    _log.error("requests are still in flight after the grace period")
+            self._front_end.kill()
+        for child in self._children:
+            child.let_go()
+        await self._ended(self._children, _STOP_S)
+        for child in self._children:
+            child.kill()
+
+    async def _ended(self, children: list[_Child], timeout_s: float) -> bool:
+        """Wait until children have ended, at most so long and not past a second signal."""
+        ends = [asyncio.create_task(child.ended.wait()) for child in children if child.alive]
+        forced = asyncio.create_task(self._forced.wait())
+        deadline = time.monotonic() + timeout_s
+        pending: set[asyncio.Task[Any]] = set(ends)
+        while pending and not forced.done() and (left := deadline - time.monotonic()) > 0:
+            _, pending = await asyncio.wait(
+                {*pending, forced}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+            pending.discard(forced)
+        for task in (*pending, forced):
+            task.cancel()
+        return not pending

@@ -1,0 +1,113 @@
+"""How every child process of the server starts and ends.
+
+Runs in each child. Its standard streams are its control channel with the supervisor:
+
+- stdin: the role's spec as one line of JSON, then whatever the role listens for; its end means
+  that the supervisor has let go of the child, or is dead: either way the child must end;
+- stdout: status lines (`Started` or `Failed`); what libraries print goes to stderr instead.
+
+On Linux the kernel also kills the child when the supervisor dies, so that not even a child that
+is stuck inside a prediction is orphaned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import BinaryIO, TypeVar
+
+import msgspec
+from setproctitle import setproctitle
+
+__all__ = ["Failed", "Started", "Status", "end_with_supervisor", "run_role"]
+
+_PR_SET_PDEATHSIG = 1
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s: %(message)s"
+
+_Spec = TypeVar("_Spec")
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    """The child is up: loaded, warm, connected."""
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """The child can't start or go on; it exits with status 1."""
+
+    error: str
+
+
+class Status:
+    """The child's end of its status channel."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+
+    def send(self, status: Started | Failed) -> None:
+        """Write one status line. A supervisor that is gone is no error: the child ends anyway."""
+        with contextlib.suppress(OSError):
+            self._stream.write(msgspec.json.encode(status) + b"\n")
+            self._stream.flush()
+
+
+def run_role(
+    title: Callable[[_Spec], str],
+    spec_type: type[_Spec],
+    main: Callable[[_Spec, BinaryIO, Status], None],
+) -> None:
+    """Run a role to its end: `main` gets its spec, the rest of stdin and its status channel.
+
+    An exception becomes a `Failed` line and exit status 1; its traceback goes to the log.
+    """
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
+    commands = os.fdopen(os.dup(0), "rb", buffering=0)
+    status = Status(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)
+    spec = msgspec.json.decode(_first_line(commands), type=spec_type)
+    name = title(spec)
+    setproctitle(name)
+    logging.basicConfig(
+        level=os.environ.get("ENSEMBLED_LOG_LEVEL", "INFO").upper(),
+        format=_LOG_FORMAT.replace("%(processName)s", name),
+        stream=sys.stderr,
+    )
+    try:
+        main(spec, commands, status)
+    except Exception as error:
+        logging.getLogger(__name__).debug("the process failed", exc_info=True)
+        status.send(Failed(str(error) or type(error).__name__))
+        os._exit(1)
+    os._exit(0)
+
+
+def end_with_supervisor(commands: BinaryIO) -> None:
+    """Exit as soon as stdin ends. For roles with nothing to put away and no commands to hear."""
+
+    def wait() -> None:
+        while commands.read(4096):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def _first_line(stream: BinaryIO) -> bytes:
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = stream.read(1)  # unbuffered: what follows belongs to the role
+        if not byte:
+            os._exit(0)
+        line += byte
+    return bytes(line)
+
+
+def _die_with_parent() -> None:
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: stdin's end must do
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

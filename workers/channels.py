@@ -1,0 +1,68 @@
+"""The ZeroMQ sockets of a server, in one private directory.
+
+Used by the front-end, the workers and the combiner::
+
+    front-end  ROUTER workers.ipc   <->  DEALER (identity device/incarnation)  worker
+    front-end  PULL   front-end.ipc  <-  PUSH                                  combiner
+    combiner   PULL   combiner.ipc   <-  PUSH                                  worker, front-end
+
+High-water marks are off: credits bound what is in flight. Nothing lingers: the arena is the truth.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TypeVar
+
+import msgspec
+import zmq
+
+__all__ = ["COMBINER", "FRONT_END", "WORKERS", "Decoder", "drain", "open_socket"]
+
+WORKERS = "workers.ipc"
+FRONT_END = "front-end.ipc"
+COMBINER = "combiner.ipc"
+
+_T = TypeVar("_T")
+Decoder = msgspec.msgpack.Decoder
+
+
+def open_socket(
+    kind: int, directory: str, name: str, *, bind: bool, identity: str = ""
+) -> zmq.Socket[bytes]:
+    """Open a socket of this process's one context and bind or connect it.
+
+    Args:
+        kind: ``zmq.PUSH``, ``PULL``, ``ROUTER`` or ``DEALER``.
+        directory: the server's private socket directory.
+        name: one of the names above.
+        bind: bind if true, else connect (and keep reconnecting).
+        identity: routing id of a DEALER.
+    """
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+    socket.linger = 0
+    socket.sndhwm = 0
+    socket.rcvhwm = 0
+    socket.setsockopt(zmq.RECONNECT_IVL, 10)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 100)
+    if kind == zmq.ROUTER:
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if identity:
+        socket.setsockopt(zmq.ROUTING_ID, identity.encode())
+    address = "ipc://" + os.path.join(directory, name)
+    if bind:
+        socket.bind(address)
+    else:
+        socket.connect(address)
+    return socket
+
+
+def drain(socket: zmq.Socket[bytes], decoder: Decoder[_T], limit: int = 256) -> list[_T]:
+    """Receive what is waiting on `socket`, at most `limit` messages, without blocking."""
+    messages: list[_T] = []
+    try:
+        while len(messages) < limit:
+            messages.append(decoder.decode(socket.recv(zmq.NOBLOCK)))
+    except zmq.Again:
+        pass
+    return messages

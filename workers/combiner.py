@@ -1,0 +1,225 @@
+"""The combiner process: sees in the arena which rows are complete and applies the ensemble's rule.
+
+In: `Predicted` from the workers, `Close` and `Reset` from the front-end. Out: `Combined`.
+It alone ends a row, exactly once: with an answer if a quorum of the expected members is there when
+all of them have settled it or the front-end has closed it, else with a failure. It keeps nothing
+that a restart would lose: a new combiner scans the arena and carries on, and the same scan, four
+times a second, finds whatever a lost message should have told it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, BinaryIO
+
+import numpy as np
+import zmq
+
+from workers.arena import Arena, Array
+from workers.bootstrap import Started, Status, end_with_supervisor, run_role
+from workers.channels import COMBINER, FRONT_END, Decoder, drain, open_socket
+from workers.memory import SharedMemory
+from workers.messages import (
+    Close,
+    Combined,
+    CombinerHello,
+    Ended,
+    Predicted,
+    Reset,
+    ToCombiner,
+    encode,
+)
+from workers.rules import RULES
+from workers.spec import CombinerSpec, EnsembleSpec
+
+__all__ = ["ArenaCombiner", "main"]
+
+_log = logging.getLogger(__name__)
+_SCAN_MS = 250
+
+
+class _Ensemble:
+    """An ensemble's rule, ready to be applied to rows of its arena."""
+
+    def __init__(self, arena: Arena, spec: EnsembleSpec) -> None:
+        self.spec = spec
+        self._rule = RULES[spec.rule]
+        self._weights = np.array(spec.weights or (1.0,) * len(spec.members))
+        self._answers: Any = arena.answers(spec)
+        index = next(
+            i
+            for i, block in enumerate(arena.spec.blocks)
+            if set(spec.members) <= set(block.members)
+        )
+        self._block = arena.blocks[index]
+        self._positions = [arena.spec.blocks[index].members.index(m) for m in spec.members]
+        self._selections: dict[int, tuple[slice | list[int], Array]] = {}
+
+    def _select(self, used: int) -> tuple[slice | list[int], Array]:
+        """Where the used members lie in the block (a slice if they are adjacent), and weights."""
+        selection = self._selections.get(used)
+        if selection is None:
+            chosen = [i for i, member in enumerate(self.spec.members) if used >> member & 1]
+            positions = [self._positions[i] for i in chosen]
+            first = positions[0]
+            adjacent = positions == list(range(first, first + len(positions)))
+            where = slice(first, first + len(positions)) if adjacent else positions
+            selection = self._selections[used] = where, self._weights[chosen]
+        return selection
+
+    def combine(self, slots: slice, used: int) -> None:
+        """Write the answers of `slots` from the predictions of the `used` members."""
+        where, weights = self._select(used)
+        self._rule(self._block[where, slots], weights, self._answers[slots])
+
+
+class ArenaCombiner:
+    """Ends the rows of one arena."""
+
+    def __init__(self, index: int, arena: Arena) -> None:
+        self._index = index
+        self._arena = arena
+        self._ensembles = [_Ensemble(arena, spec) for spec in arena.spec.ensembles]
+        members = len(arena.spec.members)
+        self._bits = (np.uint64(1) << np.arange(members, dtype=np.uint64))[:, np.newaxis]
+
+    def evaluate(self, start: int, stop: int, error: str = "") -> list[Ended]:
+        """End the rows of [start, stop) that are ready for it.
+
+        Args:
+            start: first row of a range within one segment.
+            stop: one past its last row.
+            error: what a member said when it failed on these rows, for the failure's text.
+        """
+        return self._end(self._arena.slots(start, stop), self._arena.numbers(start, stop), error)
+
+    def scan(self) -> list[Ended]:
+        """End whatever is ready in the whole arena, segment by segment."""
+        arena, size = self._arena, self._arena.spec.segment_rows
+        ended: list[Ended] = []
+        unended = (arena.row != 0) & (np.abs(arena.ended) != arena.row)
+        for segment in np.unique(np.flatnonzero(unended) // size):
+            slots = slice(int(segment) * size, (int(segment) + 1) * size)
+            ended += self._end(slots, arena.row[slots].copy(), "")
+        return ended
+
+    def _end(self, slots: slice, rows: Array, error: str) -> list[Ended]:
+        arena = self._arena
+        done = arena.done[:, slots]
+        predicted = np.bitwise_or.reduce(self._bits * (done == rows), axis=0)
+        failed = np.bitwise_or.reduce(self._bits * (done == -rows), axis=0)
+        expected = arena.expected[slots]
+        settled = (expected & ~(predicted | failed)) == 0
+        ready = (
+            (arena.row[slots] == rows)
+            & (np.abs(arena.ended[slots]) != rows)
+            & (rows != 0)
+            & (settled | (arena.closing[slots] == rows))
+        )
+        if not ready.any():
+            return []
+        used = predicted & expected
+        return [
+            self._end_run(slots.start + first, rows[first:last], int(used[first]), error)
+            for first, last in _runs(ready, rows, arena.ensemble[slots], used)
+        ]
+
+    def _end_run(self, first: int, rows: Array, used: int, error: str) -> Ended:
+        """End adjacent rows of one ensemble that rest on the same members."""
+        arena, slots = self._arena, slice(first, first + len(rows))
+        ensemble = self._ensembles[int(arena.ensemble[first])]
+        answered = used.bit_count() >= ensemble.spec.quorum
+        if answered:
+            try:
+                ensemble.combine(slots, used)
+            except Exception as exception:
+                _log.exception("rule %s of %s failed", ensemble.spec.rule, ensemble.spec.name)
+                answered, error = False, f"rule {ensemble.spec.rule}: {exception}"
+        arena.used[slots] = used
+        arena.ended[slots] = rows if answered else -rows
+        start = int(rows[0])
+        return Ended(
+            self._index, start, start + len(rows), used, answered, "" if answered else error
+        )
+
+
+def _runs(ready: Array, *same: Array) -> list[tuple[int, int]]:
+    """The runs [first, last) of ready rows with consecutive numbers and equal ensemble and used.
+
+    Args:
+        ready: bool [rows].
+        same: row numbers, then whatever must be equal throughout a run, each [rows].
+    """
+    rows, *equal = same
+    breaks = (ready[1:] != ready[:-1]) | (np.diff(rows) != 1)
+    for array in equal:
+        breaks |= array[1:] != array[:-1]
+    edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(rows)]
+    return [
+        (first, last) for first, last in zip(edges[:-1], edges[1:], strict=True) if ready[first]
+    ]
+
+
+class Combiner:
+    """The process's loop."""
+
+    def __init__(self, spec: CombinerSpec) -> None:
+        memory = SharedMemory(spec.memory)
+        self._board = memory.board("combiner")
+        self._arenas = [
+            ArenaCombiner(index, Arena(memory, arena))
+            for index, arena in enumerate(spec.memory.arenas)
+        ]
+        self._inbox = open_socket(zmq.PULL, spec.sockets, COMBINER, bind=True)
+        self._front_end = open_socket(zmq.PUSH, spec.sockets, FRONT_END, bind=False)
+        self._decoder: Decoder[ToCombiner] = Decoder(ToCombiner)
+
+    def run(self) -> None:
+        """Serve until the supervisor lets go of the process."""
+        self._front_end.send(encode(CombinerHello(epoch=0)))
+        next_scan = 0.0
+        while True:
+            self._board.beat()
+            if self._inbox.poll(_SCAN_MS):
+                self._handle(drain(self._inbox, self._decoder))
+            if time.monotonic() >= next_scan:
+                next_scan = time.monotonic() + _SCAN_MS / 1000
+                self._tell([ended for arena in self._arenas for ended in arena.scan()])
+
+    def _handle(self, messages: list[ToCombiner]) -> None:
+        ranges: dict[tuple[int, int, int], str] = {}
+        for message in messages:
+            match message:
+                case Predicted():
+                    for item in message.ranges:
+                        key = (item.arena, item.start, item.stop)
+                        ranges[key] = item.error or ranges.get(key, "")
+                case Close():
+                    ranges.setdefault((message.arena, message.start, message.stop), "")
+                case Reset():
+                    self._front_end.send(encode(CombinerHello(epoch=message.epoch)))
+        ended: list[Ended] = []
+        for (arena, start, stop), error in ranges.items():
+            ended += self._arenas[arena].evaluate(start, stop, error)
+        self._tell(ended)
+
+    def _tell(self, ended: list[Ended]) -> None:
+        if ended:
+            self._front_end.send(encode(Combined(tuple(ended))))
+
+
+def _run(spec: CombinerSpec, commands: BinaryIO, status: Status) -> None:
+    end_with_supervisor(commands)
+    combiner = Combiner(spec)
+    status.send(Started())
+    combiner.run()
+
+
+def main() -> None:
+    """Entry point of the combiner process."""
+    run_role(lambda _: "ensembled combiner", CombinerSpec, _run)
+
+
+if __name__ == "__main__":
+    main()
