@@ -127,7 +127,8 @@ def _ask_child(source: ModelSource, timeout_s: float) -> Finding:
     where = f"member {source.member} ({source.path})"
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "workers.inspection"],
+            # -P: a directory `workers` where the user happens to be is not ours.
+            [sys.executable, "-P", "-m", "workers.inspection"],
             input=msgspec.json.encode([source]),
             capture_output=True,
             timeout=timeout_s,

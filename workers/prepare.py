@@ -64,21 +64,15 @@ def decode(data: bytes | memoryview, *, max_pixels: int = MAX_PIXELS) -> Image.I
         raise ImageError(f"not an image, or none of {supported}") from None
     except Exception as damage:
         raise _damaged(damage) from damage
-    with image:
-        width, height = image.size
-        if width < 1 or height < 1:
-            raise ImageError(f"the image has no pixels ({width}x{height})")
-        if width * height > max_pixels:
-            raise ImageError(
-                f"the image is too large: {width}x{height} pixels, at most {max_pixels} are allowed"
-            )
-        try:
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
-        except ImageError:
-            raise
-        except Exception as damage:
-            raise _damaged(damage) from damage
+    _check_size(image.width, image.height, max_pixels)
+    try:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+    except ImageError:
+        raise
+    except Exception as damage:
+        raise _damaged(damage) from damage
 
 
 def prepare(image: Image.Image, preparation: Preparation) -> Pixels:
@@ -132,14 +126,17 @@ def _from_pixels(pixels: Pixels, max_pixels: int) -> Image.Image:
         raise ImageError(
             f"an image must be UINT8 [height, width, 3], not {pixels.dtype} {list(pixels.shape)}"
         )
-    height, width = pixels.shape[:2]
+    _check_size(pixels.shape[1], pixels.shape[0], max_pixels)
+    return Image.fromarray(pixels)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width < 1 or height < 1:
         raise ImageError(f"the image has no pixels ({width}x{height})")
     if width * height > max_pixels:
         raise ImageError(
             f"the image is too large: {width}x{height} pixels, at most {max_pixels} are allowed"
         )
-    return Image.fromarray(pixels)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -153,7 +150,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         over = image.convert("RGBA")
         white = Image.new("RGBA", over.size, "white")
         return Image.alpha_composite(white, over).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _damaged(damage: Exception) -> ImageError:

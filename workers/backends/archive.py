@@ -1,4 +1,4 @@
-"""Looks into a PyTorch file before torch does: which format it is, and whether it is safe to load.
+"""Looks into a PyTorch file before torch does: which format it is, and whether it may be loaded.
 
 Runs in workers and in inspection, without importing torch. `torch.export.load` (2.13) unpickles
 weights and constants that are marked ``use_pickle``, opaque objects, and sample inputs; it
@@ -34,8 +34,18 @@ _OPERATOR = re.compile(
     r"|math\.\w+"
     r"|_operator\.(?!attrgetter|itemgetter|methodcaller|call)(?!__)\w+"
 )
-# Sums and products of names and numbers: neither strings nor attributes, so `eval` is harmless.
-_EXPRESSION = re.compile(r"(?!.*__)(?!.*\.\s*[A-Za-z_])[\w\s+\-*/%(),.<>=&|~!]*")
+# What sympy's `srepr` makes of sums and products of sizes. It is read by `eval`, to which builtin
+# functions are known: so neither attributes nor lower-case names, but for symbols and keywords.
+_EXPRESSION = re.compile(
+    r"""(?!.*__)(?:
+        '[\w.+-]*' | [A-Z]\w*+ | [a-z]+\d++\b | (?:floor|ceiling)\b | [a-z]++(?==)
+        | \d[\d.eE]*+ | [\s+\-*/%(),<>=&|~!]
+    )*+""",
+    re.VERBOSE | re.DOTALL,
+)
+
+# torch.fx writes the names of inputs and parameters into the source code that it compiles.
+_NAME = re.compile(r"[\w.]*")
 
 _ENVIRONMENT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
@@ -122,6 +132,8 @@ def _refuse_unsafe(archive: zipfile.ZipFile, inner: dict[str, str]) -> None:
 
 def _refuse_pickles(config: dict[str, Any]) -> None:
     for tensor, payload in config["config"].items():
+        if not _NAME.fullmatch(tensor):
+            raise ArchiveError(f"{tensor!r} is not a name")
         plain = payload["path_name"].startswith(("weight_", "tensor_"))
         if payload["use_pickle"] is not False or not plain:
             raise ArchiveError(
@@ -143,6 +155,10 @@ def _refuse_code(program: object) -> None:
             # Only a node has inputs; elsewhere `target` is the name of a parameter.
             if isinstance(target, str) and "inputs" in value and not _OPERATOR.fullmatch(target):
                 raise ArchiveError(f"calls {target!r}, which is not an operator of torch")
+            for key, name in value.items():
+                named = key == "name" or key.endswith("_name")
+                if named and isinstance(name, str) and not _NAME.fullmatch(name):
+                    raise ArchiveError(f"{name!r} is not a name")
             expression = value.get("expr_str")
             if isinstance(expression, str) and not _EXPRESSION.fullmatch(expression):
                 raise ArchiveError(f"computes a size by {expression!r}, which is not arithmetic")

@@ -142,7 +142,8 @@ def _make(recipes: Sequence[Recipe], directory: Path, report: OnProgress) -> Non
     for name in names:
         report(name, "waiting")
     with tempfile.TemporaryDirectory(prefix=".making-", dir=directory) as unfinished:
-        command = [sys.executable, "-m", "workers.recipes", unfinished, *names]
+        # -P: a directory `workers` where the user happens to be is not ours.
+        command = [sys.executable, "-P", "-m", "workers.recipes", unfinished, *names]
         with (
             tempfile.TemporaryFile() as complaints,
             subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as child,

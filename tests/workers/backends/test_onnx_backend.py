@@ -1,0 +1,124 @@
+"""The ONNX backend: what it answers, and what it refuses."""
+
+import importlib.metadata
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import TensorProto
+
+from tests.workers.model_files import CPU, onnx_source, write_onnx, write_reshaping_onnx
+from workers import backends
+from workers.backends import ModelError
+from workers.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec
+
+
+def refusal(source: ModelSource) -> str:
+    with pytest.raises(ModelError) as caught:
+        backends.load(source, CPU)
+    text = str(caught.value)
+    assert "\n" not in text
+    assert text.startswith(f"member m ({source.path}): ")
+    return text
+
+
+def test_signature_and_answer(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "a.onnx", shape=("n", 2, 3), operator="Neg")
+    model = backends.load(onnx_source(path), CPU)
+    model.arm()
+    assert model.signature == ModelSignature(
+        (TensorSpec("x", "FP32", (2, 3)),), TensorSpec("y", "FP32", (2, 3)), path.stat().st_size
+    )
+    for rows in (1, 2, 7):
+        x = np.arange(rows * 6, dtype=np.float32).reshape(rows, 2, 3)
+        x.flags.writeable = False
+        np.testing.assert_array_equal(model.predict([x]), -x)
+    model.close()
+    model.close()
+
+
+def test_chooses_the_named_output(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "a.onnx", outputs=("a", "b"))
+    assert backends.load(onnx_source(path, output_name="b"), CPU).signature.output.name == "b"
+    assert "2 outputs, name the one to use: a, b" in refusal(onnx_source(path))
+    assert "no output 'c'; it has: a, b" in refusal(onnx_source(path, output_name="c"))
+
+
+def test_refuses_missing_and_damaged_files(tmp_path: Path) -> None:
+    assert "does not exist" in refusal(onnx_source(tmp_path / "none.onnx"))
+    path = write_onnx(tmp_path / "a.onnx")
+    whole = path.read_bytes()
+    for data in (b"", b"garbage" * 100, whole[: len(whole) // 2]):
+        path.write_bytes(data)
+        refusal(onnx_source(path))
+
+
+def test_refuses_an_unsupported_opset(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "a.onnx", opset=999)
+    assert "opset" in refusal(onnx_source(path)).lower()
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [
+        ((1, 4), "input 'x' has a fixed batch of 1: export it with a dynamic first dimension"),
+        (("n", "length"), "dimension 1 of input 'x' is dynamic (length)"),
+        ((), "no batch dimension"),
+    ],
+)
+def test_refuses_shapes(tmp_path: Path, shape: tuple[object, ...], reason: str) -> None:
+    assert reason in refusal(onnx_source(write_onnx(tmp_path / "a.onnx", shape=shape)))
+
+
+def test_refuses_strings_and_odd_types(tmp_path: Path) -> None:
+    for kind in (TensorProto.STRING, TensorProto.BFLOAT16):
+        path = write_onnx(tmp_path / "a.onnx", kind=kind)
+        assert "input 'x' has an element type that can't be served" in refusal(onnx_source(path))
+
+
+def test_refuses_outputs_without_a_row_per_row(tmp_path: Path) -> None:
+    path = write_reshaping_onnx(tmp_path / "a.onnx", (1, -1))
+    assert "output 'y' has shape [1, 8] for a batch of 2 rows" in refusal(onnx_source(path))
+    path = write_reshaping_onnx(tmp_path / "b.onnx", (1, 4))
+    assert "fails on a batch of 2 rows of zeros" in refusal(onnx_source(path))
+
+
+def test_refuses_nan(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "a.onnx", operator="Acosh")
+    assert "output 'y' is NaN for an input of zeros" in refusal(onnx_source(path))
+
+
+def test_never_falls_back_from_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_onnx(tmp_path / "a.onnx")
+    real = onnxruntime.InferenceSession
+
+    def silent(path: str, options: object, providers: list[object]) -> object:
+        return real(path, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", silent)
+    with pytest.raises(ModelError, match="can't use cuda:0"):
+        backends.load(onnx_source(path), DeviceSpec("cuda:0", "some GPU", 1 << 30))
+
+
+def test_refuses_both_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_onnx(tmp_path / "a.onnx")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1")
+    assert "both installed" in refusal(onnx_source(path))
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("Failed to allocate memory for requested buffer", MemoryError), ("boom", RuntimeError)],
+)
+def test_errors_while_predicting(
+    tmp_path: Path, said: str, expected: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Session:
+        def run(self, *_: object) -> None:
+            raise RuntimeError(f"[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : {said}\n at x")
+
+    model = backends.load(onnx_source(write_onnx(tmp_path / "a.onnx")), CPU)
+    monkeypatch.setattr(model, "_session", Session())
+    with pytest.raises(expected, match=f"^{said} at x$"):
+        model.predict([np.zeros((1, 4), np.float32)])

@@ -1,0 +1,88 @@
+"""Small model files for tests."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from workers.spec import DeviceSpec, ModelSource
+
+CPU = DeviceSpec("cpu:0", "cpu", memory_bytes=1 << 30, cores=(0,))
+
+
+def write_onnx(
+    path: Path,
+    *,
+    shape: Sequence[object] = ("n", 4),
+    outputs: Sequence[str] = ("y",),
+    opset: int = 17,
+    kind: int = TensorProto.FLOAT,
+    operator: str = "Identity",
+) -> Path:
+    """Write a model whose outputs are all `operator` of its input ``x``."""
+    graph = helper.make_graph(
+        [helper.make_node(operator, ["x"], [name]) for name in outputs],
+        "small",
+        [helper.make_tensor_value_info("x", kind, shape)],
+        [helper.make_tensor_value_info(name, kind, None) for name in outputs],
+    )
+    opsets = [helper.make_opsetid("", opset)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+    return path
+
+
+def write_reshaping_onnx(path: Path, target: Sequence[int]) -> Path:
+    """Write a model that reshapes ``x`` [n, 4] to a fixed shape."""
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "target"], ["y"])],
+        "reshaping",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array(target, np.int64), "target")],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+    return path
+
+
+def onnx_source(path: Path, *, output_name: str = "") -> ModelSource:
+    return ModelSource("m", "onnx", str(path), output_name=output_name)
+
+
+def torch_source(path: Path, **fields: object) -> ModelSource:
+    return ModelSource("m", "torch", str(path), **fields)  # type: ignore[arg-type]
+
+
+class Affine(torch.nn.Module):
+    """y = 2 x + 1, with a parameter, a buffer and a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = torch.nn.Parameter(torch.full((4,), 2.0))
+        self.register_buffer("one", torch.ones(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor + self.one
+
+
+def export(
+    path: Path, module: torch.nn.Module, *, shape: tuple[int, ...] = (3, 4), dynamic: bool = True
+) -> Path:
+    """Write a module of one input as an exported program."""
+    batch = ({0: torch.export.Dim("n")},) if dynamic else None
+    program = torch.export.export(module, (torch.zeros(shape),), dynamic_shapes=batch)
+    torch.export.save(program, path)
+    return path
+
+
+def quietly(make: Callable[[], None]) -> None:
+    """Do something that torch deprecates."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        make()
