@@ -1,0 +1,214 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.batching import PendingRanges
+from server.dispatch import DeviceState, Latency, Member, Placement, choose
+
+SEGMENT = 64
+
+
+class Bench:
+    """Members and devices, as a front-end has them: what is chosen stays open until `finish`."""
+
+    def __init__(self, devices, members):
+        """`members`: name -> {device: seconds per batch}; batches of 8 rows, flat latencies."""
+        self.devices = {name: DeviceState(name, up=True) for name in devices}
+        self.members = []
+        for index, (name, seconds) in enumerate(members.items()):
+            member = Member(name, 0, index, PendingRanges(SEGMENT))
+            for position, (device, latency) in enumerate(seconds.items()):
+                estimate = Latency(8)
+                estimate.warm_up(latency, latency)
+                member.placements.append(
+                    Placement(self.devices[device], position, member, estimate)
+                )
+            self.members.append(member)
+        self.jobs = 0
+
+    def append(self, start, stop, now, only=None):
+        for member in self.members:
+            if only is None or member.name in only:
+                member.pending.append(start, stop, now)
+
+    def choose(self, now=0.0):
+        """What goes out, as (member, device, ranges)."""
+        chosen = choose(self.members, self.jobs + 1, now)
+        assert [item.job.id for item in chosen] == list(
+            range(self.jobs + 1, self.jobs + 1 + len(chosen))
+        )
+        self.jobs += len(chosen)
+        for item in chosen:
+            assert self.devices[item.placement.device.name].jobs[item.job.id] is item.job
+        return [
+            (item.placement.member.name, item.placement.device.name, item.job.ranges)
+            for item in chosen
+        ]
+
+    def finish(self, device, now):
+        """The device has finished its oldest job."""
+        state = self.devices[device]
+        return state.close(next(iter(state.jobs)), now)
+
+
+def names(chosen):
+    return [member for member, _, _ in chosen]
+
+
+def test_the_oldest_goes_first():
+    bench = Bench(["cpu:0"], {"a": {"cpu:0": 0.01}, "b": {"cpu:0": 0.01}, "c": {"cpu:0": 0.01}})
+    bench.append(2, 3, now=3.0, only={"a"})
+    bench.append(1, 2, now=1.0, only={"b"})
+    bench.append(3, 4, now=2.0, only={"c"})
+    assert names(bench.choose(now=4.0)) == ["b", "c"]
+    bench.finish("cpu:0", now=4.01)
+    assert names(bench.choose(now=4.01)) == ["a"]
+
+
+def test_among_equals_the_longest_job_goes_first():
+    bench = Bench(["cpu:0"], {"a": {"cpu:0": 0.01}, "b": {"cpu:0": 0.03}, "c": {"cpu:0": 0.02}})
+    bench.append(0, 1, now=0.0)
+    assert names(bench.choose()) == ["b", "c"]
+
+
+def test_a_lone_request_spreads_over_the_idle_devices():
+    both = {"cpu:0": 0.010, "cpu:1": 0.010}
+    longer = {"cpu:0": 0.015, "cpu:1": 0.015}
+    bench = Bench(["cpu:0", "cpu:1"], {"a": both, "b": both, "c": longer})
+    bench.append(0, 1, now=0.0)
+    chosen = bench.choose()
+    where = {member: device for member, device, _ in chosen}
+    assert names(chosen)[0] == "c"
+    assert where["a"] == where["b"] != where["c"]
+
+
+def test_a_busy_fast_device_is_preferred_where_it_finishes_sooner():
+    bench = Bench(["fast", "slow"], {"a": {"fast": 0.01, "slow": 0.10}})
+    bench.append(0, 32, now=0.0)
+    assert [device for _, device, _ in bench.choose()] == ["fast", "fast"], "slow declines"
+    bench.finish("fast", now=0.01)
+    assert [device for _, device, _ in bench.choose(now=0.01)] == ["fast"]
+
+
+def test_an_idle_slow_device_helps_where_it_finishes_sooner():
+    bench = Bench(["fast", "slow"], {"a": {"fast": 0.010, "slow": 0.015}})
+    bench.append(0, 32, now=0.0)
+    assert [device for _, device, _ in bench.choose()] == ["fast", "slow", "fast"]
+
+
+def test_work_turns_away_from_a_device_that_hangs():
+    bench = Bench(["cpu:0", "cpu:1"], {"a": {"cpu:0": 0.010, "cpu:1": 0.011}})
+    bench.append(0, 8, now=0.0)
+    assert bench.choose(now=0.0) == [("a", "cpu:0", [(0, 8)])]
+    bench.append(8, 16, now=0.02)  # cpu:0 is twice as late as it should be
+    assert bench.choose(now=0.02) == [("a", "cpu:1", [(8, 16)])]
+    bench.finish("cpu:1", now=0.031)
+    for second in range(1, 4):
+        bench.append(8 + 8 * second, 16 + 8 * second, now=float(second))
+        assert [device for _, device, _ in bench.choose(now=float(second))] == ["cpu:1"]
+        bench.finish("cpu:1", now=second + 0.01)
+
+
+def test_a_device_has_room_for_one_more_than_it_runs():
+    bench = Bench(["cpu:0"], {"a": {"cpu:0": 0.01}})
+    bench.append(0, 40, now=0.0)
+    assert len(bench.choose()) == 2
+    assert bench.choose() == []
+    assert bench.finish("cpu:0", now=0.01).ranges == [(0, 8)]
+    assert bench.choose(now=0.01) == [("a", "cpu:0", [(16, 24)])]
+
+
+def test_tiny_members_go_out_together_but_each_only_once():
+    tiny = {f"m{i}": {"cpu:0": 0.00005} for i in range(5)}
+    bench = Bench(["cpu:0"], tiny)
+    bench.append(0, 1, now=0.0)
+    assert sorted(names(bench.choose())) == sorted(tiny)
+    bench.append(1, 2, now=0.0)
+    assert bench.choose() == [], "there is something of each member already"
+
+
+def test_nothing_goes_to_a_device_that_is_down():
+    bench = Bench(["cpu:0", "cpu:1"], {"a": {"cpu:0": 0.01, "cpu:1": 0.02}, "b": {"cpu:0": 0.01}})
+    bench.devices["cpu:0"].up = False
+    bench.append(0, 1, now=0.0)
+    assert bench.choose() == [("a", "cpu:1", [(0, 1)])]
+    bench.devices["cpu:0"].up = True
+    assert bench.choose() == [("b", "cpu:0", [(0, 1)])]
+
+
+def test_a_closed_job_that_is_not_open_is_no_error():
+    state = DeviceState("cpu:0", up=True)
+    assert state.close(17, now=1.0) is None
+    assert state.backlog_s(now=2.0) == 0.0
+
+
+def test_latencies_are_interpolated_and_learned():
+    latency = Latency(8)
+    latency.warm_up(0.001, 0.008)
+    assert latency.seconds(1) == pytest.approx(0.001)
+    assert latency.seconds(8) == pytest.approx(0.008)
+    assert 0.001 < latency.seconds(2) < latency.seconds(4) < latency.seconds(8)
+    assert latency.seconds(3) == latency.seconds(4)
+    before = latency.seconds(4)
+    for _ in range(100):
+        latency.learn(8, 0.020)
+    assert latency.seconds(8) == pytest.approx(0.020)
+    assert latency.seconds(4) == before
+
+
+seconds = st.sampled_from([0.00005, 0.001, 0.003, 0.01, 0.5])
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.sampled_from(["d0", "d1", "d2"]), seconds, min_size=1),
+        min_size=1,
+        max_size=4,
+    ),
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("append"), st.integers(1, 20)),
+            st.tuples(st.just("finish"), st.sampled_from(["d0", "d1", "d2"])),
+            st.tuples(st.just("flip"), st.sampled_from(["d0", "d1", "d2"])),
+        ),
+        max_size=40,
+    ),
+)
+def test_every_row_is_predicted_once_by_every_member(latencies, steps):
+    members = {f"m{i}": dict(where) for i, where in enumerate(latencies)}
+    bench = Bench(["d0", "d1", "d2"], members)
+    head, now = 0, 0.0
+    predicted = {name: [] for name in members}
+
+    def choose_all():
+        for member, device, ranges in bench.choose(now):
+            assert bench.devices[device].up
+            assert device in members[member]
+            rows = [row for start, stop in ranges for row in range(start, stop)]
+            assert 0 < len(rows) <= 8
+            predicted[member] += rows
+
+    for operation, value in steps:
+        now += 0.001
+        match operation:
+            case "append":
+                stop = min(head + value, head - head % SEGMENT + SEGMENT)
+                bench.append(head, stop, now)
+                head = stop
+            case "finish" if bench.devices[value].jobs:
+                bench.finish(value, now)
+            case "flip" if not bench.devices[value].jobs:
+                bench.devices[value].up = not bench.devices[value].up
+        choose_all()
+    for device in bench.devices.values():
+        device.up = True
+    for _ in range(1000):
+        now += 1.0
+        for name, device in bench.devices.items():
+            while device.jobs:
+                bench.finish(name, now)
+        choose_all()
+        if not any(member.pending.rows for member in bench.members):
+            break
+    for rows in predicted.values():
+        assert rows == list(range(head)), "each once, in the order of arrival"
