@@ -152,8 +152,8 @@ class Instance:
             _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
             self._done[slots] = -rows
             return f"{type(error).__name__}: {error}"
-        first, second = _halves(ranges, count // 2)
-        return self.run(first) or self.run(second)
+        errors = [self.run(half) for half in _halves(ranges, count // 2)]  # always both of them
+        return errors[0] or errors[1]
 
     def _answer(self, inputs: list[Array]) -> Array:
         return interpret(self._model.predict(inputs), self.spec.meaning)
