@@ -230,8 +230,7 @@ CORPUS = [
 def check_fuzzed(body, length):
     try:
         parsed = parse_request(body, length)
-    except InvalidRequest as refusal:
-        assert "\n" not in str(refusal)
+    except InvalidRequest:
         return
     assert isinstance(parsed, InferRequest)
     for given_tensor in parsed.tensors:

@@ -1,0 +1,73 @@
+"""Arenas over real shared memory, for the tests of what reads and writes them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from workers.arena import Arena, arena_bytes
+from workers.memory import SharedMemory, board_bytes, create_memory
+from workers.spec import ArenaSpec, BlockSpec, EnsembleSpec, MemorySpec, TensorSpec
+
+PROCESSES = ("front-end", "combiner", "worker cpu:0")
+
+
+def vector(elements: int, datatype: str = "FP32") -> TensorSpec:
+    return TensorSpec("output", datatype, (elements,))
+
+
+def ensemble(name: str, members: tuple[int, ...], **changes: object) -> EnsembleSpec:
+    fields = {"rule": "mean", "weights": (), "quorum": len(members), "output": vector(2)}
+    return EnsembleSpec(name, members, **{**fields, **changes})
+
+
+def arena_spec(**changes: object) -> ArenaSpec:
+    """Three members with two outputs each, one ensemble of all; 4 segments of 8 rows."""
+    fields = {
+        "offset": board_bytes(len(PROCESSES)),
+        "segments": 4,
+        "segment_rows": 8,
+        "views": (TensorSpec("x", "FP32", (2,)),),
+        "members": ("a", "b", "c"),
+        "blocks": (BlockSpec((0, 1, 2), "FP32", (2,)),),
+        "ensembles": (ensemble("all", (0, 1, 2)),),
+    }
+    return ArenaSpec(**{**fields, **changes})
+
+
+@contextmanager
+def mapped(*specs: ArenaSpec) -> Iterator[MemorySpec]:
+    """Shared memory that holds these arenas; its descriptor is closed in the end."""
+    nbytes = specs[-1].offset + arena_bytes(specs[-1])
+    fd = create_memory(nbytes)
+    try:
+        yield MemorySpec(fd, nbytes, PROCESSES, specs)
+    finally:
+        os.close(fd)
+
+
+def open_arena(memory: MemorySpec, index: int = 0) -> Arena:
+    """A new mapping of the memory, as another process would have it."""
+    return Arena(SharedMemory(memory), memory.arenas[index])
+
+
+def claim(arena: Arena, start: int, stop: int, *, expected: int, ensemble_index: int = 0) -> slice:
+    """What a front-end does with rows; views are filled with their row numbers."""
+    slots = arena.slots(start, stop)
+    for view in arena.views:
+        numbers = arena.numbers(start, stop).reshape(-1, *(1,) * (view.ndim - 1))
+        view[slots] = np.broadcast_to(numbers, view[slots].shape).astype(view.dtype)
+    arena.ensemble[slots] = ensemble_index
+    arena.expected[slots] = expected
+    arena.row[slots] = arena.numbers(start, stop)
+    return slots
+
+
+def predict(arena: Arena, member: int, start: int, stop: int, *, failed: bool = False) -> None:
+    """What a worker does with rows: member m answers row r with [r + m, -r]."""
+    slots, rows = arena.slots(start, stop), arena.numbers(start, stop)
+    arena.predictions[member][slots] = np.stack([rows + member, -rows], axis=1)
+    arena.done[member, slots] = -rows if failed else rows

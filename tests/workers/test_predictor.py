@@ -1,0 +1,265 @@
+import numpy as np
+import pytest
+from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
+
+from workers.predictor import Instance, interpret, scale
+from workers.spec import (
+    Binding,
+    InstanceSpec,
+    ModelSignature,
+    ModelSource,
+    Scaling,
+    TensorSpec,
+)
+
+START = 32 * 5
+SPEC = arena_spec()
+MEMBER = 1
+
+
+class Stub:
+    """A model that answers [2 x, -x] for the first input's first element; a row may be poison."""
+
+    def __init__(self):
+        self.batches = []
+        self.poison = set()
+        self.answers = {}
+        self.signature = ModelSignature((TensorSpec("x", "FP32", (2,)),), vector(2), 0)
+
+    def arm(self):
+        self.armed = True
+
+    def predict(self, inputs):
+        rows = [float(row[0]) for row in inputs[0]]
+        self.batches.append(rows)
+        if self.poison & set(rows):
+            raise RuntimeError(f"poison in {len(rows)} rows")
+        answers = [self.answers.get(row, [2 * row, -row]) for row in rows]
+        return np.array(answers, np.float32).reshape(len(rows), 2)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def arena():
+    with mapped(SPEC) as memory:
+        yield open_arena(memory)
+
+
+@pytest.fixture
+def model():
+    return Stub()
+
+
+@pytest.fixture
+def make(arena, model):
+    def make(meaning="values", bindings=(Binding(0),), batch=8):
+        source = ModelSource("b", "fake")
+        spec = InstanceSpec(0, MEMBER, batch, source, model.signature, bindings, meaning)
+        return Instance(spec, arena, model)
+
+    return make
+
+
+def check(arena, good, bad=()):
+    """These rows have their prediction and those have failed, and no other row is touched."""
+    done = dict.fromkeys(range(arena.capacity), 0)
+    for row in good:
+        slot = row % arena.capacity
+        done[slot] = row
+        np.testing.assert_array_equal(arena.predictions[MEMBER][slot], [2 * row, -row])
+    done |= {row % arena.capacity: -row for row in bad}
+    assert arena.done[MEMBER].tolist() == [done[slot] for slot in range(arena.capacity)]
+    assert not arena.done[0].any()
+    assert not arena.done[2].any()
+
+
+def test_one_range_is_one_batch(arena, model, make):
+    claim(arena, START, START + 8, expected=0b111)
+    assert make().run([(START + 2, START + 5)]) == ""
+    assert model.batches == [[START + 2, START + 3, START + 4]]
+    check(arena, range(START + 2, START + 5))
+
+
+def test_several_ranges_are_gathered_into_one_batch(arena, model, make):
+    claim(arena, START, START + 8, expected=0b111)
+    claim(arena, START + 8, START + 16, expected=0b111)
+    ranges = [(START + 14, START + 16), (START, START + 1), (START + 5, START + 8)]
+    assert make().run(ranges) == ""
+    wanted = [row for start, stop in ranges for row in range(start, stop)]
+    assert model.batches == [wanted]
+    check(arena, wanted)
+
+
+@pytest.mark.parametrize("poisonous", [[0], [3], [7], [0, 1], [2, 6], [0, 7], list(range(8))])
+@pytest.mark.parametrize("pieces", [[(0, 8)], [(0, 3), (4, 5), (3, 4), (5, 8)]])
+def test_an_exception_is_retried_down_to_the_poisonous_row(arena, model, make, poisonous, pieces):
+    claim(arena, START, START + 8, expected=0b111)
+    model.poison = {START + row for row in poisonous}
+    error = make().run([(START + start, START + stop) for start, stop in pieces])
+    assert error == "RuntimeError: poison in 1 rows"
+    bad = sorted(model.poison)
+    check(arena, [row for row in range(START, START + 8) if row not in bad], bad)
+    assert len(model.batches) <= 2 * 8 - 1, "halves, not row by row"
+
+
+def test_out_of_memory_for_a_full_batch_is_no_failure(arena, model, make):
+    claim(arena, START, START + 8, expected=0b111)
+    predict = model.predict
+
+    def predict_four(inputs):
+        if len(inputs[0]) > 4:
+            raise MemoryError("too big a batch")
+        return predict(inputs)
+
+    model.predict = predict_four
+    assert make().run([(START, START + 8)]) == ""
+    check(arena, range(START, START + 8))
+
+
+@pytest.mark.parametrize(
+    ("meaning", "answer", "is_bad"),
+    [
+        ("values", [np.nan, 1], True),
+        ("values", [np.inf, 1], False),
+        ("values", [np.inf, -np.inf], False),
+        ("values", [3e38, 3e38], False),
+        ("probabilities", [np.nan, 1], True),
+        ("probabilities", [np.inf, 1], True),
+        ("logits", [np.nan, 1], True),
+        ("logits", [np.inf, 1], True),
+        ("logits", [-np.inf, 1], False),
+        ("logits", [-np.inf, -np.inf], True),
+        ("logits", [3e38, -3e38], False),
+    ],
+)
+def test_a_row_that_is_not_finite_fails_alone(arena, model, make, meaning, answer, is_bad):
+    claim(arena, START, START + 4, expected=0b111)
+    model.answers[START + 1] = answer
+    error = make(meaning).run([(START, START + 4)])
+    done = [START, -START - 1 if is_bad else START + 1, START + 2, START + 3]
+    assert arena.done[MEMBER, :4].tolist() == done
+    assert error == ("not a finite number in its output" if is_bad else "")
+
+
+def test_rows_that_have_all_ended_are_skipped(arena, model, make):
+    slots = claim(arena, START, START + 4, expected=0b111)
+    arena.ended[slots] = [START, -START - 1, START + 2, -START - 3]
+    assert make().run([(START, START + 2), (START + 2, START + 4)]) == ""
+    assert model.batches == []
+    check(arena, [])
+
+
+def test_a_former_row_that_has_ended_does_not_count(arena, model, make):
+    slots = claim(arena, START, START + 2, expected=0b111)
+    arena.ended[slots] = [START - 32, -START + 31]
+    assert make().run([(START, START + 2)]) == ""
+    check(arena, [START, START + 1])
+
+
+def test_a_batch_with_one_live_row_is_predicted(arena, make):
+    slots = claim(arena, START, START + 2, expected=0b111)
+    arena.ended[slots] = [START, 0]
+    assert make().run([(START, START + 2)]) == ""
+    assert arena.done[MEMBER, 1] == START + 1
+
+
+def test_warm_up_measures_and_arms(make, model):
+    instance = make(batch=4)
+    instance.warm_up()
+    assert sorted({len(batch) for batch in model.batches}) == [1, 4]
+    assert all(latency > 0 for latency in instance.latency_s)
+    assert instance.expected_s(8) == pytest.approx(2 * max(instance.latency_s))
+    assert model.armed
+
+
+def test_nan_in_the_warm_up_names_the_member(make, model):
+    model.predict = lambda inputs: np.full((len(inputs[0]), 2), np.nan, np.float32)
+    with pytest.raises(ValueError, match="member 'b' .*NaN in the output of the warm-up"):
+        make().warm_up()
+
+
+# -- before and after the model ----------------------------------------------------------------
+
+
+def test_logits_become_probabilities():
+    logits = np.array([[1000, 1001, 999], [-5, 0, 5], [0, 0, 0]], np.float32)
+    shares = interpret(logits, "logits")
+    exact = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    np.testing.assert_allclose(shares, exact / exact.sum(axis=1, keepdims=True), rtol=1e-6)
+    assert shares.dtype == np.float32
+    assert logits[0, 0] == 1000, "the model's own array is not touched"
+
+
+def test_half_precision_and_whole_logits_are_widened():
+    for dtype in (np.float16, np.int64):
+        shares = interpret(np.array([[0, 10]], dtype), "logits")
+        assert shares.sum() == pytest.approx(1.0)
+        assert shares.dtype.kind == "f"
+        assert shares.dtype.itemsize >= 4
+
+
+@pytest.mark.parametrize("meaning", ["values", "probabilities"])
+def test_other_outputs_stay_as_they_are(meaning):
+    raw = np.array([[3, -1]], np.float32)
+    assert interpret(raw, meaning) is raw
+
+
+@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
+def test_pixels_are_scaled_per_channel(layout):
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
+    mean, std = (123.5, 116.25, 103.0), (58.5, 57.0, 60.25)
+    scaled = scale(pixels, Binding(0, Scaling(mean, std, layout)))
+    wanted = (pixels.astype(np.float64) - mean) / std
+    if layout == "nchw":
+        wanted = wanted.transpose(0, 3, 1, 2)
+    assert scaled.dtype == np.float32
+    assert scaled.flags.c_contiguous
+    np.testing.assert_allclose(scaled, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_tensors_are_not_scaled_or_copied():
+    tensor = np.ones((2, 3), np.float32)
+    assert scale(tensor, Binding(0)) is tensor
+
+
+def test_every_input_of_a_model_comes_from_its_own_view(model):
+    views = (TensorSpec("z", "FP32", (2,)), TensorSpec("image.0", "UINT8", (2, 2, 3)))
+    spec = arena_spec(views=views, ensembles=(ensemble("all", (0, 1, 2)),))
+    seen = []
+
+    def predict(inputs):
+        seen.append(inputs)
+        return np.zeros((len(inputs[0]), 2), np.float32)
+
+    model.predict = predict
+    with mapped(spec) as memory:
+        arena = open_arena(memory)
+        claim(arena, 33, 35, expected=0b111)
+        scaling = Scaling((1, 1, 1), (2, 2, 2), "nchw")
+        signature = ModelSignature(
+            (TensorSpec("p", "FP32", (3, 2, 2)), TensorSpec("q", "FP32", (2,))), vector(2), 0
+        )
+        instance = Instance(
+            InstanceSpec(
+                0,
+                0,
+                4,
+                ModelSource("a", "fake"),
+                signature,
+                (Binding(1, scaling), Binding(0)),
+                "values",
+            ),
+            arena,
+            model,
+        )
+        instance.warm_up()
+        seen.clear()
+        assert instance.run([(33, 35)]) == ""
+        pixels, tensor = seen[0]
+        assert (pixels.shape, pixels.dtype) == ((2, 3, 2, 2), np.float32)
+        assert pixels[1, 0, 0, 0] == (34 - 1) / 2
+        assert tensor.tolist() == [[33, 33], [34, 34]]
+        del pixels, tensor
+        seen.clear()
