@@ -1,0 +1,128 @@
+"""Infer requests as load generators send them, and one exchange to check the answer.
+
+The body is made once, here, and sent thousands of times.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from benchmarks.errors import BenchmarkError
+from workers.backends.base import Array
+from workers.spec import TensorSpec, datatype_of
+
+__all__ = [
+    "InferRequest",
+    "ask",
+    "binary_request",
+    "check_answer",
+    "json_request",
+    "model_input",
+]
+
+_TIMEOUT_S = 60.0
+_LENGTH = "Inference-Header-Content-Length"
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A request that can be sent any number of times."""
+
+    path: str
+    body: bytes
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def binary_request(model: str, name: str, rows: Array) -> InferRequest:
+    """Return a request with a raw tensor, which wants a raw answer.
+
+    Args:
+        model: who is asked.
+        name: the input's name.
+        rows: [n, ...], of the input's type.
+    """
+    described = {**_described(name, rows), "parameters": {"binary_data_size": rows.nbytes}}
+    document = {"parameters": {"binary_data_output": True}, "inputs": [described]}
+    header = json.dumps(document).encode()
+    headers = {"Content-Type": "application/octet-stream", _LENGTH: str(len(header))}
+    return InferRequest(_path(model), header + rows.tobytes(), headers)
+
+
+def json_request(model: str, name: str, rows: Array) -> InferRequest:
+    """Return the same request as JSON, which wants JSON."""
+    described = {**_described(name, rows), "data": rows.ravel()}
+    body = orjson.dumps({"inputs": [described]}, option=orjson.OPT_SERIALIZE_NUMPY)
+    return InferRequest(_path(model), body, {"Content-Type": "application/json"})
+
+
+def _path(model: str) -> str:
+    return f"/v2/models/{model}/infer"
+
+
+def _described(name: str, rows: Array) -> dict[str, Any]:
+    return {"name": name, "shape": list(rows.shape), "datatype": datatype_of(rows.dtype)}
+
+
+def model_input(address: str, model: str) -> TensorSpec:
+    """Ask a server for the one input of a model, without its batch dimension.
+
+    Raises:
+        BenchmarkError: if the model has another number of inputs.
+    """
+    described = json.loads(_exchange(address, InferRequest(f"/v2/models/{model}", b""))[0])
+    if len(described["inputs"]) != 1:
+        raise BenchmarkError(f"{model} has {len(described['inputs'])} inputs, one is measured")
+    (tensor,) = described["inputs"]
+    return TensorSpec(tensor["name"], tensor["datatype"], tuple(tensor["shape"][1:]))
+
+
+def ask(address: str, request: InferRequest) -> npt.NDArray[np.float32]:
+    """Send a request once and return its FP32 answer, [n, *outputs].
+
+    Raises:
+        BenchmarkError: if the answer is not one.
+    """
+    body, json_length = _exchange(address, request)
+    answer = json.loads(body[:json_length])
+    (output,) = answer["outputs"]
+    if output["datatype"] != "FP32":
+        raise BenchmarkError(f"the answer is {output['datatype']}, FP32 is measured")
+    if json_length is None:
+        return np.array(output["data"], np.float32).reshape(output["shape"])
+    return np.frombuffer(body[json_length:], "<f4").reshape(output["shape"])
+
+
+def _exchange(address: str, request: InferRequest) -> tuple[bytes, int | None]:
+    connection = http.client.HTTPConnection(address, timeout=_TIMEOUT_S)
+    try:
+        method = "POST" if request.body else "GET"
+        connection.request(method, request.path, request.body or None, request.headers)
+        response = connection.getresponse()
+        body = response.read()
+        if response.status != http.client.OK:
+            text = body[:200].decode(errors="replace")
+            raise BenchmarkError(f"{request.path} answers {response.status}: {text}")
+        length = response.getheader(_LENGTH)
+        return body, int(length) if length else None
+    finally:
+        connection.close()
+
+
+def check_answer(got: Array, expected: Array) -> None:
+    """Compare a served answer with the one expected.
+
+    Raises:
+        BenchmarkError: if they differ by more than rounding.
+    """
+    if got.shape != expected.shape:
+        raise BenchmarkError(f"the answer has shape {got.shape}, {expected.shape} is right")
+    if not np.allclose(got, expected, rtol=1e-3, atol=1e-5):
+        worst = float(np.abs(np.subtract(got, expected)).max())
+        raise BenchmarkError(f"the server's answer is wrong: it differs by up to {worst:g}")

@@ -1,0 +1,132 @@
+"""A server for the length of a measurement: ``ensembled serve CONFIG`` on a free port.
+
+Starts it, waits until it is ready, tells what its processes cost, and stops it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from benchmarks.errors import BenchmarkError
+from benchmarks.figures import ProcessMemory
+
+__all__ = ["RunningServer", "parse_ready", "running_server"]
+
+_START_S = 300.0
+_STOP_S = 30.0
+_LOG_LINES = 4
+_MIB = 1 << 20
+_READY = re.compile(rb"^ready http=(\S+)", re.MULTILINE)
+
+
+def parse_ready(output: bytes) -> str | None:
+    """Return ``HOST:PORT`` from what a server has printed, None if it is not ready yet."""
+    *lines, _unfinished = output.split(b"\n")
+    found = _READY.search(b"\n".join(lines))
+    return found[1].decode() if found else None
+
+
+class RunningServer:
+    """A server that is ready.
+
+    Attributes:
+        address: ``HOST:PORT`` of its HTTP interface.
+    """
+
+    def __init__(self, pid: int, address: str) -> None:
+        self.address = address
+        self._parent = psutil.Process(pid)
+
+    def _processes(self) -> list[psutil.Process]:
+        return [self._parent, *self._parent.children(recursive=True)]
+
+    def cpu_s(self) -> float:
+        """User and system time that all its processes have spent so far, in seconds."""
+        times = [process.cpu_times() for process in self._processes()]
+        return sum(time.user + time.system for time in times)
+
+    def memory(self) -> tuple[ProcessMemory, ...]:
+        """Return the memory of each of its processes now."""
+        return tuple(_memory(process) for process in self._processes())
+
+
+def _memory(process: psutil.Process) -> ProcessMemory:
+    info = process.memory_full_info()
+    name = process.cmdline()[0]
+    return ProcessMemory(name, info.rss / _MIB, info.pss / _MIB, info.uss / _MIB)
+
+
+@contextlib.contextmanager
+def running_server(config: Path) -> Iterator[RunningServer]:
+    """Serve a configuration for the length of a block.
+
+    A `BenchmarkError` raised in the block comes out with what the server logged last.
+
+    Raises:
+        BenchmarkError: if the server does not become ready.
+    """
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(
+            [_command(), "serve", str(config), "--host", "127.0.0.1", "--http-port", "0"],
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+        try:
+            yield RunningServer(process.pid, _wait_ready(process))
+        except BenchmarkError as error:
+            raise BenchmarkError(f"{error}; the server's log ends: {_last_lines(log)}") from error
+        finally:
+            _stop(process)
+
+
+def _command() -> str:
+    beside = Path(sys.executable).with_name("ensembled")
+    command = str(beside) if beside.exists() else shutil.which("ensembled")
+    if command is None:
+        raise BenchmarkError("the command `ensembled` is not installed: make setup")
+    return command
+
+
+def _wait_ready(process: subprocess.Popen[bytes]) -> str:
+    assert process.stdout is not None
+    output = b""
+    deadline = time.monotonic() + _START_S
+    while (address := parse_ready(output)) is None:
+        left = max(0.0, deadline - time.monotonic())
+        if not select.select([process.stdout], [], [], left)[0]:
+            raise BenchmarkError(f"the server is not ready after {_START_S:.0f} s")
+        chunk = os.read(process.stdout.fileno(), 4096)
+        if not chunk:
+            raise BenchmarkError(f"the server ended with status {process.wait()}")
+        output += chunk
+    return address
+
+
+def _last_lines(log: IO[bytes]) -> str:
+    log.seek(0)
+    lines = log.read().decode(errors="replace").strip().splitlines()
+    return "; ".join(lines[-_LOG_LINES:]) or "nothing"
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    assert process.stdout is not None
+    process.stdout.close()

@@ -1,0 +1,106 @@
+"""Figures as Markdown tables. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from benchmarks.figures import LimitFigures, OverheadFigures, ServingFigures, Spread
+
+__all__ = ["markdown", "overhead_table", "quantity", "serving_table", "spread"]
+
+_SCALE = ((1 << 20, "MB"), (1 << 10, "KB"))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first column is left-aligned, the others right-aligned."""
+    line = ["---", *["---:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, line, *rows))
+
+
+def spread(value: Spread) -> str:
+    """Return a median with its range, e.g. ``15,230 (14,800–15,600)``."""
+    low, high = _number(value.low), _number(value.high)
+    return f"{_number(value.median)} ({low}–{high})"
+
+
+def _number(value: float) -> str:
+    """Three significant digits, or all digits before the point; no exponents."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) >= 1e-4 else "0"
+
+
+def quantity(size: int) -> str:
+    """Return a size in the biggest unit that fits."""
+    for unit, name in _SCALE:
+        if size >= unit:
+            return f"{size / unit:.3g} {name}"
+    return f"{size} B"
+
+
+def serving_table(figures: ServingFigures) -> str:
+    """Return the tables of a served ensemble: its limit, its loads, its idle memory."""
+    loads = markdown(
+        ("connections", "rows/s", "of the limit", "p50 ms", "p50 / all in turn", "p99 ms"),
+        [
+            (
+                str(load.connections),
+                spread(load.rows_per_s),
+                spread(load.of_limit),
+                spread(load.p50_ms),
+                spread(load.p50_of_in_turn),
+                spread(load.p99_ms),
+            )
+            for load in figures.loads
+        ],
+    )
+    memory = markdown(
+        ("idle process", "RSS MiB", "PSS MiB", "USS MiB"),
+        [
+            (one.name, f"{one.rss_mib:.0f}", f"{one.pss_mib:.0f}", f"{one.uss_mib:.0f}")
+            for one in figures.idle_memory
+        ],
+    )
+    return "\n\n".join((_limit_text(figures.limit), loads, memory))
+
+
+def _limit_text(limit: LimitFigures) -> str:
+    batches = ", ".join(f"{name} {batch}" for name, batch in limit.batches.items())
+    return (
+        f"Limit without a server, {limit.cores} cores: {spread(limit.rows_per_s)} rows/s "
+        f"(batch sizes: {batches}); at batch 1 the slowest member takes "
+        f"{spread(limit.slowest_ms)} ms, all members in turn {spread(limit.in_turn_ms)} ms."
+    )
+
+
+def overhead_table(figures: OverheadFigures) -> str:
+    """Return the tables of the path's price: per payload, and per member."""
+    payloads = markdown(
+        ("payload", "protocol", "body", "p50 ms", "p99 ms", "memcpy ms", "p50 less memcpy, ms"),
+        [
+            (
+                quantity(one.payload_bytes),
+                one.protocol,
+                quantity(one.body_bytes),
+                spread(one.p50_ms),
+                spread(one.p99_ms),
+                spread(one.memcpy_ms),
+                spread(one.more_than_memcpy_ms),
+            )
+            for one in figures.payloads
+        ],
+    )
+    members = markdown(
+        ("members", "connections", "requests/s", "CPU µs per request", "µs per extra member"),
+        [
+            (
+                str(one.members),
+                str(one.connections),
+                spread(one.requests_per_s),
+                spread(one.cpu_us_per_request),
+                spread(one.us_per_extra_member) if one.us_per_extra_member else "",
+            )
+            for one in figures.members
+        ],
+    )
+    return f"{payloads}\n\n{members}"
