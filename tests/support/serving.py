@@ -1,0 +1,415 @@
+"""The real server for process tests: started as users start it, watched, stopped, checked for leaks.
+
+`serve` (per test) starts `ensembled serve` on a configuration and gives a `Server`. Waits have a
+deadline; nothing is synchronised by sleeping. At the end of a test every server is stopped by
+SIGTERM, must exit with 0, and must leave nothing behind: no child, no socket, no shared memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+import yaml
+
+START_S = 60.0
+STOP_S = 40.0
+_TITLE = "ensembled"
+
+
+def wait_for(condition: Callable[[], Any], what: str, deadline_s: float = 30.0) -> Any:
+    """Poll until `condition()` is true and return what it gave."""
+    deadline = time.monotonic() + deadline_s
+    while not (result := condition()):
+        assert time.monotonic() < deadline, f"not within {deadline_s} s: {what}"
+        time.sleep(0.01)
+    return result
+
+
+def title(process: psutil.Process) -> str:
+    """What the process calls itself, "" if it is gone."""
+    try:
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return ""
+        return " ".join(process.cmdline()).strip()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+class Answer:
+    """A response to an infer request."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.status = response.status_code
+        self.headers = response.headers
+        length = response.headers.get("inference-header-content-length")
+        content = response.content
+        self.json = json.loads(content if length is None else content[: int(length)])
+        self.raw = b"" if length is None else content[int(length) :]
+
+    @property
+    def values(self) -> np.ndarray:
+        """The combined output, [rows, ...]."""
+        assert self.status == 200, self.json
+        (output,) = self.json["outputs"]
+        dtype = {"FP32": np.float32, "FP64": np.float64}[output["datatype"]]
+        flat = output.get("data") or np.frombuffer(self.raw, dtype)
+        return np.array(flat, dtype).reshape(output["shape"])
+
+    @property
+    def members(self) -> list[str]:
+        return self.json["parameters"]["members"].split(",")
+
+    @property
+    def error(self) -> str:
+        assert self.status >= 400
+        assert set(self.json) == {"error"}, self.json
+        return self.json["error"]
+
+
+class Client:
+    """A connection pool of one thread."""
+
+    def __init__(self, url: str) -> None:
+        self.http = httpx.Client(base_url=url, timeout=60.0, trust_env=False)
+
+    def predict(
+        self,
+        model: str,
+        x: np.ndarray,
+        *,
+        binary: bool = True,
+        name: str = "x",
+        **parameters: Any,
+    ) -> Answer:
+        """Ask a model about rows of one FP32 tensor; binary or JSON both ways."""
+        x = np.ascontiguousarray(x, np.float32)
+        tensor: dict[str, Any] = {"name": name, "shape": x.shape, "datatype": "FP32"}
+        document = {"inputs": [tensor], "parameters": parameters}
+        headers = {}
+        if binary:
+            tensor["parameters"] = {"binary_data_size": x.nbytes}
+            parameters["binary_data_output"] = True
+            body = json.dumps(document).encode()
+            headers["Inference-Header-Content-Length"] = str(len(body))
+            body += x.tobytes()
+        else:
+            tensor["data"] = x.ravel().tolist()
+            body = json.dumps(document).encode()
+        return self.post(f"/v2/models/{model}/infer", body, headers)
+
+    def post(self, path: str, body: bytes, headers: dict[str, str] | None = None) -> Answer:
+        return Answer(self.http.post(path, content=body, headers=headers or {}))
+
+    def get(self, path: str) -> httpx.Response:
+        return self.http.get(path)
+
+    def close(self) -> None:
+        self.http.close()
+
+
+class Server:
+    """A running server.
+
+    Attributes:
+        url: of its HTTP API.
+        process: the supervisor.
+        client: for the test's own thread.
+        exits_with: what the exit status must be in the end.
+    """
+
+    def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
+        self.log = log
+        self.exits_with = 0
+        self._known: dict[int, psutil.Process] = {}
+        with log.open("wb") as stderr:
+            self._popen = subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=stderr, text=True
+            )
+        self.process = psutil.Process(self._popen.pid)
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        assert self._popen.stdout is not None
+        for line in self._popen.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def wait_ready(self) -> None:
+        """Wait for the line that says that the server takes traffic."""
+        line = self._lines.get(timeout=START_S)
+        assert line.startswith("ready http="), f"{line!r}; stderr: {self.stderr}"
+        address = dict(part.split("=") for part in line.split()[1:])["http"]
+        self.host, _, port = address.rpartition(":")
+        self.port = int(port)
+        self.url = f"http://{address}"
+        self.client = Client(self.url)
+
+    @property
+    def stderr(self) -> str:
+        return self.log.read_text()
+
+    # -- processes ----------------------------------------------------------------------------
+
+    def children(self) -> list[psutil.Process]:
+        """The living children; all that were ever seen are checked in the end."""
+        try:
+            children = self.process.children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        self._known.update((child.pid, child) for child in children)
+        return [child for child in children if title(child)]
+
+    def child(self, role: str) -> psutil.Process:
+        """The process that plays a role now, e.g. "combiner" or "worker cpu:0"; waits for it."""
+        return wait_for(
+            lambda: next(
+                (child for child in self.children() if title(child) == f"{_TITLE} {role}"), None
+            ),
+            f"a process {role}",
+        )
+
+    def kill(self, role: str, number: int = signal.SIGKILL) -> psutil.Process:
+        """Send a signal to the process that plays a role; a killed one is waited for."""
+        child = self.child(role)
+        child.send_signal(number)
+        if number == signal.SIGKILL:
+            wait_for(lambda: not title(child), f"the end of {role}")
+        return child
+
+    # -- requests -----------------------------------------------------------------------------
+
+    def predict(self, model: str, x: Any, **options: Any) -> Answer:
+        return self.client.predict(model, np.asarray(x, np.float32), **options)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.client.get("/v2/health/ready").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def wait_end(self, deadline_s: float = STOP_S) -> int:
+        """Wait for the supervisor's end; its exit status."""
+        return self._popen.wait(deadline_s)
+
+    def stop(self) -> int:
+        """Tell it to stop, and wait."""
+        self.children()
+        self._popen.send_signal(signal.SIGTERM)
+        return self.wait_end()
+
+    def close(self) -> None:
+        """Stop it, and check its exit status and that no process is left."""
+        if hasattr(self, "client"):
+            self.client.close()
+        try:
+            if self._popen.poll() is None:
+                self.stop()
+            assert self._popen.returncode == self.exits_with, self.stderr
+            wait_for(lambda: not any(map(title, self._known.values())), "the children's end", 10)
+        finally:
+            self._popen.kill()
+            self._popen.wait()
+            for child in self._known.values():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    child.kill()
+            assert self._popen.stdout is not None
+            self._popen.stdout.close()
+
+
+@contextmanager
+def running(
+    config: dict[str, Any] | Path,
+    directory: Path,
+    *,
+    arguments: tuple[str, ...] = (),
+    ready: bool = True,
+    **environment: str,
+) -> Iterator[Server]:
+    """A server, and the check that it leaves nothing behind.
+
+    Args:
+        config: the configuration, or the path of its file.
+        directory: where files of this server go.
+        arguments: more of the command line.
+        ready: whether to wait until it takes traffic.
+        environment: more variables.
+    """
+    if isinstance(config, dict):
+        path = directory / "config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        config = path
+    # Short, because a socket's path must be.
+    temporary = Path(tempfile.mkdtemp(prefix="et-"))
+    before = set(os.listdir("/dev/shm"))
+    console_script = str(Path(sys.executable).with_name("ensembled"))
+    command = [console_script, "serve", str(config), "--http-port", "0"]
+    root = str(Path(__file__).parents[2])
+    server = Server(
+        [*command, *arguments],
+        {**os.environ, "PYTHONPATH": root, "TMPDIR": str(temporary), **environment},
+        directory / "stderr.txt",
+    )
+    try:
+        if ready:
+            server.wait_ready()
+        yield server
+        server.close()
+        assert os.listdir(temporary) == [] or server.exits_with == -signal.SIGKILL
+        assert set(os.listdir("/dev/shm")) <= before
+    finally:
+        with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+            server.close()
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Start a server: `serve(config, **options)`, see `running`."""
+    with ExitStack() as stack:
+
+        def start(config: dict[str, Any] | Path, **options: Any) -> Server:
+            directory = tmp_path / f"server-{len(os.listdir(tmp_path))}"
+            directory.mkdir()
+            return stack.enter_context(running(config, directory, **options))
+
+        yield start
+
+
+# -- configurations ----------------------------------------------------------------------------
+
+
+def devices(count: int) -> list[dict[str, Any]]:
+    """So many CPU devices, a core each (fewer on a smaller machine)."""
+    cores = sorted(os.sched_getaffinity(0))[:count]
+    return [{"name": f"cpu:{i}", "cores": [core]} for i, core in enumerate(cores)]
+
+
+def fake(add: float = 0.0, *, inputs: int = 2, outputs: int = 2, **options: Any) -> dict[str, Any]:
+    """A member that answers with its input plus `add`."""
+    batch = {"batch_size": options.pop("batch_size")} if "batch_size" in options else {}
+    shape = {"x": [inputs]}
+    return {
+        "model": "fake",
+        "fake": {"inputs": shape, "outputs": outputs, "add": add, **options},
+        **batch,
+    }
+
+
+def configuration(
+    members: dict[str, Any],
+    *,
+    ensemble: dict[str, Any] | None = None,
+    on: int = 1,
+    **server: Any,
+) -> dict[str, Any]:
+    """An ensemble `all` of these members, on so many devices."""
+    return {
+        "members": members,
+        "ensembles": {"all": {"members": list(members), **(ensemble or {})}},
+        "devices": devices(on),
+        "server": {"grpc_port": 0, **server},
+    }
+
+
+# -- load --------------------------------------------------------------------------------------
+
+
+class Load:
+    """Clients that ask without pause until told to stop, and check every answer.
+
+    Each request has its own payload; `check(answer, x)` raises if the answer is not right.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        model: str,
+        check: Callable[[Answer, np.ndarray], None],
+        *,
+        clients: int = 6,
+        rows: int = 3,
+    ) -> None:
+        self._server, self._model, self._check = server, model, check
+        self._rows = rows
+        self._stop = threading.Event()
+        self.answered = 0
+        self.lost = 0
+        self.tolerates_disconnects = False
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(clients)
+        self._clients = [self._pool.submit(self._ask, number) for number in range(clients)]
+
+    def _ask(self, number: int) -> None:
+        client = Client(self._server.url)
+        generator = np.random.default_rng(number)
+        try:
+            for count in range(10**6):
+                if self._stop.is_set():
+                    return
+                rows = int(generator.integers(1, self._rows + 1))
+                x = np.empty((rows, 2), np.float32)
+                x[:, 0] = number * 100_000 + count
+                x[:, 1] = np.arange(rows)
+                try:
+                    answer = client.predict(self._model, x, binary=count % 3 > 0)
+                except httpx.TransportError:
+                    if not self.tolerates_disconnects:
+                        raise
+                    with self._lock:
+                        self.lost += 1
+                    client.close()
+                    client = Client(self._server.url)
+                    continue
+                self._check(answer, x)
+                with self._lock:
+                    self.answered += 1
+        finally:
+            client.close()
+
+    def wait_answers(self, more: int) -> None:
+        """Wait until so many more requests are answered, or a client has failed."""
+        goal = self.answered + more
+        wait_for(
+            lambda: self.answered >= goal or any(client.done() for client in self._clients),
+            f"{more} more answers",
+            60,
+        )
+        for client in self._clients:
+            if client.done():
+                client.result()
+
+    def stop(self) -> None:
+        """Let every client finish its request; raise what any of them raised."""
+        self._stop.set()
+        for client in self._clients:
+            client.result(timeout=60)
+        self._pool.shutdown()
+
+    def __enter__(self) -> Load:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._pool.shutdown()

@@ -1,0 +1,479 @@
+"""Kills, hangs and failures of every process and member; every answer is checked."""
+
+import json
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from serving import Client, Load, configuration, fake, title, wait_for
+
+pytestmark = pytest.mark.process
+
+POISON = -1234.0
+
+THREE = {"a": fake(0), "b": fake(3), "c": fake(6)}
+
+
+def is_mean_of_three(answer, x):
+    assert answer.status == 200, answer.json
+    np.testing.assert_array_equal(answer.values, x + 3)
+    assert answer.members == ["a", "b", "c"]
+    assert answer.json["parameters"]["degraded"] is False
+
+
+def canary(server, model="all", add=3.0):
+    """The server is right again, on every connection."""
+    x = np.array([[41.0, 1.0], [42.0, 2.0]], np.float32)
+    wait_for(server.is_ready, "readiness")
+    answer = server.predict(model, x)
+    assert answer.status == 200, answer.json
+    np.testing.assert_array_equal(answer.values, x + np.float32(add))
+
+
+# -- kill -9 -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("on", [1, 2])
+def test_workers_killed_under_load_lose_no_request(serve, on):
+    members = {name: {**member, "batch_size": 4} for name, member in THREE.items()}
+    server = serve(configuration(members, on=on))
+    with Load(server, "all", is_mean_of_three) as load:
+        load.wait_answers(50)
+        for kill in range(4):
+            server.kill(f"worker cpu:{kill % on}")
+            load.wait_answers(30)
+        load.stop()
+    canary(server)
+
+
+def test_a_worker_killed_while_it_predicts_loses_no_request(serve):
+    slow = {name: {**fake(3 * i, sleep_ms=20), "batch_size": 2} for i, name in enumerate("abc")}
+    server = serve(configuration(slow))
+    with Load(server, "all", is_mean_of_three, clients=4) as load:
+        for _ in range(3):
+            load.wait_answers(3)
+            server.kill("worker cpu:0")
+        load.wait_answers(10)
+        load.stop()
+    canary(server)
+
+
+def test_a_combiner_killed_under_load_loses_no_request(serve):
+    server = serve(configuration(THREE))
+    with Load(server, "all", is_mean_of_three) as load:
+        for _ in range(4):
+            load.wait_answers(40)
+            server.kill("combiner")
+        load.wait_answers(40)
+        load.stop()
+    canary(server)
+
+
+def test_everybody_but_the_front_end_killed_at_once_loses_no_request(serve):
+    server = serve(configuration(THREE, on=2))
+    with Load(server, "all", is_mean_of_three) as load:
+        load.wait_answers(40)
+        for role in ("worker cpu:0", "combiner", "worker cpu:1"):
+            server.child(role).kill()
+        load.wait_answers(60)
+        load.stop()
+    canary(server)
+
+
+def test_an_idle_worker_and_an_idle_combiner_are_replaced(serve):
+    server = serve(configuration(THREE))
+    for role in ("worker cpu:0", "combiner"):
+        old = server.kill(role)
+        assert server.child(role).pid != old.pid
+        canary(server)
+
+
+def test_a_front_end_killed_under_load_gives_no_wrong_answer(serve):
+    server = serve(configuration(THREE))
+    with Load(server, "all", is_mean_of_three) as load:
+        load.tolerates_disconnects = True
+        for _ in range(2):
+            load.wait_answers(40)
+            server.kill("front-end")
+            wait_for(server.is_ready, "a new front-end")
+        load.wait_answers(100)
+        load.stop()
+        assert load.lost <= 2 * 6 + 200, "those of the killed connections, and while it was away"
+    canary(server)
+
+
+def test_front_ends_killed_in_a_row_without_traffic_between(serve):
+    server = serve(configuration(THREE))
+    canary(server)
+    for _ in range(2):
+        server.kill("front-end")
+        wait_for(server.is_ready, "a new front-end")
+    for _ in range(3):
+        canary(server)
+
+
+def test_a_worker_killed_after_a_new_front_end(serve):
+    """What a worker remembers of the former front-end's jobs means nothing to the new one."""
+    server = serve(configuration(THREE))
+    with Load(server, "all", is_mean_of_three) as load:
+        load.tolerates_disconnects = True
+        load.wait_answers(100)
+        server.kill("front-end")
+        wait_for(server.is_ready, "a new front-end")
+        load.tolerates_disconnects = False
+        load.wait_answers(5)
+        server.kill("worker cpu:0")
+        load.wait_answers(50)
+        load.stop()
+    canary(server)
+
+
+def test_a_killed_supervisor_leaves_no_orphans(serve):
+    server = serve(configuration({**THREE, "h": fake(0, fail="hang", fail_value=POISON)}))
+    server.exits_with = -signal.SIGKILL
+    with ThreadPoolExecutor(1) as pool:
+        # Even a worker that is stuck in a prediction must end.
+        stuck = pool.submit(Client(server.url).predict, "h", np.full((1, 2), POISON))
+        canary(server, "a", 0.0)
+        children = server.children()
+        assert len(children) >= 3
+        server.process.kill()
+        wait_for(lambda: not any(map(title, children)), "the children's end")
+        assert isinstance(stuck.exception(), httpx.TransportError)
+
+
+# -- hangs -------------------------------------------------------------------------------------
+
+
+def test_a_stopped_worker_is_replaced_and_nothing_is_lost(serve):
+    server = serve(configuration(THREE))
+    with Load(server, "all", is_mean_of_three, clients=3) as load:
+        load.wait_answers(20)
+        stopped = server.kill("worker cpu:0", signal.SIGSTOP)
+        wait_for(lambda: not title(stopped), "the end of the stopped worker")
+        load.wait_answers(20)
+        load.stop()
+    assert server.child("worker cpu:0").pid != stopped.pid
+    canary(server)
+
+
+def test_a_stopped_combiner_is_replaced_and_nothing_is_lost(serve):
+    server = serve(configuration(THREE))
+    with Load(server, "all", is_mean_of_three, clients=3) as load:
+        load.wait_answers(20)
+        stopped = server.kill("combiner", signal.SIGSTOP)
+        wait_for(lambda: not title(stopped), "the end of the stopped combiner")
+        load.wait_answers(20)
+        load.stop()
+    canary(server)
+
+
+def test_a_row_that_hangs_its_worker(serve):
+    """It is killed; with a quorum and a deadline the others answer, in the end it is given up."""
+    members = {"a": fake(0), "b": fake(3), "h": fake(6, fail="hang", fail_value=POISON)}
+    server = serve(configuration(members, ensemble={"quorum": 2}, on=2))
+    first = server.child("worker cpu:0").pid, server.child("worker cpu:1").pid
+    x = np.array([[POISON, 5.0]], np.float32)
+    answer = server.predict("all", x, timeout=300_000)
+    np.testing.assert_array_equal(answer.values, x + 1.5)
+    assert (answer.members, answer.json["parameters"]["degraded"]) == (["a", "b"], True)
+    now = lambda: (server.child("worker cpu:0").pid, server.child("worker cpu:1").pid)  # noqa: E731
+    wait_for(lambda: now() != first, "the end of the worker that hangs")
+    canary(server)
+
+
+@pytest.mark.slow
+def test_a_row_that_hangs_every_worker_is_given_up(serve):
+    members = {"a": fake(0), "h": fake(6, fail="hang", fail_value=POISON)}
+    server = serve(configuration(members))
+    answer = server.predict("all", [[POISON, 5.0]])
+    assert answer.status == 500
+    assert "'h'" in answer.error
+    canary(server)
+
+
+# -- rows that hurt a member -------------------------------------------------------------------
+
+
+def ask_together(server, model, payloads, **options):
+    """All payloads at once, a connection each; the answers in order."""
+    barrier = threading.Barrier(len(payloads))
+
+    def ask(x):
+        client = Client(server.url)
+        barrier.wait()
+        try:
+            return client.predict(model, np.array([x], np.float32), **options)
+        finally:
+            client.close()
+
+    with ThreadPoolExecutor(len(payloads)) as pool:
+        return list(pool.map(ask, payloads))
+
+
+def test_a_row_that_kills_its_worker_fails_alone(serve):
+    members = {"a": fake(0), "killer": fake(6, fail="exit", fail_value=POISON, sleep_ms=20)}
+    server = serve(configuration(members))
+    payloads = [[float(i), 1.0] for i in range(7)]
+    answers = ask_together(server, "all", [*payloads, [POISON, 1.0]])
+    assert answers[-1].status == 500
+    assert "'killer'" in answers[-1].error
+    for answer, x in zip(answers[:-1], payloads, strict=True):
+        np.testing.assert_array_equal(answer.values, [np.array(x) + 3])
+    canary(server)
+
+
+@pytest.mark.parametrize(("fail", "says"), [("raise", "as configured"), ("nan", "finite")])
+def test_a_row_on_which_a_member_fails_fails_alone(serve, fail, says):
+    # `slow` keeps the device busy, so that what comes meanwhile shares the next batch.
+    members = {
+        "a": fake(0, sleep_ms=20),
+        "picky": fake(6, fail=fail, fail_value=POISON, sleep_ms=20),
+    }
+    server = serve(configuration(members))
+    for _ in range(3):
+        payloads = [[float(i), 1.0] for i in range(11)]
+        payloads.insert(4, [POISON, 1.0])
+        answers = ask_together(server, "all", payloads)
+        for x, answer in zip(payloads, answers, strict=True):
+            if x[0] == POISON:
+                assert answer.status == 500
+                assert "'picky'" in answer.error
+                assert says in answer.error
+            else:
+                np.testing.assert_array_equal(answer.values, [np.array(x) + 3])
+    x = np.array([[1, 1], [POISON, 2], [3, 3]], np.float32)
+    assert server.predict("all", x).status == 500, "one row of three"
+    canary(server)
+
+
+@pytest.mark.parametrize("fail", ["raise", "nan", "alloc"])
+def test_a_quorum_answers_without_the_member_that_failed(serve, fail):
+    members = {"a": fake(0), "picky": fake(60, fail=fail, fail_value=POISON), "c": fake(6)}
+    server = serve(configuration(members, ensemble={"quorum": 2}))
+    x = np.array([[POISON, 5.0]], np.float32)
+    for binary in (True, False):
+        answer = server.predict("all", x, binary=binary)
+        np.testing.assert_array_equal(answer.values, x + 3)
+        assert answer.members == ["a", "c"]
+        assert answer.json["parameters"]["degraded"] is True
+    # Of a request's members only those count that answered all of its rows.
+    both = np.array([[POISON, 5.0], [1.0, 1.0]], np.float32)
+    answer = server.predict("all", both)
+    np.testing.assert_array_equal(answer.values, both + np.float32([[3], [22]]))
+    assert answer.members == ["a", "c"]
+    assert server.predict("picky", x).status == 500
+    canary(server, add=22.0)
+
+
+# -- deadlines ---------------------------------------------------------------------------------
+
+SLOW = {"a": fake(0), "b": fake(2), "slow": fake(7, sleep_ms=1500, batch_size=1)}
+
+
+def test_a_deadline_with_a_quorum_and_without(serve):
+    config = configuration(SLOW, ensemble={"quorum": 2, "deadline_ms": 100})
+    config["ensembles"]["strict"] = {"members": list(SLOW)}
+    config["devices"] = configuration({}, on=2)["devices"]
+    server = serve(config)
+    x = np.array([[5, 6], [7, 8]], np.float32)
+    for options in ({}, {"timeout": 60_000_000}, {"timeout": 50_000}):
+        answer = server.predict("all", x, **options)
+        np.testing.assert_array_equal(answer.values, x + 1)
+        assert (answer.members, answer.json["parameters"]["degraded"]) == (["a", "b"], True)
+    answer = server.predict("strict", x, timeout=50_000)
+    assert answer.status == 504
+    assert "deadline" in answer.error
+    answer = server.predict("strict", x)
+    np.testing.assert_allclose(answer.values, x + 3)
+    assert answer.members == list(SLOW)
+
+
+def test_a_deadline_while_waiting_for_slots(serve):
+    server = serve(configuration({"slow": fake(1, sleep_ms=300, batch_size=1)}, **TINY))
+    with ThreadPoolExecutor(8) as pool:
+        filling = fill(server, pool, "slow")
+        answer = server.predict("slow", [[1, 2]], timeout=1000)
+        assert answer.status == 504
+        assert not all(request.done() for request in filling), "it did not wait for the others"
+    canary(server, "slow", 1.0)
+
+
+# -- clients that go, and a full arena ---------------------------------------------------------
+
+#: 16 rows of some 100 bytes beside what is left for alignment; batches of one row.
+TINY = {"arena_bytes": (64 << 10) + 2000}
+
+
+def post(server, model, x):
+    """Send a request on a connection of its own, and return that without reading the answer."""
+    tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    connection = socket.create_connection((server.host, server.port))
+    connection.sendall(
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: t\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    return connection
+
+
+def fill(server, pool, model):
+    """Ask for so many rows of a slow member that the arena is full for a while."""
+    before = server.client.get(f"/v2/models/{model}/config").json()["max_batch_size"]
+    requests = [
+        pool.submit(Client(server.url).predict, model, np.ones((before // 2, 2))) for _ in range(2)
+    ]
+    probe = Client(server.url)
+    wait_for(
+        lambda: probe.predict(model, np.ones((1, 2)), timeout=1).status in {504, 429},
+        "a full arena",
+    )
+    return requests
+
+
+def test_clients_that_disconnect_free_their_rows(serve):
+    server = serve(configuration({"slow": fake(1, sleep_ms=30, batch_size=1)}, **TINY))
+    rows = server.client.get("/v2/models/slow/config").json()["max_batch_size"]
+    assert rows < 64
+    for _ in range(3):
+        # Far more rows than could be predicted in the test's time, were they not dropped.
+        connections = [post(server, "slow", np.ones((500, 2))) for _ in range(4)]
+        wait_for(lambda: server.predict("slow", [[1, 2]], timeout=1).status == 504, "being full")
+        for connection in connections:
+            connection.close()
+        canary(server, "slow", 1.0)
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 3])
+def test_a_full_arena_refuses_at_once(serve, waiting):
+    config = configuration(
+        {"slow": fake(1, sleep_ms=100, batch_size=1)}, max_waiting_requests=waiting, **TINY
+    )
+    server = serve(config)
+    canary(server, "slow", 1.0)
+    rows = server.client.get("/v2/models/slow/config").json()["max_batch_size"]
+    x = np.arange(2 * (rows // 8), dtype=np.float32).reshape(-1, 2)
+    with ThreadPoolExecutor(16) as pool:
+        ask = [pool.submit(Client(server.url).predict, "slow", x) for _ in range(16)]
+        answers = [request.result() for request in ask]
+    refused = [answer for answer in answers if answer.status == 429]
+    good = [answer for answer in answers if answer.status == 200]
+    assert len(refused) + len(good) == 16
+    assert 7 <= len(good) <= 9 + waiting, "what fits, and what may wait"
+    for answer in good:
+        np.testing.assert_array_equal(answer.values, x + 1)
+    for answer in refused:
+        assert int(answer.headers["retry-after"]) >= 1
+        assert "wait" in answer.error
+    canary(server, "slow", 1.0)
+
+
+# -- stopping ----------------------------------------------------------------------------------
+
+
+def test_sigterm_under_load_answers_what_was_accepted(serve):
+    server = serve(configuration({"a": fake(0, sleep_ms=20), "b": fake(6, sleep_ms=20)}))
+
+    def check(answer, x):
+        if answer.status == 503:
+            assert answer.error
+        else:
+            np.testing.assert_array_equal(answer.values, x + 3)
+
+    with Load(server, "all", check) as load:
+        load.tolerates_disconnects = True  # from new connections, once the door is shut
+        load.wait_answers(20)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_end() == 0
+        load._stop.set()
+
+
+def test_sigterm_answers_requests_in_flight(serve):
+    server = serve(configuration({"slow": fake(1, sleep_ms=200, batch_size=1)}))
+    x = np.array([[1, 2], [3, 4], [5, 6]], np.float32)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(Client(server.url).predict, "slow", x) for _ in range(3)]
+        # All are accepted when a fourth one, sent after them, can't be answered at once.
+        wait_for(lambda: server.predict("slow", x, timeout=1000).status == 504, "being busy")
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.client.get("/v2/health/ready").status_code == 503, "draining")
+        assert server.client.get("/v2/health/live").status_code == 200
+        assert server.predict("slow", x).status == 503
+        for request in asked:
+            np.testing.assert_array_equal(request.result().values, x + 1)
+    assert server.wait_end() == 0
+
+
+def test_the_grace_period_ends(serve):
+    config = configuration({"h": fake(0, fail="hang", fail_value=POISON)}, drain_s=0.2)
+    server = serve(config)
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(Client(server.url).predict, "h", np.full((1, 2), POISON))
+        wait_for(lambda: server.predict("h", [[1, 2]], timeout=1000).status == 504, "being stuck")
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait_end() == 0
+        assert time.monotonic() - started < 30, "not the default grace period"
+        assert isinstance(stuck.exception(), httpx.TransportError)
+
+
+@pytest.mark.parametrize("children", range(5))
+def test_sigterm_during_start_up_leaves_nothing(serve, children):
+    server = serve(configuration(THREE), ready=False)
+    server.exits_with = None
+    wait_for(
+        lambda: server._popen.poll() is not None or len(server.children()) >= children,
+        "children to be started",
+    )
+    server.process.send_signal(signal.SIGTERM)
+    server.children()
+    assert server.wait_end(15) in {0, -signal.SIGTERM}, server.stderr
+    server.exits_with = server._popen.returncode
+
+
+def test_a_second_signal_forces_the_end(serve):
+    server = serve(configuration({"h": fake(0, fail="hang", fail_value=POISON)}))
+    with ThreadPoolExecutor(1) as pool:
+        stuck = pool.submit(Client(server.url).predict, "h", np.full((1, 2), POISON))
+        wait_for(lambda: server.predict("h", [[1, 2]], timeout=1000).status == 504, "being stuck")
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: not server.is_ready(), "draining")
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_end(20)
+        assert isinstance(stuck.exception(), httpx.TransportError)
+
+
+def test_descriptors_and_memory_come_back(serve):
+    server = serve(configuration(THREE))
+    front_end = server.child("front-end")
+
+    def burst():
+        with Load(server, "all", is_mean_of_three, clients=8) as load:
+            load.wait_answers(200)
+            load.stop()
+        connections = [post(server, "all", np.ones((3, 2))) for _ in range(20)]
+        for connection in connections:
+            connection.close()
+        canary(server)
+
+    burst()
+    before = settled(front_end)
+    burst()
+    wait_for(lambda: settled(front_end) <= before, "descriptors to come back")
+    for role in ("worker cpu:0", "combiner"):
+        for _ in range(2):
+            server.kill(role)
+            server.child(role)
+            canary(server)
+    wait_for(lambda: settled(front_end) <= before, "descriptors to come back")
+
+
+def settled(process: psutil.Process) -> int:
+    return process.num_fds()
