@@ -23,6 +23,7 @@ from workers.spec import TensorSpec
 __all__ = ["bind_images", "bind_tensors"]
 
 _IMAGE = "image"
+_IMAGE_INPUT = TensorSpec(_IMAGE, "BYTES", ())
 _IMAGE_DIMENSIONS = 4
 
 
@@ -35,7 +36,7 @@ def bind_tensors(model: ModelSpec, tensors: Sequence[Tensor]) -> tuple[int, list
     Raises:
         InvalidRequest: if an input is missing, unknown, repeated, or of a wrong type or shape.
     """
-    given = _by_name(tensors, [spec.name for spec in model.inputs])
+    given = _by_name(tensors, model.inputs)
     stored: list[StoredInput] = []
     rows = -1
     for spec, view in zip(model.inputs, model.views, strict=True):
@@ -52,13 +53,14 @@ def bind_tensors(model: ModelSpec, tensors: Sequence[Tensor]) -> tuple[int, list
     return rows, stored
 
 
-def _by_name(tensors: Sequence[Tensor], expected: Sequence[str]) -> dict[str, Tensor]:
+def _by_name(tensors: Sequence[Tensor], expected: Sequence[TensorSpec]) -> dict[str, Tensor]:
     given = {tensor.name: tensor for tensor in tensors}
     if len(given) != len(tensors):
         raise InvalidRequest("an input is given twice")
-    if given.keys() != set(expected):
+    if len(given) != len(expected) or any(spec.name not in given for spec in expected):
         raise InvalidRequest(
-            f"the model takes the inputs {list(expected)}, the request has {list(given)}"
+            f"the model takes the inputs {[spec.name for spec in expected]}, "
+            f"the request has {list(given)}"
         )
     return given
 
@@ -98,7 +100,7 @@ async def bind_images(
     Raises:
         InvalidRequest: if the input is not that, or an image can't be used.
     """
-    tensor = _by_name(tensors, [_IMAGE])[_IMAGE]
+    tensor = _by_name(tensors, [_IMAGE_INPUT])[_IMAGE]
     images = _images(tensor)
     preparations = [preparation for _, preparation in model.preparations]
     loop = asyncio.get_running_loop()

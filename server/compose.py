@@ -130,7 +130,10 @@ def compose(
     rooms: list[_Room] = []
     for group in groups.values():
         batch = max(largest[member.name] for member in group)
-        room = _Room(len(rooms), config, group, batch, budget_bytes // len(groups), offset)
+        share = budget_bytes // len(groups)
+        room = _Room(
+            config, group, index=len(rooms), batch=batch, budget_bytes=share, offset=offset
+        )
         offset += arena_bytes(room.arena)
         rooms.append(room)
     where = {member.name: room for room in rooms for member in room.members}
@@ -154,9 +157,10 @@ class _Room:
 
     def __init__(
         self,
-        index: int,
         config: Config,
         members: list[KnownMember],
+        *,
+        index: int,
         batch: int,
         budget_bytes: int,
         offset: int,

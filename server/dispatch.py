@@ -7,7 +7,8 @@ devices have room for few jobs. The policy:
    job, so that a lone request's members spread over the idle devices and finish together;
 2. its job goes to the device that would finish it first, busy or not; if that one has no room, the
    job waits: an idle slow device declines what a busy fast one would finish sooner;
-3. a device has room for one job and one more to fetch meanwhile; beyond that only while its
+3. a message costs time as well, so that tiny jobs go out together instead of waking everybody;
+4. a device has room for one job and one more to fetch meanwhile; beyond that only while its
    backlog is shorter than a message's way there and back, and only for members it has nothing of,
    so that tiny members go out together and heavy ones are bound late.
 """
@@ -15,7 +16,7 @@ devices have room for few jobs. The policy:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from server.batching import PendingRanges, Range
@@ -24,11 +25,12 @@ __all__ = ["Assignment", "DeviceState", "Latency", "Member", "OpenJob", "Placeme
 
 _CREDITS = 2
 _LEAD_S = 0.0004
+_MESSAGE_S = 0.0002
 _SMOOTHING = 0.2
 
 
 class Latency:
-    """An estimate of seconds per batch of an instance: kept per power of two, learned as it runs."""
+    """Estimates of seconds per batch of an instance: per power of two, learned as it runs."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
@@ -67,7 +69,7 @@ class OpenJob:
     holds: list[list[int]] = field(default_factory=list)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class DeviceState:
     """A device as the dispatcher sees it: up or not, and the jobs it holds in their order."""
 
@@ -144,8 +146,15 @@ class Member:
     placements: list[Placement] = field(default_factory=list)
     given_up: bool = False
 
-    def best_placement(self, now: float) -> tuple[Placement, float] | None:
-        """The placement that would finish its next batch first, and that batch's latency."""
+    def best_placement(
+        self, now: float, addressed: Collection[DeviceState]
+    ) -> tuple[Placement, float] | None:
+        """The placement that would finish its next batch first, and that batch's latency.
+
+        Args:
+            now: seconds.
+            addressed: devices that get a message anyway.
+        """
         best: tuple[Placement, float] | None = None
         earliest = float("inf")
         for placement in self.placements:
@@ -154,6 +163,8 @@ class Member:
             latency = placement.latency
             seconds = latency.seconds(min(self.pending.rows, latency.batch))
             finish = placement.device.backlog_s(now) + seconds
+            if placement.device not in addressed:
+                finish += _MESSAGE_S
             if finish < earliest:
                 best, earliest = (placement, seconds), finish
         return best
@@ -178,10 +189,11 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[Assignm
         now: seconds on the clock of the pending ranges.
     """
     queue: list[tuple[float, float, int]] = []
+    addressed: set[DeviceState] = set()
 
     def enqueue(index: int) -> None:
         member = members[index]
-        if member.pending.rows and (best := member.best_placement(now)):
+        if member.pending.rows and (best := member.best_placement(now, addressed)):
             heapq.heappush(queue, (member.pending.since, -best[1], index))
 
     for index in range(len(members)):
@@ -190,7 +202,7 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[Assignm
     while queue:
         since, _, index = heapq.heappop(queue)
         member = members[index]
-        best = member.best_placement(now)
+        best = member.best_placement(now, addressed)
         if best is None or not best[0].device.has_room(best[0], now):
             continue
         placement = best[0]
@@ -199,6 +211,7 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[Assignm
         seconds = placement.latency.seconds(rows)
         job = OpenJob(next_job + len(assignments), placement, ranges, rows, seconds, since)
         placement.device.open(job, now)
+        addressed.add(placement.device)
         assignments.append(Assignment(placement, job))
         enqueue(index)
     return assignments

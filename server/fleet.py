@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import zmq
 
-from server.batching import PendingRanges, Range
+from server.batching import PendingRanges, Range, merge
 from server.dispatch import DeviceState, Latency, Member, OpenJob, Placement, choose
 from workers.arena import Arena
-from workers.channels import WORKERS, Decoder, open_socket
+from workers.channels import WORKERS, Decoder, can_receive, open_socket
 from workers.messages import Assign, Hello, Job, Predictions, Ready, Reset, encode
 from workers.spec import InstanceSpec
 
@@ -89,6 +89,7 @@ class Fleet:
             ]
             for index, arena in enumerate(arenas)
         ]
+        self._served = [(1 << len(members)) - 1 for members in self._members]
         self._all_members = [member for members in self._members for member in members]
         self.workers = {name: self._make_worker(name, specs) for name, specs in instances.items()}
 
@@ -105,16 +106,15 @@ class Fleet:
 
     def available(self, arena: int, mask: int) -> int:
         """Those of the members in `mask` that some worker serves, or will again."""
-        for member in self._members[arena]:
-            if member.given_up:
-                mask &= ~(1 << member.index)
-        return mask
+        return mask & self._served[arena]
 
-    def enqueue(self, arena: int, mask: int, start: int, stop: int, now: float) -> None:
+    def enqueue(self, arena: int, mask: int, ranges: list[Range], now: float) -> None:
         """Let rows wait for the members in `mask`."""
+        merged = merge(ranges, self._arenas[arena].spec.segment_rows)
         for member in self._members[arena]:
             if mask >> member.index & 1:
-                member.pending.append(start, stop, now)
+                for start, stop in merged:
+                    member.pending.append(start, stop, now)
 
     def withdraw(self, arena: int, start: int, stop: int) -> None:
         """Remove rows from every list they still wait in."""
@@ -143,11 +143,11 @@ class Fleet:
 
     # -- dispatch -----------------------------------------------------------------------------
 
-    def dispatch(self) -> None:
-        """Give out what can be given out."""
+    def dispatch(self) -> bool:
+        """Give out what can be given out; whether that was anything."""
         assignments = choose(self._all_members, self._next_job, time.monotonic())
         if not assignments:
-            return
+            return False
         self._next_job += len(assignments)
         by_device: dict[str, list[OpenJob]] = {}
         for assignment in assignments:
@@ -155,6 +155,7 @@ class Fleet:
             by_device.setdefault(name, []).append(assignment.job)
         for name, jobs in by_device.items():
             self._send_jobs(self.workers[name], jobs)
+        return True
 
     def _send_jobs(self, worker: Worker, jobs: list[OpenJob]) -> None:
         message = Assign(
@@ -181,11 +182,8 @@ class Fleet:
     def receive(self) -> bool:
         """Handle what the workers sent; whether there was anything."""
         heard = False
-        while True:
-            try:
-                identity, payload = self.router.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return heard
+        while can_receive(self.router):
+            identity, payload = self.router.recv_multipart(zmq.NOBLOCK)
             heard = True
             name, _, incarnation = identity.decode().rpartition("/")
             worker = self.workers.get(name)
@@ -201,6 +199,7 @@ class Fleet:
                 now = time.monotonic()
                 for finished in message.finished:
                     self._on_finished(worker, finished.job, finished.elapsed_s, now)
+        return heard
 
     def _on_hello(self, worker: Worker, message: Hello) -> None:
         if not worker.state.up:
@@ -305,3 +304,7 @@ class Fleet:
             member.given_up = all(
                 id(placement.device) in given_up for placement in member.placements
             )
+        self._served = [
+            sum(1 << member.index for member in members if not member.given_up)
+            for members in self._members
+        ]

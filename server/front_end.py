@@ -17,6 +17,7 @@ import msgspec
 import uvicorn
 import uvloop
 
+from server.corked import CorkedProtocol
 from server.front_end_spec import (
     Command,
     Drain,
@@ -34,6 +35,7 @@ __all__ = ["main"]
 
 _KEEP_ALIVE_S = 75
 _MAX_DECODERS = 4
+_GC_THRESHOLD = 50_000
 
 
 class _Commands:
@@ -93,11 +95,14 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     server = uvicorn.Server(
         uvicorn.Config(
             Application(infer, make_api(spec, gateway, infer)),
-            http="httptools",
+            http=CorkedProtocol,
+            interface="asgi3",
             ws="none",
+            date_header=False,
             lifespan="off",
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
@@ -109,6 +114,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     if opened.done():
         gc.collect()
         gc.freeze()  # what is here now stays: later collections need not look at it
+        gc.set_threshold(_GC_THRESHOLD)  # requests leave no cycles behind
         status.send(Started())
         await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
     if draining.done():

@@ -13,11 +13,20 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
+from server.batching import Range
 from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable
 from server.fleet import Fleet
 from server.inflight import InFlight, Request, ServedModel, StoredInput
 from workers.arena import Arena
-from workers.channels import COMBINER, FRONT_END, Decoder, drain, open_socket
+from workers.channels import (
+    COMBINER,
+    FRONT_END,
+    Decoder,
+    can_receive,
+    descriptor,
+    drain,
+    open_socket,
+)
 from workers.memory import BoardRow, SharedMemory
 from workers.messages import (
     Close,
@@ -85,13 +94,13 @@ class Gateway:
             self.fleet.started(name, incarnation)
         self._opened = asyncio.Event()
         self._dispatch_due = False
-        self._receive_due = False
+        self._fresh: list[tuple[int, int, list[Range]]] = []
 
     def start(self) -> None:
         """Listen to the sockets and ask everybody to be idle."""
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._inbox.getsockopt(zmq.FD), self._receive)
-        self._loop.add_reader(self.fleet.router.getsockopt(zmq.FD), self._receive)
+        self._loop.add_reader(descriptor(self._inbox), self._hear_combiner)
+        self._loop.add_reader(descriptor(self.fleet.router), self._hear_workers)
         self._combiner.send(encode(Reset(self._epoch)))
         self._tick()
 
@@ -149,10 +158,10 @@ class Gateway:
         now = time.monotonic()
         request = Request(model, inputs, rows, expected, self._loop.create_future(), now, on_slow)
         self._requests.add(request)
-        deadline_s = min((t for t in (timeout_s, model.deadline_s) if t > 0), default=0.0)
-        if deadline_s:
+        if timeout_s or model.deadline_s:
+            deadline_s = min(t for t in (timeout_s, model.deadline_s) if t > 0)
             request.timer = self._loop.call_later(deadline_s, self._pass_deadline, request)
-        if flight.waiting or not self._place(flight, request, now):
+        if flight.waiting or not self._place(flight, request):
             flight.waiting.append(request)
         return request
 
@@ -167,6 +176,7 @@ class Gateway:
             return
         request.close_reason = reason
         model = request.model
+        self._enqueue_fresh()
         for start, stop in self._flights[model.arena].close(request):
             self.fleet.withdraw(model.arena, start, stop)
             self._combiner.send(encode(Close(model.arena, start, stop)))
@@ -185,26 +195,23 @@ class Gateway:
         """Slots that are claimed, over all arenas."""
         return sum(flight.slots.held for flight in self._flights)
 
-    def _place(self, flight: InFlight, request: Request, now: float) -> bool:
+    def _place(self, flight: InFlight, request: Request) -> bool:
         """Put a request's rows into the arena as far as there is room; whether all are there."""
         while request.claimed < request.rows:
             span = flight.place(request)
             if span is None:
                 return False
-            self.fleet.enqueue(request.model.arena, request.expected, *span, now)
-            self._dispatch_soon()
+            self._enqueue(request, span)
         return True
 
     def _serve_waiting(self, flight: InFlight) -> None:
         """Let waiting requests claim what has become free, a piece each in turn."""
-        now = time.monotonic()
         while flight.waiting:
             request = flight.waiting[0]
             span = flight.place(request)
             if span is None:
                 return
-            self.fleet.enqueue(request.model.arena, request.expected, *span, now)
-            self._dispatch_soon()
+            self._enqueue(request, span)
             flight.waiting.popleft()
             if request.claimed < request.rows:
                 flight.waiting.append(request)
@@ -245,31 +252,41 @@ class Gateway:
 
     # -- events -------------------------------------------------------------------------------
 
-    def _receive(self) -> None:
-        """Handle whatever has come in on any socket.
+    # A ZeroMQ descriptor signals edges, and any use of its socket may swallow one: so both
+    # receive until nothing is left, and the one socket that is also sent to is looked at again
+    # after every send.
 
-        A ZeroMQ descriptor signals edges, and any use of its socket may swallow one: so receive
-        until nothing is left, and look again after having sent.
-        """
-        self._receive_due = False
-        heard = self.fleet.receive()
+    def _hear_combiner(self) -> None:
         for message in drain(self._inbox, self._decoder):
-            heard = True
             match message:
                 case Combined():
                     for ended in message.ended:
                         self._settle(ended.arena, ended)
                 case CombinerHello():
                     self._on_combiner_hello(message)
-        if heard:
+        if can_receive(self._inbox):
+            self._loop.call_soon(self._hear_combiner)
+
+    def _hear_workers(self) -> None:
+        if self.fleet.receive():
             self._open_if_idle()
             self._dispatch_soon()
-            self._receive_soon()
 
-    def _receive_soon(self) -> None:
-        if not self._receive_due:
-            self._receive_due = True
-            self._loop.call_soon(self._receive)
+    def _enqueue(self, request: Request, span: Range) -> None:
+        """Let rows wait for their members, from the next dispatch on."""
+        arena, expected = request.model.arena, request.expected
+        fresh = self._fresh
+        if fresh and fresh[-1][0] == arena and fresh[-1][1] == expected:
+            fresh[-1][2].append(span)
+        else:
+            fresh.append((arena, expected, [span]))
+        self._dispatch_soon()
+
+    def _enqueue_fresh(self) -> None:
+        fresh, self._fresh = self._fresh, []
+        now = time.monotonic()
+        for arena, expected, ranges in fresh:
+            self.fleet.enqueue(arena, expected, ranges, now)
 
     def _dispatch_soon(self) -> None:
         """Dispatch once the requests that have already arrived are in, too."""
@@ -279,8 +296,9 @@ class Gateway:
 
     def _dispatch(self) -> None:
         self._dispatch_due = False
-        self.fleet.dispatch()
-        self._receive_soon()
+        self._enqueue_fresh()
+        if self.fleet.dispatch():
+            self._hear_workers()
 
     def _tick(self) -> None:
         """Beat; look after requests that take long, and devices that have overrun."""

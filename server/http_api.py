@@ -6,7 +6,7 @@ Runs in the front-end. Every error has the protocol's shape: ``{"error": "text"}
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -36,12 +36,11 @@ class Application:
         self._hot = infer.paths
         self._api = api
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""
         if scope["type"] == "http" and scope["path"] in self._hot and scope["method"] == "POST":
-            await self._infer(scope, receive, send)
-        else:
-            await self._api(scope, receive, send)
+            return self._infer(scope, receive, send)
+        return self._api(scope, receive, send)
 
 
 def make_api(spec: FrontEndSpec, gateway: Gateway, infer: InferRoute) -> FastAPI:

@@ -28,7 +28,8 @@ from server.errors import (
 )
 from server.front_end_spec import ModelSpec
 from server.gateway import Gateway
-from server.inflight import Answer, StoredInput
+from server.inflight import Request, StoredInput
+from server.plans import Plan, PlanCache
 from server.protocol import InferRequest, RequestedOutput, encode_answer, parse_request
 from server.tensors import Tensor
 
@@ -60,6 +61,14 @@ def error_response(error: RequestError) -> tuple[int, bytes, Headers]:
     return error.http_status, orjson.dumps({"error": error.message}), headers
 
 
+class Endpoint:
+    """A model, and the plans of the requests it has seen."""
+
+    def __init__(self, model: ModelSpec) -> None:
+        self.model = model
+        self.plans = PlanCache()
+
+
 class InferRoute:
     """``POST /v2/models/{model}[/versions/{version}]/infer``.
 
@@ -86,8 +95,8 @@ class InferRoute:
         self._max_pixels = max_image_pixels
         self._models = models
         self.paths = {
-            f"/v2/models/{name}{version}/infer": model
-            for name, model in models.items()
+            f"/v2/models/{name}{version}/infer": endpoint
+            for name, endpoint in ((name, Endpoint(model)) for name, model in models.items())
             for version in ("", "/versions/1")
         }
 
@@ -109,8 +118,8 @@ class InferRoute:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes, Headers]:
-        model = self.paths.get(scope["path"])
-        if model is None:
+        endpoint = self.paths.get(scope["path"])
+        if endpoint is None:
             raise _unknown(scope["path"], self._models)
         if not self._gateway.is_open:
             raise Unavailable("the server is starting up or draining")
@@ -119,48 +128,64 @@ class InferRoute:
             raise UnsupportedMediaType("Content-Encoding is not supported, send the body as it is")
         length = _length(headers.get(b"content-length"), "Content-Length")
         body = await _read_body(receive, length, self._max_bytes)
+        accepted, request = await self._submit(endpoint, scope, headers, body, receive)
+        answer = await accepted.future
+        out, json_length = encode_answer(endpoint.model, answer, request.id, request.output)
+        if json_length is None:
+            return 200, out, [_JSON]
+        extra = (b"inference-header-content-length", str(json_length).encode())
+        return 200, out, [_RAW, extra]
+
+    async def _submit(
+        self,
+        endpoint: Endpoint,
+        scope: Scope,
+        headers: Mapping[bytes, bytes],
+        body: bytes | bytearray,
+        receive: Receive,
+    ) -> tuple[Request, InferRequest | Plan]:
+        """Hand a body to the gateway: by its plan if its header is known, else by parsing it."""
+        model = endpoint.model
+        header_length = _length(
+            headers.get(b"inference-header-content-length"), "Inference-Header-Content-Length"
+        )
+        if header_length is not None and (plan := endpoint.plans.find(body, header_length)):
+            return self._hand_over(model, plan.inputs(body), plan.rows, plan, receive), plan
         if headers.get(b"content-type", b"").startswith(b"image/"):
             request = _image_request(body, scope["query_string"])
         else:
-            header_length = headers.get(b"inference-header-content-length")
-            request = parse_request(body, _length(header_length, "Inference-Header-Content-Length"))
+            request = parse_request(body, header_length)
         if model.takes_images:
             rows, inputs = await bind_images(
                 model, request.tensors, self._threads, self._max_pixels
             )
         else:
             rows, inputs = bind_tensors(model, request.tensors)
-        answer = await self._predict(model, inputs, rows, request, receive)
-        out, json_length = encode_answer(model, answer, request.id, request.output)
-        if json_length is None:
-            return 200, out, [_JSON]
-        extra = (b"inference-header-content-length", str(json_length).encode())
-        return 200, out, [_RAW, extra]
+            if header_length is not None:
+                endpoint.plans.remember(body, header_length, request, rows, inputs)
+        return self._hand_over(model, inputs, rows, request, receive), request
 
-    async def _predict(
+    def _hand_over(
         self,
         model: ModelSpec,
         inputs: list[StoredInput],
         rows: int,
-        request: InferRequest,
+        request: InferRequest | Plan,
         receive: Receive,
-    ) -> Answer:
-        watcher: asyncio.Task[None] | None = None
+    ) -> Request:
+        """Submit rows, and watch the client's connection if they take long."""
 
         def watch() -> None:
-            nonlocal watcher
             watcher = asyncio.create_task(_wait_disconnect(receive))
-            watcher.add_done_callback(lambda _: self._gateway.close(accepted, gone))
+            accepted.future.add_done_callback(lambda _: watcher.cancel())
+            watcher.add_done_callback(
+                lambda _: self._gateway.close(accepted, Unavailable("the client has gone"))
+            )
 
-        gone = Unavailable("the client has disconnected")
         accepted = self._gateway.submit(
             model.served, inputs, rows, timeout_s=request.timeout_s, on_slow=watch
         )
-        try:
-            return await accepted.future
-        finally:
-            if watcher is not None:
-                watcher.cancel()
+        return accepted
 
 
 async def _wait_disconnect(receive: Receive) -> None:
@@ -184,16 +209,15 @@ def _length(value: bytes | None, header: str) -> int | None:
 
 async def _read_body(receive: Receive, length: int | None, limit: int) -> bytes | bytearray:
     """Read the whole body: in one piece as it comes, in several into one buffer."""
-    too_large = RequestTooLarge(f"the body is larger than the limit of {limit} bytes")
     if length is not None and length > limit:
-        raise too_large
+        raise _too_large(limit)
     message = await receive()
     first: bytes = message.get("body", b"")
     if message["type"] == "http.disconnect":
         raise _Disconnected
     if not message.get("more_body", False):
         if len(first) > limit:
-            raise too_large
+            raise _too_large(limit)
         return first
     buffer = bytearray(length) if length is not None else bytearray(first)
     buffer[: len(first)] = first
@@ -204,10 +228,14 @@ async def _read_body(receive: Receive, length: int | None, limit: int) -> bytes 
             raise _Disconnected
         chunk = message.get("body", b"")
         if position + len(chunk) > limit:
-            raise too_large
+            raise _too_large(limit)
         buffer[position : position + len(chunk)] = chunk
         position += len(chunk)
     return buffer
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"the body is larger than the limit of {limit} bytes")
 
 
 def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:

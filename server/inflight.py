@@ -97,6 +97,16 @@ class Request:
         """Whether it claims no more rows."""
         return self.error is not None or self.close_reason is not None
 
+    def take(self, row: int, values: bytes) -> None:
+        """Take in the answers of some rows, the first of which is the request's `row`-th."""
+        size = self.model.spec.output.row_bytes
+        if len(values) == self.rows * size:
+            self.values = values
+            return
+        if not self.values:
+            self.values = bytearray(self.rows * size)
+        memoryview(self.values)[row * size : row * size + len(values)] = values
+
     def resolve(self) -> None:
         """Give the terminal answer."""
         if self.timer is not None:
@@ -114,7 +124,7 @@ class Request:
 
 @dataclass(slots=True, frozen=True, eq=False)
 class Piece:
-    """Adjacent rows of one request: [start, stop), of which `start` is the request's `offset`-th."""
+    """Adjacent rows [start, stop) of one request; `start` is the request's `offset`-th row."""
 
     request: Request
     start: int
@@ -169,36 +179,36 @@ class InFlight:
         waited for had settled these rows (if not, a worker may still hold them).
         """
         settled: list[tuple[Request, Range, bool]] = []
-        position, capacity = ended.start, self.arena.capacity
+        position, slot = ended.start, ended.start % self.arena.capacity
+        first = position - slot
+        values = b""
         while position < ended.stop:
-            piece = self._owners[position % capacity]
+            piece = self._owners[position - first]
             if piece is None or not piece.start <= position < piece.stop:
                 position += 1  # told twice, or of a row that is gone
                 continue
+            request = piece.request
             stop = min(ended.stop, piece.stop)
-            self._settle_piece(piece, position, stop, ended)
-            complete = ended.answered and ended.used == piece.request.expected
-            settled.append((piece.request, (position, stop), complete))
+            if not ended.answered:
+                request.error = (
+                    request.error or request.close_reason or self._failure(request, ended)
+                )
+            else:
+                values = values or self.arena.answer_bytes(
+                    request.model.spec, ended.start, ended.stop
+                )
+                request.used &= ended.used
+                size = request.model.spec.output.row_bytes
+                request.take(
+                    piece.offset + position - piece.start,
+                    values[(position - ended.start) * size : (stop - ended.start) * size],
+                )
+            self._owners[position - first : stop - first] = [None] * (stop - position)
+            request.settled += stop - position
+            complete = ended.answered and ended.used == request.expected
+            settled.append((request, (position, stop), complete))
             position = stop
         return settled
-
-    def _settle_piece(self, piece: Piece, start: int, stop: int, ended: Ended) -> None:
-        request, spec = piece.request, piece.request.model.spec
-        if not ended.answered:
-            request.error = request.error or request.close_reason or self._failure(request, ended)
-        else:
-            request.used &= ended.used
-            values = self.arena.answer_bytes(spec, start, stop)
-            if stop - start == request.rows:
-                request.values = values
-            else:
-                if not request.values:
-                    request.values = bytearray(request.rows * spec.output.row_bytes)
-                first = (piece.offset + start - piece.start) * spec.output.row_bytes
-                memoryview(request.values)[first : first + len(values)] = values
-        slots = self.arena.slots(start, stop)
-        self._owners[slots] = [None] * (stop - start)
-        request.settled += stop - start
 
     def _failure(self, request: Request, ended: Ended) -> RequestError:
         if ended.error:

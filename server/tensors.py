@@ -162,7 +162,7 @@ def _convert(
     ):
         raise InvalidRequest(f"input {name!r}: its data does not consist of {datatype} values")
     if wanted in "iu":
-        limits = np.iinfo(dtype)
+        limits = np.iinfo(dtype.str)
         if int(raw.min()) < limits.min or int(raw.max()) > limits.max:
             raise InvalidRequest(f"input {name!r}: a value is out of the range of {datatype}")
     with np.errstate(over="ignore"):

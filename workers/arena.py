@@ -41,7 +41,16 @@ import numpy.typing as npt
 from workers.memory import SharedMemory
 from workers.spec import DTYPES, ArenaSpec, BlockSpec, EnsembleSpec, TensorSpec
 
-__all__ = ["Arena", "answer_stride", "arena_bytes", "bytes_per_row", "group_blocks"]
+__all__ = [
+    "Arena",
+    "Array",
+    "Cells",
+    "Masks",
+    "answer_stride",
+    "arena_bytes",
+    "bytes_per_row",
+    "group_blocks",
+]
 
 Array = npt.NDArray[np.generic]
 Cells = npt.NDArray[np.int64]

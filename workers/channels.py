@@ -12,16 +12,29 @@ High-water marks are off: credits bound what is in flight. Nothing lingers: the 
 from __future__ import annotations
 
 import os
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 import zmq
 
-__all__ = ["COMBINER", "FRONT_END", "WORKERS", "Decoder", "drain", "open_socket"]
+__all__ = [
+    "COMBINER",
+    "FRONT_END",
+    "WORKERS",
+    "Decoder",
+    "can_receive",
+    "descriptor",
+    "drain",
+    "open_socket",
+]
 
 WORKERS = "workers.ipc"
 FRONT_END = "front-end.ipc"
 COMBINER = "combiner.ipc"
+
+#: As plain numbers: arithmetic on the library's enumerations takes as long as the call itself.
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
 
 _T = TypeVar("_T")
 Decoder = msgspec.msgpack.Decoder
@@ -60,9 +73,16 @@ def open_socket(
 def drain(socket: zmq.Socket[bytes], decoder: Decoder[_T], limit: int = 256) -> list[_T]:
     """Receive what is waiting on `socket`, at most `limit` messages, without blocking."""
     messages: list[_T] = []
-    try:
-        while len(messages) < limit:
-            messages.append(decoder.decode(socket.recv(zmq.NOBLOCK)))
-    except zmq.Again:
-        pass
+    while len(messages) < limit and can_receive(socket):
+        messages.append(decoder.decode(socket.recv(zmq.NOBLOCK)))
     return messages
+
+
+def descriptor(socket: zmq.Socket[bytes]) -> int:
+    """The file descriptor that becomes readable when something happens on the socket."""
+    return cast(int, socket.get(int(zmq.FD)))
+
+
+def can_receive(socket: zmq.Socket[bytes]) -> bool:
+    """Whether a message is waiting (cheaper to ask than to catch the error of trying)."""
+    return bool(cast(int, socket.get(_EVENTS)) & _POLLIN)

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import zmq
 
-from workers.arena import Arena, Array
+from workers.arena import Arena, Array, Cells
 from workers.bootstrap import Started, Status, end_with_supervisor, run_role
 from workers.channels import COMBINER, FRONT_END, Decoder, drain, open_socket
 from workers.memory import SharedMemory
@@ -83,6 +83,7 @@ class ArenaCombiner:
         self._ensembles = [_Ensemble(arena, spec) for spec in arena.spec.ensembles]
         members = len(arena.spec.members)
         self._bits = (np.uint64(1) << np.arange(members, dtype=np.uint64))[:, np.newaxis]
+        self._done = arena.done.data
 
     def evaluate(self, start: int, stop: int, error: str = "") -> list[Ended]:
         """End the rows of [start, stop) that are ready for it.
@@ -92,7 +93,19 @@ class ArenaCombiner:
             stop: one past its last row.
             error: what a member said when it failed on these rows, for the failure's text.
         """
+        if stop - start == 1 and self._is_waiting(start):
+            return []
         return self._end(self._arena.slots(start, stop), self._arena.numbers(start, stop), error)
+
+    def _is_waiting(self, row: int) -> bool:
+        """Whether a row clearly waits for a member: a look at single cells, for lone rows."""
+        arena, done = self._arena, self._done
+        slot = row % arena.capacity
+        expected = int(arena.expected[slot])
+        return arena.closing[slot] != row and any(
+            expected >> member & 1 and done[member, slot] not in (row, -row)
+            for member in range(len(arena.spec.members))
+        )
 
     def scan(self) -> list[Ended]:
         """End whatever is ready in the whole arena, segment by segment."""
@@ -104,7 +117,7 @@ class ArenaCombiner:
             ended += self._end(slots, arena.row[slots].copy(), "")
         return ended
 
-    def _end(self, slots: slice, rows: Array, error: str) -> list[Ended]:
+    def _end(self, slots: slice, rows: Cells, error: str) -> list[Ended]:
         arena = self._arena
         done = arena.done[:, slots]
         predicted = np.bitwise_or.reduce(self._bits * (done == rows), axis=0)
@@ -117,15 +130,13 @@ class ArenaCombiner:
             & (rows != 0)
             & (settled | (arena.closing[slots] == rows))
         )
-        if not ready.any():
-            return []
         used = predicted & expected
         return [
             self._end_run(slots.start + first, rows[first:last], int(used[first]), error)
             for first, last in _runs(ready, rows, arena.ensemble[slots], used)
         ]
 
-    def _end_run(self, first: int, rows: Array, used: int, error: str) -> Ended:
+    def _end_run(self, first: int, rows: Cells, used: int, error: str) -> Ended:
         """End adjacent rows of one ensemble that rest on the same members."""
         arena, slots = self._arena, slice(first, first + len(rows))
         ensemble = self._ensembles[int(arena.ensemble[first])]
@@ -151,7 +162,11 @@ def _runs(ready: Array, *same: Array) -> list[tuple[int, int]]:
         ready: bool [rows].
         same: row numbers, then whatever must be equal throughout a run, each [rows].
     """
+    if not ready.any():
+        return []
     rows, *equal = same
+    if len(rows) == 1:
+        return [(0, 1)]
     breaks = (ready[1:] != ready[:-1]) | (np.diff(rows) != 1)
     for array in equal:
         breaks |= array[1:] != array[:-1]

@@ -19,9 +19,10 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import zmq
 
-from workers.arena import Arena, Array
+from workers.arena import Arena, Array, Cells
 from workers.backends import Model, load
 from workers.bootstrap import Started, Status, end_with_supervisor, run_role
 from workers.channels import COMBINER, WORKERS, Decoder, drain, open_socket
@@ -61,7 +62,8 @@ def interpret(raw: Array, meaning: OutputMeaning) -> Array:
         return raw
     values = raw.astype(np.promote_types(raw.dtype, np.float32), copy=False)
     exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
-    return np.divide(exponentials, exponentials.sum(axis=-1, keepdims=True), out=exponentials)
+    normalised: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return normalised
 
 
 def scale(pixels: Array, binding: Binding) -> Array:
@@ -87,6 +89,7 @@ class Instance:
         self._model = model
         self._predictions: Any = arena.predictions[spec.member]
         self._done = arena.done[spec.member]
+        self._closing = arena.closing.data
 
     def warm_up(self) -> None:
         """Run batches of one row and of the full size, and keep what a warm one took.
@@ -119,20 +122,26 @@ class Instance:
         arena = self._arena
         if len(ranges) == 1:
             start, stop = ranges[0]
-            slots: slice | Array = arena.slots(start, stop)
+            slots: slice | Cells = arena.slots(start, stop)
             rows = arena.numbers(start, stop)
         else:
             rows = np.concatenate([arena.numbers(start, stop) for start, stop in ranges])
             slots = rows % arena.capacity
-        if (np.abs(arena.ended[slots]) == rows).all():
+        if self._closing[rows[0] % arena.capacity] == rows[0] and self._all_ended(slots, rows):
             return ""  # closed while it waited: nobody wants it any more
         try:
             answer = self._answer(
                 [scale(arena.views[binding.view][slots], binding) for binding in self.spec.bindings]
             )
+            self._predictions[slots] = answer
         except Exception as error:
-            return self._run_halves(ranges, len(rows), rows, slots, error)
-        self._predictions[slots] = answer
+            if len(rows) == 1:
+                _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
+                self._done[slots] = -rows
+                return f"{type(error).__name__}: {error}"
+            first, second = _halves(ranges, len(rows) // 2)
+            errors = self.run(first), self.run(second)
+            return errors[0] or errors[1]
         bad = self._bad_rows(answer)
         if bad is None:
             self._done[slots] = rows
@@ -140,30 +149,18 @@ class Instance:
         self._done[slots] = np.where(bad, -rows, rows)
         return "not a finite number in its output"
 
-    def _run_halves(
-        self,
-        ranges: Sequence[tuple[int, int]],
-        count: int,
-        rows: Array,
-        slots: slice | Array,
-        error: Exception,
-    ) -> str:
-        if count == 1:
-            _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
-            self._done[slots] = -rows
-            return f"{type(error).__name__}: {error}"
-        errors = [self.run(half) for half in _halves(ranges, count // 2)]  # always both of them
-        return errors[0] or errors[1]
+    def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:
+        return bool((np.abs(self._arena.ended[slots]) == rows).all())
 
     def _answer(self, inputs: list[Array]) -> Array:
         return interpret(self._model.predict(inputs), self.spec.meaning)
 
-    def _bad_rows(self, answer: Array) -> Array | None:
+    def _bad_rows(self, answer: Array) -> npt.NDArray[np.bool_] | None:
         """Which rows a member failed on: NaN anywhere, infinity where it can't be meant."""
         if not np.issubdtype(answer.dtype, np.floating) or np.isfinite(answer.sum()):
             return None
         good = ~np.isnan(answer) if self.spec.meaning == "values" else np.isfinite(answer)
-        bad = ~good.reshape(len(answer), -1).all(axis=1)
+        bad = ~np.all(good.reshape(len(answer), -1), axis=1)
         return bad if bad.any() else None
 
     def _random_inputs(self, batch: int) -> list[Array]:

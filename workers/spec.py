@@ -6,6 +6,8 @@ and hands each child one of them as a line of JSON; nothing here changes while a
 
 from __future__ import annotations
 
+import math
+from functools import cached_property
 from typing import Literal
 
 import msgspec
@@ -35,7 +37,7 @@ __all__ = [
 
 OutputMeaning = Literal["logits", "probabilities", "values"]
 
-#: NumPy's type for each fixed-size datatype of the Open Inference Protocol (BYTES and BF16 have none).
+#: NumPy's type for each fixed-size datatype of the Open Inference Protocol (BYTES, BF16: none).
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -63,24 +65,24 @@ def datatype_of(dtype: npt.DTypeLike) -> str:
     return _DATATYPES[np.dtype(dtype)]
 
 
-class TensorSpec(msgspec.Struct, frozen=True):
+class TensorSpec(msgspec.Struct, frozen=True, dict=True):
     """A tensor without its batch dimension: `datatype` is the protocol's name, e.g. ``FP32``."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def dtype(self) -> np.dtype[np.generic]:
         """NumPy's type of one element."""
         return DTYPES[self.datatype]
 
-    @property
+    @cached_property
     def elements(self) -> int:
         """Elements in one row."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
-    @property
+    @cached_property
     def row_bytes(self) -> int:
         """Bytes of one row."""
         return self.elements * self.dtype.itemsize
@@ -167,7 +169,7 @@ class DeviceSpec(msgspec.Struct, frozen=True):
 
 
 class BlockSpec(msgspec.Struct, frozen=True):
-    """The prediction areas of members whose outputs agree, side by side: [members, slots, *shape]."""
+    """The prediction areas of members whose outputs agree: [members, slots, *shape]."""
 
     members: tuple[int, ...]
     datatype: str
@@ -179,7 +181,7 @@ class BlockSpec(msgspec.Struct, frozen=True):
         return TensorSpec("", self.datatype, self.shape).row_bytes
 
 
-class EnsembleSpec(msgspec.Struct, frozen=True):
+class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
     """One combination over the members of an arena (a member addressed by itself is one, too).
 
     Attributes:
@@ -198,7 +200,7 @@ class EnsembleSpec(msgspec.Struct, frozen=True):
     quorum: int
     output: TensorSpec
 
-    @property
+    @cached_property
     def mask(self) -> int:
         """The members as a bit mask."""
         return sum(1 << member for member in self.members)

@@ -1,0 +1,98 @@
+"""What to do with a body whose JSON header has been seen before: no parsing, only slicing.
+
+Runs in the front-end. A client that sends the same kind of request again sends the same header,
+byte for byte; all that its tensors' names, types, shapes and sizes say is then known already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+
+from server.inflight import StoredInput
+from server.protocol import InferRequest, RequestedOutput
+
+__all__ = ["Plan", "PlanCache"]
+
+_MAX_PLANS = 1024
+_MAX_HEADER_BYTES = 4096
+
+
+class _Slice(msgspec.Struct, frozen=True):
+    view: int
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    count: int
+    start: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """A request but for its payload.
+
+    Attributes:
+        id: always empty.
+        body_bytes: the length of the whole body.
+        rows: of every input.
+        slices: where in the body which view's rows are.
+        output: how the answer is wanted.
+        timeout_s: the request's own deadline, 0 for none.
+    """
+
+    body_bytes: int
+    rows: int
+    slices: tuple[_Slice, ...]
+    output: RequestedOutput
+    timeout_s: float
+    id: str = ""
+
+    def inputs(self, body: bytes | bytearray) -> list[StoredInput]:
+        """The arrays in a body of `body_bytes`, without a copy."""
+        return [
+            (
+                item.view,
+                np.frombuffer(body, item.dtype, item.count, item.start).reshape(item.shape),
+            )
+            for item in self.slices
+        ]
+
+
+class PlanCache:
+    """The plans of one model, by header; bounded."""
+
+    def __init__(self) -> None:
+        self._plans: dict[bytes, Plan] = {}
+
+    def find(self, body: bytes | bytearray, header_length: int) -> Plan | None:
+        """The plan of a body, if its header was seen before."""
+        plan = self._plans.get(bytes(body[:header_length]))
+        return plan if plan is not None and plan.body_bytes == len(body) else None
+
+    def remember(
+        self,
+        body: bytes | bytearray,
+        header_length: int,
+        request: InferRequest,
+        rows: int,
+        inputs: Sequence[StoredInput],
+    ) -> None:
+        """Make a plan of a request that was parsed and bound.
+
+        Not if the client gave it an id, which makes its header unlike any other, nor if a tensor
+        is in the header itself.
+        """
+        if request.id or header_length > _MAX_HEADER_BYTES or len(self._plans) >= _MAX_PLANS:
+            return
+        views = {id(array): view for view, array in inputs}
+        slices: list[_Slice] = []
+        start = header_length
+        for tensor in request.tensors:
+            array = tensor.array
+            assert array is not None, "a bound tensor is one"
+            slices.append(_Slice(views[id(array)], array.dtype, array.shape, array.size, start))
+            start += array.nbytes
+        if start == len(body):
+            self._plans[bytes(body[:header_length])] = Plan(
+                len(body), rows, tuple(slices), request.output, request.timeout_s
+            )
