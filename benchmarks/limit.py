@@ -38,6 +38,7 @@ _ROOT = Path(__file__).resolve().parent.parent
 _SEED = 0
 _CLEARLY_WORSE = 1.1
 _LONGEST_CALL_S = 1.0
+_PROBE_S = 0.2
 
 
 class Limit:
@@ -101,7 +102,7 @@ class Limit:
         """How many processes there are."""
         return len(self._children)
 
-    def best_batches(self, seconds: float = 0.2) -> dict[str, int]:
+    def best_batches(self, seconds: float) -> dict[str, int]:
         """Find each member's best batch size, with all cores busy.
 
         Args:
@@ -155,7 +156,7 @@ class LimitRounds:
     def __init__(self, limit: Limit, seconds: float) -> None:
         self._limit = limit
         self._seconds = seconds
-        self._batches = limit.best_batches()
+        self._batches = limit.best_batches(min(_PROBE_S, seconds))
         self._rounds: list[tuple[float, float, float]] = []
 
     def measure(self) -> tuple[float, float, float]:

@@ -21,7 +21,7 @@ ensembles:
 members:
   low: {model: fake, fake: {inputs: {x: [4]}, outputs: 2}}
   high: {model: fake, fake: {inputs: {x: [4]}, outputs: 2, add: 10}}
-  slow: {model: fake, fake: {inputs: {x: [4]}, outputs: 2, sleep_ms: 1000}}
+  slow: {model: fake, fake: {inputs: {x: [4]}, outputs: 2, sleep_ms: 200}}
 """
 
 
@@ -55,9 +55,8 @@ def test_errors(url):
             client.predict("nobody", [[1]])
         with pytest.raises(RequestRejected, match="shape"):
             client.predict("duo", [[1]])
-        with pytest.raises(DeadlineExceeded) as caught:
+        with pytest.raises(DeadlineExceeded):
             client.predict("stuck", [[1, 2, 3, 4]], timeout=0.01)
-        assert caught.value.status == 504
 
 
 @pytest.mark.process
