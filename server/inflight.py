@@ -108,7 +108,8 @@ class Request:
         memoryview(self.values)[row * size : row * size + len(values)] = values
 
     def resolve(self) -> None:
-        """Give the terminal answer."""
+        """Give the terminal answer, and let go of what refers back to the request."""
+        self.on_slow = self.pieces = None
         if self.timer is not None:
             self.timer.cancel()
         if self.future.done():

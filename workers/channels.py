@@ -26,6 +26,7 @@ __all__ = [
     "descriptor",
     "drain",
     "open_socket",
+    "wait_receive",
 ]
 
 WORKERS = "workers.ipc"
@@ -76,6 +77,15 @@ def drain(socket: zmq.Socket[bytes], decoder: Decoder[_T], limit: int = 256) -> 
     while len(messages) < limit and can_receive(socket):
         messages.append(decoder.decode(socket.recv(zmq.NOBLOCK)))
     return messages
+
+
+def wait_receive(socket: zmq.Socket[bytes], decoder: Decoder[_T]) -> list[_T]:
+    """Wait for a message, at most the socket's timeout; return it and what waits behind it."""
+    try:
+        first = socket.recv()
+    except zmq.Again:
+        return []
+    return [decoder.decode(first), *drain(socket, decoder)]
 
 
 def descriptor(socket: zmq.Socket[bytes]) -> int:

@@ -25,7 +25,7 @@ import zmq
 from workers.arena import Arena, Array, Cells
 from workers.backends import Model, load
 from workers.bootstrap import Started, Status, end_with_supervisor, run_role
-from workers.channels import COMBINER, WORKERS, Decoder, drain, open_socket
+from workers.channels import COMBINER, WORKERS, Decoder, drain, open_socket, wait_receive
 from workers.memory import SharedMemory
 from workers.messages import (
     Assign,
@@ -220,6 +220,7 @@ class Worker:
             bind=False,
             identity=f"{device.name}/{spec.incarnation}",
         )
+        self._front_end.rcvtimeo = _HEARTBEAT_MS
         self._combiner = open_socket(zmq.PUSH, spec.sockets, COMBINER, bind=False)
         self._decoder: Decoder[ToWorker] = Decoder(ToWorker)
         self._epoch = 0
@@ -233,14 +234,15 @@ class Worker:
         self._hello()
         while True:
             self._board.beat()
-            if self._front_end.poll(_HEARTBEAT_MS):
-                self._receive()
+            messages = wait_receive(self._front_end, self._decoder)
+            if messages:
+                self._take(messages)
                 self._work()
             else:
                 self._hello()
 
-    def _receive(self) -> None:
-        for message in drain(self._front_end, self._decoder):
+    def _take(self, messages: list[ToWorker]) -> None:
+        for message in messages:
             match message:
                 case Reset():
                     self._epoch = message.epoch
@@ -271,7 +273,7 @@ class Worker:
             if not self._jobs or now - flushed > _FLUSH_S:
                 self._flush()
                 flushed = now
-                self._receive()
+                self._take(drain(self._front_end, self._decoder))
 
     def _blame(self, job: Job, error: str) -> str:
         return f"member {self._instances[job.instance].spec.source.member!r} failed: {error}"
