@@ -22,7 +22,7 @@ from workers.spec import ModelSource
 
 __all__ = ["Command", "Failed", "InTurn", "Probe", "Reply", "Setup", "Single", "Timing", "main"]
 
-_LEAST_CALLS = 3
+_LEAST_CALLS = 7
 
 
 class Setup(msgspec.Struct, frozen=True):
