@@ -5,52 +5,18 @@ Runs in the benchmark's own processes.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 
-from server.config import Config, MemberConfig, RecipeConfig, backend_for
+from server.config import Config
+from server.members import model_sources
 from workers.backends import load
 from workers.backends.base import Array
 from workers.predictor import interpret
-from workers.recipes import RecipeResult, ensure_with_progress
 from workers.rules import RULES
-from workers.spec import DeviceSpec, ModelSource, TensorSpec
+from workers.spec import DeviceSpec, TensorSpec
 
-__all__ = ["expected_answer", "model_sources", "one_core", "random_input"]
-
-
-def model_sources(config: Config) -> list[ModelSource]:
-    """Return where the members' models are, in the configuration's order; make what is missing.
-
-    Raises:
-        RecipeError: if a model can't be made.
-    """
-    recipes = {m.model.recipe for m in config.members.values() if isinstance(m.model, RecipeConfig)}
-    made = ensure_with_progress(sorted(recipes))
-    return [_source(name, member, made) for name, member in config.members.items()]
-
-
-def _source(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> ModelSource:
-    model = member.model
-    path = made[model.recipe].path if isinstance(model, RecipeConfig) else None
-    if isinstance(model, Path):
-        path = model
-    backend = member.resolved_backend or (backend_for(path) if path else None)
-    assert backend is not None, "the configuration's check leaves no other"
-    return ModelSource(
-        member=name,
-        backend=backend,
-        path=str(path or ""),
-        declared=tuple(
-            TensorSpec(own, tensor.datatype, tensor.shape)
-            for own, tensor in member.inputs.items()
-            if tensor.datatype is not None and tensor.shape is not None
-        ),
-        output_name=member.output_name or "",
-        fake=member.fake.options() if member.fake else None,
-    )
+__all__ = ["expected_answer", "one_core", "random_input"]
 
 
 def one_core(core: int) -> DeviceSpec:

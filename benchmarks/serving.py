@@ -23,10 +23,11 @@ from benchmarks.infer_request import (
     model_input,
 )
 from benchmarks.limit import Limit, LimitRounds, errors_as_lines
-from benchmarks.members import expected_answer, model_sources, random_input
+from benchmarks.members import expected_answer, random_input
 from benchmarks.server_process import RunningServer, running_server
 from benchmarks.wrk import WrkResult, find_wrk, run_wrk
 from server.config import Config, load_config
+from server.members import model_sources
 
 __all__ = ["CASES", "Case", "load_figures", "main", "measure_serving"]
 

@@ -46,7 +46,6 @@ ensembles:
     weights: {net: 2, second: 1, stub: 0.5}   # or a list in the members' order
     quorum: 2                   # an answer may rest on two of the three ...
     deadline_ms: 500            # ... when half a second has passed
-    max_delay_ms: 0             # an idle device never waits for a fuller batch
 members:
   net:
     model: models/net.onnx      # relative to this file

@@ -12,28 +12,24 @@ import shutil
 import socket
 import sys
 import tempfile
-from pathlib import Path
 
 from setproctitle import setproctitle
 
 from allocator.devices import memory_limit_bytes
 from allocator.matrix import AllocationMatrix
-from server.compose import Composition, KnownMember, compose
-from server.config import Config, MemberConfig, RecipeConfig, backend_for
-from server.errors import ConfigError, StartError
+from server.compose import Composition, compose
+from server.config import Config
+from server.errors import StartError
 from server.front_end_spec import FrontEndSpec
+from server.members import know_members
 from server.placement import find_devices, place
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
-from workers.inspection import InspectionError, inspect_models
 from workers.memory import board_bytes, create_memory
-from workers.recipes import RECIPES, RecipeError, RecipeResult, ensure_with_progress
 from workers.spec import (
     CombinerSpec,
     DeviceSpec,
     MemorySpec,
-    ModelSource,
-    TensorSpec,
     WorkerSpec,
 )
 
@@ -101,79 +97,12 @@ def _plan(config: Config) -> _Plan:
     budget = int(config.server.arena_bytes or 0) or min(
         _DEFAULT_ARENA_BYTES, memory_limit_bytes() // 10
     )
-    members = _know_members(config)
+    members = know_members(config)
     devices = find_devices(config, budget)
     matrix = place(config, devices, {member.name: member.signature for member in members})
     offset = board_bytes(len(devices) + 2)
     composition = compose(config, members, matrix, budget_bytes=budget, offset=offset)
     return _Plan(devices, matrix, composition)
-
-
-def _know_members(config: Config) -> list[KnownMember]:
-    """Make what recipes must make, and inspect every model."""
-    made = _make_recipes(config)
-    sources = [_source(name, member, made) for name, member in config.members.items()]
-    try:
-        signatures = inspect_models(sources)
-    except InspectionError as error:
-        raise ConfigError(error.messages) from None
-    return [
-        KnownMember(name, member, source, signature, _labels(name, member, made))
-        for (name, member), source, signature in zip(
-            config.members.items(), sources, signatures, strict=True
-        )
-    ]
-
-
-def _make_recipes(config: Config) -> dict[str, RecipeResult]:
-    wanted: dict[str, str] = {}
-    for name, member in config.members.items():
-        if isinstance(member.model, RecipeConfig):
-            wanted.setdefault(member.model.recipe, name)
-    if unknown := [recipe for recipe in wanted if recipe not in RECIPES]:
-        raise ConfigError(
-            f"members.{wanted[recipe]}.model: unknown recipe {recipe!r}, "
-            f"use one of {', '.join(RECIPES)}"
-            for recipe in unknown
-        )
-    try:
-        return ensure_with_progress(list(wanted))
-    except RecipeError as error:
-        raise StartError(str(error)) from None
-
-
-def _source(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> ModelSource:
-    if isinstance(member.model, RecipeConfig):
-        path: Path | None = made[member.model.recipe].path
-    else:
-        path = member.model if isinstance(member.model, Path) else None
-    backend = member.resolved_backend or (backend_for(path) if path else None)
-    assert backend is not None, "the configuration's check leaves no other"
-    declared = tuple(
-        TensorSpec(own, tensor.datatype, tensor.shape)
-        for own, tensor in member.inputs.items()
-        if tensor.datatype is not None and tensor.shape is not None
-    )
-    return ModelSource(
-        member=name,
-        backend=backend,
-        path=str(path or ""),
-        declared=declared,
-        output_name=member.output_name or "",
-        fake=member.fake.options() if member.fake else None,
-    )
-
-
-def _labels(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> tuple[str, ...]:
-    path = member.labels
-    if path is None and isinstance(member.model, RecipeConfig):
-        path = made[member.model.recipe].labels_path
-    if path is None:
-        return ()
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"members.{name}.labels: {path}: {error}") from None
 
 
 def _describe(matrix: AllocationMatrix) -> list[str]:

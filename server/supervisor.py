@@ -215,7 +215,12 @@ class Supervisor:
         self._front_end.write(WorkerDown(child.device))
 
     async def _spawn(self, child: _Child) -> None:
-        environment = dict(os.environ, ENSEMBLED_LOG_LEVEL=self._front_end_spec.log_level)
+        # GPUs are counted as NVML counts them, by PCI bus.
+        environment = dict(
+            os.environ,
+            ENSEMBLED_LOG_LEVEL=self._front_end_spec.log_level,
+            CUDA_DEVICE_ORDER="PCI_BUS_ID",
+        )
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",

@@ -43,8 +43,6 @@ class EnsembleConfig(Section):
     """The fewest members that an answer may rest on; all of them if absent."""
     deadline_ms: float = Field(default=0.0, ge=0)
     """When a request is answered from the members that are done, if they are a quorum; 0: never."""
-    max_delay_ms: float = Field(default=0.0, ge=0)
-    """How long a batch may be held back to fill up while a device is idle."""
 
     @property
     def required_members(self) -> int:

@@ -9,11 +9,12 @@ import yaml
 from benchmarks import limit as limit_module
 from benchmarks.errors import BenchmarkError
 from benchmarks.limit import BATCHES, Limit, LimitRounds
-from benchmarks.members import expected_answer, model_sources, random_input
+from benchmarks.members import expected_answer, random_input
 from benchmarks.overhead import MEMBERS, PAYLOADS, fake_config, memcpy_s
 from benchmarks.server_process import running_server
 from benchmarks.serving import CASES, Case, measure_serving
 from server.config import load_config
+from server.members import model_sources
 from workers.recipes import RECIPES
 from workers.spec import ModelSource, TensorSpec
 
