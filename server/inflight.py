@@ -268,4 +268,3 @@ class InFlight:
     def reset(self) -> None:
         """Forget every row of a former front-end: all its clients are gone."""
         self.arena.row[:] = 0
-        self.arena.closing[:] = 0

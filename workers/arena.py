@@ -188,5 +188,6 @@ class Arena:
         return self._answers[self.slots(start, stop), : ensemble.output.row_bytes].tobytes()
 
     def last_row(self) -> int:
-        """The highest row number that any slot has ever held."""
-        return int(self.row.max())
+        """The highest row number that anybody has ever written down (`row` may be cleared)."""
+        cells = (self.row, self.closing, self.ended, self.done)
+        return max(int(np.abs(array).max()) for array in cells)
