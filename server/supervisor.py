@@ -236,6 +236,8 @@ class Supervisor:
         # and what it is told by commands fit together.
         self._memory.board(child.name).clear()
         child.process, child.alive = process, True
+        if self._stopping.is_set():  # it was not there yet when the others were told to end
+            child.kill()
         child.incarnation += 1
         child.ended.clear()
         child.write(self._spec_of(child))
