@@ -246,6 +246,7 @@ class Worker:
             match message:
                 case Reset():
                     self._epoch = message.epoch
+                    self._last_job = 0  # the new front-end counts its jobs anew
                     self._jobs.clear()
                     self._hello()
                 case Assign():
