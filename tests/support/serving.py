@@ -1,4 +1,4 @@
-"""The real server for process tests: started as users start it, watched, stopped, checked for leaks.
+"""The real server for process tests: started as users do, watched, stopped, checked for leaks.
 
 `serve` (per test) starts `ensembled serve` on a configuration and gives a `Server`. Waits have a
 deadline; nothing is synchronised by sleeping. At the end of a test every server is stopped by
@@ -31,7 +31,7 @@ import pytest
 import yaml
 
 START_S = 60.0
-STOP_S = 40.0
+STOP_S = 15.0
 _TITLE = "ensembled"
 
 
@@ -126,6 +126,15 @@ class Client:
         self.http.close()
 
 
+def ask(server: Server, model: str, x: Any, **options: Any) -> Answer:
+    """Ask a model on a connection of its own."""
+    client = Client(server.url)
+    try:
+        return client.predict(model, np.asarray(x, np.float32), **options)
+    finally:
+        client.close()
+
+
 class Server:
     """A running server.
 
@@ -133,12 +142,12 @@ class Server:
         url: of its HTTP API.
         process: the supervisor.
         client: for the test's own thread.
-        exits_with: what the exit status must be in the end.
+        exits_with: what the exit status may be in the end.
     """
 
     def __init__(self, command: list[str], environment: dict[str, str], log: Path) -> None:
         self.log = log
-        self.exits_with = 0
+        self.exits_with: tuple[int, ...] = (0,)
         self._known: dict[int, psutil.Process] = {}
         with log.open("wb") as stderr:
             self._popen = subprocess.Popen(
@@ -163,6 +172,10 @@ class Server:
         self.port = int(port)
         self.url = f"http://{address}"
         self.client = Client(self.url)
+
+    @property
+    def has_ended(self) -> bool:
+        return self._popen.poll() is not None
 
     @property
     def stderr(self) -> str:
@@ -226,7 +239,7 @@ class Server:
         try:
             if self._popen.poll() is None:
                 self.stop()
-            assert self._popen.returncode == self.exits_with, self.stderr
+            assert self._popen.returncode in self.exits_with, self.stderr
             wait_for(lambda: not any(map(title, self._known.values())), "the children's end", 10)
         finally:
             self._popen.kill()
@@ -257,6 +270,9 @@ def running(
         environment: more variables.
     """
     if isinstance(config, dict):
+        if isinstance(config.get("allocation"), dict):
+            (directory / "allocation.json").write_text(json.dumps(config["allocation"]))
+            config = {**config, "allocation": "allocation.json"}
         path = directory / "config.yaml"
         path.write_text(yaml.safe_dump(config))
         config = path
@@ -276,7 +292,7 @@ def running(
             server.wait_ready()
         yield server
         server.close()
-        assert os.listdir(temporary) == [] or server.exits_with == -signal.SIGKILL
+        assert os.listdir(temporary) == [] or server.exits_with == (-signal.SIGKILL,)
         assert set(os.listdir("/dev/shm")) <= before
     finally:
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
@@ -322,15 +338,27 @@ def configuration(
     *,
     ensemble: dict[str, Any] | None = None,
     on: int = 1,
+    where: dict[str, int] | None = None,
     **server: Any,
 ) -> dict[str, Any]:
-    """An ensemble `all` of these members, on so many devices."""
-    return {
+    """An ensemble `all` of these members, on so many devices; `where` binds each to one of them."""
+    config = {
         "members": members,
         "ensembles": {"all": {"members": list(members), **(ensemble or {})}},
         "devices": devices(on),
         "server": {"grpc_port": 0, **server},
     }
+    if where is not None and len(config["devices"]) == on:
+        batches = {name: member.get("batch_size", 8) for name, member in members.items()}
+        config["allocation"] = {
+            "members": list(members),
+            "devices": [device["name"] for device in config["devices"]],
+            "matrix": [
+                [batch if where[name] == device else 0 for name, batch in batches.items()]
+                for device in range(on)
+            ],
+        }
+    return config
 
 
 # -- load --------------------------------------------------------------------------------------
@@ -355,8 +383,8 @@ class Load:
         self._rows = rows
         self._stop = threading.Event()
         self.answered = 0
-        self.lost = 0
-        self.tolerates_disconnects = False
+        #: Whether a closed connection, or 503, is an answer, too: the front-end is not there.
+        self.tolerates_absence = False
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(clients)
         self._clients = [self._pool.submit(self._ask, number) for number in range(clients)]
@@ -375,12 +403,12 @@ class Load:
                 try:
                     answer = client.predict(self._model, x, binary=count % 3 > 0)
                 except httpx.TransportError:
-                    if not self.tolerates_disconnects:
+                    if not self.tolerates_absence:
                         raise
-                    with self._lock:
-                        self.lost += 1
                     client.close()
                     client = Client(self._server.url)
+                    continue
+                if answer.status == 503 and self.tolerates_absence:
                     continue
                 self._check(answer, x)
                 with self._lock:

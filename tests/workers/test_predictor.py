@@ -54,9 +54,10 @@ def model():
 
 @pytest.fixture
 def make(arena, model):
-    def make(meaning="values", bindings=(Binding(0),), batch=8):
+    def make(meaning="values", batch=8, answers=()):
+        model.answers.update(answers)
         source = ModelSource("b", "fake")
-        spec = InstanceSpec(0, MEMBER, batch, source, model.signature, bindings, meaning)
+        spec = InstanceSpec(0, MEMBER, batch, source, model.signature, (Binding(0),), meaning)
         return Instance(spec, arena, model)
 
     return make
@@ -119,7 +120,7 @@ def test_out_of_memory_for_a_full_batch_is_no_failure(arena, model, make):
 
 
 @pytest.mark.parametrize(
-    ("meaning", "answer", "is_bad"),
+    ("meaning", "output", "is_bad"),
     [
         ("values", [np.nan, 1], True),
         ("values", [np.inf, 1], False),
@@ -134,10 +135,10 @@ def test_out_of_memory_for_a_full_batch_is_no_failure(arena, model, make):
         ("logits", [3e38, -3e38], False),
     ],
 )
-def test_a_row_that_is_not_finite_fails_alone(arena, model, make, meaning, answer, is_bad):
+def test_a_row_that_is_not_finite_fails_alone(arena, make, meaning, output, is_bad):
     claim(arena, START, START + 4, expected=0b111)
-    model.answers[START + 1] = answer
-    error = make(meaning).run([(START, START + 4)])
+    instance = make(meaning, answers={START + 1: output})
+    error = instance.run([(START, START + 4)])
     done = [START, -START - 1 if is_bad else START + 1, START + 2, START + 3]
     assert arena.done[MEMBER, :4].tolist() == done
     assert error == ("not a finite number in its output" if is_bad else "")
@@ -146,6 +147,7 @@ def test_a_row_that_is_not_finite_fails_alone(arena, model, make, meaning, answe
 def test_rows_that_have_all_ended_are_skipped(arena, model, make):
     slots = claim(arena, START, START + 4, expected=0b111)
     arena.ended[slots] = [START, -START - 1, START + 2, -START - 3]
+    arena.closing[slots] = arena.numbers(START, START + 4)
     assert make().run([(START, START + 2), (START + 2, START + 4)]) == ""
     assert model.batches == []
     check(arena, [])

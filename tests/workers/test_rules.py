@@ -29,7 +29,7 @@ shares = predictions(0.0, 1.0)
 
 
 def apply(name, given_predictions, weights=None):
-    """The rule's answer, written into every second column, as the arena's answers may be strided."""
+    """The rule's answer, written into every second column: the arena's answers are strided."""
     count = len(given_predictions)
     weights = np.ones(count) if weights is None else weights
     kept = given_predictions.copy()

@@ -1,0 +1,232 @@
+import pytest
+
+from allocator.matrix import AllocationMatrix
+from server.compose import KnownMember, compose
+from server.config import Config
+from server.errors import ConfigError
+from workers.arena import arena_bytes
+from workers.spec import Binding, ModelSignature, ModelSource, Preparation, Scaling, TensorSpec
+
+X = (TensorSpec("x", "FP32", (4,)),)
+Y = TensorSpec("y", "FP32", (3,))
+
+
+def member(name, *, inputs=X, output=Y, labels=(), **section):
+    config = Config.model_validate(
+        {"members": {name: {"model": {"recipe": "any"}, **section}}}
+    ).members[name]
+    return KnownMember(
+        name,
+        config,
+        ModelSource(name, "onnx", f"{name}.onnx"),
+        ModelSignature(inputs, output, 0),
+        labels,
+    )
+
+
+def renaming(name, inputs, names):
+    config = Config.model_validate(
+        {"members": {name: {"model": {"recipe": "any"}, "inputs": names}}}
+    ).members[name]
+    signature = ModelSignature(inputs, TensorSpec("y", "FP32", (3,)), 0)
+    return KnownMember(name, config, ModelSource(name, "onnx"), signature)
+
+
+def meaning(name, what, output=Y, labels=()):
+    config = Config.model_validate(
+        {"members": {name: {"model": {"recipe": "any"}, "output": what}}}
+    ).members[name]
+    return KnownMember(
+        name, config, ModelSource(name, "onnx"), ModelSignature(X, output, 0), labels
+    )
+
+
+def image(size, *, channels_first=True, **changes):
+    shape = (3, size, size) if channels_first else (size, size, 3)
+    options = {"size": size, "mean": 127, "std": 128, **changes}
+    return {"inputs": (TensorSpec("pixels", "FP32", shape),), "input": {"image": options}}
+
+
+def composed(members, ensembles=None, *, batch=8, budget=1 << 22, cells=None):
+    names = [one.name for one in members]
+    config = Config.model_validate(
+        {
+            "members": {name: {"model": {"recipe": "any"}} for name in names},
+            "ensembles": ensembles or {},
+        }
+    )
+    matrix = AllocationMatrix(
+        tuple(names), ("cpu:0", "cpu:1"), cells or ((batch,) * len(names), (0,) * len(names))
+    )
+    return compose(config, members, matrix, budget_bytes=budget, offset=4096)
+
+
+def problems(members, rule="mean", **ensemble):
+    names = [one.name for one in members]
+    with pytest.raises(ConfigError) as caught:
+        composed(members, {"e": {"members": names, "rule": rule, **ensemble}})
+    for line in caught.value.problems:
+        assert "\n" not in line
+    return caught.value.problems
+
+
+def test_members_of_equal_input_share_an_arena():
+    other = (TensorSpec("z", "FP32", (4,)),)
+    result = composed(
+        [member("a"), member("b", inputs=other), member("c"), member("d", inputs=other)],
+        {"ac": {"members": ["c", "a"], "quorum": 1}},
+    )
+    first, second = result.arenas
+    assert (first.members, second.members) == (("a", "c"), ("b", "d"))
+    assert [ensemble.name for ensemble in first.ensembles] == ["ac", "a", "c"]
+    assert first.ensembles[0].members == (1, 0)
+    assert first.ensembles[0].quorum == 1
+    assert first.offset == 4096
+    assert second.offset == 4096 + arena_bytes(first)
+    assert [model.served.name for model in result.models] == ["ac", "a", "c", "b", "d"]
+    assert result.models[0].members == ("c", "a")
+    assert [(one.arena, one.member) for one in result.instances["cpu:0"]] == [
+        (0, 0),
+        (1, 0),
+        (0, 1),
+        (1, 1),
+    ]
+    assert "cpu:1" not in result.instances
+
+
+def test_inputs_are_equal_in_any_order_and_by_the_clients_names():
+    p, q = TensorSpec("p", "FP32", (4,)), TensorSpec("q", "INT64", ())
+    renamed = (TensorSpec("own.q", "INT64", ()), p)
+    result = composed([member("a", inputs=(p, q)), renaming("b", renamed, {"own.q": "q"})])
+    (arena,) = result.arenas
+    assert arena.views == (p, q)
+    first, second = result.instances["cpu:0"]
+    assert first.bindings == (Binding(0), Binding(1))
+    assert second.bindings == (Binding(1), Binding(0)), "in the order of the model's inputs"
+    assert result.models[1].views == (0, 1)
+
+
+def test_one_image_view_for_each_distinct_preparation():
+    result = composed(
+        [
+            member("a", **image(8)),
+            member("b", **image(8, mean=[1, 2, 3], layout="nhwc", channels_first=False)),
+            member("c", **image(6)),
+            member("d", **image(8, crop=1.0)),
+        ],
+        {"e": {"members": ["c", "b"]}},
+    )
+    (arena,) = result.arenas
+    assert [view.shape for view in arena.views] == [(8, 8, 3), (6, 6, 3), (8, 8, 3)]
+    assert all(view.datatype == "UINT8" for view in arena.views)
+    a, b, c, d = (one.bindings[0] for one in result.instances["cpu:0"])
+    assert [binding.view for binding in (a, b, c, d)] == [0, 0, 1, 2]
+    assert a.scaling == Scaling((127, 127, 127), (128, 128, 128), "nchw")
+    assert b.scaling == Scaling((1, 2, 3), (128, 128, 128), "nhwc")
+    ensemble = result.models[0]
+    assert ensemble.takes_images
+    assert ensemble.preparations == ((1, Preparation(6)), (0, Preparation(8))), "only what it needs"
+    assert ensemble.inputs == ()
+
+
+def test_outputs_of_one_shape_get_one_type_that_is_wide_enough():
+    result = composed(
+        [
+            member("half", output=TensorSpec("y", "FP16", (3,))),
+            member("whole", output=TensorSpec("y", "INT64", (3,))),
+            member("scalar", output=TensorSpec("y", "FP16", ())),
+        ],
+        {"e": {"members": ["half", "whole"]}},
+    )
+    (arena,) = result.arenas
+    assert [(b.members, b.datatype, b.shape) for b in arena.blocks] == [
+        ((0, 1), "FP64", (3,)),
+        ((2,), "FP32", ()),
+    ]
+    assert [e.output.datatype for e in arena.ensembles] == ["FP64", "FP64", "FP64", "FP32"]
+
+
+def test_segments_hold_the_largest_batch_and_the_budget_holds_the_arenas():
+    for batch in (1, 8, 200):
+        for budget in (1 << 18, 1 << 20, 1 << 22):
+            result = composed([member("a"), member("b")], batch=batch, budget=budget)
+            (arena,) = result.arenas
+            assert arena.segment_rows >= batch
+            assert arena.segments >= 2
+            assert arena_bytes(arena) <= budget
+    cells = ((4, 0), (0, 128))
+    (arena,) = composed([member("a"), member("b")], cells=cells).arenas
+    assert arena.segment_rows >= 128
+
+
+def test_an_arena_that_is_too_small():
+    with pytest.raises(ConfigError, match="server.arena_bytes: 65536 bytes are too few") as caught:
+        composed([member("a")], budget=64 << 10)
+    wanted = int(str(caught.value).split("at least ")[1].split()[0])
+    assert composed([member("a")], budget=wanted).arenas[0].capacity >= 16
+
+
+def test_members_that_disagree_on_their_input():
+    (line,) = problems([member("a"), member("b", inputs=(TensorSpec("z", "FP32", (4,)),))])
+    assert line.startswith(
+        "ensembles.e: members disagree on their input: 'a' takes x FP32 [4], 'b'"
+    )
+    for other in (
+        (TensorSpec("x", "FP32", (5,)),),
+        (TensorSpec("x", "FP64", (4,)),),
+        (*X, TensorSpec("z", "FP32", (4,))),
+    ):
+        (line,) = problems([member("a"), member("b", inputs=other)])
+        assert "disagree on their input" in line
+    (line,) = problems([member("a"), member("b", **image(8))])
+    assert "disagree on their input" in line
+
+
+def test_members_that_disagree_on_their_output():
+    (line,) = problems([member("a"), member("b", output=TensorSpec("y", "FP32", (4,)))])
+    assert line == (
+        "ensembles.e: members disagree on their output: 'a' gives shape [3], 'b' gives [4]"
+    )
+
+
+def test_members_that_disagree_on_what_their_output_means():
+    (line,) = problems([meaning("a", "logits"), meaning("b", "values")])
+    assert "disagree on what their output means: 'a' gives logits, 'b' gives values" in line
+    assert composed(
+        [meaning("a", "logits"), meaning("b", "probabilities")], {"e": {"members": ["a", "b"]}}
+    )
+
+
+def test_labels():
+    (line,) = problems([member("a", labels=("x", "y", "z")), member("b", labels=("z", "y", "x"))])
+    assert "'a' and 'b' have different labels" in line
+    with pytest.raises(
+        ConfigError, match=r"members.a.labels: 2 labels for an output of shape \[3\]"
+    ):
+        composed([member("a", labels=("x", "y"))])
+    result = composed(
+        [member("a"), member("b", labels=("x", "y", "z"))], {"e": {"members": ["a", "b"]}}
+    )
+    assert [model.labels for model in result.models] == [("x", "y", "z"), (), ("x", "y", "z")]
+
+
+def test_rules_that_the_outputs_do_not_allow():
+    scalar = TensorSpec("y", "FP32", ())
+    lines = problems([meaning("a", "probabilities", scalar)], rule="vote")
+    assert any("vote needs an output per class" in line for line in lines)
+    lines = problems([meaning("a", "values")], rule="geometric_mean")
+    assert any("not values" in line for line in lines)
+    with pytest.raises(ConfigError, match="members.a.output: logits need an output per class"):
+        composed([meaning("a", "logits", scalar)])
+
+
+def test_an_image_member_whose_model_takes_none():
+    with pytest.raises(ConfigError, match="members.a.input.image: the model takes x FP32"):
+        composed([member("a", **{**image(8), "inputs": X})])
+    with pytest.raises(ConfigError, match="not one image FP32"):
+        composed([member("a", **image(8, layout="nhwc"))])
+
+
+def test_names_of_inputs_that_the_model_does_not_have():
+    with pytest.raises(ConfigError, match=r"members.a.inputs: the model has no input 'y', .*'x'"):
+        composed([renaming("a", X, {"y": "x"})])
