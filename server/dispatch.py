@@ -16,12 +16,13 @@ devices have room for few jobs. The policy:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from server.batching import PendingRanges, Range
 
-__all__ = ["Assignment", "DeviceState", "Latency", "Member", "OpenJob", "Placement", "choose"]
+__all__ = ["DeviceState", "Latency", "Member", "OpenJob", "Placement", "choose"]
 
 _CREDITS = 2
 _LEAD_S = 0.0004
@@ -45,15 +46,12 @@ class Latency:
 
     def learn(self, rows: int, elapsed_s: float) -> None:
         """Take in how long a batch of `rows` took."""
-        bucket = self._bucket(rows)
+        bucket = (rows - 1).bit_length()
         self._seconds[bucket] += _SMOOTHING * (elapsed_s - self._seconds[bucket])
 
     def seconds(self, rows: int) -> float:
-        """How long a batch of `rows` should take."""
-        return self._seconds[self._bucket(rows)]
-
-    def _bucket(self, rows: int) -> int:
-        return min((rows - 1).bit_length(), len(self._seconds) - 1)
+        """How long a batch of `rows` should take, or a full one if that is less."""
+        return self._seconds[(min(rows, self.batch) - 1).bit_length()]
 
 
 @dataclass(slots=True)
@@ -146,72 +144,70 @@ class Member:
     placements: list[Placement] = field(default_factory=list)
     given_up: bool = False
 
-    def best_placement(
-        self, now: float, addressed: Collection[DeviceState]
-    ) -> tuple[Placement, float] | None:
-        """The placement that would finish its next batch first, and that batch's latency.
 
-        Args:
-            now: seconds.
-            addressed: devices that get a message anyway.
-        """
-        best: tuple[Placement, float] | None = None
-        earliest = float("inf")
-        for placement in self.placements:
-            if not placement.device.up:
-                continue
-            latency = placement.latency
-            seconds = latency.seconds(min(self.pending.rows, latency.batch))
-            finish = placement.device.backlog_s(now) + seconds
-            if placement.device not in addressed:
-                finish += _MESSAGE_S
-            if finish < earliest:
-                best, earliest = (placement, seconds), finish
-        return best
-
-
-@dataclass(slots=True, frozen=True)
-class Assignment:
-    """What `choose` decided: these rows go to that placement."""
-
-    placement: Placement
-    job: OpenJob
-
-
-def choose(members: Sequence[Member], next_job: int, now: float) -> list[Assignment]:
+def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob]:
     """Bind pending rows to devices until none has room for what waits.
 
-    The devices' states and the pending lists are updated; the caller sends the assignments.
+    The devices' states and the pending lists are updated; the caller sends the jobs.
 
     Args:
         members: all members.
         next_job: the first unused job id; ids are given out upwards from it.
         now: seconds on the clock of the pending ranges.
     """
-    queue: list[tuple[float, float, int]] = []
-    addressed: set[DeviceState] = set()
-
-    def enqueue(index: int) -> None:
-        member = members[index]
-        if member.pending.rows and (best := member.best_placement(now, addressed)):
-            heapq.heappush(queue, (member.pending.since, -best[1], index))
-
-    for index in range(len(members)):
-        enqueue(index)
-    assignments: list[Assignment] = []
+    queue = [key for index, member in enumerate(members) if (key := _key(member, index))]
+    heapq.heapify(queue)
+    jobs: list[OpenJob] = []
+    starts: dict[DeviceState, float] = {}
     while queue:
         since, _, index = heapq.heappop(queue)
         member = members[index]
-        best = member.best_placement(now, addressed)
-        if best is None or not best[0].device.has_room(best[0], now):
+        placement = _earliest(member, starts, now)
+        if placement is None or not placement.device.has_room(placement, now):
             continue
-        placement = best[0]
         ranges = member.pending.take(placement.latency.batch)
         rows = sum(stop - start for start, stop in ranges)
         seconds = placement.latency.seconds(rows)
-        job = OpenJob(next_job + len(assignments), placement, ranges, rows, seconds, since)
+        job = OpenJob(next_job + len(jobs), placement, ranges, rows, seconds, since)
         placement.device.open(job, now)
-        addressed.add(placement.device)
-        assignments.append(Assignment(placement, job))
-        enqueue(index)
-    return assignments
+        starts[placement.device] = placement.device.backlog_s(now)  # its message is paid for
+        jobs.append(job)
+        if key := _key(member, index):
+            heapq.heappush(queue, key)
+    return jobs
+
+
+def _key(member: Member, index: int) -> tuple[float, float, int] | None:
+    """A member's place in the queue: the oldest first, then the longest job; None if it can't be.
+
+    Its job is as long as it is on the fastest device.
+    """
+    rows = member.pending.rows
+    if not rows:
+        return None
+    seconds = [
+        placement.latency.seconds(rows) for placement in member.placements if placement.device.up
+    ]
+    return (member.pending.since, -min(seconds), index) if seconds else None
+
+
+def _earliest(member: Member, starts: dict[DeviceState, float], now: float) -> Placement | None:
+    """The placement that would finish a member's next batch first.
+
+    Args:
+        member: one with pending rows.
+        starts: by device, when a new job would start there, in seconds from now; filled in here.
+        now: seconds.
+    """
+    best: Placement | None = None
+    earliest = math.inf
+    for placement in member.placements:
+        device = placement.device
+        if device.up:
+            start = starts.get(device)
+            if start is None:
+                start = starts[device] = device.backlog_s(now) + _MESSAGE_S
+            finish = start + placement.latency.seconds(member.pending.rows)
+            if finish < earliest:
+                best, earliest = placement, finish
+    return best

@@ -36,19 +36,16 @@ class Worker:
 
     Attributes:
         incarnation: 0 if no process is there.
+        identity: routing id of its socket.
         given_up: whether the supervisor has called it down: it keeps dying at its start.
     """
 
     def __init__(self, name: str) -> None:
         self.state = DeviceState(name)
         self.incarnation = 0
+        self.identity = b""
         self.given_up = False
         self.placements: list[Placement] = []
-
-    @property
-    def identity(self) -> bytes:
-        """Routing id of its socket."""
-        return f"{self.state.name}/{self.incarnation}".encode()
 
 
 class Fleet:
@@ -81,6 +78,7 @@ class Fleet:
         self.router = open_socket(zmq.ROUTER, sockets, WORKERS, bind=True)
         self._decoder: Decoder[Hello | Ready] = Decoder(Hello | Ready)
         self._next_job = 1
+        self._by_identity: dict[bytes, Worker] = {}
         self._crashes: defaultdict[tuple[Member, int], int] = defaultdict(int)
         self._members: list[list[Member]] = [
             [
@@ -145,14 +143,13 @@ class Fleet:
 
     def dispatch(self) -> bool:
         """Give out what can be given out; whether that was anything."""
-        assignments = choose(self._all_members, self._next_job, time.monotonic())
-        if not assignments:
+        chosen = choose(self._all_members, self._next_job, time.monotonic())
+        if not chosen:
             return False
-        self._next_job += len(assignments)
+        self._next_job += len(chosen)
         by_device: dict[str, list[OpenJob]] = {}
-        for assignment in assignments:
-            name = assignment.placement.device.name
-            by_device.setdefault(name, []).append(assignment.job)
+        for job in chosen:
+            by_device.setdefault(job.placement.device.name, []).append(job)
         for name, jobs in by_device.items():
             self._send_jobs(self.workers[name], jobs)
         return True
@@ -171,7 +168,8 @@ class Fleet:
 
     def _send(self, worker: Worker, message: Assign | Reset) -> bool:
         try:
-            self.router.send_multipart((worker.identity, encode(message)), zmq.NOBLOCK)
+            self.router.send(worker.identity, zmq.NOBLOCK | zmq.SNDMORE)
+            self.router.send(encode(message), zmq.NOBLOCK)
         except zmq.ZMQError as error:
             _log.warning("worker %s can't be reached: %s", worker.state.name, error)
             return False
@@ -185,9 +183,8 @@ class Fleet:
         while can_receive(self.router):
             identity, payload = self.router.recv_multipart(zmq.NOBLOCK)
             heard = True
-            name, _, incarnation = identity.decode().rpartition("/")
-            worker = self.workers.get(name)
-            if worker is None or worker.incarnation != int(incarnation):
+            worker = self._by_identity.get(identity)
+            if worker is None:
                 continue  # of a process that is gone
             message = self._decoder.decode(payload)
             if message.epoch != self._epoch:
@@ -230,7 +227,10 @@ class Fleet:
 
     def started(self, name: str, incarnation: int) -> None:
         """A new process is being started for a device."""
-        self.workers[name].incarnation = incarnation
+        worker = self.workers[name]
+        worker.incarnation = incarnation
+        worker.identity = f"{name}/{incarnation}".encode()
+        self._by_identity[worker.identity] = worker
 
     def reaped(self, name: str, incarnation: int, executing: int) -> None:
         """A worker is dead and waited for; `executing` is the job it was running, 0 if none."""
@@ -238,6 +238,7 @@ class Fleet:
         if worker.incarnation != incarnation:
             return
         worker.incarnation = 0
+        del self._by_identity[worker.identity]
         worker.state.up = False
         jobs = list(worker.state.jobs.values())
         worker.state.jobs.clear()

@@ -146,6 +146,9 @@ class InFlight:
         self.arena = arena
         self.waiting: deque[Request] = deque()
         self.slots = SlotAllocator(spec.segments, spec.segment_rows, generation)
+        # Cell by cell: quicker for a lone row than arrays of one element.
+        self._row, self._ensemble = arena.row.data, arena.ensemble.data
+        self._expected = arena.expected.data
         self._owners: list[Piece | None] = [None] * arena.capacity
 
     def place(self, request: Request) -> Range | None:
@@ -159,11 +162,19 @@ class InFlight:
         start, stop = span
         offset, count = request.claimed, stop - start
         arena, slots = self.arena, self.arena.slots(start, stop)
-        for view, rows in request.inputs:
-            arena.views[view][slots] = rows[offset : offset + count]
-        arena.ensemble[slots] = request.model.ensemble
-        arena.expected[slots] = request.expected
-        arena.row[slots] = arena.numbers(start, stop) if count > 1 else start
+        if count == 1:
+            slot = slots.start
+            for view, rows in request.inputs:
+                arena.views[view][slot] = rows[offset]
+            self._ensemble[slot] = request.model.ensemble
+            self._expected[slot] = request.expected
+            self._row[slot] = start
+        else:
+            for view, rows in request.inputs:
+                arena.views[view][slots] = rows[offset : offset + count]
+            arena.ensemble[slots] = request.model.ensemble
+            arena.expected[slots] = request.expected
+            arena.row[slots] = arena.numbers(start, stop)
         piece = Piece(request, start, stop, offset)
         self._owners[slots] = [piece] * count
         if request.pieces is None:

@@ -34,14 +34,14 @@ class Bench:
     def choose(self, now=0.0):
         """What goes out, as (member, device, ranges)."""
         chosen = choose(self.members, self.jobs + 1, now)
-        assert [item.job.id for item in chosen] == list(
+        assert [item.id for item in chosen] == list(
             range(self.jobs + 1, self.jobs + 1 + len(chosen))
         )
         self.jobs += len(chosen)
         for item in chosen:
-            assert self.devices[item.placement.device.name].jobs[item.job.id] is item.job
+            assert self.devices[item.placement.device.name].jobs[item.id] is item
         return [
-            (item.placement.member.name, item.placement.device.name, item.job.ranges)
+            (item.placement.member.name, item.placement.device.name, item.ranges)
             for item in chosen
         ]
 
