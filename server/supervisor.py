@@ -148,7 +148,7 @@ class Supervisor:
         watcher = asyncio.create_task(self._watch())
         try:
             await self._first(self._all_up(), *keepers)
-            if not self._stopping.is_set():
+            if not self._stopping.is_set() and all(child.up.is_set() for child in self._children):
                 self._ready = True
                 self._on_ready()
                 await self._first(*keepers)
