@@ -60,7 +60,9 @@ def serve(
     config: ConfigPath,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     http_port: Port = None,
-    grpc_port: Port = None,
+    grpc_port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Reserved: gRPC is not served yet.")
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Serve the ensembles of a configuration until told to stop."""

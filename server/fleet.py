@@ -118,6 +118,7 @@ class Fleet:
         """Remove rows from every list they still wait in."""
         for member in self._members[arena]:
             member.pending.withdraw(start, stop)
+            self._forget_crashes(member, start, stop)
 
     def hold(self, arena: int, start: int, stop: int) -> bool:
         """Whether open jobs hold any of these rows; if so, they are released with the last one."""
@@ -217,10 +218,8 @@ class Fleet:
             return
         if elapsed_s is not None:
             job.placement.latency.learn(job.rows, elapsed_s)
-        if self._crashes:
-            for start, stop in job.ranges:
-                for row in range(start, stop):
-                    self._crashes.pop((job.placement.member, row), None)
+        for start, stop in job.ranges:
+            self._forget_crashes(job.placement.member, start, stop)
         self._close_job(job)
 
     # -- what the supervisor says -------------------------------------------------------------
@@ -282,6 +281,11 @@ class Fleet:
             else:
                 others.append((start, stop))
         return others
+
+    def _forget_crashes(self, member: Member, start: int, stop: int) -> None:
+        if self._crashes:
+            for row in range(start, stop):
+                self._crashes.pop((member, row), None)
 
     def _fail(self, member: Member, start: int, stop: int, why: str) -> None:
         """Mark rows as failed in the place of a worker that is reaped."""

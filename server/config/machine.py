@@ -64,7 +64,7 @@ class ServerConfig(Section):
     http_port: Port = 8000
     """Port for HTTP; 0 is any free one."""
     grpc_port: Port = 8001
-    """Port for gRPC; 0 is any free one."""
+    """Port for gRPC, which this version does not serve yet: nothing listens there."""
     arena_bytes: Bytes | None = None
     """Shared memory for the rows in flight; if absent, 256 MiB or 10% of the memory if less."""
     max_request_bytes: Bytes = ByteSize(64 << 20)
