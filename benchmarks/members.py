@@ -12,7 +12,7 @@ from server.config import Config
 from server.members import model_sources
 from workers.backends import load
 from workers.backends.base import Array
-from workers.predictor import interpret
+from workers.instance import interpret
 from workers.rules import RULES
 from workers.spec import DeviceSpec, TensorSpec
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
 
-from workers.predictor import Instance, interpret, scale
+from workers.instance import Instance, interpret, scale
 from workers.spec import (
     Binding,
     InstanceSpec,
@@ -212,7 +212,7 @@ def test_other_outputs_stay_as_they_are(meaning):
 def test_pixels_are_scaled_per_channel(layout):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
     mean, std = (123.5, 116.25, 103.0), (58.5, 57.0, 60.25)
-    scaled = scale(pixels, Binding(0, Scaling(mean, std, layout)))
+    scaled = scale(pixels, Scaling(mean, std, layout))
     wanted = (pixels.astype(np.float64) - mean) / std
     if layout == "nchw":
         wanted = wanted.transpose(0, 3, 1, 2)
@@ -223,7 +223,7 @@ def test_pixels_are_scaled_per_channel(layout):
 
 def test_tensors_are_not_scaled_or_copied():
     tensor = np.ones((2, 3), np.float32)
-    assert scale(tensor, Binding(0)) is tensor
+    assert scale(tensor, None) is tensor
 
 
 def test_every_input_of_a_model_comes_from_its_own_view(model):

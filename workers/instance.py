@@ -1,0 +1,184 @@
+"""An instance: a member loaded on a device, predicting rows of its arena.
+
+Runs in the worker. Stored inputs flow from the arena into the model, predictions flow back, then
+the `done` cells: only the rows that a member really fails on (an error, or NaN in its answer) are
+marked as failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.arena import Arena, Array, Cells
+from workers.backends import Model
+from workers.spec import InstanceSpec, OutputMeaning, Scaling
+
+__all__ = ["Instance", "interpret", "scale"]
+
+_log = logging.getLogger(__name__)
+
+
+def interpret(raw: Array, meaning: OutputMeaning) -> Array:
+    """Turn a model's raw output into predictions: logits become probabilities over the last axis.
+
+    Args:
+        raw: [rows, *outputs].
+        meaning: what the model's output is.
+    """
+    if meaning != "logits":
+        return raw
+    values = raw.astype(np.promote_types(raw.dtype, np.float32), copy=False)
+    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+    normalised: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    return normalised
+
+
+def scale(stored: Array, scaling: Scaling | None) -> Array:
+    """Turn stored rows into a model's input.
+
+    Args:
+        stored: [rows, ...]; pixels uint8 [rows, height, width, 3] if there is a scaling.
+        scaling: what to do with pixels; None leaves the rows as they are.
+    """
+    if scaling is None:
+        return stored
+    scaled = stored.astype(np.float32)
+    scaled -= np.array(scaling.mean, np.float32)
+    scaled *= np.float32(1.0) / np.array(scaling.std, np.float32)
+    if scaling.layout == "nchw":
+        scaled = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    return scaled
+
+
+class Instance:
+    """A member loaded on this device, reading from and writing to its arena."""
+
+    def __init__(self, spec: InstanceSpec, arena: Arena, model: Model) -> None:
+        self.spec = spec
+        self.latency_s = (0.0, 0.0)
+        self._arena = arena
+        self._model = model
+        self._predictions: Any = arena.predictions[spec.member]
+        self._done = arena.done[spec.member]
+        self._closing = arena.closing.data
+        self._inputs: list[tuple[Any, Scaling | None]] = [
+            (arena.views[binding.view], binding.scaling) for binding in spec.bindings
+        ]
+
+    def warm_up(self) -> None:
+        """Run batches of one row and of the full size, and keep what a warm one took.
+
+        Raises:
+            ValueError: if the model answers with NaN.
+        """
+        latencies = []
+        for batch in (1, self.spec.batch):
+            inputs = self._random_inputs(batch)
+            for _ in range(2):
+                started = time.perf_counter()
+                answer = self._answer(inputs)
+                elapsed = time.perf_counter() - started
+            latencies.append(elapsed)
+            if np.isnan(answer).any():
+                source = self.spec.source
+                raise ValueError(
+                    f"member {source.member!r} ({source.path}): NaN in the output of the warm-up"
+                )
+        self.latency_s = latencies[0], latencies[1]
+        self._model.arm()
+
+    def run(
+        self,
+        ranges: Sequence[tuple[int, int]],
+        on_attempt: Callable[[float], None] = lambda expected_s: None,
+    ) -> str:
+        """Predict the rows of `ranges` as one batch.
+
+        A batch that fails is tried again in halves, down to single rows.
+
+        Args:
+            ranges: of this arena, together no more rows than the instance's batch size.
+            on_attempt: called before each attempt with the seconds that it may well take.
+
+        Returns:
+            What went wrong with some of the rows, empty if nothing.
+        """
+        arena = self._arena
+        if len(ranges) == 1:
+            start, stop = ranges[0]
+            slots: slice | Cells = arena.slots(start, stop)
+            rows = arena.numbers(start, stop)
+        else:
+            rows = np.concatenate([arena.numbers(start, stop) for start, stop in ranges])
+            slots = rows % arena.capacity
+        if self._closing[rows[0] % arena.capacity] == rows[0] and self._all_ended(slots, rows):
+            return ""  # closed while it waited: nobody wants it any more
+        on_attempt(max(self.latency_s))
+        try:
+            answer = self._answer([scale(view[slots], scaling) for view, scaling in self._inputs])
+            self._predictions[slots] = answer
+        except Exception as error:
+            if len(rows) == 1:
+                _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
+                self._done[slots] = -rows
+                return f"{type(error).__name__}: {error}"
+            first, second = _halves(ranges, len(rows) // 2)
+            errors = self.run(first, on_attempt), self.run(second, on_attempt)
+            return errors[0] or errors[1]
+        bad = self._bad_rows(answer)
+        if bad is None:
+            self._done[slots] = rows
+            return ""
+        self._done[slots] = np.where(bad, -rows, rows)
+        return "not a finite number in its output"
+
+    def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:
+        return bool((np.abs(self._arena.ended[slots]) == rows).all())
+
+    def _answer(self, inputs: list[Array]) -> Array:
+        return interpret(self._model.predict(inputs), self.spec.meaning)
+
+    def _bad_rows(self, answer: Array) -> npt.NDArray[np.bool_] | None:
+        """Which rows a member failed on: NaN anywhere, infinity where it can't be meant."""
+        if answer.dtype.kind != "f" or math.isfinite(np.add.reduce(answer, axis=None)):
+            return None
+        good = ~np.isnan(answer) if self.spec.meaning == "values" else np.isfinite(answer)
+        bad = ~np.all(good.reshape(len(answer), -1), axis=1)
+        return bad if bad.any() else None
+
+    def _random_inputs(self, batch: int) -> list[Array]:
+        generator = np.random.default_rng(0)
+        inputs: list[Array] = []
+        for (view, scaling), tensor in zip(self._inputs, self.spec.signature.inputs, strict=True):
+            shape = (batch, *view.shape[1:])
+            if scaling is not None:
+                pixels = generator.integers(0, 256, shape, np.uint8)
+                inputs.append(scale(pixels, scaling))
+            elif np.issubdtype(tensor.dtype, np.floating):
+                inputs.append(generator.random(shape, np.float32).astype(tensor.dtype))
+            else:
+                inputs.append(np.zeros(shape, tensor.dtype))
+        return inputs
+
+
+def _halves(
+    ranges: Sequence[tuple[int, int]], count: int
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Split ranges into their first `count` rows and the rest."""
+    first: list[tuple[int, int]] = []
+    rest: list[tuple[int, int]] = []
+    for start, stop in ranges:
+        cut = min(stop, start + count)
+        count -= cut - start
+        if cut > start:
+            first.append((start, cut))
+        if stop > cut:
+            rest.append((cut, stop))
+    return first, rest
