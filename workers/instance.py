@@ -35,8 +35,9 @@ def interpret(raw: Array, meaning: OutputMeaning) -> Array:
     if meaning != "logits":
         return raw
     values = raw.astype(np.promote_types(raw.dtype, np.float32), copy=False)
-    exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
-    normalised: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite logits become NaN: a failed row
+        exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
+        normalised: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return normalised
 
 
@@ -147,8 +148,11 @@ class Instance:
 
     def _bad_rows(self, answer: Array) -> npt.NDArray[np.bool_] | None:
         """Which rows a member failed on: NaN anywhere, infinity where it can't be meant."""
-        if answer.dtype.kind != "f" or math.isfinite(np.add.reduce(answer, axis=None)):
+        if answer.dtype.kind != "f":
             return None
+        with np.errstate(all="ignore"):  # a sum that overflows only means a closer look
+            if math.isfinite(np.add.reduce(answer, axis=None)):
+                return None
         good = ~np.isnan(answer) if self.spec.meaning == "values" else np.isfinite(answer)
         bad = ~np.all(good.reshape(len(answer), -1), axis=1)
         return bad if bad.any() else None
