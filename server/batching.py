@@ -44,7 +44,7 @@ class _Waiting:
 
 
 class PendingRanges:
-    """First come, first served; what a dead worker held comes first, a suspect row alone.
+    """First come, first served; what a dead worker held comes first, a suspect row goes alone.
 
     Attributes:
         rows: how many rows wait.
@@ -59,8 +59,7 @@ class PendingRanges:
     @property
     def since(self) -> float:
         """When the oldest waiting row came, on the clock of `append`. Only if there are rows."""
-        first = self._suspects or self._waiting
-        return first[0].since
+        return self._suspects[0].since if self._is_suspect_next() else self._waiting[0].since
 
     def append(self, start: int, stop: int, now: float) -> None:
         """Let [start, stop) wait, behind everything else."""
@@ -73,13 +72,18 @@ class PendingRanges:
         self.rows += sum(stop - start for start, stop in ranges)
 
     def isolate(self, row: int, since: float) -> None:
-        """Let a row wait that may go out only alone, before everything else."""
+        """Let a row wait that may go out only alone, behind what is older."""
         self._suspects.append(_Waiting(row, row + 1, since))
         self.rows += 1
 
+    def _is_suspect_next(self) -> bool:
+        if not self._suspects or not self._waiting:
+            return bool(self._suspects)
+        return self._suspects[0].since < self._waiting[0].since
+
     def take(self, limit: int) -> list[Range]:
         """Remove the batch to predict next: up to `limit` of the oldest rows, merged."""
-        if self._suspects:
+        if self._is_suspect_next():
             suspect = self._suspects.popleft()
             self.rows -= 1
             return [(suspect.start, suspect.stop)]

@@ -3,8 +3,9 @@
 Runs in the front-end; pure (the clock is an argument). Members wait with their pending rows;
 devices have room for few jobs. The policy:
 
-1. the member whose oldest row has waited longest goes first, among equals the one with the longest
-   job, so that a lone request's members spread over the idle devices and finish together;
+1. the member whose oldest row has waited longest goes first; among equals the one that has the
+   fewest jobs open, so that a slow member does not keep the others out; then the one with the
+   longest job, so that a lone request's members spread over idle devices and finish together;
 2. its job goes to the device that would finish it first, busy or not; if that one has no room, the
    job waits: an idle slow device declines what a busy fast one would finish sooner;
 3. a message costs time as well, so that tiny jobs go out together instead of waking everybody;
@@ -103,11 +104,15 @@ class DeviceState:
         if not self.jobs:
             self.head_since = now
         self.jobs[job.id] = job
+        job.placement.member.open_jobs += 1
 
     def close(self, job_id: int, now: float) -> OpenJob | None:
         """Remove a job that is over; None if it isn't open."""
         self.head_since = now
-        return self.jobs.pop(job_id, None)
+        job = self.jobs.pop(job_id, None)
+        if job is not None:
+            job.placement.member.open_jobs -= 1
+        return job
 
 
 @dataclass(slots=True, eq=False)
@@ -135,6 +140,7 @@ class Member:
         arena: index of its arena.
         index: its index among the arena's members.
         given_up: every device that holds it is down for good.
+        open_jobs: how many of its jobs workers hold.
     """
 
     name: str
@@ -143,6 +149,7 @@ class Member:
     pending: PendingRanges
     placements: list[Placement] = field(default_factory=list)
     given_up: bool = False
+    open_jobs: int = 0
 
 
 def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob]:
@@ -160,7 +167,7 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
     jobs: list[OpenJob] = []
     starts: dict[DeviceState, float] = {}
     while queue:
-        since, _, index = heapq.heappop(queue)
+        since, _, _, index = heapq.heappop(queue)
         member = members[index]
         placement = _earliest(member, starts, now)
         if placement is None or not placement.device.has_room(placement, now):
@@ -177,8 +184,8 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
     return jobs
 
 
-def _key(member: Member, index: int) -> tuple[float, float, int] | None:
-    """A member's place in the queue: the oldest first, then the longest job; None if it can't be.
+def _key(member: Member, index: int) -> tuple[float, int, float, int] | None:
+    """A member's place in the queue, see the policy above; None if it can't be placed.
 
     Its job is as long as it is on the fastest device.
     """
@@ -188,7 +195,9 @@ def _key(member: Member, index: int) -> tuple[float, float, int] | None:
     seconds = [
         placement.latency.seconds(rows) for placement in member.placements if placement.device.up
     ]
-    return (member.pending.since, -min(seconds), index) if seconds else None
+    if not seconds:
+        return None
+    return member.pending.since, member.open_jobs, -min(seconds), index
 
 
 def _earliest(member: Member, starts: dict[DeviceState, float], now: float) -> Placement | None:

@@ -239,8 +239,8 @@ class Fleet:
         worker.incarnation = 0
         del self._by_identity[worker.identity]
         worker.state.up = False
-        jobs = list(worker.state.jobs.values())
-        worker.state.jobs.clear()
+        now = time.monotonic()
+        jobs = [job for id in list(worker.state.jobs) if (job := worker.state.close(id, now))]
         for job in reversed(jobs):
             self._take_back(job, blamed=job.id == executing)
         for job in jobs:
@@ -264,11 +264,14 @@ class Fleet:
             tuple(Predictions(member.arena, start, stop) for start, stop in job.ranges)
         )
         if blamed:
-            unfinished = self._blame(member, unfinished, job.since)
+            unfinished = self._blame(member, unfinished)
         member.pending.put_back(unfinished, job.since)
 
-    def _blame(self, member: Member, rows: list[Range], since: float) -> list[Range]:
-        """Count a death against each row; isolate or fail the suspects and return the others."""
+    def _blame(self, member: Member, rows: list[Range]) -> list[Range]:
+        """Count a death against each row; isolate or fail the suspects and return the others.
+
+        A suspect waits as if it had just come: it has had its turn.
+        """
         others: list[Range] = []
         for start, stop in rows:
             self._crashes[member, start] += 1
@@ -277,7 +280,7 @@ class Fleet:
                 del self._crashes[member, start]
                 self._fail(member, start, stop, f"its worker died {crashes} times on this row")
             elif crashes >= _ISOLATE_AFTER:
-                member.pending.isolate(start, since)
+                member.pending.isolate(start, time.monotonic())
             else:
                 others.append((start, stop))
         return others

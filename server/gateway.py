@@ -43,7 +43,6 @@ from workers.spec import InstanceSpec, MemorySpec
 __all__ = ["Gateway"]
 
 _TICK_S = 0.05
-_RETRY_AFTER_S = 1.0
 
 
 class Gateway:
@@ -151,18 +150,17 @@ class Gateway:
                 f"only {expected.bit_count()} of its members are up"
             )
         flight = self._flights[model.arena]
-        if len(flight.waiting) >= self._max_waiting:
-            raise QueueFull(
-                f"{len(flight.waiting)} requests wait already", retry_after_s=_RETRY_AFTER_S
-            )
-        now = time.monotonic()
-        request = Request(model, inputs, rows, expected, self._loop.create_future(), now, on_slow)
+        request = Request(
+            model, inputs, rows, expected, self._loop.create_future(), time.monotonic(), on_slow
+        )
+        if flight.waiting or not self._place(flight, request):
+            if request.claimed == 0 and len(flight.waiting) >= self._max_waiting:
+                raise QueueFull(f"the arena is full, and {len(flight.waiting)} requests wait")
+            flight.waiting.append(request)
         self._requests.add(request)
         if timeout_s or model.deadline_s:
             deadline_s = min(t for t in (timeout_s, model.deadline_s) if t > 0)
             request.timer = self._loop.call_later(deadline_s, self._pass_deadline, request)
-        if flight.waiting or not self._place(flight, request):
-            flight.waiting.append(request)
         return request
 
     def _pass_deadline(self, request: Request) -> None:

@@ -22,6 +22,7 @@ from server.tensors import Tensor, bytes_to_wire, tensor_from_bytes, tensor_from
 __all__ = ["InferRequest", "RequestedOutput", "encode_answer", "parse_request"]
 
 _MAX_HEADERS = 1024
+_MAX_TIMEOUT_US = 10**15
 
 
 class _InputHeader(msgspec.Struct):
@@ -147,8 +148,8 @@ def _requested_output(header: _RequestHeader) -> RequestedOutput:
 
 def _timeout_s(parameters: dict[str, Any]) -> float:
     timeout = parameters.get("timeout", 0)
-    if type(timeout) is not int or timeout < 0:
-        raise InvalidRequest("parameter timeout is a number of microseconds")
+    if type(timeout) is not int or not 0 <= timeout <= _MAX_TIMEOUT_US:
+        raise InvalidRequest(f"parameter timeout is 0 to {_MAX_TIMEOUT_US} microseconds")
     return timeout / 1e6
 
 

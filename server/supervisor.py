@@ -89,7 +89,8 @@ class _Child:
         """Kill the process, if it lives."""
         if self.process is not None and self.alive:
             with contextlib.suppress(ProcessLookupError):
-                self.process.kill()
+                # Not `process.kill()`, which reaps a dead process in the place of the event loop.
+                os.kill(self.process.pid, signal.SIGKILL)
 
 
 class Supervisor:
@@ -122,6 +123,7 @@ class Supervisor:
         self._drain_s = drain_s
         self._on_ready = on_ready
         self._stopping = asyncio.Event()
+        self._drained = asyncio.Event()
         self._forced = asyncio.Event()
         self._ready = False
         self._front_end = _Child(_FRONT_END, "server.front_end")
@@ -171,6 +173,10 @@ class Supervisor:
         for child in self._children:
             await child.up.wait()
 
+    def _is_over(self, child: _Child) -> bool:
+        """Whether a child is not started again: while requests drain, the others are needed."""
+        return self._drained.is_set() or (child is self._front_end and self._stopping.is_set())
+
     def _on_signal(self, number: int) -> None:
         if self._stopping.is_set():
             self._forced.set()
@@ -182,7 +188,7 @@ class Supervisor:
     async def _keep(self, child: _Child) -> None:
         """Start a child, again and again, until the server stops."""
         quick_deaths = failed_starts = 0
-        while not self._stopping.is_set():
+        while not self._is_over(child):
             await self._spawn(child)
             error = await self._wait_up(child)
             up_since = time.monotonic()
@@ -194,7 +200,7 @@ class Supervisor:
                 failed_starts += 1
                 child.kill()
                 await self._reap(child)
-            if self._stopping.is_set():
+            if self._is_over(child):
                 return
             if error is not None and not child.up.is_set():
                 raise StartError(f"{child.name}: {error}")
@@ -206,7 +212,7 @@ class Supervisor:
             if quick_deaths:
                 delay = min(_FIRST_BACKOFF_S * 2 ** (quick_deaths - 1), _LONGEST_BACKOFF_S)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), delay)
+                    await asyncio.wait_for(self._drained.wait(), delay)
 
     def _give_up(self, child: _Child, error: str) -> None:
         if not child.device:
@@ -236,7 +242,7 @@ class Supervisor:
         # and what it is told by commands fit together.
         self._memory.board(child.name).clear()
         child.process, child.alive = process, True
-        if self._stopping.is_set():  # it was not there yet when the others were told to end
+        if self._is_over(child):  # it was not there yet when the others were told to end
             child.kill()
         child.incarnation += 1
         child.ended.clear()
@@ -318,6 +324,7 @@ class Supervisor:
                 if not await self._ended([self._front_end], self._drain_s):
                     _log.error("requests are still in flight after the grace period")
             self._front_end.kill()
+        self._drained.set()
         for child in self._children:
             child.let_go()
         await self._ended(self._children, _STOP_S)

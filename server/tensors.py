@@ -20,6 +20,8 @@ __all__ = ["Tensor", "bytes_to_wire", "tensor_from_bytes", "tensor_from_values"]
 
 _BYTES = "BYTES"
 _LENGTH = struct.Struct("<I")
+_MAX_DIMENSIONS = 32
+_MAX_ELEMENTS = 1 << 48
 
 
 class Tensor:
@@ -54,6 +56,9 @@ def _count(name: str, shape: Sequence[int]) -> int:
     for size in shape:
         if size < 0:
             raise InvalidRequest(f"input {name!r}: shape {list(shape)} has a negative dimension")
+    # NumPy refuses these even where a zero among them makes the tensor empty.
+    if len(shape) > _MAX_DIMENSIONS or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
+        raise InvalidRequest(f"input {name!r}: shape {list(shape)} is beyond all bounds")
     return math.prod(shape)
 
 
@@ -128,6 +133,11 @@ def tensor_from_values(name: str, datatype: str, shape: Sequence[int], values: A
     dtype = _dtype(name, datatype)
     try:
         raw = np.asarray(values)
+        if raw.dtype.kind == "f" and datatype == "UINT64":
+            # NumPy takes a mixture of numbers below and above 2**63 for floats.
+            exact = np.asarray(values, object)
+            if all(type(value) is int for value in exact.flat):
+                raw = exact.astype(np.uint64)
     except (ValueError, OverflowError, RecursionError):
         raise InvalidRequest(f"input {name!r}: data is not a regular array of numbers") from None
     if raw.size != count:
@@ -166,7 +176,10 @@ def _convert(
         if int(raw.min()) < limits.min or int(raw.max()) > limits.max:
             raise InvalidRequest(f"input {name!r}: a value is out of the range of {datatype}")
     with np.errstate(over="ignore"):
-        return raw.astype(dtype)
+        converted = raw.astype(dtype)
+    if wanted == "f" and not np.isfinite(converted).all():  # JSON has no infinity of its own
+        raise InvalidRequest(f"input {name!r}: a value is out of the range of {datatype}")
+    return converted
 
 
 def bytes_to_wire(elements: Sequence[bytes]) -> bytes:

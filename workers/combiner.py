@@ -83,6 +83,7 @@ class ArenaCombiner:
         self._ensembles = [_Ensemble(arena, spec) for spec in arena.spec.ensembles]
         members = len(arena.spec.members)
         self._bits = (np.uint64(1) << np.arange(members, dtype=np.uint64))[:, np.newaxis]
+        self._reasons: dict[int, str] = {}
         self._row, self._ended = arena.row.data, arena.ended.data
         self._expected, self._closing = arena.expected.data, arena.closing.data
         self._done = arena.done.data
@@ -95,9 +96,18 @@ class ArenaCombiner:
             stop: one past its last row.
             error: what a member said when it failed on these rows, for the failure's text.
         """
+        if error:
+            self._remember(start, stop, error)
         if stop - start == 1:
-            return self._end_row(start, error)
-        return self._end(self._arena.slots(start, stop), self._arena.numbers(start, stop), error)
+            return self._end_row(start)
+        return self._end(self._arena.slots(start, stop), self._arena.numbers(start, stop))
+
+    def _remember(self, start: int, stop: int, error: str) -> None:
+        """Keep what a member said until the row ends; a restart loses the words, not the fact."""
+        rows = self._arena.numbers(start, stop)
+        failed = (self._arena.done[:, self._arena.slots(start, stop)] == -rows).any(axis=0)
+        for row in rows[failed].tolist():
+            self._reasons.setdefault(row, error)
 
     def scan(self) -> list[Ended]:
         """End whatever is ready in the whole arena, segment by segment."""
@@ -106,10 +116,10 @@ class ArenaCombiner:
         unended = (arena.row != 0) & (np.abs(arena.ended) != arena.row)
         for segment in np.unique(np.flatnonzero(unended) // size):
             slots = slice(int(segment) * size, (int(segment) + 1) * size)
-            ended += self._end(slots, arena.row[slots].copy(), "")
+            ended += self._end(slots, arena.row[slots].copy())
         return ended
 
-    def _end_row(self, row: int, error: str) -> list[Ended]:
+    def _end_row(self, row: int) -> list[Ended]:
         """`_end` for a lone row, cell by cell: that is quicker than arrays of one element."""
         arena = self._arena
         slot = row % arena.capacity
@@ -124,9 +134,9 @@ class ArenaCombiner:
         if expected & ~(predicted | failed) and self._closing[slot] != row:
             return []
         rows = np.array([row], np.int64)
-        return [self._end_run(slot, rows, predicted & expected, error)]
+        return [self._end_run(slot, rows, predicted & expected)]
 
-    def _end(self, slots: slice, rows: Cells, error: str) -> list[Ended]:
+    def _end(self, slots: slice, rows: Cells) -> list[Ended]:
         arena = self._arena
         done = arena.done[:, slots]
         predicted = np.bitwise_or.reduce(self._bits * (done == rows), axis=0)
@@ -141,15 +151,16 @@ class ArenaCombiner:
         )
         used = predicted & expected
         return [
-            self._end_run(slots.start + first, rows[first:last], int(used[first]), error)
+            self._end_run(slots.start + first, rows[first:last], int(used[first]))
             for first, last in _runs(ready, rows, arena.ensemble[slots], used)
         ]
 
-    def _end_run(self, first: int, rows: Cells, used: int, error: str) -> Ended:
+    def _end_run(self, first: int, rows: Cells, used: int) -> Ended:
         """End adjacent rows of one ensemble that rest on the same members."""
         arena, slots = self._arena, slice(first, first + len(rows))
         ensemble = self._ensembles[int(arena.ensemble[first])]
         answered = used.bit_count() >= ensemble.spec.quorum
+        error = self._reason(rows)
         if answered:
             try:
                 ensemble.combine(slots, used)
@@ -162,6 +173,13 @@ class ArenaCombiner:
         return Ended(
             self._index, start, start + len(rows), used, answered, "" if answered else error
         )
+
+    def _reason(self, rows: Cells) -> str:
+        """What members said of these rows, which are about to end; one of it, if several did."""
+        if not self._reasons:
+            return ""
+        reasons = [self._reasons.pop(row) for row in rows.tolist() if row in self._reasons]
+        return reasons[0] if reasons else ""
 
 
 def _runs(ready: Array, *same: Array) -> list[tuple[int, int]]:

@@ -138,6 +138,7 @@ class Instance:
             self._done[slots] = rows
             return ""
         self._done[slots] = np.where(bad, -rows, rows)
+        _log.warning("member %s answered with NaN or infinity", self.spec.source.member)
         return "not a finite number in its output"
 
     def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:

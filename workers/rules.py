@@ -48,10 +48,10 @@ def geometric_mean(predictions: Array, _weights: Array, out: Array) -> None:
 
     A class that a member rules out (p = 0) is ruled out. If every class is, all are equal.
     """
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):
         logs = np.log(predictions).mean(axis=0)
-    peak = logs.max(axis=-1, keepdims=True)
-    np.exp(np.where(np.isfinite(peak), logs - peak, 0.0), out=out)
+        peak = logs.max(axis=-1, keepdims=True)
+        np.exp(np.where(np.isfinite(peak), logs - peak, 0.0), out=out)
     np.divide(out, out.sum(axis=-1, keepdims=True), out=out)
 
 

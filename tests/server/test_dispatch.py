@@ -41,8 +41,7 @@ class Bench:
         for item in chosen:
             assert self.devices[item.placement.device.name].jobs[item.id] is item
         return [
-            (item.placement.member.name, item.placement.device.name, item.ranges)
-            for item in chosen
+            (item.placement.member.name, item.placement.device.name, item.ranges) for item in chosen
         ]
 
     def finish(self, device, now):

@@ -123,6 +123,7 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
     Raises:
         ModelError: if that fails.
     """
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SEVERITY_ERROR
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL

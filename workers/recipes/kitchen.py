@@ -107,7 +107,8 @@ def ensure_with_progress(names: Sequence[str]) -> dict[str, RecipeResult]:
     try:
         return ensure(names, draw)
     finally:
-        bar.stop()
+        if bar.live.is_started:  # stopping prints a line, even of nothing
+            bar.stop()
 
 
 def _result(recipe: Recipe, directory: Path) -> RecipeResult:
