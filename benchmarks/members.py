@@ -12,7 +12,7 @@ from server.config import Config
 from server.members import model_sources
 from workers.backends import load
 from workers.backends.base import Array
-from workers.instance import interpret
+from workers.instance import probabilities
 from workers.rules import RULES
 from workers.spec import DeviceSpec, TensorSpec
 
@@ -56,7 +56,9 @@ def expected_answer(config: Config, ensemble: str, rows: Array) -> npt.NDArray[n
         if source.member not in described.members:
             continue
         model = load(source, one_core(0))
-        predictions.append(interpret(model.predict([rows]), config.members[source.member].output))
+        raw = model.predict([rows])
+        is_logits = config.members[source.member].output == "logits"
+        predictions.append(probabilities(raw) if is_logits else raw)
         model.close()
     stacked = np.stack(predictions).astype(np.float32)
     answer = np.empty(stacked.shape[1:], np.float32)

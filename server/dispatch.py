@@ -26,7 +26,7 @@ from server.batching import PendingRanges, Range
 __all__ = ["DeviceState", "Latency", "Member", "OpenJob", "Placement", "choose"]
 
 _CREDITS = 2
-_LEAD_S = 0.0004
+_LEAD_S = 0.001
 _MESSAGE_S = 0.0003
 _SMOOTHING = 0.2
 

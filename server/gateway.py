@@ -126,7 +126,7 @@ class Gateway:
         rows: int,
         *,
         timeout_s: float = 0.0,
-        on_slow: Callable[[], None] | None = None,
+        on_slow: Callable[[Request], None] | None = None,
     ) -> Request:
         """Accept a request; its `future` gives the answer.
 
@@ -135,7 +135,7 @@ class Gateway:
             inputs: arrays [rows, ...] and the views they go to; not to be modified until then.
             rows: at least 1.
             timeout_s: the request's own deadline, 0 for none; the model's holds as well.
-            on_slow: called once if the answer takes longer than some ten milliseconds.
+            on_slow: called once with the request if its answer takes some ten milliseconds.
 
         Raises:
             Unavailable: while starting or draining, or if the quorum is impossible.
@@ -305,7 +305,7 @@ class Gateway:
         slow = time.monotonic() - _TICK_S
         for request in self._requests:
             if request.on_slow is not None and request.accepted < slow:
-                request.on_slow()
+                request.on_slow(request)
                 request.on_slow = None
         self._dispatch_soon()
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -126,9 +127,27 @@ class InferRoute:
         headers = dict(scope["headers"])
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedMediaType("Content-Encoding is not supported, send the body as it is")
-        length = _length(headers.get(b"content-length"), "Content-Length")
-        body = await _read_body(receive, length, self._max_bytes)
-        accepted, request = await self._submit(endpoint, scope, headers, body, receive)
+        header_length = _length(
+            headers.get(b"inference-header-content-length"), "Inference-Header-Content-Length"
+        )
+        body = await self._read_body(headers.get(b"content-length"), receive)
+        request: InferRequest | Plan
+        plan = endpoint.plans.find(body, header_length) if header_length is not None else None
+        if plan is not None:
+            request, rows, inputs = plan, plan.rows, plan.inputs(body)
+        else:
+            if headers.get(b"content-type", b"").startswith(b"image/"):
+                request = _image_request(body, scope["query_string"])
+            else:
+                request = parse_request(body, header_length)
+            rows, inputs = await self._bind(endpoint, request, body, header_length)
+        accepted = self._gateway.submit(
+            endpoint.model.served,
+            inputs,
+            rows,
+            timeout_s=request.timeout_s,
+            on_slow=partial(self._watch, receive),
+        )
         answer = await accepted.future
         out, json_length = encode_answer(endpoint.model, answer, request.id, request.output)
         if json_length is None:
@@ -136,56 +155,59 @@ class InferRoute:
         extra = (b"inference-header-content-length", str(json_length).encode())
         return 200, out, [_RAW, extra]
 
-    async def _submit(
+    async def _bind(
         self,
         endpoint: Endpoint,
-        scope: Scope,
-        headers: Mapping[bytes, bytes],
+        request: InferRequest,
         body: bytes | bytearray,
-        receive: Receive,
-    ) -> tuple[Request, InferRequest | Plan]:
-        """Hand a body to the gateway: by its plan if its header is known, else by parsing it."""
+        header_length: int | None,
+    ) -> tuple[int, list[StoredInput]]:
+        """Check a parsed request against its model; remember how, if it may come again."""
         model = endpoint.model
-        header_length = _length(
-            headers.get(b"inference-header-content-length"), "Inference-Header-Content-Length"
-        )
-        if header_length is not None and (plan := endpoint.plans.find(body, header_length)):
-            return self._hand_over(model, plan.inputs(body), plan.rows, plan, receive), plan
-        if headers.get(b"content-type", b"").startswith(b"image/"):
-            request = _image_request(body, scope["query_string"])
-        else:
-            request = parse_request(body, header_length)
         if model.takes_images:
-            rows, inputs = await bind_images(
-                model, request.tensors, self._threads, self._max_pixels
-            )
-        else:
-            rows, inputs = bind_tensors(model, request.tensors)
-            if header_length is not None:
-                endpoint.plans.remember(body, header_length, request, rows, inputs)
-        return self._hand_over(model, inputs, rows, request, receive), request
+            return await bind_images(model, request.tensors, self._threads, self._max_pixels)
+        rows, inputs = bind_tensors(model, request.tensors)
+        if header_length is not None:
+            endpoint.plans.remember(body, header_length, request, rows, inputs)
+        return rows, inputs
 
-    def _hand_over(
-        self,
-        model: ModelSpec,
-        inputs: list[StoredInput],
-        rows: int,
-        request: InferRequest | Plan,
-        receive: Receive,
-    ) -> Request:
-        """Submit rows, and watch the client's connection if they take long."""
-
-        def watch() -> None:
-            watcher = asyncio.create_task(_wait_disconnect(receive))
-            accepted.future.add_done_callback(lambda _: watcher.cancel())
-            watcher.add_done_callback(
-                lambda _: self._gateway.close(accepted, Unavailable("the client has gone"))
-            )
-
-        accepted = self._gateway.submit(
-            model.served, inputs, rows, timeout_s=request.timeout_s, on_slow=watch
+    def _watch(self, receive: Receive, accepted: Request) -> None:
+        """Watch the connection of a client that has been waiting for a while."""
+        watcher = asyncio.create_task(_wait_disconnect(receive))
+        accepted.future.add_done_callback(lambda _: watcher.cancel())
+        watcher.add_done_callback(
+            lambda _: self._gateway.close(accepted, Unavailable("the client has gone"))
         )
-        return accepted
+
+    async def _read_body(self, length: bytes | None, receive: Receive) -> bytes | bytearray:
+        """Read the whole body: in one piece as it comes, in several into one buffer."""
+        announced = _length(length, "Content-Length")
+        if announced is not None and announced > self._max_bytes:
+            raise self._too_large()
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        first: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            if len(first) > self._max_bytes:
+                raise self._too_large()
+            return first
+        buffer = bytearray(announced) if announced is not None else bytearray(first)
+        buffer[: len(first)] = first
+        position = len(first)
+        while message.get("more_body", False):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise _Disconnected
+            chunk = message.get("body", b"")
+            if position + len(chunk) > self._max_bytes:
+                raise self._too_large()
+            buffer[position : position + len(chunk)] = chunk
+            position += len(chunk)
+        return buffer
+
+    def _too_large(self) -> RequestTooLarge:
+        return RequestTooLarge(f"the body is larger than the limit of {self._max_bytes} bytes")
 
 
 async def _wait_disconnect(receive: Receive) -> None:
@@ -205,37 +227,6 @@ def _length(value: bytes | None, header: str) -> int | None:
     if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
         raise InvalidRequest(f"{header} is not a length")
     return int(value)
-
-
-async def _read_body(receive: Receive, length: int | None, limit: int) -> bytes | bytearray:
-    """Read the whole body: in one piece as it comes, in several into one buffer."""
-    if length is not None and length > limit:
-        raise _too_large(limit)
-    message = await receive()
-    first: bytes = message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise _Disconnected
-    if not message.get("more_body", False):
-        if len(first) > limit:
-            raise _too_large(limit)
-        return first
-    buffer = bytearray(length) if length is not None else bytearray(first)
-    buffer[: len(first)] = first
-    position = len(first)
-    while message.get("more_body", False):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Disconnected
-        chunk = message.get("body", b"")
-        if position + len(chunk) > limit:
-            raise _too_large(limit)
-        buffer[position : position + len(chunk)] = chunk
-        position += len(chunk)
-    return buffer
-
-
-def _too_large(limit: int) -> RequestTooLarge:
-    return RequestTooLarge(f"the body is larger than the limit of {limit} bytes")
 
 
 def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:

@@ -50,8 +50,7 @@ class ServedModel(msgspec.Struct, frozen=True):
 StoredInput = tuple[int, npt.NDArray[np.generic]]
 
 
-@dataclass(slots=True, frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """What the ensemble says of a request's rows.
 
     Attributes:
@@ -77,7 +76,7 @@ class Request:
     expected: int
     future: asyncio.Future[Answer]
     accepted: float
-    on_slow: Callable[[], None] | None = None
+    on_slow: Callable[[Request], None] | None = None
     timer: asyncio.TimerHandle | None = None
     pieces: list[Piece] | None = None
     claimed: int = 0
@@ -123,8 +122,7 @@ class Request:
             self.future.set_result(Answer(self.values, self.rows, self.used, degraded))
 
 
-@dataclass(slots=True, frozen=True, eq=False)
-class Piece:
+class Piece(msgspec.Struct, frozen=True, eq=False):
     """Adjacent rows [start, stop) of one request; `start` is the request's `offset`-th row."""
 
     request: Request

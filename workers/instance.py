@@ -8,7 +8,6 @@ marked as failed.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,39 +17,34 @@ import numpy.typing as npt
 
 from workers.arena import Arena, Array, Cells
 from workers.backends import Model
-from workers.spec import InstanceSpec, OutputMeaning, Scaling
+from workers.spec import InstanceSpec, Scaling
 
-__all__ = ["Instance", "interpret", "scale"]
+__all__ = ["Instance", "probabilities", "scale"]
 
 _log = logging.getLogger(__name__)
 
 
-def interpret(raw: Array, meaning: OutputMeaning) -> Array:
-    """Turn a model's raw output into predictions: logits become probabilities over the last axis.
+def probabilities(logits: Array) -> Array:
+    """Softmax over the last axis, in FP32 or wider.
 
     Args:
-        raw: [rows, *outputs].
-        meaning: what the model's output is.
+        logits: [rows, *outputs].
     """
-    if meaning != "logits":
-        return raw
-    values = raw.astype(np.promote_types(raw.dtype, np.float32), copy=False)
+    values = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite logits become NaN: a failed row
         exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
         normalised: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
     return normalised
 
 
-def scale(stored: Array, scaling: Scaling | None) -> Array:
-    """Turn stored rows into a model's input.
+def scale(pixels: Array, scaling: Scaling) -> Array:
+    """Turn stored pixels into a model's input.
 
     Args:
-        stored: [rows, ...]; pixels uint8 [rows, height, width, 3] if there is a scaling.
-        scaling: what to do with pixels; None leaves the rows as they are.
+        pixels: uint8 [rows, height, width, 3].
+        scaling: mean, standard deviation and order of dimensions.
     """
-    if scaling is None:
-        return stored
-    scaled = stored.astype(np.float32)
+    scaled = pixels.astype(np.float32)
     scaled -= np.array(scaling.mean, np.float32)
     scaled *= np.float32(1.0) / np.array(scaling.std, np.float32)
     if scaling.layout == "nchw":
@@ -68,6 +62,7 @@ class Instance:
         self._model = model
         self._predictions: Any = arena.predictions[spec.member]
         self._done = arena.done[spec.member]
+        self._are_logits = spec.meaning == "logits"
         self._closing = arena.closing.data
         self._inputs: list[tuple[Any, Scaling | None]] = [
             (arena.views[binding.view], binding.scaling) for binding in spec.bindings
@@ -112,18 +107,23 @@ class Instance:
             What went wrong with some of the rows, empty if nothing.
         """
         arena = self._arena
+        start, stop = ranges[0]
         if len(ranges) == 1:
-            start, stop = ranges[0]
             slots: slice | Cells = arena.slots(start, stop)
             rows = arena.numbers(start, stop)
         else:
             rows = np.concatenate([arena.numbers(start, stop) for start, stop in ranges])
             slots = rows % arena.capacity
-        if self._closing[rows[0] % arena.capacity] == rows[0] and self._all_ended(slots, rows):
+        if self._closing[start % arena.capacity] == start and self._all_ended(slots, rows):
             return ""  # closed while it waited: nobody wants it any more
         on_attempt(max(self.latency_s))
         try:
-            answer = self._answer([scale(view[slots], scaling) for view, scaling in self._inputs])
+            answer = self._answer(
+                [
+                    view[slots] if scaling is None else scale(view[slots], scaling)
+                    for view, scaling in self._inputs
+                ]
+            )
             self._predictions[slots] = answer
         except Exception as error:
             if len(rows) == 1:
@@ -145,15 +145,13 @@ class Instance:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())
 
     def _answer(self, inputs: list[Array]) -> Array:
-        return interpret(self._model.predict(inputs), self.spec.meaning)
+        raw = self._model.predict(inputs)
+        return probabilities(raw) if self._are_logits else raw
 
     def _bad_rows(self, answer: Array) -> npt.NDArray[np.bool_] | None:
         """Which rows a member failed on: NaN anywhere, infinity where it can't be meant."""
-        if answer.dtype.kind != "f":
+        if np.logical_and.reduce(np.isfinite(answer), axis=None):
             return None
-        with np.errstate(all="ignore"):  # a sum that overflows only means a closer look
-            if math.isfinite(np.add.reduce(answer, axis=None)):
-                return None
         good = ~np.isnan(answer) if self.spec.meaning == "values" else np.isfinite(answer)
         bad = ~np.all(good.reshape(len(answer), -1), axis=1)
         return bad if bad.any() else None

@@ -116,10 +116,7 @@ class Worker:
             now = time.perf_counter()
             self._last_job = job.id
             self._finished.append(Finished(job.id, now - started))
-            self._predictions += [
-                Predictions(instance.spec.arena, start, stop, error and self._blame(job, error))
-                for start, stop in job.ranges
-            ]
+            self._note(job, error)
             if not self._jobs or now - flushed > _FLUSH_S:
                 self._flush()
                 flushed = now
@@ -130,8 +127,15 @@ class Worker:
         limit_s = max(_HANG_S, _HANG_FACTOR * expected_s)
         self._board.begin(job, time.monotonic_ns() + int(limit_s * 1e9))
 
-    def _blame(self, job: Job, error: str) -> str:
-        return f"member {self._instances[job.instance].spec.source.member!r} failed: {error}"
+    def _note(self, job: Job, error: str) -> None:
+        """Keep what the combiner is to look at; members' jobs over the same rows are one look."""
+        spec = self._instances[job.instance].spec
+        if error:
+            error = f"member {spec.source.member!r} failed: {error}"
+        for start, stop in job.ranges:
+            settled = Predictions(spec.arena, start, stop, error)
+            if not self._predictions or self._predictions[-1] != settled:
+                self._predictions.append(settled)
 
     def _flush(self) -> None:
         self._combiner.send(encode(Predicted(tuple(self._predictions))))

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnxruntime
 
 from workers.backends.base import (
@@ -87,9 +86,9 @@ class OnnxModel:
             if _OUT_OF_MEMORY.search(str(failure)):
                 raise MemoryError(_said(failure)) from failure
             raise RuntimeError(_said(failure)) from failure
-        answer: Array = answers[0]
         # Sequences and maps (classical models) come back as lists; `output_spec` refuses them.
-        return np.ascontiguousarray(answer) if isinstance(answer, np.ndarray) else answer
+        answer: Array = answers[0]
+        return answer
 
     def close(self) -> None:
         """Drop the session, and with it the weights."""
