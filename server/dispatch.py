@@ -70,11 +70,17 @@ class OpenJob:
 
 @dataclass(slots=True, eq=False)
 class DeviceState:
-    """A device as the dispatcher sees it: up or not, and the jobs it holds in their order."""
+    """A device as the dispatcher sees it: up or not, and the jobs it holds in their order.
+
+    Attributes:
+        expected_s: of all these jobs together.
+        head_since: when the first of them began.
+    """
 
     name: str
     up: bool = False
     jobs: dict[int, OpenJob] = field(default_factory=dict)
+    expected_s: float = 0.0
     head_since: float = 0.0
 
     def backlog_s(self, now: float) -> float:
@@ -85,10 +91,11 @@ class DeviceState:
         """
         if not self.jobs:
             return 0.0
-        total = sum(job.expected_s for job in self.jobs.values())
         running = next(iter(self.jobs.values())).expected_s
         spent = now - self.head_since
-        return total - spent if spent <= running else total - running + (spent - running)
+        if spent <= running:
+            return self.expected_s - spent
+        return self.expected_s - running + (spent - running)
 
     def has_room(self, placement: Placement, now: float) -> bool:
         """Whether it takes one more job of that placement."""
@@ -104,6 +111,7 @@ class DeviceState:
         if not self.jobs:
             self.head_since = now
         self.jobs[job.id] = job
+        self.expected_s += job.expected_s
         job.placement.member.open_jobs += 1
 
     def close(self, job_id: int, now: float) -> OpenJob | None:
@@ -111,6 +119,7 @@ class DeviceState:
         self.head_since = now
         job = self.jobs.pop(job_id, None)
         if job is not None:
+            self.expected_s = self.expected_s - job.expected_s if self.jobs else 0.0
             job.placement.member.open_jobs -= 1
         return job
 
@@ -162,7 +171,11 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
         next_job: the first unused job id; ids are given out upwards from it.
         now: seconds on the clock of the pending ranges.
     """
-    queue = [key for index, member in enumerate(members) if (key := _key(member, index))]
+    queue = [
+        key
+        for index, member in enumerate(members)
+        if member.pending.rows and (key := _key(member, index))
+    ]
     heapq.heapify(queue)
     jobs: list[OpenJob] = []
     starts: dict[DeviceState, float] = {}
@@ -179,19 +192,17 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
         placement.device.open(job, now)
         starts[placement.device] = placement.device.backlog_s(now)  # its message is paid for
         jobs.append(job)
-        if key := _key(member, index):
+        if member.pending.rows and (key := _key(member, index)):
             heapq.heappush(queue, key)
     return jobs
 
 
 def _key(member: Member, index: int) -> tuple[float, int, float, int] | None:
-    """A member's place in the queue, see the policy above; None if it can't be placed.
+    """The place in the queue of a member with pending rows; None if no device that has it is up.
 
     Its job is as long as it is on the fastest device.
     """
     rows = member.pending.rows
-    if not rows:
-        return None
     seconds = [
         placement.latency.seconds(rows) for placement in member.placements if placement.device.up
     ]

@@ -182,7 +182,8 @@ class Fleet:
         """Handle what the workers sent; whether there was anything."""
         heard = False
         while can_receive(self.router):
-            identity, payload = self.router.recv_multipart(zmq.NOBLOCK)
+            identity = self.router.recv(zmq.NOBLOCK)
+            payload = self.router.recv(zmq.NOBLOCK)
             heard = True
             worker = self._by_identity.get(identity)
             if worker is None:

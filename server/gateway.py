@@ -22,7 +22,6 @@ from workers.channels import (
     COMBINER,
     FRONT_END,
     Decoder,
-    can_receive,
     descriptor,
     drain,
     open_socket,
@@ -43,6 +42,7 @@ from workers.spec import InstanceSpec, MemorySpec
 __all__ = ["Gateway"]
 
 _TICK_S = 0.05
+_MESSAGES_AT_ONCE = 64
 
 
 class Gateway:
@@ -255,14 +255,15 @@ class Gateway:
     # after every send.
 
     def _hear_combiner(self) -> None:
-        for message in drain(self._inbox, self._decoder):
+        messages = drain(self._inbox, self._decoder, _MESSAGES_AT_ONCE)
+        for message in messages:
             match message:
                 case Combined():
                     for ended in message.ended:
                         self._settle(ended.arena, ended)
                 case CombinerHello():
                     self._on_combiner_hello(message)
-        if can_receive(self._inbox):
+        if len(messages) == _MESSAGES_AT_ONCE:
             self._loop.call_soon(self._hear_combiner)
 
     def _hear_workers(self) -> None:

@@ -66,8 +66,8 @@ class BoardRow:
 
     def end(self) -> None:
         """Say that nothing is being executed."""
-        self._cells[_EXECUTING] = 0
         self._cells[_BEAT] = time.monotonic_ns()
+        self._cells[_EXECUTING] = 0
 
     def clear(self) -> None:
         """Forget a former incarnation (written by the supervisor while no process is there)."""
