@@ -8,8 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import numpy as np
+import onnx
 import psutil
 import pytest
+from onnx import TensorProto, helper
 from serving import STOP_S, Load, ask, configuration, fake, title, wait_for
 
 pytestmark = pytest.mark.process
@@ -34,6 +36,16 @@ def occupy(server, pool, model, value=1.0):
     request = pool.submit(ask, server, model, np.full((2 * rows, 2), value))
     wait_for(lambda: server.predict(model, [[1, 2]], timeout=1).status == 429, "a full house")
     return request
+
+
+def write_identity(path):
+    """A model that answers with its input, FP32 [n, 2]."""
+    shape = ["n", 2]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+    return path
 
 
 def is_mean_of_three(answer, x):
@@ -376,6 +388,39 @@ def test_a_full_arena_refuses_and_answers_what_it_accepted(serve, waiting):
     canary(server, "slow", 1.0)
 
 
+# -- a worker that is down ---------------------------------------------------------------------
+
+
+def test_a_worker_that_dies_at_every_start_is_left_out_until_it_lives(serve, tmp_path):
+    model = write_identity(tmp_path / "a.onnx")
+    members = {"a": {"model": str(model), "batch_size": 8}, "b": fake(2)}
+    config = configuration(members, ensemble={"quorum": 1}, on=2, where={"a": 0, "b": 1})
+    if len(config["devices"]) < 2:
+        pytest.skip("needs two cores")
+    server = serve(config)
+    x = np.array([[5.0, 7.0]], np.float32)
+    np.testing.assert_array_equal(server.predict("all", x).values, x + 1)
+    away = model.rename(tmp_path / "away.onnx")
+    server.kill("worker cpu:0")
+
+    def state(name):
+        return server.client.get(f"/v2/models/{name}/ready").status_code
+
+    wait_for(lambda: state("a") == 503, "the worker to be given up", deadline_s=60)
+    assert server.is_ready()
+    assert (state("all"), state("b")) == (200, 200)
+    answer = server.predict("all", x)
+    np.testing.assert_array_equal(answer.values, x + 2)
+    assert answer.members == ["b"]
+    assert answer.json["parameters"]["degraded"] is True
+    refused = server.predict("a", x)
+    assert refused.status == 503
+    assert "quorum" in refused.error
+    away.rename(model)
+    wait_for(lambda: state("a") == 200, "the worker to come back", deadline_s=60)
+    np.testing.assert_array_equal(server.predict("all", x).values, x + 1)
+
+
 # -- stopping ----------------------------------------------------------------------------------
 
 
@@ -416,6 +461,17 @@ def test_the_grace_period_ends(serve):
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_end(STOP_S) == 0
         assert isinstance(stuck.exception(), httpx.TransportError)
+
+
+def test_a_worker_killed_while_draining_is_replaced(serve):
+    server = serve(configuration({"slow": fake(1, sleep_ms=50, batch_size=1)}, **TINY))
+    with ThreadPoolExecutor(2) as pool:
+        asked = occupy(server, pool, "slow", value=3.0)
+        server.process.send_signal(signal.SIGTERM)
+        wait_for(lambda: server.client.get("/v2/health/ready").status_code == 503, "draining")
+        server.kill("worker cpu:0")
+        assert (asked.result().values == 4.0).all()
+    assert server.wait_end() == 0
 
 
 @pytest.mark.parametrize("children", range(4))

@@ -95,6 +95,21 @@ def test_a_failed_member_without_a_quorum_fails_the_row(arena, combiner):
     assert combiner.scan() == []
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_what_a_member_said_is_kept_until_the_row_ends(arena, combiner, rows):
+    stop = START + rows
+    claim(arena, START, stop, expected=ALL)
+    predict(arena, 1, START, stop, failed=True)
+    assert combiner.evaluate(START, stop, "why b failed") == []
+    predict(arena, 0, START, stop)
+    predict(arena, 2, START, stop)
+    assert combiner.evaluate(START, stop) == [ended(START, stop, 0b101, False, "why b failed")]
+    claim(arena, stop, stop + 1, expected=ALL)
+    for member in range(3):
+        predict(arena, member, stop, stop + 1, failed=member == 2)
+    assert combiner.evaluate(stop, stop + 1) == [ended(stop, stop + 1, 0b011, False)], "no more"
+
+
 def test_a_failed_member_with_a_quorum_is_left_out(arena, combiner):
     claim(arena, START, START + 1, expected=ALL, ensemble_index=QUORUM_2)
     predict(arena, 0, START, START + 1)

@@ -1,0 +1,104 @@
+"""Bodies whose header was seen before are sliced exactly as parsing would have them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from server.binding import bind_tensors
+from server.front_end_spec import ModelSpec
+from server.inflight import ServedModel
+from server.plans import PlanCache
+from server.protocol import RequestedOutput, parse_request
+from workers.spec import EnsembleSpec, TensorSpec
+
+OUTPUT = TensorSpec("output", "FP32", (2,))
+MODEL = ModelSpec(
+    served=ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, OUTPUT)),
+    inputs=(TensorSpec("a", "FP32", (3,)), TensorSpec("b", "INT16", (2, 2))),
+    views=(4, 5),
+    preparations=(),
+    members=("m",),
+)
+
+
+def body_of(rows, *, order=("a", "b"), seed=0, **header):
+    """A request for `MODEL`: the body, the length of its header, and the arrays in it."""
+    generator = np.random.default_rng(seed)
+    arrays = {
+        "a": generator.random((rows, 3), np.float32),
+        "b": generator.integers(-9, 9, (rows, 2, 2), np.int16),
+    }
+    types = {"a": "FP32", "b": "INT16"}
+    inputs = [
+        {
+            "name": name,
+            "datatype": types[name],
+            "shape": arrays[name].shape,
+            "parameters": {"binary_data_size": arrays[name].nbytes},
+        }
+        for name in order
+    ]
+    text = json.dumps({"inputs": inputs, **header}).encode()
+    return text + b"".join(arrays[name].tobytes() for name in order), len(text), arrays
+
+
+def remember(cache, body, length):
+    request = parse_request(body, length)
+    cache.remember(body, length, request, *bind_tensors(MODEL, request.tensors))
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_a_known_header_gives_what_parsing_gives(order):
+    cache = PlanCache()
+    parameters = {"binary_data_output": True, "timeout": 5000}
+    body, length, _ = body_of(3, order=order, parameters=parameters)
+    assert cache.find(body, length) is None
+    remember(cache, body, length)
+    again, length, arrays = body_of(3, order=order, seed=1, parameters=parameters)
+    plan = cache.find(again, length)
+    assert (plan.rows, plan.timeout_s, plan.id) == (3, 0.005, "")
+    assert plan.output == RequestedOutput(binary=True)
+    inputs = dict(plan.inputs(again))
+    assert list(inputs) == [4 if name == "a" else 5 for name in order]
+    for view, name in ((4, "a"), (5, "b")):
+        assert inputs[view].dtype == arrays[name].dtype
+        np.testing.assert_array_equal(inputs[view], arrays[name])
+
+
+def test_another_header_or_another_length_is_not_known():
+    cache = PlanCache()
+    body, length, _ = body_of(3)
+    remember(cache, body, length)
+    other, other_length, _ = body_of(4)
+    assert cache.find(other, other_length) is None
+    assert cache.find(body[:-1], length) is None
+    assert cache.find(body + b"x", length) is None
+    assert cache.find(body, length - 1) is None
+
+
+def test_requests_with_an_id_or_tensors_in_the_header_are_not_remembered():
+    cache = PlanCache()
+    body, length, _ = body_of(1, id="mine")
+    remember(cache, body, length)
+    assert cache.find(body, length) is None
+    values = {"name": "a", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}
+    raw = {
+        "name": "b",
+        "datatype": "INT16",
+        "shape": [1, 2, 2],
+        "parameters": {"binary_data_size": 8},
+    }
+    text = json.dumps({"inputs": [values, raw]}).encode()
+    remember(cache, text + bytes(8), len(text))
+    assert cache.find(text + bytes(8), len(text)) is None
+
+
+def test_the_cache_is_bounded():
+    cache = PlanCache()
+    kept = 0
+    for number in range(1100):
+        body, length, _ = body_of(1, parameters={"timeout": number})
+        remember(cache, body, length)
+        kept += cache.find(body, length) is not None
+    assert kept == 1024
