@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from server.inflight import ServedModel
-from workers.spec import DeviceSpec, InstanceSpec, MemorySpec, Preparation, TensorSpec
+from workers.spec import InstanceSpec, MemorySpec, Preparation, TensorSpec
 
 __all__ = [
     "Command",
@@ -60,7 +60,6 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     workers: tuple[tuple[str, int], ...]
     memory: MemorySpec
     sockets: str
-    devices: tuple[DeviceSpec, ...]
     instances: dict[str, tuple[InstanceSpec, ...]]
     models: tuple[ModelSpec, ...]
     http_fd: int

@@ -188,11 +188,6 @@ class Gateway:
             await asyncio.wait([request.future for request in self._requests])
             await asyncio.sleep(0)
 
-    @property
-    def rows_in_flight(self) -> int:
-        """Slots that are claimed, over all arenas."""
-        return sum(flight.slots.held for flight in self._flights)
-
     def _place(self, flight: InFlight, request: Request) -> bool:
         """Put a request's rows into the arena as far as there is room; whether all are there."""
         while request.claimed < request.rows:

@@ -146,7 +146,6 @@ async def _supervise(config: Config, plan: _Plan, sockets: str, listener: socket
             workers=(),
             memory=memory,
             sockets=sockets,
-            devices=tuple(plan.devices),
             instances=plan.composition.instances,
             models=plan.composition.models,
             http_fd=listener.fileno(),
@@ -159,7 +158,7 @@ async def _supervise(config: Config, plan: _Plan, sockets: str, listener: socket
             WorkerSpec(device, 0, plan.composition.instances[device.name], memory, sockets)
             for device in plan.devices
         ),
-        combiner=CombinerSpec(0, memory, sockets),
+        combiner=CombinerSpec(memory, sockets),
         memory=memory,
         drain_s=config.server.drain_s,
         on_ready=lambda: print(f"ready http={address}", flush=True),

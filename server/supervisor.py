@@ -99,7 +99,7 @@ class Supervisor:
     Args:
         front_end: the front-end's spec; epoch and workers are filled in at each start.
         workers: the spec of each device's worker, but for the incarnation.
-        combiner: the combiner's spec, likewise.
+        combiner: the combiner's spec.
         memory: the shared memory.
         drain_s: how long the requests in flight have when the server is told to stop.
         on_ready: called once, when the server takes traffic.
@@ -255,7 +255,7 @@ class Supervisor:
             spec = self._worker_specs[child.device]
             return msgspec.structs.replace(spec, incarnation=child.incarnation)
         if child is self._combiner:
-            return msgspec.structs.replace(self._combiner_spec, incarnation=child.incarnation)
+            return self._combiner_spec
         return msgspec.structs.replace(
             self._front_end_spec,
             epoch=child.incarnation,

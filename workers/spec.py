@@ -285,6 +285,5 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 class CombinerSpec(msgspec.Struct, frozen=True):
     """All a combiner knows."""
 
-    incarnation: int
     memory: MemorySpec
     sockets: str

@@ -4,6 +4,7 @@ A `workers.spec.ModelSource` and a device go in, a `Model` comes out. Importing 
 imports no inference runtime: only a process with a torch member pays for torch.
 """
 
-from workers.backends.base import Model, ModelError, load
+from workers.backends.base import Model, ModelError
+from workers.backends.loading import load
 
 __all__ = ["Model", "ModelError", "load"]

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from workers.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec, datatype_of
+from workers.spec import ModelSignature, ModelSource, TensorSpec, datatype_of
 
 __all__ = [
     "PROBE_ROWS",
@@ -24,7 +24,6 @@ __all__ = [
     "choose_output",
     "error",
     "input_spec",
-    "load",
     "one_line",
     "output_spec",
     "weights_bytes",
@@ -78,34 +77,6 @@ class Model(Protocol):
     def close(self) -> None:
         """Free the model's memory; it can't predict afterwards. May be called twice."""
         ...
-
-
-def load(source: ModelSource, device: DeviceSpec) -> Model:
-    """Load a model on a device with the backend that its source names.
-
-    Raises:
-        ModelError: if the file is missing, damaged, unsafe or not a servable model, or if the
-            backend's runtime is not installed or can't use the device.
-    """
-    try:
-        match source.backend:
-            case "onnx":
-                from workers.backends.onnx import OnnxModel  # noqa: PLC0415
-
-                return OnnxModel(source, device)
-            case "torch":
-                from workers.backends.torch import TorchModel  # noqa: PLC0415
-
-                return TorchModel(source, device)
-            case "fake":
-                from workers.backends.fake import FakeModel  # noqa: PLC0415
-
-                return FakeModel(source)
-    except ImportError as missing:
-        fix = "onnxruntime: install ensembled[cpu] or ensembled[gpu]"
-        if source.backend == "torch":
-            fix = "torch: install ensembled[torch]"
-        raise error(source, f"needs {fix} ({one_line(missing)})") from missing
 
 
 def error(source: ModelSource, reason: str) -> ModelError:
