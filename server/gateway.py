@@ -220,6 +220,9 @@ class Gateway:
         for request, (start, stop), complete in flight.settle(ended):
             if complete or not self.fleet.hold(index, start, stop):
                 flight.slots.free(start, stop)
+            if request.settled == request.rows:
+                self._finish(request)
+                continue
             if request.error is not None:
                 self.close(request, request.error)
             if request.is_over:

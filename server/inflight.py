@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import msgspec
 import numpy as np
@@ -66,8 +65,7 @@ class Answer(msgspec.Struct, frozen=True):
     degraded: bool
 
 
-@dataclass(slots=True, eq=False)
-class Request:
+class Request(msgspec.Struct, eq=False):
     """A request between its acceptance and its one terminal answer."""
 
     model: ServedModel

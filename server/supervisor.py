@@ -49,6 +49,13 @@ _FAILED_STARTS = 5
 _WATCH_S = 0.2
 _BEAT_LIMIT_S = 5.0
 _STOP_S = 5.0
+_ENVIRONMENT = {
+    # GPUs are counted as NVML counts them, by PCI bus.
+    "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
+    # Else glibc gives the memory of every large body back, and the next one faults it in again.
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+}
 _FRONT_END = "front-end"
 _COMBINER = "combiner"
 
@@ -221,12 +228,8 @@ class Supervisor:
         self._front_end.write(WorkerDown(child.device))
 
     async def _spawn(self, child: _Child) -> None:
-        # GPUs are counted as NVML counts them, by PCI bus.
-        environment = dict(
-            os.environ,
-            ENSEMBLED_LOG_LEVEL=self._front_end_spec.log_level,
-            CUDA_DEVICE_ORDER="PCI_BUS_ID",
-        )
+        environment = dict(os.environ, **_ENVIRONMENT)
+        environment["ENSEMBLED_LOG_LEVEL"] = self._front_end_spec.log_level
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
