@@ -64,9 +64,9 @@ class BoardRow:
         self._cells[_LIMIT] = limit_ns
         self._cells[_EXECUTING] = job
 
-    def end(self) -> None:
-        """Say that nothing is being executed."""
-        self._cells[_BEAT] = time.monotonic_ns()
+    def end(self, now_ns: int) -> None:
+        """Say that nothing is being executed; the loop has come round."""
+        self._cells[_BEAT] = now_ns
         self._cells[_EXECUTING] = 0
 
     def clear(self) -> None:

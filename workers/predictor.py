@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from functools import partial
 from typing import BinaryIO
 
 import zmq
@@ -41,7 +40,7 @@ from workers.spec import WorkerSpec
 __all__ = ["main"]
 
 _HEARTBEAT_MS = 500
-_FLUSH_S = 0.001
+_FLUSH_NS = 1_000_000
 _HANG_S = 2.0
 _HANG_FACTOR = 10.0
 _NICE = 5
@@ -77,6 +76,7 @@ class Worker:
         self._decoder: Decoder[ToWorker] = Decoder(ToWorker)
         self._epoch = 0
         self._jobs: deque[Job] = deque()
+        self._executing = 0
         self._last_job = 0
         self._finished: list[Finished] = []
         self._predictions: list[Predictions] = []
@@ -106,26 +106,26 @@ class Worker:
                         self._jobs.extend(message.jobs)
 
     def _work(self) -> None:
-        flushed = time.perf_counter()
+        now_ns = flushed_ns = time.monotonic_ns()
         while self._jobs:
             job = self._jobs.popleft()
-            instance = self._instances[job.instance]
-            started = time.perf_counter()
-            error = instance.run(job.ranges, partial(self._begin, job.id))
-            self._board.end()
-            now = time.perf_counter()
+            started_ns = now_ns
+            self._executing = job.id
+            error = self._instances[job.instance].run(job.ranges, self._begin)
+            now_ns = time.monotonic_ns()
+            self._board.end(now_ns)
             self._last_job = job.id
-            self._finished.append(Finished(job.id, now - started))
+            self._finished.append(Finished(job.id, (now_ns - started_ns) / 1e9))
             self._note(job, error)
-            if not self._jobs or now - flushed > _FLUSH_S:
+            if not self._jobs or now_ns - flushed_ns > _FLUSH_NS:
                 self._flush()
-                flushed = now
+                now_ns = flushed_ns = time.monotonic_ns()
                 self._take(drain(self._front_end, self._decoder))
 
-    def _begin(self, job: int, expected_s: float) -> None:
+    def _begin(self, expected_s: float) -> None:
         """Publish what is being executed, and when it counts as hung."""
         limit_s = max(_HANG_S, _HANG_FACTOR * expected_s)
-        self._board.begin(job, time.monotonic_ns() + int(limit_s * 1e9))
+        self._board.begin(self._executing, time.monotonic_ns() + int(limit_s * 1e9))
 
     def _note(self, job: Job, error: str) -> None:
         """Keep what the combiner is to look at; members' jobs over the same rows are one look."""
