@@ -23,6 +23,8 @@ __all__ = ["InferRequest", "RequestedOutput", "encode_answer", "parse_request"]
 
 _MAX_HEADERS = 1024
 _MAX_TIMEOUT_US = 10**15
+#: Parameters whose meaning is settled and that must not be passed over in silence.
+_PLANNED = ("members", "quorum")
 
 
 class _InputHeader(msgspec.Struct):
@@ -92,6 +94,9 @@ def parse_request(body: bytes | bytearray, header_length: int | None) -> InferRe
         raise InvalidRequest("the JSON is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the JSON of the request is not valid: {error}") from None
+    for name in _PLANNED:
+        if name in header.parameters:
+            raise InvalidRequest(f"parameter {name} is not available in this version")
     return InferRequest(
         id=header.id,
         tensors=_tensors(header.inputs, view[header_length:] if header_length is not None else b""),

@@ -391,3 +391,10 @@ def test_classes_need_an_output_per_class():
     image = TensorSpec("output", "FP32", (3, 1))
     with pytest.raises(InvalidRequest, match="classification"):
         encode_answer(model(output=image), answer(), "", RequestedOutput(classes=1))
+
+
+@pytest.mark.parametrize("name", ["members", "quorum"])
+def test_what_is_planned_is_not_passed_over_in_silence(name):
+    document = {"inputs": [], "parameters": {name: "a"}}
+    with pytest.raises(InvalidRequest, match=f"{name} is not available"):
+        parse_request(json.dumps(document).encode(), None)
