@@ -56,7 +56,6 @@ class Fleet:
         epoch: this front-end's.
         arenas: by index.
         instances: by device, in the order the worker knows them.
-        segment_rows: by arena.
         wake_combiner: called with rows that the combiner should look at.
         release: called with rows (arena, start, stop) that no job holds any longer.
     """

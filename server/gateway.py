@@ -326,7 +326,8 @@ class Gateway:
         self._dispatch_soon()
 
     def worker_down(self, device: str) -> None:
-        """A worker keeps dying at its start."""
+        """A worker keeps dying at its start: what waits for it alone fails, fresh rows too."""
+        self._enqueue_fresh()
         self.fleet.gave_up(device)
 
     def _open_if_idle(self) -> None:
