@@ -27,12 +27,14 @@ class Device:
         kind: what profiles are looked up by, e.g. ``cpu`` or ``NVIDIA H200``.
         memory_bytes: the memory that its instances may take together.
         cores: for a CPU device the ids of its cores, else empty.
+        pool: devices that name the same pool share their memory; empty for memory of its own.
     """
 
     name: str
     kind: str
     memory_bytes: int
     cores: tuple[int, ...] = ()
+    pool: str = ""
 
     @property
     def is_cuda(self) -> bool:

@@ -20,6 +20,7 @@ from server.config import (
     ImageConfig,
     InputTensorConfig,
     MemberConfig,
+    PlacementConfig,
     ServerConfig,
 )
 
@@ -35,6 +36,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`members.NAME.inputs.INPUT`", InputTensorConfig),
     ("`members.NAME.fake`", FakeConfig),
     ("`devices[]`", DeviceConfig),
+    ("`placement`", PlacementConfig),
     ("`server`", ServerConfig),
 )
 

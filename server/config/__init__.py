@@ -12,6 +12,7 @@ from server.config.members import (
     RecipeConfig,
     backend_for,
 )
+from server.config.placement import PlacementConfig
 from server.config.root import Config
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "InputConfig",
     "InputTensorConfig",
     "MemberConfig",
+    "PlacementConfig",
     "RecipeConfig",
     "Rule",
     "ServerConfig",

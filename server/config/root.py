@@ -16,6 +16,7 @@ from server.config.base import Name, RelativePath, Section, did_you_mean
 from server.config.ensembles import EnsembleConfig
 from server.config.machine import DeviceConfig, ServerConfig
 from server.config.members import MemberConfig
+from server.config.placement import PlacementConfig
 
 __all__ = ["Config"]
 
@@ -61,6 +62,8 @@ class Config(Section):
         ),
     ] = "auto"
     """Which member runs on which device: `auto`, or an allocation file by relative path."""
+    placement: PlacementConfig = PlacementConfig()
+    """How an `auto` allocation is found."""
     server: ServerConfig = ServerConfig()
     """How the server listens and what it accepts."""
 
@@ -76,7 +79,7 @@ class Config(Section):
         if isinstance(context, Mapping) and "directory" in context:
             self._directory = context["directory"]
 
-    @field_validator("ensembles", "server", mode="before")
+    @field_validator("ensembles", "placement", "server", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: Any) -> Any:
         return {} if value is None else value

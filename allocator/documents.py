@@ -1,0 +1,78 @@
+"""Reads the JSON files that people write: devices, profiles. What is wrong is said in one line.
+
+Used where such a file is read; text flows in, checked values flow out. Keys that nobody asks for
+are ignored: other programs may keep theirs beside ours.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["entries", "number", "text", "whole_number"]
+
+Entry = Mapping[str, Any]
+
+
+def entries(document: str | bytes, key: str) -> Iterator[tuple[str, Entry]]:
+    """Yield (where it is, the object) for every object of the document's list.
+
+    Args:
+        document: JSON, an object with a list of objects.
+        key: the list's key.
+
+    Raises:
+        ValueError: if the document is not of that form.
+    """
+    try:
+        root = json.loads(document)
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    if not isinstance(root, dict) or not isinstance(root.get(key), list):
+        raise ValueError(f"should be an object with a list {key!r}")
+    if not root[key]:
+        raise ValueError(f"{key}: is empty")
+    for index, entry in enumerate(root[key]):
+        where = f"{key}[{index}]"
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: should be an object")
+        yield where, entry
+
+
+def text(entry: Entry, key: str, where: str) -> str:
+    """Return a text that is not empty.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{where}.{key}: should be a text, not {value!r}")
+    return value
+
+
+def number(entry: Entry, key: str, where: str) -> float:
+    """Return a finite number.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    value = entry.get(key)
+    # `type`, since a boolean is an instance of int.
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise ValueError(f"{where}.{key}: should be a number, not {value!r}")
+    return float(value)
+
+
+def whole_number(entry: Entry, key: str, where: str) -> int:
+    """Return a whole number; 1e9 is one, too.
+
+    Raises:
+        ValueError: if it is anything else.
+    """
+    value = number(entry, key, where)
+    if value != int(value):
+        raise ValueError(f"{where}.{key}: should be a whole number, not {entry[key]!r}")
+    return int(entry[key])

@@ -1,0 +1,148 @@
+"""What members cost: seconds and bytes per member, device kind and batch size.
+
+Pure data, used wherever an allocation is planned or simulated. Measured or estimated figures flow
+in, lookups and the profiles file flow out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from types import MappingProxyType
+from typing import Any
+
+from allocator.documents import entries, number, text, whole_number
+
+__all__ = ["Profile", "Profiles"]
+
+_NONE: Mapping[int, Profile] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one instance costs.
+
+    Attributes:
+        member: the member's name.
+        device_kind: the kind of device it was measured on.
+        batch: the batch size, rows.
+        latency_s: seconds per batch.
+        memory_bytes: what loading the instance adds to a worker that is warm.
+
+    Raises:
+        ValueError: if a number is not positive (memory may be zero).
+    """
+
+    member: str
+    device_kind: str
+    batch: int
+    latency_s: float
+    memory_bytes: int
+
+    def __post_init__(self) -> None:
+        where = f"member {self.member!r} on {self.device_kind!r}"
+        if self.batch < 1:
+            raise ValueError(f"{where}: batch should be 1 or more, not {self.batch}")
+        if not 0 < self.latency_s < float("inf"):
+            raise ValueError(f"{where}: latency_s should be above 0, not {self.latency_s}")
+        if self.memory_bytes < 0:
+            raise ValueError(f"{where}: memory_bytes should be 0 or more, not {self.memory_bytes}")
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows per second of an instance that has a device for itself."""
+        return self.batch / self.latency_s
+
+
+class Profiles:
+    """The profiles of some members on some kinds of devices.
+
+    A combination that is missing can't be used: the member does not run, or does not fit, there.
+
+    Raises:
+        ValueError: if a combination is there twice.
+    """
+
+    def __init__(self, profiles: Iterable[Profile]) -> None:
+        table: dict[tuple[str, str], dict[int, Profile]] = {}
+        for one in profiles:
+            batches = table.setdefault((one.member, one.device_kind), {})
+            if one.batch in batches:
+                raise ValueError(
+                    f"member {one.member!r} on {one.device_kind!r}: batch {one.batch} is there twice"
+                )
+            batches[one.batch] = one
+        self._table = {
+            key: MappingProxyType({batch: batches[batch] for batch in sorted(batches)})
+            for key, batches in table.items()
+        }
+
+    def __iter__(self) -> Iterator[Profile]:
+        """Yield every profile, a member's batch sizes on one kind together and ascending."""
+        for batches in self._table.values():
+            yield from batches.values()
+
+    def __len__(self) -> int:
+        """How many profiles there are."""
+        return sum(map(len, self._table.values()))
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The members in the order of their first appearance."""
+        return tuple(dict.fromkeys(member for member, _ in self._table))
+
+    def of(self, member: str, device_kind: str) -> Mapping[int, Profile]:
+        """A member's profiles on a kind of device by batch size, ascending; empty if none."""
+        return self._table.get((member, device_kind), _NONE)
+
+    def latency_s(self, member: str, device_kind: str, rows: int) -> float:
+        """Seconds that a batch of so many rows takes.
+
+        Between two profiled batch sizes it is interpolated; beyond them, the last one's time per
+        row (or the first one's time per batch) holds.
+
+        Args:
+            member: the member's name.
+            device_kind: the kind of device.
+            rows: 1 or more.
+
+        Raises:
+            KeyError: if the member has no profile on that kind.
+        """
+        below: Profile | None = None
+        for one in self._table[member, device_kind].values():
+            if one.batch >= rows:
+                if below is None or one.batch == rows:
+                    return one.latency_s
+                share = (rows - below.batch) / (one.batch - below.batch)
+                return below.latency_s + share * (one.latency_s - below.latency_s)
+            below = one
+        assert below is not None
+        return below.latency_s * rows / below.batch
+
+    def to_json(self, **extra: Any) -> str:
+        """Return the profiles file's text.
+
+        Args:
+            extra: what else the file should tell.
+        """
+        return json.dumps({"profiles": [asdict(one) for one in self], **extra}, indent=1)
+
+    @classmethod
+    def from_json(cls, document: str | bytes) -> Profiles:
+        """Return the profiles of a profiles file.
+
+        Raises:
+            ValueError: in one line, if the text is not valid.
+        """
+        return cls(
+            Profile(
+                member=text(entry, "member", where),
+                device_kind=text(entry, "device_kind", where),
+                batch=whole_number(entry, "batch", where),
+                latency_s=number(entry, "latency_s", where),
+                memory_bytes=whole_number(entry, "memory_bytes", where),
+            )
+            for where, entry in entries(document, "profiles")
+        )
