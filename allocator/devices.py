@@ -1,21 +1,22 @@
 """The devices that members can be placed on: found on this host, or chosen by the user.
 
 Runs in the process that plans an allocation; what the host has flows in, `Device`s with a
-memory budget each flow out. CPU devices share one budget, since they share the RAM.
+memory budget each flow out. CPU devices without a budget of their own share one: the RAM.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from allocator.gpus import Gpu, find_gpus
-from allocator.host import available_cores, core_groups, memory_limit_bytes
+from allocator.host import allowed_cores, available_cores, core_groups, memory_limit_bytes
 
 __all__ = ["Device", "Wanted", "discover", "memory_limit_bytes", "select"]
 
 #: What a CUDA context and the runtime's own buffers take on a GPU before any model is loaded.
 _CONTEXT_BYTES = 512 << 20
+_RAM = "ram"
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,15 @@ class Device:
     """Something that runs predictions.
 
     Attributes:
-        name: ``cuda:N`` or ``cpu:N``, unique.
-        kind: what profiles are looked up by, e.g. ``cpu`` or ``NVIDIA H200``.
+        name: ``cuda:N`` or ``cpu:N``, or what the user calls a virtual device; unique.
+        kind: what profiles are looked up by: ``cpu-N`` for N cores, or a product such as
+            ``NVIDIA H200``.
         memory_bytes: the memory that its instances may take together.
         cores: for a CPU device the ids of its cores, else empty.
-        pool: devices that name the same pool share their memory; empty for memory of its own.
+        pool: devices that name the same pool share their memory, of which each carries the whole
+            size; empty for memory of its own.
+        uuid: for a GPU found on this host, what CUDA_VISIBLE_DEVICES calls it, else empty.
+        virtual: whether it is a part of a device, which others may use, too.
     """
 
     name: str
@@ -35,11 +40,13 @@ class Device:
     memory_bytes: int
     cores: tuple[int, ...] = ()
     pool: str = ""
+    uuid: str = ""
+    virtual: bool = False
 
     @property
     def is_cuda(self) -> bool:
-        """Whether this is a GPU."""
-        return self.name.startswith("cuda:")
+        """Whether this is a GPU: all are whose name or kind does not begin with ``cpu``."""
+        return not any(text.lower().startswith("cpu") for text in (self.name, self.kind))
 
 
 @dataclass(frozen=True)
@@ -47,62 +54,109 @@ class Wanted:
     """A device that the user asked for.
 
     Attributes:
-        name: ``cuda:N`` or ``cpu:N``.
+        name: ``cuda:N`` or ``cpu:N``, or any name for a virtual device.
         cores: for a CPU device the ids of its cores; None for all.
         memory_bytes: its memory budget; None for what is there.
+        part_of: makes the device virtual: the device it is a part of, ``cuda:N`` or ``cpu``.
+        memory_fraction: for a part of a GPU, its share of the memory, in (0, 1]; None for all.
     """
 
     name: str
     cores: tuple[int, ...] | None = None
     memory_bytes: int | None = None
+    part_of: str = ""
+    memory_fraction: float | None = None
+
+    @property
+    def source(self) -> str:
+        """The device that it is, or that it is a part of."""
+        return self.part_of or self.name
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this is a GPU, or a part of one."""
+        return self.source.startswith("cuda:")
 
 
 def discover(*, reserve_bytes: int) -> list[Device]:
-    """Return every GPU, then the CPU's cores in groups.
+    """Return every GPU, then the CPU's cores in groups, which share the RAM.
 
     Args:
         reserve_bytes: RAM that CPU devices must leave to others (arena, front-end, combiner).
     """
-    groups = core_groups(available_cores())
-    share = _ram_bytes(reserve_bytes) // len(groups)
-    cpus = [Device(f"cpu:{i}", "cpu", share, group) for i, group in enumerate(groups)]
-    return [*map(_gpu_device, find_gpus()), *cpus]
+    ram_bytes = _ram_bytes(reserve_bytes)
+    cpus = [
+        Device(f"cpu:{number}", _cpu_kind(group), ram_bytes, group, pool=_RAM)
+        for number, group in enumerate(core_groups(available_cores()))
+    ]
+    return [*(_gpu_device(Wanted(gpu.name), gpu) for gpu in find_gpus()), *cpus]
 
 
 def select(wanted: Sequence[Wanted], *, reserve_bytes: int) -> list[Device]:
     """Return the devices the user asked for, in that order.
 
     Args:
-        wanted: the devices; CPU devices without a budget share equally what the others leave.
+        wanted: the devices; CPU devices without a budget share what the others leave.
         reserve_bytes: RAM that CPU devices must leave to others (arena, front-end, combiner).
 
     Raises:
-        ValueError: if the host has no such GPU or core.
+        ValueError: if the host has no such GPU or core, or not so much memory on a GPU.
     """
-    cpus = [one for one in wanted if not one.name.startswith("cuda:")]
-    gpus = {gpu.name: gpu for gpu in find_gpus()} if len(cpus) < len(wanted) else {}
-    cores = available_cores()
-    claimed = sum(one.memory_bytes or 0 for one in cpus)
-    sharers = sum(one.memory_bytes is None for one in cpus)
-    share = _ram_bytes(reserve_bytes + claimed) // max(sharers, 1)
-
-    def device(one: Wanted) -> Device:
-        if one in cpus:
-            own = tuple(cores) if one.cores is None else one.cores
-            if absent := sorted(set(own) - set(cores)):
-                raise ValueError(f"{one.name}: this process may not run on core {absent[0]}")
-            return Device(one.name, "cpu", one.memory_bytes or share, own)
-        if one.name not in gpus:
+    gpus = {gpu.name: gpu for gpu in find_gpus()} if any(one.is_cuda for one in wanted) else {}
+    claimed = sum(one.memory_bytes or 0 for one in wanted if not one.is_cuda)
+    ram_bytes = _ram_bytes(reserve_bytes + claimed)
+    devices = []
+    for one in wanted:
+        if not one.is_cuda:
+            devices.append(_cpu_device(one, ram_bytes))
+        elif one.source in gpus:
+            devices.append(_gpu_device(one, gpus[one.source]))
+        else:
+            label = f"{one.name} (part of {one.part_of})" if one.part_of else one.name
             there = ", ".join(gpus) or "none"
-            raise ValueError(f"{one.name}: there is no such GPU (visible here: {there})")
-        found = _gpu_device(gpus[one.name])
-        return Device(found.name, found.kind, one.memory_bytes or found.memory_bytes)
-
-    return [device(one) for one in wanted]
+            raise ValueError(f"{label}: there is no such GPU (visible here: {there})")
+    _check_gpu_memory(devices, gpus)
+    return devices
 
 
-def _gpu_device(gpu: Gpu) -> Device:
-    return Device(gpu.name, gpu.kind, max(gpu.free_bytes - _CONTEXT_BYTES, 0))
+def _cpu_device(one: Wanted, ram_bytes: int) -> Device:
+    # A quota limits how many cores are taken by default, not which ones the user may name.
+    cores = tuple(available_cores()) if one.cores is None else one.cores
+    if absent := sorted(set(cores) - set(allowed_cores())):
+        raise ValueError(f"{one.name}: this process may not run on core {absent[0]}")
+    return Device(
+        one.name,
+        _cpu_kind(cores),
+        ram_bytes if one.memory_bytes is None else one.memory_bytes,
+        cores,
+        pool=_RAM if one.memory_bytes is None else "",
+        virtual=bool(one.part_of),
+    )
+
+
+def _gpu_device(one: Wanted, gpu: Gpu) -> Device:
+    memory_bytes = one.memory_bytes
+    if memory_bytes is None:
+        fraction = 1.0 if one.memory_fraction is None else one.memory_fraction
+        # Each part is a process of its own, with a context of its own.
+        memory_bytes = max(int(gpu.free_bytes * fraction) - _CONTEXT_BYTES, 0)
+    return Device(one.name, gpu.kind, memory_bytes, uuid=gpu.uuid, virtual=bool(one.part_of))
+
+
+def _check_gpu_memory(devices: Sequence[Device], gpus: Mapping[str, Gpu]) -> None:
+    for gpu in gpus.values():
+        parts = [device for device in devices if device.uuid == gpu.uuid]
+        total_bytes = sum(device.memory_bytes for device in parts)
+        if total_bytes > gpu.total_bytes:
+            names = " and ".join(device.name for device in parts)
+            raise ValueError(
+                f"{names}: memory_bytes of {total_bytes / 2**30:.1f} GiB in all is more than "
+                f"{gpu.name} has ({gpu.total_bytes / 2**30:.1f} GiB), lower it"
+            )
+
+
+def _cpu_kind(cores: Sequence[int]) -> str:
+    return f"cpu-{len(cores)}"
 
 
 def _ram_bytes(reserve_bytes: int) -> int:

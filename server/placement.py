@@ -39,7 +39,10 @@ def find_devices(config: Config, arena_bytes: int) -> list[DeviceSpec]:
     reserve = arena_bytes + _PROCESSES_BYTES
     if config.devices == "auto":
         return [_spec(device) for device in discover(reserve_bytes=reserve)]
-    wanted = [Wanted(one.name, one.cores, one.memory_bytes) for one in config.devices]
+    wanted = [
+        Wanted(one.name, one.cores, one.memory_bytes, one.part_of or "", one.memory_fraction)
+        for one in config.devices
+    ]
     try:
         return [_spec(device) for device in select(wanted, reserve_bytes=reserve)]
     except ValueError as error:
@@ -70,7 +73,15 @@ def place(
 
 
 def _spec(device: Device) -> DeviceSpec:
-    return DeviceSpec(device.name, device.kind, device.memory_bytes, device.cores)
+    return DeviceSpec(
+        device.name,
+        device.kind,
+        int(device.memory_bytes),  # from a configuration it is a ByteSize, which has no JSON
+        device.cores,
+        uuid=device.uuid,
+        pool=device.pool,
+        virtual=device.virtual,
+    )
 
 
 def _demand(name: str, signature: ModelSignature, batch: int | None, has_gpu: bool) -> Demand:

@@ -10,6 +10,8 @@ import ctypes
 import logging
 import mmap
 
+from workers.spec import DeviceSpec
+
 __all__ = ["pin"]
 
 _log = logging.getLogger(__name__)
@@ -17,12 +19,12 @@ _LIBRARIES = ("libcudart.so.13", "libcudart.so.12", "libcudart.so")
 _PORTABLE = 1
 
 
-def pin(buffer: mmap.mmap, device: str) -> bool:
+def pin(buffer: mmap.mmap, device: DeviceSpec) -> bool:
     """Pin a mapping for a CUDA device; whether it worked (pageable memory is slower, not wrong).
 
     Args:
         buffer: the shared memory.
-        device: ``cuda:N``.
+        device: a GPU, with its `environment` set up.
     """
     for name in _LIBRARIES:
         try:
@@ -30,13 +32,14 @@ def pin(buffer: mmap.mmap, device: str) -> bool:
         except OSError:
             continue
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-        status = runtime.cudaSetDevice(int(device.removeprefix("cuda:")))
+        status = runtime.cudaSetDevice(device.cuda_index)
         status = status or runtime.cudaHostRegister(
             ctypes.c_void_p(address), ctypes.c_size_t(len(buffer)), ctypes.c_uint(_PORTABLE)
         )
         if status == 0:
             return True
-        _log.warning("the arena can't be pinned for %s: CUDA error %d", device, status)
+        _log.warning("the arena can't be pinned for %s: CUDA error %d", device.name, status)
         return False
-    _log.warning("the arena can't be pinned for %s: CUDA's runtime library is not there", device)
+    reason = "CUDA's runtime library is not there"
+    _log.warning("the arena can't be pinned for %s: %s", device.name, reason)
     return False

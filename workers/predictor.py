@@ -35,9 +35,9 @@ from workers.messages import (
     ToWorker,
     encode,
 )
-from workers.spec import WorkerSpec
+from workers.spec import DeviceSpec, WorkerSpec
 
-__all__ = ["main"]
+__all__ = ["main", "settle"]
 
 _HEARTBEAT_MS = 500
 _FLUSH_NS = 1_000_000
@@ -57,7 +57,7 @@ class Worker:
         if device.is_cuda:
             from workers.pinned import pin  # noqa: PLC0415  (only where there is a GPU)
 
-            pin(memory.buffer, device.name)
+            pin(memory.buffer, device)
         self._instances = [
             Instance(instance, arenas[instance.arena], load(instance.source, device))
             for instance in spec.instances
@@ -148,12 +148,17 @@ class Worker:
         self._front_end.send(encode(Hello(self._epoch, self._last_job, latencies)))
 
 
+def settle(device: DeviceSpec) -> None:
+    """Give way to the front-end, and keep to the device; before any runtime is imported."""
+    os.nice(_NICE)
+    if device.cores:
+        os.sched_setaffinity(0, device.cores)
+    os.environ.update(device.environment)
+
+
 def _run(spec: WorkerSpec, commands: BinaryIO, status: Status) -> None:
     end_with_supervisor(commands)
-    os.nice(_NICE)
-    if spec.device.cores:
-        os.sched_setaffinity(0, spec.device.cores)
-        os.environ["OMP_NUM_THREADS"] = str(len(spec.device.cores))
+    settle(spec.device)
     worker = Worker(spec)
     status.send(Started())
     worker.run()

@@ -148,24 +148,50 @@ class ModelSignature(msgspec.Struct, frozen=True):
 
 
 class DeviceSpec(msgspec.Struct, frozen=True):
-    """A device: ``cuda:N`` or a group of CPU cores ``cpu:N``.
+    """A device: a GPU or a group of CPU cores, whole or a part that others may use, too.
 
     Attributes:
-        name: unique name; for CUDA it carries the device index.
-        kind: what profiles are looked up by, e.g. ``cpu`` or ``NVIDIA H200``.
+        name: ``cuda:N`` or ``cpu:N``, or what the user calls a virtual device; unique.
+        kind: what profiles are looked up by, e.g. ``cpu-1`` (one core) or ``NVIDIA H200``.
         memory_bytes: the memory its instances may take together.
         cores: for a CPU device, the core ids it is pinned to (empty for CUDA).
+        uuid: for CUDA, what CUDA_VISIBLE_DEVICES calls it; empty if that is not known.
+        pool: devices that name the same pool share their memory; empty for memory of its own.
+        virtual: whether it is a part of a device; on a GPU, its worker enforces `memory_bytes`.
     """
 
     name: str
     kind: str
     memory_bytes: int
     cores: tuple[int, ...] = ()
+    uuid: str = ""
+    pool: str = ""
+    virtual: bool = False
 
     @property
     def is_cuda(self) -> bool:
-        """Whether this is a GPU."""
-        return self.name.startswith("cuda:")
+        """Whether this is a GPU: all are whose name or kind does not begin with ``cpu``."""
+        return not any(text.lower().startswith("cpu") for text in (self.name, self.kind))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What its process puts into its environment before it imports any runtime.
+
+        A process sees its own GPU alone. So the order in which CUDA numbers GPUs does not matter,
+        and MIG slices work, of which CUDA shows one at most.
+        """
+        if self.is_cuda:
+            return {"CUDA_VISIBLE_DEVICES": self.uuid} if self.uuid else {}
+        return {"OMP_NUM_THREADS": str(len(self.cores))} if self.cores else {}
+
+    @property
+    def cuda_index(self) -> int:
+        """By what number CUDA knows it in a process that has set up its `environment`.
+
+        Raises:
+            ValueError: if it is not a GPU, or neither its UUID nor its name tells which one.
+        """
+        return 0 if self.uuid else int(self.name.removeprefix("cuda:"))
 
 
 class BlockSpec(msgspec.Struct, frozen=True):

@@ -7,40 +7,55 @@ the environment's overrides already in `server`, and out as frozen models.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
 from server.config.base import Bytes, Section
 
-__all__ = ["DeviceConfig", "ServerConfig"]
+__all__ = ["DeviceConfig", "ServerConfig", "device_problems"]
 
 _DEVICE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]*)")
+_SOURCE = re.compile(r"cpu|cuda:(0|[1-9][0-9]*)")
+#: Names of virtual devices; they become parts of process titles and of allocation files.
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+#: Tenths don't add up to one.
+_ROUNDING = 1e-9
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class DeviceConfig(Section):
-    """A device that runs predictions: a GPU, or a group of CPU cores."""
+    """A device that runs predictions: a GPU, a group of CPU cores, or a part of one of these."""
 
     name: str
-    """`cuda:N`, where N is the index of the GPU, or `cpu:N`."""
+    """`cuda:N`, where N is the index of the GPU, or `cpu:N`; any name with `part_of`."""
+    part_of: str | None = None
+    """`cuda:N` or `cpu` makes the device virtual: a process of its own on what others use, too."""
     cores: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
-    """Core ids, for CPU devices only; if absent, the only CPU device takes all cores."""
+    """Core ids, for CPU devices only; if absent, all cores. Parts of the CPU may share cores."""
     memory_bytes: Bytes | None = None
     """Memory that its instances may take together, e.g. `4GiB`; if absent, what is there."""
+    memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """For a part of a GPU instead of `memory_bytes`: its share of the GPU's free memory."""
+
+    @property
+    def source(self) -> str:
+        """The device that it is, or that it is a part of."""
+        return self.part_of or self.name
 
     @property
     def is_cuda(self) -> bool:
-        """Whether this is a GPU."""
-        return self.name.startswith("cuda:")
+        """Whether this is a GPU, or a part of one."""
+        return self.source.startswith("cuda:")
 
-    @field_validator("name")
+    @field_validator("part_of")
     @classmethod
-    def _check_name(cls, name: str) -> str:
-        if not _DEVICE.fullmatch(name):
-            raise ValueError(f"should be cpu:N or cuda:N, not {name!r}")
-        return name
+    def _check_source(cls, source: str | None) -> str | None:
+        if source is not None and not _SOURCE.fullmatch(source):
+            raise ValueError(f"should be cpu or cuda:N, not {source!r}")
+        return source
 
     @field_validator("cores")
     @classmethod
@@ -51,9 +66,78 @@ class DeviceConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        problems = [*(self._part_problems() if self.part_of else self._whole_problems())]
         if self.is_cuda and self.cores is not None:
-            raise ValueError("cores are for CPU devices only, remove them")
+            problems.append("cores are for CPU devices only, remove them")
+        if problems:
+            raise ValueError("\n".join(problems))
         return self
+
+    def _whole_problems(self) -> Iterator[str]:
+        if not _DEVICE.fullmatch(self.name):
+            yield (
+                f"name should be cpu:N or cuda:N, not {self.name!r} "
+                "(part_of says what a device of another name is a part of)"
+            )
+        elif self.memory_fraction is not None:
+            yield "memory_fraction is for parts of a GPU, name it as part_of or give memory_bytes"
+
+    def _part_problems(self) -> Iterator[str]:
+        if not _PART.fullmatch(self.name):
+            yield (
+                "name should consist of letters, digits, '.', '_', ':' and '-', start with a "
+                f"letter or a digit, and be no longer than 64 characters, not {self.name!r}"
+            )
+        # Who reads a log, or an allocation file, tells what a device is by its name.
+        other = "cpu" if self.is_cuda else "cuda"
+        if self.name.lower().startswith(other):
+            yield f"name {self.name!r} begins like that of another device than {self.part_of}"
+        if not self.is_cuda:
+            if self.memory_fraction is not None:
+                yield "memory_fraction is for parts of a GPU, give memory_bytes"
+        elif (self.memory_fraction is None) == (self.memory_bytes is None):
+            yield "a part of a GPU needs memory_fraction or memory_bytes, and not both"
+
+
+def device_problems(devices: Sequence[DeviceConfig]) -> Iterator[str]:
+    """Yield what the entries of `devices` do not agree on, a line each."""
+    names = [device.name for device in devices]
+    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
+        yield f"devices: {name} is listed more than once"
+    yield from _core_problems([device for device in devices if not device.is_cuda])
+    yield from _gpu_problems([device for device in devices if device.is_cuda])
+
+
+def _core_problems(cpus: Sequence[DeviceConfig]) -> Iterator[str]:
+    owners: dict[int, DeviceConfig] = {}
+    for device in cpus:
+        for core in device.cores or ():
+            owner = owners.setdefault(core, device)
+            if owner.name != device.name and not (owner.part_of and device.part_of):
+                yield (
+                    f"devices: core {core} belongs to {owner.name} and to {device.name} "
+                    "(only devices with `part_of: cpu` may share it)"
+                )
+    if len(cpus) > 1 and not all(device.part_of for device in cpus):
+        for device in cpus:
+            if device.cores is None:
+                yield f"devices: {device.name} needs cores, since it shares the CPU"
+
+
+def _gpu_problems(gpus: Sequence[DeviceConfig]) -> Iterator[str]:
+    whole = {device.name for device in gpus if not device.part_of}
+    parts: dict[str, list[DeviceConfig]] = {}
+    for device in gpus:
+        if device.part_of:
+            parts.setdefault(device.part_of, []).append(device)
+    for gpu, devices in parts.items():
+        names = " and ".join(device.name for device in devices)
+        if gpu in whole:
+            yield f"devices: {gpu} is listed as a whole and in parts ({names}), remove one of them"
+        fraction = sum(device.memory_fraction or 0.0 for device in devices)
+        if fraction > 1 + _ROUNDING:
+            total = f"adds up to {fraction:g}, {gpu} has only 1 to share"
+            yield f"devices: memory_fraction of {names} {total}"
 
 
 class ServerConfig(Section):

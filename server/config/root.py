@@ -14,7 +14,7 @@ from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator, mo
 
 from server.config.base import Name, RelativePath, Section, did_you_mean
 from server.config.ensembles import EnsembleConfig
-from server.config.machine import DeviceConfig, ServerConfig
+from server.config.machine import DeviceConfig, ServerConfig, device_problems
 from server.config.members import MemberConfig
 from server.config.placement import PlacementConfig
 
@@ -101,19 +101,5 @@ class Config(Section):
                     yield f"ensembles.{name}.members: unknown member {member!r}{hint}"
 
     def _device_problems(self) -> Iterator[str]:
-        if self.devices == "auto":
-            return
-        names: set[str] = set()
-        owner: dict[int, str] = {}
-        for device in self.devices:
-            if device.name in names:
-                yield f"devices: {device.name} is listed more than once"
-            names.add(device.name)
-            for core in device.cores or ():
-                if owner.setdefault(core, device.name) != device.name:
-                    yield f"devices: core {core} belongs to {owner[core]} and to {device.name}"
-        cpus = [device for device in self.devices if not device.is_cuda]
-        if len(cpus) > 1:
-            for device in cpus:
-                if device.cores is None:
-                    yield f"devices: {device.name} needs cores, since it shares the CPU"
+        if self.devices != "auto":
+            yield from device_problems(self.devices)

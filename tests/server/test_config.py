@@ -86,6 +86,28 @@ def test_defaults(write):
     assert config.server.arena_bytes is None
 
 
+def test_virtual_devices_may_share_cores_and_gpus(write):
+    config = load_config(
+        write(
+            MINIMAL
+            + """
+devices:
+  - {name: one, part_of: cpu, cores: [0]}
+  - {name: "cpu:all", part_of: cpu}
+  - {name: cpu:7, part_of: cpu, cores: [0, 1], memory_bytes: 1GiB}
+  - {name: cuda:0a, part_of: cuda:0, memory_fraction: 0.7}
+  - {name: cuda:0b, part_of: cuda:0, memory_fraction: 0.3}
+  - {name: small, part_of: cuda:1, memory_bytes: 1GiB}
+"""
+        )
+    )
+    assert [(device.source, device.is_cuda) for device in config.devices] == [
+        *[("cpu", False)] * 3,
+        *[("cuda:0", True)] * 2,
+        ("cuda:1", True),
+    ]
+
+
 def test_a_link_to_a_model_keeps_its_name(write, tmp_path):
     (tmp_path / "blob").touch()
     (tmp_path / "model.onnx").symlink_to(tmp_path / "blob")

@@ -48,7 +48,7 @@ def problems(tmp_path, text):
         (MEMBERS + "allocation: 3", "allocation: should be auto or the path"),
         (MEMBERS + "devices: all", "devices: should be auto or a list of devices, not 'all'"),
         (MEMBERS + "devices: []", "devices: should not be empty"),
-        (MEMBERS + "devices: [{name: gpu}]", "devices.0.name: should be cpu:N or cuda:N"),
+        (MEMBERS + "devices: [{name: gpu}]", "devices.0: name should be cpu:N or cuda:N"),
         (MEMBERS + "devices: [{name: cuda:0, core: [1]}]", "unknown key, did you mean 'cores'?"),
         (MEMBERS + "devices: [{name: cuda:0, cores: [1]}]", "devices.0: cores are for CPU"),
         (MEMBERS + "devices: [{name: cpu:0, cores: []}]", "devices.0.cores: should not be empty"),
@@ -66,6 +66,56 @@ def test_a_mistake_is_one_clear_line(tmp_path, text, problem):
     assert len(lines) == 1
     assert problem in lines[0]
     assert lines[0].startswith("c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("devices", "problem"),
+    [
+        ("{name: a, part_of: gpu}", "devices.0.part_of: should be cpu or cuda:N, not 'gpu'"),
+        ("{name: a/b, part_of: cpu}", "devices.0: name should consist of letters, digits"),
+        ("{name: cuda:1, part_of: cpu}", "begins like that of another device than cpu"),
+        (
+            "{name: cpu:1, part_of: cuda:0, memory_fraction: 1}",
+            "name 'cpu:1' begins like that of another device than cuda:0",
+        ),
+        ("{name: a, part_of: cuda:0}", "needs memory_fraction or memory_bytes, and not both"),
+        (
+            "{name: a, part_of: cuda:0, memory_fraction: 0.5, memory_bytes: 1GiB}",
+            "needs memory_fraction or memory_bytes, and not both",
+        ),
+        (
+            "{name: a, part_of: cuda:0, memory_fraction: 1.5}",
+            "devices.0.memory_fraction: should be less than or equal to 1",
+        ),
+        (
+            "{name: a, part_of: cuda:0, memory_fraction: 1, cores: [0]}",
+            "devices.0: cores are for CPU devices only",
+        ),
+        ("{name: a, part_of: cpu, memory_fraction: 1}", "is for parts of a GPU, give memory_bytes"),
+        ("{name: cuda:0, memory_fraction: 0.5}", "memory_fraction is for parts of a GPU, name it"),
+        (
+            "{name: cuda:0}, {name: a, part_of: cuda:0, memory_fraction: 1}",
+            "devices: cuda:0 is listed as a whole and in parts (a), remove one of them",
+        ),
+        (
+            "{name: a, part_of: cuda:0, memory_fraction: 0.5}, "
+            "{name: b, part_of: cuda:0, memory_fraction: 0.6}",
+            "devices: memory_fraction of a and b adds up to 1.1, cuda:0 has only 1 to share",
+        ),
+        (
+            "{name: a, part_of: cpu, cores: [0, 1]}, {name: cpu:0, cores: [1]}",
+            "core 1 belongs to a and to cpu:0 (only devices with `part_of: cpu` may share it)",
+        ),
+        (
+            "{name: a, part_of: cpu}, {name: cpu:0, cores: [1]}",
+            "devices: a needs cores, since it shares the CPU",
+        ),
+    ],
+)
+def test_mistakes_in_virtual_devices(tmp_path, devices, problem):
+    lines = problems(tmp_path, f"{MEMBERS}devices: [{devices}]")
+    assert len(lines) == 1
+    assert problem in lines[0]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from workers.spec import DeviceSpec, ModelSource
 
-CPU = DeviceSpec("cpu:0", "cpu", memory_bytes=1 << 30, cores=(0,))
+CPU = DeviceSpec("cpu:0", "cpu-1", memory_bytes=1 << 30, cores=(0,))
 
 
 def write_onnx(

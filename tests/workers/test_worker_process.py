@@ -39,7 +39,7 @@ class Bench:
         signature = ModelSignature((TensorSpec("x", "FP32", (2,)),), vector(2), 0)
         instance = InstanceSpec(0, 1, 8, source, signature, (Binding(0),), "values")
         cores = tuple(sorted(os.sched_getaffinity(0))[:1])
-        device = DeviceSpec("cpu:0", "cpu", 1 << 30, cores)
+        device = DeviceSpec("cpu:0", "cpu-1", 1 << 30, cores)
         spec = WorkerSpec(device, 7, (instance,), memory, directory)
         self.router = open_socket(zmq.ROUTER, directory, WORKERS, bind=True)
         self.combiner = open_socket(zmq.PULL, directory, COMBINER, bind=True)

@@ -135,8 +135,7 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
     if device.is_cuda:
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
-        index = int(device.name.removeprefix("cuda:"))
-        providers.insert(0, ("CUDAExecutionProvider", {"device_id": index}))
+        providers.insert(0, ("CUDAExecutionProvider", _cuda_options(device)))
     try:
         session = onnxruntime.InferenceSession(source.path, options, providers=providers)
     except Exception as failure:
@@ -148,6 +147,15 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
             "and a CUDA driver that fits it, or take the device out of the configuration",
         )
     return session
+
+
+def _cuda_options(device: DeviceSpec) -> dict[str, int]:
+    options = {"device_id": device.cuda_index}
+    if device.virtual:
+        # Sessions count apart: it bounds each instance; that all of them together fit is the
+        # allocation's part.
+        options["gpu_mem_limit"] = device.memory_bytes
+    return options
 
 
 def _said(failure: BaseException) -> str:

@@ -42,9 +42,7 @@ class TorchModel:
         path = Path(source.path)
         if not path.is_file():
             raise error(source, "the model file does not exist")
-        self._device = torch.device(device.name if device.is_cuda else "cpu")
-        if device.is_cuda and not torch.cuda.is_available():
-            raise error(source, f"torch can't use {device.name}: it finds no CUDA device")
+        self._device = _open_device(source, device)
         torch.set_num_threads(len(device.cores) or 1)
         try:
             kind = examine(path)
@@ -104,6 +102,24 @@ class TorchModel:
         except Exception as failure:
             # Exported and scripted code fails with whatever its operators raise.
             raise RuntimeError(one_line(failure)) from failure
+
+
+def _open_device(source: ModelSource, device: DeviceSpec) -> torch.device:
+    """Return torch's name of a device; all modules on a part of a GPU share that part's budget.
+
+    Raises:
+        ModelError: if torch can't use it.
+    """
+    if not device.is_cuda:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise error(source, f"torch can't use {device.name}: it finds no CUDA device")
+    chosen = torch.device("cuda", device.cuda_index)
+    if device.virtual:
+        total_bytes = torch.cuda.get_device_properties(chosen).total_memory
+        fraction = min(device.memory_bytes / total_bytes, 1.0)
+        torch.cuda.set_per_process_memory_fraction(fraction, chosen)
+    return chosen
 
 
 def _closed(tensors: list[torch.Tensor]) -> object:

@@ -101,6 +101,35 @@ def test_never_falls_back_from_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyP
         backends.load(onnx_source(path), DeviceSpec("cuda:0", "some GPU", 1 << 30))
 
 
+@pytest.mark.parametrize(
+    ("device", "options"),
+    [
+        (DeviceSpec("cuda:3", "some GPU", 1 << 30), {"device_id": 3}),
+        (DeviceSpec("cuda:3", "some GPU", 1 << 30, uuid="GPU-a"), {"device_id": 0}),
+        (
+            DeviceSpec("half", "some GPU", 1 << 30, uuid="GPU-a", virtual=True),
+            {"device_id": 0, "gpu_mem_limit": 1 << 30},
+        ),
+    ],
+)
+def test_a_gpu_and_the_limit_of_a_part_of_one(
+    tmp_path: Path,
+    device: DeviceSpec,
+    options: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[object] = []
+
+    def note(path: str, options: object, providers: list[object]) -> object:
+        asked.extend(providers)
+        raise RuntimeError("enough")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", note)
+    with pytest.raises(ModelError, match="enough"):
+        backends.load(onnx_source(write_onnx(tmp_path / "a.onnx")), device)
+    assert asked == [("CUDAExecutionProvider", options), "CPUExecutionProvider"]
+
+
 def test_refuses_both_runtimes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_onnx(tmp_path / "a.onnx")
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1")

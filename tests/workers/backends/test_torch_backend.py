@@ -15,7 +15,7 @@ import torch
 from tests.workers.model_files import CPU, Affine, export, quietly, torch_source
 from workers import backends
 from workers.backends import ModelError
-from workers.spec import ModelSource, TensorSpec
+from workers.spec import DeviceSpec, ModelSource, TensorSpec
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 DECLARED = (TensorSpec("x", "FP32", (4,)),)
@@ -127,6 +127,40 @@ def test_refuses_fixed_batches_missing_and_damaged_files(tmp_path: Path) -> None
     for data in (b"", b"garbage" * 100, whole[: len(whole) // 2]):
         path.write_bytes(data)
         assert "not a PyTorch archive, or truncated" in refusal(torch_source(path))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would be loaded")
+@pytest.mark.parametrize(
+    ("virtual", "memory_bytes", "limits"),
+    [(True, 2 << 30, [0.25]), (True, 9 << 30, [1.0]), (False, 2 << 30, [])],
+)
+def test_a_part_of_a_gpu_is_limited_to_its_budget(
+    tmp_path: Path,
+    virtual: bool,
+    memory_bytes: int,
+    limits: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Properties:
+        total_memory = 8 << 30
+
+    asked: list[tuple[float, torch.device]] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: Properties)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda *limit: asked.append(limit)
+    )
+    device = DeviceSpec("half", "some GPU", memory_bytes, uuid="GPU-a", virtual=virtual)
+    with pytest.raises(ModelError, match="can't load it"):
+        backends.load(torch_source(export(tmp_path / "a.pt2", Affine())), device)
+    assert asked == [(limit, torch.device("cuda", 0)) for limit in limits]
+
+
+def test_never_falls_back_from_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    device = DeviceSpec("half", "some GPU", 1 << 30, uuid="GPU-a", virtual=True)
+    with pytest.raises(ModelError, match="torch can't use half: it finds no CUDA device"):
+        backends.load(torch_source(export(tmp_path / "a.pt2", Affine())), device)
 
 
 def test_fails_like_a_runtime(tmp_path: Path) -> None:
