@@ -1,0 +1,165 @@
+"""What a simulation run tells: throughput, latency, utilisation.
+
+Pure; the records of a run flow in, figures flow out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from allocator.matrix import AllocationMatrix
+from allocator.simulation.records import Records
+
+__all__ = ["Figures", "InstanceFigures", "LatencyFigures", "figures_of"]
+
+
+@dataclass(frozen=True)
+class LatencyFigures:
+    """Seconds from a request's arrival to its answer."""
+
+    mean_s: float
+    p50_s: float
+    p90_s: float
+    p99_s: float
+    p999_s: float
+    max_s: float
+
+
+@dataclass(frozen=True)
+class InstanceFigures:
+    """What an instance did.
+
+    Attributes:
+        device: its device's name.
+        member: its member's name.
+        jobs: how many it ran.
+        rows: how many rows they had.
+        mean_batch: rows per job, 0 without jobs.
+    """
+
+    device: str
+    member: str
+    jobs: int
+    rows: int
+    mean_batch: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of a run, all about the window after the warm-up unless they say otherwise.
+
+    Attributes:
+        answered: how many requests were answered.
+        throughput_rows_s: rows of these requests per second.
+        requests_s: these requests per second.
+        latency: of these requests; None if there are none.
+        goodput_rows_s: rows per second of those answered within the deadline.
+        late_share: share of those answered after it; 0 without a deadline.
+        refused: how many requests were refused.
+        unanswered: how many had come, in the whole run, and were neither answered nor refused.
+        utilisation: share of the time in which each device ran a job, by name.
+        processes: share of the time in which front-end, combiner and load generator had work, if
+            the host's costs were given.
+        instances: what each instance did.
+        window_s: how long the window was.
+        simulated_s: how long the whole run was.
+        jobs: how many jobs were run, in the whole run.
+        events: how many things happened, in the whole run.
+    """
+
+    answered: int
+    throughput_rows_s: float
+    requests_s: float
+    latency: LatencyFigures | None
+    goodput_rows_s: float
+    late_share: float
+    refused: int
+    unanswered: int
+    utilisation: dict[str, float]
+    processes: dict[str, float]
+    instances: tuple[InstanceFigures, ...]
+    window_s: float
+    simulated_s: float
+    jobs: int
+    events: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures as an object that JSON can hold."""
+        return asdict(self)
+
+
+def figures_of(
+    records: Records, matrix: AllocationMatrix, deadline_s: float | None = None
+) -> Figures:
+    """Return the figures of a run that is over.
+
+    Args:
+        records: of the run.
+        matrix: names members and devices.
+        deadline_s: seconds after which an answer is late; None for no deadline.
+    """
+    start, end = records.window, records.end
+    assert start is not None
+    window_s = end.time - start.time
+    per_s = 1 / window_s if window_s > 0 else 0.0
+    came, ended = np.array(records.came), np.array(records.ended)
+    rows = np.array(records.rows)
+    # Without a warm-up, what is answered at the very start counts, too.
+    inside = (ended > start.time) if start.time else ~np.isnan(ended)
+    latency_s, rows = (ended - came)[inside], rows[inside]
+    is_late = latency_s > (np.inf if deadline_s is None else deadline_s)
+    answered = int(inside.sum())
+    return Figures(
+        answered=answered,
+        throughput_rows_s=float(rows.sum()) * per_s,
+        requests_s=answered * per_s,
+        latency=_latency(latency_s) if answered else None,
+        goodput_rows_s=float(rows[~is_late].sum()) * per_s,
+        late_share=float(is_late.mean()) if answered else 0.0,
+        refused=end.refused - start.refused,
+        unanswered=len(came) - records.settled,
+        utilisation={
+            name: (late - early) * per_s
+            for name, early, late in zip(matrix.devices, start.busy_s, end.busy_s, strict=True)
+        },
+        processes={
+            name: (busy_s - start.process_s.get(name, 0.0)) * per_s
+            for name, busy_s in end.process_s.items()
+        },
+        instances=_instances(records, matrix),
+        window_s=window_s,
+        simulated_s=end.time,
+        jobs=sum(end.jobs),
+        events=records.events,
+    )
+
+
+def _latency(seconds: npt.NDArray[np.float64]) -> LatencyFigures:
+    p50, p90, p99, p999 = np.percentile(seconds, (50, 90, 99, 99.9))
+    return LatencyFigures(
+        mean_s=float(seconds.mean()),
+        p50_s=float(p50),
+        p90_s=float(p90),
+        p99_s=float(p99),
+        p999_s=float(p999),
+        max_s=float(seconds.max()),
+    )
+
+
+def _instances(records: Records, matrix: AllocationMatrix) -> tuple[InstanceFigures, ...]:
+    start, end = records.window, records.end
+    assert start is not None
+    return tuple(
+        InstanceFigures(
+            device=instance.device.name,
+            member=matrix.members[instance.member],
+            jobs=(jobs := end.jobs[i] - start.jobs[i]),
+            rows=(rows := end.rows[i] - start.rows[i]),
+            mean_batch=rows / jobs if jobs else 0.0,
+        )
+        for i, instance in enumerate(records.instances)
+    )

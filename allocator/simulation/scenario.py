@@ -1,0 +1,133 @@
+"""What is simulated: an allocation under a load, with what may go wrong.
+
+Pure data; read by the engine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from allocator.devices import Device
+from allocator.matrix import AllocationMatrix
+from allocator.profiles import Profiles
+from allocator.simulation.arrivals import Arrivals
+from allocator.simulation.host import Host
+
+__all__ = ["EnsembleShare", "Loss", "Scenario"]
+
+#: A row's count of members still to come is kept in a byte.
+_MOST_MEMBERS = 255
+
+
+@dataclass(frozen=True)
+class EnsembleShare:
+    """An ensemble of some of the members, and its share of the requests.
+
+    Attributes:
+        members: their names.
+        weight: its share, relative to the others'.
+
+    Raises:
+        ValueError: if the weight is not above 0, or the members are none or repeated.
+    """
+
+    members: tuple[str, ...]
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ValueError(f"weight should be above 0, not {self.weight}")
+        if not self.members or len(set(self.members)) < len(self.members):
+            raise ValueError("an ensemble should have members, each of them once")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A device that fails; what it held goes back and runs elsewhere.
+
+    Attributes:
+        device: its name.
+        at_s: when, in seconds since the start.
+        back_after_s: how long until it is there again; None for never.
+
+    Raises:
+        ValueError: if a time makes no sense.
+    """
+
+    device: str
+    at_s: float
+    back_after_s: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.at_s < math.inf:
+            raise ValueError(f"{self.device}: a loss at {self.at_s} s")
+        if self.back_after_s is not None and not 0 < self.back_after_s < math.inf:
+            raise ValueError(f"{self.device}: back after {self.back_after_s} s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """Everything that one run of the simulation depends on.
+
+    See `allocator.simulation.simulate` for the attributes.
+
+    Raises:
+        ValueError: if something does not fit together.
+    """
+
+    matrix: AllocationMatrix
+    devices: tuple[Device, ...]
+    profiles: Profiles
+    arrivals: Arrivals
+    host: Host = Host()
+    mix: Sequence[EnsembleShare] = ()
+    seconds: float | None = None
+    requests: int | None = None
+    warm_up: float = 0.1
+    seed: int = 0
+    noise: float = 0.0
+    colocation: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    arena_rows: int | None = None
+    max_waiting: int | None = None
+    losses: Sequence[Loss] = ()
+    deadline_s: float | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            (len(self.matrix.members) > _MOST_MEMBERS, f"more than {_MOST_MEMBERS} members"),
+            (not 0 <= self.warm_up < 1, f"warm_up should be a share, not {self.warm_up}"),
+            (self.noise < 0, f"noise should be 0 or more, not {self.noise}"),
+            (self.requests is not None and self.requests < 1, "requests should be 1 or more"),
+            (
+                self.seconds is not None and not 0 < self.seconds < math.inf,
+                "seconds should be above 0",
+            ),
+            (self.arena_rows is not None and self.arena_rows < 1, "arena_rows should be 1 or more"),
+            (
+                self.max_waiting is not None and (self.max_waiting < 0 or self.arena_rows is None),
+                "max_waiting should be 0 or more, and needs arena_rows",
+            ),
+            (
+                self.deadline_s is not None and not self.deadline_s > 0,
+                "deadline_s should be above 0",
+            ),
+        ]
+        for is_wrong, text in problems:
+            if is_wrong:
+                raise ValueError(text)
+        self._check_names()
+
+    def _check_names(self) -> None:
+        kinds = {device.name: device.kind for device in self.devices}
+        for device in (*self.matrix.devices, *(loss.device for loss in self.losses)):
+            if device not in kinds:
+                raise ValueError(f"device {device!r} is not there")
+        for ensemble in self.mix:
+            for member in ensemble.members:
+                if member not in self.matrix.members:
+                    raise ValueError(f"member {member!r} is not there")
+        for device, member, _ in self.matrix.instances():
+            if not self.profiles.of(member, kinds[device]):
+                raise ValueError(f"member {member!r} has no profile on {kinds[device]!r}")
