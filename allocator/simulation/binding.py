@@ -203,7 +203,7 @@ class Binder:
         self._rows = [0] * members
         self._since = [math.inf] * members
         self._open_jobs = [0] * members
-        self._free = sum(device.bit for device in devices)
+        self._free = self._up = sum(device.bit for device in devices)
         self._light: set[DeviceState] = set()
         self._turn = self._version = 0
 
@@ -252,6 +252,7 @@ class Binder:
         device.up = up
         self._light.discard(device)
         self._free = self._free | device.bit if up else self._free & ~device.bit
+        self._up = self._up | device.bit if up else self._up & ~device.bit
 
     def bind(self, now: float) -> list[Job]:
         """Bind pending rows to devices until none has room for what waits; open these jobs."""
@@ -262,8 +263,12 @@ class Binder:
         jobs: list[Job] = []
         self._turn += 1
         self._version += 1
-        waiting = self._since.copy()
         hopeful = self._is_hopeful(roomy, now)
+        # Who is on no device with room can't go, and room only shrinks: the others need no look.
+        waiting = [
+            since if where & roomy else math.inf
+            for since, where in zip(self._since, self._where, strict=True)
+        ] if hopeful else []  # fmt: skip
         while hopeful and (oldest := min(waiting)) != math.inf:
             alone = waiting.count(oldest) == 1
             member = waiting.index(oldest) if alone else self._foremost(waiting, oldest)
@@ -295,16 +300,19 @@ class Binder:
 
     def _foremost(self, waiting: list[float], oldest: float) -> int:
         """Among members that have waited equally: the fewest open jobs, then the longest job."""
-        keys = []
-        for member, since in enumerate(waiting):
-            if since == oldest:
-                seconds = [
-                    option.seconds(self._rows[member])
-                    for option in self._options[member]
-                    if any(device.up for device in option.group.devices)
-                ]
-                keys.append((self._open_jobs[member], -min(seconds, default=0.0), member))
-        return min(keys)[2]
+        tied = [member for member, since in enumerate(waiting) if since == oldest]
+        fewest = min([self._open_jobs[member] for member in tied])
+        tied = [member for member in tied if self._open_jobs[member] == fewest]
+        if len(tied) == 1:
+            return tied[0]
+        return max(tied, key=self._shortest_s)  # of equals the first
+
+    def _shortest_s(self, member: int) -> float:
+        """What a member's next batch takes where it is fastest; the member is on a device."""
+        options, rows = self._options[member], self._rows[member]
+        if len(options) == 1:
+            return options[0].seconds(rows)
+        return min([option.seconds(rows) for option in options if option.group.mask & self._up])
 
     def _best(self, group: _Group, now: float) -> DeviceState | None:
         """The device of a group that would start a new job first; None if none is up."""
