@@ -1,0 +1,158 @@
+"""Bounded greedy search: better and better matrices, a cell at a time.
+
+The algorithm is that of Pochelu, Petiton and Conche (IEEE Big Data 2021, arXiv 2208.14049): from
+worst-fit's matrix to the best of a sample of its neighbours, and on from there. A neighbour
+differs in one cell: another batch size, an instance more, an instance less. Pure, used in the
+process that plans an allocation; what makes a matrix good is a `Scorer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from allocator.problem import Cells, Problem
+from allocator.throughput import ThroughputModel
+
+__all__ = ["AnalyticScorer", "Move", "Scorer", "best_batches", "greedy"]
+
+#: A neighbour must be better by this share to be worth a step.
+_LEAST_GAIN = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One cell that changes; batch 0 removes the instance."""
+
+    device: int
+    member: int
+    batch: int
+
+
+class Scorer(Protocol):
+    """What makes a matrix good: the higher the score the better."""
+
+    def score(self, cells: Cells) -> float:
+        """Score feasible cells and make them the ones that moves start from."""
+        ...
+
+    def score_move(self, move: Move) -> float:
+        """Score the present cells after a move, without making it."""
+        ...
+
+
+class AnalyticScorer:
+    """Scores by the throughput of the performance model, in rows/s.
+
+    Args:
+        problem: members, devices and profiles.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._model = ThroughputModel(problem)
+        self._cells = problem.empty()
+
+    def score(self, cells: Cells) -> float:
+        """The throughput of these cells, from which moves start now."""
+        self._cells = cells.copy()
+        self._model.put_all(cells)
+        return self._model.rows_per_s()
+
+    def score_move(self, move: Move) -> float:
+        """The throughput after a move."""
+        self._model.put(move.device, move.member, move.batch)
+        score = self._model.rows_per_s()
+        self._model.put(
+            move.device, move.member, int(self._cells[move.device, move.member])
+        )
+        return score
+
+
+def greedy(
+    problem: Problem,
+    start: Cells,
+    scorer: Scorer,
+    *,
+    max_iterations: int = 10,
+    max_neighbours: int = 100,
+    seed: int = 0,
+    keep_going: Callable[[], bool] = lambda: True,
+) -> Cells:
+    """Search from `start`, and return the best cells found.
+
+    Args:
+        problem: members, devices and profiles.
+        start: feasible cells.
+        scorer: what makes cells good.
+        max_iterations: how many steps at most.
+        max_neighbours: how many neighbours are scored in each; a random sample if there are more.
+        seed: of the sample.
+        keep_going: asked before every score; where it says no, the search ends with what it has.
+    """
+    generator = np.random.default_rng(seed)
+    cells = start.copy()
+    score = scorer.score(cells)
+    for _ in range(max_iterations):
+        moves = list(_moves(problem, cells))
+        if len(moves) > max_neighbours:
+            chosen = generator.choice(len(moves), max_neighbours, replace=False)
+            moves = [moves[i] for i in np.sort(chosen)]
+        best: Move | None = None
+        for move in moves:
+            if not keep_going():
+                return cells
+            if _is_better(after := scorer.score_move(move), score):
+                best, score = move, after
+        if best is None:
+            return cells
+        cells[best.device, best.member] = best.batch
+        score = scorer.score(cells)
+    return cells
+
+
+def best_batches(problem: Problem, start: Cells, scorer: Scorer) -> Cells:
+    """Tune the batch sizes alone, instances stay where they are: the usual practice.
+
+    Each step takes the best change of one batch size, until none helps.
+
+    Args:
+        problem: members, devices and profiles.
+        start: feasible cells.
+        scorer: what makes cells good.
+    """
+    cells = start.copy()
+    score = scorer.score(cells)
+    while True:
+        scored = [
+            (scorer.score_move(move), -index, move)
+            for index, move in enumerate(_moves(problem, cells))
+            if move.batch and cells[move.device, move.member]
+        ]
+        if not scored or not _is_better(max(scored)[0], score):
+            return cells
+        _, _, move = max(scored)
+        cells[move.device, move.member] = move.batch
+        score = scorer.score(cells)
+
+
+def _is_better(after: float, before: float) -> bool:
+    return after > before + abs(before) * _LEAST_GAIN
+
+
+def _moves(problem: Problem, cells: Cells) -> Iterator[Move]:
+    """Every feasible change of one cell."""
+    left = problem.capacity_bytes - problem.used_bytes(cells)
+    instances = np.count_nonzero(cells, axis=0)
+    for device, member in np.ndindex(*cells.shape):
+        present = int(cells[device, member])
+        room = int(left[problem.room_of[device]])
+        if present:
+            room += problem.profile(device, member, present).memory_bytes
+            if instances[member] > 1:
+                yield Move(device, member, 0)
+        for option in problem.options(device, member):
+            if option.batch != present and option.memory_bytes <= room:
+                yield Move(device, member, option.batch)

@@ -1,0 +1,280 @@
+"""What an allocation is searched for: members, devices, what members cost there, what fits.
+
+Pure data, used in the process that plans an allocation. Searches work on `Cells`, an array of
+batch sizes; `AllocationMatrix` is what leaves the room.
+
+The performance model: an instance of batch size b that has its device for itself predicts
+b / latency rows/s. A device is shared in time by its instances, a member's rows are shared by its
+instances at any ratio (late binding settles at the best one), and the ensemble is as fast as its
+slowest member. So the throughput of a matrix is the value of a linear program
+(`allocator.throughput`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from allocator.devices import Device
+from allocator.matrix import AllocationMatrix
+from allocator.profiles import Profile, Profiles
+
+__all__ = ["Cells", "NoPlaceError", "Problem", "Room", "readable_bytes"]
+
+#: Batch sizes, [devices, members]; 0 is no instance.
+Cells = npt.NDArray[np.int64]
+
+
+class NoPlaceError(Exception):
+    """There is no room for a member.
+
+    Attributes:
+        member: its name.
+        needed_bytes: what its smallest instance takes, None if it runs on no device at all.
+        left_bytes: what was left on each device when it was its turn, by name.
+        shortfall_bytes: how much is missing on the device where the least is missing.
+    """
+
+    def __init__(
+        self,
+        member: str,
+        needed_bytes: int | None,
+        batch: int,
+        left_bytes: Mapping[str, int],
+        shortfall_bytes: int,
+    ) -> None:
+        if needed_bytes is None:
+            text = f"member {member!r} has no profile for any of the devices"
+        else:
+            left = ", ".join(f"{readable_bytes(b)} on {name}" for name, b in left_bytes.items())
+            text = (
+                f"member {member!r} needs {readable_bytes(needed_bytes)} at batch size {batch}, "
+                f"short of {readable_bytes(shortfall_bytes)}; there is left: {left}"
+            )
+        super().__init__(text)
+        self.member = member
+        self.needed_bytes = needed_bytes
+        self.left_bytes = dict(left_bytes)
+        self.shortfall_bytes = shortfall_bytes
+
+
+@dataclass(frozen=True)
+class Room:
+    """Memory that one or several devices share.
+
+    Attributes:
+        devices: their indices.
+        memory_bytes: what their instances may take together.
+    """
+
+    devices: tuple[int, ...]
+    memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Members to be placed on devices.
+
+    Attributes:
+        members: their names.
+        devices: where they may go; devices of one pool share their memory.
+        profiles: what instances cost; a missing combination is not available.
+        row_s: by device name, seconds that each row of the ensemble costs a device apart from
+            its predictions: the part of the front-end and the combiner that run on its cores.
+
+    Raises:
+        ValueError: if there is no member or no device, or a name is there twice.
+    """
+
+    members: tuple[str, ...]
+    devices: tuple[Device, ...]
+    profiles: Profiles
+    row_s: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [device.name for device in self.devices]
+        for what, listed in (("member", list(self.members)), ("device", names)):
+            if not listed:
+                raise ValueError(f"there is no {what}")
+            if len(set(listed)) < len(listed):
+                twice = next(name for i, name in enumerate(listed) if name in listed[:i])
+                raise ValueError(f"{what} {twice!r} is there twice")
+
+    @cached_property
+    def rooms(self) -> tuple[Room, ...]:
+        """The memories, in the order of their first device."""
+        members: dict[tuple[str, str], list[int]] = {}
+        for index, device in enumerate(self.devices):
+            key = ("pool", device.pool) if device.pool else ("device", device.name)
+            members.setdefault(key, []).append(index)
+        return tuple(
+            Room(tuple(indices), min(self.devices[i].memory_bytes for i in indices))
+            for indices in members.values()
+        )
+
+    @cached_property
+    def room_of(self) -> tuple[int, ...]:
+        """The index of each device's room."""
+        where = {d: index for index, room in enumerate(self.rooms) for d in room.devices}
+        return tuple(where[d] for d in range(len(self.devices)))
+
+    def options(self, device: int, member: int) -> tuple[Profile, ...]:
+        """The instances of a member that fit an empty device, by ascending batch size."""
+        return self._options[device][member]
+
+    def efficient(self, device: int, member: int) -> tuple[Profile, ...]:
+        """Those of the options that no other beats in both memory and rows/s, both ascending."""
+        return self._efficient[device][member]
+
+    @cached_property
+    def _efficient(self) -> tuple[tuple[tuple[Profile, ...], ...], ...]:
+        known: dict[int, tuple[tuple[Profile, ...], ...]] = {}
+        for options in self._options:  # rows of devices that are alike are the same object
+            if id(options) not in known:
+                known[id(options)] = tuple(map(_efficient, options))
+        return tuple(known[id(options)] for options in self._options)
+
+    @cached_property
+    def _options(self) -> tuple[tuple[tuple[Profile, ...], ...], ...]:
+        known: dict[tuple[str, int], tuple[tuple[Profile, ...], ...]] = {}
+        table = []
+        for index, device in enumerate(self.devices):
+            capacity = self.rooms[self.room_of[index]].memory_bytes
+            key = (device.kind, capacity)
+            if key not in known:
+                known[key] = tuple(
+                    tuple(
+                        one
+                        for one in self.profiles.of(member, device.kind).values()
+                        if one.memory_bytes <= capacity
+                    )
+                    for member in self.members
+                )
+            table.append(known[key])
+        return tuple(table)
+
+    def profile(self, device: int, member: int, batch: int) -> Profile:
+        """The profile of one possible instance.
+
+        Raises:
+            KeyError: if it is not available.
+        """
+        return self.profiles.of(self.members[member], self.devices[device].kind)[batch]
+
+    def row_seconds(self, device: int) -> float:
+        """Seconds that each row of the ensemble costs a device apart from its predictions."""
+        return self.row_s.get(self.devices[device].name, 0.0)
+
+    def empty(self) -> Cells:
+        """Cells without any instance."""
+        return np.zeros((len(self.devices), len(self.members)), np.int64)
+
+    def used_bytes(self, cells: Cells) -> npt.NDArray[np.int64]:
+        """What the instances take in each room.
+
+        Raises:
+            KeyError: if an instance is not available.
+        """
+        used = np.zeros(len(self.rooms), np.int64)
+        for device, member in np.argwhere(cells):
+            batch = int(cells[device, member])
+            used[self.room_of[device]] += self.profile(device, member, batch).memory_bytes
+        return used
+
+    @cached_property
+    def capacity_bytes(self) -> npt.NDArray[np.int64]:
+        """What the instances may take in each room."""
+        return np.array([room.memory_bytes for room in self.rooms], np.int64)
+
+    def left_bytes(self, cells: Cells) -> dict[str, int]:
+        """The memory that is left, by device name."""
+        left = self.capacity_bytes - self.used_bytes(cells)
+        return {one.name: int(left[self.room_of[i]]) for i, one in enumerate(self.devices)}
+
+    def faults(self, matrix: AllocationMatrix) -> list[str]:
+        """Why a matrix can't be used here, a line each; empty if it is feasible."""
+        problems = [f"member {name!r} has no column" for name in self.members
+                    if name not in matrix.members]  # fmt: skip
+        problems += [f"member {name!r} is not there" for name in matrix.members
+                     if name not in self.members]  # fmt: skip
+        names = [device.name for device in self.devices]
+        problems += [f"device {name!r} is not there" for name in matrix.devices
+                     if name not in names]  # fmt: skip
+        if problems:
+            return problems
+        for device, member, batch in matrix.instances():
+            kind = self.devices[names.index(device)].kind
+            if batch not in self.profiles.of(member, kind):
+                problems.append(f"member {member!r} has no batch size {batch} on {device} ({kind})")
+        if problems:
+            return problems
+        for room, used in zip(self.rooms, self.used_bytes(self.cells_of(matrix)), strict=True):
+            if used > room.memory_bytes:
+                where = " + ".join(names[d] for d in room.devices)
+                problems.append(
+                    f"{where}: its instances take {readable_bytes(int(used))}, "
+                    f"it has {readable_bytes(room.memory_bytes)}"
+                )
+        return problems
+
+    def matrix(self, cells: Cells) -> AllocationMatrix:
+        """Return the matrix of some cells.
+
+        Raises:
+            ValueError: if a member has no instance.
+        """
+        return AllocationMatrix(
+            members=self.members,
+            devices=tuple(device.name for device in self.devices),
+            cells=tuple(tuple(int(batch) for batch in row) for row in cells),
+        )
+
+    def cells_of(self, matrix: AllocationMatrix) -> Cells:
+        """Return the cells of a matrix over these members and some of these devices."""
+        cells = self.empty()
+        row = {device.name: index for index, device in enumerate(self.devices)}
+        column = {name: index for index, name in enumerate(self.members)}
+        for device, member, batch in matrix.instances():
+            cells[row[device], column[member]] = batch
+        return cells
+
+    def refuse(self, member: int, left: Mapping[str, int]) -> NoPlaceError:
+        """Return the error that says that a member finds no place.
+
+        Args:
+            member: its index.
+            left: what is left on each device, by name.
+        """
+        smallest: dict[str, Profile] = {}
+        for device in self.devices:
+            batches: Iterable[Profile] = self.profiles.of(self.members[member], device.kind).values()
+            if least := min(batches, key=lambda one: one.memory_bytes, default=None):
+                smallest[device.name] = least
+        if not smallest:
+            return NoPlaceError(self.members[member], None, 0, {}, 0)
+        best = min(smallest, key=lambda name: smallest[name].memory_bytes - left[name])
+        needed = smallest[best]
+        short = needed.memory_bytes - left[best]
+        return NoPlaceError(
+            self.members[member], needed.memory_bytes, needed.batch, dict(left), short
+        )
+
+
+def _efficient(options: Iterable[Profile]) -> tuple[Profile, ...]:
+    best: list[Profile] = []
+    for one in sorted(options, key=lambda one: (one.memory_bytes, -one.rows_per_s)):
+        if not best or one.rows_per_s > best[-1].rows_per_s:
+            best.append(one)
+    return tuple(best)
+
+
+def readable_bytes(size: int) -> str:
+    """Return a size for people, e.g. ``1.5 GiB``."""
+    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
+        if abs(size) >= 1 << shift:
+            return f"{size / (1 << shift):.1f} {unit}"
+    return f"{size} bytes"
