@@ -89,6 +89,28 @@ def check(config: ConfigPath, debug: Debug = False) -> None:
         typer.echo(server.launch.check(loaded))
 
 
+@app.command()
+def profile(
+    config: ConfigPath,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the profiles to a file, JSON.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure what was measured before, too.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Measure what each member costs on each kind of device: time and memory by batch size."""
+    with _errors_as_lines(debug):
+        from server.config import load_config  # noqa: PLC0415
+
+        loaded = load_config(config)
+        import server.profile_report  # noqa: PLC0415
+
+        server.profile_report.profile(loaded, output=output, as_json=as_json, fresh=fresh)
+
+
 @contextmanager
 def _errors_as_lines(debug: bool) -> Iterator[None]:
     try:

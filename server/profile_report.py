@@ -1,0 +1,161 @@
+"""The command `ensembled profile`, and what people see of profiling.
+
+Runs in the process of the command line (the progress also where `serve` profiles). A configuration
+flows in; a table or the profiles file's JSON on stdout, and progress on stderr, flow out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from allocator.profiles import Profile
+from server.config import Config
+from server.errors import ConfigError
+from server.members import know_members
+from server.placement import find_devices
+from server.profiling import Measurements, OnProgress, profile_members
+from workers.cache import write_atomically
+
+__all__ = ["profile", "profiles_document", "progress_on_stderr"]
+
+
+def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) -> None:
+    """Profile the members of a configuration and print what they cost on stdout.
+
+    Args:
+        config: the configuration.
+        output: where to write the profiles file, if anywhere.
+        as_json: print the profiles file's text instead of a table.
+        fresh: measure what was measured before, too.
+
+    Raises:
+        ConfigError: if the configuration, or the place for the output, is wrong.
+        StartError: if a member can't run on any device.
+    """
+    if output is not None and not output.parent.is_dir():  # better known before than after
+        raise ConfigError(f"--output {output}: there is no directory {output.parent}")
+    members = know_members(config)
+    devices = find_devices(config, int(config.server.arena_bytes or 0))
+    with progress_on_stderr() as on_progress:
+        found = profile_members(config, members, devices, fresh=fresh, on_progress=on_progress)
+    document = profiles_document(found)
+    if output is not None:
+        _write(output, document)
+    if as_json:
+        print(document)
+        return
+    console = Console()
+    console.print(_table(found))
+    for line in _footnotes(found):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def profiles_document(found: Measurements) -> str:
+    """Return the text of the profiles file, which `Profiles.from_json` reads back."""
+    return found.profiles.to_json(
+        worker_bytes=dict(found.worker_bytes),
+        colocation=[
+            {"member": member, "device_kind": kind, "factor": factor}
+            for (member, kind), factor in found.colocation.items()
+        ],
+    )
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator[OnProgress]:
+    """Yield what draws the progress of `profile_members` on stderr: a bar, or plain lines.
+
+    Nothing is drawn as long as nothing is measured.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_lines(console)
+        return
+    bar = Progress(
+        TextColumn("profiling"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    task = bar.add_task("", total=None)
+
+    def draw(what: str, done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, description=what, completed=done, total=total)
+
+    try:
+        yield draw
+    finally:
+        if bar.live.is_started:  # stopping prints a line, even of nothing
+            bar.stop()
+
+
+def _plain_lines(console: Console) -> OnProgress:
+    """A line when a member's turn comes; the batch sizes would be too many for a log."""
+    said: set[int] = set()
+
+    def say(what: str, done: int, total: int) -> None:
+        if done < total and done not in said:
+            said.add(done)
+            text = f"profiling {done + 1} of {total}: {what.partition(':')[0]}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return say
+
+
+def _write(output: Path, document: str) -> None:
+    try:
+        write_atomically(output, document.encode() + b"\n")
+    except OSError as error:
+        raise ConfigError(f"--output {output}: {error.strerror}") from None
+
+
+def _table(found: Measurements) -> Table:
+    table = Table("member", "device kind")
+    for heading in ("batch", "ms / batch", "rows/s", "memory MiB"):
+        table.add_column(heading, justify="right")
+    groups: dict[tuple[str, str], list[Profile]] = {}
+    for one in found.profiles:
+        groups.setdefault((one.member, one.device_kind), []).append(one)
+    for (member, kind), profiles in groups.items():
+        best = max(profiles, key=lambda one: one.rows_per_s)
+        for one in profiles:
+            first = one is profiles[0]
+            table.add_row(
+                member if first else "",
+                kind if first else "",
+                *_figures(one, is_best=one is best),
+                style="bold" if one is best else None,
+                end_section=one is profiles[-1],
+            )
+    return table
+
+
+def _figures(one: Profile, *, is_best: bool) -> Sequence[str]:
+    return (
+        str(one.batch),
+        f"{one.latency_s * 1e3:.3f}",
+        f"{'* ' if is_best else ''}{one.rows_per_s:.1f}",
+        f"{one.memory_bytes / (1 << 20):.1f}",
+    )
+
+
+def _footnotes(found: Measurements) -> Iterator[str]:
+    yield "* most rows per second"
+    for kind, size in found.worker_bytes.items():
+        yield f"a worker without any member takes {size / (1 << 20):.0f} MiB on {kind}"
+    for (member, kind), factor in found.colocation.items():
+        if factor > 1:
+            yield f"{member}: {factor:.2f} times slower while all devices of {kind} are busy"
+    for member, kind, reason in found.missing:
+        yield f"{member} on {kind}: {reason}"
+    for member, kind in found.estimated:
+        yield f"{member} on {kind}: estimated, not measured"
