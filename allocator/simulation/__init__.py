@@ -65,7 +65,8 @@ def simulate(
     """Simulate an allocation under a load.
 
     The run ends after `seconds`, or when `requests` have been answered or refused, whichever is
-    first; without either, after 10,000 requests, or at the end of a trace.
+    first; without either, after 10,000 requests (20 for each connection of a closed loop, if that
+    is more), or at the end of a trace.
 
     Args:
         matrix: which member runs where, with what batch size.

@@ -29,8 +29,10 @@ __all__ = ["Engine"]
 
 #: What each byte becomes when a member has predicted the row.
 _ONE_LESS = bytes([0, *range(255)])
-#: How many requests a closed loop's or a rate's run has if nobody says.
+#: How many requests a closed loop's or a rate's run has if nobody says, and how many each
+#: connection has at least, so that the first ones, which all come at once, don't decide.
 _REQUESTS = 10_000
+_REQUESTS_EACH = 20
 
 
 class Engine:
@@ -109,7 +111,7 @@ class Engine:
         timeline, records = self._timeline, self.records
         goal, warm = self._goal()
         limit = self._scenario.seconds or math.inf
-        self._open(limit)
+        self._open(warm, limit)
         while records.settled < goal and (now := timeline.next_time()) <= limit and now < math.inf:
             while True:
                 call, payload = timeline.pop()
@@ -126,19 +128,22 @@ class Engine:
 
     def _goal(self) -> tuple[float, float]:
         """How many settled requests end the run, and how many end the warm-up."""
-        scenario = self._scenario
-        goal: float = math.inf
+        scenario, arrivals = self._scenario, self._arrivals
         if scenario.requests is not None:
             goal = scenario.requests
-        elif isinstance(self._arrivals, Trace):
-            return math.inf, len(self._arrivals.requests) * scenario.warm_up
-        elif scenario.seconds is None:
+        elif isinstance(arrivals, Trace):
+            return math.inf, math.floor(len(arrivals.requests) * scenario.warm_up)
+        elif scenario.seconds is not None:
+            return math.inf, math.inf
+        else:
             goal = _REQUESTS
-        return goal, goal * scenario.warm_up
+            if isinstance(arrivals, ClosedLoop):
+                goal = max(goal, arrivals.connections * _REQUESTS_EACH)
+        return goal, math.floor(goal * scenario.warm_up)
 
-    def _open(self, limit: float) -> None:
+    def _open(self, warm: float, limit: float) -> None:
         scenario, timeline = self._scenario, self._timeline
-        if not scenario.warm_up:
+        if not (warm and scenario.warm_up):
             self.records.open_window(0.0)
         elif limit < math.inf:
             timeline.at(limit * scenario.warm_up, self._open_window)

@@ -99,6 +99,7 @@ class Scenario:
             (len(self.matrix.members) > _MOST_MEMBERS, f"more than {_MOST_MEMBERS} members"),
             (not 0 <= self.warm_up < 1, f"warm_up should be a share, not {self.warm_up}"),
             (self.noise < 0, f"noise should be 0 or more, not {self.noise}"),
+            (min(self.colocation.values(), default=1.0) <= 0, "a colocation factor is not above 0"),
             (self.requests is not None and self.requests < 1, "requests should be 1 or more"),
             (
                 self.seconds is not None and not 0 < self.seconds < math.inf,
