@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allocator.problem import Problem
 from allocator.simulation import (
     ClosedLoop,
     ConstantRate,
@@ -12,6 +13,7 @@ from allocator.simulation import (
     Poisson,
     Trace,
 )
+from allocator.throughput import solve_throughput
 from tests.allocator.simulation.pools import Pool
 
 TWO = {"a": {"g": {1: 0.01, 8: 0.04}}, "b": {"g": {1: 0.02, 8: 0.06}}}
@@ -127,6 +129,28 @@ def test_members_that_share_a_device_reach_the_optimum_of_time_sharing():
     assert figures.utilisation["cuda:0"] == pytest.approx(1.0)
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(st.integers(1, 10), min_size=1, max_size=4),
+    st.lists(st.integers(1, 15), min_size=1, max_size=3),
+)
+def test_saturation_reaches_the_linear_program_s_throughput(milliseconds, holdings):
+    """On devices of one kind; each holds the members of its bit mask, and the first holds all."""
+    names = [f"m{i}" for i in range(len(milliseconds))]
+    pool = Pool(
+        {name: {"g": {8: ms / 1e3}} for name, ms in zip(names, milliseconds, strict=True)},
+        {f"cuda:{d}": "g" for d in range(len(holdings) + 1)},
+        {
+            f"cuda:{d}": {name: 8 for i, name in enumerate(names) if mask >> i & 1}
+            for d, mask in enumerate([15, *holdings])
+        },
+    )
+    problem = Problem(pool.matrix.members, tuple(pool.devices), pool.profiles)
+    optimum, _ = solve_throughput(problem, problem.cells_of(pool.matrix))
+    figures = pool.simulate(ClosedLoop(400), requests=12_000)
+    assert 0.85 * optimum <= figures.throughput_rows_s <= 1.05 * optimum
+
+
 def test_devices_share_rows_by_their_speed():
     mixed = Pool(
         {"a": {"fast": {8: 0.01}, "slow": {8: 0.02}}},
@@ -148,14 +172,28 @@ def test_waiting_is_that_of_an_m_d_1_queue(one_device, load):
     assert figures.utilisation["cuda:0"] == pytest.approx(load, rel=0.02)
 
 
-@settings(max_examples=40, deadline=None)
-@given(pools(), st.integers(1, 16))
-def test_more_connections_never_cost_much_throughput(pool, connections):
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 10), st.integers(1, 6)), min_size=1, max_size=3),
+    st.integers(1, 3),
+    st.integers(1, 16),
+)
+def test_more_connections_never_cost_throughput(costs, devices, connections):
+    """Where all devices are alike, that is; else the server's policy may lose by it."""
+    names = [f"m{i}" for i in range(len(costs))]
+    pool = Pool(
+        {
+            name: {"g": {1: ms / 1e3, 8: ms * slope / 1e3}}
+            for name, (ms, slope) in zip(names, costs, strict=True)
+        },
+        {f"cuda:{d}": "g" for d in range(devices)},
+        {f"cuda:{d}": dict.fromkeys(names, 8) for d in range(devices)},
+    )
     few, many = (
-        pool.simulate(ClosedLoop(n), requests=600).throughput_rows_s
+        pool.simulate(ClosedLoop(n), requests=800).throughput_rows_s
         for n in (connections, 4 * connections)
     )
-    assert many >= 0.75 * few
+    assert many >= 0.95 * few
 
 
 def test_more_connections_fill_batches(one_device):
