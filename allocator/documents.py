@@ -60,8 +60,7 @@ def number(entry: Entry, key: str, where: str) -> float:
         ValueError: if it is anything else.
     """
     value = entry.get(key)
-    # `type`, since a boolean is an instance of int.
-    if type(value) not in (int, float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{where}.{key}: should be a number, not {value!r}")
     return float(value)
 

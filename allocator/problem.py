@@ -251,7 +251,9 @@ class Problem:
         """
         smallest: dict[str, Profile] = {}
         for device in self.devices:
-            batches: Iterable[Profile] = self.profiles.of(self.members[member], device.kind).values()
+            batches: Iterable[Profile] = self.profiles.of(
+                self.members[member], device.kind
+            ).values()
             if least := min(batches, key=lambda one: one.memory_bytes, default=None):
                 smallest[device.name] = least
         if not smallest:

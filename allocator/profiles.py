@@ -69,9 +69,8 @@ class Profiles:
         for one in profiles:
             batches = table.setdefault((one.member, one.device_kind), {})
             if one.batch in batches:
-                raise ValueError(
-                    f"member {one.member!r} on {one.device_kind!r}: batch {one.batch} is there twice"
-                )
+                where = f"member {one.member!r} on {one.device_kind!r}"
+                raise ValueError(f"{where}: batch {one.batch} is there twice")
             batches[one.batch] = one
         self._table = {
             key: MappingProxyType({batch: batches[batch] for batch in sorted(batches)})

@@ -47,7 +47,11 @@ class Program:
         return len(self._gains) - 1
 
     def row(
-        self, terms: Iterable[tuple[int, float]], *, lower: float = -INFINITY, upper: float = INFINITY
+        self,
+        terms: Iterable[tuple[int, float]],
+        *,
+        lower: float = -INFINITY,
+        upper: float = INFINITY,
     ) -> int:
         """Add ``lower <= sum of factor * column <= upper`` and return its index.
 
@@ -88,7 +92,7 @@ class Program:
 
 def quiet_solver() -> highspy.Highs:
     """Return a solver that prints nothing and uses one thread."""
-    solver = highspy.Highs()
+    solver: highspy.Highs = highspy.Highs()  # type: ignore[no-untyped-call]
     solver.setOptionValue("output_flag", False)
     solver.setOptionValue("threads", 1)
     return solver

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from server.errors import EnsembledError
+from server.errors import ConfigError, EnsembledError
 
 __all__ = ["app", "main"]
 
@@ -109,6 +109,115 @@ def profile(
         import server.profile_report  # noqa: PLC0415
 
         server.profile_report.profile(loaded, output=output, as_json=as_json, fresh=fresh)
+
+
+@app.command()
+def allocate(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")
+    ] = None,
+    *,
+    devices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead of CONFIG: the devices, JSON.")
+    ] = None,
+    profiles: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --devices: what members cost, JSON.")
+    ] = None,
+    solver: Annotated[
+        Literal["auto", "worst-fit", "greedy", "exact"],
+        typer.Option(help="How to search; auto tries all and ends early when it is good."),
+    ] = "auto",
+    time_limit: Annotated[
+        float | None, typer.Option(min=0.1, help="Seconds that the search may take [10].")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of all chance.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the result, JSON, for `serve`.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the matrix, .svg or .png.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Find out which member should run on which device, and how good that is."""
+    with _errors_as_lines(debug):
+        _refuse_both(config, devices, profiles)
+        from server.allocate_command import Request, allocate_config, allocate_files  # noqa: PLC0415
+
+        request = Request(solver, time_limit, seed, as_json, output, plot)
+        if devices is not None and profiles is not None:
+            allocate_files(devices, profiles, request)
+        elif config is not None:
+            from server.config import load_config  # noqa: PLC0415
+
+            allocate_config(load_config(config), request)
+
+
+@app.command()
+def simulate(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")
+    ] = None,
+    *,
+    devices: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead of CONFIG: the devices, JSON.")
+    ] = None,
+    profiles: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --devices: what members cost, JSON.")
+    ] = None,
+    allocation: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Which member runs where, JSON.")
+    ] = None,
+    connections: Annotated[
+        int | None, typer.Option(min=1, help="Clients that each wait for their answer.")
+    ] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests per second, at random.")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Arrivals: lines of SECONDS[,ROWS].")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Rows of a request.")] = 1,
+    seconds: Annotated[float | None, typer.Option(help="How long to simulate.")] = None,
+    deadline_ms: Annotated[float | None, typer.Option(help="When an answer is late.")] = None,
+    lose: Annotated[
+        list[str] | None,
+        typer.Option(metavar="DEVICE@T[:T2]", help="A device fails at T seconds, is back at T2."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of all chance.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what an allocation would give, on devices that need not be there."""
+    with _errors_as_lines(debug):
+        _refuse_both(config, devices, profiles)
+        from server.simulate_command import Load, simulate  # noqa: PLC0415
+
+        if devices is not None and profiles is not None:
+            from server.simulate_inputs import described  # noqa: PLC0415
+
+            subject = described(devices, profiles, allocation)
+        elif config is not None:
+            from server.config import load_config  # noqa: PLC0415
+
+            loaded = load_config(config)
+            from server.simulate_config import configured  # noqa: PLC0415
+
+            subject = configured(loaded, allocation)
+        simulate(
+            subject,
+            Load(connections, rate, trace, rows),
+            seconds=seconds,
+            deadline_ms=deadline_ms,
+            lose=lose or [],
+            seed=seed,
+            as_json=as_json,
+        )
+
+
+def _refuse_both(config: Path | None, devices: Path | None, profiles: Path | None) -> None:
+    given = [file is not None for file in (config, devices, profiles)]
+    if given not in ([True, False, False], [False, True, True]):
+        raise ConfigError("give either CONFIG, or both --devices and --profiles")
 
 
 @contextmanager

@@ -15,14 +15,21 @@ import tempfile
 
 from setproctitle import setproctitle
 
-from allocator.devices import memory_limit_bytes
 from allocator.matrix import AllocationMatrix
+from server.allocation_report import summary
 from server.compose import Composition, compose
 from server.config import Config
 from server.errors import StartError
 from server.front_end_spec import FrontEndSpec
 from server.members import know_members
-from server.placement import find_devices, place
+from server.placement import (
+    Placement,
+    arena_budget_bytes,
+    find_devices,
+    place,
+    read_allocation,
+)
+from server.profile_report import progress_on_stderr
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
 from workers.memory import board_bytes, create_memory
@@ -36,7 +43,6 @@ from workers.spec import (
 __all__ = ["check", "serve"]
 
 _log = logging.getLogger(__name__)
-_DEFAULT_ARENA_BYTES = 256 << 20
 _BACKLOG = 2048
 
 
@@ -56,8 +62,8 @@ def serve(config: Config) -> int:
         stream=sys.stderr,
     )
     listener = _listen(config.server.host, config.server.http_port)
-    plan = _plan(config)
-    for line in _describe(plan.matrix):
+    plan = _plan(config, profile_s=config.placement.profile_s)
+    for line in plan.describe():
         _log.info("%s", line)
     sockets = tempfile.mkdtemp(prefix="ensembled-")  # readable by the owner only
     try:
@@ -73,49 +79,69 @@ def check(config: Config) -> str:
     Raises:
         ConfigError, StartError: as `serve` would.
     """
-    plan = _plan(config)
+    plan = _plan(config, profile_s=0.0)
     lines = [
         f"{model.served.name}: {', '.join(model.members)} -> "
         f"{model.served.spec.output.datatype} {list(model.served.spec.output.shape)}"
         for model in plan.composition.models
     ]
-    return "\n".join([*lines, *_describe(plan.matrix), "the configuration is valid"])
+    return "\n".join([*lines, *plan.describe(), "the configuration is valid"])
 
 
 class _Plan:
     """What will be served where."""
 
     def __init__(
-        self, devices: list[DeviceSpec], matrix: AllocationMatrix, composition: Composition
+        self,
+        devices: list[DeviceSpec],
+        matrix: AllocationMatrix,
+        composition: Composition,
+        placement: Placement | None,
     ) -> None:
         self.devices = [device for device in devices if device.name in composition.instances]
         self.matrix = matrix
         self.composition = composition
+        self._placement = placement
 
-
-def _plan(config: Config) -> _Plan:
-    budget = int(config.server.arena_bytes or 0) or min(
-        _DEFAULT_ARENA_BYTES, memory_limit_bytes() // 10
-    )
-    members = know_members(config)
-    devices = find_devices(config, budget)
-    matrix = place(config, devices, {member.name: member.signature for member in members})
-    offset = board_bytes(len(devices) + 2)
-    composition = compose(config, members, matrix, budget_bytes=budget, offset=offset)
-    return _Plan(devices, matrix, composition)
-
-
-def _describe(matrix: AllocationMatrix) -> list[str]:
-    return [
-        f"{device}: "
-        + (
-            ", ".join(
-                f"{member} x{batch}" for on, member, batch in matrix.instances() if on == device
+    def describe(self) -> list[str]:
+        """What runs where, and how good that is, in lines for people."""
+        lines = [
+            f"{device}: "
+            + (
+                ", ".join(
+                    f"{member} x{batch}"
+                    for on, member, batch in self.matrix.instances()
+                    if on == device
+                )
+                or "not used"
             )
-            or "not used"
-        )
-        for device in matrix.devices
-    ]
+            for device in self.matrix.devices
+        ]
+        if self._placement is not None:
+            lines.append(summary(self._placement.allocation))
+        return lines
+
+
+def _plan(config: Config, *, profile_s: float) -> _Plan:
+    members = know_members(config)
+    devices = find_devices(config)
+    placement = None
+    if config.allocation == "auto":
+        with progress_on_stderr() as on_progress:
+            placement = place(
+                config, members, devices, profile_s=profile_s, on_progress=on_progress
+            )
+        matrix = placement.matrix
+    else:
+        matrix = read_allocation(config, devices)
+    composition = compose(
+        config,
+        members,
+        matrix,
+        budget_bytes=arena_budget_bytes(config),
+        offset=board_bytes(len(devices) + 2),
+    )
+    return _Plan(devices, matrix, composition, placement)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -1,42 +1,66 @@
-"""Where the members go: devices and allocation matrix for a configuration.
+"""Where the members of a configuration go: devices, what members cost there, an allocation.
 
-Runs in the supervisor before anything is started. Signatures flow in, devices and a matrix flow
-out. Until members are profiled, their memory is estimated from the model file.
+Runs in the process that plans an allocation, before anything is started. A configuration flows
+in, a `Placement` flows out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from allocator.devices import Device, Wanted, discover, select
+from allocator.devices import Device, Wanted, discover, memory_limit_bytes, select
 from allocator.matrix import AllocationMatrix
-from allocator.replicate import replicate
-from allocator.worst_fit import Demand, NoPlaceError, worst_fit
+from allocator.problem import NoPlaceError, Problem
+from allocator.search import Allocation, Solver, search
+from allocator.spare import fill_spare_memory
+from server.compose import KnownMember, compose
 from server.config import Config
-from server.errors import ConfigError, StartError
-from workers.spec import DeviceSpec, ModelSignature
+from server.errors import ConfigError
+from server.planning import plan_problem
+from server.profiling import Measurements, OnProgress, profile_members
+from workers.spec import DeviceSpec
 
-__all__ = ["find_devices", "place"]
+__all__ = ["Placement", "arena_budget_bytes", "find_devices", "place", "read_allocation"]
 
+_DEFAULT_ARENA_BYTES = 256 << 20
 #: RAM left to the front-end, the combiner and the supervisor.
 _PROCESSES_BYTES = 512 << 20
-#: Weights are held once as read and once as laid out for the device.
-_WEIGHTS_FACTOR = 2
-#: A network's activations, as a multiple of its inputs and outputs.
-_ACTIVATIONS_FACTOR = 16
-#: Networks below this size run faster the bigger the batch; on a CPU, bigger ones do not.
-_SMALL_BYTES = 1 << 20
-_LARGE_BATCH = 32
-_CPU_BATCH = 4
 
 
-def find_devices(config: Config, arena_bytes: int) -> list[DeviceSpec]:
+@dataclass(frozen=True)
+class Placement:
+    """Where the members go, and why.
+
+    Attributes:
+        matrix: the allocation matrix.
+        problem: what it was searched for.
+        allocation: what the search says about it.
+        corrections: in what the problem differs from the plain performance model, a line each.
+        found: what the members cost.
+    """
+
+    matrix: AllocationMatrix
+    problem: Problem
+    allocation: Allocation
+    corrections: tuple[str, ...]
+    found: Measurements
+
+
+def arena_budget_bytes(config: Config) -> int:
+    """The shared memory for all arenas together."""
+    return int(config.server.arena_bytes or 0) or min(
+        _DEFAULT_ARENA_BYTES, memory_limit_bytes() // 10
+    )
+
+
+def find_devices(config: Config) -> list[DeviceSpec]:
     """The devices of a configuration, each with its memory budget.
 
     Raises:
         ConfigError: if a device it names is not there.
     """
-    reserve = arena_bytes + _PROCESSES_BYTES
+    reserve = arena_budget_bytes(config) + _PROCESSES_BYTES
     if config.devices == "auto":
         return [_spec(device) for device in discover(reserve_bytes=reserve)]
     wanted = [
@@ -50,50 +74,59 @@ def find_devices(config: Config, arena_bytes: int) -> list[DeviceSpec]:
 
 
 def place(
-    config: Config, devices: list[DeviceSpec], signatures: dict[str, ModelSignature]
-) -> AllocationMatrix:
-    """The allocation matrix: the file's that the configuration names, or worst-fit by memory.
+    config: Config,
+    members: Sequence[KnownMember],
+    devices: Sequence[DeviceSpec],
+    *,
+    profile_s: float | None,
+    solver: Solver = "auto",
+    time_limit_s: float | None = None,
+    seed: int = 0,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Placement:
+    """Find out what the members cost, and where they run best.
+
+    Args:
+        config: the configuration.
+        members: all of its members.
+        devices: where they may go.
+        profile_s: how long may be spent on profiling; None is as long as it takes.
+        solver: see `allocator.search`.
+        time_limit_s: of the search; None for what the configuration says.
+        seed: of the search.
+        on_progress: called while members are profiled.
 
     Raises:
-        ConfigError: if the file does not fit the configuration.
-        StartError: if there is no place for a member.
+        ConfigError: if members disagree, or there is no room for them.
+        StartError: if a member can't run on any device.
     """
-    if config.allocation != "auto":
-        return _read_matrix(config, devices)
-    pool = [Device(d.name, d.kind, d.memory_bytes, d.cores) for d in devices]
-    has_gpu = any(device.is_cuda for device in devices)
-    demands = [
-        _demand(name, signature, config.members[name].batch_size, has_gpu)
-        for name, signature in signatures.items()
-    ]
+    largest = _largest_batches(config, members)
+    found = profile_members(config, members, devices, budget_s=profile_s, on_progress=on_progress)
+    planned = plan_problem(found, devices, largest)
+    problem = planned.problem
     try:
-        return replicate(worst_fit(demands, pool), demands, pool)
+        allocation = search(
+            problem,
+            solver=solver,
+            time_limit_s=time_limit_s or config.placement.time_limit_s,
+            seed=seed,
+        )
     except NoPlaceError as error:
-        raise StartError(str(error)) from None
-
-
-def _spec(device: Device) -> DeviceSpec:
-    return DeviceSpec(
-        device.name,
-        device.kind,
-        int(device.memory_bytes),  # from a configuration it is a ByteSize, which has no JSON
-        device.cores,
-        uuid=device.uuid,
-        pool=device.pool,
-        virtual=device.virtual,
+        raise ConfigError(str(error)) from None
+    matrix = allocation.matrix
+    if config.placement.spare_memory == "fill":
+        matrix = problem.matrix(fill_spare_memory(problem, problem.cells_of(matrix)))
+    return Placement(
+        matrix, problem, replace(allocation, matrix=matrix), planned.corrections, found
     )
 
 
-def _demand(name: str, signature: ModelSignature, batch: int | None, has_gpu: bool) -> Demand:
-    if batch is None:
-        small = signature.parameter_bytes < _SMALL_BYTES
-        batch = _LARGE_BATCH if small or has_gpu else _CPU_BATCH
-    row = sum(tensor.row_bytes for tensor in (*signature.inputs, signature.output))
-    weights = signature.parameter_bytes * _WEIGHTS_FACTOR
-    return Demand(name, batch, weights + batch * row * _ACTIVATIONS_FACTOR)
+def read_allocation(config: Config, devices: Sequence[DeviceSpec]) -> AllocationMatrix:
+    """The matrix of the allocation file that the configuration names.
 
-
-def _read_matrix(config: Config, devices: list[DeviceSpec]) -> AllocationMatrix:
+    Raises:
+        ConfigError: if the file does not fit the configuration.
+    """
     path = config.allocation
     assert path != "auto"
     try:
@@ -107,6 +140,31 @@ def _read_matrix(config: Config, devices: list[DeviceSpec]) -> AllocationMatrix:
     if problems:
         raise ConfigError(f"{path}: {problem}" for problem in problems)
     return matrix
+
+
+def _largest_batches(config: Config, members: Sequence[KnownMember]) -> Mapping[str, int]:
+    """Of how many rows the arena holds two batches, by member.
+
+    Raises:
+        ConfigError: if members disagree, which is better known before they are profiled.
+    """
+    names = tuple(member.name for member in members)
+    matrix = AllocationMatrix(names, ("any",), ((1,) * len(names),))
+    budget = arena_budget_bytes(config)
+    trial = compose(config, members, matrix, budget_bytes=budget, offset=0)
+    return {name: arena.capacity // 2 for arena in trial.arenas for name in arena.members}
+
+
+def _spec(device: Device) -> DeviceSpec:
+    return DeviceSpec(
+        device.name,
+        device.kind,
+        int(device.memory_bytes),  # from a configuration it is a ByteSize, which has no JSON
+        device.cores,
+        uuid=device.uuid,
+        pool=device.pool,
+        virtual=device.virtual,
+    )
 
 
 def _differences(

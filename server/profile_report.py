@@ -41,7 +41,7 @@ def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) 
     if output is not None and not output.parent.is_dir():  # better known before than after
         raise ConfigError(f"--output {output}: there is no directory {output.parent}")
     members = know_members(config)
-    devices = find_devices(config, int(config.server.arena_bytes or 0))
+    devices = find_devices(config)
     with progress_on_stderr() as on_progress:
         found = profile_members(config, members, devices, fresh=fresh, on_progress=on_progress)
     document = profiles_document(found)

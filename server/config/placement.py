@@ -28,6 +28,9 @@ class PlacementConfig(Section):
     """Seconds that `serve` may spend on profiling members that it does not know; 0 is none."""
     time_limit_s: float = Field(default=10.0, gt=0)
     """Seconds that the search for an allocation may take."""
+    spare_memory: Literal["fill", "leave"] = "fill"
+    """Whether members get further instances where memory is to spare: they take over at once when
+    a worker dies, and let single requests spread over more devices."""
     objective: Literal["throughput", "latency"] = "throughput"
     """What the allocation is to be good at: most rows per second, or fewest late answers."""
     arrival_rows_s: float | None = Field(default=None, gt=0)

@@ -1,0 +1,172 @@
+"""The whole problem as one mixed-integer program, for a branch-and-bound solver.
+
+Pure, used by the exact search; cells flow in, better cells and a bound flow out.
+
+Binary z[d, m, b] says that there is such an instance, x[d, m, b] <= z is its share of the
+device's time. It proves what small problems allow at best. It is also the way to find a place
+for members where little memory is left, and to find the fewest instances.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import highspy
+import numpy as np
+
+from allocator.problem import Cells, Problem
+from allocator.profiles import Profile
+from allocator.program import Program
+from allocator.throughput import typical_rows_per_s
+
+__all__ = ["Branched", "binaries", "fastest", "fewest", "some_place"]
+
+_GAP = 1e-5
+
+
+@dataclass(frozen=True)
+class Branched:
+    """What branch and bound found.
+
+    Attributes:
+        cells: the best, None if it found none.
+        bound: of the objective: rows/s, or instances.
+        finished: whether there is nothing more to find: `cells` None means there is nothing.
+    """
+
+    cells: Cells | None
+    bound: float
+    finished: bool
+
+
+def binaries(problem: Problem) -> int:
+    """How many binary variables the program of a problem has."""
+    return sum(
+        len(problem.efficient(device, member))
+        for device, member in np.ndindex(len(problem.devices), len(problem.members))
+    )
+
+
+def fastest(problem: Problem, start: Cells, time_limit_s: float) -> Branched:
+    """Search for the highest throughput.
+
+    Args:
+        problem: members, devices and profiles.
+        start: cells to be better than.
+        time_limit_s: when to stop.
+    """
+    scale = typical_rows_per_s(problem)
+    program = _Instances(problem, problem.efficient)
+    program.limit_time(throughput_gain=1.0)
+    found = program.solve(start, time_limit_s)
+    return Branched(found.cells, found.bound * scale, found.finished)
+
+
+def fewest(problem: Problem, start: Cells, at_least: float, time_limit_s: float) -> Branched:
+    """Search for the fewest instances.
+
+    Args:
+        problem: members, devices and profiles.
+        start: cells that are fast enough.
+        at_least: the throughput to keep, rows/s.
+        time_limit_s: when to stop.
+    """
+    program = _Instances(problem, problem.efficient, instance_gain=-1.0)
+    program.limit_time(at_least=at_least)
+    found = program.solve(start, time_limit_s)
+    return Branched(found.cells, -found.bound, found.finished)
+
+
+def some_place(problem: Problem, time_limit_s: float) -> Branched:
+    """Search for any place for all members, each once with the least memory."""
+
+    def least(device: int, member: int) -> tuple[Profile, ...]:
+        return problem.efficient(device, member)[:1]
+
+    return _Instances(problem, least).solve(None, time_limit_s)
+
+
+class _Instances:
+    """The program: which instances there are; on request, how they share the devices' time."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        options: Callable[[int, int], Sequence[Profile]],
+        instance_gain: float = 0.0,
+    ) -> None:
+        self._problem = problem
+        self._program = Program()
+        self._columns: dict[tuple[int, int, int], int] = {}
+        program = self._program
+        devices, members = range(len(problem.devices)), range(len(problem.members))
+        for device in devices:
+            for member in members:
+                own = []
+                for one in options(device, member):
+                    column = program.column(upper=1, integer=True, gain=instance_gain)
+                    self._columns[device, member, one.batch] = column
+                    own.append((column, 1.0))
+                if len(own) > 1:
+                    program.row(own, upper=1)
+        for room in problem.rooms:
+            capacity = max(room.memory_bytes, 1)
+            program.row(
+                (
+                    (column, problem.profile(d, m, b).memory_bytes / capacity)
+                    for (d, m, b), column in self._columns.items()
+                    if d in room.devices
+                ),
+                upper=1,
+            )
+        for member in members:
+            program.row(
+                ((column, 1.0) for (_, m, _), column in self._columns.items() if m == member),
+                lower=1,
+            )
+
+    def limit_time(self, *, throughput_gain: float = 0.0, at_least: float = 0.0) -> None:
+        """Add the throughput and the shares of the devices' time."""
+        problem, program = self._problem, self._program
+        scale = typical_rows_per_s(problem)
+        throughput = program.column(gain=throughput_gain, lower=at_least / scale)
+        speeds: list[list[tuple[int, float]]] = [[(throughput, -1.0)] for _ in problem.members]
+        times: list[list[tuple[int, float]]] = [
+            [(throughput, own_s * scale)] if (own_s := problem.row_seconds(device)) else []
+            for device in range(len(problem.devices))
+        ]
+        for (device, member, batch), column in self._columns.items():
+            share = program.column(upper=1)
+            program.row([(share, 1.0), (column, -1.0)], upper=0)
+            times[device].append((share, 1.0))
+            speed = problem.profile(device, member, batch).rows_per_s
+            speeds[member].append((share, speed / scale))
+        for terms in times:
+            program.row(terms, upper=1)
+        for terms in speeds:
+            program.row(terms, lower=0)
+
+    def solve(self, start: Cells | None, time_limit_s: float) -> Branched:
+        """Solve it, from some cells if there are any."""
+        solver = self._program.solver()
+        solver.setOptionValue("time_limit", max(time_limit_s, 0.01))
+        solver.setOptionValue("mip_rel_gap", _GAP)
+        if start is not None:
+            values = [float(start[d, m] == b) for d, m, b in self._columns]
+            columns = np.array(list(self._columns.values()), np.int32)
+            solver.setSolution(len(columns), columns, np.array(values))
+        solver.run()
+        status, info = solver.getModelStatus(), solver.getInfo()
+        finished = status in (
+            highspy.HighsModelStatus.kOptimal,
+            highspy.HighsModelStatus.kInfeasible,
+        )
+        cells = None
+        if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
+            solution = solver.getSolution().col_value
+            cells = self._problem.empty()
+            for (device, member, batch), column in self._columns.items():
+                if solution[column] > 0.5:
+                    cells[device, member] = batch
+        return Branched(cells, float(info.mip_dual_bound), finished)

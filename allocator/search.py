@@ -1,0 +1,157 @@
+"""Searches for an allocation: one entry for all solvers.
+
+Pure, used by `ensembled allocate`, by `ensembled serve` and by the studies. A problem flows in, an
+`Allocation` flows out: a matrix, how fast it is, how fast any could be, and what simpler methods
+reach.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from allocator import branch
+from allocator.exact import Clock, Effort, Found, exact, fewest_instances
+from allocator.greedy import AnalyticScorer, best_batches, greedy
+from allocator.matrix import AllocationMatrix
+from allocator.problem import Cells, NoPlaceError, Problem
+from allocator.rebuild import Rebuilder
+from allocator.relaxation import InfeasibleError, upper_bound
+from allocator.throughput import solve_throughput
+from allocator.worst_fit import worst_fit
+
+__all__ = ["SOLVERS", "Allocation", "Solver", "search"]
+
+Solver = Literal["auto", "worst-fit", "greedy", "exact"]
+SOLVERS: tuple[Solver, ...] = get_args(Solver)
+
+#: `auto` is content with this gap once it finds nothing better; `exact` goes on.
+_GOOD = Effort(gap=0.01)
+_BEST = Effort()
+_BASELINES_SHARE = 0.25
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """What a search found.
+
+    Attributes:
+        matrix: the allocation matrix.
+        solver: what found it: `worst-fit`, `greedy` or `exact`.
+        throughput_rows_s: by the performance model of `allocator.problem`.
+        bound_rows_s: no allocation is faster; None if that is not known.
+        elapsed_s: how long it took.
+        time_limited: whether the time limit cut it short; otherwise it can be repeated exactly.
+        baselines: rows/s of simpler methods, None where one failed: `worst_fit`; `batch_only`,
+            which tunes the batch sizes of worst-fit's matrix; `greedy`.
+    """
+
+    matrix: AllocationMatrix
+    solver: str
+    throughput_rows_s: float
+    bound_rows_s: float | None
+    elapsed_s: float
+    time_limited: bool
+    baselines: Mapping[str, float | None]
+
+    @property
+    def gap(self) -> float | None:
+        """How far it may be from the best, as a share of the bound; None if that is not known."""
+        if self.bound_rows_s is None:
+            return None
+        return (self.bound_rows_s - self.throughput_rows_s) / self.bound_rows_s
+
+
+def search(
+    problem: Problem,
+    *,
+    solver: Solver = "auto",
+    time_limit_s: float = 10.0,
+    seed: int = 0,
+    max_iterations: int = 10,
+    max_neighbours: int = 100,
+) -> Allocation:
+    """Search for the allocation with the highest throughput.
+
+    Args:
+        problem: members, devices and profiles.
+        solver: `worst-fit`; `greedy` from there; `exact`, which uses all of its time unless it
+            proves that nothing better exists; or `auto`, all of these, which ends early when it
+            is within 1% of what is possible and finds nothing better.
+        time_limit_s: how long it may take.
+        seed: of all chance.
+        max_iterations: of greedy.
+        max_neighbours: of greedy, in each iteration.
+
+    Raises:
+        NoPlaceError: if there is no room for all members, or none was found in time.
+    """
+    started, clock = time.monotonic(), Clock(time_limit_s)
+    starts: dict[str, Cells] = {}
+    baselines: dict[str, float | None] = {"worst_fit": None, "batch_only": None, "greedy": None}
+
+    def note(name: str, cells: Cells) -> None:
+        starts[name] = cells
+        baselines[name] = solve_throughput(problem, cells)[0]
+
+    def within_share() -> bool:
+        return clock.left_s() > time_limit_s * (1 - _BASELINES_SHARE)
+
+    try:
+        note("worst_fit", worst_fit(problem))
+    except NoPlaceError as refusal:
+        starts["exact"] = _some_place(problem, refusal, clock, seed)
+    else:
+        note("batch_only", best_batches(problem, starts["worst_fit"], AnalyticScorer(problem)))
+        scorer = AnalyticScorer(problem)
+        cells = greedy(
+            problem,
+            starts["worst_fit"],
+            scorer,
+            max_iterations=max_iterations,
+            max_neighbours=max_neighbours,
+            seed=seed,
+            keep_going=within_share,
+        )
+        clock.limited |= not within_share()
+        note("greedy", cells)
+
+    if solver in ("auto", "exact"):
+        effort = _BEST if solver == "exact" else _GOOD
+        found = exact(problem, list(starts.values()), clock=clock, effort=effort, seed=seed)
+        found, name = fewest_instances(problem, found, clock=clock), "exact"
+    else:
+        name = next(key for key in (solver.replace("-", "_"), "exact") if key in starts)
+        bound = upper_bound(problem, counts=False, time_limit_s=time_limit_s, max_nodes=0)
+        throughput = solve_throughput(problem, starts[name])[0]
+        found = Found(starts[name], throughput, max(bound, throughput))
+    return Allocation(
+        matrix=problem.matrix(found.cells),
+        solver=name.replace("_", "-"),
+        throughput_rows_s=found.throughput,
+        bound_rows_s=found.bound if found.bound < float("inf") else None,
+        elapsed_s=time.monotonic() - started,
+        time_limited=clock.limited,
+        baselines=baselines,
+    )
+
+
+def _some_place(problem: Problem, refusal: NoPlaceError, clock: Clock, seed: int) -> Cells:
+    """Find a place where worst-fit found none.
+
+    Raises:
+        NoPlaceError: the given one, if there is none, or if the time is up.
+    """
+    try:
+        upper_bound(problem, counts=False, time_limit_s=clock.left_s(), max_nodes=0)
+    except InfeasibleError:
+        raise refusal from None
+    cells, throughput = Rebuilder(problem, seed).build()
+    if throughput:
+        return cells
+    result = branch.some_place(problem, clock.left_s())
+    if result.cells is None:
+        raise refusal
+    return result.cells

@@ -1,0 +1,161 @@
+"""The command `ensembled allocate`: searches for an allocation and tells what it found.
+
+Runs in the process of the command line. A configuration, or a devices and a profiles file, flow
+in; tables or JSON on stdout, the result file and a picture flow out.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from allocator.devices import Device
+from allocator.documents import entries, text, whole_number
+from allocator.problem import NoPlaceError, Problem
+from allocator.profiles import Profiles
+from allocator.search import Allocation, Solver, search
+from server.allocation_report import print_allocation, result_document
+from server.config import Config
+from server.errors import ConfigError
+from server.members import know_members
+from server.placement import find_devices, place
+from server.profile_report import progress_on_stderr
+from workers.cache import write_atomically
+
+__all__ = ["Request", "allocate_config", "allocate_files", "read_problem"]
+
+_TIME_LIMIT_S = 10.0
+_WIDE = 1000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for.
+
+    Attributes:
+        solver: see `allocator.search`.
+        time_limit_s: of the search; None for the default.
+        seed: of the search.
+        as_json: print the result as JSON instead of tables.
+        output: where to write the result, if anywhere.
+        plot: where to draw the matrix, if anywhere: .svg or .png.
+    """
+
+    solver: Solver = "auto"
+    time_limit_s: float | None = None
+    seed: int = 0
+    as_json: bool = False
+    output: Path | None = None
+    plot: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be written, before anything takes its time.
+
+        Raises:
+            ConfigError: if a file can't be written there.
+        """
+        for option, path in (("--output", self.output), ("--plot", self.plot)):
+            if path is not None and not path.parent.is_dir():
+                raise ConfigError(f"{option} {path}: there is no directory {path.parent}")
+        if self.plot is not None and self.plot.suffix not in {".svg", ".png"}:
+            raise ConfigError(f"--plot {self.plot}: should end in .svg or .png")
+
+
+def allocate_config(config: Config, request: Request) -> None:
+    """Place the members of a configuration, profiling those that are not known.
+
+    Raises:
+        ConfigError: if the configuration is wrong, or there is no room for its members.
+        StartError: if a member can't run.
+    """
+    members = know_members(config)
+    with progress_on_stderr() as on_progress:
+        placement = place(
+            config,
+            members,
+            find_devices(config),
+            profile_s=None,
+            solver=request.solver,
+            time_limit_s=request.time_limit_s,
+            seed=request.seed,
+            on_progress=on_progress,
+        )
+    _tell(request, placement.allocation, placement.problem, placement.corrections)
+
+
+def allocate_files(devices: Path, profiles: Path, request: Request) -> None:
+    """Place the members of a profiles file on the devices of a file, by the plain model.
+
+    Raises:
+        ConfigError: if a file is wrong, or there is no room for the members.
+    """
+    problem = read_problem(devices, profiles)
+    try:
+        allocation = search(
+            problem,
+            solver=request.solver,
+            time_limit_s=request.time_limit_s or _TIME_LIMIT_S,
+            seed=request.seed,
+        )
+    except NoPlaceError as error:
+        raise ConfigError(str(error)) from None
+    _tell(request, allocation, problem, ())
+
+
+def read_problem(devices: Path, profiles: Path) -> Problem:
+    """Return the problem that a devices and a profiles file describe.
+
+    Raises:
+        ConfigError: if one of them can't be read, or is wrong.
+    """
+    path = devices
+    try:
+        pool = [
+            Device(
+                name=text(entry, "name", where),
+                kind=text(entry, "kind", where),
+                memory_bytes=whole_number(entry, "memory_bytes", where),
+            )
+            for where, entry in entries(devices.read_bytes(), "devices")
+        ]
+        path = profiles
+        table = Profiles.from_json(profiles.read_bytes())
+        path = devices
+        return Problem(table.members, tuple(pool), table)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{path}: {reason}") from None
+
+
+def _tell(
+    request: Request, allocation: Allocation, problem: Problem, corrections: Sequence[str]
+) -> None:
+    document = result_document(allocation, corrections)
+    if request.output is not None:
+        try:
+            write_atomically(request.output, document.encode() + b"\n")
+        except OSError as error:
+            raise ConfigError(f"--output {request.output}: {error.strerror}") from None
+    if request.plot is not None:
+        _draw(request.plot, allocation, problem)
+    if request.as_json:
+        print(document)
+    else:
+        # Into a file or a pipe, tables are as wide as they need to be.
+        console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+        print_allocation(console, allocation, problem, corrections)
+
+
+def _draw(path: Path, allocation: Allocation, problem: Problem) -> None:
+    try:
+        from allocator.plot import draw_allocation  # noqa: PLC0415 (matplotlib is an extra)
+    except ImportError:
+        raise ConfigError("--plot needs matplotlib: pip install 'ensembled[plot]'") from None
+    try:
+        draw_allocation(path, allocation, problem)
+    except OSError as error:
+        raise ConfigError(f"--plot {path}: {error.strerror}") from None
