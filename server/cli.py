@@ -167,7 +167,8 @@ def simulate(
         Path | None, typer.Option(metavar="FILE", help="With --devices: what members cost, JSON.")
     ] = None,
     allocation: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Which member runs where, JSON.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Which member runs where, JSON; else it is searched."),
     ] = None,
     connections: Annotated[
         int | None, typer.Option(min=1, help="Clients that each wait for their answer.")
@@ -183,7 +184,7 @@ def simulate(
         list[str] | None,
         typer.Option(metavar="DEVICE@T[:T2]", help="A device fails at T seconds, is back at T2."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all chance.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of all chance.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     debug: Debug = False,
 ) -> None:
@@ -195,14 +196,14 @@ def simulate(
         if devices is not None and profiles is not None:
             from server.simulate_inputs import described  # noqa: PLC0415
 
-            subject = described(devices, profiles, allocation)
+            subject = described(devices, profiles, allocation, seed=seed)
         elif config is not None:
             from server.config import load_config  # noqa: PLC0415
 
             loaded = load_config(config)
-            from server.simulate_config import configured  # noqa: PLC0415
+            from server.simulate_inputs import configured  # noqa: PLC0415
 
-            subject = configured(loaded, allocation)
+            subject = configured(loaded, allocation, seed=seed)
         simulate(
             subject,
             Load(connections, rate, trace, rows),
