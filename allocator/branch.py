@@ -9,6 +9,7 @@ for members where little memory is left, and to find the fewest instances.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -23,6 +24,12 @@ from allocator.throughput import typical_rows_per_s
 __all__ = ["Branched", "binaries", "fastest", "fewest", "some_place"]
 
 _GAP = 1e-5
+#: An empty model has members without any option, so no solution.
+_FINISHED = (
+    highspy.HighsModelStatus.kOptimal,
+    highspy.HighsModelStatus.kInfeasible,
+    highspy.HighsModelStatus.kModelEmpty,
+)
 
 
 @dataclass(frozen=True)
@@ -149,24 +156,46 @@ class _Instances:
 
     def solve(self, start: Cells | None, time_limit_s: float) -> Branched:
         """Solve it, from some cells if there are any."""
+        end = time.monotonic() + time_limit_s
         solver = self._program.solver()
-        solver.setOptionValue("time_limit", max(time_limit_s, 0.01))
         solver.setOptionValue("mip_rel_gap", _GAP)
-        if start is not None:
-            values = [float(start[d, m] == b) for d, m, b in self._columns]
-            columns = np.array(list(self._columns.values()), np.int32)
-            solver.setSolution(len(columns), columns, np.array(values))
-        solver.run()
-        status, info = solver.getModelStatus(), solver.getInfo()
-        finished = status in (
-            highspy.HighsModelStatus.kOptimal,
-            highspy.HighsModelStatus.kInfeasible,
-        )
-        cells = None
-        if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
-            solution = solver.getSolution().col_value
-            cells = self._problem.empty()
-            for (device, member, batch), column in self._columns.items():
-                if solution[column] > 0.5:
-                    cells[device, member] = batch
-        return Branched(cells, float(info.mip_dual_bound), finished)
+        while True:
+            # The solver's clock goes on from run to run; a new row makes it forget the start.
+            left_s = max(end - time.monotonic(), 0.01)
+            solver.setOptionValue("time_limit", solver.getRunTime() + left_s)
+            if start is not None:
+                values = [float(start[d, m] == b) for d, m, b in self._columns]
+                columns = np.array(list(self._columns.values()), np.int32)
+                solver.setSolution(len(columns), columns, np.array(values))
+            solver.run()
+            status, info = solver.getModelStatus(), solver.getInfo()
+            cells = None
+            if info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible:
+                cells = self._cells(solver.getSolution().col_value)
+                if self._forbid_overflow(solver, cells):
+                    continue
+            return Branched(cells, float(info.mip_dual_bound), status in _FINISHED)
+
+    def _cells(self, solution: Sequence[float]) -> Cells:
+        cells = self._problem.empty()
+        for (device, member, batch), column in self._columns.items():
+            if solution[column] > 0.5:
+                cells[device, member] = batch
+        return cells
+
+    def _forbid_overflow(self, solver: highspy.Highs, cells: Cells) -> bool:
+        """Whether cells take more than there is, by less than the solver's tolerance.
+
+        If so, the instances that don't fit a room together are forbidden to be there together.
+        """
+        rooms = self._problem.rooms
+        over = np.flatnonzero(self._problem.used_bytes(cells) > self._problem.capacity_bytes)
+        for index in over:
+            together = [
+                self._columns[device, int(member), int(cells[device, member])]
+                for device in rooms[index].devices
+                for member in np.flatnonzero(cells[device])
+            ]
+            columns, ones = np.array(together, np.int32), np.ones(len(together))
+            solver.addRow(-highspy.kHighsInf, len(together) - 1.0, len(columns), columns, ones)
+        return len(over) > 0

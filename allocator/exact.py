@@ -195,7 +195,8 @@ def fewest_instances(problem: Problem, found: Found, *, clock: Clock) -> Found:
         clock.limited |= not result.finished
         if result.cells is not None and np.count_nonzero(result.cells) < np.count_nonzero(cells):
             cells = result.cells
-    return Found(cells, solve_throughput(problem, cells)[0], found.bound)
+    throughput = solve_throughput(problem, cells)[0]
+    return Found(cells, throughput, max(found.bound, throughput))
 
 
 def _fewest_by_work(problem: Problem, throughput: float) -> float:

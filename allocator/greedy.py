@@ -65,9 +65,7 @@ class AnalyticScorer:
         """The throughput after a move."""
         self._model.put(move.device, move.member, move.batch)
         score = self._model.rows_per_s()
-        self._model.put(
-            move.device, move.member, int(self._cells[move.device, move.member])
-        )
+        self._model.put(move.device, move.member, int(self._cells[move.device, move.member]))
         return score
 
 

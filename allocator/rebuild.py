@@ -60,15 +60,18 @@ class Rebuilder:
         """Return cells made from nothing and their throughput, 0 if a member found no place."""
         return self._rebuild(self._problem.empty(), range(len(self._problem.devices)), noise=0.0)
 
-    def improve(self, cells: Cells, throughput: float) -> tuple[Cells, float]:
-        """Rebuild some devices, and return the better of both allocations with its throughput.
+    def improve(self, cells: Cells, throughput: float, tolerance: float) -> tuple[Cells, float]:
+        """Rebuild some devices; return the result with its throughput, or what there was.
 
         Args:
             cells: an allocation.
             throughput: its throughput, rows/s.
+            tolerance: by how much the result may be slower, as a share.
         """
         rebuilt, after = self._rebuild(cells, self._worst_devices(cells), noise=_NOISE)
-        return (rebuilt, after) if after >= throughput * (1 - _SAME) else (cells, throughput)
+        if after > 0 and after >= throughput * (1 - tolerance - _SAME):
+            return rebuilt, after
+        return cells, throughput
 
     def _worst_devices(self, cells: Cells) -> list[int]:
         """A few devices, likely those that could contribute much more at the present prices."""
@@ -78,15 +81,15 @@ class Rebuilder:
         loss = np.maximum((members * self._speeds).max(axis=1) - devices, 0.0)
         weights = loss / max(loss.sum(), _SAME) + _NOISE / len(loss)
         count = int(self._generator.integers(1, min(len(loss), _MOST_REBUILT) + 1))
-        chosen = self._generator.choice(
-            len(loss), count, replace=False, p=weights / weights.sum()
-        )
+        chosen = self._generator.choice(len(loss), count, replace=False, p=weights / weights.sum())
         return sorted(map(int, chosen))
 
     def _rebuild(
         self, cells: Cells, devices: Iterable[int], *, noise: float
     ) -> tuple[Cells, float]:
         free = set(devices)
+        is_free = np.zeros((len(cells), 1), bool)
+        is_free[sorted(free)] = True
         cells = cells.copy()
         for device in free:
             cells[device] = self._everything[device]
@@ -95,17 +98,18 @@ class Rebuilder:
         while throughput:
             shares = self._model.shares()
             used = (shares > _LEAST_SHARE) & (cells > 0)
-            crowded = self._most_crowded(np.where(used, cells, 0), free, noise)
+            # What is settled may be used again later, so it counts even where it is idle now.
+            loaded = np.where(used | ~is_free, cells, 0)
+            crowded = self._most_crowded(loaded, free, noise)
             if crowded is None:
                 return np.where(used, cells, 0), throughput
             device, room_bytes = crowded
             cells[device], throughput = self._fit(device, shares[device], room_bytes, noise)
             free.discard(device)
+            is_free[device] = False
         return cells, 0.0
 
-    def _most_crowded(
-        self, cells: Cells, free: set[int], noise: float
-    ) -> tuple[int, int] | None:
+    def _most_crowded(self, cells: Cells, free: set[int], noise: float) -> tuple[int, int] | None:
         """The device that is to be fitted next, and the memory it may take; None if all fits."""
         problem = self._problem
         taken = [0] * len(problem.devices)

@@ -61,7 +61,7 @@ class Allocation:
         """How far it may be from the best, as a share of the bound; None if that is not known."""
         if self.bound_rows_s is None:
             return None
-        return (self.bound_rows_s - self.throughput_rows_s) / self.bound_rows_s
+        return 1 - self.throughput_rows_s / self.bound_rows_s
 
 
 def search(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allocator.problem import Cells, Problem
-from allocator.program import Program
+from allocator.program import INFINITY, Program
 
 __all__ = ["Floats", "ThroughputModel", "solve_throughput", "typical_rows_per_s"]
 
@@ -62,7 +62,8 @@ class ThroughputModel:
             speed = self._problem.profile(device, member, batch).rows_per_s
             self._solver.changeCoeff(member, column, speed / self._scale)
         if bool(batch) != bool(before):
-            self._solver.changeColBounds(column, 0.0, 1.0 if batch else 0.0)
+            # The device's row limits it: a bound of 1 would take a share of the device's price.
+            self._solver.changeColBounds(column, 0.0, INFINITY if batch else 0.0)
 
     def put_row(self, device: int, row: Cells) -> None:
         """Set all cells of a device."""
