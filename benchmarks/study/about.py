@@ -5,6 +5,8 @@ Pure; the tables of `networks` and the constants of `roofline` flow in, Markdown
 
 from __future__ import annotations
 
+from statistics import median
+
 from benchmarks.study import roofline
 from benchmarks.study.markdown import table
 from benchmarks.study.networks import ACCELERATORS, NETWORKS, REFERENCE
@@ -95,12 +97,12 @@ def trust_section() -> str:
     return f"""## How far to trust the estimates
 
 The same formula, applied to the {REFERENCE.title} in half precision at batch 256, can be held
-against rows/s that others measured there. Estimated by published rows/s is
-{ratios[0]:.2f} to {ratios[-1]:.2f}, with a median of {ratios[len(ratios) // 2]:.2f}. `best` and
-`passes` were chosen with these figures in sight; the other constants are round numbers of the
-usual size, and nothing here checks the memory, small batches or the other GPUs. So take the shape
-of a curve and the order of the solvers from this page, not a rate: **profile your own members on
-your own devices before you believe a placement.**
+against rows/s that others measured there: the ratio of estimated to published is {ratios[0]:.2f} to
+{ratios[-1]:.2f}, with a median of {median(ratios):.2f}. `best` and `passes` were chosen with these
+figures in sight; the other constants are round numbers of the usual size, and nothing here checks
+the memory, small batches or the other GPUs. So take the shape of a curve and the order of the
+solvers from this page, not a rate: **profile your own members on your own devices before you
+believe a placement.**
 
 {table(head, networks)}
 
@@ -108,7 +110,8 @@ Sources: parameters, multiply-accumulates (MACs), activations and rows/s are fro
 tables of [pytorch-image-models](https://github.com/huggingface/pytorch-image-models/tree/main/results)
 (`model_benchmark_amp_nchw_rtx3090.csv`; ConvNeXt-S from
 `benchmark-infer-amp-nhwc-pt210-cu121-rtx3090.csv`, whose rows/s belong to another batch size and
-memory layout). Those tables count what convolutions and matrix products write. In a DenseNet every
+memory layout; EfficientNet-B1 to -B4 are there as `tf_efficientnet_b1` and so on, the ResNets
+beyond 50 as `tv_resnet101` and `tv_resnet152`). Those tables count what convolutions and matrix products write. In a DenseNet every
 layer also normalises all features before it: that many more (`+`) are counted from its structure.
 Layers are counted from the architectures: convolutions and linear layers.
 
@@ -127,5 +130,5 @@ def repeat_section() -> str:
     python -m benchmarks.study --quick --output DIR  # fewer cases, elsewhere
 
 Cases are in `benchmarks/study/cases.py`, networks and GPUs in `networks.py`, the formula in
-`roofline.py`. Everything but the wall times, and what a time limit cuts
-off, is the same each time."""
+`roofline.py`. Everything but the wall times, and what a time limit cuts off, is the
+same each time."""
