@@ -111,9 +111,9 @@ tables of [pytorch-image-models](https://github.com/huggingface/pytorch-image-mo
 (`model_benchmark_amp_nchw_rtx3090.csv`; ConvNeXt-S from
 `benchmark-infer-amp-nhwc-pt210-cu121-rtx3090.csv`, whose rows/s belong to another batch size and
 memory layout; EfficientNet-B1 to -B4 are there as `tf_efficientnet_b1` and so on, the ResNets
-beyond 50 as `tv_resnet101` and `tv_resnet152`). Those tables count what convolutions and matrix products write. In a DenseNet every
-layer also normalises all features before it: that many more (`+`) are counted from its structure.
-Layers are counted from the architectures: convolutions and linear layers.
+beyond 50 as `tv_resnet101` and `tv_resnet152`). Those tables count what convolutions and matrix
+products write. In a DenseNet every layer also normalises all features before it: that many more
+(`+`) are counted from its structure. Layers are counted from the architectures: convolutions and linear layers.
 
 {table(("GPU", "10^12 flop/s", "arithmetic", "GB/s", "GB", "source"), devices)}
 
