@@ -113,7 +113,8 @@ tables of [pytorch-image-models](https://github.com/huggingface/pytorch-image-mo
 memory layout; EfficientNet-B1 to -B4 are there as `tf_efficientnet_b1` and so on, the ResNets
 beyond 50 as `tv_resnet101` and `tv_resnet152`). Those tables count what convolutions and matrix
 products write. In a DenseNet every layer also normalises all features before it: that many more
-(`+`) are counted from its structure. Layers are counted from the architectures: convolutions and linear layers.
+(`+`) are counted from its structure. Layers are counted from the architectures: convolutions and
+linear layers.
 
 {table(("GPU", "10^12 flop/s", "arithmetic", "GB/s", "GB", "source"), devices)}
 
