@@ -15,9 +15,11 @@ from rich.console import Console
 
 from allocator.devices import Device
 from allocator.documents import entries, text, whole_number
+from allocator.latency import search_latency
 from allocator.problem import NoPlaceError, Problem
 from allocator.profiles import Profiles
 from allocator.search import Allocation, Solver, search
+from allocator.simulation import Figures
 from server.allocation_report import print_allocation, result_document
 from server.config import Config
 from server.errors import ConfigError
@@ -43,6 +45,8 @@ class Request:
         as_json: print the result as JSON instead of tables.
         output: where to write the result, if anywhere.
         plot: where to draw the matrix, if anywhere: .svg or .png.
+        rate_rows_s: search for the best latency at this rate of arrivals, if given.
+        deadline_ms: for that, when an answer is late.
     """
 
     solver: Solver = "auto"
@@ -51,6 +55,8 @@ class Request:
     as_json: bool = False
     output: Path | None = None
     plot: Path | None = None
+    rate_rows_s: float | None = None
+    deadline_ms: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't be written, before anything takes its time.
@@ -63,6 +69,10 @@ class Request:
                 raise ConfigError(f"{option} {path}: there is no directory {path.parent}")
         if self.plot is not None and self.plot.suffix not in {".svg", ".png"}:
             raise ConfigError(f"--plot {self.plot}: should end in .svg or .png")
+        if self.deadline_ms is not None and self.rate_rows_s is None:
+            raise ConfigError("--deadline-ms needs --rate, the arrivals that it is for")
+        if self.rate_rows_s is not None and self.solver != "auto":
+            raise ConfigError(f"--rate has a search of its own, drop --solver {self.solver}")
 
 
 def allocate_config(config: Config, request: Request) -> None:
@@ -72,6 +82,8 @@ def allocate_config(config: Config, request: Request) -> None:
         ConfigError: if the configuration is wrong, or there is no room for its members.
         StartError: if a member can't run.
     """
+    if request.rate_rows_s is not None:
+        config = _for_latency(config, request)
     members = know_members(config)
     with progress_on_stderr() as on_progress:
         placement = place(
@@ -84,7 +96,24 @@ def allocate_config(config: Config, request: Request) -> None:
             seed=request.seed,
             on_progress=on_progress,
         )
-    _tell(request, placement.allocation, placement.problem, placement.corrections)
+    _tell(
+        request,
+        placement.allocation,
+        placement.problem,
+        placement.corrections,
+        placement.figures,
+    )
+
+
+def _for_latency(config: Config, request: Request) -> Config:
+    wanted = config.placement.model_copy(
+        update={
+            "objective": "latency",
+            "arrival_rows_s": request.rate_rows_s,
+            "deadline_ms": request.deadline_ms,
+        }
+    )
+    return config.model_copy(update={"placement": wanted})
 
 
 def allocate_files(devices: Path, profiles: Path, request: Request) -> None:
@@ -94,16 +123,24 @@ def allocate_files(devices: Path, profiles: Path, request: Request) -> None:
         ConfigError: if a file is wrong, or there is no room for the members.
     """
     problem = read_problem(devices, profiles)
+    limit_s = request.time_limit_s or _TIME_LIMIT_S
+    figures = None
     try:
-        allocation = search(
-            problem,
-            solver=request.solver,
-            time_limit_s=request.time_limit_s or _TIME_LIMIT_S,
-            seed=request.seed,
-        )
+        if request.rate_rows_s is not None:
+            allocation, figures = search_latency(
+                problem,
+                rate_rows_s=request.rate_rows_s,
+                deadline_s=None if request.deadline_ms is None else request.deadline_ms / 1e3,
+                time_limit_s=limit_s,
+                seed=request.seed,
+            )
+        else:
+            allocation = search(
+                problem, solver=request.solver, time_limit_s=limit_s, seed=request.seed
+            )
     except NoPlaceError as error:
         raise ConfigError(str(error)) from None
-    _tell(request, allocation, problem, ())
+    _tell(request, allocation, problem, (), figures)
 
 
 def read_problem(devices: Path, profiles: Path) -> Problem:
@@ -132,9 +169,13 @@ def read_problem(devices: Path, profiles: Path) -> Problem:
 
 
 def _tell(
-    request: Request, allocation: Allocation, problem: Problem, corrections: Sequence[str]
+    request: Request,
+    allocation: Allocation,
+    problem: Problem,
+    corrections: Sequence[str],
+    figures: Figures | None,
 ) -> None:
-    document = result_document(allocation, corrections)
+    document = result_document(allocation, corrections, figures)
     if request.output is not None:
         try:
             write_atomically(request.output, document.encode() + b"\n")
@@ -147,7 +188,7 @@ def _tell(
     else:
         # Into a file or a pipe, tables are as wide as they need to be.
         console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
-        print_allocation(console, allocation, problem, corrections)
+        print_allocation(console, allocation, problem, corrections, figures)
 
 
 def _draw(path: Path, allocation: Allocation, problem: Problem) -> None:

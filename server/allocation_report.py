@@ -17,6 +17,7 @@ from rich.text import Text
 from allocator.problem import Cells, Problem, readable_bytes
 from allocator.relaxation import upper_bound
 from allocator.search import Allocation
+from allocator.simulation import Figures
 from allocator.throughput import Floats, ThroughputModel
 
 __all__ = ["print_allocation", "result_document", "summary"]
@@ -32,12 +33,15 @@ _BASELINES = {
 }
 
 
-def result_document(allocation: Allocation, corrections: Sequence[str] = ()) -> str:
+def result_document(
+    allocation: Allocation, corrections: Sequence[str] = (), figures: Figures | None = None
+) -> str:
     """Return the result as JSON, which `ensembled serve` takes back.
 
     Args:
         allocation: what was found.
         corrections: in what its problem differs from the plain performance model.
+        figures: of its simulation, if there was one.
     """
     matrix = allocation.matrix
     document = {
@@ -53,6 +57,8 @@ def result_document(allocation: Allocation, corrections: Sequence[str] = ()) -> 
         "baselines": dict(allocation.baselines),
         "corrections": list(corrections),
     }
+    if figures is not None:
+        document["simulated"] = figures.to_json()
     return json.dumps(document)
 
 
@@ -65,7 +71,11 @@ def summary(allocation: Allocation) -> str:
 
 
 def print_allocation(
-    console: Console, allocation: Allocation, problem: Problem, corrections: Sequence[str]
+    console: Console,
+    allocation: Allocation,
+    problem: Problem,
+    corrections: Sequence[str] = (),
+    figures: Figures | None = None,
 ) -> None:
     """Print the matrix, what it takes of each device, and how good it is.
 
@@ -74,6 +84,7 @@ def print_allocation(
         allocation: what was found.
         problem: what it was searched for.
         corrections: in what the problem differs from the plain performance model.
+        figures: of its simulation, if there was one.
     """
     cells = problem.cells_of(allocation.matrix)
     model = ThroughputModel(problem)
@@ -86,6 +97,7 @@ def print_allocation(
     if allocation.time_limited:
         console.print("the time limit cut the search short", **plain)  # type: ignore[arg-type]
     for line in (
+        *_simulated(figures),
         *_limits(problem, allocation, model),
         *_baselines(allocation),
         *(f"counted in: {correction}" for correction in corrections),
@@ -123,6 +135,16 @@ def _table(problem: Problem, cells: Cells, shares: Floats, throughput: float) ->
 def _bar(share: float, text: str) -> str:
     full = round(min(share, 1.0) * _BAR_WIDTH)
     return f"{'█' * full}{'░' * (_BAR_WIDTH - full)} {text}"
+
+
+def _simulated(figures: Figures | None) -> Iterator[str]:
+    if figures is not None and figures.latency is not None:
+        latency = figures.latency
+        yield (
+            f"simulated: {_rate(figures.throughput_rows_s)} rows/s, "
+            f"p50 {latency.p50_s * 1e3:.3g} ms, p99 {latency.p99_s * 1e3:.3g} ms, "
+            f"{figures.late_share:.2%} late"
+        )
 
 
 def _limits(problem: Problem, allocation: Allocation, model: ThroughputModel) -> Iterator[str]:

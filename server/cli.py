@@ -127,6 +127,13 @@ def allocate(
         Literal["auto", "worst-fit", "greedy", "exact"],
         typer.Option(help="How to search; auto tries all and ends early when it is good."),
     ] = "auto",
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Rows per second: search for the best latency at this rate."),
+    ] = None,
+    deadline_ms: Annotated[
+        float | None, typer.Option(min=0.001, help="With --rate: when an answer is late.")
+    ] = None,
     time_limit: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds that the search may take [10].")
     ] = None,
@@ -145,7 +152,7 @@ def allocate(
         _refuse_both(config, devices, profiles)
         from server.allocate_command import Request, allocate_config, allocate_files  # noqa: PLC0415
 
-        request = Request(solver, time_limit, seed, as_json, output, plot)
+        request = Request(solver, time_limit, seed, as_json, output, plot, rate, deadline_ms)
         if devices is not None and profiles is not None:
             allocate_files(devices, profiles, request)
         elif config is not None:

@@ -10,14 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from allocator.devices import Device, Wanted, discover, memory_limit_bytes, select
+from allocator.latency import search_latency
 from allocator.matrix import AllocationMatrix
 from allocator.problem import NoPlaceError, Problem
 from allocator.search import Allocation, Solver, search
+from allocator.simulation import Figures, Host
 from allocator.spare import fill_spare_memory
 from server.compose import KnownMember, compose
 from server.config import Config
 from server.errors import ConfigError
-from server.planning import plan_problem
+from server.planning import PlannedProblem, plan_problem
 from server.profiling import Measurements, OnProgress, profile_members
 from workers.spec import DeviceSpec
 
@@ -38,6 +40,8 @@ class Placement:
         allocation: what the search says about it.
         corrections: in what the problem differs from the plain performance model, a line each.
         found: what the members cost.
+        host: what serving costs apart from predictions, for a simulation.
+        figures: what a simulation says of it, if latency was the objective.
     """
 
     matrix: AllocationMatrix
@@ -45,6 +49,8 @@ class Placement:
     allocation: Allocation
     corrections: tuple[str, ...]
     found: Measurements
+    host: Host
+    figures: Figures | None = None
 
 
 def arena_budget_bytes(config: Config) -> int:
@@ -103,21 +109,42 @@ def place(
     largest = _largest_batches(config, members)
     found = profile_members(config, members, devices, budget_s=profile_s, on_progress=on_progress)
     planned = plan_problem(found, devices, largest)
-    problem = planned.problem
+    limit_s = time_limit_s or config.placement.time_limit_s
     try:
-        allocation = search(
-            problem,
-            solver=solver,
-            time_limit_s=time_limit_s or config.placement.time_limit_s,
-            seed=seed,
-        )
+        if config.placement.objective == "latency":
+            return _place_for_latency(config, found, planned, limit_s, seed)
+        allocation = search(planned.problem, solver=solver, time_limit_s=limit_s, seed=seed)
     except NoPlaceError as error:
         raise ConfigError(str(error)) from None
-    matrix = allocation.matrix
     if config.placement.spare_memory == "fill":
-        matrix = problem.matrix(fill_spare_memory(problem, problem.cells_of(matrix)))
+        cells = fill_spare_memory(planned.problem, planned.problem.cells_of(allocation.matrix))
+        allocation = replace(allocation, matrix=planned.problem.matrix(cells))
     return Placement(
-        matrix, problem, replace(allocation, matrix=matrix), planned.corrections, found
+        allocation.matrix, planned.problem, allocation, planned.corrections, found, planned.host
+    )
+
+
+def _place_for_latency(
+    config: Config, found: Measurements, planned: PlannedProblem, limit_s: float, seed: int
+) -> Placement:
+    wanted = config.placement
+    assert wanted.arrival_rows_s is not None, "the configuration's check demands it"
+    allocation, figures = search_latency(
+        planned.problem,
+        rate_rows_s=wanted.arrival_rows_s,
+        deadline_s=None if wanted.deadline_ms is None else wanted.deadline_ms / 1e3,
+        host=planned.host,
+        time_limit_s=limit_s,
+        seed=seed,
+    )
+    return Placement(
+        allocation.matrix,
+        planned.problem,
+        allocation,
+        planned.corrections,
+        found,
+        planned.host,
+        figures,
     )
 
 

@@ -15,6 +15,7 @@ from allocator.devices import Device
 from allocator.host import available_cores
 from allocator.problem import Problem, readable_bytes
 from allocator.profiles import Profile, Profiles
+from allocator.simulation import Host
 from server.profiling import Measurements
 from workers.spec import DeviceSpec
 
@@ -35,10 +36,12 @@ class PlannedProblem:
 
     Attributes:
         corrections: one line each.
+        host: what serving costs apart from predictions, for a simulation.
     """
 
     problem: Problem
     corrections: tuple[str, ...]
+    host: Host
 
 
 def plan_problem(
@@ -68,7 +71,10 @@ def plan_problem(
         notes.append(f"front-end and combiner take {took} of the CPU per request of one row")
     for member, kind in found.estimated:
         notes.append(f"{member} on {kind} is estimated from its size, not measured")
-    return PlannedProblem(Problem(members, tuple(planned), Profiles(profiles), row_s), tuple(notes))
+    problem = Problem(members, tuple(planned), Profiles(profiles), row_s)
+    # Where front-end and combiner have cores of their own, they cost the workers nothing.
+    host = Host(len(available_cores()), frontend_s_per_request=HOST_ROW_S) if row_s else Host()
+    return PlannedProblem(problem, tuple(notes), host)
 
 
 def _latency_s(one: Profile, found: Measurements) -> float:

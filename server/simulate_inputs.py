@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from allocator.host import available_cores
 from allocator.matrix import AllocationMatrix
 from allocator.problem import NoPlaceError, Problem
 from allocator.search import search
@@ -20,7 +19,7 @@ from server.config import Config
 from server.errors import ConfigError
 from server.members import know_members
 from server.placement import find_devices, place
-from server.planning import HOST_ROW_S, plan_problem
+from server.planning import plan_problem
 from server.profile_report import progress_on_stderr
 from server.profiling import profile_members
 
@@ -89,22 +88,20 @@ def configured(config: Config, allocation: Path | None, *, seed: int) -> Subject
     with progress_on_stderr() as report:
         if path is None:
             placed = place(config, members, devices, profile_s=None, seed=seed, on_progress=report)
-            problem, matrix = placed.problem, placed.matrix
+            problem, matrix, host = placed.problem, placed.matrix, placed.host
         else:
             matrix = _read_matrix(path)
             found = profile_members(config, members, devices, on_progress=report)
             largest = {one.member: one.batch for one in found.profiles}  # ascending: the last
-            problem = plan_problem(found, devices, largest).problem
+            planned = plan_problem(found, devices, largest)
+            problem, host = planned.problem, planned.host
             _check(problem, matrix, path)
     ensembles = [ensemble.members for ensemble in config.ensembles.values()]
     return Subject(
         problem,
         matrix,
         [EnsembleShare(names) for names in ensembles or [(name,) for name in matrix.members]],
-        # Where front-end and combiner have no core for themselves, they cost the workers time.
-        Host(len(available_cores()), frontend_s_per_request=HOST_ROW_S)
-        if problem.row_s
-        else Host(),
+        host,
     )
 
 
