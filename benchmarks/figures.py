@@ -16,10 +16,12 @@ __all__ = [
     "LoadFigures",
     "MemberCost",
     "OverheadFigures",
+    "PairFigures",
     "PayloadFigures",
     "ProcessMemory",
     "ServingFigures",
     "Spread",
+    "ValidationFigures",
     "percentile",
 ]
 
@@ -171,3 +173,33 @@ class OverheadFigures(msgspec.Struct, frozen=True, tag="overhead"):
 
     payloads: tuple[PayloadFigures, ...]
     members: tuple[MemberCost, ...]
+
+
+class PairFigures(msgspec.Struct, frozen=True):
+    """An ensemble on a matrix: promised and measured.
+
+    Attributes:
+        connections: of the load generator, each with one request of one row at a time.
+        measured_rows_per_s: what the server answered.
+        simulated_rows_per_s: what a simulation of it gives.
+        modelled_rows_per_s: what the plain performance model gives, whatever the load.
+        error: by how much the simulation is off, as a share of what was measured.
+    """
+
+    name: str
+    connections: int
+    measured_rows_per_s: Spread
+    simulated_rows_per_s: float
+    modelled_rows_per_s: float
+    error: float
+
+
+class ValidationFigures(msgspec.Struct, frozen=True, tag="validation"):
+    """The simulation beside the server."""
+
+    pairs: tuple[PairFigures, ...]
+
+    @property
+    def median_error(self) -> float:
+        """The median of the errors, each as a positive share."""
+        return statistics.median(abs(pair.error) for pair in self.pairs)

@@ -16,8 +16,8 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.figures import OverheadFigures, ServingFigures
-from benchmarks.table import overhead_table, serving_table
+from benchmarks.figures import OverheadFigures, ServingFigures, ValidationFigures
+from benchmarks.table import overhead_table, serving_table, validation_table
 
 __all__ = [
     "Hardware",
@@ -35,6 +35,7 @@ _TITLES = {
     "small": "Five small networks, one row per request, binary",
     "heavy": "Three EfficientNet-Lite at 224 x 224, FP32, one row per request, binary",
     "overhead": "The path alone: fake members, whose predictions cost nothing",
+    "validation": "The simulation beside the server",
 }
 
 
@@ -71,7 +72,7 @@ class Result(msgspec.Struct, frozen=True):
     seed: int
     rounds: int
     seconds: int
-    figures: ServingFigures | OverheadFigures
+    figures: ServingFigures | OverheadFigures | ValidationFigures
 
 
 def describe_hardware() -> Hardware:
@@ -94,7 +95,7 @@ def _cpu_model() -> str:
 
 def make_result(
     name: str,
-    figures: ServingFigures | OverheadFigures,
+    figures: ServingFigures | OverheadFigures | ValidationFigures,
     *,
     config: str,
     rounds: int,
@@ -176,6 +177,8 @@ def _section(result: Result) -> str:
             table = serving_table(result.figures)
         case OverheadFigures():
             table = overhead_table(result.figures)
+        case ValidationFigures():
+            table = validation_table(result.figures)
     software = ", ".join(f"{name} {number}" for name, number in result.software.items())
     hardware = result.hardware
     about = (

@@ -14,12 +14,13 @@ from benchmarks.limit import errors_as_lines
 from benchmarks.overhead import measure_overhead
 from benchmarks.results_file import Result, make_result, page, read_results, write_result
 from benchmarks.serving import CASES, measure_serving
+from benchmarks.validation import measure_validation
 from benchmarks.wrk import find_wrk
 
 __all__ = ["main"]
 
 _HERE = Path(__file__).resolve().parent
-_OVERHEAD = "overhead"
+_OVERHEAD, _VALIDATION = "overhead", "validation"
 _ROUNDS, _SECONDS = 7, 5
 
 
@@ -28,6 +29,10 @@ def _measure(name: str, rounds: int, seconds: int) -> Result:
         overhead = measure_overhead(rounds, seconds)
         config = "fakes, made by benchmarks/overhead.py"
         return make_result(name, overhead, config=config, rounds=rounds, seconds=seconds)
+    if name == _VALIDATION:
+        validation = measure_validation(rounds, seconds)
+        config = "see benchmarks/validation.py"
+        return make_result(name, validation, config=config, rounds=rounds, seconds=seconds)
     case = CASES[name]
     serving = measure_serving(case, rounds, seconds)
     config = str(case.config.relative_to(_HERE.parent))
@@ -36,7 +41,7 @@ def _measure(name: str, rounds: int, seconds: int) -> Result:
 
 def main() -> None:
     """Run the suite."""
-    names = [*CASES, _OVERHEAD]
+    names = [*CASES, _OVERHEAD, _VALIDATION]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of a second: a try")
     parser.add_argument("--only", action="append", choices=names, help="may be repeated")

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.figures import LimitFigures, OverheadFigures, ServingFigures, Spread
+from benchmarks.figures import (
+    LimitFigures,
+    OverheadFigures,
+    ServingFigures,
+    Spread,
+    ValidationFigures,
+)
 
-__all__ = ["markdown", "overhead_table", "quantity", "serving_table", "spread"]
+__all__ = ["markdown", "overhead_table", "quantity", "serving_table", "spread", "validation_table"]
 
 _SCALE = ((1 << 20, "MB"), (1 << 10, "KB"))
 
@@ -104,3 +110,29 @@ def overhead_table(figures: OverheadFigures) -> str:
         ],
     )
     return f"{payloads}\n\n{members}"
+
+
+def validation_table(figures: ValidationFigures) -> str:
+    """Return the table of what was promised and what was measured."""
+    pairs = markdown(
+        (
+            "ensemble and matrix",
+            "connections",
+            "measured rows/s",
+            "simulated",
+            "error",
+            "plain model",
+        ),
+        [
+            (
+                pair.name,
+                str(pair.connections),
+                spread(pair.measured_rows_per_s),
+                _number(pair.simulated_rows_per_s),
+                f"{pair.error:+.0%}",
+                _number(pair.modelled_rows_per_s),
+            )
+            for pair in figures.pairs
+        ],
+    )
+    return f"Median error {figures.median_error:.1%}.\n\n{pairs}"
