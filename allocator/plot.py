@@ -35,7 +35,7 @@ def draw_allocation(path: Path, allocation: Allocation, problem: Problem) -> Non
     throughput, shares = solve_throughput(problem, cells)
     devices, members = cells.shape
     width, height = 4.5 + 0.5 * members, 1.8 + 0.35 * devices
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout="tight")
     matrix, memory, load = figure.subplots(1, 3, sharey=True, width_ratios=[max(members, 2), 3, 3])
     _draw_matrix(matrix, problem, cells)
     used = problem.used_bytes(cells)
