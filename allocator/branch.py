@@ -9,6 +9,7 @@ for members where little memory is left, and to find the fewest instances.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,17 +56,20 @@ def binaries(problem: Problem) -> int:
     )
 
 
-def fastest(problem: Problem, start: Cells, time_limit_s: float) -> Branched:
+def fastest(
+    problem: Problem, start: Cells, time_limit_s: float, *, bound: float = math.inf
+) -> Branched:
     """Search for the highest throughput.
 
     Args:
         problem: members, devices and profiles.
         start: cells to be better than.
         time_limit_s: when to stop.
+        bound: rows/s that no allocation exceeds, if that is known.
     """
     scale = typical_rows_per_s(problem)
     program = _Instances(problem, problem.efficient)
-    program.limit_time(throughput_gain=1.0)
+    program.limit_time(throughput_gain=1.0, at_most=bound)
     found = program.solve(start, time_limit_s)
     return Branched(found.cells, found.bound * scale, found.finished)
 
@@ -80,7 +84,7 @@ def fewest(problem: Problem, start: Cells, at_least: float, time_limit_s: float)
         time_limit_s: when to stop.
     """
     program = _Instances(problem, problem.efficient, instance_gain=-1.0)
-    program.limit_time(at_least=at_least)
+    program.limit_time(at_least=at_least, at_most=at_least)
     found = program.solve(start, time_limit_s)
     return Branched(found.cells, -found.bound, found.finished)
 
@@ -133,8 +137,10 @@ class _Instances:
                 lower=1,
             )
 
-    def limit_time(self, *, throughput_gain: float = 0.0, at_least: float = 0.0) -> None:
-        """Add the throughput and the shares of the devices' time."""
+    def limit_time(
+        self, *, throughput_gain: float = 0.0, at_least: float = 0.0, at_most: float = math.inf
+    ) -> None:
+        """Add the throughput, within limits, and the shares of the devices' time."""
         problem, program = self._problem, self._program
         scale = typical_rows_per_s(problem)
         throughput = program.column(gain=throughput_gain, lower=at_least / scale)
@@ -145,9 +151,11 @@ class _Instances:
         ]
         for (device, member, batch), column in self._columns.items():
             share = program.column(upper=1)
-            program.row([(share, 1.0), (column, -1.0)], upper=0)
-            times[device].append((share, 1.0))
             speed = problem.profile(device, member, batch).rows_per_s
+            # No instance needs to do more than the whole ensemble does.
+            useful = min(1.0, at_most * (1 + _GAP) / speed)
+            program.row([(share, 1.0), (column, -useful)], upper=0)
+            times[device].append((share, 1.0))
             speeds[member].append((share, speed / scale))
         for terms in times:
             program.row(terms, upper=1)

@@ -28,7 +28,7 @@ _PROVEN = 1e-4
 #: Problems with so few binary variables are proven at once, ...
 _TINY = 150
 #: ... and from so many on, branch and bound has no hope.
-_LARGE = 1500
+_LARGE = 400
 _CYCLE = 60
 _TOLERANCE = 0.03
 _BOUND_NODES = 200
@@ -97,11 +97,17 @@ def exact(
         effort: when it may end earlier.
         seed: of all chance.
     """
-    bound = upper_bound(problem, counts=False, time_limit_s=clock.left_s(), max_nodes=0)
     rebuilder = Rebuilder(problem, seed)
-    candidates = [(cells, solve_throughput(problem, cells)[0]) for cells in starts]
-    cells, throughput = max([*candidates, rebuilder.build()], key=lambda found: found[1])
-    found = Found(cells, throughput, max(bound, throughput))
+    candidates = [*map(rebuilder.judge, starts), rebuilder.build()]
+    best = max(candidates, key=lambda built: built.throughput)
+    bound = upper_bound(
+        problem,
+        counts=False,
+        time_limit_s=clock.left_s() / 4,
+        max_nodes=0,
+        at_least=best.throughput,
+    )
+    found = Found(best.cells, best.throughput, max(bound, best.throughput))
     size = branch.binaries(problem)
     if size > _TINY:
         found = _improve(rebuilder, found, clock, effort)
@@ -119,22 +125,21 @@ def _improve(rebuilder: Rebuilder, found: Found, clock: Clock, effort: Effort) -
     In cycles, allocations that are a little worse are accepted at first and ever less so later
     (threshold accepting, Dueck and Scheuer, Journal of Computational Physics 90, 1990).
     """
-    cells, throughput = best = found.cells, found.throughput
+    built = best = rebuilder.judge(found.cells)
     tries = last = 0
-    while tries - last < effort.patience and best[1] < found.bound * (1 - _PROVEN):
+    while tries - last < effort.patience and best.throughput < found.bound * (1 - _PROVEN):
         if clock.is_over():
             break
         warmth = 1 - 2 * (tries % _CYCLE) / _CYCLE
         if tries % _CYCLE == 0:
-            cells, throughput = best
-        tolerance = _TOLERANCE * max(warmth, 0.0) ** 2
-        cells, throughput = rebuilder.improve(cells, throughput, tolerance)
+            built = best
+        built = rebuilder.improve(built, _TOLERANCE * max(warmth, 0.0) ** 2)
         tries += 1
-        if throughput > best[1]:
-            if throughput > best[1] * (1 + _PROVEN):
-                last = tries
-            best = cells, throughput
-    return Found(*best, max(found.bound, best[1]))
+        if built.throughput > best.throughput * (1 + _PROVEN):
+            last = tries
+        if (built.throughput, built.score) > (best.throughput, best.score):
+            best = built
+    return Found(best.cells, best.throughput, max(found.bound, best.throughput))
 
 
 def _count(problem: Problem, found: Found, clock: Clock, effort: Effort) -> Found:
@@ -142,15 +147,19 @@ def _count(problem: Problem, found: Found, clock: Clock, effort: Effort) -> Foun
     if found.gap <= _PROVEN or clock.is_over():
         return found
     bound = upper_bound(
-        problem, counts=True, time_limit_s=clock.left_s() / 3, max_nodes=_BOUND_NODES
+        problem,
+        counts=True,
+        time_limit_s=clock.left_s() / 5,
+        max_nodes=_BOUND_NODES,
+        known=found.bound,
     )
-    return Found(found.cells, found.throughput, max(min(bound, found.bound), found.throughput))
+    return Found(found.cells, found.throughput, max(bound, found.throughput))
 
 
 def _branch(problem: Problem, found: Found, clock: Clock) -> Found:
     if clock.is_over():
         return found
-    result = branch.fastest(problem, found.cells, clock.left_s())
+    result = branch.fastest(problem, found.cells, clock.left_s(), bound=found.bound)
     clock.limited |= not result.finished
     cells, throughput = found.cells, found.throughput
     if result.cells is not None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from allocator.problem import Cells, Problem
 from allocator.profiles import Profile
 from allocator.throughput import Floats, ThroughputModel
 
-__all__ = ["Rebuilder"]
+__all__ = ["Built", "Rebuilder"]
 
 #: Of the instances that a crowded device should have, the most used so many are considered ...
 _MOST_MEMBERS = 6
@@ -34,6 +35,26 @@ _MOST_REBUILT = 8
 _NOISE = 0.3
 _LEAST_SHARE = 1e-7
 _SAME = 1e-9
+#: What members together gain by being ahead of the throughput, and how far ahead it counts, as a
+#: share of what were possible without any limit of memory.
+_AHEAD_GAIN = 0.03
+_MOST_AHEAD = 0.3
+
+
+@dataclass(frozen=True)
+class Built:
+    """An allocation.
+
+    Attributes:
+        cells: the allocation.
+        throughput: its rows/s, 0 if a member found no place.
+        score: what to compare it by while searching: the throughput, and a little for members
+            that could be faster.
+    """
+
+    cells: Cells
+    throughput: float
+    score: float
 
 
 class Rebuilder:
@@ -47,7 +68,6 @@ class Rebuilder:
     def __init__(self, problem: Problem, seed: int) -> None:
         self._problem = problem
         self._generator = np.random.default_rng(seed)
-        self._model = ThroughputModel(problem)
         shape = len(problem.devices), len(problem.members)
         self._everything = problem.empty()
         self._speeds = np.zeros(shape)
@@ -55,23 +75,39 @@ class Rebuilder:
             if options := problem.efficient(device, member):
                 self._everything[device, member] = options[-1].batch
                 self._speeds[device, member] = options[-1].rows_per_s
+        self._truth = ThroughputModel(problem)
+        self._truth.put_all(self._everything)
+        self._model = ThroughputModel(
+            problem,
+            ahead_gain=_AHEAD_GAIN / shape[1],
+            most_ahead=_MOST_AHEAD * self._truth.rows_per_s(),
+        )
 
-    def build(self) -> tuple[Cells, float]:
-        """Return cells made from nothing and their throughput, 0 if a member found no place."""
-        return self._rebuild(self._problem.empty(), range(len(self._problem.devices)), noise=0.0)
+    def build(self) -> Built:
+        """Build from nothing."""
+        devices = range(len(self._problem.devices))
+        return self._judge(*self._rebuild(self._problem.empty(), devices, noise=0.0))
 
-    def improve(self, cells: Cells, throughput: float, tolerance: float) -> tuple[Cells, float]:
-        """Rebuild some devices; return the result with its throughput, or what there was.
+    def judge(self, cells: Cells) -> Built:
+        """Return an allocation with what it is worth."""
+        self._model.put_all(cells)
+        return self._judge(cells, self._model.rows_per_s())
+
+    def improve(self, built: Built, tolerance: float) -> Built:
+        """Rebuild some devices; return the result, or what there was.
 
         Args:
-            cells: an allocation.
-            throughput: its throughput, rows/s.
-            tolerance: by how much the result may be slower, as a share.
+            built: an allocation.
+            tolerance: by how much the result's score may be lower, as a share.
         """
-        rebuilt, after = self._rebuild(cells, self._worst_devices(cells), noise=_NOISE)
-        if after > 0 and after >= throughput * (1 - tolerance - _SAME):
-            return rebuilt, after
-        return cells, throughput
+        rebuilt, score = self._rebuild(built.cells, self._worst_devices(built.cells), noise=_NOISE)
+        if score > 0 and score >= built.score * (1 - tolerance - _SAME):
+            return self._judge(rebuilt, score)
+        return built
+
+    def _judge(self, cells: Cells, score: float) -> Built:
+        self._truth.put_all(cells)
+        return Built(cells, self._truth.rows_per_s() if score else 0.0, score)
 
     def _worst_devices(self, cells: Cells) -> list[int]:
         """A few devices, likely those that could contribute much more at the present prices."""

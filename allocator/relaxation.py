@@ -8,24 +8,35 @@ Time and memory are limited for the class as a whole, and instances bigger than 
 device are limited to k per device. Every allocation is such a solution, but not the other way
 round. Where devices have many sizes of memory, those of similar size are counted as the biggest
 of them, which relaxes the problem further but keeps it small.
+
+Whether a throughput T is possible is easier to refute than the best one is to find ("destructive
+bounds", Klein and Scholl, European Journal of Operational Research 112, 1999): an allocation that
+can do more can also do T. Then no copy needs to do more than T, so X v <= T Z, and a member needs
+T over its highest speed copies at least, rounded up.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 
 import highspy
 
 from allocator.problem import Problem
-from allocator.program import Program
+from allocator.program import INFINITY, Program
 from allocator.throughput import typical_rows_per_s
 
 __all__ = ["InfeasibleError", "upper_bound"]
 
+_Terms = list[tuple[int, float]]
+
 _MOST_CLASSES = 12
 _MOST_PER_DEVICE = 6
 _GAP = 1e-4
+#: How close bisection comes to the lowest throughput that it can refute.
+_STEP = 1e-3
+_SAME = 1e-5
 
 
 class InfeasibleError(Exception):
@@ -52,7 +63,15 @@ class _Class:
         return self.devices[0]
 
 
-def upper_bound(problem: Problem, *, counts: bool, time_limit_s: float, max_nodes: int) -> float:
+def upper_bound(
+    problem: Problem,
+    *,
+    counts: bool,
+    time_limit_s: float,
+    max_nodes: int,
+    at_least: float = 0.0,
+    known: float = math.inf,
+) -> float:
     """Return rows/s that no allocation exceeds.
 
     Args:
@@ -60,66 +79,128 @@ def upper_bound(problem: Problem, *, counts: bool, time_limit_s: float, max_node
         counts: whether copies are whole numbers, which takes longer and tells more.
         time_limit_s: when to stop; a bound is a bound whenever that is.
         max_nodes: of the branch-and-bound tree, with `counts`.
+        at_least: a throughput that is possible, below which no bound needs to be looked for.
+        known: a bound.
 
     Raises:
         InfeasibleError: if no allocation exists.
     """
-    most = _MOST_CLASSES if counts else len(problem.devices)
-    scale = typical_rows_per_s(problem)
-    solver = _program(problem, _classes(problem, most), scale, counts).solver()
-    solver.setOptionValue("time_limit", max(time_limit_s, 0.01))
-    solver.setOptionValue("mip_max_nodes", max_nodes)
-    solver.setOptionValue("mip_rel_gap", _GAP)
-    solver.run()
-    if solver.getModelStatus() == highspy.HighsModelStatus.kInfeasible:
-        raise InfeasibleError
-    info = solver.getInfo()
-    if counts:
-        bound = info.mip_dual_bound
-    elif solver.getModelStatus() == highspy.HighsModelStatus.kOptimal:
-        bound = info.objective_function_value
-    else:
+    if not counts:
+        return min(known, _refuted(problem, time_limit_s, at_least))
+    relaxation = _Relaxation(problem, _MOST_CLASSES)
+    return min(known, relaxation.solve(time_limit_s, target=known, max_nodes=max_nodes))
+
+
+def _refuted(problem: Problem, time_limit_s: float, at_least: float) -> float:
+    """Return about the lowest throughput that is refuted by fractions of copies."""
+    end = time.monotonic() + time_limit_s
+    bound = _Relaxation(problem, len(problem.devices)).solve(time_limit_s)
+    relaxation = _Relaxation(problem, _MOST_CLASSES)
+    while bound - at_least > _STEP * bound and time.monotonic() < end:
+        middle = (bound + at_least) / 2
+        try:
+            reached = relaxation.solve(end - time.monotonic(), target=middle, rounded=True)
+        except InfeasibleError:
+            reached = 0.0
+        if reached < middle * (1 - _SAME):
+            bound = middle
+        else:
+            at_least = middle
+    return bound
+
+
+class _Relaxation:
+    """The program, at some detail.
+
+    Args:
+        problem: members, devices and profiles.
+        most_classes: as how many classes the devices are counted, about.
+    """
+
+    def __init__(self, problem: Problem, most_classes: int) -> None:
+        self._problem = problem
+        self._classes = _classes(problem, most_classes)
+        self._scale = typical_rows_per_s(problem)
+
+    def solve(
+        self,
+        time_limit_s: float,
+        *,
+        target: float = math.inf,
+        rounded: bool = False,
+        max_nodes: int = 0,
+    ) -> float:
+        """Return the most that is possible here, infinity if that is not known in time.
+
+        Args:
+            time_limit_s: when to stop.
+            target: a throughput that need not be exceeded.
+            rounded: whether only allocations that reach the target are of interest.
+            max_nodes: of branch and bound over whole copies; 0 to count fractions.
+
+        Raises:
+            InfeasibleError: if there is no solution.
+        """
+        solver = self._program(target, rounded, max_nodes > 0).solver()
+        solver.setOptionValue("time_limit", max(time_limit_s, 0.01))
+        solver.setOptionValue("mip_max_nodes", max_nodes)
+        solver.setOptionValue("mip_rel_gap", _GAP)
+        solver.run()
+        status, info = solver.getModelStatus(), solver.getInfo()
+        if status == highspy.HighsModelStatus.kInfeasible:
+            raise InfeasibleError
         bound = math.inf
-    return bound * scale if bound < highspy.kHighsInf else math.inf
+        if max_nodes:
+            bound = info.mip_dual_bound
+        elif status == highspy.HighsModelStatus.kOptimal:
+            bound = info.objective_function_value
+        return bound * self._scale if bound < highspy.kHighsInf else math.inf
 
-
-def _program(problem: Problem, classes: list[_Class], scale: float, counts: bool) -> Program:
-    program = Program()
-    throughput = program.column(gain=1.0)
-    members = range(len(problem.members))
-    speeds: list[list[tuple[int, float]]] = [[(throughput, -1.0)] for _ in members]
-    copies: list[list[tuple[int, float]]] = [[] for _ in members]
-    for one in classes:
-        number = len(one.devices)
-        own_s = sum(problem.row_seconds(device) for device in one.devices) * scale
-        times: list[tuple[int, float]] = [(throughput, own_s)] if own_s else []
-        memory: list[tuple[int, float]] = []
-        big: list[list[tuple[int, float]]] = [[] for _ in range(_MOST_PER_DEVICE)]
+    def _program(self, target: float, rounded: bool, whole: bool) -> Program:
+        problem, program, scale = self._problem, Program(), self._scale
+        throughput = program.column(gain=1.0, upper=min(target / scale, INFINITY))
+        members = range(len(problem.members))
+        speeds: list[_Terms] = [[(throughput, -1.0)] for _ in members]
+        copies: list[_Terms] = [[] for _ in members]
+        fastest = [0.0 for _ in members]
+        for one in self._classes:
+            number = len(one.devices)
+            own_s = sum(problem.row_seconds(device) for device in one.devices) * scale
+            times: _Terms = [(throughput, own_s)] if own_s else []
+            sizes: list[tuple[int, int]] = []
+            for member in members:
+                own: _Terms = []
+                for option in problem.efficient(one.typical, member):
+                    copy = program.column(upper=number, integer=whole)
+                    share = program.column(upper=number)
+                    useful = min(1.0, target / option.rows_per_s)
+                    program.row([(share, 1.0), (copy, -useful)], upper=0.0)
+                    own.append((copy, 1.0))
+                    times.append((share, 1.0))
+                    sizes.append((copy, option.memory_bytes))
+                    speeds[member].append((share, option.rows_per_s / scale))
+                    fastest[member] = max(fastest[member], option.rows_per_s)
+                if own:
+                    program.row(own, upper=number)
+                    copies[member] += own
+            program.row(times, upper=number)
+            self._limit_memory(program, one, sizes)
         for member in members:
-            own: list[tuple[int, float]] = []
-            for option in problem.efficient(one.typical, member):
-                copy = program.column(upper=number, integer=counts)
-                time = program.column(upper=number)
-                program.row([(time, 1.0), (copy, -1.0)], upper=0.0)
-                own.append((copy, 1.0))
-                times.append((time, 1.0))
-                memory.append((copy, option.memory_bytes / max(one.memory_bytes, 1)))
-                speeds[member].append((time, option.rows_per_s / scale))
-                for most in range(1, _MOST_PER_DEVICE):
-                    if option.memory_bytes * (most + 1) > one.memory_bytes:
-                        big[most].append((copy, 1.0))
-            if own:
-                program.row(own, upper=number)
-                copies[member] += own
-        program.row(times, upper=number)
-        program.row(memory, upper=one.room_bytes / max(one.memory_bytes, 1))
+            program.row(speeds[member], lower=0.0)
+            needed = 1.0
+            if rounded and fastest[member]:
+                needed = max(needed, math.ceil(target / fastest[member] * (1 - _SAME)))
+            program.row(copies[member], lower=needed)
+        return program
+
+    def _limit_memory(self, program: Program, one: _Class, sizes: list[tuple[int, int]]) -> None:
+        """Limit the memory of a class as a whole, and how many big copies its devices hold."""
+        unit = max(one.memory_bytes, 1)
+        program.row([(copy, size / unit) for copy, size in sizes], upper=one.room_bytes / unit)
         for most in range(1, _MOST_PER_DEVICE):
-            if big[most] and not _is_pooled(problem, one):
-                program.row(big[most], upper=most * number)
-    for member in members:
-        program.row(speeds[member], lower=0.0)
-        program.row(copies[member], lower=1.0)
-    return program
+            big = [(copy, 1.0) for copy, size in sizes if size * (most + 1) > one.memory_bytes]
+            if big and not _is_pooled(self._problem, one):
+                program.row(big, upper=most * len(one.devices))
 
 
 def _is_pooled(problem: Problem, one: _Class) -> bool:

@@ -7,6 +7,7 @@ reach.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,8 +125,10 @@ def search(
         found, name = fewest_instances(problem, found, clock=clock), "exact"
     else:
         name = next(key for key in (solver.replace("-", "_"), "exact") if key in starts)
-        bound = upper_bound(problem, counts=False, time_limit_s=time_limit_s, max_nodes=0)
         throughput = solve_throughput(problem, starts[name])[0]
+        bound = upper_bound(
+            problem, counts=False, time_limit_s=time_limit_s, max_nodes=0, at_least=throughput
+        )
         found = Found(starts[name], throughput, max(bound, throughput))
     return Allocation(
         matrix=problem.matrix(found.cells),
@@ -145,12 +148,14 @@ def _some_place(problem: Problem, refusal: NoPlaceError, clock: Clock, seed: int
         NoPlaceError: the given one, if there is none, or if the time is up.
     """
     try:
-        upper_bound(problem, counts=False, time_limit_s=clock.left_s(), max_nodes=0)
+        upper_bound(
+            problem, counts=False, time_limit_s=clock.left_s(), max_nodes=0, at_least=math.inf
+        )
     except InfeasibleError:
         raise refusal from None
-    cells, throughput = Rebuilder(problem, seed).build()
-    if throughput:
-        return cells
+    built = Rebuilder(problem, seed).build()
+    if built.throughput:
+        return built.cells
     result = branch.some_place(problem, clock.left_s())
     if result.cells is None:
         raise refusal

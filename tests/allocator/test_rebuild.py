@@ -14,7 +14,8 @@ WIDE = problems(most_devices=5, most_members=5, batches=(1, 2, 8))
 @FEW
 @given(WIDE)
 def test_what_is_built_is_feasible_and_as_fast_as_said(problem):
-    cells, throughput = Rebuilder(problem, seed=0).build()
+    built = Rebuilder(problem, seed=0).build()
+    cells, throughput = built.cells, built.throughput
     assert (problem.used_bytes(cells) <= problem.capacity_bytes).all() or not throughput
     if throughput:
         assert problem.faults(problem.matrix(cells)) == []
@@ -26,14 +27,15 @@ def test_what_is_built_is_feasible_and_as_fast_as_said(problem):
 def test_improvements_are_feasible_not_much_slower_and_repeatable(problem):
     def run():
         rebuilder = Rebuilder(problem, seed=3)
-        cells, throughput = rebuilder.build()
-        for tolerance in (0.0, 0.1, 0.0) if throughput else ():
-            before = throughput
-            cells, throughput = rebuilder.improve(cells, throughput, tolerance)
-            assert throughput >= before * (1 - tolerance - 1e-6)
-            assert problem.faults(problem.matrix(cells)) == []
-            assert throughput == pytest.approx(solve_throughput(problem, cells)[0], rel=1e-6)
-        return cells
+        built = rebuilder.build()
+        for tolerance in (0.0, 0.1, 0.0) if built.throughput else ():
+            before = built
+            built = rebuilder.improve(built, tolerance)
+            assert built.score >= before.score * (1 - tolerance - 1e-6)
+            assert problem.faults(problem.matrix(built.cells)) == []
+            throughput, _ = solve_throughput(problem, built.cells)
+            assert built.throughput == pytest.approx(throughput, rel=1e-6)
+        return built.cells
 
     assert (run() == run()).all()
 
@@ -41,7 +43,8 @@ def test_improvements_are_feasible_not_much_slower_and_repeatable(problem):
 def test_where_all_fits_the_first_build_is_the_best():
     devices = tuple(device(f"cuda:{index}", 100) for index in range(4))
     problem = Problem(("a", "b"), devices, profiles(a={1: (1, 5), 8: (10, 9)}, b={1: (30, 5)}))
-    cells, throughput = Rebuilder(problem, seed=0).build()
+    built = Rebuilder(problem, seed=0).build()
+    cells, throughput = built.cells, built.throughput
     assert throughput == pytest.approx(4 / (1 / 10 + 1 / 30))
     assert set(cells[:, 0]) <= {0, 8}
 
@@ -52,7 +55,8 @@ def test_a_crowded_device_gets_smaller_batches_or_fewer_members():
         (device("cuda:0", 10),),
         profiles(a={1: (10, 4), 8: (40, 8)}, b={1: (10, 4), 8: (11, 6)}),
     )
-    cells, throughput = Rebuilder(problem, seed=0).build()
+    built = Rebuilder(problem, seed=0).build()
+    cells, throughput = built.cells, built.throughput
     assert cells.tolist() == [[1, 8]]
     assert throughput == pytest.approx(1 / (1 / 10 + 1 / 11))
 
@@ -60,7 +64,7 @@ def test_a_crowded_device_gets_smaller_batches_or_fewer_members():
 def test_a_member_too_many_is_said_by_a_throughput_of_zero():
     devices = (device("cuda:0", 10),)
     problem = Problem(("a", "b"), devices, profiles(a={1: (1, 6)}, b={1: (1, 6)}))
-    assert Rebuilder(problem, seed=0).build()[1] == 0
+    assert Rebuilder(problem, seed=0).build().throughput == 0
 
 
 def test_a_rebuild_finds_what_a_cell_at_a_time_does_not():
@@ -72,11 +76,13 @@ def test_a_rebuild_finds_what_a_cell_at_a_time_does_not():
     )
     listed = [*problem.profiles, *_on_b(a=1, b=10)]
     problem = Problem(problem.members, problem.devices, type(problem.profiles)(listed))
-    rebuilder, cells, throughput = Rebuilder(problem, seed=1), np.array([[0, 1], [1, 0]]), 1.0
+    rebuilder = Rebuilder(problem, seed=1)
+    built = rebuilder.judge(np.array([[0, 1], [1, 0]]))
+    assert built.throughput == pytest.approx(1)
     for _ in range(20):
-        cells, throughput = rebuilder.improve(cells, throughput, 0.0)
-    assert throughput == pytest.approx(10)
-    assert cells.tolist() == [[1, 0], [0, 1]]
+        built = rebuilder.improve(built, 0.0)
+    assert built.throughput == pytest.approx(10)
+    assert built.cells.tolist() == [[1, 0], [0, 1]]
 
 
 def _on_b(**speeds):
