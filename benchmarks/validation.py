@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from allocator.matrix import AllocationMatrix
@@ -33,7 +34,7 @@ from server.placement import find_devices
 from server.planning import plan_problem
 from server.profiling import profile_members
 
-__all__ = ["PAIRS", "Pair", "main", "measure_pair", "measure_validation", "promise"]
+__all__ = ["PAIRS", "Pair", "configured", "main", "measure_pair", "measure_validation", "promise"]
 
 _HERE = Path(__file__).resolve().parent
 _SEED = 0
@@ -60,6 +61,11 @@ class Pair:
     ensemble: str
     matrix: Mapping[str, Mapping[str, int]]
     connections: int
+
+    @property
+    def is_fake(self) -> bool:
+        """Whether its members only sleep."""
+        return not isinstance(self.config, Path)
 
 
 def _everywhere(members: Sequence[str], batch: int) -> dict[str, dict[str, int]]:
@@ -159,7 +165,7 @@ def measure_validation(rounds: int, seconds: int) -> ValidationFigures:
 def measure_pair(pair: Pair, rounds: int, seconds: int) -> PairFigures:
     """Measure one pair, see `measure_validation`."""
     with tempfile.TemporaryDirectory(prefix="validation-") as directory:
-        path = _write(pair, Path(directory))
+        path = configured(pair, Path(directory))
         simulated, modelled = promise(pair, load_config(path))
         with running_server(path) as server:
             tensor = model_input(server.address, pair.ensemble)
@@ -189,6 +195,8 @@ def promise(pair: Pair, config: Config) -> tuple[float, float]:
         config: its configuration; members that are not known are profiled.
     """
     members, devices = know_members(config), find_devices(config)
+    if pair.is_fake:  # what sleeps needs no core
+        devices = [msgspec.structs.replace(device, cores=()) for device in devices]
     found = profile_members(config, members, devices)
     largest = {one.member: one.batch for one in found.profiles}
     planned = plan_problem(found, devices, largest)
@@ -207,8 +215,8 @@ def promise(pair: Pair, config: Config) -> tuple[float, float]:
     return figures.throughput_rows_s, modelled
 
 
-def _write(pair: Pair, directory: Path) -> Path:
-    """Write the pair's configuration and allocation file, and return the former."""
+def configured(pair: Pair, directory: Path) -> Path:
+    """Write a pair's configuration and allocation file into a directory; return the former."""
     content = (
         yaml.safe_load(pair.config.read_text(encoding="utf-8"))
         if isinstance(pair.config, Path)
