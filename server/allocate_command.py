@@ -6,6 +6,7 @@ in; tables or JSON on stdout, the result file and a picture flow out.
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,12 @@ from allocator.simulation import Figures
 from server.allocation_report import print_allocation, result_document
 from server.config import Config
 from server.errors import ConfigError
+from server.measured_allocation import (
+    Trial,
+    measure_allocation,
+    print_trials,
+    trials_document,
+)
 from server.members import know_members
 from server.placement import find_devices, place
 from server.profile_report import progress_on_stderr
@@ -47,6 +54,8 @@ class Request:
         plot: where to draw the matrix, if anywhere: .svg or .png.
         rate_rows_s: search for the best latency at this rate of arrivals, if given.
         deadline_ms: for that, when an answer is late.
+        measure_s: let the server decide between good allocations, if given; seconds of the
+            longest measurement.
     """
 
     solver: Solver = "auto"
@@ -57,6 +66,7 @@ class Request:
     plot: Path | None = None
     rate_rows_s: float | None = None
     deadline_ms: float | None = None
+    measure_s: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what can't be written, before anything takes its time.
@@ -73,21 +83,30 @@ class Request:
             raise ConfigError("--deadline-ms needs --rate, the arrivals that it is for")
         if self.rate_rows_s is not None and self.solver != "auto":
             raise ConfigError(f"--rate has a search of its own, drop --solver {self.solver}")
+        if self.measure_s is not None and self.rate_rows_s is not None:
+            raise ConfigError("--measure is for the highest throughput, drop --rate")
 
 
-def allocate_config(config: Config, request: Request) -> None:
+def allocate_config(config: Config, request: Request, path: Path) -> None:
     """Place the members of a configuration, profiling those that are not known.
+
+    Args:
+        config: the configuration.
+        request: what is asked.
+        path: of its file.
 
     Raises:
         ConfigError: if the configuration is wrong, or there is no room for its members.
-        StartError: if a member can't run.
+        StartError: if a member can't run, or no allocation can be measured.
     """
     if request.rate_rows_s is not None:
         config = _for_latency(config, request)
+    if request.measure_s is not None and config.placement.objective == "latency":
+        raise ConfigError("--measure is for objective throughput, placement says latency")
     members = know_members(config)
     with progress_on_stderr() as on_progress:
         placement = place(
-            config,
+            config if request.measure_s is None else _with_spare_memory_left(config),
             members,
             find_devices(config),
             profile_s=None,
@@ -96,13 +115,29 @@ def allocate_config(config: Config, request: Request) -> None:
             seed=request.seed,
             on_progress=on_progress,
         )
+    allocation, trials = placement.allocation, tuple[Trial, ...]()
+    if request.measure_s is not None:
+        allocation, trials = measure_allocation(
+            path,
+            config,
+            placement,
+            longest_s=request.measure_s,
+            seed=request.seed,
+            on_line=lambda line: print(line, file=sys.stderr, flush=True),
+        )
     _tell(
         request,
-        placement.allocation,
+        allocation,
         placement.problem,
         placement.corrections,
         placement.figures,
+        trials=trials,
     )
+
+
+def _with_spare_memory_left(config: Config) -> Config:
+    wanted = config.placement.model_copy(update={"spare_memory": "leave"})
+    return config.model_copy(update={"placement": wanted})
 
 
 def _for_latency(config: Config, request: Request) -> Config:
@@ -174,8 +209,12 @@ def _tell(
     problem: Problem,
     corrections: Sequence[str],
     figures: Figures | None,
+    *,
+    trials: Sequence[Trial] = (),
 ) -> None:
     document = result_document(allocation, corrections, figures)
+    if trials:
+        document = json.dumps(json.loads(document) | {"measured": trials_document(trials)})
     if request.output is not None:
         try:
             write_atomically(request.output, document.encode() + b"\n")
@@ -189,6 +228,8 @@ def _tell(
         # Into a file or a pipe, tables are as wide as they need to be.
         console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
         print_allocation(console, allocation, problem, corrections, figures)
+        if trials:
+            print_trials(console, trials)
 
 
 def _draw(path: Path, allocation: Allocation, problem: Problem) -> None:

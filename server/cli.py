@@ -31,6 +31,9 @@ ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configur
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
+#: Seconds of the longest measurement of `allocate --measure`.
+_MEASURE_S = 4.0
+
 
 def main() -> None:
     """Run the command line; the entry point of the console script."""
@@ -58,10 +61,15 @@ def _options(
 @app.command()
 def serve(
     config: ConfigPath,
+    *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     http_port: Port = None,
     grpc_port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Reserved: gRPC is not served yet.")
+    ] = None,
+    allocation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Which member runs where, JSON, instead of CONFIG's."),
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -72,6 +80,10 @@ def serve(
         given = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
         given = {key: value for key, value in given.items() if value is not None}
         loaded = override_server(load_config(config), **given)
+        if allocation is not None:
+            if not allocation.is_file():
+                raise ConfigError(f"--allocation: there is no file {allocation}")
+            loaded = loaded.model_copy(update={"allocation": allocation.absolute()})
         import server.launch  # noqa: PLC0415
 
         raise typer.Exit(server.launch.serve(loaded))
@@ -138,6 +150,14 @@ def allocate(
         float | None, typer.Option(min=0.1, help="Seconds that the search may take [10].")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all chance.")] = 0,
+    measure: Annotated[
+        bool,
+        typer.Option("--measure", help="Let the server decide between good ones; needs CONFIG."),
+    ] = False,
+    measure_s: Annotated[
+        float | None,
+        typer.Option(min=0.1, help="Seconds of the longest measurement [4]; means --measure."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the result, JSON, for `serve`.")
     ] = None,
@@ -152,13 +172,18 @@ def allocate(
         _refuse_both(config, devices, profiles)
         from server.allocate_command import Request, allocate_config, allocate_files  # noqa: PLC0415
 
-        request = Request(solver, time_limit, seed, as_json, output, plot, rate, deadline_ms)
+        longest_s = measure_s or (_MEASURE_S if measure else None)
+        if longest_s is not None and config is None:
+            raise ConfigError("--measure needs CONFIG: what a file describes can't be served")
+        request = Request(
+            solver, time_limit, seed, as_json, output, plot, rate, deadline_ms, longest_s
+        )
         if devices is not None and profiles is not None:
             allocate_files(devices, profiles, request)
         elif config is not None:
             from server.config import load_config  # noqa: PLC0415
 
-            allocate_config(load_config(config), request)
+            allocate_config(load_config(config), request, config)
 
 
 @app.command()
