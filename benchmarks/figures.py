@@ -90,6 +90,7 @@ class LoadFigures(msgspec.Struct, frozen=True):
         of_limit: rows/s as a share of the limit's, measured in the same round.
         p50_of_in_turn: p50 by the batch-1 time of all members in turn, in the same round.
         p50_of_slowest: p50 by the batch-1 time of the slowest member, in the same round.
+        of_by_hand: rows/s by those of the placement made by hand, in the same round.
     """
 
     connections: int
@@ -99,6 +100,7 @@ class LoadFigures(msgspec.Struct, frozen=True):
     of_limit: Spread
     p50_of_in_turn: Spread
     p50_of_slowest: Spread
+    of_by_hand: Spread | None = None
 
 
 class ProcessMemory(msgspec.Struct, frozen=True):

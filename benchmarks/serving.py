@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from benchmarks.wrk import WrkResult, find_wrk, run_wrk
 from server.config import Config, load_config
 from server.members import model_sources
 
-__all__ = ["CASES", "Case", "load_figures", "main", "measure_serving"]
+__all__ = ["CASES", "Case", "Round", "load_figures", "main", "measure_serving"]
 
 _HERE = Path(__file__).resolve().parent
 _SEED = 0
@@ -44,17 +45,19 @@ class Case:
         config: its configuration; its members have one input each.
         ensemble: its name.
         connections: of the load generator, in the order they are measured.
+        by_hand: the same ensemble, placed by hand, to be measured beside it.
     """
 
     config: Path
     ensemble: str
     connections: tuple[int, ...]
+    by_hand: Path | None = None
 
 
 #: By their names on the command line.
 CASES = {
     "small": Case(_HERE / "small.yaml", "mlps", (1, 32, 128)),
-    "heavy": Case(_HERE / "heavy.yaml", "efficientnets", (1, 16)),
+    "heavy": Case(_HERE / "heavy.yaml", "efficientnets", (1, 16), _HERE / "heavy_by_hand.yaml"),
 }
 
 
@@ -71,32 +74,52 @@ def measure_serving(case: Case, rounds: int, seconds: int) -> ServingFigures:
     """
     find_wrk()
     config = load_config(case.config)
-    with (
-        Limit(model_sources(config)) as limit,
-        running_server(case.config) as server,
-    ):
+    with ExitStack() as stack:
+        limit = stack.enter_context(Limit(model_sources(config)))
+        server = stack.enter_context(running_server(case.config))
         idle_memory = server.memory()
         request, row_bytes = _checked_request(config, case.ensemble, server)
+        by_hand = (
+            None if case.by_hand is None else stack.enter_context(running_server(case.by_hand))
+        )
         limit_rounds = LimitRounds(limit, seconds)
         for connections in case.connections:
             run_wrk(server.address, request, connections, _WARM_UP_S)
-        measured = [
-            (
-                limit_rounds.measure(),
-                [run_wrk(server.address, request, n, seconds) for n in case.connections],
-            )
-            for _ in range(rounds)
-        ]
+            if by_hand is not None:
+                run_wrk(by_hand.address, request, connections, _WARM_UP_S)
+        servers = [server] if by_hand is None else [server, by_hand]
+        measured = []
+        for _ in range(rounds):
+            limits = limit_rounds.measure()
+            results = [
+                [run_wrk(one.address, request, n, seconds) for one in servers]
+                for n in case.connections
+            ]
+            measured.append([Round(limits, *both) for both in results])
     return ServingFigures(
         ensemble=case.ensemble,
         row_bytes=row_bytes,
         limit=limit_rounds.figures(),
         loads=tuple(
-            load_figures(n, [(limits, results[i]) for limits, results in measured])
-            for i, n in enumerate(case.connections)
+            load_figures(n, [one[i] for one in measured]) for i, n in enumerate(case.connections)
         ),
         idle_memory=idle_memory,
     )
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round at one number of connections.
+
+    Attributes:
+        limit: rows/s, the slowest member's ms, all members' in turn.
+        server: what the server did.
+        by_hand: what it did with a placement made by hand, if there is one.
+    """
+
+    limit: tuple[float, float, float]
+    server: WrkResult
+    by_hand: WrkResult | None = None
 
 
 def _checked_request(
@@ -110,23 +133,21 @@ def _checked_request(
     return request, row.nbytes
 
 
-def load_figures(
-    connections: int, rounds: Sequence[tuple[tuple[float, float, float], WrkResult]]
-) -> LoadFigures:
-    """Summarise the rounds at one number of connections.
-
-    Args:
-        connections: how many.
-        rounds: of each, the limit (rows/s, slowest member ms, all in turn ms) and the server.
-    """
+def load_figures(connections: int, rounds: Sequence[Round]) -> LoadFigures:
+    """Summarise the rounds at one number of connections."""
+    rates = [one.server.requests_per_s for one in rounds]
+    by_hand = [
+        one.server.requests_per_s / one.by_hand.requests_per_s for one in rounds if one.by_hand
+    ]
     return LoadFigures(
         connections=connections,
-        rows_per_s=Spread.of([result.requests_per_s for _, result in rounds]),
-        p50_ms=Spread.of([result.p50_ms for _, result in rounds]),
-        p99_ms=Spread.of([result.p99_ms for _, result in rounds]),
-        of_limit=Spread.of([result.requests_per_s / limit[0] for limit, result in rounds]),
-        p50_of_slowest=Spread.of([result.p50_ms / limit[1] for limit, result in rounds]),
-        p50_of_in_turn=Spread.of([result.p50_ms / limit[2] for limit, result in rounds]),
+        rows_per_s=Spread.of(rates),
+        p50_ms=Spread.of([one.server.p50_ms for one in rounds]),
+        p99_ms=Spread.of([one.server.p99_ms for one in rounds]),
+        of_limit=Spread.of([one.server.requests_per_s / one.limit[0] for one in rounds]),
+        p50_of_slowest=Spread.of([one.server.p50_ms / one.limit[1] for one in rounds]),
+        p50_of_in_turn=Spread.of([one.server.p50_ms / one.limit[2] for one in rounds]),
+        of_by_hand=Spread.of(by_hand) if by_hand else None,
     )
 
 

@@ -47,12 +47,16 @@ def quantity(size: int) -> str:
 def serving_table(figures: ServingFigures) -> str:
     """Return the tables of a served ensemble: its limit, its loads, its idle memory."""
     loads = markdown(
-        ("connections", "rows/s", "of the limit", "p50 ms", "p50 / all in turn", "p99 ms"),
+        (
+            *("connections", "rows/s", "of the limit", "/ placed by hand"),
+            *("p50 ms", "p50 / all in turn", "p99 ms"),
+        ),
         [
             (
                 str(load.connections),
                 spread(load.rows_per_s),
                 spread(load.of_limit),
+                spread(load.of_by_hand) if load.of_by_hand else "",
                 spread(load.p50_ms),
                 spread(load.p50_of_in_turn),
                 spread(load.p99_ms),

@@ -16,7 +16,7 @@ from benchmarks.figures import (
 )
 from benchmarks.overhead import member_costs
 from benchmarks.results_file import Result, make_result, page, read_results, write_result
-from benchmarks.serving import load_figures
+from benchmarks.serving import Round, load_figures
 from benchmarks.table import markdown, quantity, spread
 from benchmarks.wrk import WrkResult
 
@@ -66,11 +66,12 @@ def test_load_figures_pair_the_server_with_the_limit_of_its_round():
     load = load_figures(
         16,
         [
-            ((100, 10, 20), result(90, 15)),
-            ((50, 20, 40), result(50, 40)),
-            ((100, 10, 20), result(80, 12)),
+            Round((100, 10, 20), result(90, 15), result(60, 20)),
+            Round((50, 20, 40), result(50, 40), result(50, 40)),
+            Round((100, 10, 20), result(80, 12), result(40, 20)),
         ],
     )
+    assert load.of_by_hand == Spread(1.5, 1.0, 2.0)
     assert load.rows_per_s == Spread(80, 50, 90)
     assert load.of_limit == Spread(0.9, 0.8, 1.0)
     assert load.p50_of_in_turn == Spread(0.75, 0.6, 1.0)
