@@ -1,0 +1,102 @@
+"""Members to profile, and what stands in for the children that would measure them."""
+
+import math
+import os
+from contextlib import AbstractContextManager
+
+from server.compose import KnownMember
+from server.config import Config
+from server.profiling import profile_members
+from workers.profiler_messages import Loaded, Measured
+from workers.spec import DeviceSpec, FakeOptions, ModelSignature, ModelSource, TensorSpec
+
+MIB = 1 << 20
+CORES = sorted(os.sched_getaffinity(0))
+CPU = DeviceSpec("cpu:0", "cpu-1", 1 << 30, (CORES[0],))
+OTHER = DeviceSpec("cpu:1", "cpu-1", 1 << 30, (CORES[-1],))
+GPU = DeviceSpec("cuda:0", "NVIDIA H200", 100 << 30)
+
+
+def member(name, path, *, elements=4, parameter_bytes=100, **section):
+    config = Config.model_validate({"members": {name: {"model": {"recipe": "any"}, **section}}})
+    x, y = TensorSpec("x", "FP32", (elements,)), TensorSpec("y", "FP32", (elements,))
+    return KnownMember(
+        name,
+        config.members[name],
+        ModelSource(name, "onnx", str(path)),
+        ModelSignature((x,), y, parameter_bytes),
+    )
+
+
+def fake(name, **options):
+    fields = {"inputs": {"x": [4]}, "outputs": 2, **options}
+    config = Config.model_validate({"members": {name: {"model": "fake", "fake": fields}}})
+    return KnownMember(
+        name,
+        config.members[name],
+        ModelSource(name, "fake", fake=FakeOptions({"x": (4,)}, 2, options.get("sleep_ms", 0.0))),
+        ModelSignature((TensorSpec("x", "FP32", (4,)),), TensorSpec("output", "FP32", (2,)), 0),
+    )
+
+
+def profiled(members, devices=(CPU,), *, batches=(1, 2, 4), **options):
+    names = {one.name: {"model": {"recipe": "any"}} for one in members}
+    config = Config.model_validate({"members": names, "placement": {"batch_sizes": list(batches)}})
+    return profile_members(config, members, devices, **options)
+
+
+def batches(found, name="m", kind="cpu-1"):
+    return list(found.profiles.of(name, kind))
+
+
+class Script:
+    """Stands in for the child processes: answers are given by batch, an exception is raised."""
+
+    def __init__(self, answers, *, load=None, load_s=0.0, crowded=1.0):
+        self.answers = answers
+        self.now = 0.0
+        self.load_s = load_s
+        self.load = load
+        self.crowded = crowded
+        self.open = []
+        self.started = []
+
+    def __call__(self, device, instance, arena):
+        self.started.append((instance.source.member, device.name))
+        return _Actor(self, device.name)
+
+    @property
+    def measured(self):
+        return [batch for _, batch in self.open]
+
+
+class _Actor(AbstractContextManager):
+    def __init__(self, script, device):
+        self.script = script
+        self.device = device
+
+    def __exit__(self, *error):
+        self.script = None
+
+    def wait_loaded(self, timeout_s):
+        assert timeout_s > 0
+        self.script.now += min(self.script.load_s, timeout_s)
+        if self.script.load_s > timeout_s:
+            raise TimeoutError
+        if self.script.load:
+            raise self.script.load
+        return Loaded(70 * MIB)
+
+    def start(self, command):
+        self.batch = command.batch
+        self.script.open.append((self.device, command.batch))
+
+    def wait_measured(self, timeout_s):
+        assert 0 < timeout_s < math.inf
+        answer = self.script.answers[self.batch]
+        if isinstance(answer, list):
+            answer = answer.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        alone = self.script.open[-1][0] == self.script.open[0][0]
+        return Measured(self.batch, answer * (1 if alone else self.script.crowded), MIB)

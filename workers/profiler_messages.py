@@ -1,0 +1,84 @@
+"""What a profiler and the process that holds it say to each other.
+
+Used in both: each message is a line of JSON, a `ProfilerSpec` and then `Measure` commands on the
+child's stdin, a `Loaded` and then a `Measured` for each command (or the reason why not) on its
+stdout.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from workers.bootstrap import Failed
+from workers.memory import board_bytes
+from workers.spec import DeviceSpec, InstanceSpec, MemorySpec
+
+__all__ = [
+    "ARENA_OFFSET",
+    "LEAST_RUNS",
+    "LONG_RUN_S",
+    "PROCESSES",
+    "Loaded",
+    "Measure",
+    "Measured",
+    "ProfilerSpec",
+    "Reply",
+]
+
+#: Who is on the board of a profiler's memory.
+PROCESSES = ("profiler",)
+#: Where the arena of a profiler's memory begins.
+ARENA_OFFSET = board_bytes(len(PROCESSES))
+
+#: How often a batch is run for its latency, at least, after a run for its memory.
+LEAST_RUNS = 5
+#: After a run that takes longer, one run is enough.
+LONG_RUN_S = 1.0
+
+
+class ProfilerSpec(msgspec.Struct, frozen=True):
+    """The child's first line: where to load which instance; its batch is the largest to come."""
+
+    device: DeviceSpec
+    instance: InstanceSpec
+    memory: MemorySpec
+
+
+class Measure(msgspec.Struct, frozen=True):
+    """A command: run batches of a size, `LEAST_RUNS` of them at least.
+
+    Attributes:
+        batch: the size, rows.
+        seconds: for how long, about.
+    """
+
+    batch: int
+    seconds: float
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The member is loaded.
+
+    Attributes:
+        worker_bytes: what the process takes without the member, in the device's memory.
+    """
+
+    worker_bytes: int
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Measure`.
+
+    Attributes:
+        batch: how many rows were run at once.
+        latency_s: seconds per batch, the median of warm runs.
+        memory_bytes: what loading the member and running batches up to this size has added.
+    """
+
+    batch: int
+    latency_s: float
+    memory_bytes: int
+
+
+#: A line from the child.
+Reply = Loaded | Measured | Failed

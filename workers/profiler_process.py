@@ -1,0 +1,151 @@
+"""The handle of a profiler: starts the child, asks it, and ends it.
+
+Runs in the process that profiles. A device, an instance and an arena flow in, and go to a child
+(`workers.profiler`) with commands after them; its measurements flow out. Whatever becomes of the
+child is an exception here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from types import TracebackType
+from typing import Self
+
+import msgspec
+
+from workers.arena import arena_bytes
+from workers.bootstrap import Failed
+from workers.memory import create_memory
+from workers.profiler_messages import PROCESSES, Loaded, Measure, Measured, ProfilerSpec, Reply
+from workers.spec import ArenaSpec, DeviceSpec, InstanceSpec, MemorySpec
+
+__all__ = ["ProfilerError", "ProfilerProcess"]
+
+
+class ProfilerError(Exception):
+    """A member can't be measured (any further); the text is one line without its name."""
+
+
+class ProfilerProcess:
+    """A child that measures one instance; a context manager that ends it.
+
+    Args:
+        device: where.
+        instance: what; its batch is the largest that will be asked for.
+        arena: with room for that batch, at `ARENA_OFFSET`.
+    """
+
+    def __init__(self, device: DeviceSpec, instance: InstanceSpec, arena: ArenaSpec) -> None:
+        nbytes = arena.offset + arena_bytes(arena)
+        fd = create_memory(nbytes)
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed in the end)
+        self._unread = b""
+        try:
+            self._child = subprocess.Popen(
+                # -P: a directory `workers` where the user happens to be is not ours.
+                [sys.executable, "-P", "-m", "workers.profiler"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._complaints,
+                pass_fds=(fd,),
+            )
+        finally:
+            os.close(fd)
+        self._send(ProfilerSpec(device, instance, MemorySpec(fd, nbytes, PROCESSES, (arena,))))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._child.kill()
+        with contextlib.suppress(BrokenPipeError):  # a command that nobody took
+            self._child.__exit__(kind, error, trace)
+        self._complaints.close()
+
+    def wait_loaded(self, timeout_s: float) -> Loaded:
+        """Wait until the member is loaded.
+
+        Args:
+            timeout_s: for how long, at most.
+
+        Raises:
+            ProfilerError: if it can't be.
+            TimeoutError: if that takes longer than `timeout_s`.
+        """
+        reply = self._reply(timeout_s)
+        assert isinstance(reply, Loaded)
+        return reply
+
+    def start(self, command: Measure) -> None:
+        """Let the child begin to measure.
+
+        Args:
+            command: what.
+        """
+        self._send(command)
+
+    def wait_measured(self, timeout_s: float) -> Measured:
+        """Wait for what the child has measured.
+
+        Args:
+            timeout_s: for how long, at most.
+
+        Raises:
+            ProfilerError: if the batch could not be run.
+            TimeoutError: if that takes longer than `timeout_s`.
+        """
+        reply = self._reply(timeout_s)
+        assert isinstance(reply, Measured)
+        return reply
+
+    def _send(self, message: ProfilerSpec | Measure) -> None:
+        assert self._child.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # it is dead: reading tells why
+            self._child.stdin.write(msgspec.json.encode(message) + b"\n")
+            self._child.stdin.flush()
+
+    def _reply(self, timeout_s: float) -> Loaded | Measured:
+        line = self._line(time.monotonic() + timeout_s)
+        if not line:
+            raise ProfilerError(self._cause_of_death())
+        reply: Reply = msgspec.json.decode(line, type=Reply)
+        if isinstance(reply, Failed):
+            raise ProfilerError(reply.error)
+        return reply
+
+    def _line(self, deadline: float) -> bytes:
+        """Return the next line, empty if the child has closed its stdout."""
+        assert self._child.stdout is not None
+        fd = self._child.stdout.fileno()
+        while b"\n" not in self._unread:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([fd], [], [], left)[0]:
+                raise TimeoutError
+            chunk = os.read(fd, 1 << 16)
+            if not chunk:
+                return b""
+            self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    def _cause_of_death(self) -> str:
+        code = self._child.wait()
+        if code == -signal.SIGKILL:
+            return "out of memory (its process was killed)"
+        if code < 0:
+            return f"its process died of {signal.Signals(-code).name}"
+        self._complaints.seek(0)
+        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
+        return f"its process exited {code}: {lines[-1] if lines else 'no message'}"
