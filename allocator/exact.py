@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +32,9 @@ _TINY = 150
 _LARGE = 400
 _CYCLE = 60
 _TOLERANCE = 0.03
-_BOUND_NODES = 200
+#: What a bound may take: of the time that is left, and nodes where it counts whole copies.
+_BOUND_SHARE = 0.25
+_BOUND_NODES = 50
 #: The share of the throughput that fewer instances may cost.
 _ALMOST = 0.999
 
@@ -50,6 +53,13 @@ class Clock:
     def left_s(self) -> float:
         """Seconds that are left, 0 at least."""
         return max(self._end - time.monotonic(), 0.0)
+
+    @contextmanager
+    def part_s(self, share: float) -> Iterator[float]:
+        """Give away a share of the seconds that are left; to use them all is to be cut short."""
+        part = Clock(self.left_s() * share)
+        yield part.left_s()
+        self.limited |= part.is_over()
 
     def is_over(self) -> bool:
         """Whether the time is up; asking means that there was more to do."""
@@ -100,13 +110,10 @@ def exact(
     rebuilder = Rebuilder(problem, seed)
     candidates = [*map(rebuilder.judge, starts), rebuilder.build()]
     best = max(candidates, key=lambda built: built.throughput)
-    bound = upper_bound(
-        problem,
-        counts=False,
-        time_limit_s=clock.left_s() / 4,
-        max_nodes=0,
-        at_least=best.throughput,
-    )
+    with clock.part_s(_BOUND_SHARE) as limit_s:
+        bound = upper_bound(
+            problem, counts=False, time_limit_s=limit_s, max_nodes=0, at_least=best.throughput
+        )
     found = Found(best.cells, best.throughput, max(bound, best.throughput))
     size = branch.binaries(problem)
     if size > _TINY:
@@ -144,15 +151,16 @@ def _improve(rebuilder: Rebuilder, found: Found, clock: Clock, effort: Effort) -
 
 def _count(problem: Problem, found: Found, clock: Clock, effort: Effort) -> Found:
     """Lower the bound by counting copies in whole numbers."""
-    if found.gap <= _PROVEN or clock.is_over():
+    if found.gap <= effort.gap or clock.is_over():
         return found
-    bound = upper_bound(
-        problem,
-        counts=True,
-        time_limit_s=clock.left_s() / 5,
-        max_nodes=_BOUND_NODES,
-        known=found.bound,
-    )
+    with clock.part_s(_BOUND_SHARE) as limit_s:
+        bound = upper_bound(
+            problem,
+            counts=True,
+            time_limit_s=limit_s,
+            max_nodes=_BOUND_NODES,
+            known=found.bound,
+        )
     return Found(found.cells, found.throughput, max(bound, found.throughput))
 
 

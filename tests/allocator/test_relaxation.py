@@ -17,7 +17,7 @@ def bounds(problem, time_limit_s=5.0):
     return simple, counted
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(problems(most_members=2))
 def test_no_allocation_is_faster_and_none_exists_where_that_is_said(problem):
     best = max((throughput for _, throughput in every_allocation(problem)), default=0.0)
