@@ -159,38 +159,32 @@ class _Relaxation:
     def _program(self, target: float, rounded: bool, whole: bool) -> Program:
         problem, program, scale = self._problem, Program(), self._scale
         throughput = program.column(gain=1.0, upper=min(target / scale, INFINITY))
-        members = range(len(problem.members))
-        speeds: list[_Terms] = [[(throughput, -1.0)] for _ in members]
-        copies: list[_Terms] = [[] for _ in members]
-        fastest = [0.0 for _ in members]
+        speeds: list[_Terms] = [[(throughput, -1.0)] for _ in problem.members]
+        copies: list[_Terms] = [[] for _ in problem.members]
         for one in self._classes:
-            number = len(one.devices)
             own_s = sum(problem.row_seconds(device) for device in one.devices) * scale
             times: _Terms = [(throughput, own_s)] if own_s else []
             sizes: list[tuple[int, int]] = []
-            for member in members:
+            for member in range(len(problem.members)):
                 own: _Terms = []
                 for option in problem.efficient(one.typical, member):
-                    copy = program.column(upper=number, integer=whole)
-                    share = program.column(upper=number)
+                    copy = program.column(upper=len(one.devices), integer=whole)
+                    share = program.column()
                     useful = min(1.0, target / option.rows_per_s)
                     program.row([(share, 1.0), (copy, -useful)], upper=0.0)
                     own.append((copy, 1.0))
                     times.append((share, 1.0))
                     sizes.append((copy, option.memory_bytes))
                     speeds[member].append((share, option.rows_per_s / scale))
-                    fastest[member] = max(fastest[member], option.rows_per_s)
-                if own:
-                    program.row(own, upper=number)
-                    copies[member] += own
-            program.row(times, upper=number)
+                program.row(own, upper=len(one.devices))
+                copies[member] += own
+            program.row(times, upper=len(one.devices))
             self._limit_memory(program, one, sizes)
-        for member in members:
-            program.row(speeds[member], lower=0.0)
-            needed = 1.0
-            if rounded and fastest[member]:
-                needed = max(needed, math.ceil(target / fastest[member] * (1 - _SAME)))
-            program.row(copies[member], lower=needed)
+        for speed, copy_terms in zip(speeds, copies, strict=True):
+            program.row(speed, lower=0.0)
+            fastest = max((rate * scale for _, rate in speed[1:]), default=math.inf)
+            needed = math.ceil(target / fastest * (1 - _SAME)) if rounded else 1
+            program.row(copy_terms, lower=max(needed, 1))
         return program
 
     def _limit_memory(self, program: Program, one: _Class, sizes: list[tuple[int, int]]) -> None:
