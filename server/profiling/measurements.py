@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allocator.profiles import Profile, Profiles
+from server.compose import KnownMember
 from server.errors import StartError
 from server.profiling.estimates import estimate, fake_profiles
 from server.profiling.known import Known
@@ -110,11 +111,14 @@ def _worker_bytes(
 def _check_each_can_run(
     pairs: Iterable[Pair], profiles: Profiles, missing: Sequence[tuple[str, str, str]]
 ) -> None:
-    names = dict.fromkeys(pair.member.name for pair in pairs)
-    if stranded := [name for name in names if name not in profiles.members]:
-        raise StartError("\n".join(_why_stranded(name, missing) for name in stranded))
+    members = {pair.member.name: pair.member for pair in pairs}
+    stranded = [one for name, one in members.items() if name not in profiles.members]
+    if stranded:
+        raise StartError("\n".join(_why_stranded(one, missing) for one in stranded))
 
 
-def _why_stranded(name: str, missing: Sequence[tuple[str, str, str]]) -> str:
-    reasons = "; ".join(f"{kind}: {reason}" for member, kind, reason in missing if member == name)
-    return f"member {name!r} can't run on any device: {reasons}"
+def _why_stranded(member: KnownMember, missing: Sequence[tuple[str, str, str]]) -> str:
+    reasons = "; ".join(
+        f"{kind}: {reason}" for name, kind, reason in missing if name == member.name
+    )
+    return f"member {member.name!r} ({member.source.path}) can't run on any device: {reasons}"

@@ -1,5 +1,6 @@
 """What can be found wrong before taking traffic is, and said in one line."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -120,14 +121,19 @@ def test_a_port_in_use(tmp_path):
     assert "in use" in line
 
 
-def test_a_model_that_answers_with_nan(tmp_path):
-    """For zeros it answers with zeros; what the warm-up sends it makes NaN."""
+@pytest.mark.parametrize("placed", [False, True])
+def test_a_model_that_answers_with_nan(tmp_path, placed):
+    """For zeros it answers with zeros; what profiling, or the warm-up, sends it makes NaN."""
     square_root(tmp_path / "m.onnx")
     config = {**models(m={"model": "m.onnx"}), "devices": devices(1)}
+    if placed:  # so it is not profiled
+        matrix = {"members": ["m"], "devices": ["cpu:0"], "matrix": [[4]]}
+        (tmp_path / "allocation.json").write_text(json.dumps(matrix))
+        config["allocation"] = "allocation.json"
     status, out, lines = run("serve", config, tmp_path, "--http-port", "0")
     assert (status, out) == (1, "")
     (line,) = [line for line in lines if line.startswith("error: ")]
-    for part in ("'m'", "m.onnx", "NaN", "warm-up"):
+    for part in ("'m'", "m.onnx", *(("NaN", "warm-up") if placed else ("not a finite number",))):
         assert part in line
 
 

@@ -27,7 +27,7 @@ def test_a_member_that_can_run_nowhere_is_an_error(model, script, cache):
     with pytest.raises(StartError) as caught:
         profiled([member("m", model), fake("a")])
     assert str(caught.value) == (
-        "member 'm' can't run on any device: cpu-1: its process died of SIGSEGV"
+        f"member 'm' ({model}) can't run on any device: cpu-1: its process died of SIGSEGV"
     )
     assert not cache.exists() or not list(cache.iterdir())
 
