@@ -26,7 +26,7 @@ __all__ = ["Clock", "Effort", "Found", "exact", "fewest_instances"]
 
 #: Bound and throughput count as equal at this gap: the solvers' own tolerance.
 _PROVEN = 1e-4
-#: Problems with so few binary variables are proven at once, ...
+#: Problems with so few binary variables are proven at once, whatever gap would do, ...
 _TINY = 150
 #: ... and from so many on, branch and bound has no hope.
 _LARGE = 400
@@ -119,7 +119,7 @@ def exact(
     if size > _TINY:
         found = _improve(rebuilder, found, clock, effort)
         found = _count(problem, found, clock, effort)
-    if size <= _LARGE and found.gap > effort.gap:
+    if size <= _LARGE and found.gap > (_PROVEN if size <= _TINY else effort.gap):
         found = _branch(problem, found, clock)
     while found.gap > effort.gap and not clock.is_over():
         found = _improve(rebuilder, found, clock, Effort(effort.gap, patience=4 * _CYCLE))
