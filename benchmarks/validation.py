@@ -30,8 +30,8 @@ from benchmarks.server_process import running_server
 from benchmarks.wrk import find_wrk, run_wrk
 from server.config import Config, load_config
 from server.members import know_members
-from server.placement import find_devices
-from server.planning import plan_problem
+from server.planning.costs import plan_problem
+from server.planning.placement import find_devices
 from server.profiling import profile_members
 
 __all__ = ["PAIRS", "Pair", "configured", "main", "measure_pair", "measure_validation", "promise"]

@@ -16,20 +16,20 @@ import tempfile
 from setproctitle import setproctitle
 
 from allocator.matrix import AllocationMatrix
-from server.allocation_report import summary
 from server.compose import Composition, compose
 from server.config import Config
 from server.errors import StartError
 from server.front_end_spec import FrontEndSpec
 from server.members import know_members
-from server.placement import (
+from server.planning.placement import (
     Placement,
     arena_budget_bytes,
     find_devices,
     place,
     read_allocation,
 )
-from server.profile_report import progress_on_stderr
+from server.planning.report import summary
+from server.profiling.progress import progress_on_stderr
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
 from workers.memory import board_bytes, create_memory

@@ -14,8 +14,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from server.measured_server import MeasurementError
-from server.measuring_requests import HEADER_LENGTH, TIMEOUT_S, InferRequest, checked
+from server.measured.requests import HEADER_LENGTH, TIMEOUT_S, InferRequest, checked
+from server.measured.server import MeasurementError
 
 __all__ = ["Exchange", "measure_rows_s", "rows_within"]
 

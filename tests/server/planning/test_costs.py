@@ -1,8 +1,8 @@
 import pytest
 
-import server.planning
+import server.planning.costs
 from allocator.profiles import Profile, Profiles
-from server.planning import HOST_ROW_S, JOB_S, plan_problem
+from server.planning.costs import HOST_ROW_S, JOB_S, plan_problem
 from server.profiling import Measurements
 from workers.spec import DeviceSpec
 
@@ -31,7 +31,7 @@ def cpus(*cores, pool="ram", memory=8 * GIB):
 @pytest.fixture
 def cores(monkeypatch):
     def there(*ids):
-        monkeypatch.setattr(server.planning, "available_cores", lambda: list(ids))
+        monkeypatch.setattr(server.planning.costs, "available_cores", lambda: list(ids))
 
     there(0, 1)
     return there

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.measured_server import MeasurementError
+from server.measured.server import MeasurementError
 from workers.spec import DTYPES, datatype_of
 
 __all__ = ["HEADER_LENGTH", "TIMEOUT_S", "InferRequest", "checked", "load_requests"]

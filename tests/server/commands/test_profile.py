@@ -4,7 +4,7 @@ from types import MappingProxyType
 import pytest
 from typer.testing import CliRunner
 
-import server.profile_report
+import server.commands.profile
 from allocator.profiles import Profile, Profiles
 from server.cli import app
 from server.errors import StartError
@@ -65,7 +65,7 @@ def test_what_people_should_know_besides(config, monkeypatch):
         from_cache=0,
         measured=1,
     )
-    monkeypatch.setattr(server.profile_report, "profile_members", lambda *_, **__: found)
+    monkeypatch.setattr(server.commands.profile, "profile_members", lambda *_, **__: found)
     lines = invoke(config).stdout.splitlines()
     assert lines[-5:] == [
         "* most rows per second",
@@ -85,7 +85,7 @@ def test_fresh_and_progress_are_passed_on(config, monkeypatch):
         on_progress("done", 2, 2)
         raise StartError("member 'a' can't run on any device: cpu-1: it crashed")
 
-    monkeypatch.setattr(server.profile_report, "profile_members", profile_members)
+    monkeypatch.setattr(server.commands.profile, "profile_members", profile_members)
     result = invoke(config, "--fresh")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines() == [

@@ -25,8 +25,8 @@ from allocator.search import Allocation
 from allocator.throughput import solve_throughput
 from server.config import Config
 from server.errors import StartError
-from server.placement import Placement
-from server.served_rate import ServedRate, intensity
+from server.measured.rate import ServedRate, intensity
+from server.planning.placement import Placement
 
 __all__ = [
     "Measure",

@@ -1,28 +1,27 @@
 """The command `ensembled profile`, and what people see of profiling.
 
-Runs in the process of the command line (the progress also where `serve` profiles). A configuration
-flows in; a table or the profiles file's JSON on stdout, and progress on stderr, flow out.
+Runs in the process of the command line. A configuration flows in; a table or the profiles file's
+JSON on stdout flow out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from allocator.profiles import Profile
 from server.config import Config
 from server.errors import ConfigError
 from server.members import know_members
-from server.placement import find_devices
-from server.profiling import Measurements, OnProgress, profile_members
+from server.planning.placement import find_devices
+from server.profiling import Measurements, profile_members
+from server.profiling.progress import progress_on_stderr
 from workers.cache import write_atomically
 
-__all__ = ["profile", "profiles_document", "progress_on_stderr"]
+__all__ = ["profile", "profiles_document"]
 
 
 def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) -> None:
@@ -65,50 +64,6 @@ def profiles_document(found: Measurements) -> str:
             for (member, kind), factor in found.colocation.items()
         ],
     )
-
-
-@contextmanager
-def progress_on_stderr() -> Iterator[OnProgress]:
-    """Yield what draws the progress of `profile_members` on stderr: a bar, or plain lines.
-
-    Nothing is drawn as long as nothing is measured.
-    """
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield _plain_lines(console)
-        return
-    bar = Progress(
-        TextColumn("profiling"),
-        BarColumn(bar_width=24),
-        MofNCompleteColumn(),
-        TextColumn("{task.description}", markup=False),
-        TimeElapsedColumn(),
-        console=console,
-    )
-    task = bar.add_task("", total=None)
-
-    def draw(what: str, done: int, total: int) -> None:
-        bar.start()
-        bar.update(task, description=what, completed=done, total=total)
-
-    try:
-        yield draw
-    finally:
-        if bar.live.is_started:  # stopping prints a line, even of nothing
-            bar.stop()
-
-
-def _plain_lines(console: Console) -> OnProgress:
-    """A line when a member's turn comes; the batch sizes would be too many for a log."""
-    said: set[int] = set()
-
-    def say(what: str, done: int, total: int) -> None:
-        if done < total and done not in said:
-            said.add(done)
-            text = f"profiling {done + 1} of {total}: {what.partition(':')[0]}"
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    return say
 
 
 def _write(output: Path, document: str) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 from allocator.matrix import AllocationMatrix
 from allocator.simulation import Arrivals, ClosedLoop, Figures, Loss, Poisson, Trace, read_trace
 from allocator.simulation import simulate as simulate_serving
+from server.commands.simulate_inputs import Subject
+from server.commands.simulate_report import show
 from server.errors import ConfigError
-from server.simulate_inputs import Subject
-from server.simulate_report import show
 
 __all__ = ["Load", "simulate"]
 

@@ -14,7 +14,7 @@ import yaml
 from serving import fake, title, wait_for
 from typer.testing import CliRunner
 
-import server.measured_allocation
+import server.measured.allocation
 from allocator.devices import Device
 from allocator.greedy import greedy
 from allocator.matrix import AllocationMatrix
@@ -22,11 +22,11 @@ from allocator.problem import Problem
 from allocator.profiles import Profile, Profiles
 from server.cli import app
 from server.config import load_config
-from server.measured_allocation import MeasuredScorer
-from server.measured_server import MeasurementError, measured_server
-from server.measuring_load import Exchange, measure_rows_s, rows_within
-from server.measuring_requests import load_requests
-from server.served_rate import Intensity, ServedRate, intensity
+from server.measured.allocation import MeasuredScorer
+from server.measured.load import Exchange, measure_rows_s, rows_within
+from server.measured.rate import Intensity, ServedRate, intensity
+from server.measured.requests import load_requests
+from server.measured.server import MeasurementError, measured_server
 
 #: Batches of 8 take as long as those of 1, on two devices that share the cores.
 CONFIG = {
@@ -228,7 +228,7 @@ def allocate_by(monkeypatch, path, rows_s):
                 self.on_failure("it does not start: out of memory")
             return score
 
-    monkeypatch.setattr(server.measured_allocation, "ServedRate", Rate)
+    monkeypatch.setattr(server.measured.allocation, "ServedRate", Rate)
     return invoke("allocate", path, "--measure-s", "1", "--json")
 
 
@@ -353,7 +353,7 @@ PARENT = """
 import sys
 from pathlib import Path
 from allocator.matrix import AllocationMatrix
-from server.measured_server import measured_server
+from server.measured.server import measured_server
 with measured_server(Path(sys.argv[1]), AllocationMatrix.from_json(sys.argv[2])):
     print("ready", flush=True)
     sys.stdin.read()

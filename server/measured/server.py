@@ -30,7 +30,7 @@ _STOP_S = 30.0
 _PR_SET_PDEATHSIG = 1
 _READY = b"ready http="
 _ERROR = "error: "
-_COMMAND = "from server.measured_server import serve_for_parent; serve_for_parent()"
+_COMMAND = "from server.measured.server import serve_for_parent; serve_for_parent()"
 
 
 class MeasurementError(Exception):

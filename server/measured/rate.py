@@ -13,9 +13,9 @@ from pathlib import Path
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config
-from server.measured_server import MeasurementError, measured_server
-from server.measuring_load import measure_rows_s
-from server.measuring_requests import load_requests
+from server.measured.load import measure_rows_s
+from server.measured.requests import load_requests
+from server.measured.server import MeasurementError, measured_server
 
 __all__ = ["Intensity", "ServedRate", "intensity", "models_of"]
 

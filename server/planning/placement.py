@@ -19,7 +19,7 @@ from allocator.spare import fill_spare_memory
 from server.compose import KnownMember, compose
 from server.config import Config
 from server.errors import ConfigError
-from server.planning import PlannedProblem, plan_problem
+from server.planning.costs import PlannedProblem, plan_problem
 from server.profiling import Measurements, OnProgress, profile_members
 from workers.spec import DeviceSpec
 

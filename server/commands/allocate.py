@@ -21,18 +21,18 @@ from allocator.problem import NoPlaceError, Problem
 from allocator.profiles import Profiles
 from allocator.search import Allocation, Solver, search
 from allocator.simulation import Figures
-from server.allocation_report import print_allocation, result_document
 from server.config import Config
 from server.errors import ConfigError
-from server.measured_allocation import (
+from server.measured.allocation import (
     Trial,
     measure_allocation,
     print_trials,
     trials_document,
 )
 from server.members import know_members
-from server.placement import find_devices, place
-from server.profile_report import progress_on_stderr
+from server.planning.placement import find_devices, place
+from server.planning.report import print_allocation, result_document
+from server.profiling.progress import progress_on_stderr
 from workers.cache import write_atomically
 
 __all__ = ["Request", "allocate_config", "allocate_files", "read_problem"]

@@ -14,14 +14,14 @@ from allocator.matrix import AllocationMatrix
 from allocator.problem import NoPlaceError, Problem
 from allocator.search import search
 from allocator.simulation import EnsembleShare, Host
-from server.allocate_command import read_problem
+from server.commands.allocate import read_problem
 from server.config import Config
 from server.errors import ConfigError
 from server.members import know_members
-from server.placement import find_devices, place
-from server.planning import plan_problem
-from server.profile_report import progress_on_stderr
+from server.planning.costs import plan_problem
+from server.planning.placement import find_devices, place
 from server.profiling import profile_members
+from server.profiling.progress import progress_on_stderr
 
 __all__ = ["Subject", "configured", "described"]
 

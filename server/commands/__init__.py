@@ -1,0 +1,1 @@
+"""What the command line does, a module per command; `server.cli` imports one when it runs."""

@@ -1,0 +1,1 @@
+"""Lets the running server decide between allocations that the model takes for good."""

@@ -1,0 +1,60 @@
+"""What people see while members are profiled: a bar on a terminal, a line per member in a log.
+
+Runs in the process that plans an allocation; what is being done flows in, stderr flows out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from server.profiling import OnProgress
+
+__all__ = ["progress_on_stderr"]
+
+
+@contextmanager
+def progress_on_stderr() -> Iterator[OnProgress]:
+    """Yield what draws the progress of `profile_members` on stderr: a bar, or plain lines.
+
+    Nothing is drawn as long as nothing is measured.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _plain_lines(console)
+        return
+    bar = Progress(
+        TextColumn("profiling"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}", markup=False),
+        TimeElapsedColumn(),
+        console=console,
+    )
+    task = bar.add_task("", total=None)
+
+    def draw(what: str, done: int, total: int) -> None:
+        bar.start()
+        bar.update(task, description=what, completed=done, total=total)
+
+    try:
+        yield draw
+    finally:
+        if bar.live.is_started:  # stopping prints a line, even of nothing
+            bar.stop()
+
+
+def _plain_lines(console: Console) -> OnProgress:
+    """A line when a member's turn comes; the batch sizes would be too many for a log."""
+    said: set[int] = set()
+
+    def say(what: str, done: int, total: int) -> None:
+        if done < total and done not in said:
+            said.add(done)
+            text = f"profiling {done + 1} of {total}: {what.partition(':')[0]}"
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    return say
