@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 __all__ = ["entries", "number", "text", "whole_number"]
 
 Entry = Mapping[str, Any]
+
+_LONGEST = 60
 
 
 def entries(document: str | bytes, key: str) -> Iterator[tuple[str, Entry]]:
@@ -28,7 +31,7 @@ def entries(document: str | bytes, key: str) -> Iterator[tuple[str, Entry]]:
     """
     try:
         root = json.loads(document)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"is not JSON: {error}") from None
     if not isinstance(root, dict) or not isinstance(root.get(key), list):
         raise ValueError(f"should be an object with a list {key!r}")
@@ -49,7 +52,7 @@ def text(entry: Entry, key: str, where: str) -> str:
     """
     value = entry.get(key)
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{where}.{key}: should be a text, not {value!r}")
+        raise ValueError(f"{where}.{key}: should be a text, not {_short(value)}")
     return value
 
 
@@ -60,9 +63,11 @@ def number(entry: Entry, key: str, where: str) -> float:
         ValueError: if it is anything else.
     """
     value = entry.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{where}.{key}: should be a number, not {value!r}")
-    return float(value)
+    # A whole number may be too large for a float, and a boolean passes for 0 or 1.
+    with suppress(OverflowError):
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            return float(value)
+    raise ValueError(f"{where}.{key}: should be a number, not {_short(value)}")
 
 
 def whole_number(entry: Entry, key: str, where: str) -> int:
@@ -73,5 +78,10 @@ def whole_number(entry: Entry, key: str, where: str) -> int:
     """
     value = number(entry, key, where)
     if value != int(value):
-        raise ValueError(f"{where}.{key}: should be a whole number, not {entry[key]!r}")
+        raise ValueError(f"{where}.{key}: should be a whole number, not {_short(entry[key])}")
     return int(entry[key])
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."

@@ -29,10 +29,14 @@ def worst_fit(problem: Problem) -> Cells:
         options = problem.options(device, member)
         return options[0] if options else None
 
-    def size(member: int) -> int:
-        return max((one.memory_bytes for d in devices if (one := smallest(d, member))), default=0)
+    def size(member: int) -> int | None:
+        sizes = [one.memory_bytes for d in devices if (one := smallest(d, member))]
+        return max(sizes, default=None)
 
-    for member in sorted(range(len(problem.members)), key=lambda m: -size(m)):
+    for member in range(len(problem.members)):
+        if size(member) is None:  # it fits no device even alone: nobody else is to blame
+            raise problem.refuse(member, problem.left_bytes(cells))
+    for member in sorted(range(len(problem.members)), key=lambda m: -(size(m) or 0)):
         roomy = [
             (problem.devices[d].is_cuda, left[problem.room_of[d]], -d, one)
             for d in devices

@@ -85,6 +85,7 @@ def test_whole_numbers_may_be_written_with_an_exponent():
     ("text", "line"),
     [
         ("{", "is not JSON: "),
+        ("[" * 100_000, "is not JSON: "),
         (b"\xff\xfe\xfa", "is not JSON: "),
         ("[]", "should be an object with a list 'profiles'"),
         ('{"profiles": {}}', "should be an object with a list 'profiles'"),
@@ -97,6 +98,7 @@ def test_whole_numbers_may_be_written_with_an_exponent():
         (document(batch=True), "profiles[0].batch: should be a number, not True"),
         (document(latency_s="1"), "profiles[0].latency_s: should be a number, not '1'"),
         (document(latency_s=float("nan")), "profiles[0].latency_s: should be a number, not nan"),
+        (document(batch=10**400), "profiles[0].batch: should be a number, not 1000000"),
         (document(latency_s=0), "member 'a' on 'cpu-4': latency_s should be above 0"),
         (document(memory_bytes=-1), "member 'a' on 'cpu-4': memory_bytes should be 0 or more"),
         (json.dumps({"profiles": [ENTRY, ENTRY]}), "member 'a' on 'cpu-4': batch 8 is there twice"),

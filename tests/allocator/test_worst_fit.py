@@ -78,3 +78,10 @@ def test_failure_names_the_member_its_need_and_what_was_left():
         "member 'late' needs 1.0 GiB at batch size 8, short of 512.0 MiB; "
         "there is left: 512.0 MiB on cuda:0, 300.0 MiB on cpu:0"
     )
+
+
+def test_a_member_that_fits_no_empty_device_is_refused_for_itself():
+    """Not for what the others have left, although it comes last by its (unknown) size."""
+    with pytest.raises(NoPlaceError) as caught:
+        worst_fit(demands([gpu(0, 400)], small=300, big=500))
+    assert (caught.value.member, caught.value.shortfall_bytes) == ("big", 100)
