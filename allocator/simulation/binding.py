@@ -1,10 +1,11 @@
 """Late binding in the simulation: which member runs next, and on which device.
 
 Used within one simulation run: pending rows flow in, jobs flow out. The decisions are those of
-`server.dispatch.choose`, which may not be imported here (a test holds the two together): the
-member whose oldest row has waited longest, then the one with the fewest open jobs, then the one
-with the longest job; on the device that would finish it first, busy or not; two credits per
-device, and more for tiny jobs of members it has nothing of.
+`server.dispatch.choose`, which may not be imported here and tells why (a test holds the two
+together): the member whose oldest row has waited longest, then the one with the fewest open jobs,
+then the one with the longest job; on the device that, alone, would be through with all its rows
+first, busy or not; then on others with room that help; two credits per device, and more for tiny
+jobs of members it has nothing of.
 
 Simplified: an estimate is the profile's latency for that very number of rows times the pace lately
 learned for that member on that kind of device, where the server learns a latency per instance and
@@ -57,6 +58,14 @@ class Costs:
     def learn(self, ratio: float) -> None:
         """Take in what a batch has taken, as a multiple of its undisturbed seconds."""
         self.pace += _SMOOTHING * (ratio - self.pace)
+
+    def total_s(self, rows: int, batch: int) -> float:
+        """How long so many rows should take, batch after batch."""
+        if rows <= batch:
+            return self.seconds(rows) * self.pace
+        full, rest = divmod(rows, batch)
+        seconds = full * self.seconds(batch)
+        return (seconds + self.seconds(rest) if rest else seconds) * self.pace
 
 
 class Job:
@@ -218,10 +227,6 @@ class Binder:
             group = groups.setdefault(group.mask, group)
             by_device = {one.device.index: one for one in those}
             self._options[member].append(_Option(group, costs, batch, by_device))
-        self._sole = list({own[0].group: None for own in self._options if len(own) == 1})
-        self._several = 0
-        for own, where in zip(self._options, self._where, strict=True):
-            self._several |= where if len(own) > 1 else 0
 
     def append(self, member: int, start: int, stop: int, now: float) -> None:
         """Let rows wait, behind everything else."""
@@ -241,10 +246,11 @@ class Binder:
         """Remove the oldest job of a device, which is over or lost."""
         job = device.remove(now)
         self._open_jobs[job.instance.member] -= 1
-        if len(device.open) >= _CREDITS:
-            self._note_light(device)
-        elif device.up:
-            self._free |= device.bit
+        if device.up:
+            if len(device.open) >= _CREDITS:
+                self._note_light(device)
+            else:
+                self._free |= device.bit
         return job
 
     def set_up(self, device: DeviceState, up: bool) -> None:
@@ -263,40 +269,58 @@ class Binder:
         jobs: list[Job] = []
         self._turn += 1
         self._version += 1
-        hopeful = self._is_hopeful(roomy, now)
         # Who is on no device with room can't go, and room only shrinks: the others need no look.
         waiting = [
             since if where & roomy else math.inf
             for since, where in zip(self._since, self._where, strict=True)
-        ] if hopeful else []  # fmt: skip
-        while hopeful and (oldest := min(waiting)) != math.inf:
+        ] if roomy else []  # fmt: skip
+        best: dict[int, tuple[InstanceState, float]] = {}
+        while roomy and (oldest := min(waiting)) != math.inf:
             alone = waiting.count(oldest) == 1
             member = waiting.index(oldest) if alone else self._foremost(waiting, oldest)
-            instance = self._earliest(member, now) if self._where[member] & roomy else None
-            # A member whose best device is full waits for it, and lets the others pass.
-            if instance is None or not instance.device.has_room(instance, now):
+            own = self._best(member, now) if self._where[member] & roomy else None
+            # A member whose best device is full lets the others pass.
+            if own is None or not own[0].device.has_room(own[0], now):
                 waiting[member] = math.inf
+                if own is not None:
+                    best[member] = own
                 continue
-            job = self._take(instance)
+            job = self._take(own[0])
             jobs.append(job)
-            device = instance.device
-            self._open(device, job, now)
-            if not self._free & device.bit and device.backlog_s(now) >= _LEAD_S:
-                roomy &= ~device.bit
+            roomy = self._open(job, roomy, now)
             waiting[member] = self._since[member]
-            hopeful = self._is_hopeful(roomy, now)
+        if roomy and best:
+            self._help(best, roomy, now, jobs)
         return jobs
 
-    def _is_hopeful(self, roomy: int, now: float) -> bool:
-        """Whether some member's best device may have room; saves looking at each member."""
-        if self._several & roomy:
-            return True
-        for group in self._sole:
-            if group.mask & roomy:
-                best = self._best(group, now)
-                if best is not None and best.bit & roomy:
-                    return True
-        return False
+    def _help(
+        self, best: dict[int, tuple[InstanceState, float]], roomy: int, now: float, jobs: list[Job]
+    ) -> None:
+        """Bind rows to devices with room, if that helps where their members' best has none.
+
+        Args:
+            best: by member that is on a device with room, its best instance and what all its rows
+                would take there.
+            roomy: the devices that may have room.
+            now: seconds.
+            jobs: those bound are added.
+        """
+        load: dict[DeviceState, float] = {}
+        for member, rows in enumerate(self._rows):
+            found = best.get(member) or (self._best(member, now) if rows else None)
+            if found is not None:
+                device = found[0].device
+                load[device] = load.get(device, 0.0) + found[1]
+        while (one := self._helper(best, load, roomy, now)) is not None:
+            job = self._take(one)
+            jobs.append(job)
+            roomy = self._open(job, roomy, now)
+            own, seconds = best.pop(one.member)
+            load[own.device] -= seconds
+            if rows := self._rows[one.member]:
+                seconds = own.costs.total_s(rows, own.batch)
+                best[one.member] = own, seconds
+                load[own.device] += seconds
 
     def _foremost(self, waiting: list[float], oldest: float) -> int:
         """Among members that have waited equally: the fewest open jobs, then the longest job."""
@@ -314,7 +338,12 @@ class Binder:
             return options[0].seconds(rows)
         return min([option.seconds(rows) for option in options if option.group.mask & self._up])
 
-    def _best(self, group: _Group, now: float) -> DeviceState | None:
+    def _start(self, device: DeviceState, now: float) -> float:
+        """When a new job would start on a device, in seconds from now."""
+        start = device.backlog_s(now)
+        return start if device.paid == self._turn else start + _MESSAGE_S
+
+    def _first_free(self, group: _Group, now: float) -> DeviceState | None:
         """The device of a group that would start a new job first; None if none is up."""
         if group.version != self._version:
             group.version = self._version
@@ -328,19 +357,56 @@ class Binder:
                         group.best, group.start = device, start
         return group.best
 
-    def _earliest(self, member: int, now: float) -> InstanceState | None:
-        """The instance that would finish a member's next batch first; of equals the first."""
-        best: InstanceState | None = None
-        earliest = math.inf
+    def _best(self, member: int, now: float) -> tuple[InstanceState, float] | None:
+        """The instance that, alone, would be through with a member's rows first, and in what time.
+
+        Of equals the first; None if no device that has the member is up.
+        """
+        best: tuple[InstanceState, float] | None = None
+        first, earliest = 0, math.inf
+        rows = self._rows[member]
         for option in self._options[member]:
-            device = self._best(option.group, now)
+            device = self._first_free(option.group, now)
             if device is not None:
-                finish = option.group.start + option.seconds(self._rows[member])
-                if finish < earliest or (
-                    finish == earliest and best is not None and device.index < best.device.index
-                ):
-                    best, earliest = option.instances[device.index], finish
+                seconds = option.costs.total_s(rows, option.batch)
+                through = option.group.start + seconds
+                if through < earliest or (through == earliest and device.index < first):
+                    best = option.instances[device.index], seconds
+                    first, earliest = device.index, through
         return best
+
+    def _helper(
+        self,
+        best: dict[int, tuple[InstanceState, float]],
+        load: dict[DeviceState, float],
+        roomy: int,
+        now: float,
+    ) -> InstanceState | None:
+        """The instance that helps next, None if none does.
+
+        Args:
+            best: as for `_help`.
+            load: by device, what the rows of all members that wait for it would take there.
+            roomy: the devices that may have room.
+            now: seconds.
+        """
+        helper: InstanceState | None = None
+        least = math.inf, math.inf, 0, 0
+        for member, (own, own_s) in best.items():
+            pending = self._rows[member]
+            through = self._start(own.device, now) + load[own.device]
+            for option in self._options[member]:
+                rows = min(pending, option.batch)
+                seconds = option.seconds(rows)
+                for device in option.group.devices:
+                    if device.bit & roomy and device is not own.device:
+                        one = option.instances[device.index]
+                        finish = self._start(device, now) + seconds
+                        if finish < through and device.has_room(one, now):
+                            key = seconds * pending / (own_s * rows), finish, member, device.index
+                            if key < least:
+                                helper, least = one, key
+        return helper
 
     def _take(self, instance: InstanceState) -> Job:
         """Remove a member's next batch from what it has pending."""
@@ -363,7 +429,9 @@ class Binder:
         self._since[member] = pending[0][2] if pending else math.inf
         return Job(instance, ranges, limit, since)
 
-    def _open(self, device: DeviceState, job: Job, now: float) -> None:
+    def _open(self, job: Job, roomy: int, now: float) -> int:
+        """Open a job; returns the devices that may have room afterwards."""
+        device = job.instance.device
         device.add(job, now)
         device.paid = self._turn
         self._version += 1
@@ -371,6 +439,9 @@ class Binder:
         if len(device.open) >= _CREDITS:
             self._free &= ~device.bit
             self._note_light(device)
+            if device.backlog_s(now) >= _LEAD_S:
+                roomy &= ~device.bit
+        return roomy
 
     def _note_light(self, device: DeviceState) -> None:
         """Remember devices without credits that may have room before their jobs are over."""

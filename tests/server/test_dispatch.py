@@ -11,14 +11,17 @@ SEGMENT = 64
 class Bench:
     """Members and devices, as a front-end has them: what is chosen stays open until `finish`."""
 
-    def __init__(self, devices, members):
-        """`members`: name -> {device: seconds per batch}; batches of 8 rows, flat latencies."""
+    def __init__(self, devices, members, batches=()):
+        """`members`: name -> {device: seconds per batch}; flat latencies.
+
+        `batches`: device -> rows per batch, 8 for those that are not there.
+        """
         self.devices = {name: DeviceState(name, up=True) for name in devices}
         self.members = []
         for index, (name, seconds) in enumerate(members.items()):
             member = Member(name, 0, index, PendingRanges(SEGMENT))
             for position, (device, latency) in enumerate(seconds.items()):
-                estimate = Latency(8)
+                estimate = Latency(dict(batches).get(device, 8))
                 estimate.warm_up(latency, latency)
                 member.placements.append(
                     Placement(self.devices[device], position, member, estimate)
@@ -81,18 +84,81 @@ def test_a_lone_request_spreads_over_the_idle_devices():
     assert where["a"] == where["b"] != where["c"]
 
 
-def test_a_busy_fast_device_is_preferred_where_it_finishes_sooner():
+def devices(chosen):
+    return [device for _, device, _ in chosen]
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+def test_rows_wait_for_a_busy_fast_device_where_it_finishes_sooner(rows):
     bench = Bench(["fast", "slow"], {"a": {"fast": 0.01, "slow": 0.10}})
-    bench.append(0, 32, now=0.0)
-    assert [device for _, device, _ in bench.choose()] == ["fast", "fast"], "slow declines"
+    bench.append(0, 16, now=0.0)
+    assert devices(bench.choose()) == ["fast", "fast"]
+    bench.append(16, 16 + rows, now=0.0)
+    assert bench.choose() == [], "slow declines"
     bench.finish("fast", now=0.01)
-    assert [device for _, device, _ in bench.choose(now=0.01)] == ["fast"]
+    assert bench.choose(now=0.01) == [("a", "fast", [(16, 16 + rows)])]
 
 
 def test_an_idle_slow_device_helps_where_it_finishes_sooner():
     bench = Bench(["fast", "slow"], {"a": {"fast": 0.010, "slow": 0.015}})
     bench.append(0, 32, now=0.0)
-    assert [device for _, device, _ in bench.choose()] == ["fast", "slow", "fast"]
+    assert devices(bench.choose()) == ["fast", "fast", "slow"]
+
+
+def test_a_much_slower_device_helps_as_soon_as_many_rows_wait():
+    bench = Bench(["fast", "slow"], {"a": {"fast": 0.01, "slow": 0.10}})
+    bench.append(0, 64, now=0.0)
+    assert devices(bench.choose()) == ["fast", "fast"], "which is through after 80 ms"
+    bench.append(64, 128, now=0.0)
+    assert devices(bench.choose()) == ["slow"], "160 ms"
+    bench.finish("fast", now=0.01)
+    assert devices(bench.choose(now=0.01)) == ["fast"], "slow has room, but would take 200 ms"
+
+
+def test_all_that_waits_for_a_fast_device_counts():
+    both = {"fast": 0.01, "slow": 0.05}
+    alone = Bench(["fast", "slow"], {"a": both})
+    alone.append(0, 16, now=0.0)
+    assert devices(alone.choose()) == ["fast", "fast"]
+    alone.append(16, 24, now=0.0)
+    assert alone.choose() == [], "30 ms"
+    shared = Bench(["fast", "slow"], {name: both for name in "abcd"})
+    shared.append(0, 16, now=0.0)
+    assert devices(shared.choose()) == ["fast", "fast", "slow"], "80 ms, though 20 ms for each"
+
+
+def test_a_device_helps_where_it_is_the_least_slow():
+    bench = Bench(
+        ["fast", "slow"],
+        {"a": {"fast": 0.01, "slow": 0.09}, "b": {"fast": 0.01, "slow": 0.02}},
+    )
+    bench.append(0, 64, now=0.0)
+    bench.append(64, 128, now=1.0, only={"b"})
+    assert [one[:2] for one in bench.choose(now=1.0)] == [
+        ("a", "fast"), ("b", "fast"), ("b", "slow"), ("b", "slow")
+    ]  # fmt: skip
+
+
+def test_members_for_which_a_device_is_the_best_come_before_those_it_helps():
+    bench = Bench(
+        ["cpu:0", "cpu:1"],
+        {"a": {"cpu:0": 0.010, "cpu:1": 0.020}, "b": {"cpu:0": 0.030, "cpu:1": 0.010}},
+    )
+    bench.append(0, 64, now=0.0, only={"a"})
+    bench.append(0, 64, now=1.0, only={"b"})
+    assert [one[:2] for one in bench.choose(now=1.0)] == [
+        ("a", "cpu:0"), ("a", "cpu:0"), ("b", "cpu:1"), ("b", "cpu:1")
+    ]  # fmt: skip
+
+
+def test_many_rows_go_where_there_are_more_per_second_not_where_a_small_batch_ends_first():
+    seconds, batches = {"small": 0.010, "large": 0.020}, {"small": 8, "large": 32}
+    few = Bench(["small", "large"], {"a": seconds}, batches)
+    few.append(0, 8, now=0.0)
+    assert few.choose() == [("a", "small", [(0, 8)])]
+    many = Bench(["small", "large"], {"a": seconds}, batches)
+    many.append(0, 32, now=0.0)
+    assert many.choose() == [("a", "large", [(0, 32)])]
 
 
 def test_work_turns_away_from_a_device_that_hangs():
@@ -148,6 +214,10 @@ def test_latencies_are_interpolated_and_learned():
     assert latency.seconds(8) == pytest.approx(0.008)
     assert 0.001 < latency.seconds(2) < latency.seconds(4) < latency.seconds(8)
     assert latency.seconds(3) == latency.seconds(4)
+    for rows in range(1, 9):
+        assert latency.total(rows) == latency.seconds(rows)
+    assert latency.total(19) == pytest.approx(2 * 0.008 + latency.seconds(3))
+    assert latency.total(24) == pytest.approx(3 * 0.008)
     before = latency.seconds(4)
     for _ in range(100):
         latency.learn(8, 0.020)

@@ -22,6 +22,10 @@ class Table:
     def seconds(self, rows):
         return (self._quanta + min(rows, self.batch)) * QUANTUM_S
 
+    def total(self, rows):
+        full, rest = divmod(rows, self.batch)
+        return full * self.seconds(self.batch) + (self.seconds(rest) if rest else 0.0)
+
 
 class Both:
     """The server's dispatcher and the simulation's, in step."""

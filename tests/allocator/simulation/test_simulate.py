@@ -151,6 +151,69 @@ def test_saturation_reaches_the_linear_program_s_throughput(milliseconds, holdin
     assert 0.85 * optimum <= figures.throughput_rows_s <= 1.05 * optimum
 
 
+def of_the_optimum(pool, connections):
+    """The throughput at saturation, as a share of the linear program's."""
+    problem = Problem(pool.matrix.members, tuple(pool.devices), pool.profiles)
+    optimum, _ = solve_throughput(problem, problem.cells_of(pool.matrix))
+    figures = pool.simulate(ClosedLoop(connections), requests=20 * connections)
+    return figures.throughput_rows_s / optimum
+
+
+@pytest.mark.parametrize("ratio", [2, 3, 4, 10])
+def test_a_much_slower_device_contributes_at_saturation(ratio):
+    pool = Pool(
+        {"a": {"fast": {8: 0.01}, "slow": {8: 0.01 * ratio}}},
+        {"cuda:0": "fast", "cuda:1": "slow"},
+        {"cuda:0": {"a": 8}, "cuda:1": {"a": 8}},
+    )
+    assert of_the_optimum(pool, 256) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(("small", "large"), [(0.01, 0.025), (0.01, 0.039), (0.004, 0.040)])
+def test_batches_of_several_sizes_reach_the_optimum(small, large):
+    pool = Pool(
+        {name: {"g": {8: small}, "h": {32: large}} for name in "ab"},
+        {"cuda:0": "g", "cuda:1": "h"},
+        {"cuda:0": dict.fromkeys("ab", 8), "cuda:1": dict.fromkeys("ab", 32)},
+    )
+    assert of_the_optimum(pool, 512) == pytest.approx(1, abs=0.03)
+
+
+@st.composite
+def mixed_pools(draw, *, batches, affinities):
+    """All members on all devices, whose kinds differ in speed by up to ten."""
+    speeds = draw(st.lists(st.sampled_from([1, 1.5, 2, 3, 5, 10]), min_size=2, max_size=4))
+    names = [f"m{i}" for i in range(draw(st.integers(1, 4)))]
+    latency_s, cells = {}, {f"cuda:{d}": {} for d in range(len(speeds))}
+    for name in names:
+        row_s = draw(st.sampled_from([0.0002, 0.0005, 0.001, 0.003]))
+        fixed_s = row_s * draw(st.sampled_from([0, 4, 16]))
+        latency_s[name] = {}
+        for d, speed in enumerate(speeds):
+            slower = speed * draw(st.sampled_from(affinities))
+            latency_s[name][f"k{d}"] = {b: slower * (fixed_s + b * row_s) for b in (8, 32)}
+            cells[f"cuda:{d}"][name] = draw(st.sampled_from(batches))
+    return Pool(latency_s, {f"cuda:{d}": f"k{d}" for d in range(len(speeds))}, cells)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(mixed_pools(batches=[8], affinities=[1]))
+def test_devices_of_mixed_kinds_reach_the_optimum(pool):
+    assert 0.95 <= of_the_optimum(pool, 600) <= 1.05
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(mixed_pools(batches=[8, 32], affinities=[1]))
+def test_devices_of_mixed_kinds_with_mixed_batches_reach_the_optimum(pool):
+    assert 0.9 <= of_the_optimum(pool, 1000) <= 1.05
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(mixed_pools(batches=[8, 32], affinities=[1, 2, 4]))
+def test_devices_that_suit_some_members_better_come_close_to_the_optimum(pool):
+    assert 0.8 <= of_the_optimum(pool, 1000) <= 1.05
+
+
 def test_devices_share_rows_by_their_speed():
     mixed = Pool(
         {"a": {"fast": {8: 0.01}, "slow": {8: 0.02}}},
@@ -179,7 +242,7 @@ def test_waiting_is_that_of_an_m_d_1_queue(one_device, load):
     st.integers(1, 16),
 )
 def test_more_connections_never_cost_throughput(costs, devices, connections):
-    """Where all devices are alike, that is; else the server's policy may lose by it."""
+    """Where all devices are alike, that is; else the server's policy may lose a little by it."""
     names = [f"m{i}" for i in range(len(costs))]
     pool = Pool(
         {
