@@ -20,7 +20,8 @@ from random import Random
 
 from allocator.devices import Device
 from allocator.simulation.arrivals import ClosedLoop, Trace
-from allocator.simulation.binding import Binder, Costs, DeviceState, InstanceState, Job, Range
+from allocator.simulation.binding import Binder
+from allocator.simulation.jobs import Costs, DeviceState, InstanceState, Job, Range
 from allocator.simulation.records import Records
 from allocator.simulation.scenario import Loss, Scenario
 from allocator.simulation.timeline import SharedTimeline, Timeline
@@ -257,7 +258,7 @@ class Engine:
         now = self._timeline.now
         for subset, start, stop in self._fresh:
             for member in self._subsets[subset]:
-                self._binder.append(member, start, stop, now)
+                self._binder.pending.append(member, start, stop, now)
         self._fresh.clear()
         for job in self._binder.bind(now):
             device = job.instance.device
@@ -329,7 +330,7 @@ class Engine:
         while device.open:
             self._binder.close(device, now)
         for job in reversed(device.queue):
-            self._binder.put_back(job)
+            self._binder.pending.put_back(job)
         device.queue.clear()
         self._dispatch_due = True
 

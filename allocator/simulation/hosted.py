@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from allocator.simulation.binding import DeviceState, Job
 from allocator.simulation.engine import Engine
+from allocator.simulation.jobs import DeviceState, Job
 from allocator.simulation.scenario import Scenario
 
 __all__ = ["HostedEngine"]

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from allocator.simulation.binding import DeviceState, InstanceState
+from allocator.simulation.jobs import DeviceState, InstanceState
 
 __all__ = ["Moment", "Records"]
 

@@ -3,7 +3,8 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.simulation.binding import Binder, Costs, DeviceState, InstanceState
+from allocator.simulation.binding import Binder
+from allocator.simulation.jobs import Costs, DeviceState, InstanceState
 from server import dispatch
 from server.batching import PendingRanges, merge
 
@@ -61,7 +62,7 @@ class Both:
     def append(self, member, rows, now):
         start, self.next_row = self.next_row, self.next_row + rows
         self.members[member].pending.append(start, self.next_row, now)
-        self.binder.append(member, start, self.next_row, now)
+        self.binder.pending.append(member, start, self.next_row, now)
 
     def finish(self, device, now):
         state = self.states[device]
@@ -77,7 +78,7 @@ class Both:
         mine = [self.binder.close(self.devices[device], now) for _ in lost]
         for job, own in reversed(list(zip(lost, mine, strict=True))):
             job.placement.member.pending.put_back(job.ranges, job.since)
-            self.binder.put_back(own)
+            self.binder.pending.put_back(own)
 
     def bring_back(self, device):
         self.states[device].up = True
