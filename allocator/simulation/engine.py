@@ -3,10 +3,6 @@
 Used within one simulation run: a scenario flows in, raw records flow out. All that happens at one
 moment is taken in before anything is bound, as the front-end takes in all that is there.
 
-The hot path is a finished job, so its cost must not grow with the batch: rows are absolute,
-ever-growing numbers, ranges of them stay together, and the members still to come of each row
-are counted in one byte string that is changed a range at a time.
-
 Simplified against the server: rows of the arena become free one by one and not by segments; a
 deadline withdraws nothing; rows that killed a worker are not blamed.
 """
@@ -18,18 +14,17 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from allocator.devices import Device
 from allocator.simulation.arrivals import ClosedLoop, Trace
 from allocator.simulation.binding import Binder
-from allocator.simulation.jobs import Costs, DeviceState, InstanceState, Job, Range
+from allocator.simulation.fleet import make_fleet
+from allocator.simulation.jobs import DeviceState, Job
 from allocator.simulation.records import Records
+from allocator.simulation.rows import Rows
 from allocator.simulation.scenario import Loss, Scenario
 from allocator.simulation.timeline import SharedTimeline, Timeline
 
 __all__ = ["Engine"]
 
-#: What each byte becomes when a member has predicted the row.
-_ONE_LESS = bytes([0, *range(255)])
 #: How many requests a closed loop's or a rate's run has if nobody says, and how many each
 #: connection has at least, so that the first ones, which all come at once, don't decide.
 _REQUESTS = 10_000
@@ -50,7 +45,9 @@ class Engine:
         self._mix_random = Random(f"mix {scenario.seed}")
         self._noise_random = Random(f"noise {scenario.seed}")
         self._noise = scenario.noise
-        self._make_fleet()
+        self.devices, self.instances = make_fleet(scenario)
+        members = len(scenario.matrix.members)
+        self._binder = Binder(self.instances, members, self.devices)
         self._timeline = self._make_timeline()
         self._learning = bool(self._noise) or isinstance(self._timeline, SharedTimeline)
         self.records = Records(self.devices, self.instances)
@@ -58,30 +55,6 @@ class Engine:
         self._moments: Iterator[tuple[float, int]] = iter(())
         self._dispatch_due = False
         self._losses = dict.fromkeys((device.name for device in self.devices), 0)
-
-    def _make_fleet(self) -> None:
-        matrix, host = self._scenario.matrix, self._scenario.host
-        known = {device.name: device for device in self._scenario.devices}
-        self.devices = [
-            DeviceState(name, index, _cores(known[name]))
-            for index, name in enumerate(matrix.devices)
-        ]
-        costs: dict[tuple[str, str], Costs] = {}
-        self.instances: list[InstanceState] = []
-        for device, cells in zip(self.devices, matrix.cells, strict=True):
-            kind = known[device.name].kind
-            for member, (name, batch) in enumerate(zip(matrix.members, cells, strict=True)):
-                if batch:
-                    if (name, kind) not in costs:
-                        largest = max(row[member] for row in matrix.cells)
-                        costs[name, kind] = self._costs(name, kind, largest, host.worker_s_per_job)
-                    self.instances.append(InstanceState(device, member, batch, costs[name, kind]))
-        self._binder = Binder(self.instances, len(matrix.members), self.devices)
-
-    def _costs(self, member: str, kind: str, largest: int, overhead_s: float) -> Costs:
-        latency_s = self._scenario.profiles.latency_s
-        factor = self._scenario.colocation.get((member, kind), 1.0)
-        return Costs(lambda rows: latency_s(member, kind, rows) * factor + overhead_s, largest)
 
     def _make_timeline(self) -> Timeline:
         host = self._scenario.host
@@ -97,8 +70,7 @@ class Engine:
             tuple(index[name] for name in ensemble.members) for ensemble in scenario.mix
         ] or [tuple(index.values())]
         self._weights = [ensemble.weight for ensemble in scenario.mix]
-        self._left = bytearray()  # by row: members still to come
-        self._owner: list[int] = []  # by row: its request
+        self._rows = Rows()
         self._fresh: list[tuple[int, int, int]] = []  # (subset, start, stop), not yet pending
         self._room: float = math.inf if scenario.arena_rows is None else scenario.arena_rows
         self._waiting: deque[tuple[int, int, int]] = deque()  # request, rows not placed, subset
@@ -212,14 +184,12 @@ class Engine:
 
     def _place(self, owners: Sequence[int], subset: int) -> None:
         """Number the rows of these requests, and let them wait from the next dispatch on."""
-        start, rows = len(self._left), len(owners)
-        self._room -= rows
-        self._left.extend(bytes([len(self._subsets[subset])]) * rows)
-        self._owner.extend(owners)
+        start, stop = self._rows.add(owners, len(self._subsets[subset]))
+        self._room -= stop - start
         fresh = self._fresh
         if fresh and fresh[-1][0] == subset:
             start = fresh.pop()[1]
-        fresh.append((subset, start, len(self._left)))
+        fresh.append((subset, start, stop))
 
     def _settle(self, owners: list[int]) -> None:
         """Rows of these requests are over: free their room, answer what is complete."""
@@ -293,21 +263,7 @@ class Engine:
     def _report(self, device: DeviceState, job: Job) -> None:
         self._binder.close(device, self._timeline.now)
         self._dispatch_due = True
-        self._settle(self._count(job.ranges))
-
-    def _count(self, ranges: list[Range]) -> list[int]:
-        """A member has predicted these rows: return, by row, the owners of those now complete."""
-        complete: list[int] = []
-        for start, stop in ranges:
-            left = self._left[start:stop].translate(_ONE_LESS)
-            self._left[start:stop] = left
-            over = left.count(0)
-            if over == stop - start:
-                complete += self._owner[start:stop]
-            elif over:
-                owner = self._owner
-                complete += [owner[start + i] for i, members in enumerate(left) if not members]
-        return complete
+        self._settle(self._rows.count(job.ranges))
 
     def _lose(self, loss: Loss) -> None:
         """A device fails: the rows of its unfinished jobs wait again, before all others."""
@@ -339,7 +295,3 @@ class Engine:
         if not self._losses[device.name]:
             self._binder.set_up(device, up=True)
             self._dispatch_due = True
-
-
-def _cores(device: Device) -> int:
-    return 0 if device.is_cuda else max(len(device.cores), 1)

@@ -125,7 +125,7 @@ class HostedEngine(Engine):
         if _COMBINER in self._busy or not self._predicted:
             return
         jobs, self._predicted = self._predicted, []
-        owners = [owner for job in jobs for owner in self._count(job.ranges)]
+        owners = [owner for job in jobs for owner in self._rows.count(job.ranges)]
         seconds = (
             self._host.combiner_s_per_turn
             + self._host.combiner_s_per_range * sum(len(job.ranges) for job in jobs)
