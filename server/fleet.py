@@ -16,7 +16,8 @@ import numpy as np
 import zmq
 
 from server.batching import PendingRanges, Range, merge
-from server.dispatch import DeviceState, Latency, Member, OpenJob, Placement, choose
+from server.dispatch import choose
+from server.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
 from workers.arena import Arena
 from workers.channels import WORKERS, Decoder, can_receive, open_socket
 from workers.messages import Assign, Hello, Job, Predictions, Ready, Reset, encode

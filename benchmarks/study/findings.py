@@ -104,10 +104,7 @@ def _findings_of_play(study: Study) -> Iterator[str]:
     if low < _BROKEN:
         yield (
             f"**A warning from there:** the matrix of {solver} for {where.title} reaches "
-            f"{100 * low:.0f}% of its promise. It gives a network instances of very different "
-            "batch sizes, and binding each job to the device that would finish it first feeds the "
-            "smallest batch and leaves the others idle. Until dispatch counts what is waiting, "
-            "keep the batch sizes of one network alike."
+            f"{100 * low:.0f}% of its promise."
         )
 
 

@@ -3,7 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.batching import PendingRanges
-from server.dispatch import DeviceState, Latency, Member, Placement, choose
+from server.dispatch import choose
+from server.fleet_state import DeviceState, Latency, Member, Placement
 
 SEGMENT = 64
 
