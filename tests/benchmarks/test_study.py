@@ -199,7 +199,7 @@ def test_each_search_is_as_good_as_the_one_it_starts_from(case):
     # The exact search may give a thousandth away for fewer instances.
     assert worst <= batches <= exact * 1.0011
     assert worst <= greedy <= exact * 1.0011
-    assert exact <= outcome.bound * (1 + 1e-6)
+    assert exact <= outcome.bound * (1 + 1e-5)  # figures are rounded
     assert outcome.gap == pytest.approx(1 - exact / outcome.bound, abs=1e-3)
 
 
