@@ -17,6 +17,8 @@ __all__ = ["entries", "number", "text", "whole_number"]
 Entry = Mapping[str, Any]
 
 _LONGEST = 60
+#: Sums of bytes must fit 64 bits.
+_LARGEST = 1 << 48
 
 
 def entries(document: str | bytes, key: str) -> Iterator[tuple[str, Entry]]:
@@ -71,12 +73,14 @@ def number(entry: Entry, key: str, where: str) -> float:
 
 
 def whole_number(entry: Entry, key: str, where: str) -> int:
-    """Return a whole number; 1e9 is one, too.
+    """Return a whole number that is not negative; 1e9 is one, too.
 
     Raises:
         ValueError: if it is anything else.
     """
     value = number(entry, key, where)
+    if not 0 <= value <= _LARGEST:
+        raise ValueError(f"{where}.{key}: should be from 0 to {_LARGEST}, not {_short(entry[key])}")
     if value != int(value):
         raise ValueError(f"{where}.{key}: should be a whole number, not {_short(entry[key])}")
     return int(entry[key])

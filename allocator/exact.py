@@ -210,7 +210,12 @@ def fewest_instances(problem: Problem, found: Found, *, clock: Clock) -> Found:
     if np.count_nonzero(cells) > minimum and branch.binaries(problem) <= _TINY:
         result = branch.fewest(problem, cells, least, clock.left_s())
         clock.limited |= not result.finished
-        if result.cells is not None and np.count_nonzero(result.cells) < np.count_nonzero(cells):
+        # The solver's tolerances are not the linear program's: what counts is the latter.
+        if (
+            result.cells is not None
+            and np.count_nonzero(result.cells) < np.count_nonzero(cells)
+            and solve_throughput(problem, result.cells)[0] >= least
+        ):
             cells = result.cells
     throughput = solve_throughput(problem, cells)[0]
     return Found(cells, throughput, max(found.bound, throughput))

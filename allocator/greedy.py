@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from allocator.problem import Cells, Problem
 from allocator.throughput import ThroughputModel
@@ -111,7 +112,13 @@ def greedy(
     return cells
 
 
-def best_batches(problem: Problem, start: Cells, scorer: Scorer) -> Cells:
+def best_batches(
+    problem: Problem,
+    start: Cells,
+    scorer: Scorer,
+    *,
+    keep_going: Callable[[], bool] = lambda: True,
+) -> Cells:
     """Tune the batch sizes alone, instances stay where they are: the usual practice.
 
     Each step takes the best change of one batch size, until none helps.
@@ -120,19 +127,20 @@ def best_batches(problem: Problem, start: Cells, scorer: Scorer) -> Cells:
         problem: members, devices and profiles.
         start: feasible cells.
         scorer: what makes cells good.
+        keep_going: asked before every score; where it says no, the search ends with what it has.
     """
     cells = start.copy()
     score = scorer.score(cells)
     while True:
-        scored = [
-            (scorer.score_move(move), -index, move)
-            for index, move in enumerate(_moves(problem, cells))
-            if move.batch and cells[move.device, move.member]
-        ]
-        if not scored or not _is_better(max(scored)[0], score):
+        best: Move | None = None
+        for move in _batch_moves(problem, cells):
+            if not keep_going():
+                return cells
+            if _is_better(after := scorer.score_move(move), score):
+                best, score = move, after
+        if best is None:
             return cells
-        _, _, move = max(scored)
-        cells[move.device, move.member] = move.batch
+        cells[best.device, best.member] = best.batch
         score = scorer.score(cells)
 
 
@@ -142,15 +150,29 @@ def _is_better(after: float, before: float) -> bool:
 
 def _moves(problem: Problem, cells: Cells) -> Iterator[Move]:
     """Every feasible change of one cell."""
-    left = problem.capacity_bytes - problem.used_bytes(cells)
+    left = problem.left_per_room(cells)
     instances = np.count_nonzero(cells, axis=0)
     for device, member in np.ndindex(*cells.shape):
-        present = int(cells[device, member])
-        room = int(left[problem.room_of[device]])
-        if present:
-            room += problem.profile(device, member, present).memory_bytes
-            if instances[member] > 1:
-                yield Move(device, member, 0)
-        for option in problem.options(device, member):
-            if option.batch != present and option.memory_bytes <= room:
-                yield Move(device, member, option.batch)
+        if cells[device, member] and instances[member] > 1:
+            yield Move(device, member, 0)
+        yield from _sizes(problem, cells, left, device, member)
+
+
+def _batch_moves(problem: Problem, cells: Cells) -> Iterator[Move]:
+    """Every feasible change of the batch size of an instance."""
+    left = problem.left_per_room(cells)
+    for device, member in np.argwhere(cells):
+        yield from _sizes(problem, cells, left, int(device), int(member))
+
+
+def _sizes(
+    problem: Problem, cells: Cells, left: npt.NDArray[np.int64], device: int, member: int
+) -> Iterator[Move]:
+    """The other batch sizes that a cell may have, with what is left in each room."""
+    present = int(cells[device, member])
+    room = int(left[problem.room_of[device]])
+    if present:
+        room += problem.profile(device, member, present).memory_bytes
+    for option in problem.options(device, member):
+        if option.batch != present and option.memory_bytes <= room:
+            yield Move(device, member, option.batch)

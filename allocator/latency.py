@@ -7,18 +7,19 @@ not: batches that fill, devices that are shared and bursts decide it, so matrice
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 from allocator.exact import Clock
 from allocator.greedy import Move, greedy
 from allocator.problem import Cells, NoPlaceError, Problem
 from allocator.search import Allocation, search
-from allocator.simulation import Arrivals, Figures, Host, Poisson, simulate
+from allocator.simulation import Figures, Host, Poisson, simulate
 from allocator.spare import fill_spare_memory
 from allocator.throughput import solve_throughput
 from allocator.worst_fit import worst_fit
 
-__all__ = ["SimulatedScorer", "search_latency"]
+__all__ = ["OverloadError", "SimulatedScorer", "search_latency"]
 
 #: Requests of one simulation: enough for a 99th percentile that tells matrices apart.
 _REQUESTS = 2000
@@ -27,6 +28,12 @@ _START_SHARE = 0.3
 _MAX_NEIGHBOURS = 40
 #: What a second of the 99th percentile is worth, in shares of late answers.
 _LITTLE = 1e-4
+#: Below all that a simulation can be worth.
+_HOPELESS = -1e12
+
+
+class OverloadError(Exception):
+    """More rows arrive than any allocation can predict."""
 
 
 class SimulatedScorer:
@@ -45,7 +52,7 @@ class SimulatedScorer:
     def __init__(
         self,
         problem: Problem,
-        arrivals: Arrivals,
+        arrivals: Poisson,
         *,
         deadline_s: float | None = None,
         host: Host | None = None,
@@ -61,17 +68,22 @@ class SimulatedScorer:
     def score(self, cells: Cells) -> float:
         """What the simulation of these cells is worth; moves start from them now."""
         self._cells = cells.copy()
-        return self._worth(self.simulate(cells))
+        return self._worth(cells)
 
     def score_move(self, move: Move) -> float:
         """What it would be worth after a move."""
         after = self._cells.copy()
         after[move.device, move.member] = move.batch
-        return self._worth(self.simulate(after))
+        return self._worth(after)
 
-    def _worth(self, figures: Figures) -> float:
+    def _worth(self, cells: Cells) -> float:
+        throughput = solve_throughput(self._problem, cells)[0]
+        if throughput < self._arrivals.rate * self._arrivals.rows:
+            # The queue would only grow: no need to watch it. The faster the better.
+            return _HOPELESS + throughput
+        figures = self.simulate(cells)
         if figures.latency is None:
-            return float("-inf")
+            return _HOPELESS
         p99_s = figures.latency.p99_s
         if self._deadline_s is None:
             return -p99_s
@@ -117,9 +129,14 @@ def search_latency(
 
     Raises:
         NoPlaceError: if there is no room for all members, or none was found in time.
+        OverloadError: if no allocation can keep up with that rate.
     """
-    clock = Clock(time_limit_s)
+    started, clock = time.monotonic(), Clock(time_limit_s)
     fastest = search(problem, time_limit_s=time_limit_s * _START_SHARE, seed=seed)
+    if fastest.bound_rows_s is not None and rate_rows_s > fastest.bound_rows_s:
+        raise OverloadError(
+            f"{rate_rows_s:g} rows/s arrive, but at most {fastest.bound_rows_s:.4g} are possible"
+        )
     arrivals = Poisson(rate_rows_s)
     scorer = SimulatedScorer(problem, arrivals, deadline_s=deadline_s, host=host, seed=seed)
     cells = problem.cells_of(fastest.matrix)
@@ -138,7 +155,7 @@ def search_latency(
         matrix=problem.matrix(best),
         solver="simulated",
         throughput_rows_s=solve_throughput(problem, best)[0],
-        elapsed_s=time_limit_s - clock.left_s(),
+        elapsed_s=time.monotonic() - started,
         time_limited=fastest.time_limited or clock.limited,
     )
     return allocation, scorer.simulate(best)

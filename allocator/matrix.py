@@ -33,6 +33,8 @@ class AllocationMatrix:
     cells: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
+        if not self.members:
+            raise ValueError("there is no member")
         for what, names in (("member", self.members), ("device", self.devices)):
             if repeated := [name for i, name in enumerate(names) if name in names[:i]]:
                 raise ValueError(f"{what} {repeated[0]!r} is there twice")
@@ -76,7 +78,7 @@ class AllocationMatrix:
         """
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"is not JSON: {error}") from None
         if not isinstance(document, dict):
             raise ValueError("should be an object with members, devices and matrix")

@@ -6,6 +6,7 @@ matplotlib, an extra (`plot`).
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -50,7 +51,8 @@ def draw_allocation(path: Path, allocation: Allocation, problem: Problem) -> Non
         title += f", at most {bound:,.4g} possible"
     figure.suptitle(title)
     # The same picture is the same file: no dates, no random ids.
-    with mpl.rc_context({"svg.hashsalt": "ensembled"}):
+    with mpl.rc_context({"svg.hashsalt": "ensembled"}), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of letters that the font does not have
         metadata = {"Date": None} if path.suffix == ".svg" else None
         figure.savefig(path, metadata=metadata, dpi=150)
 
@@ -70,9 +72,11 @@ def _draw_matrix(axes: Axes, problem: Problem, cells: Cells) -> None:
             color="white" if dark else "black",
             fontsize=8,
         )
-    axes.set_xticks(range(len(problem.members)), problem.members, rotation=60, ha="right")
+    axes.set_xticks(
+        range(len(problem.members)), problem.members, rotation=60, ha="right", parse_math=False
+    )
     labels = [f"{device.name} ({device.kind})" for device in problem.devices]
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_title("batch sizes")
 
 

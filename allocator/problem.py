@@ -25,6 +25,9 @@ from allocator.profiles import Profile, Profiles
 
 __all__ = ["Cells", "NoPlaceError", "Problem", "Room", "readable_bytes"]
 
+#: How many devices an error lists.
+_MOST_LISTED = 8
+
 #: Batch sizes, [devices, members]; 0 is no instance.
 Cells = npt.NDArray[np.int64]
 
@@ -35,6 +38,7 @@ class NoPlaceError(Exception):
     Attributes:
         member: its name.
         needed_bytes: what its smallest instance takes, None if it runs on no device at all.
+        batch: the batch size of that.
         left_bytes: what was left on each device when it was its turn, by name.
         shortfall_bytes: how much is missing on the device where the least is missing.
     """
@@ -50,16 +54,32 @@ class NoPlaceError(Exception):
         if needed_bytes is None:
             text = f"member {member!r} has no profile for any of the devices"
         else:
-            left = ", ".join(f"{readable_bytes(b)} on {name}" for name, b in left_bytes.items())
+            roomiest = list(left_bytes.items())
+            if len(roomiest) > _MOST_LISTED:
+                roomiest.sort(key=lambda item: -item[1])
+            left = ", ".join(
+                f"{readable_bytes(b)} on {name}" for name, b in roomiest[:_MOST_LISTED]
+            )
+            if len(roomiest) > _MOST_LISTED:
+                left += f" and less on {len(roomiest) - _MOST_LISTED} more"
             text = (
                 f"member {member!r} needs {readable_bytes(needed_bytes)} at batch size {batch}, "
                 f"short of {readable_bytes(shortfall_bytes)}; there is left: {left}"
             )
         super().__init__(text)
         self.member = member
+        self.batch = batch
         self.needed_bytes = needed_bytes
         self.left_bytes = dict(left_bytes)
         self.shortfall_bytes = shortfall_bytes
+
+    def unproven(self, seconds: float) -> NoPlaceError:
+        """Return what to raise if there may be room, but none was found in so many seconds."""
+        other = NoPlaceError(
+            self.member, self.needed_bytes, self.batch, self.left_bytes, self.shortfall_bytes
+        )
+        other.args = (f"no place found in {seconds:g} s, more time may help; at first {self}",)
+        return other
 
 
 @dataclass(frozen=True)
@@ -190,9 +210,13 @@ class Problem:
         """What the instances may take in each room."""
         return np.array([room.memory_bytes for room in self.rooms], np.int64)
 
+    def left_per_room(self, cells: Cells) -> npt.NDArray[np.int64]:
+        """The memory that is left in each room."""
+        return self.capacity_bytes - self.used_bytes(cells)
+
     def left_bytes(self, cells: Cells) -> dict[str, int]:
         """The memory that is left, by device name."""
-        left = self.capacity_bytes - self.used_bytes(cells)
+        left = self.left_per_room(cells)
         return {one.name: int(left[self.room_of[i]]) for i, one in enumerate(self.devices)}
 
     def faults(self, matrix: AllocationMatrix) -> list[str]:
@@ -261,9 +285,8 @@ class Problem:
         best = min(smallest, key=lambda name: smallest[name].memory_bytes - left[name])
         needed = smallest[best]
         short = needed.memory_bytes - left[best]
-        return NoPlaceError(
-            self.members[member], needed.memory_bytes, needed.batch, dict(left), short
-        )
+        usable = {name: left[name] for name in smallest}
+        return NoPlaceError(self.members[member], needed.memory_bytes, needed.batch, usable, short)
 
 
 def _efficient(options: Iterable[Profile]) -> tuple[Profile, ...]:
@@ -279,4 +302,4 @@ def readable_bytes(size: int) -> str:
     for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
         if abs(size) >= 1 << shift:
             return f"{size / (1 << shift):.1f} {unit}"
-    return f"{size} bytes"
+    return f"{size} byte" if size == 1 else f"{size} bytes"

@@ -16,6 +16,9 @@ from allocator.documents import entries, number, text, whole_number
 
 __all__ = ["Profile", "Profiles"]
 
+#: Anything faster is a slip, and rates must be finite.
+_LEAST_S = 1e-12
+
 _NONE: Mapping[int, Profile] = MappingProxyType({})
 
 
@@ -44,7 +47,7 @@ class Profile:
         where = f"member {self.member!r} on {self.device_kind!r}"
         if self.batch < 1:
             raise ValueError(f"{where}: batch should be 1 or more, not {self.batch}")
-        if not 0 < self.latency_s < float("inf"):
+        if not _LEAST_S <= self.latency_s < float("inf"):
             raise ValueError(f"{where}: latency_s should be above 0, not {self.latency_s}")
         if self.memory_bytes < 0:
             raise ValueError(f"{where}: memory_bytes should be 0 or more, not {self.memory_bytes}")

@@ -98,18 +98,18 @@ def search(
         baselines[name] = solve_throughput(problem, cells)[0]
 
     def within_share() -> bool:
-        return clock.left_s() > time_limit_s * (1 - _BASELINES_SHARE)
+        return time.monotonic() - started < time_limit_s * _BASELINES_SHARE
 
     try:
         note("worst_fit", worst_fit(problem))
     except NoPlaceError as refusal:
-        starts["exact"] = _some_place(problem, refusal, clock, seed)
+        starts["exact"] = _some_place(problem, refusal, clock, time_limit_s, seed)
     else:
-        note("batch_only", best_batches(problem, starts["worst_fit"], AnalyticScorer(problem)))
-        scorer = AnalyticScorer(problem)
+        first, scorer = starts["worst_fit"], AnalyticScorer(problem)
+        note("batch_only", best_batches(problem, first, scorer, keep_going=within_share))
         cells = greedy(
             problem,
-            starts["worst_fit"],
+            first,
             scorer,
             max_iterations=max_iterations,
             max_neighbours=max_neighbours,
@@ -127,7 +127,11 @@ def search(
         name = next(key for key in (solver.replace("-", "_"), "exact") if key in starts)
         throughput = solve_throughput(problem, starts[name])[0]
         bound = upper_bound(
-            problem, counts=False, time_limit_s=time_limit_s, max_nodes=0, at_least=throughput
+            problem,
+            counts=False,
+            time_limit_s=clock.left_s(),
+            max_nodes=0,
+            at_least=throughput,
         )
         found = Found(starts[name], throughput, max(bound, throughput))
     return Allocation(
@@ -141,11 +145,13 @@ def search(
     )
 
 
-def _some_place(problem: Problem, refusal: NoPlaceError, clock: Clock, seed: int) -> Cells:
+def _some_place(
+    problem: Problem, refusal: NoPlaceError, clock: Clock, time_limit_s: float, seed: int
+) -> Cells:
     """Find a place where worst-fit found none.
 
     Raises:
-        NoPlaceError: the given one, if there is none, or if the time is up.
+        NoPlaceError: the given one, if there is none; or one that says that the time was up.
     """
     try:
         upper_bound(
@@ -158,5 +164,5 @@ def _some_place(problem: Problem, refusal: NoPlaceError, clock: Clock, seed: int
         return built.cells
     result = branch.some_place(problem, clock.left_s())
     if result.cells is None:
-        raise refusal
+        raise refusal if result.finished else refusal.unproven(time_limit_s)
     return result.cells

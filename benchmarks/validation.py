@@ -31,7 +31,7 @@ from benchmarks.wrk import find_wrk, run_wrk
 from server.config import Config, load_config
 from server.members import know_members
 from server.planning.costs import plan_problem
-from server.planning.placement import find_devices
+from server.planning.placement import find_devices, row_bytes
 from server.profiling import profile_members
 
 __all__ = ["PAIRS", "Pair", "configured", "main", "measure_pair", "measure_validation", "promise"]
@@ -199,7 +199,7 @@ def promise(pair: Pair, config: Config) -> tuple[float, float]:
         devices = [msgspec.structs.replace(device, cores=()) for device in devices]
     found = profile_members(config, members, devices)
     largest = {one.member: one.batch for one in found.profiles}
-    planned = plan_problem(found, devices, largest)
+    planned = plan_problem(found, devices, largest, row_bytes=row_bytes(members))
     matrix = _matrix(pair, list(planned.problem.members))
     figures = simulate(
         matrix,

@@ -176,7 +176,15 @@ def allocate(
         if longest_s is not None and config is None:
             raise ConfigError("--measure needs CONFIG: what a file describes can't be served")
         request = Request(
-            solver, time_limit, seed, as_json, output, plot, rate, deadline_ms, longest_s
+            solver=solver,
+            time_limit_s=time_limit,
+            seed=seed,
+            as_json=as_json,
+            output=output,
+            plot=plot,
+            rate_rows_s=rate,
+            deadline_ms=deadline_ms,
+            measure_s=longest_s,
         )
         if devices is not None and profiles is not None:
             allocate_files(devices, profiles, request)

@@ -119,6 +119,9 @@ class _Plan:
         ]
         if self._placement is not None:
             lines.append(summary(self._placement.allocation))
+            if estimated := self._placement.found.estimated:
+                names = ", ".join(dict.fromkeys(member for member, _ in estimated))
+                lines.append(f"that rests on estimates, `ensembled profile` measures: {names}")
         return lines
 
 
@@ -133,7 +136,7 @@ def _plan(config: Config, *, profile_s: float) -> _Plan:
             )
         matrix = placement.matrix
     else:
-        matrix = read_allocation(config, devices)
+        matrix = read_allocation(config, members, devices)
     composition = compose(
         config,
         members,

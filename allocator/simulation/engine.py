@@ -25,6 +25,8 @@ from allocator.simulation.timeline import SharedTimeline, Timeline
 
 __all__ = ["Engine"]
 
+#: With an end by requests: how many times as many of them come at most.
+_BACKLOG = 10
 #: How many requests a closed loop's or a rate's run has if nobody says, and how many each
 #: connection has at least, so that the first ones, which all come at once, don't decide.
 _REQUESTS = 10_000
@@ -84,6 +86,7 @@ class Engine:
         timeline, records = self._timeline, self.records
         goal, warm = self._goal()
         limit = self._scenario.seconds or math.inf
+        self._most = goal * _BACKLOG if limit == math.inf else math.inf
         self._open(warm, limit)
         while records.settled < goal and (now := timeline.next_time()) <= limit and now < math.inf:
             while True:
@@ -136,7 +139,8 @@ class Engine:
 
     def _expect_next(self) -> None:
         moment = next(self._moments, None)
-        if moment is not None:
+        # Where more come than can be answered, the queue would outgrow everything.
+        if moment is not None and len(self._rows_left) < self._most:
             self._timeline.at(moment[0], self._come, moment[1])
 
     def _come(self, rows: int) -> None:

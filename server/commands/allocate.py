@@ -6,21 +6,19 @@ in; tables or JSON on stdout, the result file and a picture flow out.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 from allocator.devices import Device
 from allocator.documents import entries, text, whole_number
-from allocator.latency import search_latency
+from allocator.latency import OverloadError, search_latency
 from allocator.problem import NoPlaceError, Problem
 from allocator.profiles import Profiles
 from allocator.search import Allocation, Solver, search
 from allocator.simulation import Figures
+from server.commands.output import check_output, stdout_console, write_output
 from server.config import Config
 from server.errors import ConfigError
 from server.measured.allocation import (
@@ -33,12 +31,11 @@ from server.members import know_members
 from server.planning.placement import find_devices, place
 from server.planning.report import print_allocation, result_document
 from server.profiling.progress import progress_on_stderr
-from workers.cache import write_atomically
 
 __all__ = ["Request", "allocate_config", "allocate_files", "read_problem"]
 
 _TIME_LIMIT_S = 10.0
-_WIDE = 1000
+_NEEDS_RATE = "--deadline-ms needs --rate, the arrivals that it is for"
 
 
 @dataclass(frozen=True)
@@ -74,13 +71,10 @@ class Request:
         Raises:
             ConfigError: if a file can't be written there.
         """
-        for option, path in (("--output", self.output), ("--plot", self.plot)):
-            if path is not None and not path.parent.is_dir():
-                raise ConfigError(f"{option} {path}: there is no directory {path.parent}")
+        check_output("--output", self.output)
+        check_output("--plot", self.plot)
         if self.plot is not None and self.plot.suffix not in {".svg", ".png"}:
             raise ConfigError(f"--plot {self.plot}: should end in .svg or .png")
-        if self.deadline_ms is not None and self.rate_rows_s is None:
-            raise ConfigError("--deadline-ms needs --rate, the arrivals that it is for")
         if self.rate_rows_s is not None and self.solver != "auto":
             raise ConfigError(f"--rate has a search of its own, drop --solver {self.solver}")
         if self.measure_s is not None and self.rate_rows_s is not None:
@@ -99,8 +93,7 @@ def allocate_config(config: Config, request: Request, path: Path) -> None:
         ConfigError: if the configuration is wrong, or there is no room for its members.
         StartError: if a member can't run, or no allocation can be measured.
     """
-    if request.rate_rows_s is not None:
-        config = _for_latency(config, request)
+    config = _for_latency(config, request)
     if request.measure_s is not None and config.placement.objective == "latency":
         raise ConfigError("--measure is for objective throughput, placement says latency")
     members = know_members(config)
@@ -141,13 +134,19 @@ def _with_spare_memory_left(config: Config) -> Config:
 
 
 def _for_latency(config: Config, request: Request) -> Config:
-    wanted = config.placement.model_copy(
-        update={
-            "objective": "latency",
-            "arrival_rows_s": request.rate_rows_s,
-            "deadline_ms": request.deadline_ms,
-        }
-    )
+    """Let the rate and the deadline that were asked for go before the configuration's."""
+    asked: dict[str, object] = {}
+    if request.rate_rows_s is not None:
+        asked |= {"objective": "latency", "arrival_rows_s": request.rate_rows_s}
+    if request.deadline_ms is not None:
+        asked |= {"deadline_ms": request.deadline_ms}
+    wanted = config.placement.model_copy(update=asked)
+    if wanted.objective == "throughput" and request.deadline_ms is not None:
+        raise ConfigError(_NEEDS_RATE)
+    if wanted.objective == "latency" and request.solver != "auto":
+        raise ConfigError(
+            f"the latency objective has a search of its own, drop --solver {request.solver}"
+        )
     return config.model_copy(update={"placement": wanted})
 
 
@@ -157,6 +156,8 @@ def allocate_files(devices: Path, profiles: Path, request: Request) -> None:
     Raises:
         ConfigError: if a file is wrong, or there is no room for the members.
     """
+    if request.deadline_ms is not None and request.rate_rows_s is None:
+        raise ConfigError(_NEEDS_RATE)
     problem = read_problem(devices, profiles)
     limit_s = request.time_limit_s or _TIME_LIMIT_S
     figures = None
@@ -173,7 +174,7 @@ def allocate_files(devices: Path, profiles: Path, request: Request) -> None:
             allocation = search(
                 problem, solver=request.solver, time_limit_s=limit_s, seed=request.seed
             )
-    except NoPlaceError as error:
+    except (NoPlaceError, OverloadError) as error:
         raise ConfigError(str(error)) from None
     _tell(request, allocation, problem, (), figures)
 
@@ -212,21 +213,16 @@ def _tell(
     *,
     trials: Sequence[Trial] = (),
 ) -> None:
-    document = result_document(allocation, corrections, figures)
-    if trials:
-        document = json.dumps(json.loads(document) | {"measured": trials_document(trials)})
+    more = {"measured": trials_document(trials)} if trials else {}
+    document = result_document(allocation, corrections, figures, **more)
     if request.output is not None:
-        try:
-            write_atomically(request.output, document.encode() + b"\n")
-        except OSError as error:
-            raise ConfigError(f"--output {request.output}: {error.strerror}") from None
+        write_output("--output", request.output, document + "\n")
     if request.plot is not None:
         _draw(request.plot, allocation, problem)
     if request.as_json:
         print(document)
     else:
-        # Into a file or a pipe, tables are as wide as they need to be.
-        console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+        console = stdout_console()
         print_allocation(console, allocation, problem, corrections, figures)
         if trials:
             print_trials(console, trials)

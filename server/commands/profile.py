@@ -9,17 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from allocator.profiles import Profile
+from server.commands.output import check_output, stdout_console, write_output
 from server.config import Config
-from server.errors import ConfigError
 from server.members import know_members
 from server.planning.placement import find_devices
 from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr
-from workers.cache import write_atomically
 
 __all__ = ["profile", "profiles_document"]
 
@@ -37,22 +35,21 @@ def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) 
         ConfigError: if the configuration, or the place for the output, is wrong.
         StartError: if a member can't run on any device.
     """
-    if output is not None and not output.parent.is_dir():  # better known before than after
-        raise ConfigError(f"--output {output}: there is no directory {output.parent}")
+    check_output("--output", output)
     members = know_members(config)
     devices = find_devices(config)
     with progress_on_stderr() as on_progress:
         found = profile_members(config, members, devices, fresh=fresh, on_progress=on_progress)
     document = profiles_document(found)
     if output is not None:
-        _write(output, document)
+        write_output("--output", output, document + "\n")
     if as_json:
         print(document)
         return
-    console = Console()
+    console = stdout_console()
     console.print(_table(found))
     for line in _footnotes(found):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(line)
 
 
 def profiles_document(found: Measurements) -> str:
@@ -64,13 +61,6 @@ def profiles_document(found: Measurements) -> str:
             for (member, kind), factor in found.colocation.items()
         ],
     )
-
-
-def _write(output: Path, document: str) -> None:
-    try:
-        write_atomically(output, document.encode() + b"\n")
-    except OSError as error:
-        raise ConfigError(f"--output {output}: {error.strerror}") from None
 
 
 def _table(found: Measurements) -> Table:

@@ -19,7 +19,7 @@ from server.config import Config
 from server.errors import ConfigError
 from server.members import know_members
 from server.planning.costs import plan_problem
-from server.planning.placement import find_devices, place
+from server.planning.placement import find_devices, place, read_matrix, row_bytes
 from server.profiling import profile_members
 from server.profiling.progress import progress_on_stderr
 
@@ -63,7 +63,7 @@ def described(devices: Path, profiles: Path, allocation: Path | None, *, seed: i
             return Subject(problem, search(problem, seed=seed).matrix)
         except NoPlaceError as error:
             raise ConfigError(str(error)) from None
-    matrix = _read_matrix(allocation)
+    matrix = read_matrix(allocation)
     problem = replace(problem, members=matrix.members)
     _check(problem, matrix, allocation)
     return Subject(problem, matrix)
@@ -90,10 +90,10 @@ def configured(config: Config, allocation: Path | None, *, seed: int) -> Subject
             placed = place(config, members, devices, profile_s=None, seed=seed, on_progress=report)
             problem, matrix, host = placed.problem, placed.matrix, placed.host
         else:
-            matrix = _read_matrix(path)
+            matrix = read_matrix(path)
             found = profile_members(config, members, devices, on_progress=report)
             largest = {one.member: one.batch for one in found.profiles}  # ascending: the last
-            planned = plan_problem(found, devices, largest)
+            planned = plan_problem(found, devices, largest, row_bytes=row_bytes(members))
             problem, host = planned.problem, planned.host
             _check(problem, matrix, path)
     ensembles = [ensemble.members for ensemble in config.ensembles.values()]
@@ -103,15 +103,6 @@ def configured(config: Config, allocation: Path | None, *, seed: int) -> Subject
         [EnsembleShare(names) for names in ensembles or [(name,) for name in matrix.members]],
         host,
     )
-
-
-def _read_matrix(path: Path) -> AllocationMatrix:
-    try:
-        return AllocationMatrix.from_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
 
 
 def _check(problem: Problem, matrix: AllocationMatrix, path: Path) -> None:

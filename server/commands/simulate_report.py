@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
 from allocator.simulation import Arrivals, ClosedLoop, Figures, Trace
+from server.commands.output import stdout_console
 
 __all__ = ["show"]
 
@@ -33,13 +33,10 @@ def show(
         figures: what came of it.
         deadline_ms: when an answer was late.
     """
-    console = Console()
+    console = stdout_console()
     console.print(
         f"{_load(arrivals)}; {figures.simulated_s:,.4g} s simulated, "
-        f"figures of the last {figures.window_s:,.4g} s",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"figures of the last {figures.window_s:,.4g} s"
     )
     summary = Table("", show_header=False)
     summary.add_column(justify="right")

@@ -19,13 +19,24 @@ from allocator.simulation import Host
 from server.profiling import Measurements
 from workers.spec import DeviceSpec
 
-__all__ = ["HOST_ROW_S", "JOB_S", "PlannedProblem", "plan_problem"]
+__all__ = ["HOST", "HOST_ROW_S", "JOB_S", "PlannedProblem", "plan_problem"]
 
-#: Seconds of CPU that front-end and combiner take for a request of one row, of a small binary
-#: tensor; `python -m benchmarks.serving small` measures it.
-HOST_ROW_S = 65e-6
+#: What serving takes of the CPU where front-end, combiner and workers share the cores: fitted to
+#: five tiny networks at 1, 32 and 128 connections on two cores (`benchmarks.validation`).
+HOST = Host(
+    frontend_s_per_turn=160e-6,
+    frontend_s_per_request=74e-6,
+    frontend_s_per_byte=1e-9,
+    frontend_s_per_job=2e-6,
+    combiner_s_per_turn=107e-6,
+    combiner_s_per_range=2e-6,
+)
+#: Of that, what a request of one row comes to when many are in flight, in seconds.
+HOST_ROW_S = 100e-6
 #: Seconds that a worker takes for a job beside the prediction: messages, and their answer.
-JOB_S = 15e-6
+JOB_S = 28e-6
+#: What a worker takes by itself where none was ever measured.
+_WORKER_BYTES = 100 << 20
 #: A co-location factor below this is noise.
 _NOTICED = 1.02
 
@@ -45,7 +56,11 @@ class PlannedProblem:
 
 
 def plan_problem(
-    found: Measurements, devices: Sequence[DeviceSpec], largest_batch: Mapping[str, int]
+    found: Measurements,
+    devices: Sequence[DeviceSpec],
+    largest_batch: Mapping[str, int],
+    *,
+    row_bytes: int = 0,
 ) -> PlannedProblem:
     """Return the problem of placing the members that were measured on some devices.
 
@@ -53,9 +68,11 @@ def plan_problem(
         found: what the members cost.
         devices: where they may go.
         largest_batch: by member, the largest batch of which the arena holds two.
+        row_bytes: of one row of a request, for the simulation.
     """
     members = found.profiles.members
-    planned, notes = _leave_memory_to_workers(devices, found.worker_bytes)
+    unknown = dict.fromkeys((kind for _, kind in found.estimated), _WORKER_BYTES)
+    planned, notes = _leave_memory_to_workers(devices, unknown | dict(found.worker_bytes))
     profiles = [
         replace(one, latency_s=_latency_s(one, found))
         for one in found.profiles
@@ -73,7 +90,9 @@ def plan_problem(
         notes.append(f"{member} on {kind} is estimated from its size, not measured")
     problem = Problem(members, tuple(planned), Profiles(profiles), row_s)
     # Where front-end and combiner have cores of their own, they cost the workers nothing.
-    host = Host(len(available_cores()), frontend_s_per_request=HOST_ROW_S) if row_s else Host()
+    host = Host()
+    if row_s:
+        host = replace(HOST, cores=len(available_cores()), row_bytes=row_bytes)
     return PlannedProblem(problem, tuple(notes), host)
 
 

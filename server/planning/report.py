@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -36,7 +37,10 @@ _BASELINES = {
 
 
 def result_document(
-    allocation: Allocation, corrections: Sequence[str] = (), figures: Figures | None = None
+    allocation: Allocation,
+    corrections: Sequence[str] = (),
+    figures: Figures | None = None,
+    **more: Any,
 ) -> str:
     """Return the result as JSON, which `ensembled serve` takes back.
 
@@ -44,6 +48,7 @@ def result_document(
         allocation: what was found.
         corrections: in what its problem differs from the plain performance model.
         figures: of its simulation, if there was one.
+        more: what else the document should tell.
     """
     matrix = allocation.matrix
     document = {
@@ -61,7 +66,7 @@ def result_document(
     }
     if figures is not None:
         document["simulated"] = figures.to_json()
-    return json.dumps(document)
+    return json.dumps(document | more)
 
 
 def summary(allocation: Allocation) -> str:
@@ -82,7 +87,7 @@ def print_allocation(
     """Print the matrix, what it takes of each device, and how good it is.
 
     Args:
-        console: where to.
+        console: where to; it takes text as it is, without markup.
         allocation: what was found.
         problem: what it was searched for.
         corrections: in what the problem differs from the plain performance model.
@@ -94,17 +99,16 @@ def print_allocation(
     model.rows_per_s()
     shares = model.shares()
     console.print(_table(problem, cells, shares, allocation.throughput_rows_s))
-    plain = {"markup": False, "highlight": False, "soft_wrap": True}
-    console.print(summary(allocation), **plain)  # type: ignore[arg-type]
+    console.print(summary(allocation))
     if allocation.time_limited:
-        console.print("the time limit cut the search short", **plain)  # type: ignore[arg-type]
+        console.print("the time limit cut the search short")
     for line in (
         *_simulated(figures),
         *_limits(problem, allocation, model),
         *_baselines(allocation),
         *(f"counted in: {correction}" for correction in corrections),
     ):
-        console.print(line, **plain)  # type: ignore[arg-type]
+        console.print(line)
 
 
 def _table(problem: Problem, cells: Cells, shares: Floats, throughput: float) -> Table:
@@ -144,8 +148,8 @@ def _simulated(figures: Figures | None) -> Iterator[str]:
         latency = figures.latency
         yield (
             f"simulated: {_rate(figures.throughput_rows_s)} rows/s, "
-            f"p50 {latency.p50_s * 1e3:.3g} ms, p99 {latency.p99_s * 1e3:.3g} ms, "
-            f"{figures.late_share:.2%} late"
+            f"p50 {latency.p50_s * 1e3:.3g} ms, p99 {latency.p99_s * 1e3:.3g} ms"
+            + (f", {figures.late_share:.2%} late" if figures.late_share else "")
         )
 
 

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allocator import branch
 from allocator.exact import Clock, Effort, Found, exact, fewest_instances
 from allocator.problem import Problem
 from allocator.profiles import Profiles
@@ -152,3 +153,21 @@ def test_members_that_cost_no_memory_are_everywhere_where_it_helps():
     problem = Problem(("a", "b"), (device("cuda:0", 0), device("cuda:1", 0)), Profiles(one))
     found, _ = run(problem, np.eye(2, dtype=np.int64))
     assert found.throughput == pytest.approx(2 / (1 / 10 + 1 / 5))
+
+
+def test_thinning_keeps_the_throughput_where_the_solver_is_too_tolerant():
+    """A rate a million times below the others is nothing to the solver, and all to the ensemble."""
+    table = profiles(
+        a={2: (3736.809, 9), 1: (0.00161782, 3)},
+        b={2: (2856.111, 5)},
+        c={4: (157.863, 3), 1: (0.00231116, 2)},
+    )
+    pool = [device(f"cuda:{i}", 14, pool="shared") for i in range(2)]
+    problem = Problem(("a", "b", "c"), tuple(pool), table)
+    start = np.array([[1, 0, 4], [1, 2, 0]])
+    before = solve_throughput(problem, start)[0]
+    tolerated = branch.fewest(problem, start, 0.999 * before, 5.0).cells
+    assert tolerated is not None
+    assert solve_throughput(problem, tolerated)[0] < 0.6 * before
+    thinned = fewest_instances(problem, Found(start, before, before), clock=Clock(5.0))
+    assert thinned.throughput >= 0.999 * before

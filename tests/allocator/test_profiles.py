@@ -100,7 +100,12 @@ def test_whole_numbers_may_be_written_with_an_exponent():
         (document(latency_s=float("nan")), "profiles[0].latency_s: should be a number, not nan"),
         (document(batch=10**400), "profiles[0].batch: should be a number, not 1000000"),
         (document(latency_s=0), "member 'a' on 'cpu-4': latency_s should be above 0"),
-        (document(memory_bytes=-1), "member 'a' on 'cpu-4': memory_bytes should be 0 or more"),
+        (
+            document(memory_bytes=-1),
+            "profiles[0].memory_bytes: should be from 0 to 281474976710656",
+        ),
+        (document(memory_bytes=1e30), "profiles[0].memory_bytes: should be from 0 to"),
+        (document(latency_s=5e-324), "member 'a' on 'cpu-4': latency_s should be above 0"),
         (json.dumps({"profiles": [ENTRY, ENTRY]}), "member 'a' on 'cpu-4': batch 8 is there twice"),
     ],
 )

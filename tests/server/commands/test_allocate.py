@@ -152,6 +152,12 @@ def test_a_member_without_a_profile_for_any_device(files):
         ("devices", {"devices": []}, "devices: is empty"),
         ("devices", {"devices": [{"name": "a", "kind": "b"}]}, "devices[0].memory_bytes"),
         ("devices", {"devices": [*DEVICES["devices"], DEVICES["devices"][0]]}, "there twice"),
+        (
+            "devices",
+            {"devices": [DEVICES["devices"][0] | {"memory_bytes": -5}]},
+            "should be from 0",
+        ),
+        ("devices", {"devices": [DEVICES["devices"][0] | {"memory_bytes": 10**30}]}, "from 0 to"),
         ("profiles", {"profiles": {}}, "a list 'profiles'"),
         ("profiles", {"profiles": [PROFILES["profiles"][0]] * 2}, "batch 1 is there twice"),
         (
@@ -209,3 +215,62 @@ def test_a_configuration_is_placed_as_it_would_be_served(config):
     assert any("each job takes" in line for line in document["corrections"])
     slower = json.loads(invoke(config, "--json", "--rate", "10").stdout)
     assert "simulated" in slower
+
+
+def test_the_file_is_written_as_the_users_own_programs_do(files, tmp_path):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    target.chmod(0o640)
+    link.symlink_to(target)
+    assert files.allocate("--output", str(link)).exit_code == 0
+    assert link.is_symlink()
+    assert json.loads(target.read_text())["members"] == ["a", "b"]
+    assert target.stat().st_mode & 0o777 == 0o640
+
+
+def test_names_are_taken_as_they_are(files, tmp_path):
+    names = {"a": "[/red]", "b": "x$\\frac$"}
+    document = json.dumps(PROFILES)
+    for old, new in names.items():
+        document = document.replace(f'"member": "{old}"', f'"member": {json.dumps(new)}')
+    files.write("profiles", document)
+    result = files.allocate("--plot", str(tmp_path / "a.svg"))
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert all(name in result.stdout for name in names.values())
+
+
+def test_more_than_any_allocation_can_predict(files):
+    result = files.allocate("--rate", "1e6")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "1e+06 rows/s arrive, but at most 88.89 are possible" in result.stderr
+
+
+def test_a_configuration_keeps_its_deadline(tmp_path):
+    path = tmp_path / "config.yaml"
+    section = (
+        "placement: {batch_sizes: [1, 8], objective: latency, arrival_rows_s: 5, deadline_ms: 1}"
+    )
+    path.write_text(CONFIG.replace("placement: {batch_sizes: [1, 8]}", section))
+    assert "100.00% late" in invoke(str(path)).stdout
+    assert "100.00% late" in invoke(str(path), "--rate", "10").stdout
+    assert "% late" not in invoke(str(path), "--deadline-ms", "500").stdout
+
+
+def test_no_place_in_time_is_not_called_impossible(files, tmp_path):
+    """Forty bins that only exact triples fill: there is a place, but not in a tenth of a second."""
+    sizes = [(501 + i, 499 - 2 * i, i) for i in range(1, 41)]
+    files.write(
+        "devices",
+        {"devices": [{"name": f"d{i}", "kind": "V100", "memory_bytes": 1000} for i in range(40)]},
+    )
+    entry = {"device_kind": "V100", "batch": 1, "latency_s": 0.1}
+    members = [
+        entry | {"member": f"m{i}.{j}", "memory_bytes": size}
+        for i, triple in enumerate(sizes)
+        for j, size in enumerate(triple)
+    ]
+    files.write("profiles", {"profiles": members})
+    result = files.allocate("--json", "--time-limit", "0.1")
+    if result.exit_code:  # a fast machine may find one
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "more time may help" in result.stderr

@@ -161,7 +161,7 @@ placement: {batch_sizes: [1, 8]}
     result = invoke(str(config), "--allocation", str(allocation), "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     figures = json.loads(result.stdout)["figures"]
-    assert figures["throughput_rows_s"] == pytest.approx(100, rel=0.02)
+    assert figures["throughput_rows_s"] == pytest.approx(100, rel=0.06)
     assert [one["rows"] > 0 for one in figures["instances"]] == [True, False]
 
 
