@@ -21,12 +21,12 @@ from server.config import Config
 from server.errors import StartError
 from server.front_end_spec import FrontEndSpec
 from server.members import know_members
+from server.planning.allocation_file import read_allocation
 from server.planning.placement import (
     Placement,
     arena_budget_bytes,
     find_devices,
     place,
-    read_allocation,
 )
 from server.planning.report import summary
 from server.profiling.progress import progress_on_stderr

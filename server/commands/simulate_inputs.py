@@ -18,8 +18,9 @@ from server.commands.allocate import read_problem
 from server.config import Config
 from server.errors import ConfigError
 from server.members import know_members
+from server.planning.allocation_file import read_matrix
 from server.planning.costs import plan_problem
-from server.planning.placement import find_devices, place, read_matrix, row_bytes
+from server.planning.placement import find_devices, place, row_bytes
 from server.profiling import profile_members
 from server.profiling.progress import progress_on_stderr
 

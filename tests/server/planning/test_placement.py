@@ -7,7 +7,8 @@ from server.config import load_config
 from server.errors import ConfigError
 from server.launch import check
 from server.members import know_members
-from server.planning.placement import find_devices, place, read_allocation
+from server.planning.allocation_file import read_allocation
+from server.planning.placement import find_devices, place
 
 CONFIG = """
 ensembles: {both: {members: [a, b], rule: mean}}
