@@ -8,7 +8,7 @@ process that plans an allocation; what makes a matrix good is a `Scorer`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,12 +99,7 @@ def greedy(
         if len(moves) > max_neighbours:
             chosen = generator.choice(len(moves), max_neighbours, replace=False)
             moves = [moves[i] for i in np.sort(chosen)]
-        best: Move | None = None
-        for move in moves:
-            if not keep_going():
-                return cells
-            if _is_better(after := scorer.score_move(move), score):
-                best, score = move, after
+        best = _best_move(moves, scorer, score, keep_going)
         if best is None:
             return cells
         cells[best.device, best.member] = best.batch
@@ -131,21 +126,24 @@ def best_batches(
     """
     cells = start.copy()
     score = scorer.score(cells)
-    while True:
-        best: Move | None = None
-        for move in _batch_moves(problem, cells):
-            if not keep_going():
-                return cells
-            if _is_better(after := scorer.score_move(move), score):
-                best, score = move, after
-        if best is None:
-            return cells
+    while best := _best_move(_batch_moves(problem, cells), scorer, score, keep_going):
         cells[best.device, best.member] = best.batch
         score = scorer.score(cells)
+    return cells
 
 
-def _is_better(after: float, before: float) -> bool:
-    return after > before + abs(before) * _LEAST_GAIN
+def _best_move(
+    moves: Iterable[Move], scorer: Scorer, score: float, keep_going: Callable[[], bool]
+) -> Move | None:
+    """The move to the highest score; None if none is better than what there is, or time is up."""
+    best: Move | None = None
+    for move in moves:
+        if not keep_going():
+            return None
+        after = scorer.score_move(move)
+        if after > score + abs(score) * _LEAST_GAIN:
+            best, score = move, after
+    return best
 
 
 def _moves(problem: Problem, cells: Cells) -> Iterator[Move]:

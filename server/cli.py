@@ -28,6 +28,17 @@ app = typer.Typer(
 )
 
 ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")]
+OptionalConfigPath = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")
+]
+DevicesPath = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Instead of CONFIG: the devices, JSON.")
+]
+ProfilesPath = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="With --devices: what members cost, JSON.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of all chance.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
@@ -125,16 +136,10 @@ def profile(
 
 @app.command()
 def allocate(
-    config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")
-    ] = None,
+    config: OptionalConfigPath = None,
     *,
-    devices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead of CONFIG: the devices, JSON.")
-    ] = None,
-    profiles: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --devices: what members cost, JSON.")
-    ] = None,
+    devices: DevicesPath = None,
+    profiles: ProfilesPath = None,
     solver: Annotated[
         Literal["auto", "worst-fit", "greedy", "exact"],
         typer.Option(help="How to search; auto tries all and ends early when it is good."),
@@ -149,7 +154,7 @@ def allocate(
     time_limit: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds that the search may take [10].")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all chance.")] = 0,
+    seed: Seed = 0,
     measure: Annotated[
         bool,
         typer.Option("--measure", help="Let the server decide between good ones; needs CONFIG."),
@@ -164,7 +169,7 @@ def allocate(
     plot: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the matrix, .svg or .png.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Find out which member should run on which device, and how good that is."""
@@ -196,16 +201,10 @@ def allocate(
 
 @app.command()
 def simulate(
-    config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")
-    ] = None,
+    config: OptionalConfigPath = None,
     *,
-    devices: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Instead of CONFIG: the devices, JSON.")
-    ] = None,
-    profiles: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --devices: what members cost, JSON.")
-    ] = None,
+    devices: DevicesPath = None,
+    profiles: ProfilesPath = None,
     allocation: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Which member runs where, JSON; else it is searched."),
@@ -217,15 +216,15 @@ def simulate(
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Arrivals: lines of SECONDS[,ROWS].")
     ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Rows of a request.")] = 1,
-    seconds: Annotated[float | None, typer.Option(help="How long to simulate.")] = None,
+    rows: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of a request.")] = 1,
+    seconds: Annotated[float | None, typer.Option(max=86_400, help="How long to simulate.")] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="When an answer is late.")] = None,
     lose: Annotated[
         list[str] | None,
         typer.Option(metavar="DEVICE@T[:T2]", help="A device fails at T seconds, is back at T2."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of all chance.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    seed: Seed = 0,
+    as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
     """Tell what an allocation would give, on devices that need not be there."""

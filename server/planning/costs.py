@@ -37,8 +37,6 @@ HOST_ROW_S = 100e-6
 JOB_S = 28e-6
 #: What a worker takes by itself where none was ever measured.
 _WORKER_BYTES = 100 << 20
-#: A co-location factor below this is noise.
-_NOTICED = 1.02
 
 
 @dataclass(frozen=True)
@@ -78,9 +76,8 @@ def plan_problem(
         for one in found.profiles
         if one.batch <= max(largest_batch[one.member], _least_batch(found.profiles, one))
     ]
-    for (member, kind), factor in found.colocation.items():
-        if factor >= _NOTICED:
-            notes.append(f"{member} on {kind} takes {factor:.2f} x as long beside busy neighbours")
+    for member, kind, factor in found.disturbed():
+        notes.append(f"{member} on {kind} takes {factor:.2f} x as long beside busy neighbours")
     notes.append(f"each job takes a worker {JOB_S * 1e6:.0f} us beside its prediction")
     row_s = _host_row_s(devices)
     if row_s:

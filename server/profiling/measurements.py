@@ -6,7 +6,7 @@ flow out to whoever plans an allocation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allocator.profiles import Profile, Profiles
@@ -17,6 +17,10 @@ from server.profiling.known import Known
 from server.profiling.pairs import Pair
 
 __all__ = ["Measurements", "collect"]
+
+
+#: A co-location factor below this is noise.
+_NOTICED = 1.02
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class Measurements:
     estimated: tuple[tuple[str, str], ...] = ()
     from_cache: int = 0
     measured: int = 0
+
+    def disturbed(self) -> Iterator[tuple[str, str, float]]:
+        """Yield member, kind and factor where co-location is more than noise."""
+        for (member, kind), factor in self.colocation.items():
+            if factor >= _NOTICED:
+                yield member, kind, factor
 
 
 def collect(
