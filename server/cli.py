@@ -75,9 +75,7 @@ def serve(
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     http_port: Port = None,
-    grpc_port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Reserved: gRPC is not served yet.")
-    ] = None,
+    grpc_port: Port = None,
     allocation: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Which member runs where, JSON, instead of CONFIG's."),

@@ -54,6 +54,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
         workers: those alive when it starts, as (device, incarnation).
         instances: what each device's worker holds.
         http_fd: the listening socket, inherited.
+        grpc_address: where to listen for gRPC; the supervisor holds the port.
     """
 
     epoch: int
@@ -63,6 +64,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     instances: dict[str, tuple[InstanceSpec, ...]]
     models: tuple[ModelSpec, ...]
     http_fd: int
+    grpc_address: str
     max_request_bytes: int
     max_waiting_requests: int
     max_image_pixels: int

@@ -1,7 +1,7 @@
 """The composition root: from a configuration to a running server.
 
 Runs in the process that becomes the supervisor. Everything that can be found wrong without taking
-traffic is found here, in this order: recipes, models, placement, agreement between members.
+traffic is found here, in this order: ports, recipes, models, placement, agreement between members.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from setproctitle import setproctitle
 from allocator.matrix import AllocationMatrix
 from server.compose import Composition, compose
 from server.config import Config
-from server.errors import StartError
 from server.front_end_spec import FrontEndSpec
 from server.members import know_members
 from server.planning.allocation_file import read_allocation
@@ -29,6 +28,7 @@ from server.planning.placement import (
     place,
 )
 from server.planning.report import summary
+from server.ports import bind_port, hold_port, spoken_address
 from server.profiling.progress import progress_on_stderr
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
@@ -49,7 +49,7 @@ _BACKLOG = 2048
 def serve(config: Config) -> int:
     """Serve a configuration until told to stop; the process's exit code.
 
-    Prints ``ready http=HOST:PORT`` on stdout once the server takes traffic.
+    Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server takes traffic.
 
     Raises:
         ConfigError: if what the user wrote is wrong.
@@ -61,13 +61,14 @@ def serve(config: Config) -> int:
         format="%(asctime)s %(levelname)s ensembled: %(message)s",
         stream=sys.stderr,
     )
-    listener = _listen(config.server.host, config.server.http_port)
+    http = bind_port(config.server.host, config.server.http_port)
+    grpc = hold_port(config.server.host, config.server.grpc_port)
     plan = _plan(config, profile_s=config.placement.profile_s)
     for line in plan.describe():
         _log.info("%s", line)
     sockets = tempfile.mkdtemp(prefix="ensembled-")  # readable by the owner only
     try:
-        asyncio.run(_supervise(config, plan, sockets, listener))
+        asyncio.run(_supervise(config, plan, sockets, http, grpc))
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
     return 0
@@ -147,28 +148,15 @@ def _plan(config: Config, *, profile_s: float) -> _Plan:
     return _Plan(devices, matrix, composition, placement)
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Bind the port before anything slow: whether it is free is known at once."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise StartError(f"can't listen on {host}:{port}: {error.strerror}") from None
-    return listener
-
-
-async def _supervise(config: Config, plan: _Plan, sockets: str, listener: socket.socket) -> None:
-    listener.listen(_BACKLOG)
+async def _supervise(
+    config: Config, plan: _Plan, sockets: str, http: socket.socket, grpc: socket.socket
+) -> None:
+    http.listen(_BACKLOG)
     arenas = plan.composition.arenas
     processes = ("front-end", "combiner", *(f"worker {device.name}" for device in plan.devices))
     nbytes = arenas[-1].offset + arena_bytes(arenas[-1])
     memory = MemorySpec(create_memory(nbytes), nbytes, processes, arenas)
-    host, port = listener.getsockname()[:2]
-    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    ready = f"ready http={spoken_address(http)} grpc={spoken_address(grpc)}"
     supervisor = Supervisor(
         front_end=FrontEndSpec(
             epoch=0,
@@ -177,7 +165,8 @@ async def _supervise(config: Config, plan: _Plan, sockets: str, listener: socket
             sockets=sockets,
             instances=plan.composition.instances,
             models=plan.composition.models,
-            http_fd=listener.fileno(),
+            http_fd=http.fileno(),
+            grpc_address=spoken_address(grpc),
             max_request_bytes=int(config.server.max_request_bytes),
             max_waiting_requests=config.server.max_waiting_requests,
             max_image_pixels=config.server.max_image_pixels,
@@ -190,6 +179,6 @@ async def _supervise(config: Config, plan: _Plan, sockets: str, listener: socket
         combiner=CombinerSpec(memory, sockets),
         memory=memory,
         drain_s=config.server.drain_s,
-        on_ready=lambda: print(f"ready http={address}", flush=True),
+        on_ready=lambda: print(ready, flush=True),
     )
     await supervisor.run()

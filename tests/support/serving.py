@@ -140,6 +140,7 @@ class Server:
 
     Attributes:
         url: of its HTTP API.
+        grpc: address of its gRPC API, HOST:PORT.
         process: the supervisor.
         client: for the test's own thread.
         exits_with: what the exit status may be in the end.
@@ -167,7 +168,8 @@ class Server:
         """Wait for the line that says that the server takes traffic."""
         line = self._lines.get(timeout=START_S)
         assert line.startswith("ready http="), f"{line!r}; stderr: {self.stderr}"
-        address = dict(part.split("=") for part in line.split()[1:])["http"]
+        addresses = dict(part.split("=") for part in line.split()[1:])
+        address, self.grpc = addresses["http"], addresses["grpc"]
         self.host, _, port = address.rpartition(":")
         self.port = int(port)
         self.url = f"http://{address}"
@@ -280,7 +282,7 @@ def running(
     temporary = Path(tempfile.mkdtemp(prefix="et-"))
     before = set(os.listdir("/dev/shm"))
     console_script = str(Path(sys.executable).with_name("ensembled"))
-    command = [console_script, "serve", str(config), "--http-port", "0"]
+    command = [console_script, "serve", str(config), "--http-port", "0", "--grpc-port", "0"]
     root = str(Path(__file__).parents[2])
     server = Server(
         [*command, *arguments],
