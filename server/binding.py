@@ -13,9 +13,9 @@ from concurrent.futures import Executor
 import numpy as np
 import numpy.typing as npt
 
+from server.accepted import StoredInput
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.inflight import StoredInput
 from server.tensors import Tensor
 from workers.prepare import ImageError, prepare_all
 from workers.spec import TensorSpec

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from allocator.matrix import AllocationMatrix
+from server.accepted import ServedModel
 from server.config import Config, EnsembleConfig, MemberConfig
 from server.errors import ConfigError
 from server.front_end_spec import ModelSpec
-from server.inflight import ServedModel
 from workers.arena import arena_bytes, bytes_per_row, group_blocks
+from workers.scores import CLASS_SCORES, VALUE_SCORES
 from workers.spec import (
     ArenaSpec,
     Binding,
@@ -59,6 +60,11 @@ class KnownMember:
         wide = output.datatype not in {"FP16", "FP32"} and self.config.output != "logits"
         datatype = "FP64" if wide or output.datatype == "FP64" else "FP32"
         return TensorSpec("output", datatype, output.shape)
+
+    @property
+    def gives_classes(self) -> bool:
+        """Whether its prediction is a probability per class."""
+        return self.config.output != "values" and len(self.signature.output.shape) == 1
 
     @property
     def client_inputs(self) -> tuple[TensorSpec, ...]:
@@ -212,6 +218,7 @@ class _Room:
             weights=config.weights or (),
             quorum=config.required_members,
             output=predictions[members[0]],
+            scores=CLASS_SCORES if self.members[members[0]].gives_classes else VALUE_SCORES,
         )
 
     def instance(self, name: str, batch: int) -> InstanceSpec:
@@ -249,6 +256,7 @@ class _Room:
                 preparations=tuple((self._preparations.index(one), one) for one in wanted),
                 members=tuple(member.name for member in chosen),
                 labels=next((member.labels for member in chosen if member.labels), ()),
+                is_member=config is None,
             )
 
 

@@ -155,7 +155,7 @@ def _open(
     since = pending.since
     ranges = pending.take(placement.latency.batch)
     rows = sum([stop - start for start, stop in ranges])
-    job = OpenJob(number, placement, ranges, rows, placement.latency.seconds(rows), since)
+    job = OpenJob(number, placement, ranges, rows, placement.latency.seconds(rows), since, now)
     device.open(job, now)
     starts[device] = device.backlog_s(now)  # its message is paid for
     return job

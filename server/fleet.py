@@ -18,9 +18,10 @@ import zmq
 from server.batching import PendingRanges, Range, merge
 from server.dispatch import choose
 from server.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
+from server.statistics import MemberCounters
 from workers.arena import Arena
 from workers.channels import WORKERS, Decoder, can_receive, open_socket
-from workers.messages import Assign, Hello, Job, Predictions, Ready, Reset, encode
+from workers.messages import Assign, Finished, Hello, Job, Predictions, Ready, Reset, encode
 from workers.spec import InstanceSpec
 
 __all__ = ["Fleet", "Worker"]
@@ -140,20 +141,22 @@ class Fleet:
             if hold[3] == 0:
                 self._release(hold[0], hold[1], hold[2])
 
+    def counters(self, arena: int, member: int) -> MemberCounters:
+        """What a member of an arena has done."""
+        return self._members[arena][member].counters
+
     # -- dispatch -----------------------------------------------------------------------------
 
-    def dispatch(self) -> bool:
-        """Give out what can be given out; whether that was anything."""
-        chosen = choose(self._all_members, self._next_job, time.monotonic())
-        if not chosen:
-            return False
+    def dispatch(self, now: float) -> list[OpenJob]:
+        """Give out what can be given out, and return it."""
+        chosen = choose(self._all_members, self._next_job, now)
         self._next_job += len(chosen)
         by_device: dict[str, list[OpenJob]] = {}
         for job in chosen:
             by_device.setdefault(job.placement.device.name, []).append(job)
         for name, jobs in by_device.items():
             self._send_jobs(self.workers[name], jobs)
-        return True
+        return chosen
 
     def _send_jobs(self, worker: Worker, jobs: list[OpenJob]) -> None:
         message = Assign(
@@ -197,7 +200,7 @@ class Fleet:
             else:
                 now = time.monotonic()
                 for finished in message.finished:
-                    self._on_finished(worker, finished.job, finished.elapsed_s, now)
+                    self._on_finished(worker, finished, now)
         return heard
 
     def _on_hello(self, worker: Worker, message: Hello) -> None:
@@ -209,19 +212,33 @@ class Fleet:
             self._refresh_given_up()
         now = time.monotonic()
         for job in [job for job in worker.state.jobs if job <= message.finished]:
-            self._on_finished(worker, job, None, now)
+            self._on_finished(worker, Finished(job, 0.0), now)
 
-    def _on_finished(
-        self, worker: Worker, job_id: int, elapsed_s: float | None, now: float
-    ) -> None:
-        job = worker.state.close(job_id, now)
+    def _on_finished(self, worker: Worker, finished: Finished, now: float) -> None:
+        """A job is over; after an unknown time if that is told as zero."""
+        job = worker.state.close(finished.job, now)
         if job is None:
             return
-        if elapsed_s is not None:
-            job.placement.latency.learn(job.rows, elapsed_s)
+        if finished.elapsed_s:
+            job.placement.latency.learn(job.rows, finished.elapsed_s)
+        self._count(job, finished)
         for start, stop in job.ranges:
             self._forget_crashes(job.placement.member, start, stop)
         self._close_job(job)
+
+    def _count(self, job: OpenJob, finished: Finished) -> None:
+        """Count a batch; cell by cell only if not all of its rows were simply predicted."""
+        member = job.placement.member
+        predicted, failed = job.rows, 0
+        if not finished.flawless:
+            arena = self._arenas[member.arena]
+            predicted = 0
+            for start, stop in job.ranges:
+                rows = arena.numbers(start, stop)
+                done = arena.done[member.index, arena.slots(start, stop)]
+                predicted += int((done == rows).sum())
+                failed += int((done == -rows).sum())
+        member.counters.run(predicted, failed, job.opened - job.since, finished.elapsed_s)
 
     # -- what the supervisor says -------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.batching import PendingRanges, Range
+from server.statistics import MemberCounters
 
 __all__ = ["DeviceState", "Latency", "Member", "OpenJob", "Placement"]
 
@@ -52,7 +53,13 @@ class Latency:
 
 @dataclass(slots=True)
 class OpenJob:
-    """A job that a worker holds."""
+    """A job that a worker holds.
+
+    Attributes:
+        since: when its oldest row came.
+        opened: when it was bound.
+        holds: rows that are released with the last job that holds them.
+    """
 
     id: int
     placement: Placement
@@ -60,6 +67,7 @@ class OpenJob:
     rows: int
     expected_s: float
     since: float
+    opened: float
     holds: list[list[int]] = field(default_factory=list)
 
 
@@ -145,6 +153,7 @@ class Member:
         index: its index among the arena's members.
         given_up: every device that holds it is down for good.
         open_jobs: how many of its jobs workers hold.
+        counters: what it has done.
     """
 
     name: str
@@ -154,3 +163,4 @@ class Member:
     placements: list[Placement] = field(default_factory=list)
     given_up: bool = False
     open_jobs: int = 0
+    counters: MemberCounters = field(default_factory=MemberCounters)

@@ -29,6 +29,7 @@ from server.front_end_spec import (
 from server.gateway import Gateway
 from server.http_api import Application, make_api
 from server.infer_route import InferRoute
+from server.inference import Inference
 from workers.bootstrap import Started, Status, run_role
 
 __all__ = ["main"]
@@ -85,16 +86,11 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     _Commands(commands, gateway, on_drain)
     gateway.start()
     threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
-    infer = InferRoute(
-        {model.served.name: model for model in spec.models},
-        gateway,
-        threads,
-        max_request_bytes=spec.max_request_bytes,
-        max_image_pixels=spec.max_image_pixels,
-    )
+    inference = Inference(spec, gateway, threads)
+    infer = InferRoute(inference, max_request_bytes=spec.max_request_bytes)
     server = uvicorn.Server(
         uvicorn.Config(
-            Application(infer, make_api(spec, gateway, infer)),
+            Application(infer, make_api(inference, infer)),
             http=CorkedProtocol,
             interface="asgi3",
             ws="none",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from server.inflight import ServedModel
+from server.accepted import ServedModel
 from workers.spec import InstanceSpec, MemorySpec, Preparation, TensorSpec
 
 __all__ = [
@@ -30,6 +30,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
         preparations: for images, each view of the arena that its members need, and how.
         views: the view of each tensor of `inputs`.
         members: names of the members, in the ensemble's order.
+        is_member: whether this is a member by itself.
         labels: of the output's elements, if there are any.
     """
 
@@ -39,6 +40,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
     preparations: tuple[tuple[int, Preparation], ...]
     members: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    is_member: bool = False
 
     @property
     def takes_images(self) -> bool:

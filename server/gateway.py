@@ -13,10 +13,17 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
+from server.accepted import Bound, Extras, Request, ServedModel
 from server.batching import Range
-from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable
+from server.errors import (
+    DeadlineExceeded,
+    InvalidRequest,
+    QueueFull,
+    RequestError,
+    Unavailable,
+)
 from server.fleet import Fleet
-from server.inflight import InFlight, Request, ServedModel, StoredInput
+from server.inflight import InFlight
 from workers.arena import Arena
 from workers.channels import (
     COMBINER,
@@ -122,46 +129,62 @@ class Gateway:
     def submit(
         self,
         model: ServedModel,
-        inputs: Sequence[StoredInput],
-        rows: int,
+        bound: Bound,
         *,
-        timeout_s: float = 0.0,
         on_slow: Callable[[Request], None] | None = None,
     ) -> Request:
         """Accept a request; its `future` gives the answer.
 
         Args:
             model: what to predict with.
-            inputs: arrays [rows, ...] and the views they go to; not to be modified until then.
-            rows: at least 1.
-            timeout_s: the request's own deadline, 0 for none; the model's holds as well.
+            bound: the rows, and what is wanted of them.
             on_slow: called once with the request if its answer takes some ten milliseconds.
 
         Raises:
+            InvalidRequest: if more members should answer than are asked.
             Unavailable: while starting or draining, or if the quorum is impossible.
             QueueFull: if too many requests wait already.
         """
         if not self.is_open:
             raise Unavailable("the server is draining" if self.draining else "starting up")
-        expected = self.fleet.available(model.arena, model.spec.mask)
-        if expected.bit_count() < model.spec.quorum:
-            raise Unavailable(
-                f"{model.name!r} can't meet its quorum of {model.spec.quorum}: "
-                f"only {expected.bit_count()} of its members are up"
-            )
+        request, wish = self._accept(model, bound), bound.wish
+        request.on_slow = on_slow
         flight = self._flights[model.arena]
-        request = Request(
-            model, inputs, rows, expected, self._loop.create_future(), time.monotonic(), on_slow
-        )
         if flight.waiting or not self._place(flight, request):
             if request.claimed == 0 and len(flight.waiting) >= self._max_waiting:
                 raise QueueFull(f"the arena is full, and {len(flight.waiting)} requests wait")
             flight.waiting.append(request)
         self._requests.add(request)
-        if timeout_s or model.deadline_s:
-            deadline_s = min(t for t in (timeout_s, model.deadline_s) if t > 0)
+        if wish.timeout_s or model.deadline_s:
+            deadline_s = min(t for t in (wish.timeout_s, model.deadline_s) if t > 0)
             request.timer = self._loop.call_later(deadline_s, self._pass_deadline, request)
         return request
+
+    def _accept(self, model: ServedModel, bound: Bound) -> Request:
+        spec, wish = model.spec, bound.wish
+        asked = spec.mask & wish.members
+        number = asked.bit_count()
+        quorum = wish.quorum or min(spec.quorum, number)
+        if quorum > number:
+            raise InvalidRequest(f"a quorum of {quorum} can't be met by {number} members")
+        expected = self.fleet.available(model.arena, asked)
+        if expected.bit_count() < quorum:
+            raise Unavailable(
+                f"{model.name!r} can't meet its quorum of {quorum}: "
+                f"only {expected.bit_count()} of its members are up"
+            )
+        return Request(
+            model,
+            bound.inputs,
+            bound.rows,
+            asked,
+            expected,
+            quorum,
+            self._loop.create_future(),
+            time.monotonic(),
+            wish.scores,
+            Extras(spec, wish, bound.rows) if wish.has_extras else None,
+        )
 
     def _pass_deadline(self, request: Request) -> None:
         self.close(
@@ -211,7 +234,7 @@ class Gateway:
 
     def _finish(self, request: Request) -> None:
         self._requests.discard(request)
-        request.resolve()
+        request.resolve(time.monotonic())
 
     # -- rows that come back ------------------------------------------------------------------
 
@@ -294,7 +317,11 @@ class Gateway:
     def _dispatch(self) -> None:
         self._dispatch_due = False
         self._enqueue_fresh()
-        if self.fleet.dispatch():
+        now = time.monotonic()
+        jobs = self.fleet.dispatch(now)
+        for job in jobs:
+            self._flights[job.placement.member.arena].start(job.ranges, now)
+        if jobs:
             self._hear_workers()
 
     def _tick(self) -> None:

@@ -6,7 +6,7 @@ Runs in the front-end. Every error has the protocol's shape: ``{"error": "text"}
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable
 from importlib.metadata import version
 from typing import Any
 
@@ -16,16 +16,14 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from server.errors import RequestError, UnknownModel
-from server.front_end_spec import FrontEndSpec, ModelSpec
-from server.gateway import Gateway
+from server.descriptions import model_metadata, server_metadata
+from server.errors import RequestError
 from server.infer_route import InferRoute, Receive, Scope, Send, error_response
+from server.inference import Inference
 
 __all__ = ["Application", "make_api"]
 
 _log = logging.getLogger(__name__)
-_VERSION = "1"
-_EXTENSIONS = ["binary_tensor_data", "classification"]
 
 
 class Application:
@@ -43,19 +41,17 @@ class Application:
         return self._api(scope, receive, send)
 
 
-def make_api(spec: FrontEndSpec, gateway: Gateway, infer: InferRoute) -> FastAPI:
+def make_api(inference: Inference, infer: InferRoute) -> FastAPI:
     """Make the FastAPI application.
 
     Args:
-        spec: what this front-end serves.
-        gateway: knows what is ready.
+        inference: knows the models, and what is ready.
         infer: answers what does not name a model that is there, too.
     """
-    models = {model.served.name: model for model in spec.models}
     api = FastAPI(title="Ensembled", version=version("ensembled"))
     _add_error_handlers(api)
-    _add_server_routes(api, gateway, models)
-    _add_model_routes(api, spec, gateway, models)
+    _add_server_routes(api, inference)
+    _add_model_routes(api, inference)
     for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
         api.router.routes.append(Route(path, infer, methods=["POST"]))
     return api
@@ -87,16 +83,12 @@ def _add_error_handlers(api: FastAPI) -> None:
     api.add_exception_handler(Exception, unexpected)
 
 
-def _add_server_routes(api: FastAPI, gateway: Gateway, models: Mapping[str, ModelSpec]) -> None:
+def _add_server_routes(api: FastAPI, inference: Inference) -> None:
     @api.get("/v2")
     @api.get("/v2/", include_in_schema=False)
-    async def server_metadata() -> dict[str, Any]:
+    async def metadata() -> dict[str, Any]:
         """The server's name, version and protocol extensions."""
-        return {
-            "name": "ensembled",
-            "version": version("ensembled"),
-            "extensions": _EXTENSIONS,
-        }
+        return server_metadata()
 
     @api.get("/v2/health/live")
     async def live() -> dict[str, bool]:
@@ -106,101 +98,40 @@ def _add_server_routes(api: FastAPI, gateway: Gateway, models: Mapping[str, Mode
     @api.get("/v2/health/ready")
     async def ready() -> Response:
         """Whether the server takes traffic: started, not draining, some quorum can be met."""
-        is_ready = gateway.is_open and any(
-            gateway.can_answer(model.served) for model in models.values()
-        )
+        is_ready = inference.is_ready
         return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
 
+    @api.get("/v2/models/stats")
+    async def statistics() -> dict[str, Any]:
+        """What every model has done, and how long it took."""
+        return inference.statistics()
 
-def _add_model_routes(
-    api: FastAPI, spec: FrontEndSpec, gateway: Gateway, models: Mapping[str, ModelSpec]
-) -> None:
-    def find(model: str, version: str) -> ModelSpec:
-        if model not in models:
-            raise UnknownModel(model)
-        if version != _VERSION:
-            raise UnknownModel(model, version)
-        return models[model]
 
+def _add_model_routes(api: FastAPI, inference: Inference) -> None:
     def get(path: str, endpoint: Any) -> None:
         api.get(f"/v2/models/{{model}}{path}")(endpoint)
         api.get(f"/v2/models/{{model}}/versions/{{version}}{path}", include_in_schema=False)(
             endpoint
         )
 
-    async def metadata(model: str, version: str = _VERSION) -> dict[str, Any]:
+    async def metadata(model: str, version: str = "") -> dict[str, Any]:
         """A model's inputs and outputs; -1 is the batch."""
-        return _metadata(find(model, version))
+        return model_metadata(inference.find(model, version).model)
 
-    async def ready(model: str, version: str = _VERSION) -> Response:
+    async def ready(model: str, version: str = "") -> Response:
         """Whether the model can meet its quorum now."""
-        is_ready = gateway.is_open and gateway.can_answer(find(model, version).served)
+        is_ready = inference.can_answer(inference.find(model, version))
         return JSONResponse({"name": model, "ready": is_ready}, 200 if is_ready else 503)
 
-    async def config(model: str, version: str = _VERSION) -> dict[str, Any]:
+    async def config(model: str, version: str = "") -> dict[str, Any]:
         """A model's configuration: members, rule, quorum, and where its members run."""
-        return _config(find(model, version), spec)
+        return inference.config(inference.find(model, version))
+
+    async def statistics(model: str, version: str = "") -> dict[str, Any]:
+        """What the model has done, and how long it took."""
+        return inference.statistics([inference.find(model, version)])
 
     get("", metadata)
     get("/ready", ready)
     get("/config", config)
-
-
-def _inputs(model: ModelSpec) -> list[tuple[str, str, list[int]]]:
-    if model.takes_images:
-        return [("image", "BYTES", [])]
-    return [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in model.inputs]
-
-
-def _metadata(model: ModelSpec) -> dict[str, Any]:
-    output = model.served.spec.output
-    return {
-        "name": model.served.name,
-        "versions": [_VERSION],
-        "platform": "ensembled",
-        "inputs": [
-            {"name": name, "datatype": datatype, "shape": [-1, *shape]}
-            for name, datatype, shape in _inputs(model)
-        ],
-        "outputs": [{"name": "output", "datatype": output.datatype, "shape": [-1, *output.shape]}],
-    }
-
-
-def _config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
-    served = model.served
-    output = served.spec.output
-    return {
-        "name": served.name,
-        "platform": "ensembled",
-        "backend": "ensembled",
-        "max_batch_size": spec.memory.arenas[served.arena].capacity,
-        "input": [
-            {"name": name, "data_type": _triton_type(datatype), "dims": shape or [1]}
-            for name, datatype, shape in _inputs(model)
-        ],
-        "output": [
-            {
-                "name": "output",
-                "data_type": _triton_type(output.datatype),
-                "dims": list(output.shape) or [1],
-            }
-        ],
-        "ensemble": {
-            "members": list(model.members),
-            "rule": served.spec.rule,
-            "quorum": served.spec.quorum,
-            "deadline_ms": served.deadline_s * 1000,
-        },
-        "allocation": {
-            device: {
-                instance.source.member: instance.batch
-                for instance in instances
-                if instance.source.member in model.members
-            }
-            for device, instances in spec.instances.items()
-        },
-    }
-
-
-def _triton_type(datatype: str) -> str:
-    return "TYPE_STRING" if datatype == "BYTES" else f"TYPE_{datatype}"
+    get("/stats", statistics)

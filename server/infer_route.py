@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from concurrent.futures import Executor
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import orjson
 
-from server.binding import bind_images, bind_tensors
+from server.accepted import Request
+from server.descriptions import MODEL_VERSION
 from server.errors import (
     InvalidRequest,
     QueueFull,
@@ -27,11 +28,10 @@ from server.errors import (
     UnknownModel,
     UnsupportedMediaType,
 )
-from server.front_end_spec import ModelSpec
-from server.gateway import Gateway
-from server.inflight import Request, StoredInput
-from server.plans import Plan, PlanCache
-from server.protocol import InferRequest, RequestedOutput, encode_answer, parse_request
+from server.inference import Endpoint, Inference
+from server.plans import PlanCache
+from server.protocol import encode_answer, parse_request
+from server.requests import InferRequest, WantedOutput
 from server.tensors import Tensor
 
 __all__ = ["InferRoute", "error_response"]
@@ -62,11 +62,11 @@ def error_response(error: RequestError) -> tuple[int, bytes, Headers]:
     return error.http_status, orjson.dumps({"error": error.message}), headers
 
 
-class Endpoint:
-    """A model, and the plans of the requests it has seen."""
+class _Path:
+    """Where a model is asked, and the plans of the requests it has seen."""
 
-    def __init__(self, model: ModelSpec) -> None:
-        self.model = model
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
         self.plans = PlanCache()
 
 
@@ -74,31 +74,18 @@ class InferRoute:
     """``POST /v2/models/{model}[/versions/{version}]/infer``.
 
     Args:
-        models: by name.
-        gateway: where rows go.
-        threads: where images are decoded.
+        inference: has requests answered.
         max_request_bytes: of a body.
-        max_image_pixels: of an image.
     """
 
-    def __init__(
-        self,
-        models: Mapping[str, ModelSpec],
-        gateway: Gateway,
-        threads: Executor,
-        *,
-        max_request_bytes: int,
-        max_image_pixels: int,
-    ) -> None:
-        self._gateway = gateway
-        self._threads = threads
+    def __init__(self, inference: Inference, *, max_request_bytes: int) -> None:
+        self._inference = inference
+        self._gateway = inference.gateway
         self._max_bytes = max_request_bytes
-        self._max_pixels = max_image_pixels
-        self._models = models
         self.paths = {
-            f"/v2/models/{name}{version}/infer": endpoint
-            for name, endpoint in ((name, Endpoint(model)) for name, model in models.items())
-            for version in ("", "/versions/1")
+            f"/v2/models/{name}{version}/infer": path
+            for name, path in ((name, _Path(at)) for name, at in inference.endpoints.items())
+            for version in ("", f"/versions/{MODEL_VERSION}")
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -119,9 +106,19 @@ class InferRoute:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes, Headers]:
-        endpoint = self.paths.get(scope["path"])
-        if endpoint is None:
-            raise _unknown(scope["path"], self._models)
+        path = self.paths.get(scope["path"])
+        if path is None:
+            raise self._unknown(scope["path"])
+        began = time.monotonic()
+        try:
+            return await self._infer(path, scope, receive)
+        except BaseException:
+            path.endpoint.counters.fail(began)
+            raise
+
+    async def _infer(
+        self, path: _Path, scope: Scope, receive: Receive
+    ) -> tuple[int, bytes, Headers]:
         if not self._gateway.is_open:
             raise Unavailable("the server is starting up or draining")
         headers = dict(scope["headers"])
@@ -131,45 +128,27 @@ class InferRoute:
             headers.get(b"inference-header-content-length"), "Inference-Header-Content-Length"
         )
         body = await self._read_body(headers.get(b"content-length"), receive)
-        request: InferRequest | Plan
-        plan = endpoint.plans.find(body, header_length) if header_length is not None else None
+        arrived, model = time.monotonic(), path.endpoint.model
+        plan = path.plans.find(body, header_length) if header_length is not None else None
         if plan is not None:
-            request, rows, inputs = plan, plan.rows, plan.inputs(body)
+            request_id, outputs, bound = "", plan.outputs, plan.bind(body)
         else:
             if headers.get(b"content-type", b"").startswith(b"image/"):
                 request = _image_request(body, scope["query_string"])
             else:
                 request = parse_request(body, header_length)
-            rows, inputs = await self._bind(endpoint, request, body, header_length)
-        accepted = self._gateway.submit(
-            endpoint.model.served,
-            inputs,
-            rows,
-            timeout_s=request.timeout_s,
-            on_slow=partial(self._watch, receive),
-        )
+            request_id, outputs = request.id, request.outputs
+            bound = await self._inference.bind(path.endpoint, request)
+            if header_length is not None and not model.takes_images:
+                path.plans.remember(body, header_length, request, bound)
+        accepted = self._gateway.submit(model.served, bound, on_slow=partial(self._watch, receive))
         answer = await accepted.future
-        out, json_length = encode_answer(endpoint.model, answer, request.id, request.output)
+        out, json_length = encode_answer(model, answer, request_id, outputs)
+        path.endpoint.counters.succeed(arrived, answer)
         if json_length is None:
             return 200, out, [_JSON]
         extra = (b"inference-header-content-length", str(json_length).encode())
         return 200, out, [_RAW, extra]
-
-    async def _bind(
-        self,
-        endpoint: Endpoint,
-        request: InferRequest,
-        body: bytes | bytearray,
-        header_length: int | None,
-    ) -> tuple[int, list[StoredInput]]:
-        """Check a parsed request against its model; remember how, if it may come again."""
-        model = endpoint.model
-        if model.takes_images:
-            return await bind_images(model, request.tensors, self._threads, self._max_pixels)
-        rows, inputs = bind_tensors(model, request.tensors)
-        if header_length is not None:
-            endpoint.plans.remember(body, header_length, request, rows, inputs)
-        return rows, inputs
 
     def _watch(self, receive: Receive, accepted: Request) -> None:
         """Watch the connection of a client that has been waiting for a while."""
@@ -206,6 +185,12 @@ class InferRoute:
             position += len(chunk)
         return buffer
 
+    def _unknown(self, path: str) -> UnknownModel:
+        parts = path.split("/")  # ["", "v2", "models", name, ..., "infer"]
+        name = unquote(parts[3])
+        known = name in self._inference.endpoints
+        return UnknownModel(name, parts[5] if known and len(parts) > 6 else "")
+
     def _too_large(self) -> RequestTooLarge:
         return RequestTooLarge(f"the body is larger than the limit of {self._max_bytes} bytes")
 
@@ -213,12 +198,6 @@ class InferRoute:
 async def _wait_disconnect(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _unknown(path: str, models: Mapping[str, ModelSpec]) -> UnknownModel:
-    parts = path.split("/")  # ["", "v2", "models", name, ..., "infer"]
-    name = unquote(parts[3])
-    return UnknownModel(name, parts[5] if name in models and len(parts) > 6 else "")
 
 
 def _length(value: bytes | None, header: str) -> int | None:
@@ -235,4 +214,4 @@ def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
     if not given.isdecimal() or len(given) > _MAX_LENGTH_DIGITS:
         raise InvalidRequest("classification is how many classes to name")
     image = Tensor("image", "BYTES", [1], elements=[bytes(body)])
-    return InferRequest("", [image], RequestedOutput(classes=int(given)))
+    return InferRequest("", [image], (WantedOutput(classes=int(given)),))

@@ -6,118 +6,20 @@ piece is copied out as its rows end, and no request holds slots while it waits f
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
+from server.accepted import Request
 from server.batching import Range
 from server.errors import MemberFailed, RequestError
 from server.slots import SlotAllocator
-from workers.arena import Arena
+from workers.arena import Arena, terms_of
 from workers.messages import Ended
-from workers.spec import EnsembleSpec
 
-__all__ = ["Answer", "InFlight", "Piece", "Request", "ServedModel", "StoredInput"]
-
-
-class ServedModel(msgspec.Struct, frozen=True):
-    """A model of the protocol: an ensemble, or a member by itself.
-
-    Attributes:
-        arena: index of its arena.
-        ensemble: its index among the arena's ensembles.
-        spec: its members, rule and quorum.
-        deadline_s: how long a request may take by default, 0 for no limit.
-    """
-
-    arena: int
-    ensemble: int
-    spec: EnsembleSpec
-    deadline_s: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """The name that clients use."""
-        return self.spec.name
-
-
-#: A view of the arena and what goes there: an array [rows, *view shape].
-StoredInput = tuple[int, npt.NDArray[np.generic]]
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What the ensemble says of a request's rows.
-
-    Attributes:
-        values: the combined output, row-major, of the model's output type.
-        rows: how many.
-        used: mask of the members that every row's answer rests on.
-        degraded: whether that is fewer than the ensemble's members.
-    """
-
-    values: bytes | bytearray
-    rows: int
-    used: int
-    degraded: bool
-
-
-class Request(msgspec.Struct, eq=False):
-    """A request between its acceptance and its one terminal answer."""
-
-    model: ServedModel
-    inputs: Sequence[StoredInput]
-    rows: int
-    expected: int
-    future: asyncio.Future[Answer]
-    accepted: float
-    on_slow: Callable[[Request], None] | None = None
-    timer: asyncio.TimerHandle | None = None
-    pieces: list[Piece] | None = None
-    claimed: int = 0
-    settled: int = 0
-    used: int = -1
-    values: bytes | bytearray = b""
-    close_reason: RequestError | None = None
-    error: RequestError | None = None
-
-    @property
-    def is_over(self) -> bool:
-        """Whether all the rows that it has, and will have, in the arena have ended."""
-        return self.settled == self.claimed and (self.claimed == self.rows or self.gives_up)
-
-    @property
-    def gives_up(self) -> bool:
-        """Whether it claims no more rows."""
-        return self.error is not None or self.close_reason is not None
-
-    def take(self, row: int, values: bytes) -> None:
-        """Take in the answers of some rows, the first of which is the request's `row`-th."""
-        size = self.model.spec.output.row_bytes
-        if len(values) == self.rows * size:
-            self.values = values
-            return
-        if not self.values:
-            self.values = bytearray(self.rows * size)
-        memoryview(self.values)[row * size : row * size + len(values)] = values
-
-    def resolve(self) -> None:
-        """Give the terminal answer, and let go of what refers back to the request."""
-        self.on_slow = self.pieces = None
-        if self.timer is not None:
-            self.timer.cancel()
-        if self.future.done():
-            return
-        if self.claimed < self.rows and self.error is None:
-            self.error = self.close_reason
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            degraded = self.used != self.model.spec.mask
-            self.future.set_result(Answer(self.values, self.rows, self.used, degraded))
+__all__ = ["InFlight", "Piece"]
 
 
 class Piece(msgspec.Struct, frozen=True, eq=False):
@@ -144,7 +46,8 @@ class InFlight:
         self.slots = SlotAllocator(spec.segments, spec.segment_rows, generation)
         # Cell by cell: quicker for a lone row than arrays of one element.
         self._row, self._ensemble = arena.row.data, arena.ensemble.data
-        self._expected = arena.expected.data
+        self._expected, self._terms = arena.expected.data, arena.terms.data
+        self._started = [0.0] * arena.capacity
         self._owners: list[Piece | None] = [None] * arena.capacity
 
     def place(self, request: Request) -> Range | None:
@@ -164,12 +67,14 @@ class InFlight:
                 arena.views[view][slot] = rows[offset]
             self._ensemble[slot] = request.model.ensemble
             self._expected[slot] = request.expected
+            self._terms[slot] = terms_of(request.quorum, request.wants_scores)
             self._row[slot] = start
         else:
             for view, rows in request.inputs:
                 arena.views[view][slots] = rows[offset : offset + count]
             arena.ensemble[slots] = request.model.ensemble
             arena.expected[slots] = request.expected
+            arena.terms[slots] = terms_of(request.quorum, request.wants_scores)
             arena.row[slots] = arena.numbers(start, stop)
         piece = Piece(request, start, stop, offset)
         self._owners[slots] = [piece] * count
@@ -179,6 +84,15 @@ class InFlight:
             request.pieces.append(piece)
         request.claimed += count
         return span
+
+    def start(self, ranges: Sequence[Range], now: float) -> None:
+        """Note that rows were handed to a worker."""
+        for start, stop in ranges:
+            slot = start % self.arena.capacity
+            if stop - start == 1:
+                self._started[slot] = now
+            else:
+                self._started[slot : slot + stop - start] = [now] * (stop - start)
 
     def settle(self, ended: Ended) -> list[tuple[Request, Range, bool]]:
         """Take in that rows have ended: copy answers out, note failures.
@@ -207,10 +121,14 @@ class InFlight:
                 )
                 request.used &= ended.used
                 size = request.model.spec.output.row_bytes
+                offset = piece.offset + position - piece.start
                 request.take(
-                    piece.offset + position - piece.start,
-                    values[(position - ended.start) * size : (stop - ended.start) * size],
+                    offset, values[(position - ended.start) * size : (stop - ended.start) * size]
                 )
+                if request.extras is not None:
+                    slots = self.arena.slots(position, stop)
+                    request.extras.take(offset, self.arena, slots, ended.used)
+            request.started = max(request.started, self._started[position - first])
             self._owners[position - first : stop - first] = [None] * (stop - position)
             request.settled += stop - position
             complete = ended.answered and ended.used == request.expected

@@ -6,13 +6,11 @@ byte for byte; all that its tensors' names, types, shapes and sizes say is then 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 import numpy as np
 
-from server.inflight import StoredInput
-from server.protocol import InferRequest, RequestedOutput
+from server.accepted import Bound, StoredInput, Wish
+from server.requests import InferRequest, WantedOutput
 
 __all__ = ["Plan", "PlanCache"]
 
@@ -32,30 +30,29 @@ class Plan(msgspec.Struct, frozen=True):
     """A request but for its payload.
 
     Attributes:
-        id: always empty.
         body_bytes: the length of the whole body.
         rows: of every input.
         slices: where in the body which view's rows are.
-        output: how the answer is wanted.
-        timeout_s: the request's own deadline, 0 for none.
+        outputs: how the answer is wanted.
+        wish: what the gateway is to know.
     """
 
     body_bytes: int
     rows: int
     slices: tuple[_Slice, ...]
-    output: RequestedOutput
-    timeout_s: float
-    id: str = ""
+    outputs: tuple[WantedOutput, ...]
+    wish: Wish
 
-    def inputs(self, body: bytes | bytearray) -> list[StoredInput]:
-        """The arrays in a body of `body_bytes`, without a copy."""
-        return [
+    def bind(self, body: bytes | bytearray) -> Bound:
+        """What a body of `body_bytes` asks, without a copy."""
+        inputs: list[StoredInput] = [
             (
                 item.view,
                 np.frombuffer(body, item.dtype, item.count, item.start).reshape(item.shape),
             )
             for item in self.slices
         ]
+        return Bound(inputs, self.rows, self.wish)
 
 
 class PlanCache:
@@ -74,8 +71,7 @@ class PlanCache:
         body: bytes | bytearray,
         header_length: int,
         request: InferRequest,
-        rows: int,
-        inputs: Sequence[StoredInput],
+        bound: Bound,
     ) -> None:
         """Make a plan of a request that was parsed and bound.
 
@@ -84,7 +80,7 @@ class PlanCache:
         """
         if request.id or header_length > _MAX_HEADER_BYTES or len(self._plans) >= _MAX_PLANS:
             return
-        views = {id(array): view for view, array in inputs}
+        views = {id(array): view for view, array in bound.inputs}
         slices: list[_Slice] = []
         start = header_length
         for tensor in request.tensors:
@@ -94,5 +90,5 @@ class PlanCache:
             start += array.nbytes
         if start == len(body):
             self._plans[bytes(body[:header_length])] = Plan(
-                len(body), rows, tuple(slices), request.output, request.timeout_s
+                len(body), bound.rows, tuple(slices), request.outputs, bound.wish
             )

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from server.errors import InvalidRequest
 from workers.spec import DTYPES
 
-__all__ = ["Tensor", "bytes_to_wire", "tensor_from_bytes", "tensor_from_values"]
+__all__ = ["Tensor", "bytes_from_wire", "bytes_to_wire", "tensor_from_bytes", "tensor_from_values"]
 
 _BYTES = "BYTES"
 _LENGTH = struct.Struct("<I")
@@ -185,3 +185,14 @@ def _convert(
 def bytes_to_wire(elements: Sequence[bytes]) -> bytes:
     """Join BYTES elements, each with its length before it."""
     return b"".join(_LENGTH.pack(len(element)) + element for element in elements)
+
+
+def bytes_from_wire(data: bytes | bytearray | memoryview) -> list[memoryview]:
+    """Split what `bytes_to_wire` has joined."""
+    view = memoryview(data)
+    elements: list[memoryview] = []
+    while view:
+        end = _LENGTH.size + _LENGTH.unpack_from(view)[0]
+        elements.append(view[_LENGTH.size : end])
+        view = view[end:]
+    return elements

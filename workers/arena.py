@@ -12,7 +12,7 @@ wake-ups. One slot holds one row::
       +-- predictions  one area per member                 written by that member's worker
       +-- answer       what the ensemble says              written by the combiner
       +-- cells        8 bytes each, one writer at a time:
-            row, ensemble, expected, closing               the front-end
+            row, ensemble, expected, terms, closing        the front-end
             done[member]                                   the worker that holds the assignment
             ended, used                                    the combiner
 
@@ -50,6 +50,9 @@ __all__ = [
     "arena_bytes",
     "bytes_per_row",
     "group_blocks",
+    "quorum_of",
+    "terms_of",
+    "wants_scores",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -57,8 +60,33 @@ Cells = npt.NDArray[np.int64]
 Masks = npt.NDArray[np.uint64]
 
 _ALIGNMENT = 64
-_FRONT_END_CELLS = 4
+_FRONT_END_CELLS = 5
 _COMBINER_CELLS = 2
+_SCORE_BYTES = 4
+
+
+#: In a row's terms, beside its quorum.
+_SCORES = 1 << 8
+
+
+def terms_of(quorum: int, scores: bool) -> int:
+    """The `terms` cell of a row.
+
+    Args:
+        quorum: the fewest members that its answer may rest on, at least 1.
+        scores: whether the client wants to know how much the members agree.
+    """
+    return quorum | _SCORES if scores else quorum
+
+
+def quorum_of(terms: int) -> int:
+    """The fewest members that the answer of a row with these terms may rest on."""
+    return terms & (_SCORES - 1)
+
+
+def wants_scores(terms: int) -> bool:
+    """Whether the scores of a row with these terms are wanted."""
+    return bool(terms & _SCORES)
 
 
 def _aligned(nbytes: int) -> int:
@@ -68,6 +96,11 @@ def _aligned(nbytes: int) -> int:
 def answer_stride(ensembles: Sequence[EnsembleSpec]) -> int:
     """Bytes from one slot's answer to the next: the largest answer, in whole 8-byte cells."""
     return max(-(-ensemble.output.row_bytes // 8) * 8 for ensemble in ensembles)
+
+
+def _scores(ensembles: Sequence[EnsembleSpec]) -> int:
+    """How many scores a slot has room for: the most that any ensemble has."""
+    return max(len(ensemble.scores) for ensemble in ensembles)
 
 
 def group_blocks(outputs: Sequence[TensorSpec]) -> tuple[BlockSpec, ...]:
@@ -91,7 +124,10 @@ def bytes_per_row(
     members = sum(len(block.members) for block in blocks)
     cells = 8 * (_FRONT_END_CELLS + _COMBINER_CELLS + members)
     predictions = sum(len(block.members) * block.row_bytes for block in blocks)
-    return cells + sum(view.row_bytes for view in views) + predictions + answer_stride(ensembles)
+    inputs = sum(view.row_bytes for view in views)
+    return (
+        cells + inputs + predictions + answer_stride(ensembles) + _SCORE_BYTES * _scores(ensembles)
+    )
 
 
 def arena_bytes(spec: ArenaSpec) -> int:
@@ -133,6 +169,7 @@ class _Cursor:
                 for block in spec.blocks
             ],
             "answers": [self.take((slots, answer_stride(spec.ensembles)), np.uint8)],
+            "scores": [self.take((slots, _scores(spec.ensembles)), np.float32)],
         }
 
 
@@ -140,12 +177,13 @@ class Arena:
     """One process's view of an arena.
 
     Attributes:
-        row, ensemble, closing: int64 [slots]; expected: uint64 [slots].
+        row, ensemble, terms, closing: int64 [slots]; expected: uint64 [slots].
         done: int64 [members, slots].
         ended: int64 [slots]; used: uint64 [slots].
         views: the stored inputs, each [slots, *shape].
         predictions: each member's area, [slots, *shape].
         blocks: the areas of members whose outputs agree, [members of the block, slots, *shape].
+        scores: how much the members agree, where `terms` ask for it, FP32 [slots, scores].
     """
 
     def __init__(self, memory: SharedMemory, spec: ArenaSpec) -> None:
@@ -156,13 +194,15 @@ class Arena:
         self.row: Cells = cells[0].view(np.int64)
         self.ensemble: Cells = cells[1].view(np.int64)
         self.expected: Masks = cells[2].view(np.uint64)
-        self.closing: Cells = cells[3].view(np.int64)
+        self.terms: Cells = cells[3].view(np.int64)
+        self.closing: Cells = cells[4].view(np.int64)
         self.ended: Cells = ends[0].view(np.int64)
         self.used: Masks = ends[1].view(np.uint64)
         self.done: Cells = arrays["done"][0].view(np.int64)
         self.views = arrays["views"]
         self.blocks = arrays["blocks"]
         self._answers = arrays["answers"][0]
+        self.scores = arrays["scores"][0]
         self.predictions: list[Array] = [np.empty(0)] * len(spec.members)
         for block_spec, block in zip(spec.blocks, self.blocks, strict=True):
             for position, member in enumerate(block_spec.members):

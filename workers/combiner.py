@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import zmq
 
-from workers.arena import Arena, Array, Cells
+from workers.arena import Arena, Array, Cells, quorum_of, wants_scores
 from workers.bootstrap import Started, Status, end_with_supervisor, run_role
 from workers.channels import COMBINER, FRONT_END, Decoder, open_socket, wait_receive
 from workers.memory import SharedMemory
@@ -31,6 +31,7 @@ from workers.messages import (
     encode,
 )
 from workers.rules import RULES
+from workers.scores import score
 from workers.spec import CombinerSpec, EnsembleSpec
 
 __all__ = ["ArenaCombiner", "main"]
@@ -47,6 +48,7 @@ class _Ensemble:
         self._rule = RULES[spec.rule]
         self._weights = np.array(spec.weights or (1.0,) * len(spec.members))
         self._answers: Any = arena.answers(spec)
+        self._scores = arena.scores
         index = next(
             i
             for i, block in enumerate(arena.spec.blocks)
@@ -72,6 +74,11 @@ class _Ensemble:
         """Write the answers of `slots` from the predictions of the `used` members."""
         where, weights = self._select(used)
         self._rule(self._block[where, slots], weights, self._answers[slots])
+
+    def score(self, slots: slice, used: int) -> None:
+        """Write how much the `used` members agree on `slots`."""
+        where, _ = self._select(used)
+        score(self._block[where, slots], self.spec.scores, self._scores[slots])
 
 
 class ArenaCombiner:
@@ -152,18 +159,21 @@ class ArenaCombiner:
         used = predicted & expected
         return [
             self._end_run(slots.start + first, rows[first:last], int(used[first]))
-            for first, last in _runs(ready, rows, arena.ensemble[slots], used)
+            for first, last in _runs(ready, rows, arena.ensemble[slots], arena.terms[slots], used)
         ]
 
     def _end_run(self, first: int, rows: Cells, used: int) -> Ended:
         """End adjacent rows of one ensemble that rest on the same members."""
         arena, slots = self._arena, slice(first, first + len(rows))
         ensemble = self._ensembles[int(arena.ensemble[first])]
-        answered = used.bit_count() >= ensemble.spec.quorum
+        terms = int(arena.terms[first])
+        answered = used.bit_count() >= quorum_of(terms)
         error = self._reason(rows)
         if answered:
             try:
                 ensemble.combine(slots, used)
+                if wants_scores(terms):
+                    ensemble.score(slots, used)
             except Exception as exception:
                 _log.exception("rule %s of %s failed", ensemble.spec.rule, ensemble.spec.name)
                 answered, error = False, f"rule {ensemble.spec.rule}: {exception}"
@@ -183,7 +193,7 @@ class ArenaCombiner:
 
 
 def _runs(ready: Array, *same: Array) -> list[tuple[int, int]]:
-    """The runs [first, last) of ready rows with consecutive numbers and equal ensemble and used.
+    """The runs [first, last) of ready rows with consecutive numbers, equal in all else.
 
     Args:
         ready: bool [rows].

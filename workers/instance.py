@@ -94,7 +94,7 @@ class Instance:
         self,
         ranges: Sequence[tuple[int, int]],
         on_attempt: Callable[[float], None] = lambda expected_s: None,
-    ) -> str:
+    ) -> str | None:
         """Predict the rows of `ranges` as one batch.
 
         A batch that fails is tried again in halves, down to single rows.
@@ -104,7 +104,8 @@ class Instance:
             on_attempt: called before each attempt with the seconds that it may well take.
 
         Returns:
-            What went wrong with some of the rows, empty if nothing.
+            What went wrong with some of the rows, empty if nothing; None if nobody wants them any
+            more, so that none was predicted.
         """
         arena = self._arena
         start, stop = ranges[0]
@@ -115,7 +116,7 @@ class Instance:
             rows = np.concatenate([arena.numbers(start, stop) for start, stop in ranges])
             slots = rows % arena.capacity
         if self._closing[start % arena.capacity] == start and self._all_ended(slots, rows):
-            return ""  # closed while it waited: nobody wants it any more
+            return None  # closed while it waited
         on_attempt(max(self.latency_s))
         try:
             answer = self._answer(
@@ -132,7 +133,7 @@ class Instance:
                 return f"{type(error).__name__}: {error}"
             first, second = _halves(ranges, len(rows) // 2)
             errors = self.run(first, on_attempt), self.run(second, on_attempt)
-            return errors[0] or errors[1]
+            return errors[0] or errors[1] or (None if None in errors else "")
         bad = self._bad_rows(answer)
         if bad is None:
             self._done[slots] = rows

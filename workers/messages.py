@@ -87,10 +87,15 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):
-    """A job is over, after that many seconds of work."""
+    """A job is over, after that many seconds of work.
+
+    Attributes:
+        flawless: whether every row of it was predicted: none failed, none was skipped.
+    """
 
     job: int
     elapsed_s: float
+    flawless: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=6):

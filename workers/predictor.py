@@ -115,8 +115,9 @@ class Worker:
             now_ns = time.monotonic_ns()
             self._board.end(now_ns)
             self._last_job = job.id
-            self._finished.append(Finished(job.id, (now_ns - started_ns) / 1e9))
-            self._note(job, error)
+            flawless = error == ""
+            self._finished.append(Finished(job.id, (now_ns - started_ns) / 1e9, flawless))
+            self._note(job, error or "")
             if not self._jobs or now_ns - flushed_ns > _FLUSH_NS:
                 self._flush()
                 now_ns = flushed_ns = time.monotonic_ns()

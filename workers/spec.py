@@ -217,6 +217,7 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
         weights: one per member for a weighted rule, else empty.
         quorum: the fewest members an answer may rest on.
         output: the combined answer of one row.
+        scores: names of the scores that tell how much its members agree (`workers.scores`).
     """
 
     name: str
@@ -225,6 +226,7 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
     weights: tuple[float, ...]
     quorum: int
     output: TensorSpec
+    scores: tuple[str, ...] = ()
 
     @cached_property
     def mask(self) -> int:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from server.accepted import ServedModel
 from server.binding import bind_images, bind_tensors
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.inflight import ServedModel
 from server.tensors import Tensor, tensor_from_values
 from workers.prepare import decode, prepare
 from workers.spec import EnsembleSpec, Preparation, TensorSpec

@@ -5,11 +5,13 @@ import json
 import numpy as np
 import pytest
 
+from server.accepted import Bound, ServedModel
 from server.binding import bind_tensors
 from server.front_end_spec import ModelSpec
-from server.inflight import ServedModel
+from server.outputs import wish_for
 from server.plans import PlanCache
-from server.protocol import RequestedOutput, parse_request
+from server.protocol import parse_request
+from server.requests import WantedOutput
 from workers.spec import EnsembleSpec, TensorSpec
 
 OUTPUT = TensorSpec("output", "FP32", (2,))
@@ -45,7 +47,9 @@ def body_of(rows, *, order=("a", "b"), seed=0, **header):
 
 def remember(cache, body, length):
     request = parse_request(body, length)
-    cache.remember(body, length, request, *bind_tensors(MODEL, request.tensors))
+    rows, inputs = bind_tensors(MODEL, request.tensors)
+    wish = wish_for(MODEL, request.parameters, request.outputs)
+    cache.remember(body, length, request, Bound(inputs, rows, wish))
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
@@ -57,9 +61,9 @@ def test_a_known_header_gives_what_parsing_gives(order):
     remember(cache, body, length)
     again, length, arrays = body_of(3, order=order, seed=1, parameters=parameters)
     plan = cache.find(again, length)
-    assert (plan.rows, plan.timeout_s, plan.id) == (3, 0.005, "")
-    assert plan.output == RequestedOutput(binary=True)
-    inputs = dict(plan.inputs(again))
+    assert (plan.rows, plan.wish.timeout_s) == (3, 0.005)
+    assert plan.outputs == (WantedOutput(binary=True),)
+    inputs = dict(plan.bind(again).inputs)
     assert list(inputs) == [4 if name == "a" else 5 for name in order]
     for view, name in ((4, "a"), (5, "b")):
         assert inputs[view].dtype == arrays[name].dtype

@@ -5,10 +5,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from server.accepted import Answer, ServedModel
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.inflight import Answer, ServedModel
-from server.protocol import InferRequest, RequestedOutput, encode_answer, parse_request
+from server.protocol import encode_answer, parse_request
+from server.requests import InferRequest, WantedOutput
 from server.tensors import bytes_to_wire
 from workers.spec import EnsembleSpec, TensorSpec
 
@@ -48,8 +49,8 @@ def test_a_json_request():
             unknown="ignored",
         )
     )
-    assert (parsed.id, parsed.timeout_s) == ("17", 2.5)
-    assert parsed.output == RequestedOutput(binary=False, classes=3)
+    assert (parsed.id, parsed.parameters.timeout_s) == ("17", 2.5)
+    assert parsed.outputs == (WantedOutput(binary=False, classes=3),)
     np.testing.assert_array_equal(parsed.tensors[0].array, [[1, 2], [3, 4]])
 
 
@@ -71,7 +72,7 @@ def test_a_binary_request_keeps_the_order_of_its_tensors():
     np.testing.assert_array_equal(j.array, [True])
     np.testing.assert_array_equal(b.array, second)
     assert [bytes(element) for element in c.elements] == [b"ab", b""]
-    assert parsed.output == RequestedOutput(binary=True)
+    assert parsed.outputs == (WantedOutput(binary=True),)
 
 
 def test_a_header_length_of_the_whole_body_means_json_only():
@@ -86,7 +87,7 @@ def test_an_output_may_overrule_the_request():
             outputs=[{"name": "output", "parameters": {"binary_data": False}}],
         )
     )
-    assert parsed.output == RequestedOutput(binary=False)
+    assert parsed.outputs == (WantedOutput(binary=False),)
 
 
 @pytest.mark.parametrize(
@@ -107,8 +108,10 @@ def test_an_output_may_overrule_the_request():
         request(parameters={"timeout": True}),
         request(parameters={"timeout": 10**400}),
         request(parameters={"binary_data_output": "yes"}),
-        request(outputs=[{"name": "other"}]),
-        request(outputs=[{"name": "output"}, {"name": "output"}]),
+        request(parameters={"members": ["a"]}),
+        request(parameters={"quorum": -1}),
+        request(parameters={"quorum": True}),
+        request(parameters={"quorum": 2**40}),
         request(outputs=[{"name": "output", "parameters": {"classification": -1}}]),
         request(outputs=[{"name": "output", "parameters": {"classification": "3"}}]),
         request(outputs=[{"name": "output", "parameters": {"classification": True}}]),
@@ -321,7 +324,7 @@ def answer(values=VALUES, used=0b10100):
 
 
 def test_a_json_answer():
-    body, length = encode_answer(model(), answer(), "7", RequestedOutput())
+    body, length = encode_answer(model(), answer(), "7", (WantedOutput(),))
     assert length is None
     assert json.loads(body) == {
         "model_name": "both",
@@ -343,7 +346,7 @@ def test_a_binary_answer():
     for request_id in ("", "7", ""):
         for used, members in ((0b10100, "four,two"), (0b00100, "two"), (0b10000, "four")):
             body, length = encode_answer(
-                model(), answer(used=used), request_id, RequestedOutput(binary=True)
+                model(), answer(used=used), request_id, (WantedOutput(binary=True),)
             )
             header = json.loads(body[:length])
             assert header.get("id", "") == request_id
@@ -355,15 +358,15 @@ def test_a_binary_answer():
 
 
 def test_a_binary_answer_speaks_of_its_own_rows_and_model():
-    one = encode_answer(model(), answer(VALUES[:1]), "", RequestedOutput(binary=True))
-    two = encode_answer(model("other"), answer(VALUES[:1]), "", RequestedOutput(binary=True))
+    one = encode_answer(model(), answer(VALUES[:1]), "", (WantedOutput(binary=True),))
+    two = encode_answer(model("other"), answer(VALUES[:1]), "", (WantedOutput(binary=True),))
     assert json.loads(one[0][: one[1]])["outputs"][0]["shape"] == [1, 3]
     assert json.loads(two[0][: two[1]])["model_name"] == "other"
 
 
 def test_the_best_classes():
     body, _ = encode_answer(
-        model(labels=("cat", "dog", "owl")), answer(), "", RequestedOutput(classes=2)
+        model(labels=("cat", "dog", "owl")), answer(), "", (WantedOutput(classes=2),)
     )
     (output,) = json.loads(body)["outputs"]
     assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
@@ -377,7 +380,7 @@ def test_the_best_classes():
 
 def test_the_best_classes_without_labels_in_binary():
     body, length = encode_answer(
-        model(), answer(VALUES[:1]), "", RequestedOutput(binary=True, classes=9)
+        model(), answer(VALUES[:1]), "", (WantedOutput(binary=True, classes=9),)
     )
     (output,) = json.loads(body[:length])["outputs"]
     assert (output["shape"], output["parameters"]["binary_data_size"]) == (
@@ -385,16 +388,3 @@ def test_the_best_classes_without_labels_in_binary():
         len(body) - length,
     )
     assert body[length:] == bytes_to_wire([b"0.500000:1", b"0.375000:2", b"0.125000:0"])
-
-
-def test_classes_need_an_output_per_class():
-    image = TensorSpec("output", "FP32", (3, 1))
-    with pytest.raises(InvalidRequest, match="classification"):
-        encode_answer(model(output=image), answer(), "", RequestedOutput(classes=1))
-
-
-@pytest.mark.parametrize("name", ["members", "quorum"])
-def test_what_is_planned_is_not_passed_over_in_silence(name):
-    document = {"inputs": [], "parameters": {name: "a"}}
-    with pytest.raises(InvalidRequest, match=f"{name} is not available"):
-        parse_request(json.dumps(document).encode(), None)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from workers.arena import Arena, arena_bytes
+from workers.arena import Arena, arena_bytes, terms_of
 from workers.memory import SharedMemory, board_bytes, create_memory
 from workers.spec import ArenaSpec, BlockSpec, EnsembleSpec, MemorySpec, TensorSpec
 
@@ -54,7 +54,16 @@ def open_arena(memory: MemorySpec, index: int = 0) -> Arena:
     return Arena(SharedMemory(memory), memory.arenas[index])
 
 
-def claim(arena: Arena, start: int, stop: int, *, expected: int, ensemble_index: int = 0) -> slice:
+def claim(
+    arena: Arena,
+    start: int,
+    stop: int,
+    *,
+    expected: int,
+    ensemble_index: int = 0,
+    quorum: int = 0,
+    scores: bool = False,
+) -> slice:
     """What a front-end does with rows; views are filled with their row numbers."""
     slots = arena.slots(start, stop)
     for view in arena.views:
@@ -62,6 +71,8 @@ def claim(arena: Arena, start: int, stop: int, *, expected: int, ensemble_index:
         view[slots] = np.broadcast_to(numbers, view[slots].shape).astype(view.dtype)
     arena.ensemble[slots] = ensemble_index
     arena.expected[slots] = expected
+    quorum = quorum or arena.spec.ensembles[ensemble_index].quorum
+    arena.terms[slots] = terms_of(quorum, scores)
     arena.row[slots] = arena.numbers(start, stop)
     return slots
 

@@ -148,7 +148,7 @@ def test_rows_that_have_all_ended_are_skipped(arena, model, make):
     slots = claim(arena, START, START + 4, expected=0b111)
     arena.ended[slots] = [START, -START - 1, START + 2, -START - 3]
     arena.closing[slots] = arena.numbers(START, START + 4)
-    assert make().run([(START, START + 2), (START + 2, START + 4)]) == ""
+    assert make().run([(START, START + 2), (START + 2, START + 4)]) is None
     assert model.batches == []
     check(arena, [])
 

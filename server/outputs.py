@@ -1,0 +1,176 @@
+"""A model's outputs: which there are, what the gateway must know to give them, and their tensors.
+
+Runs in the front-end, under every protocol; pure. The combined answer comes first and by default
+alone; uncertainty, members' own predictions and the members of each row come on request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from server.accepted import Answer, Wish
+from server.errors import InvalidRequest
+from server.front_end_spec import ModelSpec
+from server.requests import Parameters, WantedOutput
+from server.tensors import bytes_to_wire
+from workers.spec import TensorSpec
+
+__all__ = [
+    "COMBINED",
+    "OutputTensor",
+    "extra_outputs",
+    "member_names",
+    "output_tensors",
+    "wish_for",
+]
+
+COMBINED = "output"
+_MASK = "member_mask"
+_MEMBER = f"{COMBINED}."
+
+
+class OutputTensor(msgspec.Struct, frozen=True):
+    """An output on its way.
+
+    Attributes:
+        shape: with the batch dimension first.
+        data: raw and little-endian, as on the wire; BYTES elements each have their length before.
+    """
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: bytes | bytearray | memoryview
+
+
+def extra_outputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
+    """The outputs that a model gives on request, without their batch dimension."""
+    spec = model.served.spec
+    if model.is_member:
+        return ()
+    output = spec.output
+    return (
+        *(TensorSpec(name, "FP32", ()) for name in spec.scores),
+        TensorSpec(_MASK, "BOOL", (len(model.members),)),
+        *(TensorSpec(_MEMBER + name, output.datatype, output.shape) for name in model.members),
+    )
+
+
+def member_names(model: ModelSpec, mask: int) -> list[str]:
+    """Names of the members in a mask, in the ensemble's order."""
+    return [
+        name
+        for member, name in zip(model.served.spec.members, model.members, strict=True)
+        if mask >> member & 1
+    ]
+
+
+def wish_for(model: ModelSpec, parameters: Parameters, outputs: Sequence[WantedOutput]) -> Wish:
+    """What the gateway must know of a request.
+
+    Raises:
+        InvalidRequest: if the model has no such member or output, or an output is wanted twice.
+    """
+    index = dict(zip(model.members, model.served.spec.members, strict=True))
+    members = 0
+    for name in parameters.members:
+        if name not in index:
+            raise InvalidRequest(
+                f"parameter members: {model.served.name!r} has no member {name!r}, "
+                f"it has {', '.join(model.members)}"
+            )
+        members |= 1 << index[name]
+    names = [output.name for output in outputs]
+    if len(set(names)) < len(names):
+        raise InvalidRequest("an output is asked for twice")
+    extras = {} if names == [COMBINED] else {tensor.name for tensor in extra_outputs(model)}
+    for output in outputs:
+        if output.name != COMBINED and output.name not in extras:
+            raise InvalidRequest(
+                f"{model.served.name!r} has no output {output.name!r}, "
+                f"it has {', '.join([COMBINED, *(t.name for t in extra_outputs(model))])}"
+            )
+        if output.classes:
+            _check_classes(model, output)
+    return Wish(
+        timeout_s=parameters.timeout_s,
+        members=members or -1,
+        quorum=parameters.quorum,
+        scores=any(name in model.served.spec.scores for name in names),
+        predictions=tuple(
+            index[name.removeprefix(_MEMBER)] for name in names if name.startswith(_MEMBER)
+        ),
+        masks=_MASK in names,
+    )
+
+
+def _check_classes(model: ModelSpec, output: WantedOutput) -> None:
+    shape = model.served.spec.output.shape
+    if output.name != COMBINED and not output.name.startswith(_MEMBER):
+        raise InvalidRequest(f"classification: {output.name!r} does not consist of classes")
+    if len(shape) != 1:
+        raise InvalidRequest(f"classification needs an output per class, not {list(shape)}")
+
+
+def output_tensors(
+    model: ModelSpec, answer: Answer, outputs: Sequence[WantedOutput]
+) -> list[OutputTensor]:
+    """The tensors of an answer, in the order in which they are wanted.
+
+    Args:
+        model: what was asked.
+        answer: to a wish that `wish_for` made of these outputs.
+        outputs: as the client wants them.
+    """
+    return [_output_tensor(model, answer, output) for output in outputs]
+
+
+def _output_tensor(model: ModelSpec, answer: Answer, wanted: WantedOutput) -> OutputTensor:
+    spec = model.served.spec
+    if wanted.name == COMBINED:
+        values, described = answer.values, spec.output
+        if wanted.classes:
+            return _classes(model, np.frombuffer(values, described.dtype), answer.rows, wanted)
+        return OutputTensor(COMBINED, described.datatype, [answer.rows, *described.shape], values)
+    assert answer.extras is not None, "it was wished for"
+    if wanted.name == _MASK:
+        bits = np.array(spec.members, np.uint64)
+        mask = (answer.extras.used[:, np.newaxis] >> bits & np.uint64(1)).astype(np.bool_)
+        return _tensor(_MASK, "BOOL", mask)
+    if wanted.name in spec.scores:
+        column = answer.extras.scores[:, spec.scores.index(wanted.name)]
+        return _tensor(wanted.name, "FP32", column)
+    member = spec.members[model.members.index(wanted.name.removeprefix(_MEMBER))]
+    prediction = answer.extras.predictions[member]
+    if wanted.classes:
+        return _classes(model, prediction, answer.rows, wanted)
+    return _tensor(wanted.name, spec.output.datatype, prediction)
+
+
+def _tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> OutputTensor:
+    return OutputTensor(name, datatype, list(array.shape), array.tobytes())
+
+
+def _classes(
+    model: ModelSpec, values: npt.NDArray[Any], rows: int, wanted: WantedOutput
+) -> OutputTensor:
+    """The best classes of each row as BYTES [rows, k]: ``score:index[:label]``, best first."""
+    scores = values.reshape(rows, -1)
+    k = min(wanted.classes, scores.shape[1])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    texts = [
+        _class_text(scores[row, index], int(index), model.labels)
+        for row in range(rows)
+        for index in best[row]
+    ]
+    return OutputTensor(wanted.name, "BYTES", [rows, k], bytes_to_wire(texts))
+
+
+def _class_text(score: Any, index: int, labels: Sequence[str]) -> bytes:
+    text = f"{score:f}:{index}"
+    return (f"{text}:{labels[index]}" if labels else text).encode()
