@@ -145,7 +145,7 @@ class InFlight:
         names = [
             repr(arena.spec.members[member])
             for member in request.model.spec.members
-            if failed[member]
+            if request.expected >> member & 1 and failed[member]
         ]
         return MemberFailed(f"member {', '.join(names)} failed on this input")
 
