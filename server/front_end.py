@@ -1,4 +1,4 @@
-"""The front-end process: one event loop with the HTTP server over the gateway.
+"""The front-end process: one event loop with the HTTP and gRPC servers over the gateway.
 
 In: requests from clients, messages from workers and combiner, commands from the supervisor.
 Out: answers, assignments, and `Started` once requests are accepted.
@@ -27,6 +27,7 @@ from server.front_end_spec import (
     WorkerStarted,
 )
 from server.gateway import Gateway
+from server.grpc_api.server import GrpcServer
 from server.http_api import Application, make_api
 from server.infer_route import InferRoute
 from server.inference import Inference
@@ -103,6 +104,10 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
             timeout_keep_alive=_KEEP_ALIVE_S,
         )
     )
+    grpc = GrpcServer(
+        inference, address=spec.grpc_address, max_request_bytes=spec.max_request_bytes
+    )
+    await grpc.start()
     serving = asyncio.create_task(server.serve([socket.socket(fileno=spec.http_fd)]))
     opened = asyncio.create_task(gateway.wait_open())
     draining = asyncio.create_task(on_drain.wait())
@@ -116,7 +121,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     if draining.done():
         await gateway.drain()
         server.should_exit = True
-    await serving
+    await asyncio.gather(serving, grpc.stop())
 
 
 def _run(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:

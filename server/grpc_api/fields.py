@@ -1,0 +1,96 @@
+"""The top-level fields of an infer request's message, taken apart without parsing what is in them.
+
+Runs in the front-end, on the hot path; pure. Raw tensors are the bulk of most requests, and what
+is left without them and without the id (the *head*) is the same from request to request. So
+the tensors are only sliced, and the head is parsed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from server.errors import InvalidRequest
+
+__all__ = ["Fields", "length_prefixed", "take_apart"]
+
+_ID, _RAW = 0x1A, 0x3A
+#: The tags of ModelInferRequest's fields, 1 to 7, all length-delimited (wire type 2).
+_TAGS = frozenset(number << 3 | 2 for number in range(1, 8))
+_LONGEST_SHIFT = 28
+_MAX_FIELDS = 4096
+
+
+class Fields(NamedTuple):
+    """The parts of a request.
+
+    Attributes:
+        head: the message without id and raw tensors, or else all of it.
+        id: UTF-8, not checked; None if the head is all of the message.
+        raw: the raw tensors, in their order.
+    """
+
+    head: bytes
+    id: bytes | None
+    raw: Sequence[bytes | memoryview]
+
+
+def take_apart(message: bytes) -> Fields:
+    """Take a serialized ModelInferRequest apart; one that needs a real parser is left whole.
+
+    Raises:
+        InvalidRequest: if it has so many fields that to look at each would hold everybody up.
+    """
+    view = memoryview(message)
+    head: list[bytes] = []
+    raw: list[memoryview] = []
+    request_id = b""
+    position, end = 0, len(message)
+    for _ in range(_MAX_FIELDS):
+        if position == end:
+            return Fields(b"".join(head), request_id, raw)
+        tag = message[position]
+        span = _span(message, position + 1) if tag in _TAGS else None
+        if span is None:
+            return Fields(message, None, ())
+        start, stop = span
+        if tag == _RAW:
+            raw.append(view[start:stop])
+        elif tag == _ID:
+            request_id = message[start:stop]
+        else:
+            head.append(message[position:stop])
+        position = stop
+    raise InvalidRequest(f"the request has more than {_MAX_FIELDS} parts")
+
+
+def _span(message: bytes, position: int) -> tuple[int, int] | None:
+    """Where a field's content starts and stops, whose length stands here; None if it can't."""
+    length = shift = 0
+    while position < len(message) and shift <= _LONGEST_SHIFT:
+        byte = message[position]
+        position += 1
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            stop = position + length
+            return (position, stop) if stop <= len(message) else None
+        shift += 7
+    return None
+
+
+def length_prefixed(
+    number: int, content: bytes | bytearray | memoryview
+) -> list[bytes | bytearray | memoryview]:
+    """A length-delimited field of a message, in pieces to join.
+
+    Args:
+        number: of the field, below 16.
+        content: what is in it.
+    """
+    prefix = bytearray([number << 3 | 2])
+    length = len(content)
+    while length >= 0x80:
+        prefix.append(length & 0x7F | 0x80)
+        length >>= 7
+    prefix.append(length)
+    return [prefix, content]

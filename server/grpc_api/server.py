@@ -1,0 +1,68 @@
+"""The gRPC server in the front-end's event loop: the port, its limits, its beginning and its end.
+
+In: calls of clients. Out: their answers, by `Service`. The supervisor holds the port (see
+`server.ports`), so that it is there for the next front-end, too.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+from server.errors import StartError
+from server.grpc_api.service import Service
+from server.inference import Inference
+
+__all__ = ["GrpcServer"]
+
+_LARGEST_LIMIT = 2**31 - 1
+#: How long answers that are ready have to reach their clients when the server stops.
+_GRACE_S = 10.0
+
+
+def _options(max_request_bytes: int) -> list[tuple[str, int]]:
+    return [
+        # Larger messages are refused when their length is known, before they are read.
+        ("grpc.max_receive_message_length", min(max_request_bytes, _LARGEST_LIMIT)),
+        ("grpc.max_send_message_length", -1),
+        # The supervisor holds the port with a socket of its own.
+        ("grpc.so_reuseport", 1),
+        # Calls of one connection at once; the client waits with more.
+        ("grpc.max_concurrent_streams", 1024),
+        # A client that has vanished without a word lets go of its rows.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        # Clients may look after their idle connections; by default that ends them.
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ]
+
+
+class GrpcServer:
+    """Serves the protocol over gRPC; made and used in the running event loop.
+
+    Args:
+        inference: has requests answered.
+        address: ``HOST:PORT``, held by the supervisor.
+        max_request_bytes: of a message.
+
+    Raises:
+        StartError: if the port can't be listened on.
+    """
+
+    def __init__(self, inference: Inference, *, address: str, max_request_bytes: int) -> None:
+        self._service = Service(inference)
+        self._server = grpc.aio.server(options=_options(max_request_bytes))
+        self._server.add_generic_rpc_handlers((self._service.handlers(),))
+        try:
+            self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartError(f"can't listen on {address} for gRPC: {error}") from None
+
+    async def start(self) -> None:
+        """Take calls."""
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """End every stream when what it has read is answered, every call when it is answered."""
+        self._service.end_streams()
+        await self._server.stop(_GRACE_S)

@@ -1,0 +1,145 @@
+"""The methods of GRPCInferenceService: bytes of a message in, bytes of a message or a status out.
+
+Runs in the front-end's event loop. gRPC gives and takes serialized messages here, so that one that
+is malformed is the client's error, and nothing is parsed or copied without need.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import grpc
+
+from server.errors import DeadlineExceeded, QueueFull, RequestError
+from server.grpc_api.codec import Asked, encode_answer
+from server.grpc_api.documents import documents
+from server.grpc_api.messages import METHODS, SERVICE
+from server.grpc_api.reading import make_request, read_request
+from server.grpc_api.stream import Stream
+from server.inference import Endpoint, Inference
+from server.requests import InferRequest
+
+__all__ = ["Service"]
+
+_log = logging.getLogger(__name__)
+
+_INTERNAL = "internal error, see the server's log"
+#: What of a text goes into the trailing metadata, which clients limit to some kilobytes.
+_MAX_TEXT_BYTES = 2000
+#: A deadline is the client's: the answer must be there by then. So it is given earlier, by this
+#: part of the time that is left, but not by more than so much.
+_MARGIN, _MAX_MARGIN_S = 0.1, 0.02
+#: Methods of Triton's service that have no messages here.
+_FOREIGN = tuple(
+    f"{kind}SharedMemory{verb}"
+    for kind in ("System", "Cuda")
+    for verb in ("Status", "Register", "Unregister")
+) + ("TraceSetting", "LogSettings")
+
+Context = Any
+Answer = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+class Service:
+    """Answers the methods.
+
+    Args:
+        inference: has requests answered.
+    """
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        self._streams: set[Stream] = set()
+
+    def handlers(self) -> Any:
+        """What a gRPC server needs to find the methods."""
+        methods = {name: _immediate(answer) for name, answer in documents(self._inference).items()}
+        methods["ModelInfer"] = _unary(self._infer)
+        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
+        for name in (*METHODS, *_FOREIGN):
+            if name not in methods:
+                methods[name] = _unsupported(name)
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def end_streams(self) -> None:
+        """Let each stream answer what it has read, and end."""
+        for stream in self._streams:
+            stream.end()
+
+    async def _infer(self, data: bytes, context: Context) -> bytes:
+        return await self._answer(await read_request(data), context)
+
+    async def _answer(self, asked: Asked, context: Context) -> bytes:
+        model = asked.head.model
+        endpoint = self._inference.find(model, asked.head.version)
+        request = await _request(asked, endpoint, context)
+        inferred = await self._inference.infer(endpoint, request)
+        return encode_answer(model, asked.id, inferred.members, inferred.degraded, inferred.outputs)
+
+    async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> None:
+        stream = Stream(messages, context, self._answer, lambda error: _told(error)[1])
+        self._streams.add(stream)
+        try:
+            await stream.run()
+        finally:
+            self._streams.discard(stream)
+        if stream.was_ended:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+
+
+async def _request(asked: Asked, endpoint: Endpoint, context: Context) -> InferRequest:
+    """Make the request; one that is malformed counts as a failure of the model that it names."""
+    arrived = time.monotonic()
+    try:
+        left_s = context.time_remaining()
+        if left_s is not None:
+            left_s -= min(left_s * _MARGIN, _MAX_MARGIN_S)
+            if left_s <= 0:
+                raise DeadlineExceeded("the deadline has passed before the request was read")
+        return await make_request(asked, left_s)
+    except BaseException:
+        endpoint.counters.fail(arrived)
+        raise
+
+
+def _told(error: Exception) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
+    """Status, text and trailing metadata of an error; one that we don't know goes to the log."""
+    if not isinstance(error, RequestError):
+        _log.error("a request failed", exc_info=error)
+        return grpc.StatusCode.INTERNAL, _INTERNAL, ()
+    text = error.message.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
+    trailing: tuple[tuple[str, str], ...] = ()
+    if isinstance(error, QueueFull):
+        trailing = (("retry-after", str(max(1, round(error.retry_after_s)))),)
+    return grpc.StatusCode[error.grpc_status], text, trailing
+
+
+def _unary(answer: Answer) -> Any:
+    async def method(data: bytes, context: Context) -> bytes:
+        try:
+            return await answer(data, context)
+        except Exception as error:
+            status, text, trailing = _told(error)
+        await context.abort(status, text, trailing)
+        raise AssertionError  # abort has raised
+
+    return grpc.unary_unary_rpc_method_handler(method)
+
+
+def _immediate(answer: Callable[[bytes], bytes]) -> Any:
+    async def method(data: bytes, _: Context) -> bytes:
+        return answer(data)
+
+    return _unary(method)
+
+
+def _unsupported(name: str) -> Any:
+    async def method(_: bytes, context: Context) -> None:
+        await context.abort(
+            grpc.StatusCode.UNIMPLEMENTED, f"{name} is not supported by this server"
+        )
+
+    return grpc.unary_unary_rpc_method_handler(method)

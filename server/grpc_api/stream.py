@@ -1,0 +1,85 @@
+"""One ModelStreamInfer call: requests are worked on side by side and answered in their order.
+
+Runs in the front-end's event loop. A request that fails gets an answer that says so, and the
+stream lives on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from server.grpc_api.codec import Asked, encode_error, encode_streamed
+from server.grpc_api.reading import read_request
+
+__all__ = ["Stream"]
+
+#: So many requests of a stream are worked on at once; the others are not read yet.
+_AT_ONCE = 64
+
+
+class Stream:
+    """A call.
+
+    Args:
+        messages: serialized requests.
+        context: takes serialized answers.
+        answer: from a request to a serialized ModelInferResponse.
+        text_of: what the client is told of an error.
+
+    Attributes:
+        was_ended: whether the server did not read on.
+    """
+
+    def __init__(
+        self,
+        messages: AsyncIterator[bytes],
+        context: Any,
+        answer: Callable[[Asked, Any], Awaitable[bytes]],
+        text_of: Callable[[Exception], str],
+    ) -> None:
+        self._messages = messages
+        self._context = context
+        self._answer = answer
+        self._text_of = text_of
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        self._reader: asyncio.Task[None] | None = None
+        self.was_ended = False
+
+    def end(self) -> None:
+        """Read no more; what was read is answered."""
+        self.was_ended = True
+        if self._reader is not None:
+            self._reader.cancel()
+
+    async def run(self) -> None:
+        """Answer until the client has said its last."""
+        self._reader = asyncio.create_task(self._read())
+        try:
+            while (task := await self._answers.get()) is not None:
+                await self._context.write(await task)
+                self._places.release()
+        finally:
+            self._reader.cancel()
+            while not self._answers.empty():
+                if (task := self._answers.get_nowait()) is not None:
+                    task.cancel()
+
+    async def _read(self) -> None:
+        try:
+            async for data in self._messages:
+                await self._places.acquire()
+                self._answers.put_nowait(asyncio.create_task(self._answer_one(data)))
+        finally:
+            self._answers.put_nowait(None)
+
+    async def _answer_one(self, data: bytes) -> bytes:
+        request_id = ""
+        try:
+            asked = await read_request(data)
+            request_id = asked.id
+            return encode_streamed(await self._answer(asked, self._context))
+        except Exception as error:
+            return encode_error(self._text_of(error), request_id)
