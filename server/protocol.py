@@ -16,12 +16,22 @@ import orjson
 from server.accepted import Answer
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
+from server.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
 from server.outputs import COMBINED, OutputTensor, member_names, output_tensors
 from server.requests import InferRequest, WantedOutput, read_parameters
-from server.tensors import Tensor, bytes_from_wire, tensor_from_bytes, tensor_from_values
+from server.steps import Steps
+from server.tensors import (
+    Tensor,
+    bytes_from_wire,
+    tensor_from_bytes,
+    tensor_from_pieces,
+    tensor_from_values,
+)
 from workers.spec import DTYPES
 
-__all__ = ["encode_answer", "parse_request"]
+__all__ = ["encode_answer", "encode_in_steps", "parse_in_steps", "parse_request"]
+
+_Raw = bytes | bytearray | memoryview
 
 _MAX_HEADERS = 1024
 
@@ -59,26 +69,76 @@ def parse_request(body: bytes | bytearray, header_length: int | None) -> InferRe
     Raises:
         InvalidRequest: in one line.
     """
-    view = memoryview(body)
-    if header_length is not None and not 0 <= header_length <= len(view):
+    view, end = memoryview(body), _json_end(body, header_length)
+    return _request(_read_header(view[:end]), view[end:])
+
+
+def parse_in_steps(
+    body: bytes | bytearray, header_length: int | None, *, slice_bytes: int = SLICE_BYTES
+) -> Steps[InferRequest]:
+    """Parse a big request's body as `parse_request` does, in steps of about a millisecond.
+
+    Args:
+        body: JSON, or JSON and raw tensors.
+        header_length: the length of the JSON in bytes, None if the body is all JSON.
+        slice_bytes: how much JSON is decoded in one step.
+
+    Raises:
+        InvalidRequest: in one line.
+    """
+    end = _json_end(body, header_length)
+    extracted = yield from extract(body, end, least_bytes=slice_bytes // 2, slice_bytes=slice_bytes)
+    if extracted is None:
+        return parse_request(body, header_length)
+    header = _read_header(extracted.document, extracted)
+    found = {
+        index: pieces
+        for index, item in enumerate(header.inputs)
+        if (pieces := extracted.find(item.data)) is not None
+    }
+    if len({id(pieces) for pieces in found.values()}) != len(extracted.arrays):
+        return parse_request(body, header_length)  # some are elsewhere, where only it would look
+    for index, pieces in found.items():
+        item = header.inputs[index]
+        try:
+            item.data = yield from tensor_from_pieces(item.name, item.datatype, item.shape, pieces)
+        except InvalidRequest as refusal:
+            item.data = refusal  # told when it is its turn
+    return _request(header, memoryview(body)[end:])
+
+
+def _json_end(body: bytes | bytearray, header_length: int | None) -> int:
+    """Where the JSON of a body ends."""
+    if header_length is None:
+        return len(body)
+    if not 0 <= header_length <= len(body):
         raise InvalidRequest(
-            f"Inference-Header-Content-Length is {header_length}, the body has {len(view)} bytes"
+            f"Inference-Header-Content-Length is {header_length}, the body has {len(body)} bytes"
         )
+    return header_length
+
+
+def _read_header(text: bytes | memoryview, extracted: Extract | None = None) -> _RequestHeader:
+    """Decode the JSON of a request, or what is left of it after its arrays were extracted."""
     try:
-        header = _decode_header(view if header_length is None else view[:header_length])
+        return _decode_header(text)
     except RecursionError:
         raise InvalidRequest("the JSON is nested too deeply") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidRequest(f"the JSON of the request is not valid: {error}") from None
+        complaint = extracted.original(str(error)) if extracted else str(error)
+        raise InvalidRequest(f"the JSON of the request is not valid: {complaint}") from None
+
+
+def _request(header: _RequestHeader, raw: memoryview) -> InferRequest:
     return InferRequest(
         id=header.id,
-        tensors=_tensors(header.inputs, view[header_length:] if header_length is not None else b""),
+        tensors=_tensors(header.inputs, raw),
         outputs=_wanted_outputs(header),
         parameters=read_parameters(header.parameters),
     )
 
 
-def _tensors(inputs: list[_InputHeader], raw: memoryview | bytes) -> list[Tensor]:
+def _tensors(inputs: list[_InputHeader], raw: memoryview) -> list[Tensor]:
     tensors: list[Tensor] = []
     position = 0
     for item in inputs:
@@ -86,7 +146,7 @@ def _tensors(inputs: list[_InputHeader], raw: memoryview | bytes) -> list[Tensor
         if size is None:
             if item.data is msgspec.UNSET:
                 raise InvalidRequest(f"input {item.name!r} has neither data nor binary_data_size")
-            tensors.append(tensor_from_values(item.name, item.datatype, item.shape, item.data))
+            tensors.append(_json_tensor(item))
             continue
         if item.data is not msgspec.UNSET:
             raise InvalidRequest(f"input {item.name!r} has both data and binary_data_size")
@@ -103,6 +163,15 @@ def _tensors(inputs: list[_InputHeader], raw: memoryview | bytes) -> list[Tensor
     if position != len(raw):
         raise InvalidRequest(f"{len(raw) - position} bytes of the body belong to no input")
     return tensors
+
+
+def _json_tensor(item: _InputHeader) -> Tensor:
+    """The tensor of an input with data in JSON; `parse_in_steps` may have made it already."""
+    if isinstance(item.data, InvalidRequest):
+        raise item.data
+    if isinstance(item.data, Tensor):
+        return item.data
+    return tensor_from_values(item.name, item.datatype, item.shape, item.data)
 
 
 def _wanted_outputs(header: _RequestHeader) -> tuple[WantedOutput, ...]:
@@ -152,11 +221,37 @@ def encode_answer(
     return header + answer.values, len(header)
 
 
+def encode_in_steps(
+    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
+) -> Steps[tuple[bytes, int | None]]:
+    """Encode an answer with many numbers as `encode_answer` does, in steps."""
+    document, raw = _describe(model, answer, request_id, outputs)
+    yield
+    header = yield from dump_in_steps(document)
+    return _joined(header, raw, outputs)
+
+
 def _encode(
     model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
 ) -> tuple[bytes, int | None]:
+    document, raw = _describe(model, answer, request_id, outputs)
+    return _joined(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw, outputs)
+
+
+def _joined(
+    header: bytes, raw: list[_Raw], outputs: tuple[WantedOutput, ...]
+) -> tuple[bytes, int | None]:
+    if not any(wanted.binary for wanted in outputs):
+        return header, None
+    return b"".join([header, *raw]), len(header)
+
+
+def _describe(
+    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
+) -> tuple[dict[str, Any], list[_Raw]]:
+    """The JSON of an answer, and the raw tensors that follow it."""
     described: list[dict[str, Any]] = []
-    raw: list[bytes | bytearray | memoryview] = []
+    raw: list[_Raw] = []
     for wanted, tensor in zip(outputs, output_tensors(model, answer, outputs), strict=True):
         output: dict[str, Any] = {
             "name": tensor.name,
@@ -175,10 +270,7 @@ def _encode(
     members = ",".join(member_names(model, answer.used))
     document["parameters"] = {"members": members, "degraded": answer.degraded}
     document["outputs"] = described
-    header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not any(wanted.binary for wanted in outputs):
-        return header, None
-    return b"".join([header, *raw]), len(header)
+    return document, raw
 
 
 def _values(tensor: OutputTensor) -> Any:

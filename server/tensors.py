@@ -14,11 +14,20 @@ import numpy as np
 import numpy.typing as npt
 
 from server.errors import InvalidRequest
+from server.steps import Steps
 from workers.spec import DTYPES
 
-__all__ = ["Tensor", "bytes_from_wire", "bytes_to_wire", "tensor_from_bytes", "tensor_from_values"]
+__all__ = [
+    "Tensor",
+    "bytes_from_wire",
+    "bytes_to_wire",
+    "tensor_from_bytes",
+    "tensor_from_pieces",
+    "tensor_from_values",
+]
 
 _BYTES = "BYTES"
+_BF16 = "BF16"
 _LENGTH = struct.Struct("<I")
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 1 << 48
@@ -130,7 +139,7 @@ def tensor_from_values(name: str, datatype: str, shape: Sequence[int], values: A
                 f"input {name!r}: {len(texts)} elements, but the shape says {count}"
             )
         return Tensor(name, datatype, shape, elements=texts)
-    dtype = _dtype(name, datatype)
+    dtype = _json_dtype(name, datatype)
     try:
         raw = np.asarray(values)
         if raw.dtype.kind == "f" and datatype == "UINT64":
@@ -139,12 +148,66 @@ def tensor_from_values(name: str, datatype: str, shape: Sequence[int], values: A
             if all(type(value) is int for value in exact.flat):
                 raw = exact.astype(np.uint64)
     except (ValueError, OverflowError, RecursionError):
-        raise InvalidRequest(f"input {name!r}: data is not a regular array of numbers") from None
-    if raw.size != count:
-        raise InvalidRequest(
-            f"input {name!r}: {raw.size} elements of data, but the shape {list(shape)} says {count}"
-        )
+        raise _irregular(name) from None
+    _check_size(name, shape, raw.size, count)
     return Tensor(name, datatype, shape, _convert(name, datatype, dtype, raw).reshape(shape))
+
+
+def tensor_from_pieces(
+    name: str, datatype: str, shape: Sequence[int], pieces: Sequence[npt.NDArray[np.generic]]
+) -> Steps[Tensor]:
+    """Make a tensor of JSON values that come in pieces, as `tensor_from_values` would of the whole.
+
+    Args:
+        name: the input's name.
+        datatype: its element type.
+        shape: with the batch dimension first.
+        pieces: flat, each of the simple type that NumPy finds in its values; at least one.
+
+    Raises:
+        InvalidRequest: if datatype, shape and values don't fit together.
+    """
+    count = _count(name, shape)
+    if datatype == _BYTES:
+        raise _no_texts(name)
+    dtype = _json_dtype(name, datatype)
+    common: np.dtype[np.generic] = np.result_type(*{piece.dtype for piece in pieces})
+    are_whole = all(piece.dtype.kind in "biu" for piece in pieces)
+    if common.kind == "f" and datatype == "UINT64" and are_whole:
+        # As above: there are pieces below and above 2**63.
+        if any(int(piece.min()) < 0 for piece in pieces):
+            raise _irregular(name)
+        common = dtype
+    _check_size(name, shape, sum(piece.size for piece in pieces), count)
+    array = np.empty(count, dtype)
+    position = 0
+    for piece in pieces:
+        converted = _convert(name, datatype, dtype, piece.astype(common, copy=False))
+        array[position : position + piece.size] = converted
+        position += piece.size
+        yield
+    return Tensor(name, datatype, shape, array.reshape(shape))
+
+
+def _json_dtype(name: str, datatype: str) -> np.dtype[np.generic]:
+    if datatype == _BF16:
+        raise InvalidRequest(f"input {name!r}: {_BF16} is sent as binary data, not in JSON")
+    return _dtype(name, datatype)
+
+
+def _check_size(name: str, shape: Sequence[int], size: int, count: int) -> None:
+    if size != count:
+        raise InvalidRequest(
+            f"input {name!r}: {size} elements of data, but the shape {list(shape)} says {count}"
+        )
+
+
+def _irregular(name: str) -> InvalidRequest:
+    return InvalidRequest(f"input {name!r}: data is not a regular array of numbers")
+
+
+def _no_texts(name: str) -> InvalidRequest:
+    return InvalidRequest(f"input {name!r}: BYTES in JSON are strings")
 
 
 def _flat_texts(name: str, values: Any) -> list[bytes]:
@@ -157,7 +220,7 @@ def _flat_texts(name: str, values: Any) -> list[bytes]:
         elif isinstance(value, str):
             texts.append(value.encode())
         else:
-            raise InvalidRequest(f"input {name!r}: BYTES in JSON are strings")
+            raise _no_texts(name)
     return texts
 
 

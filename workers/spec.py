@@ -37,7 +37,7 @@ __all__ = [
 
 OutputMeaning = Literal["logits", "probabilities", "values"]
 
-#: NumPy's type for each fixed-size datatype of the Open Inference Protocol (BYTES, BF16: none).
+#: NumPy's type for each fixed-size datatype of the Open Inference Protocol (BYTES: none).
 DTYPES: dict[str, np.dtype[np.generic]] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -51,9 +51,10 @@ DTYPES: dict[str, np.dtype[np.generic]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
+    "BF16": np.dtype("<u2"),  # NumPy has no such type: the bits are kept as they are
 }
 
-_DATATYPES = {dtype: name for name, dtype in DTYPES.items()}
+_DATATYPES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
 
 
 def datatype_of(dtype: npt.DTypeLike) -> str:

@@ -45,7 +45,7 @@ INFER = "/v2/models/all/infer"
         (body(name="y"), "takes the inputs"),
         (body(datatype="FP64"), "FP32"),
         (body(datatype="BYTES", data=["a", "b"]), "FP32"),
-        (body(datatype="BF16"), "not supported"),
+        (body(datatype="BF16"), "binary data"),
         (body(shape=[2]), "shape"),
         (body(shape=[1, 1, 2]), "shape"),
         (body(shape=[1, 3]), "2 elements"),

@@ -1,0 +1,138 @@
+import asyncio
+import gzip
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.body import BodyReader, Disconnected, linger, read_length
+from server.errors import InvalidRequest, RequestTooLarge
+
+LIMIT = 100_000
+
+
+class NoThreads(Executor):
+    def submit(self, *_args, **_kwargs):
+        raise AssertionError("small bodies need no thread")
+
+
+def messages(chunks):
+    last = len(chunks) - 1
+    return [
+        {"type": "http.request", "body": chunk, "more_body": i < last}
+        for i, chunk in enumerate(chunks)
+    ]
+
+
+def read(given, headers=None, threads=None):
+    """Read a body; returns it and the messages that were left unread."""
+    left = list(given)
+
+    async def receive():
+        await asyncio.sleep(0)
+        return left.pop(0)
+
+    reader = BodyReader(LIMIT, threads or NoThreads())
+    return asyncio.run(reader.read(headers or {}, receive)), left
+
+
+@given(st.lists(st.binary(max_size=100), min_size=1, max_size=10))
+def test_a_body_in_chunks(chunks):
+    body, _ = read(messages(chunks))
+    assert body == b"".join(chunks)
+
+
+def test_one_chunk_is_not_copied():
+    chunk = b"some bytes"
+    assert read(messages([chunk]))[0] is chunk
+
+
+def test_messages_without_a_body():
+    assert read([{"type": "http.request"}])[0] == b""
+
+
+def test_the_limit_itself_is_allowed():
+    for chunks in ([bytes(LIMIT)], [bytes(LIMIT - 1), b"x"]):
+        assert len(read(messages(chunks))[0]) == LIMIT
+
+
+def test_what_is_announced_as_too_large_is_not_read():
+    async def receive():
+        raise AssertionError("nothing is read")
+
+    reader = BodyReader(LIMIT, NoThreads())
+    with pytest.raises(RequestTooLarge, match=str(LIMIT)):
+        asyncio.run(reader.read({b"content-length": b"%d" % (LIMIT + 1)}, receive))
+
+
+def test_what_turns_out_too_large_is_not_read_on():
+    given_messages = messages([bytes(LIMIT), b"x", b"more"])
+    left = list(given_messages)
+
+    async def receive():
+        return left.pop(0)
+
+    with pytest.raises(RequestTooLarge):
+        asyncio.run(BodyReader(LIMIT, NoThreads()).read({}, receive))
+    assert left == given_messages[2:]
+
+
+def test_a_client_that_goes():
+    gone = {"type": "http.disconnect"}
+    for before in ([], messages([b"abc", b"def"])[:1]):
+        with pytest.raises(Disconnected):
+            read([*before, gone])
+
+
+GZIP = {b"content-encoding": b"gzip"}
+
+
+def test_a_compressed_body():
+    text = b"0.25, " * 1000
+    small = gzip.compress(text)
+    assert read(messages([small]), GZIP)[0] == text
+    assert read(messages([small[:5], small[5:]]), GZIP)[0] == text
+
+
+def test_a_big_compressed_body_is_inflated_in_a_thread():
+    with ThreadPoolExecutor(1) as threads:
+        big = gzip.compress(bytes(10 * LIMIT))
+        with pytest.raises(RequestTooLarge, match="inflates"):
+            read(messages([big]), GZIP, threads)
+        reader = BodyReader(20 * LIMIT, threads)
+        left = messages([big[:500], big[500:]])
+
+        async def receive():
+            return left.pop(0)
+
+        assert asyncio.run(reader.read(GZIP, receive)) == bytes(10 * LIMIT)
+
+
+def test_a_compressed_body_is_limited_as_it_comes_too():
+    with pytest.raises(RequestTooLarge):
+        read(messages([bytes(LIMIT + 1)]), GZIP)
+
+
+@pytest.mark.parametrize("value", [b"", b"-1", b"+1", b"1.5", b" 1", b"1_0", b"9" * 19, b"\xb2"])
+def test_lengths_that_are_none(value):
+    with pytest.raises(InvalidRequest, match="X is not a length"):
+        read_length(value, "X")
+
+
+def test_lengths():
+    assert read_length(None, "X") is None
+    assert read_length(b"0017", "X") == 17
+
+
+def test_what_a_refused_client_still_sends_is_forgotten():
+    left = messages([b"a", b"b", b"c"])
+
+    async def receive():
+        return left.pop(0)
+
+    asyncio.run(linger(receive))
+    assert not left
+    left.append({"type": "http.disconnect"})
+    asyncio.run(linger(receive))
+    assert not left

@@ -1,0 +1,326 @@
+"""Requests parsed in steps against the same requests parsed at once."""
+
+import json
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.errors import InvalidRequest
+from server.json_nesting import is_regular
+from server.json_numbers import dump_in_steps, extract
+from server.protocol import parse_in_steps, parse_request
+from server.steps import run_at_once
+
+
+def outcome(parse):
+    try:
+        request = parse()
+    except InvalidRequest as refusal:
+        return str(refusal)
+    tensors = [
+        (tensor.name, tensor.datatype, list(tensor.shape), bits(tensor))
+        for tensor in request.tensors
+    ]
+    return request.id, tensors, request.outputs, request.parameters
+
+
+def bits(tensor):
+    if tensor.array is None:
+        return [bytes(element) for element in tensor.elements]
+    return tensor.array.dtype.str, tensor.array.shape, tensor.array.tobytes()
+
+
+def compare(body, *, length=None, slice_bytes=24):
+    at_once = outcome(lambda: parse_request(body, length))
+    in_steps = outcome(lambda: run_at_once(parse_in_steps(body, length, slice_bytes=slice_bytes)))
+    assert in_steps == at_once
+    return at_once
+
+
+def taken(body, slice_bytes=24):
+    """How many arrays are taken out of a body."""
+    found = run_at_once(
+        extract(body, len(body), least_bytes=slice_bytes // 2, slice_bytes=slice_bytes)
+    )
+    return len(found.arrays) if found else 0
+
+
+def body(data, *, shape=(2, 3), datatype="FP32", **more):
+    tensor = {"name": "x", "shape": shape, "datatype": datatype, "data": data, **more}
+    return json.dumps({"inputs": [tensor]}).encode()
+
+
+def text(data, *, shape="[2, 3]", datatype="FP32"):
+    """A body with the data as it is written."""
+    start = f'{{"inputs":[{{"name":"x","shape":{shape},"datatype":"{datatype}","data":'
+    return (start + data + "}]}").encode()
+
+
+# -- what is taken ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slice_bytes", [17, 24, 60, 200])
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("datatype", ["FP32", "FP64", "INT16", "UINT64", "BOOL"])
+def test_arrays_are_taken_in_slices(datatype, nested, slice_bytes):
+    values = np.arange(120).reshape(4, 5, 6) % 7
+    values = values / 4 - 1 if datatype.startswith("FP") else values
+    values = values % 2 == 1 if datatype == "BOOL" else values
+    data = values.tolist() if nested else values.ravel().tolist()
+    content = body(data, shape=(4, 5, 6), datatype=datatype)
+    assert taken(content, slice_bytes) == 1
+    _, tensors, *_ = compare(content, slice_bytes=slice_bytes)
+    assert np.frombuffer(tensors[0][3][2], tensors[0][3][0]).tolist() == values.ravel().tolist()
+
+
+def test_several_inputs_each_in_its_place():
+    tensors = [
+        {"data": [i + 0.5] * 20, "name": f"x{i}", "shape": [4, 5], "datatype": "FP64"}
+        for i in range(4)
+    ]
+    tensors.insert(2, {"name": "small", "shape": [1], "datatype": "BOOL", "data": [True]})
+    content = json.dumps({"inputs": tensors, "id": "7"}).encode()
+    assert taken(content) == 4
+    assert compare(content)[0] == "7"
+
+
+def test_data_before_raw_tensors():
+    tensors = [
+        {"name": "x", "shape": [20], "datatype": "FP32", "data": [0.25] * 20},
+        {"name": "y", "shape": [2], "datatype": "INT8", "parameters": {"binary_data_size": 2}},
+    ]
+    header = json.dumps({"inputs": tensors}).encode()
+    for raw in (b"ab", b"a", b"abc"):
+        compare(header + raw, length=len(header))
+    compare(header, length=len(header) + 1)
+    compare(header + b'"data": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]', length=len(header))
+
+
+def test_bytearrays_are_read_too():
+    content = body([1.5] * 6)
+    assert compare(bytearray(content)) == compare(content)
+
+
+# -- what differs only by a hair ----------------------------------------------------------------
+
+ROW = "0.5, 1, -2e1"
+PLAIN = f"[[{ROW}], [{ROW}]]"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        text(PLAIN),
+        text(f"[{ROW}, {ROW}]"),
+        text(f"[[[{ROW}]], [[{ROW}]]]"),
+        text(f"[[{ROW}, {ROW}]]"),
+        text("[[1, 2], [3, 4], [5, 6]]"),
+        text(PLAIN.replace(" ", "")),
+        text(PLAIN.replace(" ", " \t\r\n ")),
+        text(f" \n {PLAIN} \n "),
+        text(PLAIN, datatype="INT8"),
+        text(PLAIN, datatype="BYTES"),
+        text(PLAIN, datatype="BF16"),
+        text(PLAIN, datatype="FP33"),
+        text(PLAIN, shape="[3, 2]"),
+        text(PLAIN, shape="[2, 2]"),
+        text(PLAIN, shape="[6, -1]"),
+        text(PLAIN, shape='["6"]'),
+        text(PLAIN, shape='{"data": [1, 2, 3, 4, 5, 6, 7, 8, 9]}'),
+        text(f"[[{ROW}], [{ROW}, 1]]"),
+        text(f"[[{ROW}], {ROW}]"),
+        text(f"[[{ROW}], [[{ROW}]]]"),
+        text(f"[[{ROW}], [{ROW}]"),
+        text(f"[[{ROW}], [{ROW}]]]"),
+        text(f"[[{ROW}], [{ROW}],]"),
+        text(f"[[{ROW}], [{ROW}]],"),
+        text(f"[[{ROW}], , [{ROW}]]"),
+        text(f"[,[{ROW}], [{ROW}]]"),
+        text(f"[[{ROW}] [{ROW}]]"),
+        text(f"[[{ROW}], 1 [{ROW}]]"),
+        text(f"[[{ROW}] 1, [{ROW}]]"),
+        text(f"[[{ROW}]1, [{ROW}]]"),
+        text(f"[[{ROW},], [{ROW}]]"),
+        text("[[1, 2 3, 4], [5, 6, 7]]"),
+        text("[[1, 2, 3], [4, 5, 06]]"),
+        text("[[1, 2, 3], [4, 5, +6]]"),
+        text("[[1, 2, 3], [4, 5, .6]]"),
+        text("[[1, 2, 3], [4, 5, 6.]]"),
+        text("[[1, 2, 3], [4, 5, 1e]]"),
+        text("[[1, 2, 3], [4, 5, 1.5.5]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, true]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, null]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, NaN]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, Infinity]]"),
+        text('[[1.5, 2.5, 3.5], [4.5, 5.5, "6"]]'),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, {}]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, 1e999]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, 1e39]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, -0.0]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, -0]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, 1E+05]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, 123456789012345678901234567890]]"),
+        text("[[1.5, 2.5, 3.5], [4.5, 5.5, 9007199254740993]]", datatype="FP64"),
+        text("[[1, 2, 3], [4, 5, 9007199254740993]]"),
+        text("[1" + "0" * 400 + ", 2, 3, 4, 5, 6]"),
+        text("[1" + "0" * 5000 + ", 2, 3, 4, 5, 6]"),
+        text("[[true, false, true], [true, true, false]]", datatype="BOOL"),
+        text("[[true, false, true], [true, true, 1]]", datatype="BOOL"),
+        text("[[true, false, true], [true, true, 1]]", datatype="INT8"),
+        text("[[true, false, true], [true, true, tru]]", datatype="BOOL"),
+        text("[[true, false, true], [true, true, falsetrue]]", datatype="BOOL"),
+        text("[[true, false, true], [true, true, true]]"),
+        text("[" + f"{2**63}, " * 5 + "1]", datatype="UINT64"),
+        text("[" + f"{2**63}, " * 5 + "-1]", datatype="UINT64"),
+        text("[" + f"{2**63}, " * 5 + "1.5]", datatype="UINT64"),
+        text("[" + f"{2**63}, " * 5 + "1]", datatype="INT64"),
+        text("[" + f"{2**63}, " * 5 + "1]", datatype="FP64"),
+        text("[" + "1, " * 20 + f"{2**64 - 1}]", datatype="UINT64", shape="[21]"),
+        text("[" + "1, " * 20 + f"-1, {2**64 - 1}]", datatype="UINT64", shape="[22]"),
+        text("[" + "1, " * 20 + f"{2**64}]", datatype="UINT64", shape="[21]"),
+        text("[" + "1, " * 20 + "128]", datatype="INT8", shape="[21]"),
+        text("[" + "1, " * 20 + "70000]", datatype="FP16", shape="[21]"),
+        text("[[], [], [], [], [], [], [], [], [], []]", shape="[10, 0]"),
+        text("[[[[]]], [[[]]], [[[]]], [[[]]], [[[]]]]", shape="[5, 1, 1, 0]"),
+        text("[[], [1], [], [], [], [], [], [], [], []]", shape="[1]"),
+        text("[" * 40 + "1" + "]" * 40, shape="[1]"),
+        text("[" * 31 + "1, 2, 3, 4, 5, 6, 7" + "]" * 31, shape="[7]"),
+        text("[" * 70 + "1, 2, 3, 4, 5, 6, 7" + "]" * 70, shape="[7]"),
+        text(PLAIN) + b" tail",
+        text(PLAIN)[:-1],
+        text(PLAIN)[:-3],
+        text(PLAIN)[:-8],
+        text(PLAIN).replace(b"0.5", "0.5\u00a0".encode()),
+        text(PLAIN).replace(b'"x"', b'"\xff"'),
+        text(PLAIN).replace(b'"x"', b"7"),
+        text(PLAIN).replace(b"data", b"d\\u0061ta"),
+        text(PLAIN).replace(b'"data":', b'"data"' + b" " * 200 + b":"),
+        text(PLAIN).replace(b'"data"', b'\\"data"'),
+        text(PLAIN).replace(b"}]}", b'}], "outputs": [1]}'),
+        text(PLAIN).replace(b"}]}", b'}], "id": }'),
+        text(PLAIN).replace(b"}]}", b',"data":[1,2,3,4,5,6]}]}'),
+        text(PLAIN).replace(b"}]}", b',"data":[6,5,4,3,2,1.5]}]}'),
+        text(PLAIN).replace(b"}]}", b',"parameters":{"binary_data_size":4}}]}'),
+        text(PLAIN).replace(b"}]}", b',"more":{"data":[6,5,4,3,2,1.5]}}]}'),
+        text(PLAIN).replace(b"}]}", b',"more":{"data":[6,5,4,3,2,01.5]}}]}'),
+        text(PLAIN).replace(b"}]}", b'}],"data":[6,5,4,3,2,1.5, 2.5]}'),
+        text(PLAIN).replace(b"}]}", b'}],"parameters":{"timeout":{"data":[1,2,3,4,5,6,7,8,9]}}}'),
+        text(PLAIN).replace(
+            b"}]}", b',"parameters":{"binary_data_size":{"data":[1,2,3,4,5,6,7,8,9]}}}]}'
+        ),
+        text('"\\"data\\": [1, 2, 3, 4, 5, 6, 7, 8]"'),
+        text('["\\"data\\": [1, 2, 3, 4, 5, 6, 7", "b"]', shape="[2]", datatype="BYTES"),
+        text('["data", "data"]', shape="[2]", datatype="BYTES"),
+        b'"data": [1, 2, 3, 4, 5, 6, 7, 8]',
+        b'{"data": [1, 2, 3, 4, 5, 6, 7, 8]}',
+        b'"data": [1, 2, 3, 4, 5, 6, 7, 8',
+        b'"data"',
+        b'"data":',
+        b'"data":[',
+    ],
+)
+def test_both_ways_say_the_same(content):
+    for slice_bytes in (4, 8, 9, 10, 11, 12, 13, 16, 24, 1000):
+        compare(content, slice_bytes=slice_bytes)
+    reordered = content.replace(b'"shape":', b'"later":', 1)
+    compare(reordered)
+
+
+def test_the_name_of_an_array_means_nothing_in_another_request():
+    found = run_at_once(extract(text(PLAIN), len(text(PLAIN)), least_bytes=1, slice_bytes=16))
+    (mark,) = found.arrays
+    compare(text(f'["{mark}"]'))
+    compare(text(f'["{mark}"]').replace(b"}]}", b',"more":{"data":[6,5,4,3,2,1.5]}}]}'))
+
+
+scalars = (
+    st.integers(-300, 300)
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.booleans()
+)
+arrays = st.lists(scalars, min_size=1, max_size=12) | st.tuples(
+    st.integers(1, 3), st.integers(1, 4), scalars
+).map(lambda sizes: [[sizes[2]] * sizes[1] for _ in range(sizes[0])])
+junk = st.sampled_from(
+    ["[", "]", ",", " ", "1", "-", ".", "e", "true", '"', "{", "}", "\\", "null"]
+)
+
+
+@settings(max_examples=400)
+@given(
+    data=arrays,
+    datatype=st.sampled_from(["FP32", "FP64", "INT8", "INT64", "UINT64", "BOOL", "BYTES"]),
+    shape=st.none() | st.lists(st.integers(-1, 12), max_size=3),
+    compact=st.booleans(),
+    damage=st.none() | st.tuples(st.integers(0, 200), st.integers(0, 3), junk),
+    slice_bytes=st.integers(4, 60),
+    data_first=st.booleans(),
+)
+def test_any_request_fares_the_same(
+    *, data, datatype, shape, compact, damage, slice_bytes, data_first
+):
+    shape = list(np.asarray(data, object).shape) if shape is None else shape
+    tensor = {"name": "x", "shape": shape, "datatype": datatype}
+    tensor = {"data": data, **tensor} if data_first else {**tensor, "data": data}
+    content = json.dumps({"inputs": [tensor]}, separators=(",", ":") if compact else None)
+    if damage is not None:
+        position, length, inserted = damage
+        content = content[:position] + inserted + content[position + length :]
+    compare(content.encode(), slice_bytes=slice_bytes)
+
+
+# -- brackets -----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=5))
+def test_regular_nestings(shape):
+    nesting = "".join(c for c in json.dumps(np.zeros(shape).tolist()) if c in "[],").encode()
+    size = int(np.prod(shape))
+    assert run_at_once(is_regular(nesting, size))
+    assert not run_at_once(is_regular(nesting, size + 1))
+
+
+@given(st.text("[],", max_size=12), st.integers(1, 6))
+def test_any_nesting_is_regular_or_not(nesting, elements):
+    found = run_at_once(is_regular(nesting.encode(), elements))
+    whole = nesting.replace("[,", "[0,").replace(",]", ",0]").replace("[]", "[0]")
+    while ",," in whole:
+        whole = whole.replace(",,", ",0,")
+    try:
+        array = np.asarray(json.loads(whole))
+        expected = array.ndim > 0 and array.size == elements
+    except ValueError:
+        expected = False
+    assert found == expected
+
+
+def test_nestings_beyond_a_step():
+    row = b"[" + b"," * 999 + b"]"
+    many = b"[" + b",".join([row] * 3000) + b"]"
+    assert run_at_once(is_regular(many, 3_000_000))
+    assert not run_at_once(is_regular(many[:-3] + b"]]]", 3_000_000))
+    assert run_at_once(is_regular(b"[" + b"," * 2_999_999 + b"]", 3_000_000))
+
+
+# -- answers ------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(st.lists(st.floats(width=32) | st.just(0.1), max_size=20), max_size=4),
+    st.integers(1, 7),
+    st.sampled_from([np.float32, np.float64, np.int64, np.bool_]),
+)
+def test_answers_written_in_steps_are_the_same_bytes(outputs, slice_elements, dtype):
+    with np.errstate(invalid="ignore"):
+        arrays = [np.array(values, np.float64).astype(dtype) for values in outputs]
+    document = {
+        "id": '"data"',
+        "outputs": [{"name": "a", "data": array, "more": 1} for array in arrays]
+        + [{"name": "text", "data": ["a"]}, {"name": "raw"}],
+    }
+    at_once = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    assert run_at_once(dump_in_steps(document, slice_elements=slice_elements)) == at_once
