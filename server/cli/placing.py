@@ -1,33 +1,21 @@
-"""The command `ensembled`: arguments in, an exit code and lines of text out.
+"""`ensembled profile`, `allocate` and `simulate`: what members cost and where they should run.
 
-Runs in the process that becomes the supervisor. It only reads the configuration and hands it
-to `server.launch`, which is imported when a command runs, so that `--help` answers at once.
-Errors become lines on stderr: exit 2 for what the user wrote, 1 for what failed at run time.
+Runs in the process of the command line; what does the work is imported when a command runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from server.errors import ConfigError, EnsembledError
+from server.cli.application import app, errors_as_lines
+from server.cli.options import AsJson, ConfigPath, Debug
+from server.errors import ConfigError
 
-__all__ = ["app", "main"]
+__all__ = ["allocate", "profile", "simulate"]
 
-app = typer.Typer(
-    name="ensembled",
-    help="Serve ensembles of neural networks.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")]
 OptionalConfigPath = Annotated[
     Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")
 ]
@@ -38,76 +26,9 @@ ProfilesPath = Annotated[
     Path | None, typer.Option(metavar="FILE", help="With --devices: what members cost, JSON.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of all chance.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 #: Seconds of the longest measurement of `allocate --measure`.
 _MEASURE_S = 4.0
-
-
-def main() -> None:
-    """Run the command line; the entry point of the console script."""
-    app()
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version  # noqa: PLC0415
-
-        typer.echo(f"ensembled {version('ensembled')}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    _version: Annotated[
-        bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version."),
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command()
-def serve(
-    config: ConfigPath,
-    *,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    http_port: Port = None,
-    grpc_port: Port = None,
-    allocation: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Which member runs where, JSON, instead of CONFIG's."),
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Serve the ensembles of a configuration until told to stop."""
-    with _errors_as_lines(debug):
-        from server.config import load_config, override_server  # noqa: PLC0415
-
-        given = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
-        given = {key: value for key, value in given.items() if value is not None}
-        loaded = override_server(load_config(config), **given)
-        if allocation is not None:
-            if not allocation.is_file():
-                raise ConfigError(f"--allocation: there is no file {allocation}")
-            loaded = loaded.model_copy(update={"allocation": allocation.absolute()})
-        import server.launch  # noqa: PLC0415
-
-        raise typer.Exit(server.launch.serve(loaded))
-
-
-@app.command()
-def check(config: ConfigPath, debug: Debug = False) -> None:
-    """Validate a configuration without starting anything."""
-    with _errors_as_lines(debug):
-        from server.config import load_config  # noqa: PLC0415
-
-        loaded = load_config(config)
-        import server.launch  # noqa: PLC0415
-
-        typer.echo(server.launch.check(loaded))
 
 
 @app.command()
@@ -123,7 +44,7 @@ def profile(
     debug: Debug = False,
 ) -> None:
     """Measure what each member costs on each kind of device: time and memory by batch size."""
-    with _errors_as_lines(debug):
+    with errors_as_lines(debug):
         from server.config import load_config  # noqa: PLC0415
 
         loaded = load_config(config)
@@ -171,7 +92,7 @@ def allocate(
     debug: Debug = False,
 ) -> None:
     """Find out which member should run on which device, and how good that is."""
-    with _errors_as_lines(debug):
+    with errors_as_lines(debug):
         _refuse_both(config, devices, profiles)
         from server.commands.allocate import Request, allocate_config, allocate_files  # noqa: PLC0415
 
@@ -226,7 +147,7 @@ def simulate(
     debug: Debug = False,
 ) -> None:
     """Tell what an allocation would give, on devices that need not be there."""
-    with _errors_as_lines(debug):
+    with errors_as_lines(debug):
         _refuse_both(config, devices, profiles)
         from server.commands.simulate import Load, simulate  # noqa: PLC0415
 
@@ -256,19 +177,3 @@ def _refuse_both(config: Path | None, devices: Path | None, profiles: Path | Non
     given = [file is not None for file in (config, devices, profiles)]
     if given not in ([True, False, False], [False, True, True]):
         raise ConfigError("give either CONFIG, or both --devices and --profiles")
-
-
-@contextmanager
-def _errors_as_lines(debug: bool) -> Iterator[None]:
-    try:
-        yield
-    except (typer.Exit, typer.Abort):
-        raise
-    except Exception as error:
-        if debug:
-            raise
-        expected = isinstance(error, EnsembledError)
-        text = str(error) if expected else f"{type(error).__name__}: {error} (see --debug)"
-        for line in text.splitlines():
-            typer.echo(f"error: {line}", err=True)
-        raise typer.Exit(error.exit_code if isinstance(error, EnsembledError) else 1) from None

@@ -1,0 +1,61 @@
+"""`ensembled serve` and `ensembled check`: what becomes of a configuration.
+
+Runs in the process that becomes the supervisor. It only reads the configuration and hands it to
+`server.launch`, which is imported when a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from server.cli.application import app, errors_as_lines
+from server.cli.options import ConfigPath, Debug
+from server.errors import ConfigError
+
+__all__ = ["check", "serve"]
+
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
+
+
+@app.command()
+def serve(
+    config: ConfigPath,
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    http_port: Port = None,
+    grpc_port: Port = None,
+    allocation: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Which member runs where, JSON, instead of CONFIG's."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Serve the ensembles of a configuration until told to stop."""
+    with errors_as_lines(debug):
+        from server.config import load_config, override_server  # noqa: PLC0415
+
+        given = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
+        given = {key: value for key, value in given.items() if value is not None}
+        loaded = override_server(load_config(config), **given)
+        if allocation is not None:
+            if not allocation.is_file():
+                raise ConfigError(f"--allocation: there is no file {allocation}")
+            loaded = loaded.model_copy(update={"allocation": allocation.absolute()})
+        import server.launch  # noqa: PLC0415
+
+        raise typer.Exit(server.launch.serve(loaded))
+
+
+@app.command()
+def check(config: ConfigPath, debug: Debug = False) -> None:
+    """Validate a configuration without starting anything."""
+    with errors_as_lines(debug):
+        from server.config import load_config  # noqa: PLC0415
+
+        loaded = load_config(config)
+        import server.launch  # noqa: PLC0415
+
+        typer.echo(server.launch.check(loaded))
