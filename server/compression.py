@@ -16,9 +16,9 @@ from server.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 
 __all__ = [
     "ENCODINGS",
+    "LEAST_BYTES",
     "Inflater",
-    "compress",
-    "is_worth_compressing",
+    "compress_if_worth",
     "preferred",
     "read_encoding",
 ]
@@ -167,16 +167,14 @@ def _weight(parameters: list[str]) -> float:
     return 1.0
 
 
-def is_worth_compressing(body: bytes) -> bool:
-    """Whether a body gets noticeably smaller; raw numbers mostly don't."""
-    if len(body) < LEAST_BYTES:
-        return False
+def compress_if_worth(body: bytes, encoding: str) -> bytes | None:
+    """Compress an answer quickly, unless it would not get much smaller; may run in a thread.
+
+    Raw numbers mostly don't, which a sample of them shows.
+    """
     middle = max(0, (len(body) - _SAMPLE_BYTES) // 2)
     sample = body[middle : middle + _SAMPLE_BYTES]
-    return len(zlib.compress(sample, _LEVEL)) < len(sample) * (1 - _LEAST_GAIN)
-
-
-def compress(body: bytes, encoding: str) -> bytes:
-    """Compress an answer quickly; may run in a thread, without the interpreter lock."""
+    if len(zlib.compress(sample, _LEVEL)) > len(sample) * (1 - _LEAST_GAIN):
+        return None
     stream = zlib.compressobj(_LEVEL, zlib.DEFLATED, _GZIP if encoding == "gzip" else _ZLIB)
     return stream.compress(body) + stream.flush()

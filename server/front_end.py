@@ -88,7 +88,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     gateway.start()
     threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
     inference = Inference(spec, gateway, threads)
-    infer = InferRoute(inference, max_request_bytes=spec.max_request_bytes)
+    infer = InferRoute(inference, threads, max_request_bytes=spec.max_request_bytes)
     server = uvicorn.Server(
         uvicorn.Config(
             Application(infer, make_api(inference, infer)),

@@ -16,9 +16,11 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
+from server.body import Receive
 from server.descriptions import model_metadata, server_metadata
 from server.errors import RequestError
-from server.infer_route import InferRoute, Receive, Scope, Send, error_response
+from server.http_answers import Scope, Send, error_answer
+from server.infer_route import InferRoute
 from server.inference import Inference
 
 __all__ = ["Application", "make_api"]
@@ -60,9 +62,9 @@ def make_api(inference: Inference, infer: InferRoute) -> FastAPI:
 def _add_error_handlers(api: FastAPI) -> None:
     def known(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
-        status, body, headers = error_response(error)
-        texts = {name.decode(): value.decode() for name, value in headers}
-        return Response(body, status, texts, "application/json")
+        answer = error_answer(error)
+        headers = {name.decode(): value.decode() for name, value in answer.headers}
+        return Response(answer.body, answer.status, headers)
 
     def http(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

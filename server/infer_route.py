@@ -10,56 +10,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import Executor
 from functools import partial
-from typing import Any
 from urllib.parse import parse_qs, unquote
 
 import orjson
 
-from server.accepted import Request
+from server.accepted import Answer, Request
+from server.body import BodyReader, Disconnected, Receive, read_length
 from server.descriptions import MODEL_VERSION
-from server.errors import (
-    InvalidRequest,
-    QueueFull,
-    RequestError,
-    RequestTooLarge,
-    Unavailable,
-    UnknownModel,
-    UnsupportedMediaType,
-)
+from server.errors import InvalidRequest, RequestError, Unavailable, UnknownModel
+from server.front_end_spec import ModelSpec
+from server.http_answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
 from server.inference import Endpoint, Inference
+from server.json_numbers import SLICE_BYTES
 from server.plans import PlanCache
-from server.protocol import encode_answer, parse_request
+from server.protocol import (
+    describe_answer,
+    encode_answer,
+    encode_in_steps,
+    parse_in_steps,
+    parse_request,
+)
 from server.requests import InferRequest, WantedOutput
+from server.steps import Turns
 from server.tensors import Tensor
 
-__all__ = ["InferRoute", "error_response"]
+__all__ = ["InferRoute"]
 
 _log = logging.getLogger(__name__)
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Headers = list[tuple[bytes, bytes]]
-
-_JSON = (b"content-type", b"application/json")
-_RAW = (b"content-type", b"application/octet-stream")
-_MAX_LENGTH_DIGITS = 18
-
-
-class _Disconnected(Exception):
-    """The client has gone; nobody is there to answer."""
-
-
-def error_response(error: RequestError) -> tuple[int, bytes, Headers]:
-    """Status, body and extra headers of an error, in the protocol's shape."""
-    headers: Headers = []
-    if isinstance(error, QueueFull):
-        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
-    if isinstance(error, RequestTooLarge):
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
-    return error.http_status, orjson.dumps({"error": error.message}), headers
+_HEADER_LENGTH = b"inference-header-content-length"
+_BIG_ANSWER_BYTES = 1 << 15
+_MAX_CLASSES_DIGITS = 18
 
 
 class _Path:
@@ -75,13 +58,16 @@ class InferRoute:
 
     Args:
         inference: has requests answered.
+        threads: where big bodies are inflated and compressed.
         max_request_bytes: of a body.
     """
 
-    def __init__(self, inference: Inference, *, max_request_bytes: int) -> None:
+    def __init__(self, inference: Inference, threads: Executor, *, max_request_bytes: int) -> None:
         self._inference = inference
         self._gateway = inference.gateway
-        self._max_bytes = max_request_bytes
+        self._threads = threads
+        self._read_body = BodyReader(max_request_bytes, threads).read
+        self._turns = Turns()
         self.paths = {
             f"/v2/models/{name}{version}/infer": path
             for name, path in ((name, _Path(at)) for name, at in inference.endpoints.items())
@@ -91,21 +77,19 @@ class InferRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         try:
-            status, body, headers = await self._answer(scope, receive)
+            answer = await self._answer(scope, receive)
         except RequestError as error:
-            status, body, extra = error_response(error)
-            headers = [_JSON, *extra]
-        except _Disconnected:
+            await refuse(error, scope, receive, send)
+            return
+        except Disconnected:
             return
         except Exception:
             _log.exception("a request failed")
-            status, headers = 500, [_JSON]
             body = orjson.dumps({"error": "internal error, see the server's log"})
-        headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            answer = HttpAnswer(500, body, [JSON])
+        await answer.send(send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> tuple[int, bytes, Headers]:
+    async def _answer(self, scope: Scope, receive: Receive) -> HttpAnswer:
         path = self.paths.get(scope["path"])
         if path is None:
             raise self._unknown(scope["path"])
@@ -116,18 +100,12 @@ class InferRoute:
             path.endpoint.counters.fail(began)
             raise
 
-    async def _infer(
-        self, path: _Path, scope: Scope, receive: Receive
-    ) -> tuple[int, bytes, Headers]:
+    async def _infer(self, path: _Path, scope: Scope, receive: Receive) -> HttpAnswer:
         if not self._gateway.is_open:
             raise Unavailable("the server is starting up or draining")
         headers = dict(scope["headers"])
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise UnsupportedMediaType("Content-Encoding is not supported, send the body as it is")
-        header_length = _length(
-            headers.get(b"inference-header-content-length"), "Inference-Header-Content-Length"
-        )
-        body = await self._read_body(headers.get(b"content-length"), receive)
+        header_length = read_length(headers.get(_HEADER_LENGTH), "Inference-Header-Content-Length")
+        body = await self._read_body(headers, receive)
         arrived, model = time.monotonic(), path.endpoint.model
         plan = path.plans.find(body, header_length) if header_length is not None else None
         if plan is not None:
@@ -136,19 +114,39 @@ class InferRoute:
             if headers.get(b"content-type", b"").startswith(b"image/"):
                 request = _image_request(body, scope["query_string"])
             else:
-                request = parse_request(body, header_length)
+                request = await self._parse(body, header_length)
             request_id, outputs = request.id, request.outputs
             bound = await self._inference.bind(path.endpoint, request)
             if header_length is not None and not model.takes_images:
                 path.plans.remember(body, header_length, request, bound)
         accepted = self._gateway.submit(model.served, bound, on_slow=partial(self._watch, receive))
         answer = await accepted.future
-        out, json_length = encode_answer(model, answer, request_id, outputs)
+        out, json_length = await self._encode(model, answer, request_id, outputs)
         path.endpoint.counters.succeed(arrived, answer)
         if json_length is None:
-            return 200, out, [_JSON]
-        extra = (b"inference-header-content-length", str(json_length).encode())
-        return 200, out, [_RAW, extra]
+            return await compressed(HttpAnswer(200, out, [JSON]), headers, self._threads)
+        length = (_HEADER_LENGTH, b"%d" % json_length)
+        return await compressed(HttpAnswer(200, out, [RAW, length]), headers, self._threads)
+
+    async def _parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
+        if (len(body) if header_length is None else header_length) < SLICE_BYTES:
+            return parse_request(body, header_length)
+        return await self._turns.run(parse_in_steps(body, header_length))
+
+    async def _encode(
+        self, model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
+    ) -> tuple[bytes, int | None]:
+        is_big = len(answer.values) * len(outputs) > _BIG_ANSWER_BYTES
+        has_classes = any(wanted.classes for wanted in outputs)
+        if not is_big or (not has_classes and all(wanted.binary for wanted in outputs)):
+            return encode_answer(model, answer, request_id, outputs)
+        describe = partial(describe_answer, model, answer, request_id, outputs)
+        if has_classes:  # to sort many takes a while, for which NumPy lets go of the lock
+            loop = asyncio.get_running_loop()
+            document, raw = await loop.run_in_executor(self._threads, describe)
+        else:
+            document, raw = describe()
+        return await self._turns.run(encode_in_steps(document, raw))
 
     def _watch(self, receive: Receive, accepted: Request) -> None:
         """Watch the connection of a client that has been waiting for a while."""
@@ -158,41 +156,11 @@ class InferRoute:
             lambda _: self._gateway.close(accepted, Unavailable("the client has gone"))
         )
 
-    async def _read_body(self, length: bytes | None, receive: Receive) -> bytes | bytearray:
-        """Read the whole body: in one piece as it comes, in several into one buffer."""
-        announced = _length(length, "Content-Length")
-        if announced is not None and announced > self._max_bytes:
-            raise self._too_large()
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Disconnected
-        first: bytes = message.get("body", b"")
-        if not message.get("more_body", False):
-            if len(first) > self._max_bytes:
-                raise self._too_large()
-            return first
-        buffer = bytearray(announced) if announced is not None else bytearray(first)
-        buffer[: len(first)] = first
-        position = len(first)
-        while message.get("more_body", False):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise _Disconnected
-            chunk = message.get("body", b"")
-            if position + len(chunk) > self._max_bytes:
-                raise self._too_large()
-            buffer[position : position + len(chunk)] = chunk
-            position += len(chunk)
-        return buffer
-
     def _unknown(self, path: str) -> UnknownModel:
         parts = path.split("/")  # ["", "v2", "models", name, ..., "infer"]
         name = unquote(parts[3])
         known = name in self._inference.endpoints
         return UnknownModel(name, parts[5] if known and len(parts) > 6 else "")
-
-    def _too_large(self) -> RequestTooLarge:
-        return RequestTooLarge(f"the body is larger than the limit of {self._max_bytes} bytes")
 
 
 async def _wait_disconnect(receive: Receive) -> None:
@@ -200,18 +168,10 @@ async def _wait_disconnect(receive: Receive) -> None:
         pass
 
 
-def _length(value: bytes | None, header: str) -> int | None:
-    if value is None:
-        return None
-    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
-        raise InvalidRequest(f"{header} is not a length")
-    return int(value)
-
-
 def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
     """The plainest form: the body is one encoded image; ``?classification=K`` names classes."""
     given = parse_qs(query.decode("latin-1")).get("classification", ["0"])[-1]
-    if not given.isdecimal() or len(given) > _MAX_LENGTH_DIGITS:
+    if not given.isdecimal() or len(given) > _MAX_CLASSES_DIGITS:
         raise InvalidRequest("classification is how many classes to name")
     image = Tensor("image", "BYTES", [1], elements=[bytes(body)])
     return InferRequest("", [image], (WantedOutput(classes=int(given)),))

@@ -7,6 +7,7 @@ extensions `binary_data` and `classification` of its best-known server.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -29,9 +30,15 @@ from server.tensors import (
 )
 from workers.spec import DTYPES
 
-__all__ = ["encode_answer", "encode_in_steps", "parse_in_steps", "parse_request"]
+__all__ = [
+    "describe_answer",
+    "encode_answer",
+    "encode_in_steps",
+    "parse_in_steps",
+    "parse_request",
+]
 
-_Raw = bytes | bytearray | memoryview
+Raw = bytes | bytearray | memoryview
 
 _MAX_HEADERS = 1024
 
@@ -222,36 +229,36 @@ def encode_answer(
 
 
 def encode_in_steps(
-    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
+    document: dict[str, Any], raw: Sequence[Raw]
 ) -> Steps[tuple[bytes, int | None]]:
-    """Encode an answer with many numbers as `encode_answer` does, in steps."""
-    document, raw = _describe(model, answer, request_id, outputs)
-    yield
-    header = yield from dump_in_steps(document)
-    return _joined(header, raw, outputs)
+    """Encode an answer that `describe_answer` has described as `encode_answer` does, in steps."""
+    return _joined((yield from dump_in_steps(document)), raw)
 
 
 def _encode(
     model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
 ) -> tuple[bytes, int | None]:
-    document, raw = _describe(model, answer, request_id, outputs)
-    return _joined(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw, outputs)
+    document, raw = describe_answer(model, answer, request_id, outputs)
+    return _joined(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw)
 
 
-def _joined(
-    header: bytes, raw: list[_Raw], outputs: tuple[WantedOutput, ...]
-) -> tuple[bytes, int | None]:
-    if not any(wanted.binary for wanted in outputs):
-        return header, None
-    return b"".join([header, *raw]), len(header)
+def _joined(header: bytes, raw: Sequence[Raw]) -> tuple[bytes, int | None]:
+    return (b"".join([header, *raw]), len(header)) if raw else (header, None)
 
 
-def _describe(
+def describe_answer(
     model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
-) -> tuple[dict[str, Any], list[_Raw]]:
-    """The JSON of an answer, and the raw tensors that follow it."""
+) -> tuple[dict[str, Any], list[Raw]]:
+    """The JSON document of an answer, with NumPy arrays, and the raw tensors that follow it.
+
+    Args:
+        model: what was asked.
+        answer: what it says.
+        request_id: echoed, unless it is empty.
+        outputs: what is wanted of it.
+    """
     described: list[dict[str, Any]] = []
-    raw: list[_Raw] = []
+    raw: list[Raw] = []
     for wanted, tensor in zip(outputs, output_tensors(model, answer, outputs), strict=True):
         output: dict[str, Any] = {
             "name": tensor.name,

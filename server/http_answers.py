@@ -1,0 +1,89 @@
+"""What goes back over HTTP: errors in the protocol's shape, answers compressed if that is wanted.
+
+Runs in the front-end, under the infer route and the rest of the HTTP API.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+import orjson
+
+from server.body import Receive, linger
+from server.compression import ENCODINGS, LEAST_BYTES, compress_if_worth, preferred
+from server.errors import QueueFull, RequestError, RequestTooLarge, UnsupportedMediaType
+
+__all__ = ["JSON", "RAW", "HttpAnswer", "Scope", "Send", "compressed", "error_answer", "refuse"]
+
+Scope = MutableMapping[str, Any]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+JSON = (b"content-type", b"application/json")
+RAW = (b"content-type", b"application/octet-stream")
+_VARY = (b"vary", b"accept-encoding")
+_BIG_BYTES = 1 << 16
+
+
+class HttpAnswer(NamedTuple):
+    """A response but for its Content-Length."""
+
+    status: int
+    body: bytes
+    headers: list[tuple[bytes, bytes]]
+
+    async def send(self, send: Send, *, is_last: bool = True) -> None:
+        """Send it; if it is not the last that is sent, the connection stays as it is."""
+        self.headers.append((b"content-length", b"%d" % len(self.body)))
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": not is_last})
+
+
+def error_answer(error: RequestError) -> HttpAnswer:
+    """An error in the protocol's shape, with what else its status calls for."""
+    headers = [JSON]
+    if isinstance(error, QueueFull):
+        headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
+    if isinstance(error, RequestTooLarge):
+        headers.append((b"connection", b"close"))  # the rest of the body is not read
+    if isinstance(error, UnsupportedMediaType):
+        headers.append((b"accept-encoding", ", ".join(ENCODINGS).encode()))
+    return HttpAnswer(error.http_status, orjson.dumps({"error": error.message}), headers)
+
+
+async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send an error; a client that is still sending what is too large gets the chance to read it.
+
+    One that asks first, by ``Expect: 100-continue``, sends nothing more.
+    """
+    lingers = isinstance(error, RequestTooLarge)
+    lingers = lingers and not any(name == b"expect" and value for name, value in scope["headers"])
+    await error_answer(error).send(send, is_last=not lingers)
+    if lingers:
+        await linger(receive)
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def compressed(
+    answer: HttpAnswer, request_headers: Mapping[bytes, bytes], threads: Executor
+) -> HttpAnswer:
+    """Compress an answer if the client asks for it and it gets smaller, a big one in a thread."""
+    body = answer.body
+    if len(body) < LEAST_BYTES:
+        return answer
+    answer.headers.append(_VARY)
+    accept = request_headers.get(b"accept-encoding")
+    encoding = preferred(accept) if accept is not None else ""
+    if not encoding:
+        return answer
+    if len(body) < _BIG_BYTES:
+        smaller = compress_if_worth(body, encoding)
+    else:
+        loop = asyncio.get_running_loop()
+        smaller = await loop.run_in_executor(threads, compress_if_worth, body, encoding)
+    if smaller is None:
+        return answer
+    answer.headers.append((b"content-encoding", encoding.encode()))
+    return answer._replace(body=smaller)
