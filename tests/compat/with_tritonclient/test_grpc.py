@@ -337,7 +337,7 @@ def test_shared_memory_input(client):
     with pytest.raises(InferenceServerException) as caught:
         client.infer("digits", [there])
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
-    assert "x" in caught.value.message()
+    assert "shared memory is not supported" in caught.value.message()
 
 
 @pytest.mark.parametrize("call", UNSUPPORTED, ids=str)
@@ -345,6 +345,4 @@ def test_not_supported(client, call: Call):
     with pytest.raises(InferenceServerException) as caught:
         getattr(client, call.method)(*call.arguments)
     assert caught.value.status() == "StatusCode.UNIMPLEMENTED"
-    assert caught.value.message()
-    if "load" in call.method:
-        assert "not supported" in caught.value.message()
+    assert "not supported" in caught.value.message()

@@ -301,7 +301,7 @@ def test_shared_memory_input(client):
     with pytest.raises(InferenceServerException) as caught:
         client.infer("digits", [there])
     assert caught.value.status() == "400"
-    assert "x" in caught.value.message()
+    assert "shared memory is not supported" in caught.value.message()
 
 
 @pytest.mark.parametrize("call", UNSUPPORTED, ids=str)
@@ -309,7 +309,4 @@ def test_not_supported(client, call: Call):
     with pytest.raises(InferenceServerException) as caught:
         getattr(client, call.method)(*call.arguments)
     assert caught.value.status() in {"400", "404"}
-    assert caught.value.message()
-    assert "exception occurred in the client" not in caught.value.message()
-    if "load" in call.method:
-        assert "not supported" in caught.value.message()
+    assert "not supported" in caught.value.message()
