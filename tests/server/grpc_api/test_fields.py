@@ -1,0 +1,102 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.errors import InvalidRequest
+from server.grpc_api.fields import length_prefixed, take_apart
+from server.grpc_api.messages import message_class
+
+Request = message_class("ModelInferRequest")
+
+texts = st.text(max_size=200)
+
+
+@st.composite
+def requests(draw):
+    request = Request(model_name=draw(texts), model_version=draw(texts), id=draw(texts))
+    for name in draw(st.lists(texts, max_size=3)):
+        request.inputs.add(name=name, datatype="FP32", shape=[1, 2])
+        request.parameters[name].string_param = "v"
+    request.outputs.add(name=draw(texts))
+    request.raw_input_contents.extend(draw(st.lists(st.binary(max_size=300), max_size=4)))
+    return request
+
+
+def put_together(fields):
+    request = Request.FromString(fields.head)
+    if fields.id is not None:
+        assert not request.id
+        assert not request.raw_input_contents
+        request.id = fields.id.decode()
+        request.raw_input_contents.extend(map(bytes, fields.raw))
+    return request
+
+
+@given(requests())
+def test_the_parts_are_the_request(request_):
+    fields = take_apart(request_.SerializeToString())
+    assert fields.id == request_.id.encode()
+    assert list(map(bytes, fields.raw)) == list(request_.raw_input_contents)
+    assert put_together(fields) == request_
+
+
+@given(requests(), requests())
+def test_fields_in_any_order_and_given_twice(one, two):
+    """As every parser must: of a text the last one counts, lists grow."""
+    data = one.SerializeToString() + two.SerializeToString()
+    both = Request.FromString(data)
+    if not two.id:
+        both.id = one.id
+    assert put_together(take_apart(data)) == both
+
+
+@given(st.binary(max_size=100))
+def test_what_is_taken_apart_is_what_protobuf_reads(data):
+    fields = take_apart(data)
+    try:
+        whole = Request.FromString(data)
+    except Exception:
+        whole = None
+    try:
+        parts = put_together(fields)
+    except Exception:
+        parts = None
+    assert parts == whole
+
+
+@given(requests(), st.data())
+def test_a_request_cut_short_is_no_other_request(request_, data):
+    serialized = request_.SerializeToString()
+    cut = serialized[: data.draw(st.integers(0, len(serialized)))]
+    test_what_is_taken_apart_is_what_protobuf_reads.hypothesis.inner_test(cut)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\x0a",  # a field without its length
+        b"\x0a\x05ab",  # longer than the message
+        b"\x08\x01",  # a number
+        b"\x42\x00",  # field 8
+        b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01",  # a length beyond all bounds
+        b"\x0a\x80",  # a length without an end
+    ],
+)
+def test_what_needs_a_parser_is_left_whole(data):
+    assert take_apart(data) == (data, None, ())
+
+
+def test_a_length_in_more_bytes_than_it_needs():
+    assert take_apart(b"\x1a\x82\x80\x00ab").id == b"ab"
+
+
+def test_too_many_fields_are_refused():
+    with pytest.raises(InvalidRequest, match="4096"):
+        take_apart(b"\x3a\x00" * 5000)
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 16383, 16384, 1 << 20])
+def test_a_field_with_its_length(size):
+    content = b"x" * size
+    request = Request.FromString(b"".join(length_prefixed(7, content)))
+    assert list(request.raw_input_contents) == [content]
