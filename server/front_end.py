@@ -91,7 +91,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     infer = InferRoute(inference, threads, max_request_bytes=spec.max_request_bytes)
     server = uvicorn.Server(
         uvicorn.Config(
-            Application(infer, make_api(inference, infer)),
+            Application(infer, make_api(inference, infer, threads)),
             http=CorkedProtocol,
             interface="asgi3",
             ws="none",

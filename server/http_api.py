@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable
-from importlib.metadata import version
+from concurrent.futures import Executor
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,6 +22,8 @@ from server.errors import RequestError
 from server.http_answers import Scope, Send, error_answer
 from server.infer_route import InferRoute
 from server.inference import Inference
+from server.openapi import describe_api
+from server.repository_api import add_repository_routes, add_unsupported_routes
 
 __all__ = ["Application", "make_api"]
 
@@ -38,22 +40,32 @@ class Application:
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""
-        if scope["type"] == "http" and scope["path"] in self._hot and scope["method"] == "POST":
-            return self._infer(scope, receive, send)
+        if scope["type"] == "http":
+            if scope["path"] in self._hot and scope["method"] == "POST":
+                return self._infer(scope, receive, send)
+            if scope["path"].endswith("/") and len(scope["path"]) > 1:
+                return self({**scope, "path": scope["path"].rstrip("/") or "/"}, receive, send)
+            if scope["method"] == "HEAD":  # uvicorn, which knows, leaves out the body
+                scope = {**scope, "method": "GET"}
         return self._api(scope, receive, send)
 
 
-def make_api(inference: Inference, infer: InferRoute) -> FastAPI:
+def make_api(inference: Inference, infer: InferRoute, threads: Executor) -> FastAPI:
     """Make the FastAPI application.
 
     Args:
         inference: knows the models, and what is ready.
         infer: answers what does not name a model that is there, too.
+        threads: where long work is done.
     """
-    api = FastAPI(title="Ensembled", version=version("ensembled"))
+    document = describe_api(inference.endpoints)
+    api = FastAPI(redirect_slashes=False)
+    api.openapi = lambda: document  # type: ignore[method-assign]
     _add_error_handlers(api)
     _add_server_routes(api, inference)
     _add_model_routes(api, inference)
+    add_repository_routes(api, inference, threads)
+    add_unsupported_routes(api)
     for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
         api.router.routes.append(Route(path, infer, methods=["POST"]))
     return api
@@ -66,9 +78,10 @@ def _add_error_handlers(api: FastAPI) -> None:
         headers = {name.decode(): value.decode() for name, value in answer.headers}
         return Response(answer.body, answer.status, headers)
 
-    def http(_: Request, error: Exception) -> Response:
+    def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+        text = f"{error.detail}: {request.method} {request.url.path}"
+        return JSONResponse({"error": text}, error.status_code, error.headers)
 
     def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -87,7 +100,6 @@ def _add_error_handlers(api: FastAPI) -> None:
 
 def _add_server_routes(api: FastAPI, inference: Inference) -> None:
     @api.get("/v2")
-    @api.get("/v2/", include_in_schema=False)
     async def metadata() -> dict[str, Any]:
         """The server's name, version and protocol extensions."""
         return server_metadata()
