@@ -30,6 +30,7 @@ from workers.messages import (
     ToCombiner,
     encode,
 )
+from workers.predictions import predictions_of
 from workers.rules import RULES
 from workers.scores import score
 from workers.spec import CombinerSpec, EnsembleSpec
@@ -49,36 +50,28 @@ class _Ensemble:
         self._weights = np.array(spec.weights or (1.0,) * len(spec.members))
         self._answers: Any = arena.answers(spec)
         self._scores = arena.scores
-        index = next(
-            i
-            for i, block in enumerate(arena.spec.blocks)
-            if set(spec.members) <= set(block.members)
-        )
-        self._block = arena.blocks[index]
-        self._positions = [arena.spec.blocks[index].members.index(m) for m in spec.members]
+        self._members = predictions_of(arena, spec)
         self._selections: dict[int, tuple[slice | list[int], Array]] = {}
 
-    def _select(self, used: int) -> tuple[slice | list[int], Array]:
-        """Where the used members lie in the block (a slice if they are adjacent), and weights."""
+    def _predictions(self, slots: slice, used: int) -> tuple[Array, Array]:
+        """What the `used` members say of `slots`, [members, rows, *outputs], and their weights."""
         selection = self._selections.get(used)
         if selection is None:
             chosen = [i for i, member in enumerate(self.spec.members) if used >> member & 1]
-            positions = [self._positions[i] for i in chosen]
-            first = positions[0]
-            adjacent = positions == list(range(first, first + len(positions)))
-            where = slice(first, first + len(positions)) if adjacent else positions
-            selection = self._selections[used] = where, self._weights[chosen]
-        return selection
+            selection = self._members.where(chosen), self._weights[chosen]
+            self._selections[used] = selection
+        where, weights = selection
+        return self._members.take(where, slots), weights
 
     def combine(self, slots: slice, used: int) -> None:
         """Write the answers of `slots` from the predictions of the `used` members."""
-        where, weights = self._select(used)
-        self._rule(self._block[where, slots], weights, self._answers[slots])
+        predictions, weights = self._predictions(slots, used)
+        self._rule(predictions, weights, self._answers[slots])
 
     def score(self, slots: slice, used: int) -> None:
         """Write how much the `used` members agree on `slots`."""
-        where, _ = self._select(used)
-        score(self._block[where, slots], self.spec.scores, self._scores[slots])
+        predictions, _ = self._predictions(slots, used)
+        score(predictions, self.spec.scores, self._scores[slots])
 
 
 class ArenaCombiner:

@@ -35,7 +35,7 @@ __all__ = [
     "datatype_of",
 ]
 
-OutputMeaning = Literal["logits", "probabilities", "values"]
+OutputMeaning = Literal["logits", "probabilities", "values", "class"]
 
 #: NumPy's type for each fixed-size datatype of the Open Inference Protocol (BYTES: none).
 DTYPES: dict[str, np.dtype[np.generic]] = {
@@ -219,6 +219,8 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
         quorum: the fewest members an answer may rest on.
         output: the combined answer of one row.
         scores: names of the scores that tell how much its members agree (`workers.scores`).
+        columns: where the classes of its members differ, per member: for each of the ensemble's
+            classes its column in that member's prediction, or -1; empty if all are the same.
     """
 
     name: str
@@ -228,6 +230,7 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
     quorum: int
     output: TensorSpec
     scores: tuple[str, ...] = ()
+    columns: tuple[tuple[int, ...], ...] = ()
 
     @cached_property
     def mask(self) -> int:
@@ -280,7 +283,12 @@ class Binding(msgspec.Struct, frozen=True):
 class InstanceSpec(msgspec.Struct, frozen=True):
     """A non-zero cell of the allocation matrix: a member loaded on a device with its batch size.
 
-    `bindings` follows the order of the model's inputs, which `signature` gives.
+    Attributes:
+        bindings: where the model's inputs come from, in its own order, which `signature` gives;
+            what is stored in another type than the model's is converted.
+        meaning: what the model's output means.
+        temperature: divides logits; sharpens (below 1) or softens (above 1) probabilities.
+        classes: for an output that is the index of a class, how many classes there are.
     """
 
     arena: int
@@ -290,6 +298,8 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     signature: ModelSignature
     bindings: tuple[Binding, ...]
     meaning: OutputMeaning
+    temperature: float = 1.0
+    classes: int = 0
 
 
 class MemorySpec(msgspec.Struct, frozen=True):
