@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from server.errors import RequestError
 from workers.arena import Arena
+from workers.predictions import ClassMap
 from workers.spec import EnsembleSpec
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class Extras:
     Attributes:
         scores: FP32 [rows, scores of the ensemble], in the order of its spec.
         used: uint64 [rows], masks of the members that each row rests on.
-        predictions: by member, [rows, *shape]; NaN where it did not contribute.
+        predictions: by member, [rows, *shape], in the ensemble's classes; NaN where it did not
+            contribute.
     """
 
     def __init__(self, model: EnsembleSpec, wish: Wish, rows: int) -> None:
@@ -104,6 +106,11 @@ class Extras:
         self.scores = np.zeros((rows if wish.scores else 0, len(model.scores)), np.float32)
         shape, dtype = (rows, *model.output.shape), model.output.dtype
         self.predictions = {member: np.full(shape, np.nan, dtype) for member in wish.predictions}
+        self._maps = {
+            member: ClassMap(columns)
+            for member, columns in zip(model.members, model.columns, strict=bool(model.columns))
+            if member in self.predictions
+        }
 
     def take(self, row: int, arena: Arena, slots: slice, used: int) -> None:
         """Take in some rows that have ended, the first of which is the request's `row`-th."""
@@ -112,7 +119,11 @@ class Extras:
         if len(self.scores):
             self.scores[rows] = arena.scores[slots, : self.scores.shape[1]]
         for member, values in self.predictions.items():
-            if used >> member & 1:
+            if not used >> member & 1:
+                continue
+            if member in self._maps:
+                self._maps[member].write(arena.predictions[member][slots], values[rows])
+            else:
                 values[rows] = arena.predictions[member][slots]
 
 
