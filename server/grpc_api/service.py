@@ -31,7 +31,7 @@ _INTERNAL = "internal error, see the server's log"
 _MAX_TEXT_BYTES = 2000
 #: A deadline is the client's: the answer must be there by then. So it is given earlier, by this
 #: part of the time that is left, but not by more than so much.
-_MARGIN, _MAX_MARGIN_S = 0.1, 0.02
+_MARGIN, _MAX_MARGIN_S = 0.1, 0.1
 #: Methods of Triton's service that have no messages here.
 _FOREIGN = tuple(
     f"{kind}SharedMemory{verb}"

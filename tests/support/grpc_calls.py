@@ -1,0 +1,128 @@
+"""A plain gRPC client for process tests: messages of the server's own .proto, errors as raised."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+import numpy as np
+
+from server.grpc_api.messages import SERVICE, message_class
+
+_DTYPES = {"FP32": np.float32, "FP64": np.float64, "BOOL": np.bool_}
+
+
+class Channel:
+    """A connection of its own.
+
+    Args:
+        address: HOST:PORT.
+    """
+
+    def __init__(self, address: str) -> None:
+        options = {
+            "grpc.max_send_message_length": -1,
+            "grpc.max_receive_message_length": -1,
+            "grpc.use_local_subchannel_pool": 1,
+            "grpc.initial_reconnect_backoff_ms": 50,
+            "grpc.max_reconnect_backoff_ms": 200,
+        }
+        self.raw = grpc.insecure_channel(address, options=list(options.items()))
+
+    def method(self, name: str) -> Any:
+        """A unary method of the service."""
+        return self.raw.unary_unary(
+            f"/{SERVICE}/{name}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=message_class(f"{name}Response").FromString,
+        )
+
+    def call(self, method: str, /, **fields: Any) -> Any:
+        """Call a method with these fields of its request."""
+        request = message_class(f"{method}Request")(**fields)
+        return self.method(method)(request, timeout=60)
+
+    def bytes_call(self, name: str, data: bytes, **options: Any) -> bytes:
+        """Call a method with whatever bytes."""
+        return self.raw.unary_unary(f"/{SERVICE}/{name}")(data, timeout=60, **options)
+
+    def infer(
+        self, model: str, x: Any, *, within_s: float | None = 60, **options: Any
+    ) -> InferAnswer:
+        """Ask a model about rows of one FP32 tensor; `within_s` is the call's deadline."""
+        request = infer_request(model, x, **options)
+        return InferAnswer(self.method("ModelInfer")(request, timeout=within_s))
+
+    def stream(self, requests: Iterable[Any]) -> Any:
+        """Open a stream of these requests: an iterator of answers, which is a call, too."""
+        return self.raw.stream_stream(
+            f"/{SERVICE}/ModelStreamInfer",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=message_class("ModelStreamInferResponse").FromString,
+        )(iter(requests), timeout=60)
+
+    def is_ready(self) -> bool:
+        try:
+            return self.call("ServerReady").ready
+        except grpc.RpcError:
+            return False
+
+
+class InferAnswer:
+    """A ModelInferResponse."""
+
+    def __init__(self, message: Any) -> None:
+        self.message = message
+        self.id = message.id
+        self.members = message.parameters["members"].string_param.split(",")
+        self.degraded = message.parameters["degraded"].bool_param
+
+    @property
+    def values(self) -> np.ndarray:
+        """The only output."""
+        (name,) = [output.name for output in self.message.outputs]
+        return self.output(name)
+
+    def output(self, name: str) -> np.ndarray:
+        index = [output.name for output in self.message.outputs].index(name)
+        described = self.message.outputs[index]
+        dtype = _DTYPES[described.datatype]
+        raw = self.message.raw_output_contents[index]
+        return np.frombuffer(raw, dtype).reshape(described.shape)
+
+
+def infer_request(
+    model: str,
+    x: Any,
+    *,
+    typed: bool = False,
+    request_id: str = "",
+    outputs: Iterable[str] = (),
+    **parameters: Any,
+) -> Any:
+    """A ModelInferRequest of one FP32 input ``x``."""
+    x = np.ascontiguousarray(x, np.float32)
+    request = message_class("ModelInferRequest")(model_name=model, id=request_id)
+    tensor = request.inputs.add(name="x", datatype="FP32", shape=x.shape)
+    if typed:
+        tensor.contents.fp32_contents.extend(x.ravel().tolist())
+    else:
+        request.raw_input_contents.append(x.tobytes())
+    for name in outputs:
+        request.outputs.add(name=name)
+    for name, value in parameters.items():
+        kind = {bool: "bool_param", int: "int64_param", str: "string_param"}[type(value)]
+        setattr(request.parameters[name], kind, value)
+    return request
+
+
+@contextmanager
+def connected(address: str) -> Iterator[Channel]:
+    """A channel, closed in the end."""
+    channel = Channel(address)
+    try:
+        yield channel
+    finally:
+        channel.raw.close()
