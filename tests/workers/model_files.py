@@ -51,6 +51,24 @@ def write_reshaping_onnx(path: Path, target: Sequence[int]) -> Path:
     return path
 
 
+def write_bf16_onnx(path: Path, *, output: int = TensorProto.FLOAT) -> Path:
+    """Write a model that negates ``x`` [n, 4] in BF16 and adds ``z`` [n, 4]."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["z", "wide"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["y"], to=output),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.BFLOAT16, ["n", 4]),
+        helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 4]),
+    ]
+    outputs = [helper.make_tensor_value_info("y", output, None)]
+    graph = helper.make_graph(nodes, "bf16", inputs, outputs)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+    return path
+
+
 def onnx_source(path: Path, *, output_name: str = "") -> ModelSource:
     return ModelSource("m", "onnx", str(path), output_name=output_name)
 
@@ -72,11 +90,16 @@ class Affine(torch.nn.Module):
 
 
 def export(
-    path: Path, module: torch.nn.Module, *, shape: tuple[int, ...] = (3, 4), dynamic: bool = True
+    path: Path,
+    module: torch.nn.Module,
+    *,
+    shape: tuple[int, ...] = (3, 4),
+    dynamic: bool = True,
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Write a module of one input as an exported program."""
     batch = ({0: torch.export.Dim("n")},) if dynamic else None
-    program = torch.export.export(module, (torch.zeros(shape),), dynamic_shapes=batch)
+    program = torch.export.export(module, (torch.zeros(shape, dtype=dtype),), dynamic_shapes=batch)
     torch.export.save(program, path)
     return path
 

@@ -41,7 +41,9 @@ _DATATYPES = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(bfloat16)": "BF16",
 }
+_BFLOAT16 = 16  # ONNX's number of the element type that NumPy does not have
 
 _SEVERITY_ERROR = 3
 
@@ -65,7 +67,11 @@ class OnnxModel:
         if not inputs:
             raise error(source, "has no inputs")
         name = choose_output(source, [node.name for node in self._session.get_outputs()])
+        types = {node.name: node.type for node in self._session.get_outputs()}
+        if _DATATYPES.get(types[name]) == "BF16":
+            raise error(source, f"output {name!r} is BF16: have the model cast it to FP32")
         self._names = [spec.name for spec in inputs]
+        self._bf16 = [spec.name for spec in inputs if spec.datatype == "BF16"]
         self._outputs = [name]
         try:
             answer = self.predict(zeros(inputs))
@@ -80,8 +86,12 @@ class OnnxModel:
 
     def predict(self, inputs: Sequence[Array]) -> Array:
         """Predict one batch, see `workers.backends.Model.predict`."""
+        feeds: dict[str, Any] = dict(zip(self._names, inputs, strict=True))
         try:
-            answers = self._session.run(self._outputs, dict(zip(self._names, inputs, strict=True)))
+            if self._bf16:
+                answers = self._run_bf16(feeds)
+            else:
+                answers = self._session.run(self._outputs, feeds)
         except Exception as failure:
             if _OUT_OF_MEMORY.search(str(failure)):
                 raise MemoryError(_said(failure)) from failure
@@ -89,6 +99,18 @@ class OnnxModel:
         # Sequences and maps (classical models) come back as lists; `output_spec` refuses them.
         answer: Array = answers[0]
         return answer
+
+    def _run_bf16(self, feeds: dict[str, Any]) -> list[Array]:
+        """Run with inputs some of which are the bits of BF16."""
+        make = onnxruntime.OrtValue
+        values = {
+            name: make.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
+            if name in self._bf16
+            else make.ortvalue_from_numpy(array)
+            for name, array in feeds.items()
+        }
+        answers = self._session.run_with_ort_values(self._outputs, values)
+        return [answer.numpy() for answer in answers]
 
     def close(self) -> None:
         """Drop the session, and with it the weights."""

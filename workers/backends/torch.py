@@ -85,9 +85,11 @@ class TorchModel:
     def _run(self, inputs: Sequence[Array]) -> object:
         """Run the module on the device; its result stays there."""
         tensors = []
-        for array in inputs:
+        for spec, array in zip(self._inputs, inputs, strict=True):
             # torch has no read-only tensors, and warns about each attempt to make one.
             tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+            if spec.datatype == "BF16":
+                tensor = tensor.view(torch.bfloat16)
             tensors.append(tensor.to(self._device, non_blocking=True))
         try:
             with torch.inference_mode():
@@ -186,7 +188,9 @@ def _open_script(
 
 
 def _datatype(dtype: torch.dtype) -> str | None:
-    """Return the protocol's name of a torch dtype, None if NumPy has no such type."""
+    """Return the protocol's name of a torch dtype, None if it can't be stored."""
+    if dtype is torch.bfloat16:
+        return "BF16"
     try:
         return datatype_of(torch.empty(0, dtype=dtype).numpy().dtype)
     except (TypeError, KeyError):
@@ -220,9 +224,14 @@ def _choose(source: ModelSource, answer: object) -> tuple[str, Callable[[object]
 
 
 def _to_host(value: object) -> object:
-    """Copy a tensor to the host and wait for it; what is no tensor stays what it is."""
+    """Copy a tensor to the host and wait for it; what is no tensor stays what it is.
+
+    BF16, which NumPy does not have, becomes FP32, which has all its values.
+    """
     if not isinstance(value, torch.Tensor):
         return value
+    if value.dtype is torch.bfloat16:
+        value = value.float()
     host = value.detach().to("cpu").contiguous()
     if value.device.type == "cuda":
         torch.cuda.current_stream(value.device).synchronize()

@@ -8,7 +8,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from tests.workers.model_files import CPU, onnx_source, write_onnx, write_reshaping_onnx
+from tests.workers.model_files import (
+    CPU,
+    onnx_source,
+    write_bf16_onnx,
+    write_onnx,
+    write_reshaping_onnx,
+)
 from workers import backends
 from workers.backends import ModelError
 from workers.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec
@@ -45,6 +51,21 @@ def test_chooses_the_named_output(tmp_path: Path) -> None:
     assert "no output 'c'; it has: a, b" in refusal(onnx_source(path, output_name="c"))
 
 
+def test_bf16_inputs_are_their_bits(tmp_path: Path) -> None:
+    model = backends.load(onnx_source(write_bf16_onnx(tmp_path / "a.onnx")), CPU)
+    assert [spec.datatype for spec in model.signature.inputs] == ["BF16", "FP32"]
+    assert model.signature.output.datatype == "FP32"
+    bits = np.array([[0x3F80, 0xC000, 0x0000, 0x4049]], np.uint16)
+    bits.flags.writeable = False
+    z = np.full((1, 4), 10, np.float32)
+    np.testing.assert_array_equal(model.predict([bits, z]), [[9, 12, 10, 6.859375]])
+
+
+def test_refuses_a_bf16_output(tmp_path: Path) -> None:
+    path = write_bf16_onnx(tmp_path / "a.onnx", output=TensorProto.BFLOAT16)
+    assert "output 'y' is BF16" in refusal(onnx_source(path))
+
+
 def test_refuses_missing_and_damaged_files(tmp_path: Path) -> None:
     assert "does not exist" in refusal(onnx_source(tmp_path / "none.onnx"))
     path = write_onnx(tmp_path / "a.onnx")
@@ -72,7 +93,7 @@ def test_refuses_shapes(tmp_path: Path, shape: tuple[object, ...], reason: str) 
 
 
 def test_refuses_strings_and_odd_types(tmp_path: Path) -> None:
-    for kind in (TensorProto.STRING, TensorProto.BFLOAT16):
+    for kind in (TensorProto.STRING, TensorProto.FLOAT8E4M3FN):
         path = write_onnx(tmp_path / "a.onnx", kind=kind)
         assert "input 'x' has an element type that can't be served" in refusal(onnx_source(path))
 

@@ -245,3 +245,22 @@ def test_refuses_compiled_and_ambiguous_archives(tmp_path: Path) -> None:
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("c/readme", b"")
     assert "neither an exported program nor TorchScript" in refusal(torch_source(other))
+
+
+def test_bf16_goes_in_as_its_bits_and_comes_out_as_fp32(tmp_path: Path) -> None:
+    path = export(tmp_path / "a.pt2", torch.nn.Sigmoid(), dtype=torch.bfloat16)
+    model = backends.load(torch_source(path), CPU)
+    assert model.signature.inputs[0].datatype == "BF16"
+    assert model.signature.output.datatype == "FP32"
+    x = torch.tensor([[1.0, -2.0, 0.0, 3.140625]], dtype=torch.bfloat16)
+    bits = x.view(torch.uint16).numpy().copy()
+    bits.flags.writeable = False
+    np.testing.assert_array_equal(model.predict([bits]), torch.sigmoid(x).float().numpy())
+
+
+def test_bf16_can_be_declared_for_torchscript(tmp_path: Path) -> None:
+    path = save_script(tmp_path / "a.pt", torch.nn.ReLU())
+    declared = (TensorSpec("x", "BF16", (2,)),)
+    model = backends.load(torch_source(path, declared=declared), CPU)
+    bits = np.array([[0x3F80, 0xC000]], np.uint16)
+    np.testing.assert_array_equal(model.predict([bits]), [[1.0, 0.0]])
