@@ -221,6 +221,10 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
         scores: names of the scores that tell how much its members agree (`workers.scores`).
         columns: where the classes of its members differ, per member: for each of the ensemble's
             classes its column in that member's prediction, or -1; empty if all are the same.
+        trim: for `trimmed_mean`, the share of the members cut at each end, in [0, 0.5).
+        meta: for `stack`, its meta-model.
+        directory: for a user's own rule, where it is imported from beside the installed packages.
+        prediction: what its members predict of one row, where that is not like `output`.
     """
 
     name: str
@@ -231,11 +235,25 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
     output: TensorSpec
     scores: tuple[str, ...] = ()
     columns: tuple[tuple[int, ...], ...] = ()
+    trim: float = 0.0
+    meta: ModelSource | None = None
+    directory: str = ""
+    prediction: TensorSpec | None = None
 
     @cached_property
     def mask(self) -> int:
         """The members as a bit mask."""
         return sum(1 << member for member in self.members)
+
+    @cached_property
+    def predicted(self) -> TensorSpec:
+        """What its members predict of one row, in the ensemble's classes."""
+        return self.prediction or self.output
+
+    @property
+    def needs_all(self) -> bool:
+        """Whether its rule combines all of its members or none."""
+        return self.meta is not None
 
 
 class ArenaSpec(msgspec.Struct, frozen=True):
