@@ -30,8 +30,8 @@ from workers.messages import (
     ToCombiner,
     encode,
 )
-from workers.predictions import predictions_of
-from workers.rules import RULES
+from workers.predictions import Where, predictions_of
+from workers.rules import Applied, Combination, RuleError, combination
 from workers.scores import score
 from workers.spec import CombinerSpec, EnsembleSpec
 
@@ -46,32 +46,50 @@ class _Ensemble:
 
     def __init__(self, arena: Arena, spec: EnsembleSpec) -> None:
         self.spec = spec
-        self._rule = RULES[spec.rule]
-        self._weights = np.array(spec.weights or (1.0,) * len(spec.members))
         self._answers: Any = arena.answers(spec)
         self._scores = arena.scores
         self._members = predictions_of(arena, spec)
-        self._selections: dict[int, tuple[slice | list[int], Array]] = {}
+        self._rule, self._broken = self._make_rule(arena)
+        self._selections: dict[int, tuple[Where, Applied | None]] = {}
 
-    def _predictions(self, slots: slice, used: int) -> tuple[Array, Array]:
-        """What the `used` members say of `slots`, [members, rows, *outputs], and their weights."""
+    def _make_rule(self, arena: Arena) -> tuple[Combination | None, str]:
+        """The rule; or None and why not, which fails this ensemble's rows and no others."""
+        try:
+            names = [arena.spec.members[member] for member in self.spec.members]
+            return combination(self.spec, names), ""
+        except RuleError as error:
+            _log.error("rule %s of %s can't be used: %s", self.spec.rule, self.spec.name, error)
+            return None, str(error)
+
+    def _select(self, used: int) -> tuple[Where, Applied | None]:
+        """Where the `used` members' predictions are, and the rule for them if it can do with them.
+
+        It is found once: these members come again.
+        """
         selection = self._selections.get(used)
         if selection is None:
             chosen = [i for i, member in enumerate(self.spec.members) if used >> member & 1]
-            selection = self._members.where(chosen), self._weights[chosen]
-            self._selections[used] = selection
-        where, weights = selection
-        return self._members.take(where, slots), weights
+            where, applied = self._members.where(chosen), None
+            if self._rule is not None:
+                applied = self._rule.over(chosen)
+            selection = self._selections[used] = where, applied
+        return selection
 
     def combine(self, slots: slice, used: int) -> None:
-        """Write the answers of `slots` from the predictions of the `used` members."""
-        predictions, weights = self._predictions(slots, used)
-        self._rule(predictions, weights, self._answers[slots])
+        """Write the answers of `slots` from the predictions of the `used` members.
+
+        Raises:
+            RuleError: if the rule failed; others may come out of it as well.
+        """
+        where, applied = self._select(used)
+        if applied is None:
+            raise RuleError(self._broken)
+        applied(self._members.take(where, slots), self._answers[slots])
 
     def score(self, slots: slice, used: int) -> None:
         """Write how much the `used` members agree on `slots`."""
-        predictions, _ = self._predictions(slots, used)
-        score(predictions, self.spec.scores, self._scores[slots])
+        where, _ = self._select(used)
+        score(self._members.take(where, slots), self.spec.scores, self._scores[slots])
 
 
 class ArenaCombiner:

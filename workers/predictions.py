@@ -17,7 +17,7 @@ import numpy.typing as npt
 from workers.arena import Arena
 from workers.spec import EnsembleSpec
 
-__all__ = ["ClassMap", "Predictions", "predictions_of"]
+__all__ = ["ClassMap", "Predictions", "Where", "predictions_of"]
 
 Array = npt.NDArray[Any]
 Where = slice | list[int]
@@ -92,7 +92,7 @@ class _Mapped:
     """Members know different classes, or order them differently."""
 
     def __init__(self, arena: Arena, spec: EnsembleSpec) -> None:
-        self._output = spec.output
+        self._output = spec.predicted
         self._maps = [ClassMap(columns) for columns in spec.columns]
         self._areas = [arena.predictions[member] for member in spec.members]
 

@@ -1,0 +1,154 @@
+"""A user's own rule: a Python function that the configuration names.
+
+Runs in the combiner, and in a process of its own when the configuration is checked. Read-only
+predictions flow in, whatever the function returns is checked and copied to the answer. Nothing
+that it raises gets past its rows; a call that takes too long is interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.rules.errors import RuleError
+
+__all__ = ["CALL_LIMIT_S", "CustomRule", "resolve"]
+
+Array = npt.NDArray[Any]
+Function = Callable[[Array, Array, tuple[str, ...]], Any]
+
+#: What one call may take. A combiner that is silent for 5 s counts as hung.
+CALL_LIMIT_S = 1.0
+# After a call that took too long, so that the combiner has time for other ensembles.
+_PAUSE_S = 5.0
+_LONGEST_REASON = 300
+
+
+def resolve(reference: str, directory: str) -> Function:
+    """Import a rule's module and return its function.
+
+    Args:
+        reference: ``package.module:function``.
+        directory: where modules are looked for, after the installed ones.
+
+    Raises:
+        RuleError: if there is no such module, or no such function in it, or importing it fails.
+    """
+    name, _, attribute = reference.partition(":")
+    # At the end: a file that lies there must not stand in for an installed module.
+    if directory and directory not in sys.path:
+        sys.path.append(directory)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
+            raise RuleError(f"importing {name} failed: {_said(missing)}") from missing
+        raise RuleError(f"there is no module {missing.name!r}, also not in {directory}") from None
+    except BaseException as failure:
+        raise RuleError(f"importing {name} failed: {_said(failure)}") from failure
+    function = getattr(module, attribute, None)
+    if function is None:
+        where = f" ({module.__file__})" if getattr(module, "__file__", None) else ""
+        raise RuleError(f"module {name}{where} has no {attribute!r}")
+    if not callable(function):
+        raise RuleError(f"{attribute!r} of module {name} is not a function")
+    found: Function = function
+    return found
+
+
+class CustomRule:
+    """A user's function as a rule.
+
+    Args:
+        reference: ``package.module:function``.
+        directory: where modules are looked for, after the installed ones.
+        members: names of the ensemble's members, in its order.
+        weights: of these members, float64.
+
+    Raises:
+        RuleError: as `resolve`.
+    """
+
+    def __init__(
+        self, reference: str, directory: str, members: Sequence[str], weights: Array
+    ) -> None:
+        self._function = resolve(reference, directory)
+        self._members = tuple(members)
+        self._weights = weights
+        self._paused_until = 0.0
+
+    def over(self, chosen: Sequence[int]) -> Callable[[Array, Array], None]:
+        """See `workers.rules.Combination`."""
+        members = tuple(self._members[i] for i in chosen)
+        weights = self._weights[list(chosen)]
+        weights.flags.writeable = False
+
+        def apply(predictions: Array, out: Array) -> None:
+            seen = predictions.view()
+            seen.flags.writeable = False
+            _copy(self._call(seen, weights, members), out)
+
+        return apply
+
+    def _call(self, predictions: Array, weights: Array, members: tuple[str, ...]) -> Any:
+        if time.monotonic() < self._paused_until:
+            raise RuleError(f"it took more than {CALL_LIMIT_S:g} s a moment ago")
+        try:
+            with _limit(CALL_LIMIT_S):
+                return self._function(predictions, weights, members)
+        except _TooLong:
+            self._paused_until = time.monotonic() + _PAUSE_S
+            raise RuleError(f"it took more than {CALL_LIMIT_S:g} s") from None
+        except BaseException as failure:  # SystemExit, too, would end the process
+            raise RuleError(_said(failure)) from failure
+
+
+def _copy(answer: Any, out: Array) -> None:
+    """Check what a user's function returned, and write it to `out`."""
+    values = np.asarray(answer)
+    if values.shape != out.shape:
+        raise RuleError(f"it returned shape {list(values.shape)}, not {list(out.shape)}")
+    if values.dtype.kind not in "biuf":
+        raise RuleError(f"it returned {values.dtype}, not numbers")
+    if np.isnan(values).any():
+        raise RuleError("NaN in what it returned")
+    out[...] = values
+
+
+class _TooLong(BaseException):
+    """Not an Exception: a rule that catches those must not catch this one."""
+
+
+@contextlib.contextmanager
+def _limit(limit_s: float) -> Iterator[None]:
+    """Interrupt what runs longer, in the main thread; elsewhere there are no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _said(failure: BaseException) -> str:
+    """What an exception says, in one line, with its type."""
+    text = " ".join(f"{type(failure).__name__}: {failure}".split()).removesuffix(":")
+    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
