@@ -18,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["ROOT", "Server", "project_environment", "project_program", "running"]
+__all__ = ["ROOT", "START_S", "Server", "project_environment", "project_program", "running"]
 
 ROOT = Path(__file__).parents[2]
 #: The first start on a machine trains the networks and measures what they cost.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from digits_server import project_environment, project_program
+from digits_server import START_S, project_environment, project_program
 
 __all__ = ["MEMBERS", "Digits", "agree", "load", "of_text"]
 
@@ -76,7 +76,10 @@ def load(directory: Path) -> Digits:
     path = directory / "digits.npz"
     script = Path(__file__).with_name("make_reference.py")
     subprocess.run(
-        [project_program("python"), str(script), str(path)], env=project_environment(), check=True
+        [project_program("python"), str(script), str(path)],
+        env=project_environment(),
+        check=True,
+        timeout=START_S,
     )
     with np.load(path) as file:
         probabilities = {name: _softmax(file[name]) for name in MEMBERS}

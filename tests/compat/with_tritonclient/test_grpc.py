@@ -340,6 +340,15 @@ def test_shared_memory_input(client):
     assert "shared memory is not supported" in caught.value.message()
 
 
+def test_shared_memory_output(client, digits):
+    there = api.InferRequestedOutput("output")
+    there.set_shared_memory("region", 280)
+    with pytest.raises(InferenceServerException) as caught:
+        client.infer("digits", inputs(api, digits.x[ROWS]), outputs=[there])
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert "shared memory is not supported" in caught.value.message()
+
+
 @pytest.mark.parametrize("call", UNSUPPORTED, ids=str)
 def test_not_supported(client, call: Call):
     with pytest.raises(InferenceServerException) as caught:
