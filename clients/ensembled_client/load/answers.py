@@ -1,9 +1,9 @@
 """What answers are worth: fine, or an error of some kind; whole or degraded. Pure.
 
-Every answer: its status; that it came complete; whether it is degraded; over binary HTTP also that
-its tensors are as long as in the first one. Parsing all of them would make the tester the
-bottleneck, so only the first answer of every connection (for each number of rows) is read as a
-client would: it must name the output and have a row per row of the request.
+Every answer: its status; that it came complete; that it speaks of outputs; whether it is degraded;
+over binary HTTP also that its tensors are as long as in the first one. Parsing all of them would
+make the tester the bottleneck, so only the first answer of every connection (for each number of
+rows) is read as a client would: it must name its outputs and have a row per row of the request.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ _LENGTH = b"inference-header-content-length"
 _MOST_KIND_CHARACTERS = 120
 _DEGRADED = re.compile(rb'"degraded"\s*:\s*true')
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
+_NONSENSE = "it is not what the protocol says"
 _ITEM_BYTES = {
     "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "BF16": 2,
     "INT32": 4, "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
@@ -72,6 +73,8 @@ class HttpJudge:
                 self._seen[rows] = raw_bytes
         elif self._seen[rows] != raw_bytes:
             fault = "its tensors are not as long as those of the first answer"
+        elif b'"outputs"' not in text:
+            fault = _NONSENSE
         else:
             fault = None
         if fault is not None:
@@ -91,7 +94,7 @@ def _json_fault(text: bytes, rows: int, raw_bytes: int | None) -> str | None:
         document = json.loads(text)
         return document_fault(document, rows, raw_bytes)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        return "it is not what the protocol says"
+        return _NONSENSE
 
 
 def document_fault(document: Any, rows: int, raw_bytes: int | None) -> str | None:

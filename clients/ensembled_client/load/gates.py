@@ -59,7 +59,10 @@ def parse_most_errors(text: str) -> tuple[float, bool]:
         ValueError: if it is neither.
     """
     is_share = text.endswith("%")
-    number = float(text.removesuffix("%")) / (100 if is_share else 1)
+    try:
+        number = float(text.removesuffix("%")) / (100 if is_share else 1)
+    except ValueError:
+        number = -1.0
     if not 0 <= number < float("inf") or (is_share and number > 1):
-        raise ValueError(text)
+        raise ValueError(f"not a bound: {text!r}")
     return number, is_share

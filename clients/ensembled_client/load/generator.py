@@ -14,12 +14,14 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from ensembled_client.load.alarm import new_alarm
+from ensembled_client.load.closed_loop import ClosedLoop
 from ensembled_client.load.http_lane import connect_error
 from ensembled_client.load.job import Failed, Job, Progress, Ready, Start, Stop
 from ensembled_client.load.lag import LoopWatch, UsageMeter
 from ensembled_client.load.lanes import LaneMaker
-from ensembled_client.load.loops import ClosedLoop, Loop, OpenLoop
+from ensembled_client.load.loops import Loop
 from ensembled_client.load.making import lane_factory
+from ensembled_client.load.open_loop import OpenLoop
 from ensembled_client.load.recorder import Recorder, Tally, Window
 from ensembled_client.load.schedule import share
 from ensembled_client.load.workload import Rotation

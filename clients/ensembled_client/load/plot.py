@@ -38,8 +38,10 @@ def save_plot(path: Path, summaries: Sequence[Summary], options: Options) -> Non
     else:
         _latencies(left, summaries)
         _throughputs(right, summaries)
-    target = options.target
-    figure.suptitle(f"{target.model}, {target.protocol}, {options.arrivals} loop", fontsize=11)
+    kind = {"closed": "closed loop", "trace": "recorded arrivals"}.get(
+        options.arrivals, f"{options.arrivals} rate"
+    )
+    figure.suptitle(f"{options.target.model}, {options.target.protocol}, {kind}", fontsize=11)
     for axes in (left, right):
         axes.grid(visible=True, color="#e6e6e6", linewidth=0.7)
         axes.set_axisbelow(True)

@@ -22,13 +22,16 @@ class Board:
 
     def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
         self._clock_s = clock_s
-        self._started_s = clock_s()
         self._last: dict[int, Progress] = {}
-        self._before = (self._started_s, 0)
+        self._started_s = 0.0
+        self._before = (0.0, 0)
         self._rate = 0.0
 
     def update(self, progress: Progress) -> None:
-        """A process has told how it goes."""
+        """A process has told how it goes; the first time is when the clock starts."""
+        if not self._last:
+            self._started_s = self._clock_s()
+            self._before = (self._started_s, 0)
         self._last[progress.index] = progress
 
     def text(self) -> str:
@@ -49,7 +52,7 @@ class Board:
         if not recent:
             return line
         p50, p99 = recent[len(recent) // 2], recent[len(recent) * 99 // 100]
-        return f"{line}  last: p50 {p50 / 1e6:.2f}, p99 {p99 / 1e6:.2f} ms"
+        return f"{line}  p50 {p50 / 1e6:.3g}, p99 {p99 / 1e6:.3g} ms"
 
 
 @contextlib.contextmanager
@@ -68,6 +71,7 @@ def progress_display(title: str, *, wanted: bool) -> Iterator[Callable[[Progress
 
         def show(progress: Progress) -> None:
             board.update(progress)
-            live.update(Text(title + board.text()), refresh=True)
+            text = Text(title + board.text(), no_wrap=True, overflow="ellipsis")
+            live.update(text, refresh=True)
 
         yield show

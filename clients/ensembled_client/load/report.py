@@ -12,6 +12,8 @@ __all__ = ["document_of", "progress_line", "sweep_text", "text_of"]
 
 _MOST_ERRORS = 10
 _SERIES_S = 1.0
+_INTENDED = "from the intended start"
+_SENDING = "from the sending: in a closed loop nothing says when it should have been"
 
 
 def text_of(summary: Summary, options: Options) -> str:
@@ -28,13 +30,8 @@ def text_of(summary: Summary, options: Options) -> str:
         good = f"{summary.good_per_s:,.1f} requests/s within {summary.deadline_ms:g} ms"
         lines.append(_line("goodput", f"{good} ({share:.2%} of the answers)"))
     lines += [
-        _line("latency", f"{_milliseconds(summary.latency_ms)}"),
-        _line(
-            "",
-            "from the intended start"
-            if summary.is_open
-            else "from the sending (closed loop: nothing says when it should have been)",
-        ),
+        _line("latency", _milliseconds(summary.latency_ms)),
+        _line("", _INTENDED if summary.is_open else _SENDING),
     ]
     if summary.service_ms is not None:
         lines.append(_line("of which sent", _milliseconds(summary.service_ms)))
@@ -125,7 +122,7 @@ def sweep_text(summaries: Sequence[Summary], options: Options) -> str:
 def progress_line(seconds: float, fine: int, failed: int, in_flight: int, rate: float) -> str:
     """Return how it goes, in a line."""
     return (
-        f"{seconds:6.1f} s  {rate:,.0f} requests/s  {fine:,} answered  {failed:,} failed  "
+        f"{seconds:5.1f} s  {rate:,.0f}/s  {fine:,} answered  {failed:,} failed  "
         f"{in_flight:,} in flight"
     )
 

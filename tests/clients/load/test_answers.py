@@ -1,0 +1,99 @@
+"""What answers are worth."""
+
+import json
+
+import pytest
+from ensembled_client.load.answers import HttpJudge, classify
+from ensembled_client.load.response import Response
+from hypothesis import given
+from hypothesis import strategies as st
+
+
+def json_answer(rows=2, values=6, **parameters):
+    output = {"name": "output", "datatype": "FP32", "shape": [rows, 3], "data": [0.5] * values}
+    return {"outputs": [output], "parameters": parameters}
+
+
+def response(document, raw=None, status=200):
+    text = json.dumps(document).encode()
+    head = b"http/1.1 200 ok\r\n"
+    if raw is not None:
+        head += b"inference-header-content-length: %d\r\n" % len(text)
+    return Response(status, head, text + (raw or b""), keeps_open=True)
+
+
+def binary_answer(rows=2, size=24, **parameters):
+    output = {
+        "name": "output",
+        "datatype": "FP32",
+        "shape": [rows, 3],
+        "parameters": {"binary_data_size": size},
+    }
+    return {"outputs": [output], "parameters": parameters}
+
+
+def test_good_answers_are_fine():
+    assert HttpJudge().judge(response(json_answer()), 2) == (None, False)
+    assert HttpJudge().judge(response(binary_answer(), b"x" * 24), 2) == (None, False)
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (response(json_answer(rows=1, values=3)), "has 1 rows, the request 2"),
+        (response(json_answer(values=5)), "as many values"),
+        (response({"outputs": []}), "no output"),
+        (response([]), "not what the protocol says"),
+        (response({"outputs": [{"name": "output"}]}), "not what the protocol says"),
+        (Response(200, b"", b"<html>", True), "not what the protocol says"),
+        (response(binary_answer(size=20), b"x" * 20), "as many bytes"),
+        (response(binary_answer(), b"x" * 25), "longer than its outputs"),
+        (Response(200, b"\r\ninference-header-content-length: 9\r\n", b"{}", True), "is b'9'"),
+    ],
+)
+def test_a_wrong_first_answer_is_an_error(answer, fault):
+    verdict = HttpJudge().judge(answer, 2)
+    assert fault in verdict.error
+    assert verdict.error.startswith("wrong answer: ")
+
+
+def test_later_answers_are_as_long_as_the_first():
+    judge = HttpJudge()
+    assert judge.judge(response(binary_answer(), b"x" * 24), 2).error is None
+    assert "as long as" in judge.judge(response(binary_answer(), b"x" * 20), 2).error
+    assert judge.judge(response(binary_answer(rows=1, size=12), b"x" * 12), 1).error is None
+
+
+@pytest.mark.parametrize("spaces", [(",", ":"), (", ", ": ")])
+def test_every_degraded_answer_is_noticed(spaces):
+    judge = HttpJudge()
+    for degraded in (False, True, True, False):
+        text = json.dumps(json_answer(degraded=degraded), separators=spaces).encode()
+        assert judge.judge(Response(200, b"", text, True), 2) == (None, degraded)
+
+
+def test_raw_bytes_are_not_searched_for_degraded():
+    raw = b'"degraded":true'.ljust(24)
+    assert HttpJudge().judge(response(binary_answer(), raw), 2) == (None, False)
+
+
+def test_errors_have_the_servers_words_without_their_numbers():
+    def kind(status, body):
+        return HttpJudge().judge(Response(status, b"", body, True), 1).error
+
+    assert (
+        kind(429, b'{"error": "12 requests wait,\\n most is 8"}')
+        == "429: N requests wait, most is N"
+    )
+    assert kind(429, b'{"error": "13 requests wait,\\n most is 8"}') == kind(
+        429, b'{"error": "1 requests wait, most is 8"}'
+    )
+    assert kind(502, b"<html>bad") == "502: <html>bad"
+    assert kind(500, b"") == "500"
+
+
+@given(st.text())
+def test_kinds_are_short_single_lines(message):
+    kind = classify(500, message)
+    assert len(kind) < 200
+    assert len(kind.splitlines()) == 1

@@ -1,0 +1,262 @@
+"""The HTTP lane against servers in this process that behave, misbehave and stall."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+from ensembled_client.load.alarm import LoopAlarm, TimerAlarm, new_alarm
+from ensembled_client.load.closed_loop import ClosedLoop
+from ensembled_client.load.http_lane import HttpLane
+from ensembled_client.load.open_loop import OpenLoop
+from ensembled_client.load.recorder import Recorder, Window
+from ensembled_client.load.schedule import Schedule
+from ensembled_client.load.target import Target
+from ensembled_client.load.workload import Rotation, Workload
+
+DEADLINE_S = 30
+REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
+BODY = b'{"outputs":[{"name":"output","datatype":"FP32","shape":[1,2],"data":[1,2]}]}'
+GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
+
+
+class Server:
+    """Answers request number n with `answers[n]`, the last one for ever; None closes."""
+
+    def __init__(self, *answers):
+        self.answers = answers
+        self.requests = 0
+        self.connections = 0
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+
+    async def serve(self, reader, writer):
+        self.connections += 1
+        try:
+            with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+                while True:
+                    await reader.readuntil(b"\r\n\r\n")
+                    number = min(self.requests, len(self.answers) - 1)
+                    self.requests += 1
+                    await self.may_answer.wait()
+                    answer = self.answers[number]
+                    if answer is None:
+                        return
+                    pieces = answer if isinstance(answer, list) else [answer]
+                    for piece in pieces:
+                        writer.write(piece)
+                        await writer.drain()
+                    if pieces[-1] is not GOOD and b"connection: close" in pieces[0]:
+                        return
+        finally:
+            writer.close()
+
+
+@contextlib.asynccontextmanager
+async def serving(*answers):
+    server = Server(*answers)
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    try:
+        yield server, Target.of(f"http://127.0.0.1:{port}", "m", "binary")
+    finally:
+        listening.close()
+        await listening.wait_closed()
+
+
+def run(main):
+    async def bounded():
+        async with asyncio.timeout(DEADLINE_S):
+            await main()
+
+    asyncio.run(bounded())
+
+
+async def closed(target, count, lanes=1, **options):
+    """What a closed loop records of so many requests."""
+    recorder = Recorder(Window(0))
+    loop = ClosedLoop(
+        lambda on_end: HttpLane(target, None, 5, on_end),
+        lanes=lanes,
+        rotation=Rotation(Workload(1, {1: (REQUEST,)})),
+        rows=1,
+        count=count,
+        recorder=recorder,
+        clock_ns=time.monotonic_ns,
+    )
+    loop.start(0)
+    try:
+        await loop.done.wait()
+    finally:
+        await loop.close()
+    return recorder
+
+
+def test_one_connection_carries_one_request_after_the_other():
+    async def main():
+        async with serving(GOOD) as (server, target):
+            recorder = await closed(target, 50, lanes=3)
+            assert (recorder.fine, recorder.errors) == (50, {})
+            assert (server.requests, server.connections) == (50, 3)
+
+    run(main)
+
+
+CHUNKED = [
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"%x\r\n" % len(BODY[:20]),
+    BODY[:20] + b"\r\n%x\r\n" % len(BODY[20:]),
+    BODY[20:],
+    b"\r\n0\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "connections"),
+    [
+        (CHUNKED, 1),
+        ([GOOD[:7], GOOD[7:60], GOOD[60:]], 1),
+        ([b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n", BODY], 5),
+        ([b"HTTP/1.1 200 OK\r\nconnection: close\r\n" + GOOD[17:]], 5),
+        ([b"HTTP/1.1 100 Continue\r\n\r\n", GOOD], 1),
+    ],
+)
+def test_other_ways_to_send_a_good_answer(answer, connections):
+    async def main():
+        async with serving(answer) as (server, target):
+            recorder = await closed(target, 5)
+            assert (recorder.fine, recorder.errors) == (5, {})
+            assert server.connections == connections
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (None, "connection: the server closed the connection without an answer"),
+        (
+            [b"HTTP/1.1 200 OK\r\nconnection: close\r\nContent-Length: 9\r\n\r\n", b"x"],
+            "connection: the server closed the connection within an answer",
+        ),
+        (b"hello\r\n\r\n", "protocol: not an HTTP/1.1 response: b'hello\\r\\n'"),
+        (GOOD + b"more", "protocol: the server sent more than one answer to one request"),
+        (
+            b'HTTP/1.1 503 X\r\nContent-Length: 17\r\n\r\n{"error": "no 1"}',
+            "503: no N",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
+            "wrong answer: it is not what the protocol says",
+        ),
+    ],
+)
+def test_a_bad_answer_is_an_error_and_the_next_request_is_fine(answer, error):
+    async def main():
+        async with serving(GOOD, answer, GOOD) as (server, target):
+            recorder = await closed(target, 4)
+            assert recorder.errors == {error: 1}
+            assert (recorder.fine, server.requests) == (3, 4)
+
+    run(main)
+
+
+def test_a_server_that_is_gone_is_an_error_for_each_request():
+    async def main():
+        async with serving(GOOD) as (_, target):
+            pass
+        recorder = await closed(target, 3)
+        (kind,) = recorder.errors
+        assert kind.startswith("connect: ")
+        assert (recorder.errors[kind], recorder.fine) == (3, 0)
+
+    run(main)
+
+
+def test_giving_up_closes_the_connection():
+    async def main():
+        async with serving(GOOD) as (server, target):
+            server.may_answer.clear()
+            ended = asyncio.get_running_loop().create_future()
+            lane = HttpLane(target, None, 5, lambda _, verdict: ended.set_result(verdict))
+            lane.send(REQUEST)
+            while server.requests == 0:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            lane.give_up("no answer")
+            assert (await ended).error == "no answer"
+            assert not lane.is_open
+            server.may_answer.set()
+            await lane.close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("lanes", [2, 64])
+def test_what_was_due_during_a_stall_waited_at_least_until_its_end(lanes):
+    """No coordinated omission, over real sockets: nothing here depends on how fast they are."""
+    due_in_stall = 40
+
+    async def main():
+        async with serving(GOOD) as (server, target):
+            server.may_answer.clear()
+            recorder = Recorder(Window(0))
+            ended = []
+            record = recorder.ended
+
+            def spy(intended_ns, sent_ns, now_ns, rows, verdict):
+                ended.append((intended_ns, now_ns))
+                record(intended_ns, sent_ns, now_ns, rows, verdict)
+
+            recorder.ended = spy
+            loop = OpenLoop(
+                lambda on_end: HttpLane(target, None, 5, on_end),
+                most_lanes=lanes,
+                rotation=Rotation(Workload(1, {1: (REQUEST,)})),
+                arrivals=Schedule(rate=1000, count=60).arrivals(),
+                recorder=recorder,
+                clock_ns=time.monotonic_ns,
+                make_alarm=new_alarm,
+            )
+            await loop.open()
+            start_ns = time.monotonic_ns()
+            loop.start(start_ns)
+            # Scheduled, whether or not a lane was free.
+            while recorder.sent < due_in_stall:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+            released_ns = time.monotonic_ns()
+            server.may_answer.set()
+            await loop.done.wait()
+            await loop.close()
+
+            assert sorted(due for due, _ in ended) == [start_ns + i * 10**6 for i in range(60)]
+            stalled = sorted(ended)[:due_in_stall]
+            assert all(now_ns >= released_ns for _, now_ns in stalled)
+            # And so in the histogram: request i has waited at least from its due time on.
+            for i in range(due_in_stall):
+                least_ms = (released_ns - start_ns) / 1e6 - i
+                share = (60 - i) / 60  # at most so many were faster
+                assert recorder.latency.quantile_ms(share) >= least_ms * 0.999
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", [TimerAlarm, LoopAlarm])
+def test_alarms_never_ring_too_early_and_can_be_set_anew(kind):
+    async def main():
+        rung = asyncio.Event()
+        alarm = kind(rung.set)
+        try:
+            alarm.set(time.monotonic_ns() + 3600 * 10**9)
+            at_ns = time.monotonic_ns() + 3 * 10**6
+            alarm.set(at_ns)
+            await rung.wait()
+            # The loop's own timers may ring early by their resolution.
+            assert time.monotonic_ns() >= at_ns - 10**6
+            rung.clear()
+            alarm.set(0)
+            await rung.wait()
+        finally:
+            alarm.close()
+            alarm.close()
+
+    run(main)

@@ -1,0 +1,132 @@
+"""The command line."""
+
+import pytest
+from ensembled_client.load.cli import main
+from ensembled_client.load.errors import UsageError
+from ensembled_client.load.options import parse
+from ensembled_client.load.run import jobs_for
+from ensembled_client.load.target import Target
+from ensembled_client.load.workload import Workload
+
+URL = "http://host:8000"
+
+
+def parsed(line, url=URL):
+    return parse([url, "m", *line.split()])
+
+
+@pytest.mark.parametrize(
+    ("line", "arrivals", "loads"),
+    [
+        ("", "closed", (8,)),
+        ("--connections 3", "closed", (3,)),
+        ("--sweep 1,2,4", "closed", (1, 2, 4)),
+        ("--rate 12.5", "constant", (12.5,)),
+        ("--rate 5 --arrivals poisson", "poisson", (5,)),
+        ("--arrivals constant --sweep 1.5,3 --connections 9", "constant", (1.5, 3)),
+        ("--trace t.csv", "trace", ()),
+    ],
+)
+def test_loads(line, arrivals, loads):
+    options = parsed(line)
+    assert (options.arrivals, options.loads) == (arrivals, loads)
+    assert options.is_open == (arrivals != "closed")
+
+
+@pytest.mark.parametrize(
+    ("line", "duration_s", "count"),
+    [
+        ("", 10, None),
+        ("--duration 2.5", 2.5, None),
+        ("--count 7", None, 7),
+        ("--trace t", None, None),
+        ("--trace t --duration 3", 3, None),
+    ],
+)
+def test_how_long(line, duration_s, count):
+    assert (parsed(line).duration_s, parsed(line).count) == (duration_s, count)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--trace t --rate 5",
+        "--trace t --sweep 5",
+        "--trace t --arrivals poisson",
+        "--rate 5 --sweep 1,2",
+        "--arrivals poisson",
+        "--sweep 1,2 --connections 4",
+        "--sweep 1.5",
+        "--duration 1 --count 1",
+        "--max-errors many",
+        "--plot picture.txt",
+        "--protocol grpc",
+    ],
+)
+def test_what_does_not_go_together_is_a_usage_error(line, capsys):
+    with pytest.raises(UsageError):
+        parsed(line)
+    assert main([URL, "m", *line.split()]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["--rate 0", "--rate x", "--rate inf", "--count 0", "--rows 1.5", "--shape 3", "--nothing"],
+)
+def test_argparse_exits_with_2_for_wrong_values(line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([URL, "m", *line.split()])
+    assert caught.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol", "found", "authority"),
+    [
+        (URL, None, "binary", "host:8000"),
+        (URL, "json", "json", "host:8000"),
+        ("https://host/a/", None, "binary", "host:443"),
+        ("grpc://[::1]", None, "grpc", "[::1]:8001"),
+        ("grpcs://host:9", "grpc", "grpc", "host:9"),
+    ],
+)
+def test_targets(url, protocol, found, authority):
+    target = Target.of(url, "m", protocol)
+    assert (target.protocol, target.authority) == (found, authority)
+    assert target.is_secure == url.split(":")[0].endswith("s")
+
+
+@pytest.mark.parametrize(
+    ("url", "protocol"),
+    [("host:8000", None), ("ftp://host", None), ("http://", None), ("http://h:x", None),
+     ("grpc://host", "json"), ("http://[::1", None)],
+)  # fmt: skip
+def test_urls_that_are_none(url, protocol):
+    with pytest.raises(UsageError):
+        Target.of(url, "m", protocol)
+
+
+def jobs(line, load=None, trace=()):
+    options = parsed(line)
+    return jobs_for(options, load or (*options.loads, 1)[0], trace, Workload(1, {1: (b"",)}))
+
+
+def test_the_work_is_divided_without_rest():
+    parts = jobs("--connections 7 --processes 3 --count 20")
+    assert [job.lanes for job in parts] == [3, 2, 2]
+    assert [job.count for job in parts] == [7, 7, 6]
+    assert len(jobs("--connections 2 --processes 3")) == 2
+    assert len(jobs("--count 1 --processes 3")) == 1
+
+
+def test_an_open_loop_has_one_schedule_for_all():
+    first, second = jobs("--rate 10 --count 9 --processes 2")
+    assert first.schedule == second.schedule
+    assert (first.schedule.rate, first.schedule.count, first.count) == (10, 9, None)
+    assert (first.lanes, first.index, second.index) == (128, 0, 1)
+    (traced,) = jobs("--trace t --rows 2", trace=((0.5, 2),))
+    assert (traced.schedule.trace, traced.schedule.rate) == (((0.5, 2),), None)
