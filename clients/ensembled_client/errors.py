@@ -1,12 +1,13 @@
-"""Everything that this client raises.
+"""Everything that this client raises; the same over HTTP and gRPC. Runs in the caller's process.
 
 EnsembledClientError
-+-- RequestRejected     the request is wrong: found here, or by the server    4xx
-+-- UnknownModel        the server has no such ensemble or member             404
-+-- Overloaded          too many requests wait; try again later               429
-+-- Unavailable         not reachable, starting, draining, no quorum          503
-+-- DeadlineExceeded    time was up before a quorum of members had answered   504
-+-- ServerFailure       a member or the server failed, or it answers nonsense 500
++-- RequestRejected      the request is wrong: found here, or by the server   4xx INVALID_ARGUMENT
+|   +-- RequestTooLarge  it has more bytes than the server takes              413 RESOURCE_EXHAUSTED
++-- UnknownModel         the server has no such ensemble or member            404 NOT_FOUND
++-- Overloaded           too many requests wait; try again later              429 RESOURCE_EXHAUSTED
++-- Unavailable          not reachable, starting, draining, no quorum         503 UNAVAILABLE
++-- DeadlineExceeded     time was up before a quorum of members had answered  504 DEADLINE_EXCEEDED
++-- ServerFailure        a member or the server failed, or it answers badly   500 INTERNAL
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ __all__ = [
     "EnsembledClientError",
     "Overloaded",
     "RequestRejected",
+    "RequestTooLarge",
     "ServerFailure",
     "Unavailable",
     "UnknownModel",
@@ -28,17 +30,35 @@ class EnsembledClientError(Exception):
 
     Attributes:
         message: what went wrong, in the server's words if it answered.
-        status: the HTTP status of the server's answer, None if there was none.
+        status: of the server's answer, None if there was none. It is an HTTP status; what a gRPC
+            server answers is told by the status that HTTP has for it.
+        safe_to_retry: whether it is certain that the server is not at work on the request, and it
+            may go well at another try.
+        retry_after: how many seconds the server asks to wait before that, None if it does not
+            say.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        status: int | None = None,
+        *,
+        safe_to_retry: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.status = status
+        self.safe_to_retry = safe_to_retry
+        self.retry_after = retry_after
 
 
 class RequestRejected(EnsembledClientError):
-    """The request is malformed, too large, or its tensors don't fit the model."""
+    """The request is malformed, or its tensors don't fit the model."""
+
+
+class RequestTooLarge(RequestRejected):
+    """The request, or a single row of it, has more bytes than the server takes."""
 
 
 class UnknownModel(EnsembledClientError):
@@ -46,17 +66,7 @@ class UnknownModel(EnsembledClientError):
 
 
 class Overloaded(EnsembledClientError):
-    """Too many requests are waiting.
-
-    Attributes:
-        retry_after: how many seconds the server asks to wait, None if it does not say.
-    """
-
-    def __init__(
-        self, message: str, status: int | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message, status)
-        self.retry_after = retry_after
+    """Too many requests are waiting; see `retry_after`."""
 
 
 class Unavailable(EnsembledClientError):
@@ -73,22 +83,25 @@ class ServerFailure(EnsembledClientError):
 
 _BY_STATUS: dict[int, type[EnsembledClientError]] = {
     404: UnknownModel,
+    413: RequestTooLarge,
+    429: Overloaded,
     503: Unavailable,
     504: DeadlineExceeded,
 }
+_NOT_NOW = {429, 503}
 
 
 def error_for_status(
     status: int, message: str, retry_after: float | None = None
 ) -> EnsembledClientError:
-    """Return the error that an HTTP status stands for.
+    """Return the error that a status stands for.
 
     Args:
-        status: not 2xx.
+        status: of HTTP, not 2xx.
         message: the server's text.
-        retry_after: seconds, from the response's header.
+        retry_after: seconds, as the server asks for.
     """
-    if status == 429:
-        return Overloaded(message, status, retry_after)
     fallback = RequestRejected if 400 <= status < 500 else ServerFailure
-    return _BY_STATUS.get(status, fallback)(message, status)
+    return _BY_STATUS.get(status, fallback)(
+        message, status, safe_to_retry=status in _NOT_NOW, retry_after=retry_after
+    )

@@ -1,9 +1,10 @@
-"""The clients against a stub that records requests and answers what it is told."""
+"""Both clients over both protocols, against servers that pretend."""
 
 import asyncio
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import subprocess
+import sys
+from importlib.metadata import requires
 
 import ensembled_client
 import numpy as np
@@ -13,110 +14,18 @@ from ensembled_client import (
     DeadlineExceeded,
     EnsembleClient,
     EnsembledClientError,
+    ModelState,
     Overloaded,
     RequestRejected,
+    RequestTooLarge,
     ServerFailure,
     Unavailable,
     UnknownModel,
 )
+from pretending import Failed
 
-METADATA = {
-    "name": "duo",
-    "versions": ["1"],
-    "platform": "ensembled",
-    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}],
-    "outputs": [{"name": "output", "datatype": "FP32", "shape": [-1, 2]}],
-}
-LENGTH = "Inference-Header-Content-Length"
-
-
-class Stub(ThreadingHTTPServer):
-    """Answers each request with the next of `answers`: (status, body, headers)."""
-
-    daemon_threads = False
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers = []
-        self.requests = []
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}"
-
-    def will_answer(self, status, document, raw=None, **headers):
-        body = json.dumps(document).encode()
-        if raw is not None:
-            headers[LENGTH] = str(len(body))
-            body += raw
-        self.answers.append((status, body, headers))
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self):
-        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        self.server.requests.append((self.command, self.path, dict(self.headers), body))
-        status, answer, headers = self.server.answers.pop(0)
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    do_POST = do_GET
-
-    def log_message(self, *arguments):
-        pass
-
-
-@pytest.fixture
-def stub():
-    with Stub() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
-
-
-class Blocking:
-    """The asynchronous client, called like the other one."""
-
-    def __init__(self, url):
-        self._runner = asyncio.Runner()
-        self._client = AsyncEnsembleClient(url)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._runner.run(self._client.aclose())
-        self._runner.close()
-
-    def __getattr__(self, name):
-        method = getattr(self._client, name)
-        return lambda *arguments, **options: self._runner.run(method(*arguments, **options))
-
-
-@pytest.fixture(params=[EnsembleClient, Blocking], ids=["sync", "async"])
-def client(request, stub):
-    with request.param(stub.url) as client:
-        yield client
-
-
-def answer(stub, values, **parameters):
-    values = np.asarray(values, "<f4")
-    output = {
-        "name": "output",
-        "datatype": "FP32",
-        "shape": list(values.shape),
-        "parameters": {"binary_data_size": values.nbytes},
-    }
-    document = {"model_name": "duo", "parameters": parameters, "outputs": [output]}
-    stub.will_answer(200, document, values.tobytes())
+SCORES = ["entropy", "expected_entropy", "mutual_information", "variance"]
+SCORES += ["vote_share", "disagreement"]
 
 
 def test_the_export_list_is_true():
@@ -124,123 +33,272 @@ def test_the_export_list_is_true():
     assert all(hasattr(ensembled_client, name) for name in ensembled_client.__all__)
 
 
-def test_predict(stub, client):
-    stub.will_answer(200, METADATA)
-    answer(stub, [[0.25, 0.75]], members="a,b", degraded=True)
-    prediction = client.predict("duo", [[1, 2]], timeout=1.5)
-    assert prediction.values.tolist() == [[0.25, 0.75]]
-    assert np.asarray(prediction).shape == (1, 2)
-    assert (prediction.members, prediction.degraded) == (("a", "b"), True)
-    assert prediction.timing > 0
-    (method, path, _, _), (_, infer_path, headers, body) = stub.requests
-    assert (method, path, infer_path) == ("GET", "/v2/models/duo", "/v2/models/duo/infer")
-    length = int(headers[LENGTH])
-    assert json.loads(body[:length])["parameters"] == {"timeout": 1_500_000}
-    assert body[length:] == np.array([1, 2], "<f4").tobytes()
+def test_predict(model, client):
+    prediction = client.predict("duo", [[1, 2], [3, 4]], timeout=1.5)
+    assert prediction.values.tolist() == [[2, 3], [4, 5]]
+    assert np.asarray(prediction).shape == (2, 2)
+    assert len(prediction) == 2
+    assert (prediction.members, prediction.degraded) == (("a", "b"), False)
+    assert prediction.labels == ("dog", "dog")
+    assert prediction.top(1) == [[("dog", 3)], [("dog", 5)]]
+    assert (prediction.uncertainty, prediction.member_values) == ({}, {})
+    assert prediction.member_mask is None
+    ((parameters, tensors, outputs),) = model.requests
+    assert list(parameters) == ["timeout"]
+    assert 0 < parameters["timeout"] <= 1_500_000
+    assert tensors == {"x": ((2, 2), np.array([1, 2, 3, 4], "<f4").tobytes())}
+    assert outputs == {"output": {}}
 
 
-def test_metadata_is_asked_for_once_until_a_request_is_rejected(stub, client):
-    stub.will_answer(200, METADATA)
-    for _ in range(2):
-        answer(stub, [[0, 1]])
-        client.predict("duo", [[1, 2]])
-    assert len(stub.requests) == 3
-    with pytest.raises(RequestRejected, match=r"not \[1, 3\]"):
-        client.predict("duo", [[1, 2, 3]])
-    assert len(stub.requests) == 3
-    stub.will_answer(200, METADATA)
-    answer(stub, [[0, 1]])
-    client.predict("duo", [[1, 2]])
-    assert len(stub.requests) == 5
+def test_timing_is_true_to_itself(client):
+    timing = client.predict("duo", [[1, 2]]).timing
+    assert float(timing) == timing.total_s >= timing.encode_s + timing.exchange_s > 0
+    assert (timing.pieces, timing.tries) == (1, 1)
 
 
-def test_names_are_quoted(stub, client):
-    stub.will_answer(404, {"error": "no"})
-    with pytest.raises(UnknownModel):
-        client.metadata("a/b c")
-    assert stub.requests[0][1] == "/v2/models/a%2Fb%20c"
+def test_a_row_alone_and_no_timeout(model, client):
+    assert client.predict("duo", np.ones(2)).values.tolist() == [[2, 2]]
+    assert model.requests[0][0] == {}
 
 
-def test_classify(stub, client):
-    stub.will_answer(200, METADATA)
-    texts = [b"0.75:1:tabby: a cat", b"0.25:0"]
-    raw = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
-    output = {"name": "output", "datatype": "BYTES", "shape": [1, 2]}
-    output["parameters"] = {"binary_data_size": len(raw)}
-    stub.will_answer(200, {"outputs": [output]}, raw)
+def test_members_quorum_and_a_degraded_answer(model, client):
+    model.used = "b"
+    prediction = client.predict("duo", [[1, 2]], members=["b", "a"], quorum=1)
+    assert (prediction.members, prediction.degraded) == (("b",), True)
+    assert model.requests[0][0] == {"members": "b,a", "quorum": 1}
+    client.predict("duo", [[1, 2]], members="a")
+    assert model.requests[1][0] == {"members": "a"}
+
+
+@pytest.mark.parametrize("extra", [None, [*SCORES, "output.a", "output.b", "member_mask"]])
+def test_uncertainty(model, client, extra):
+    if extra is not None:
+        model.config["extra_outputs"] = [
+            {"name": name, "datatype": "FP32", "shape": [-1]} for name in extra
+        ]
+    prediction = client.predict("duo", [[1, 2], [3, 4]], uncertainty=True)
+    assert list(prediction.uncertainty) == SCORES
+    assert prediction.uncertainty["entropy"].tolist() == [2, 4]
+    assert list(model.requests[0][2]) == ["output", *SCORES]
+    assert list(client.predict("duo", [[1, 2]], uncertainty=["variance"]).uncertainty) == [
+        "variance"
+    ]
+
+
+def test_uncertainty_that_there_is_not(model, client):
+    model.config["extra_outputs"] = []
+    with pytest.raises(RequestRejected, match="no uncertainty"):
+        client.predict("duo", [[1, 2]], uncertainty=True)
+    with pytest.raises(RequestRejected, match="'entropie'"):
+        client.predict("duo", [[1, 2]], uncertainty="entropie")
+
+
+def test_the_members_own_predictions(model, client):
+    prediction = client.predict("duo", [[1, 2]], member_outputs=True)
+    assert list(prediction.member_values) == ["a", "b"]
+    assert prediction.member_values["a"].tolist() == [[1, 2]]
+    assert prediction.member_values["b"].tolist() == [[3, 4]]
+    assert prediction.member_mask.tolist() == [[True, True]]
+    client.predict("duo", [[1, 2]], member_outputs=True, members=["b"])
+    assert list(model.requests[1][2]) == ["output", "output.b", "member_mask"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"quorum": 0},
+        {"max_rows": 0},
+        {"members": []},
+    ],
+)
+def test_options_that_make_no_sense(model, client, options):
+    with pytest.raises(RequestRejected, match=next(iter(options))):
+        client.predict("duo", [[1, 2]], **options)
+    assert model.requests == []
+
+
+def test_classify(model, client):
     assert client.classify("duo", [[1, 2]], top=2) == [[("tabby: a cat", 0.75), ("0", 0.25)]]
-    _, _, headers, body = stub.requests[1]
-    header = json.loads(body[: int(headers[LENGTH])])
-    assert header["outputs"][0]["parameters"]["classification"] == 2
+    assert model.requests[0][2] == {"output": {"classification": 2}}
     with pytest.raises(RequestRejected, match="top is 1 or more"):
         client.classify("duo", [[1, 2]], top=0)
+
+
+def test_a_model_is_asked_about_once_until_a_request_is_rejected(model, client):
+    for _ in range(2):
+        client.predict("duo", [[1, 2]])
+    assert len(model.seen) == 4  # metadata, configuration, two requests
+    with pytest.raises(RequestRejected, match=r"not \[1, 3\]"):
+        client.predict("duo", [[1, 2, 3]])
+    client.predict("duo", [[1, 2]])
+    assert len(model.seen) == 7
+    model.failures = [Failed(400)]
+    with pytest.raises(RequestRejected, match="words"):
+        client.predict("duo", [[1, 2]])
+    client.predict("duo", [[1, 2]])
+    assert len(model.seen) == 11
+
+
+def test_a_server_without_configurations(model, client):
+    model.config = None
+    prediction = client.predict("duo", [[1, 2]])
+    assert prediction.labels is None
+    assert prediction.top() == [[("1", 3), ("0", 2)]]
+    with pytest.raises(RequestRejected, match="not an ensemble"):
+        client.predict("duo", [[1, 2]], member_outputs=True)
 
 
 @pytest.mark.parametrize(
     ("status", "error"),
     [
         (400, RequestRejected),
-        (413, RequestRejected),
         (404, UnknownModel),
+        (413, RequestTooLarge),
         (429, Overloaded),
         (500, ServerFailure),
-        (502, ServerFailure),
         (503, Unavailable),
         (504, DeadlineExceeded),
     ],
 )
-def test_errors_carry_the_servers_text(stub, client, status, error):
-    stub.will_answer(200, METADATA)
-    stub.will_answer(status, {"error": "in so many words"}, Retry_After="2")
+def test_errors_carry_the_servers_text(model, make, url, status, error):
+    client = make(url, retries=0)
+    model.failures = [Failed(status, retry_after=2 if status in {429, 503} else None)]
     with pytest.raises(EnsembledClientError, match="^in so many words$") as caught:
         client.predict("duo", [[1, 2]])
     assert type(caught.value) is error
     assert caught.value.status == status
-    if error is Overloaded:
-        assert caught.value.retry_after == 2
+    assert caught.value.safe_to_retry is (status in {429, 503})
+    assert caught.value.retry_after == (2 if status in {429, 503} else None)
 
 
-def test_an_error_of_somebody_else(stub, client):
-    stub.answers.append((502, b"<html>", {"Retry-After": "tomorrow"}))
-    with pytest.raises(ServerFailure, match="502 Bad Gateway"):
-        client.metadata("duo")
+def test_unknown_models(client):
+    for ask in (client.metadata, client.statistics, client.is_ready):
+        with pytest.raises(UnknownModel):
+            ask("nobody")
 
 
-def test_answers_that_are_none(stub, client):
-    stub.answers.append((200, b"<html>", {}))
-    with pytest.raises(ServerFailure, match="not a JSON object"):
-        client.metadata("duo")
-    stub.will_answer(200, METADATA)
-    stub.answers.append((200, b"<html>", {}))
-    with pytest.raises(ServerFailure, match="can't be understood"):
-        client.predict("duo", [[1, 2]])
+def test_questions(model, client):
+    assert client.is_live()
+    assert client.is_ready()
+    assert client.is_ready("duo")
+    assert client.server_metadata()["name"] == "pretending"
+    assert client.metadata("duo") == model.metadata
+    model.limit_bytes = 1000
+    assert client.config("duo")["parameters"]["max_request_bytes"] == {"string_value": "1000"}
+    client.predict("duo", [[1, 2]])
+    (statistics,) = client.statistics()
+    assert (statistics["name"], statistics["inference_count"]) == ("duo", 1)
+    assert client.statistics("duo") == [statistics]
+    models = client.models()
+    assert models == [
+        ModelState("duo", "READY", "1"),
+        ModelState("a", "UNAVAILABLE", "1", "starting"),
+    ]
+    assert [one.is_ready for one in models] == [True, False]
 
 
-def test_wait_until_ready(stub, client):
-    stub.will_answer(503, {"ready": False})
-    stub.will_answer(200, {"ready": True})
+def test_not_ready(model, client):
+    model.is_ready = False
+    assert not client.is_ready()
+    assert not client.is_ready("duo")
+    for name in ("", "duo"):
+        with pytest.raises(Unavailable, match="not ready after 0 s"):
+            client.wait_until_ready(0, name)
+    model.is_ready = True
     client.wait_until_ready(30)
-    assert len(stub.requests) == 2
-    stub.will_answer(503, {"ready": False})
-    with pytest.raises(Unavailable, match="not ready after 0 s"):
-        client.wait_until_ready(0)
+    client.wait_until_ready(30, "duo")
 
 
-@pytest.mark.parametrize("make", [EnsembleClient, Blocking])
-def test_nobody_is_there(make):
-    with Stub() as gone:
-        url = gone.url
-    with make(url) as client:
-        assert not client.is_ready()
-        with pytest.raises(Unavailable, match="can't be reached"):
-            client.predict("duo", [[1, 2]])
+def test_a_handle(model, url):
+    with EnsembleClient(url) as client:
+        duo = client.ensemble("duo")
+        assert duo.name == "duo"
+        assert duo.predict([[1, 2]], timeout=5).values.tolist() == [[2, 3]]
+        assert duo.classify([[1, 2]], 1) == [[("tabby: a cat", 0.75)]]
+        assert duo.metadata() == model.metadata
+        assert duo.config() == client.config("duo")
+        assert duo.is_ready()
+        duo.wait_until_ready(30)
+        assert duo.statistics()["inference_count"] == 2
+        assert repr(duo) == f"EnsembleClient('{url}').ensemble('duo')"
 
 
-@pytest.mark.parametrize("make", [EnsembleClient, AsyncEnsembleClient])
+def test_an_asynchronous_handle(model, url):
+    async def ask():
+        async with AsyncEnsembleClient(url) as client:
+            duo = client.ensemble("duo")
+            assert (await duo.predict([[1, 2]])).values.tolist() == [[2, 3]]
+            assert await duo.classify([[1, 2]], 1) == [[("tabby: a cat", 0.75)]]
+            assert await duo.metadata() == model.metadata
+            assert await duo.config() == await client.config("duo")
+            assert await duo.is_ready()
+            await duo.wait_until_ready(30)
+            assert (await duo.statistics())["inference_count"] == 2
+            assert repr(duo) == f"AsyncEnsembleClient('{url}').ensemble('duo')"
+
+    asyncio.run(ask())
+
+
+def test_headers(model, make, url):
+    make(url, headers={"Authorization": "Bearer me"}).predict("duo", [[1, 2]])
+    (headers,) = model.headers
+    assert {name.lower(): text for name, text in headers.items()}["authorization"] == "Bearer me"
+
+
+@pytest.mark.parametrize("compression", ["gzip", "deflate"])
+def test_compression(model, make, url, compression):
+    client = make(url, compression=compression)
+    x = np.zeros((1000, 2), np.float32)
+    assert client.predict("duo", x).values.shape == (1000, 2)
+    if url.startswith("http"):
+        assert model.headers[0]["Content-Encoding"] == compression
+        assert int(model.headers[0]["Content-Length"]) < 1000
+        assert model.headers[0]["Accept-Encoding"] == "identity"
+
+
+def test_a_closed_client(url):
+    client = EnsembleClient(url)
+    client.close()
+    for ask in (client.is_ready, client.server_metadata):
+        with pytest.raises(EnsembledClientError, match="closed"):
+            ask()
+
+
+def test_what_is_imported():
+    code = "import json, sys, ensembled_client; print(json.dumps(list(sys.modules)))"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    modules = set(json.loads(ended.stdout))
+    assert not modules & {"grpc", "google.protobuf", "httpx", "PIL", "server", "pydantic"}
+
+
+def test_without_grpcio(monkeypatch):
+    monkeypatch.delitem(sys.modules, "ensembled_client.transports.over_grpc", raising=False)
+    monkeypatch.delattr("ensembled_client.transports.over_grpc", raising=False)
+    monkeypatch.setitem(sys.modules, "grpc", None)
+    for kind in (EnsembleClient, AsyncEnsembleClient):
+        with pytest.raises(EnsembledClientError, match=r"pip install 'ensembled-client\[grpc\]'"):
+            kind("grpc://127.0.0.1:1")
+    assert any("grpcio" in line and "extra" in line for line in requires("ensembled-client"))
+
+
 @pytest.mark.parametrize(
-    ("url", "text"),
-    [("grpc://host:8001", "gRPC is not in this version"), ("host:8000", "not the URL of a server")],
+    ("url", "options", "text"),
+    [
+        ("host:8000", {}, "not the URL of a server"),
+        ("ftp://host", {}, "not the URL of a server"),
+        ("http://", {}, "not the URL of a server"),
+        ("http://host:port", {}, "not the URL of a server"),
+        ("grpc://host:8001/path", {}, "has no path"),
+        ("http://me:secret@host", {}, "no user and password"),
+        ("http://host", {"compression": "zstd"}, "gzip or deflate"),
+        ("https://host", {"root_certificates": "/nowhere"}, "no root certificates at /nowhere"),
+    ],
 )
-def test_urls_it_can_not_speak_to(make, url, text):
-    with pytest.raises(EnsembledClientError, match=text):
-        make(url)
+def test_what_makes_no_client(url, options, text):
+    for kind in (EnsembleClient, AsyncEnsembleClient):
+        with pytest.raises(EnsembledClientError, match=text):
+            kind(url, **options)

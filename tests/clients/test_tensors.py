@@ -1,9 +1,11 @@
-import json
+import io
 
 import numpy as np
 import pytest
-from ensembled_client import RequestRejected, ServerFailure
-from ensembled_client.tensors import Tensor, decode_answer, encode_request, tensors_for
+from ensembled_client import RequestRejected
+from ensembled_client.datatypes import split_elements
+from ensembled_client.tensors import Tensor, tensors_for
+from PIL import Image
 
 PIXELS = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 3]}]}
 IDS = {"inputs": [{"name": "ids", "datatype": "UINT8", "shape": [-1, 3]}]}
@@ -65,9 +67,9 @@ def test_several_inputs_come_by_name():
 def test_images_as_bytes_and_files(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"jpeg")
-    expected = Tensor("image", "BYTES", (1,), b"\x04\0\0\0jpeg")
+    expected = Tensor("image", "BYTES", (1,), b"\x04\0\0\0jpeg", (8,))
     for x in (b"jpeg", bytearray(b"jpeg"), path, str(path), [path], {"image": b"jpeg"}):
-        assert tensors_for(IMAGE, x) == [expected]
+        assert tensors_for(IMAGE, x) == (expected,)
     two = only(tensors_for(IMAGE, [path, b"png"]))
     assert (two.shape, two.data) == ((2,), b"\x04\0\0\0jpeg\x03\0\0\0png")
 
@@ -100,65 +102,42 @@ def test_what_is_no_image_is_refused(x):
         tensors_for(IMAGE, x)
 
 
-def test_a_request_on_the_wire():
-    x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
-    body, length = encode_request(tensors_for(PIXELS, x), timeout=0.25, classes=3)
-    assert json.loads(body[:length]) == {
-        "inputs": [
-            {
-                "name": "x",
-                "datatype": "FP32",
-                "shape": [1, 2, 3],
-                "parameters": {"binary_data_size": 24},
-            }
-        ],
-        "outputs": [{"name": "output", "parameters": {"binary_data": True, "classification": 3}}],
-        "parameters": {"timeout": 250_000},
-    }
-    assert body[length:] == x.tobytes()
+def test_pillow_images_become_pixels():
+    image = Image.fromarray(np.arange(24, dtype=np.uint8).reshape(2, 4, 3))
+    one = only(tensors_for(IMAGE, image))
+    assert (one.datatype, one.shape, bytes(one.data)) == ("UINT8", (1, 2, 4, 3), bytes(range(24)))
+    assert only(tensors_for(IMAGE, [image, image])).shape == (2, 2, 4, 3)
+    assert only(tensors_for(IMAGE, image.convert("L"))).shape == (1, 2, 4, 3)
 
 
-@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf")])
-def test_timeouts_that_are_none(timeout):
-    with pytest.raises(RequestRejected, match="timeout"):
-        encode_request([], timeout=timeout)
+def test_pillow_images_of_different_sizes_are_encoded_without_loss():
+    images = [Image.new("RGB", (3, 2), "red"), Image.new("RGB", (2, 3), "blue")]
+    tensor = only(tensors_for(IMAGE, images))
+    assert (tensor.datatype, tensor.shape) == ("BYTES", (2,))
+    for element, image in zip(split_elements(tensor.data), images, strict=True):
+        assert np.array_equal(Image.open(io.BytesIO(element)), image)
+    assert only(tensors_for(IMAGE, [b"jpeg", images[0]])).shape == (2,)
 
 
-def test_an_answer_may_be_json_or_raw():
-    described = {"name": "output", "datatype": "FP32", "shape": [1, 2]}
-    text = json.dumps({"outputs": [{**described, "data": [1, 2.5]}]}).encode()
-    assert decode_answer(text, None).output.tolist() == [[1, 2.5]]
-    described["parameters"] = {"binary_data_size": 8}
-    text = json.dumps({"outputs": [described], "parameters": {"degraded": True}}).encode()
-    answer = decode_answer(text + np.array([1, 2.5], "<f4").tobytes(), len(text))
-    assert answer.output.tolist() == [[1, 2.5]]
-    assert answer.parameters == {"degraded": True}
+def test_texts():
+    described = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [-1, 2]}]}
+    tensor = only(tensors_for(described, [["a", "bc"], [b"d", "\u00e9"]]))
+    assert (tensor.shape, tensor.row_ends) == ((2, 2), (11, 22))
+    assert split_elements(tensor.data) == [b"a", b"bc", b"d", "\u00e9".encode()]
+    with pytest.raises(RequestRejected, match="texts or bytes"):
+        tensors_for(described, [["a", 1]])
 
 
-@pytest.mark.parametrize(
-    ("document", "raw"),
-    [
-        ({"outputs": []}, b""),
-        ({}, b""),
-        ([], b""),
-        ({"outputs": [{"name": "output", "datatype": "FP33", "shape": [1], "data": [1]}]}, b""),
-        ({"outputs": [{"name": "output", "datatype": "FP32", "shape": [2], "data": [1]}]}, b""),
-        (
-            {
-                "outputs": [
-                    {
-                        "name": "output",
-                        "datatype": "BYTES",
-                        "shape": [1],
-                        "parameters": {"binary_data_size": 8},
-                    }
-                ]
-            },
-            b"\x09\0\0\0abcd",
-        ),
-    ],
-)
-def test_nonsense_is_a_failure_of_the_server(document, raw):
-    text = json.dumps(document).encode()
-    with pytest.raises(ServerFailure, match="can't be understood"):
-        decode_answer(text + raw, len(text))
+def test_rows_of_a_tensor():
+    tensor = only(tensors_for(PIXELS, np.arange(24.0).reshape(4, 2, 3)))
+    assert [tensor.end_of(row) for row in range(-1, 4)] == [0, 24, 48, 72, 96]
+    middle = tensor.rows(1, 3)
+    assert middle.shape == (2, 2, 3)
+    assert (array_of(middle, "<f4").ravel() == np.arange(6, 18)).all()
+
+
+def test_rows_of_images():
+    tensor = only(tensors_for(IMAGE, [b"a", b"bcd", b"", b"ef"]))
+    assert tensor.row_ends == (5, 12, 16, 22)
+    last = tensor.rows(1, 4).rows(1, 3)
+    assert (last.shape, last.row_ends, split_elements(last.data)) == ((2,), (4, 10), [b"", b"ef"])

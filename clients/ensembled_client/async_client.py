@@ -1,0 +1,220 @@
+"""The client for asyncio, and its handle of one ensemble. Runs in the caller's event loop.
+
+The same methods as the blocking client has, to be awaited; what they do is documented there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Unpack
+
+from ensembled_client.addresses import Options
+from ensembled_client.client import PredictOptions
+from ensembled_client.exchange import Subject
+from ensembled_client.links import make_link
+from ensembled_client.models import ModelState
+from ensembled_client.prediction import Prediction
+from ensembled_client.retries import RetryPolicy
+from ensembled_client.runtime import AsyncioRuntime
+from ensembled_client.session import Session, Wish
+
+__all__ = ["AsyncEnsemble", "AsyncEnsembleClient"]
+
+
+class AsyncEnsembleClient:
+    """`EnsembleClient` for asyncio: its methods, to be awaited.
+
+    May be shared by the tasks of one event loop. Close it, or use it in an ``async with`` block.
+
+    Args:
+        url: see `EnsembleClient`, as all others.
+        retries: how many times a request is sent again where that is safe; or a `RetryPolicy`.
+        connect_timeout: in seconds (HTTP).
+        connections: how many there are at most (HTTP); requests beyond wait for one.
+        headers: sent with every request.
+        compression: of requests, "gzip" or "deflate".
+        root_certificates: a PEM file with the certificates to trust.
+
+    Raises:
+        EnsembledClientError: if the URL is none that it can speak to, or grpcio is not there.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        retries: int | RetryPolicy = 3,
+        connect_timeout: float = 5.0,
+        connections: int = 100,
+        headers: Mapping[str, str] | None = None,
+        compression: str | None = None,
+        root_certificates: str | os.PathLike[str] | None = None,
+    ) -> None:
+        self.url = url
+        options = Options(
+            connect_timeout, connections, headers or {}, compression, root_certificates
+        )
+        policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
+        link = make_link(url, options, for_asyncio=True)
+        self._session = Session(link, AsyncioRuntime(), policy)
+
+    async def __aenter__(self) -> AsyncEnsembleClient:
+        """Return the client; the connections are closed with the block."""
+        return self
+
+    async def __aexit__(
+        self,
+        _type: type[BaseException] | None,
+        _value: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        """Close the connections."""
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        """Say whose client it is."""
+        return f"AsyncEnsembleClient({self.url!r})"
+
+    async def aclose(self) -> None:
+        """Close the connections; the client can't be used afterwards."""
+        await self._session.close()
+
+    # -- predictions --------------------------------------------------------------------------
+
+    async def predict(
+        self,
+        ensemble: str,
+        x: Any,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109  (the server keeps it)
+        members: Sequence[str] | None = None,
+        quorum: int | None = None,
+        uncertainty: bool | Sequence[str] = False,
+        member_outputs: bool = False,
+        max_rows: int | None = None,
+    ) -> Prediction:
+        """Have an ensemble, or a single member, predict: see `EnsembleClient.predict`.
+
+        Pieces of what is too big for one request are sent a few at a time.
+
+        Returns:
+            The prediction, whose values are [n, *outputs].
+
+        Raises:
+            EnsembledClientError: as `EnsembleClient.predict`.
+            OSError: if an image file can't be read.
+        """
+        wish = Wish(timeout, members, quorum, uncertainty, member_outputs, max_rows)
+        return await self._session.predict(ensemble, x, wish)
+
+    async def classify(
+        self, ensemble: str, x: Any, top: int = 5, **options: Unpack[PredictOptions]
+    ) -> list[list[tuple[str, float]]]:
+        """Name the best classes of each row: see `EnsembleClient.classify`.
+
+        Returns:
+            For each row (label, score), best first.
+
+        Raises:
+            EnsembledClientError: as `EnsembleClient.predict`.
+        """
+        return await self._session.classify(ensemble, x, Wish(**options, classes=top))
+
+    def ensemble(self, name: str) -> AsyncEnsemble:
+        """Return a handle of an ensemble, or of a member; nothing is asked yet."""
+        return AsyncEnsemble(self, name)
+
+    # -- the server ---------------------------------------------------------------------------
+
+    async def models(self) -> list[ModelState]:
+        """Ask what there is: see `EnsembleClient.models`."""
+        return await self._session.models()
+
+    async def is_live(self) -> bool:
+        """Whether the server answers at all."""
+        return await self._session.is_true(Subject.LIVE)
+
+    async def is_ready(self, model: str = "") -> bool:
+        """Whether the server, or a model, takes traffic: see `EnsembleClient.is_ready`."""
+        subject = Subject.MODEL_READY if model else Subject.READY
+        return await self._session.is_true(subject, model)
+
+    async def wait_until_ready(
+        self,
+        timeout: float = 60.0,  # noqa: ASYNC109
+        model: str = "",
+    ) -> None:
+        """Wait until the server, or a model, takes traffic, at most so many seconds.
+
+        Raises:
+            Unavailable: if it does not by then.
+            UnknownModel: if there is no such model.
+        """
+        await self._session.wait_until_ready(timeout, model)
+
+    async def server_metadata(self) -> dict[str, Any]:
+        """Ask for the server's metadata: see `EnsembleClient.server_metadata`."""
+        document: dict[str, Any] = await self._session.look_up(Subject.SERVER)
+        return document
+
+    async def metadata(self, model: str) -> dict[str, Any]:
+        """Ask for a model's metadata: see `EnsembleClient.metadata`."""
+        document: dict[str, Any] = await self._session.look_up(Subject.METADATA, model)
+        return document
+
+    async def config(self, model: str) -> dict[str, Any]:
+        """Ask for a model's configuration: see `EnsembleClient.config`."""
+        document: dict[str, Any] = await self._session.look_up(Subject.CONFIG, model)
+        return document
+
+    async def statistics(self, model: str = "") -> list[dict[str, Any]]:
+        """Ask what models have done: see `EnsembleClient.statistics`."""
+        return await self._session.statistics(model)
+
+
+class AsyncEnsemble:
+    """One ensemble (or member) of a client's server; made by `AsyncEnsembleClient.ensemble`.
+
+    Attributes:
+        name: of the ensemble.
+    """
+
+    def __init__(self, client: AsyncEnsembleClient, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        """Say which ensemble of which server it is."""
+        return f"{self._client!r}.ensemble({self.name!r})"
+
+    async def predict(self, x: Any, **options: Unpack[PredictOptions]) -> Prediction:
+        """Predict: see `EnsembleClient.predict`."""
+        return await self._client.predict(self.name, x, **options)
+
+    async def classify(
+        self, x: Any, top: int = 5, **options: Unpack[PredictOptions]
+    ) -> list[list[tuple[str, float]]]:
+        """Name the best classes: see `EnsembleClient.classify`."""
+        return await self._client.classify(self.name, x, top, **options)
+
+    async def metadata(self) -> dict[str, Any]:
+        """Ask for its metadata: see `EnsembleClient.metadata`."""
+        return await self._client.metadata(self.name)
+
+    async def config(self) -> dict[str, Any]:
+        """Ask for its configuration: see `EnsembleClient.config`."""
+        return await self._client.config(self.name)
+
+    async def is_ready(self) -> bool:
+        """Whether it takes traffic: see `EnsembleClient.is_ready`."""
+        return await self._client.is_ready(self.name)
+
+    async def wait_until_ready(self, timeout: float = 60.0) -> None:  # noqa: ASYNC109
+        """Wait until it takes traffic: see `EnsembleClient.wait_until_ready`."""
+        await self._client.wait_until_ready(timeout, self.name)
+
+    async def statistics(self) -> dict[str, Any]:
+        """Ask what it has done: see `EnsembleClient.statistics`."""
+        return (await self._client.statistics(self.name))[0]

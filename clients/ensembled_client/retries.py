@@ -1,0 +1,66 @@
+"""When a request is sent again, and after which pause. Pure.
+
+A request is sent again only if the server is certainly not at work on it: the connection was
+refused, or the server has answered that it is overloaded (429) or unavailable (503; over gRPC
+RESOURCE_EXHAUSTED and UNAVAILABLE with `retry-after`: without it, UNAVAILABLE may be what the
+library says when a connection breaks). When a
+connection breaks while an answer is awaited nobody knows how far the request came, so it is never
+sent again. The one case where that is common, a server that closes an idle connection just when
+the client takes it up again, is avoided instead: the client closes idle connections long before
+the server does, and looks whether the server has hung up before it uses one.
+
+Pauses grow exponentially and are drawn between nothing and that ("full jitter"), so that many
+clients don't come back at the same moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ensembled_client.errors import EnsembledClientError
+
+__all__ = ["RetryPolicy"]
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """How often, and how fast.
+
+    Attributes:
+        retries: how many times a request is sent again at most; 0 turns it off.
+        first_pause_s: the longest that the first pause can be; the next ones double it.
+        max_pause_s: the longest that any pause can be.
+        max_retry_after_s: the longest that a server may ask to wait (Retry-After) before the
+            error is raised instead. What it asks for is waited for, and the pause comes on top.
+    """
+
+    retries: int = 3
+    first_pause_s: float = 0.1
+    max_pause_s: float = 2.0
+    max_retry_after_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ValueError: if one is negative.
+        """
+        if min(self.retries, self.first_pause_s, self.max_pause_s, self.max_retry_after_s) < 0:
+            raise ValueError(f"negative numbers in {self}")
+
+    def pause_s(
+        self, tries: int, error: EnsembledClientError, uniform: Callable[[float, float], float]
+    ) -> float | None:
+        """Return the pause before the next try, None if there must not be one.
+
+        Args:
+            tries: how many have failed, 1 or more.
+            error: of the last one.
+            uniform: draws a number between two.
+        """
+        if tries > self.retries or not error.safe_to_retry:
+            return None
+        pause_s = uniform(0.0, min(self.max_pause_s, self.first_pause_s * 2.0 ** (tries - 1)))
+        asked_s = error.retry_after or 0.0
+        return None if asked_s > self.max_retry_after_s else asked_s + pause_s

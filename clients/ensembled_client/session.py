@@ -1,0 +1,311 @@
+"""What a client does, written once for both: requests, retries, splitting, what is remembered.
+
+Runs in the caller's process, between the clients above and a link below; no I/O of its own. All
+state is a dictionary of what is known of models, which threads may share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from math import inf
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ensembled_client.errors import (
+    DeadlineExceeded,
+    EnsembledClientError,
+    RequestRejected,
+    ServerFailure,
+    Unavailable,
+    UnknownModel,
+)
+from ensembled_client.exchange import Answer, InferRequest, Link, Subject, Topic
+from ensembled_client.models import ModelInfo, ModelState, prediction_of
+from ensembled_client.prediction import Prediction, Timing
+from ensembled_client.retries import RetryPolicy
+from ensembled_client.runtime import Runtime
+from ensembled_client.splitting import join, split
+from ensembled_client.tensors import tensors_for
+
+__all__ = ["Session", "Wish"]
+
+T = TypeVar("T")
+
+#: The server answers at the deadline; what it says is better than giving up at the same moment.
+_GRACE_S = 1.0
+_LOOK_UP_S = 10.0
+_POLL_S = 0.05
+#: What passes before a request is sent is taken off its deadline from here on. Below, equal
+#: requests stay equal, and so neither side has to encode or parse their header again.
+_UNCOUNTED_S = 1e-3
+#: Arrays up to this size are encoded where they are; anything else may read files.
+_INLINE_BYTES = 1 << 20
+_SHORT_WAIT = (Unavailable, DeadlineExceeded)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a caller wants beside the combined answer, and when; see `EnsembleClient.predict`."""
+
+    timeout: float | None = None
+    members: Sequence[str] | None = None
+    quorum: int | None = None
+    uncertainty: bool | Sequence[str] = False
+    member_outputs: bool = False
+    max_rows: int | None = None
+    classes: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            RequestRejected: if one of them makes no sense.
+        """
+        if self.timeout is not None and not 0 < self.timeout < inf:
+            raise RequestRejected(f"a timeout is a number of seconds above 0, not {self.timeout}")
+        for name in ("quorum", "max_rows"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise RequestRejected(f"{name} is a whole number, 1 or more, not {value!r}")
+        if self.members is not None and not self.member_names:
+            raise RequestRejected("members is empty: name one or more, or leave it out for all")
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """The members that were chosen, () for all."""
+        if self.members is None:
+            return ()
+        return (self.members,) if isinstance(self.members, str) else tuple(self.members)
+
+    @property
+    def parameters(self) -> tuple[tuple[str, str | int | bool], ...]:
+        """As the protocol has them, but for the timeout."""
+        given: list[tuple[str, str | int | bool]] = []
+        if self.members is not None:
+            given.append(("members", ",".join(self.member_names)))
+        if self.quorum is not None:
+            given.append(("quorum", self.quorum))
+        return tuple(given)
+
+
+class _Clock:
+    """The time that one call has left, and what it has cost."""
+
+    def __init__(self, runtime: Runtime, timeout_s: float | None) -> None:
+        self._runtime = runtime
+        self._timeout_s = timeout_s
+        self.started = runtime.now()
+        self.tries = 0
+
+    def passed_s(self) -> float:
+        """Return the seconds since it was started."""
+        return self._runtime.now() - self.started
+
+    def left_s(self) -> float | None:
+        """Return the seconds that are left, None for any number.
+
+        Raises:
+            DeadlineExceeded: if there are none.
+        """
+        if self._timeout_s is None:
+            return None
+        passed_s = self.passed_s()
+        if passed_s >= self._timeout_s:
+            raise DeadlineExceeded(f"{self._timeout_s:g} s passed before the request was answered")
+        return self._timeout_s if passed_s < _UNCOUNTED_S else self._timeout_s - passed_s
+
+    def allows(self, pause_s: float) -> bool:
+        """Whether something is left after a pause."""
+        return self._timeout_s is None or self.passed_s() + pause_s < self._timeout_s
+
+
+class Session:
+    """One client's dealings with one server.
+
+    Args:
+        link: to the server.
+        runtime: blocking if the link is.
+        policy: when to try again.
+    """
+
+    def __init__(self, link: Link, runtime: Runtime, policy: RetryPolicy) -> None:
+        self._link = link
+        self._runtime = runtime
+        self._policy = policy
+        self._models: dict[str, ModelInfo] = {}
+        self._is_closed = False
+
+    async def close(self) -> None:
+        """Close the connections."""
+        self._is_closed = True
+        await self._link.close()
+
+    # -- predictions --------------------------------------------------------------------------
+
+    async def predict(self, model: str, x: Any, wish: Wish) -> Prediction:
+        """Have a model predict."""
+        clock = _Clock(self._runtime, wish.timeout)
+        try:
+            info = await self._info(model, clock)
+            whose = wish.member_names if wish.member_outputs else None
+            outputs = info.outputs(wish.uncertainty, whose)
+            began_s = clock.passed_s()
+            tensors = await self._encode(info, x)
+            encoded_s = clock.passed_s()
+            request = InferRequest(model, tensors, outputs, wish.classes, wish.parameters)
+            pieces = self._split(request, info, wish)
+            clock.tries = 0  # not those of looking up
+            answer = await self._ask(pieces, clock)
+        except (RequestRejected, UnknownModel):
+            # A server that was restarted with other models is understood at the next try.
+            self._models.pop(model, None)
+            raise
+        total_s = clock.passed_s()
+        timing = Timing(total_s, encoded_s - began_s, total_s - encoded_s, len(pieces), clock.tries)
+        return prediction_of(answer, info, timing)
+
+    async def classify(self, model: str, x: Any, wish: Wish) -> list[list[tuple[str, float]]]:
+        """Name the best classes of each row; the server chooses them."""
+        if wish.classes < 1:
+            raise RequestRejected(f"top is 1 or more, not {wish.classes}")
+        prediction = await self.predict(model, x, wish)
+        try:
+            return [[_class(element.decode()) for element in row] for row in prediction.values]
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ServerFailure(f"the server's classes can't be understood: {error!r}") from error
+
+    async def _encode(self, info: ModelInfo, x: Any) -> Any:
+        work = partial(tensors_for, info.metadata, x)
+        is_small = isinstance(x, np.ndarray) and x.nbytes <= _INLINE_BYTES
+        return work() if is_small else await self._runtime.offload(work)
+
+    def _split(self, request: InferRequest, info: ModelInfo, wish: Wish) -> list[InferRequest]:
+        # The timeout is the one parameter that comes later.
+        sample = replace(request, parameters=(*request.parameters, ("timeout", 10**12)))
+        return split(
+            request,
+            limit_bytes=info.max_request_bytes,
+            overhead_bytes=self._link.overhead_bytes(sample) if info.max_request_bytes else 0,
+            max_rows=wish.max_rows,
+        )
+
+    async def _ask(self, pieces: Sequence[InferRequest], clock: _Clock) -> Answer:
+        jobs = [partial(self._try_again, partial(self._infer, one), clock) for one in pieces]
+        return join([await jobs[0]()] if len(jobs) == 1 else await self._runtime.gather(jobs))
+
+    async def _infer(self, request: InferRequest, left_s: float | None) -> Answer:
+        if left_s is None:
+            return await self._link.infer(request, None)
+        timeout_us = max(1, round(left_s * 1e6))
+        parameters = (*request.parameters, ("timeout", timeout_us))
+        return await self._link.infer(replace(request, parameters=parameters), left_s + _GRACE_S)
+
+    async def _try_again(
+        self,
+        send: Callable[[float | None], Awaitable[T]],
+        clock: _Clock,
+        *,
+        changes_nothing: bool = False,
+    ) -> T:
+        """Send, and send again after a pause as long as that is safe and there is time.
+
+        Args:
+            send: is told the seconds that are left.
+            clock: the call's.
+            changes_nothing: the server does not work for it, so a broken connection is no
+                reason not to try again.
+        """
+        if self._is_closed:
+            raise EnsembledClientError("the client is closed")
+        for tries in range(1, self._policy.retries + 2):
+            left_s = clock.left_s()
+            clock.tries += 1
+            try:
+                return await send(left_s)
+            except EnsembledClientError as error:
+                if changes_nothing and isinstance(error, Unavailable):
+                    error.safe_to_retry = True
+                pause_s = self._policy.pause_s(tries, error, self._runtime.uniform)
+                if pause_s is None or not clock.allows(pause_s):
+                    if tries > 1:
+                        error.add_note(f"tried {tries} times")
+                    raise
+            await self._runtime.sleep(pause_s)
+        raise AssertionError("the policy allows no more tries than it has")
+
+    # -- questions ----------------------------------------------------------------------------
+
+    async def look_up(self, subject: Subject, model: str = "") -> Any:
+        """Ask for a document of the protocol."""
+        return await self._look_up(Topic(subject, model), _Clock(self._runtime, None))
+
+    async def models(self) -> list[ModelState]:
+        """Ask for the index of models."""
+        index = await self.look_up(Subject.INDEX)
+        try:
+            return [
+                ModelState(
+                    line["name"], line["state"], line.get("version", ""), line.get("reason", "")
+                )
+                for line in index
+            ]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ServerFailure(f"the server's index can't be understood: {error!r}") from error
+
+    async def statistics(self, model: str = "") -> list[dict[str, Any]]:
+        """Ask what models have done."""
+        document = await self.look_up(Subject.STATISTICS, model)
+        try:
+            return list(document["model_stats"])
+        except (KeyError, TypeError) as error:
+            raise ServerFailure(f"the statistics can't be understood: {error!r}") from error
+
+    async def is_true(self, subject: Subject, model: str = "", limit_s: float = _LOOK_UP_S) -> bool:
+        """Ask for readiness; False, too, if nobody answers."""
+        if self._is_closed:
+            raise EnsembledClientError("the client is closed")
+        try:
+            return bool(await self._link.look_up(Topic(subject, model), limit_s))
+        except _SHORT_WAIT:
+            return False
+
+    async def wait_until_ready(self, timeout: float, model: str = "") -> None:  # noqa: ASYNC109
+        """Ask until it is ready."""
+        clock = _Clock(self._runtime, None)
+        subject = Subject.MODEL_READY if model else Subject.READY
+        while True:
+            left_s = timeout - clock.passed_s()
+            if await self.is_true(subject, model, min(_LOOK_UP_S, max(left_s, _POLL_S))):
+                return
+            left_s = timeout - clock.passed_s()
+            if left_s <= 0:
+                raise Unavailable(f"{model or 'the server'} is not ready after {timeout:g} s")
+            await self._runtime.sleep(min(_POLL_S, left_s))
+
+    async def _info(self, model: str, clock: _Clock) -> ModelInfo:
+        known = self._models.get(model)
+        if known is not None:
+            return known
+        metadata = await self._look_up(Topic(Subject.METADATA, model), clock)
+        config: Mapping[str, Any] = {}
+        # An extension of the protocol; other servers don't have it.
+        with suppress(RequestRejected, UnknownModel, ServerFailure):
+            config = await self._look_up(Topic(Subject.CONFIG, model), clock)
+        info = self._models[model] = ModelInfo.of(metadata, config)
+        return info
+
+    async def _look_up(self, topic: Topic, clock: _Clock) -> Any:
+        async def send(left_s: float | None) -> Any:
+            return await self._link.look_up(topic, min(_LOOK_UP_S, left_s or _LOOK_UP_S))
+
+        return await self._try_again(send, clock, changes_nothing=True)
+
+
+def _class(text: str) -> tuple[str, float]:
+    """``score:index`` or ``score:index:label``."""
+    score, index, *label = text.split(":", 2)
+    return label[0] if label else index, float(score)
