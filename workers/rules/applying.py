@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from workers.rules.averages import trimmed_mean
 from workers.rules.catalogue import RULES, Array, is_custom
 from workers.rules.custom import CustomRule
 from workers.rules.stacking import Stack
@@ -61,9 +62,9 @@ class _BuiltIn:
     """A rule of `RULES`."""
 
     def __init__(self, spec: EnsembleSpec, weights: Array) -> None:
-        self._rule: Callable[..., None] = RULES[spec.rule]
+        self._rule = RULES[spec.rule]
         if spec.rule == "trimmed_mean":
-            self._rule = partial(self._rule, trim=spec.trim)
+            self._rule = partial(trimmed_mean, trim=spec.trim)
         self._weights = weights
 
     def over(self, chosen: Sequence[int]) -> Applied:
