@@ -24,8 +24,10 @@ class Blocking:
         return self
 
     def __exit__(self, *_):
-        self._runner.run(self._client.aclose())
-        self._runner.close()
+        if self._runner is not None:
+            self._runner.run(self._client.aclose())
+            self._runner.close()
+            self._runner = None
 
     def __getattr__(self, name):
         method = getattr(self._client, name)
