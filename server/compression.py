@@ -33,7 +33,7 @@ _WINDOW_BYTES = 1 << 14
 _MAX_MEMBERS = 1 << 12
 _SAMPLE_BYTES = 1 << 14
 _LEVEL = 1
-_LEAST_GAIN = 0.1
+_LEAST_GAIN = 0.3
 _ALIASES = {"": "", "identity": "", "x-gzip": "gzip"} | {name: name for name in ENCODINGS}
 
 

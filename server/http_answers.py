@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from server.body import Receive, linger
-from server.compression import ENCODINGS, LEAST_BYTES, compress_if_worth, preferred
+from server.compression import ENCODINGS, compress_if_worth, preferred
 from server.errors import QueueFull, RequestError, RequestTooLarge, UnsupportedMediaType
 
 __all__ = ["JSON", "RAW", "HttpAnswer", "Scope", "Send", "compressed", "error_answer", "refuse"]
@@ -69,10 +69,14 @@ async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send
 async def compressed(
     answer: HttpAnswer, request_headers: Mapping[bytes, bytes], threads: Executor
 ) -> HttpAnswer:
-    """Compress an answer if the client asks for it and it gets smaller, a big one in a thread."""
+    """Compress an answer if the client asks for it and it gets smaller, a big one in a thread.
+
+    Args:
+        answer: of `LEAST_BYTES` or more.
+        request_headers: of the request.
+        threads: where it is compressed if it is big.
+    """
     body = answer.body
-    if len(body) < LEAST_BYTES:
-        return answer
     answer.headers.append(_VARY)
     accept = request_headers.get(b"accept-encoding")
     encoding = preferred(accept) if accept is not None else ""

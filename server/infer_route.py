@@ -18,6 +18,7 @@ import orjson
 
 from server.accepted import Answer, Request
 from server.body import BodyReader, Disconnected, Receive, read_length
+from server.compression import LEAST_BYTES
 from server.descriptions import MODEL_VERSION
 from server.errors import InvalidRequest, RequestError, Unavailable, UnknownModel
 from server.front_end_spec import ModelSpec
@@ -123,10 +124,11 @@ class InferRoute:
         answer = await accepted.future
         out, json_length = await self._encode(model, answer, request_id, outputs)
         path.endpoint.counters.succeed(arrived, answer)
-        if json_length is None:
-            return await compressed(HttpAnswer(200, out, [JSON]), headers, self._threads)
-        length = (_HEADER_LENGTH, b"%d" % json_length)
-        return await compressed(HttpAnswer(200, out, [RAW, length]), headers, self._threads)
+        described = [JSON] if json_length is None else [RAW, (_HEADER_LENGTH, b"%d" % json_length)]
+        response = HttpAnswer(200, out, described)
+        if len(out) < LEAST_BYTES:
+            return response
+        return await compressed(response, headers, self._threads)
 
     async def _parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
         if (len(body) if header_length is None else header_length) < SLICE_BYTES:

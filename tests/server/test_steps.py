@@ -1,0 +1,75 @@
+import asyncio
+import json
+
+import pytest
+
+from server.errors import InvalidRequest
+from server.protocol import parse_in_steps
+from server.steps import Turns, run_at_once
+
+
+def count_to(last, log=None, name=""):
+    for number in range(last):
+        if log is not None:
+            log.append((name, number))
+        yield
+    return last
+
+
+def fail():
+    yield
+    raise InvalidRequest("no")
+
+
+def test_all_steps_at_once():
+    assert run_at_once(count_to(3)) == 3
+    with pytest.raises(InvalidRequest):
+        run_at_once(fail())
+
+
+def test_steps_in_turns_end_in_the_same_way():
+    async def both():
+        turns = Turns()
+        assert await asyncio.gather(*(turns.run(count_to(n)) for n in range(20))) == [*range(20)]
+        with pytest.raises(InvalidRequest):
+            await turns.run(fail())
+        assert await turns.run(count_to(1)) == 1
+
+    asyncio.run(both())
+
+
+def test_who_is_cancelled_keeps_nobody_waiting():
+    def endless():
+        while True:
+            yield
+
+    async def cancel():
+        turns = Turns()
+        task = asyncio.create_task(turns.run(endless()))
+        other = asyncio.create_task(turns.run(count_to(5)))
+        assert await other == 5  # though the first has no end
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await turns.run(count_to(5)) == 5
+
+    asyncio.run(cancel())
+
+
+def test_the_loop_comes_round_often_while_a_big_request_is_parsed():
+    tensor = {"name": "x", "shape": [1000, 100], "datatype": "FP64", "data": [1.2345678] * 100_000}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    rounds = 0
+
+    async def parse():
+        nonlocal rounds
+        parsing = asyncio.create_task(Turns().run(parse_in_steps(body, None)))
+        while not parsing.done():
+            await asyncio.sleep(0)
+            rounds += 1
+        return parsing.result()
+
+    assert asyncio.run(parse()).tensors[0].array.sum() == pytest.approx(123_456.78)
+    assert rounds > 3
+    # However fast the machine is, no step parses more than a slice.
+    assert sum(1 for _ in parse_in_steps(body, None)) > len(body) // (1 << 16)
