@@ -17,6 +17,7 @@ from server.errors import RequestError
 from workers.arena import Arena
 from workers.predictions import ClassMap
 from workers.spec import EnsembleSpec
+from workers.terms import Terms
 
 if TYPE_CHECKING:
     from server.inflight import Piece
@@ -62,6 +63,7 @@ class Wish(msgspec.Struct, frozen=True):
         scores: whether it wants to know how much the members agree.
         predictions: members whose own predictions it wants, by index.
         masks: whether it wants to know which members each row rests on.
+        class_only: whether it wants to know each row's best class, and nothing else.
     """
 
     timeout_s: float = 0.0
@@ -70,6 +72,12 @@ class Wish(msgspec.Struct, frozen=True):
     scores: bool = False
     predictions: tuple[int, ...] = ()
     masks: bool = False
+    class_only: bool = False
+
+    @property
+    def asks_everybody(self) -> bool:
+        """Whether each row needs the prediction of every member that it names."""
+        return self.scores or bool(self.predictions) or self.members != _ALL
 
     @property
     def has_extras(self) -> bool:
@@ -139,6 +147,7 @@ class Answer(msgspec.Struct, frozen=True):
         accepted: when the request was accepted, on the monotonic clock in seconds.
         started: when the last of its jobs was handed to a worker.
         ended: when its last row was combined.
+        saved: predictions, members times rows, that were not needed.
     """
 
     values: bytes | bytearray
@@ -149,6 +158,7 @@ class Answer(msgspec.Struct, frozen=True):
     accepted: float = 0.0
     started: float = 0.0
     ended: float = 0.0
+    saved: int = 0
 
 
 class Request(msgspec.Struct, eq=False):
@@ -156,8 +166,11 @@ class Request(msgspec.Struct, eq=False):
 
     Attributes:
         asked: mask of the members that the client wants.
-        expected: those of them that its rows wait for.
+        expected: those of them that its rows wait for at first.
         quorum: the fewest members that each row's answer may rest on.
+        terms: on which its rows are answered at first.
+        short: whether an answer rests on fewer members than it should.
+        saved: predictions, members times rows, that were not needed.
         started: when the last of its jobs was handed to a worker; before `accepted` if none was.
     """
 
@@ -169,7 +182,7 @@ class Request(msgspec.Struct, eq=False):
     quorum: int
     future: asyncio.Future[Answer]
     accepted: float
-    wants_scores: bool = False
+    terms: Terms
     extras: Extras | None = None
     on_slow: Callable[[Request], None] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -177,6 +190,8 @@ class Request(msgspec.Struct, eq=False):
     claimed: int = 0
     settled: int = 0
     used: int = -1
+    short: bool = False
+    saved: int = 0
     started: float = 0.0
     values: bytes | bytearray = b""
     close_reason: RequestError | None = None
@@ -219,10 +234,11 @@ class Request(msgspec.Struct, eq=False):
                 self.values,
                 self.rows,
                 self.used,
-                self.used != self.asked,
+                self.short,
                 self.extras,
                 self.accepted,
                 max(self.started, self.accepted),
                 now,
+                self.saved,
             )
         )

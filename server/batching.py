@@ -100,8 +100,9 @@ class PendingRanges:
                 first.start = stop
         return merge(taken, self._segment_rows) if len(taken) > 1 else taken
 
-    def withdraw(self, start: int, stop: int) -> None:
-        """Remove whatever of [start, stop) still waits."""
+    def withdraw(self, start: int, stop: int) -> int:
+        """Remove whatever of [start, stop) still waits; how many rows that was."""
+        before = self.rows
         for waiting in (self._waiting, self._suspects):
             kept: list[_Waiting] = []
             touched = False
@@ -117,3 +118,4 @@ class PendingRanges:
             if touched:
                 waiting.clear()
                 waiting.extend(kept)
+        return before - self.rows

@@ -219,7 +219,17 @@ class _Room:
             quorum=config.required_members,
             output=predictions[members[0]],
             scores=CLASS_SCORES if self.members[members[0]].gives_classes else VALUE_SCORES,
+            stages=self._stages(config),
+            thresholds=config.confidence or (),
         )
+
+    def _stages(self, config: EnsembleConfig) -> tuple[int, ...]:
+        """The masks of the members asked up to each stage of a cascade."""
+        stages: list[int] = []
+        for stage in config.cascade or ():
+            mask = sum(1 << self._positions[member] for member in stage)
+            stages.append(mask | (stages[-1] if stages else 0))
+        return tuple(stages)
 
     def instance(self, name: str, batch: int) -> InstanceSpec:
         position = self._positions[name]
@@ -301,6 +311,8 @@ def _problems(config: Config, members: Mapping[str, KnownMember]) -> Iterable[st
         outputs = first.signature.output
         if ensemble.rule in _CLASS_RULES and not outputs.shape:
             yield f"ensembles.{name}.rule: {ensemble.rule} needs an output per class"
+        if ensemble.cascade and not first.gives_classes:
+            yield f"ensembles.{name}.cascade: needs members that give a probability per class"
         if ensemble.rule in _PROBABILITY_RULES and first.config.output == "values":
             yield (
                 f"ensembles.{name}.rule: {ensemble.rule} needs members whose "

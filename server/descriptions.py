@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from server.front_end_spec import FrontEndSpec, ModelSpec
-from server.outputs import COMBINED, extra_outputs
+from server.outputs import COMBINED, extra_outputs, member_names
 from workers.spec import TensorSpec
 
 __all__ = [
@@ -59,6 +59,7 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
         "rule": served.spec.rule,
         "quorum": served.spec.quorum,
         "deadline_ms": served.deadline_s * 1000,
+        **_cascade(model),
         "extra_outputs": [_described(tensor) for tensor in extra_outputs(model)],
     }
     if model.labels:
@@ -82,6 +83,19 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
         },
         "ensemble": ensemble,
     }
+
+
+def _cascade(model: ModelSpec) -> dict[str, Any]:
+    """The stages, by the names of the members that each adds."""
+    spec = model.served.spec
+    if not spec.stages:
+        return {}
+    former = (0, *spec.stages)
+    stages = [
+        member_names(model, stage & ~before)
+        for before, stage in zip(former, spec.stages, strict=False)
+    ]
+    return {"cascade": stages, "confidence": list(spec.thresholds)}
 
 
 def _inputs(model: ModelSpec) -> tuple[TensorSpec, ...]:

@@ -115,11 +115,13 @@ class Fleet:
                 for start, stop in merged:
                     member.pending.append(start, stop, now)
 
-    def withdraw(self, arena: int, start: int, stop: int) -> None:
-        """Remove rows from every list they still wait in."""
+    def withdraw(self, arena: int, start: int, stop: int) -> int:
+        """Remove rows from every list they still wait in; how many predictions that saves."""
+        saved = 0
         for member in self._members[arena]:
-            member.pending.withdraw(start, stop)
+            saved += member.pending.withdraw(start, stop)
             self._forget_crashes(member, start, stop)
+        return saved
 
     def hold(self, arena: int, start: int, stop: int) -> bool:
         """Whether open jobs hold any of these rows; if so, they are released with the last one."""

@@ -15,6 +15,7 @@ import zmq
 
 from server.accepted import Bound, Extras, Request, ServedModel
 from server.batching import Range
+from server.cascade import advance, stage_terms
 from server.errors import (
     DeadlineExceeded,
     InvalidRequest,
@@ -38,18 +39,22 @@ from workers.messages import (
     Close,
     Combined,
     CombinerHello,
+    Deferred,
     Ended,
     Predicted,
     Predictions,
     Reset,
+    Unsure,
     encode,
 )
 from workers.spec import InstanceSpec, MemorySpec
+from workers.terms import Terms
 
 __all__ = ["Gateway"]
 
 _TICK_S = 0.05
 _MESSAGES_AT_ONCE = 64
+_EVERYBODY = (1 << 64) - 1
 
 
 class Gateway:
@@ -87,7 +92,9 @@ class Gateway:
         self._unheard = dict(workers)
         self._inbox = open_socket(zmq.PULL, sockets, FRONT_END, bind=True)
         self._combiner = open_socket(zmq.PUSH, sockets, COMBINER, bind=False)
-        self._decoder: Decoder[Combined | CombinerHello] = Decoder(Combined | CombinerHello)
+        self._decoder: Decoder[Combined | CombinerHello | Unsure] = Decoder(
+            Combined | CombinerHello | Unsure
+        )
         self.fleet = Fleet(
             sockets=sockets,
             epoch=epoch,
@@ -167,12 +174,17 @@ class Gateway:
         quorum = wish.quorum or min(spec.quorum, number)
         if quorum > number:
             raise InvalidRequest(f"a quorum of {quorum} can't be met by {number} members")
-        expected = self.fleet.available(model.arena, asked)
+        available = expected = self.fleet.available(model.arena, asked)
         if expected.bit_count() < quorum:
             raise Unavailable(
                 f"{model.name!r} can't meet its quorum of {quorum}: "
                 f"only {expected.bit_count()} of its members are up"
             )
+        if spec.stages and not wish.asks_everybody:
+            stage, expected = advance(spec.stages, 0, available)
+            terms = stage_terms(quorum, spec.stages, stage)
+        else:
+            terms = Terms(quorum, wish.scores, wish.class_only)
         return Request(
             model,
             bound.inputs,
@@ -182,7 +194,7 @@ class Gateway:
             quorum,
             self._loop.create_future(),
             time.monotonic(),
-            wish.scores,
+            terms,
             Extras(spec, wish, bound.rows) if wish.has_extras else None,
         )
 
@@ -241,6 +253,9 @@ class Gateway:
     def _settle(self, index: int, ended: Ended) -> None:
         flight = self._flights[index]
         for request, (start, stop), complete in flight.settle(ended):
+            if ended.certain:
+                self._enqueue_fresh()
+                request.saved += self.fleet.withdraw(index, start, stop)
             if complete or not self.fleet.hold(index, start, stop):
                 flight.slots.free(start, stop)
             if request.settled == request.rows:
@@ -258,6 +273,16 @@ class Gateway:
         flight = self._flights[arena]
         flight.slots.free(start, stop)
         self._serve_waiting(flight)
+
+    def _defer(self, deferred: Deferred) -> None:
+        """Let rows wait for the next stage of their cascade."""
+        arena = deferred.arena
+        available = self.fleet.available(arena, _EVERYBODY)
+        for span, mask in self._flights[arena].defer(deferred, available):
+            if mask:
+                self._let_wait(arena, mask, span)
+            else:
+                self._wake_combiner((Predictions(arena, *span),))
 
     def _on_combiner_hello(self, message: CombinerHello) -> None:
         if message.epoch != self._epoch:
@@ -282,6 +307,9 @@ class Gateway:
                 case Combined():
                     for ended in message.ended:
                         self._settle(ended.arena, ended)
+                case Unsure():
+                    for deferred in message.deferred:
+                        self._defer(deferred)
                 case CombinerHello():
                     self._on_combiner_hello(message)
         if len(messages) == _MESSAGES_AT_ONCE:
@@ -293,8 +321,10 @@ class Gateway:
             self._dispatch_soon()
 
     def _enqueue(self, request: Request, span: Range) -> None:
-        """Let rows wait for their members, from the next dispatch on."""
-        arena, expected = request.model.arena, request.expected
+        """Let a request's rows wait for their members, from the next dispatch on."""
+        self._let_wait(request.model.arena, request.expected, span)
+
+    def _let_wait(self, arena: int, expected: int, span: Range) -> None:
         fresh = self._fresh
         if fresh and fresh[-1][0] == arena and fresh[-1][1] == expected:
             fresh[-1][2].append(span)

@@ -7,17 +7,19 @@ piece is copied out as its rows end, and no request holds slots while it waits f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import numpy as np
 
 from server.accepted import Request
 from server.batching import Range
+from server.cascade import move_on
 from server.errors import MemberFailed, RequestError
 from server.slots import SlotAllocator
-from workers.arena import Arena, terms_of
-from workers.messages import Ended
+from workers.arena import Arena
+from workers.messages import Deferred, Ended
+from workers.terms import unpack
 
 __all__ = ["InFlight", "Piece"]
 
@@ -67,14 +69,14 @@ class InFlight:
                 arena.views[view][slot] = rows[offset]
             self._ensemble[slot] = request.model.ensemble
             self._expected[slot] = request.expected
-            self._terms[slot] = terms_of(request.quorum, request.wants_scores)
+            self._terms[slot] = request.terms.pack()
             self._row[slot] = start
         else:
             for view, rows in request.inputs:
                 arena.views[view][slots] = rows[offset : offset + count]
             arena.ensemble[slots] = request.model.ensemble
             arena.expected[slots] = request.expected
-            arena.terms[slots] = terms_of(request.quorum, request.wants_scores)
+            arena.terms[slots] = request.terms.pack()
             arena.row[slots] = arena.numbers(start, stop)
         piece = Piece(request, start, stop, offset)
         self._owners[slots] = [piece] * count
@@ -94,6 +96,39 @@ class InFlight:
             else:
                 self._started[slot : slot + stop - start] = [now] * (stop - start)
 
+    def _owned(self, start: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
+        """The pieces that own rows of [start, stop), each with the adjacent rows that it owns.
+
+        A row that was told of twice, or is gone, is nobody's.
+        """
+        position, first = start, start - start % self.arena.capacity
+        while position < stop:
+            piece = self._owners[position - first]
+            if piece is None or not piece.start <= position < piece.stop:
+                position += 1
+                continue
+            end = min(stop, piece.stop)
+            yield piece, position, end
+            position = end
+
+    def defer(self, deferred: Deferred, available: int) -> list[tuple[Range, int]]:
+        """Let the next stage of their cascade predict rows.
+
+        Args:
+            deferred: the rows, and the stage that they were at.
+            available: mask of the members that are up.
+
+        Returns:
+            The ranges that moved on, with the members that are to predict them: 0 if none is left.
+        """
+        further: list[tuple[Range, int]] = []
+        for piece, start, stop in self._owned(deferred.start, deferred.stop):
+            ranges, mask = move_on(
+                self.arena, piece.request, (start, stop), deferred.stage, available
+            )
+            further += [(span, mask) for span in ranges]
+        return further
+
     def settle(self, ended: Ended) -> list[tuple[Request, Range, bool]]:
         """Take in that rows have ended: copy answers out, note failures.
 
@@ -101,16 +136,11 @@ class InFlight:
         waited for had settled these rows (if not, a worker may still hold them).
         """
         settled: list[tuple[Request, Range, bool]] = []
-        position, slot = ended.start, ended.start % self.arena.capacity
-        first = position - slot
+        first = ended.start - ended.start % self.arena.capacity
         values = b""
-        while position < ended.stop:
-            piece = self._owners[position - first]
-            if piece is None or not piece.start <= position < piece.stop:
-                position += 1  # told twice, or of a row that is gone
-                continue
+        for piece, position, stop in self._owned(ended.start, ended.stop):
             request = piece.request
-            stop = min(ended.stop, piece.stop)
+            expected = request.expected
             if not ended.answered:
                 request.error = (
                     request.error or request.close_reason or self._failure(request, ended)
@@ -119,7 +149,6 @@ class InFlight:
                 values = values or self.arena.answer_bytes(
                     request.model.spec, ended.start, ended.stop
                 )
-                request.used &= ended.used
                 size = request.model.spec.output.row_bytes
                 offset = piece.offset + position - piece.start
                 request.take(
@@ -128,12 +157,19 @@ class InFlight:
                 if request.extras is not None:
                     slots = self.arena.slots(position, stop)
                     request.extras.take(offset, self.arena, slots, ended.used)
+                asked = request.asked
+                if request.terms.stage:
+                    slot = position - first
+                    expected = self._expected[slot]
+                    asked = request.model.spec.stages[unpack(self._terms[slot]).stage - 1]
+                    request.saved += (request.asked & ~asked).bit_count() * (stop - position)
+                request.used &= ended.used
+                request.short |= ended.used != asked and not ended.certain
             request.started = max(request.started, self._started[position - first])
             self._owners[position - first : stop - first] = [None] * (stop - position)
             request.settled += stop - position
-            complete = ended.answered and ended.used == request.expected
+            complete = ended.answered and ended.used == expected
             settled.append((request, (position, stop), complete))
-            position = stop
         return settled
 
     def _failure(self, request: Request, ended: Ended) -> RequestError:

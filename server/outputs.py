@@ -18,6 +18,7 @@ from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
 from server.requests import Parameters, WantedOutput
 from server.tensors import bytes_to_wire
+from workers.scores import CLASS_SCORES
 from workers.spec import TensorSpec
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 COMBINED = "output"
+_CLASS = "class"
 _MASK = "member_mask"
 _MEMBER = f"{COMBINED}."
 
@@ -55,6 +57,7 @@ def extra_outputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
         return ()
     output = spec.output
     return (
+        *([TensorSpec(_CLASS, "INT64", ())] if _gives_classes(model) else []),
         *(TensorSpec(name, "FP32", ()) for name in spec.scores),
         TensorSpec(_MASK, "BOOL", (len(model.members),)),
         *(TensorSpec(_MEMBER + name, output.datatype, output.shape) for name in model.members),
@@ -106,7 +109,12 @@ def wish_for(model: ModelSpec, parameters: Parameters, outputs: Sequence[WantedO
             index[name.removeprefix(_MEMBER)] for name in names if name.startswith(_MEMBER)
         ),
         masks=_MASK in names,
+        class_only=names == [_CLASS],
     )
+
+
+def _gives_classes(model: ModelSpec) -> bool:
+    return model.served.spec.scores == CLASS_SCORES
 
 
 def _check_classes(model: ModelSpec, output: WantedOutput) -> None:
@@ -132,23 +140,30 @@ def output_tensors(
 
 def _output_tensor(model: ModelSpec, answer: Answer, wanted: WantedOutput) -> OutputTensor:
     spec = model.served.spec
-    if wanted.name == COMBINED:
-        values, described = answer.values, spec.output
-        if wanted.classes:
-            return _classes(model, np.frombuffer(values, described.dtype), answer.rows, wanted)
+    if wanted.name not in {COMBINED, _CLASS}:
+        return _extra_tensor(model, answer, wanted)
+    values, described = answer.values, spec.output
+    if wanted.name == COMBINED and not wanted.classes:
         return OutputTensor(COMBINED, described.datatype, [answer.rows, *described.shape], values)
-    assert answer.extras is not None, "it was wished for"
+    scores = np.frombuffer(values, described.dtype).reshape(answer.rows, -1)
+    if wanted.classes:
+        return _classes(model, scores, wanted)
+    return _tensor(_CLASS, "INT64", scores.argmax(axis=1).astype(np.int64))
+
+
+def _extra_tensor(model: ModelSpec, answer: Answer, wanted: WantedOutput) -> OutputTensor:
+    spec, extras = model.served.spec, answer.extras
+    assert extras is not None, "it was wished for"
     if wanted.name == _MASK:
         bits = np.array(spec.members, np.uint64)
-        mask = (answer.extras.used[:, np.newaxis] >> bits & np.uint64(1)).astype(np.bool_)
+        mask = (extras.used[:, np.newaxis] >> bits & np.uint64(1)).astype(np.bool_)
         return _tensor(_MASK, "BOOL", mask)
     if wanted.name in spec.scores:
-        column = answer.extras.scores[:, spec.scores.index(wanted.name)]
-        return _tensor(wanted.name, "FP32", column)
+        return _tensor(wanted.name, "FP32", extras.scores[:, spec.scores.index(wanted.name)])
     member = spec.members[model.members.index(wanted.name.removeprefix(_MEMBER))]
-    prediction = answer.extras.predictions[member]
+    prediction = extras.predictions[member]
     if wanted.classes:
-        return _classes(model, prediction, answer.rows, wanted)
+        return _classes(model, prediction, wanted)
     return _tensor(wanted.name, spec.output.datatype, prediction)
 
 
@@ -156,11 +171,9 @@ def _tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> OutputTensor:
     return OutputTensor(name, datatype, list(array.shape), array.tobytes())
 
 
-def _classes(
-    model: ModelSpec, values: npt.NDArray[Any], rows: int, wanted: WantedOutput
-) -> OutputTensor:
+def _classes(model: ModelSpec, scores: npt.NDArray[Any], wanted: WantedOutput) -> OutputTensor:
     """The best classes of each row as BYTES [rows, k]: ``score:index[:label]``, best first."""
-    scores = values.reshape(rows, -1)
+    rows = len(scores)
     k = min(wanted.classes, scores.shape[1])
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     texts = [

@@ -30,6 +30,8 @@ class ModelCounters:
         infer_s: from then until the last of its rows was combined.
         output_s: from then to having the response.
         last: when the last answer was given, as Unix time; 0 if there was none.
+        saved: members' predictions of rows that were not needed, thanks to cascades and to
+            answers that were certain early.
     """
 
     successes: int = 0
@@ -42,6 +44,7 @@ class ModelCounters:
     infer_s: float = 0.0
     output_s: float = 0.0
     last: float = 0.0
+    saved: int = 0
 
     def succeed(self, arrived: float, answer: Answer) -> None:
         """Count a request whose response is there; `arrived` is when its body was."""
@@ -54,6 +57,7 @@ class ModelCounters:
         self.infer_s += answer.ended - answer.started
         self.output_s += now - answer.ended
         self.last = time.time()
+        self.saved += answer.saved
 
     def fail(self, arrived: float) -> None:
         """Count a request that gets an error."""
@@ -123,6 +127,7 @@ def model_statistics(name: str, version: str, counted: ModelCounters) -> dict[st
             "cache_miss": _duration(0, 0.0),
         },
         "batch_stats": [],
+        "predictions_saved": counted.saved,
     }
 
 

@@ -50,9 +50,6 @@ __all__ = [
     "arena_bytes",
     "bytes_per_row",
     "group_blocks",
-    "quorum_of",
-    "terms_of",
-    "wants_scores",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -63,30 +60,6 @@ _ALIGNMENT = 64
 _FRONT_END_CELLS = 5
 _COMBINER_CELLS = 2
 _SCORE_BYTES = 4
-
-
-#: In a row's terms, beside its quorum.
-_SCORES = 1 << 8
-
-
-def terms_of(quorum: int, scores: bool) -> int:
-    """The `terms` cell of a row.
-
-    Args:
-        quorum: the fewest members that its answer may rest on, at least 1.
-        scores: whether the client wants to know how much the members agree.
-    """
-    return quorum | _SCORES if scores else quorum
-
-
-def quorum_of(terms: int) -> int:
-    """The fewest members that the answer of a row with these terms may rest on."""
-    return terms & (_SCORES - 1)
-
-
-def wants_scores(terms: int) -> bool:
-    """Whether the scores of a row with these terms are wanted."""
-    return bool(terms & _SCORES)
 
 
 def _aligned(nbytes: int) -> int:

@@ -13,6 +13,7 @@ __all__ = [
     "Close",
     "Combined",
     "CombinerHello",
+    "Deferred",
     "Ended",
     "Finished",
     "Hello",
@@ -24,6 +25,7 @@ __all__ = [
     "ToCombiner",
     "ToFrontEnd",
     "ToWorker",
+    "Unsure",
     "encode",
 ]
 
@@ -106,7 +108,11 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=6):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True):
-    """Rows of one ensemble that rest on the same members have ended; failed unless `answered`."""
+    """Rows of one ensemble that rest on the same members have ended; failed unless `answered`.
+
+    Attributes:
+        certain: only their best class is wanted, and no member that is missing could change it.
+    """
 
     arena: int
     start: int
@@ -114,12 +120,31 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     used: int
     answered: bool
     error: str = ""
+    certain: bool = False
 
 
 class Combined(msgspec.Struct, frozen=True, array_like=True, tag=7):
     """Combiner to front-end: these rows have their answer, or have failed for good."""
 
     ended: tuple[Ended, ...]
+
+
+class Deferred(msgspec.Struct, frozen=True, array_like=True):
+    """Rows whose answer is not sure enough after a stage of their cascade."""
+
+    arena: int
+    start: int
+    stop: int
+    stage: int
+
+
+class Unsure(msgspec.Struct, frozen=True, array_like=True, tag=9):
+    """Combiner to front-end: let the next stage of their cascade predict these rows.
+
+    It is said again until the rows' terms name a later stage.
+    """
+
+    deferred: tuple[Deferred, ...]
 
 
 class CombinerHello(msgspec.Struct, frozen=True, array_like=True, tag=8):
@@ -130,6 +155,6 @@ class CombinerHello(msgspec.Struct, frozen=True, array_like=True, tag=8):
 
 ToWorker = Assign | Reset
 ToCombiner = Predicted | Close | Reset
-ToFrontEnd = Hello | Ready | Combined | CombinerHello
+ToFrontEnd = Hello | Ready | Combined | CombinerHello | Unsure
 
 encode = msgspec.msgpack.Encoder().encode

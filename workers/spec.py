@@ -225,6 +225,9 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
         meta: for `stack`, its meta-model.
         directory: for a user's own rule, where it is imported from beside the installed packages.
         prediction: what its members predict of one row, where that is not like `output`.
+        stages: of a cascade, the masks of the members asked up to each stage; else empty.
+        thresholds: after each stage but the last, how sure an answer must be (its largest
+            probability) for the row to leave the cascade.
     """
 
     name: str
@@ -239,6 +242,8 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
     meta: ModelSource | None = None
     directory: str = ""
     prediction: TensorSpec | None = None
+    stages: tuple[int, ...] = ()
+    thresholds: tuple[float, ...] = ()
 
     @cached_property
     def mask(self) -> int:

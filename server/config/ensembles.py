@@ -18,6 +18,8 @@ __all__ = ["EnsembleConfig", "Rule"]
 
 Rule = Literal["mean", "weighted_mean", "vote", "median", "max", "geometric_mean"]
 
+Policy = Literal["strict", "quorum", "best-effort"]
+
 Weight = Annotated[float, Field(gt=0)]
 
 _WEIGHTS_SCHEMA = WithJsonSchema(
@@ -39,14 +41,24 @@ class EnsembleConfig(Section):
     """How the members' predictions become one answer."""
     weights: Annotated[tuple[Weight, ...], _WEIGHTS_SCHEMA] | None = None
     """For `weighted_mean` only: a list in the members' order, or a mapping by member."""
+    policy: Policy | None = None
+    """`strict`: all members; `quorum`: so many; `best-effort`: one. As `quorum` says if absent."""
     quorum: int | None = Field(default=None, ge=1)
     """The fewest members that an answer may rest on; all of them if absent."""
     deadline_ms: float = Field(default=0.0, ge=0)
     """When a request is answered from the members that are done, if they are a quorum; 0: never."""
+    cascade: tuple[Annotated[tuple[Name, ...], Field(min_length=1)], ...] | None = Field(
+        default=None, min_length=2
+    )
+    """Stages of members: a row that is sure enough after one is not predicted by later ones."""
+    confidence: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
+    """Of a cascade: the best class's probability that is enough, after each stage but the last."""
 
     @property
     def required_members(self) -> int:
         """The quorum as a number."""
+        if self.policy == "best-effort":
+            return 1
         return len(self.members) if self.quorum is None else self.quorum
 
     @field_validator("members")
@@ -84,8 +96,27 @@ class EnsembleConfig(Section):
             raise ValueError(f"weights are for rule weighted_mean, not {self.rule}")
         if self.weights is not None and len(self.weights) != len(self.members):
             raise ValueError(f"{len(self.weights)} weights for {len(self.members)} members")
+        self._check_cascade()
+        if self.policy == "quorum" and self.quorum is None:
+            raise ValueError("policy quorum needs quorum, the fewest members an answer may rest on")
+        if self.policy in {"strict", "best-effort"} and self.quorum is not None:
+            raise ValueError(f"policy {self.policy} needs no quorum, remove one of them")
         if self.required_members > len(self.members):
             raise ValueError(
                 f"quorum is {self.quorum}, but there are only {len(self.members)} members"
             )
         return self
+
+    def _check_cascade(self) -> None:
+        if self.cascade is None:
+            if self.confidence is not None:
+                raise ValueError("confidence is for a cascade")
+            return
+        staged = [member for stage in self.cascade for member in stage]
+        if sorted(staged) != sorted(self.members):
+            raise ValueError("cascade names each of the members once")
+        if self.confidence is None or len(self.confidence) != len(self.cascade) - 1:
+            raise ValueError(
+                f"a cascade of {len(self.cascade)} stages needs confidence, a list of "
+                f"{len(self.cascade) - 1}"
+            )

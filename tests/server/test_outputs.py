@@ -28,6 +28,7 @@ def wanted(*names, **options):
 def test_what_a_model_gives_on_request():
     described = {tensor.name: (tensor.datatype, tensor.shape) for tensor in extra_outputs(model())}
     assert described == {
+        "class": ("INT64", ()),
         **dict.fromkeys(CLASS_SCORES, ("FP32", ())),
         "member_mask": ("BOOL", (2,)),
         "output.four": ("FP32", (3,)),
@@ -54,7 +55,7 @@ def test_a_wish_knows_members_and_outputs_by_their_index():
 @pytest.mark.parametrize(
     ("outputs", "complaint"),
     [
-        (wanted("other"), "no output 'other', it has output, entropy,"),
+        (wanted("other"), "no output 'other', it has output, class, entropy,"),
         (wanted("output", "output"), "twice"),
         (wanted("output.six"), "no output 'output.six'"),
         (wanted("entropy", classes=2), "does not consist of classes"),

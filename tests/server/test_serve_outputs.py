@@ -143,7 +143,8 @@ def test_a_big_request_has_its_extras_row_by_row(server):
 def test_the_configuration_tells_which_outputs_there_are(server):
     ensemble = server.client.get("/v2/models/classes/config").json()["ensemble"]
     names = [output["name"] for output in ensemble["extra_outputs"]]
-    assert names[:6] == [
+    assert names[:7] == [
+        "class",
         "entropy",
         "expected_entropy",
         "mutual_information",
@@ -151,7 +152,7 @@ def test_the_configuration_tells_which_outputs_there_are(server):
         "vote_share",
         "disagreement",
     ]
-    assert names[6:] == ["member_mask", *(f"output.logits{number}" for number in range(3))]
+    assert names[7:] == ["member_mask", *(f"output.logits{number}" for number in range(3))]
     metadata = server.client.get("/v2/models/classes").json()
     assert [output["name"] for output in metadata["outputs"]] == ["output"]
 

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from workers.arena import Arena, arena_bytes, terms_of
+from workers.arena import Arena, arena_bytes
 from workers.memory import SharedMemory, board_bytes, create_memory
 from workers.spec import ArenaSpec, BlockSpec, EnsembleSpec, MemorySpec, TensorSpec
+from workers.terms import Terms
 
 PROCESSES = ("front-end", "combiner", "worker cpu:0")
 
@@ -63,6 +64,8 @@ def claim(
     ensemble_index: int = 0,
     quorum: int = 0,
     scores: bool = False,
+    early: bool = False,
+    stage: int = 0,
 ) -> slice:
     """What a front-end does with rows; views are filled with their row numbers."""
     slots = arena.slots(start, stop)
@@ -72,7 +75,7 @@ def claim(
     arena.ensemble[slots] = ensemble_index
     arena.expected[slots] = expected
     quorum = quorum or arena.spec.ensembles[ensemble_index].quorum
-    arena.terms[slots] = terms_of(quorum, scores)
+    arena.terms[slots] = Terms(quorum, scores, early, stage).pack()
     arena.row[slots] = arena.numbers(start, stop)
     return slots
 

@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.combiner import ArenaCombiner
-from workers.messages import Ended
+from workers.messages import Deferred, Ended
 from workers.rules import RULES
 from workers.spec import BlockSpec, TensorSpec
+from workers.terms import Terms
 
 ALL = 0b111
 
@@ -329,3 +330,98 @@ def test_every_row_ends_once_and_with_what_was_there(steps):
                 case "restart":
                     combiner = ArenaCombiner(0, open_arena(memory))
         take(combiner.scan(), set(range(8)))
+
+
+# -- cascades, and answers that are certain early ----------------------------------------------
+
+STAGED = ensemble("staged", (0, 1, 2), quorum=1, stages=(0b001, 0b111), thresholds=(0.75,))
+
+
+@pytest.fixture
+def staged():
+    with mapped(arena_spec(ensembles=(STAGED,))) as memory:
+        yield open_arena(memory), ArenaCombiner(0, open_arena(memory))
+
+
+def say(arena, member, start, probabilities):
+    """Let a member give these probabilities of the first class to the rows from `start` on."""
+    first = np.array(probabilities, np.float32)
+    stop = start + len(first)
+    slots = arena.slots(start, stop)
+    arena.predictions[member][slots] = np.stack([first, 1 - first], axis=1)
+    arena.done[member, slots] = arena.numbers(start, stop)
+
+
+@pytest.mark.parametrize("by_scan", [False, True])
+def test_rows_leave_a_cascade_when_they_are_sure(staged, by_scan):
+    arena, combiner = staged
+    claim(arena, START, START + 4, expected=0b001, quorum=1, stage=1)
+    say(arena, 0, START, [0.9, 0.6, 0.5, 0.1])
+    outcomes = combiner.scan() if by_scan else combiner.evaluate(START, START + 4)
+    assert outcomes == [
+        ended(START, START + 1, 0b001),
+        ended(START + 3, START + 4, 0b001),
+        Deferred(0, START + 1, START + 3, 1),
+    ]
+    again = combiner.scan()
+    assert again == [Deferred(0, START + 1, START + 3, 1)], "until the front-end has done it"
+    slots = arena.slots(START + 1, START + 3)
+    arena.expected[slots] = 0b111
+    arena.terms[slots] = Terms(1, stage=2).pack()
+    assert combiner.scan() == []
+    say(arena, 1, START + 1, [0.6, 0.6])
+    say(arena, 2, START + 1, [0.6, 0.5])
+    assert combiner.evaluate(START + 1, START + 3) == [ended(START + 1, START + 3, 0b111)]
+    np.testing.assert_allclose(
+        arena.answers(STAGED)[slots][:, 0], [0.6, np.mean([0.5, 0.6, 0.5])], rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize("first", [0.9, 0.5])
+def test_a_lone_row_leaves_a_cascade_or_is_deferred(staged, first):
+    arena, combiner = staged
+    claim(arena, START, START + 1, expected=0b001, quorum=1, stage=1)
+    assert combiner.evaluate(START, START + 1) == []
+    say(arena, 0, START, [first])
+    (outcome,) = combiner.evaluate(START, START + 1)
+    sure = ended(START, START + 1, 0b001)
+    assert outcome == (sure if first > 0.75 else Deferred(0, START, START + 1, 1))
+
+
+def test_a_stage_that_fails_is_no_answer_but_a_question_to_the_next(staged):
+    arena, combiner = staged
+    claim(arena, START, START + 2, expected=0b001, quorum=1, stage=1)
+    predict(arena, 0, START, START + 2, failed=True)
+    assert combiner.evaluate(START, START + 2) == [Deferred(0, START, START + 2, 1)]
+
+
+def test_a_closed_row_is_not_deferred(staged):
+    arena, combiner = staged
+    slots = claim(arena, START, START + 2, expected=0b001, quorum=1, stage=1)
+    say(arena, 0, START, [0.5, 0.5])
+    arena.closing[slots] = arena.numbers(START, START + 2)
+    assert combiner.evaluate(START, START + 2) == [ended(START, START + 2, 0b001)]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_certain_class_does_not_wait(staged, rows):
+    arena, combiner = staged
+    stop = START + rows
+    claim(arena, START, stop, expected=0b111, quorum=3, early=True)
+    say(arena, 0, START, [0.9] * rows)
+    assert combiner.evaluate(START, stop) == []
+    say(arena, 1, START, [0.9, 0.2, 0.6][:rows])
+    # Leads of 1.6, 0.2 and 1.0: only the first is more than the third member can make up for.
+    certain = Ended(0, START, START + 1, 0b011, True, "", certain=True)
+    assert combiner.evaluate(START, stop) == [certain]
+    if rows == 3:
+        say(arena, 2, START + 1, [0.0, 0.0])
+        assert combiner.scan() == [ended(START + 1, stop, 0b111)]
+
+
+def test_what_is_closed_before_it_is_certain_needs_its_quorum(staged):
+    arena, combiner = staged
+    slots = claim(arena, START, START + 1, expected=0b111, quorum=2, early=True)
+    say(arena, 0, START, [0.9])
+    arena.closing[slots] = START
+    assert combiner.evaluate(START, START + 1) == [ended(START, START + 1, 0b001, answered=False)]
