@@ -13,13 +13,12 @@ import math
 import re
 from typing import Any, NamedTuple
 
-from ensembled_client.load.response import Response, header_of
+from ensembled_client.load.response import Response
 
 __all__ = ["HttpJudge", "Verdict", "classify", "document_fault"]
 
-_LENGTH = b"inference-header-content-length"
 _MOST_KIND_CHARACTERS = 120
-_DEGRADED = re.compile(rb'"degraded"\s*:\s*true')
+_DEGRADED = (b'"degraded":true', b'"degraded": true')
 _NUMBERS = re.compile(r"\d+(\.\d+)?")
 _NONSENSE = "it is not what the protocol says"
 _ITEM_BYTES = {
@@ -40,6 +39,10 @@ class Verdict(NamedTuple):
     is_degraded: bool = False
 
 
+_GOOD_ANSWER = Verdict(None)
+_DEGRADED_ANSWER = Verdict(None, is_degraded=True)
+
+
 def classify(status: object, message: str) -> str:
     """Return the kind of an error: messages that differ in numbers alone are one kind."""
     text = _NUMBERS.sub("N", " ".join(message.split()))
@@ -58,15 +61,15 @@ class HttpJudge:
 
     def judge(self, response: Response, rows: int) -> Verdict:
         """Judge the answer to a request of so many rows."""
-        if response.status != 200:
-            return Verdict(classify(response.status, _message(response.body)))
-        body, length = response.body, header_of(response.head, _LENGTH)
+        if response.head.status != 200:
+            return Verdict(classify(response.head.status, _message(response.body)))
+        body, length = response.body, response.head.json_length
         if length is None:
             text, raw_bytes = body, None
-        elif not length.isdigit() or int(length) > len(body):
-            return Verdict(f"wrong answer: Inference-Header-Content-Length is {length!r}")
+        elif length > len(body):
+            return Verdict("wrong answer: it is shorter than its JSON")
         else:
-            text, raw_bytes = body[: int(length)], len(body) - int(length)
+            text, raw_bytes = body[:length], len(body) - length
         if rows not in self._seen:
             fault = _json_fault(text, rows, raw_bytes)
             if fault is None:
@@ -79,7 +82,9 @@ class HttpJudge:
             fault = None
         if fault is not None:
             return Verdict(f"wrong answer: {fault}")
-        return Verdict(None, _DEGRADED.search(text) is not None)
+        if _DEGRADED[0] in text or _DEGRADED[1] in text:
+            return _DEGRADED_ANSWER
+        return _GOOD_ANSWER
 
 
 def _message(body: bytes) -> str:

@@ -84,7 +84,11 @@ class Generator:
         self._started = event_loop.create_future()
         window = Window(0)
         deadline_s = self._job.deadline_s
-        recorder = Recorder(window, None if deadline_s is None else round(deadline_s * _SECOND_NS))
+        recorder = Recorder(
+            window,
+            None if deadline_s is None else round(deadline_s * _SECOND_NS),
+            keeps_service=self._job.schedule is not None,
+        )
         async with lane_factory(self._job) as make_lane:
             loop = self._loop(make_lane, recorder)
             try:

@@ -130,7 +130,7 @@ class HttpLane(Lane, asyncio.Protocol):
 
     def _answered(self, response: Response) -> None:
         verdict = self._judge.judge(response, self.rows)
-        if not response.keeps_open:
+        if not response.head.keeps_open:
             self._drop()
         self._end(verdict)
 

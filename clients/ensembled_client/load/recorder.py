@@ -95,10 +95,12 @@ class Recorder:
     Attributes:
         window: the measurement.
         deadline_ns: what answers should keep to; None for none.
+        keeps_service: whether the actual sending is another time than the intended one.
     """
 
     window: Window
     deadline_ns: int | None = None
+    keeps_service: bool = True
     latency: Durations = field(default_factory=Durations)
     service: Durations = field(default_factory=Durations)
     schedule_lag: Durations = field(default_factory=Durations)
@@ -140,7 +142,8 @@ class Recorder:
             self.fine += 1
             self.degraded += verdict.is_degraded
             self.latency.record(latency_ns)
-            self.service.record(now_ns - sent_ns)
+            if self.keeps_service:
+                self.service.record(now_ns - sent_ns)
         else:
             known = verdict.error in self.errors or len(self.errors) < _MOST_KINDS
             self.errors[verdict.error if known else _OTHER] += 1

@@ -7,9 +7,10 @@ interim responses, bodies that end with the connection.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
-__all__ = ["BadResponseError", "Response", "ResponseReader", "header_of"]
+__all__ = ["BadResponseError", "Head", "Response", "ResponseReader", "parse_head"]
 
 _MOST_HEAD_BYTES = 1 << 16
 _END = b"\r\n\r\n"
@@ -20,47 +21,76 @@ class BadResponseError(Exception):
     """The bytes are no HTTP response, or it is cut short."""
 
 
-class Response(NamedTuple):
-    """A complete response.
+class Head(NamedTuple):
+    """What the head of a response says.
 
     Attributes:
         status: its code.
-        head: status line and headers, in lower case.
-        body: without framing.
+        length: of the body; None if that is told otherwise.
+        is_chunked: whether it comes in chunks.
         keeps_open: whether the connection can carry another request.
+        json_length: of the part of the body that is JSON; None if all of it is.
     """
 
     status: int
-    head: bytes
-    body: bytes
+    length: int | None
+    is_chunked: bool
     keeps_open: bool
+    json_length: int | None
 
 
-def header_of(head: bytes, name: bytes) -> bytes | None:
-    """Return the value of a header, in lower case; `name` is in lower case, too."""
-    start = head.find(b"\r\n" + name + b":")
-    if start < 0:
-        return None
-    start += len(name) + 3
-    end = head.find(b"\r\n", start)
-    return head[start : end if end >= 0 else len(head)].strip()
+class Response(NamedTuple):
+    """A complete response; its body is without framing."""
+
+    head: Head
+    body: bytes
+
+
+@functools.lru_cache(256)  # those of a server differ in little: not even a date every time
+def parse_head(head: bytes) -> Head:
+    """Read the head of a response, from its first byte to the last header's line end.
+
+    Raises:
+        BadResponseError: if it can't be understood.
+    """
+    lines = head.lower().split(b"\r\n")
+    if not lines[0].startswith(b"http/1.") or not lines[0][9:12].isdigit():
+        raise BadResponseError(f"not an HTTP/1.1 response: {head[:40]!r}")
+    status = int(lines[0][9:12])
+    headers = {
+        name: value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])
+    }
+    connection = headers.get(b"connection", b"")
+    is_old = lines[0].startswith(b"http/1.0")
+    coding = headers.get(b"transfer-encoding")
+    if coding is not None and not coding.endswith(b"chunked"):
+        raise BadResponseError(f"unknown transfer encoding {coding!r}")
+    length = _length(headers, b"content-length") if coding is None else None
+    return Head(
+        status=status,
+        length=0 if status in _NO_BODY else length,
+        is_chunked=coding is not None and status not in _NO_BODY,
+        keeps_open=b"keep-alive" in connection if is_old else b"close" not in connection,
+        json_length=_length(headers, b"inference-header-content-length"),
+    )
+
+
+def _length(headers: dict[bytes, bytes], name: bytes) -> int | None:
+    text = headers.get(name)
+    if text is not None and not text.isdigit():
+        raise BadResponseError(f"{name.decode().title()} is {text!r}")
+    return None if text is None else int(text)
 
 
 class ResponseReader:
     """Reads one response after the other; there is one request in flight per connection."""
 
-    __slots__ = ("_buffer", "_chunks", "_head", "_keeps_open", "_length", "_position", "_status")
+    __slots__ = ("_buffer", "_chunks", "_head", "_position")
 
     def __init__(self) -> None:
         self._buffer: bytes | bytearray = b""
-        self._forget()
-
-    def _forget(self) -> None:
-        self._head: bytes | None = None
-        self._status = 0
-        self._keeps_open = True
-        self._length: int | None = None
-        self._chunks: list[bytes] | None = None
+        self._head: Head | None = None
+        self._chunks: list[bytes] = []
         self._position = 0
 
     @property
@@ -80,9 +110,8 @@ class ResponseReader:
             self._buffer += data
         else:
             self._buffer = data
-        if self._head is None and not self._read_head():
-            return None
-        return self._read_body()
+        head = self._head or self._read_head()
+        return None if head is None else self._read_body(head)
 
     def end(self) -> Response:
         """The connection is closed: return the response that this completes.
@@ -92,61 +121,37 @@ class ResponseReader:
         """
         if self._head is None:
             raise BadResponseError("the server closed the connection without an answer")
-        if self._length is not None or self._chunks is not None:
+        if self._head.length is not None or self._head.is_chunked:
             raise BadResponseError("the server closed the connection within an answer")
-        self._keeps_open = False
-        return self._complete(bytes(self._buffer[self._position :]), len(self._buffer))
+        self._head = self._head._replace(keeps_open=False)
+        return self._complete(self._head, bytes(self._buffer[self._position :]), len(self._buffer))
 
-    def _read_head(self) -> bool:
-        """Whether the head is there; interim responses are skipped."""
+    def _read_head(self) -> Head | None:
+        """The head, if all of it is there; interim responses are skipped."""
         while True:
             end = self._buffer.find(_END)
             if end < 0:
                 if len(self._buffer) > _MOST_HEAD_BYTES:
                     raise BadResponseError("the head of the answer does not end")
-                return False
-            head = bytes(self._buffer[: end + 2]).lower()
-            if not head.startswith(b"http/1.") or not head[9:12].isdigit():
-                raise BadResponseError(f"not an HTTP/1.1 response: {head[:40]!r}")
-            status = int(head[9:12])
-            if status >= 200 or status == 101:
+                return None
+            head = parse_head(bytes(self._buffer[:end]))
+            if head.status >= 200 or head.status == 101:
                 break
             self._buffer = self._buffer[end + len(_END) :]
-        self._head, self._status, self._position = head, status, end + len(_END)
-        self._frame(head)
-        return True
+        self._head, self._position = head, end + len(_END)
+        return head
 
-    def _frame(self, head: bytes) -> None:
-        """Find out how the body ends."""
-        connection = header_of(head, b"connection") or b""
-        self._keeps_open = (
-            b"keep-alive" in connection
-            if head.startswith(b"http/1.0")
-            else b"close" not in connection
-        )
-        coding = header_of(head, b"transfer-encoding")
-        if self._status in _NO_BODY:
-            self._length = 0
-        elif coding is not None:
-            if not coding.endswith(b"chunked"):
-                raise BadResponseError(f"unknown transfer encoding {coding!r}")
-            self._chunks = []
-        elif (length := header_of(head, b"content-length")) is not None:
-            if not length.isdigit():
-                raise BadResponseError(f"Content-Length is {length!r}")
-            self._length = int(length)
-
-    def _read_body(self) -> Response | None:
-        if self._chunks is not None:
-            return self._read_chunks(self._chunks)
-        if self._length is None:
+    def _read_body(self, head: Head) -> Response | None:
+        if head.is_chunked:
+            return self._read_chunks(head)
+        if head.length is None:
             return None  # it ends with the connection
-        end = self._position + self._length
+        end = self._position + head.length
         if len(self._buffer) < end:
             return None
-        return self._complete(bytes(self._buffer[self._position : end]), end)
+        return self._complete(head, bytes(self._buffer[self._position : end]), end)
 
-    def _read_chunks(self, chunks: list[bytes]) -> Response | None:
+    def _read_chunks(self, head: Head) -> Response | None:
         while True:
             line_end = self._buffer.find(b"\r\n", self._position)
             if line_end < 0:
@@ -157,26 +162,26 @@ class ResponseReader:
             except ValueError:
                 raise BadResponseError(f"the size of a chunk is {size_text[:20]!r}") from None
             if size == 0:
-                return self._read_trailer(chunks, line_end)
+                return self._read_trailer(head, line_end)
             start = line_end + 2
             if len(self._buffer) < start + size + 2:
                 return None
             if self._buffer[start + size : start + size + 2] != b"\r\n":
                 raise BadResponseError("a chunk does not end where it should")
-            chunks.append(bytes(self._buffer[start : start + size]))
+            self._chunks.append(bytes(self._buffer[start : start + size]))
             self._position = start + size + 2
 
-    def _read_trailer(self, chunks: list[bytes], line_end: int) -> Response | None:
+    def _read_trailer(self, head: Head, line_end: int) -> Response | None:
         if self._buffer[line_end : line_end + 4] == _END:
-            return self._complete(b"".join(chunks), line_end + 4)
+            return self._complete(head, b"".join(self._chunks), line_end + 4)
         end = self._buffer.find(_END, line_end)
-        return None if end < 0 else self._complete(b"".join(chunks), end + len(_END))
+        return None if end < 0 else self._complete(head, b"".join(self._chunks), end + len(_END))
 
-    def _complete(self, body: bytes, end: int) -> Response:
+    def _complete(self, head: Head, body: bytes, end: int) -> Response:
         if len(self._buffer) > end:
             raise BadResponseError("the server sent more than one answer to one request")
-        assert self._head is not None
-        response = Response(self._status, self._head, body, self._keeps_open)
         self._buffer = b""
-        self._forget()
-        return response
+        self._head = None
+        self._chunks = []
+        self._position = 0
+        return Response(head, body)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from ensembled_client.load.answers import HttpJudge, classify
-from ensembled_client.load.response import Response
+from ensembled_client.load.response import Head, Response
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,12 +14,14 @@ def json_answer(rows=2, values=6, **parameters):
     return {"outputs": [output], "parameters": parameters}
 
 
-def response(document, raw=None, status=200):
+def plain(body, status=200, json_length=None):
+    head = Head(status, len(body), is_chunked=False, keeps_open=True, json_length=json_length)
+    return Response(head, body)
+
+
+def response(document, raw=None):
     text = json.dumps(document).encode()
-    head = b"http/1.1 200 ok\r\n"
-    if raw is not None:
-        head += b"inference-header-content-length: %d\r\n" % len(text)
-    return Response(status, head, text + (raw or b""), keeps_open=True)
+    return plain(text + (raw or b""), json_length=None if raw is None else len(text))
 
 
 def binary_answer(rows=2, size=24, **parameters):
@@ -45,10 +47,10 @@ def test_good_answers_are_fine():
         (response({"outputs": []}), "no output"),
         (response([]), "not what the protocol says"),
         (response({"outputs": [{"name": "output"}]}), "not what the protocol says"),
-        (Response(200, b"", b"<html>", True), "not what the protocol says"),
+        (plain(b"<html>"), "not what the protocol says"),
         (response(binary_answer(size=20), b"x" * 20), "as many bytes"),
         (response(binary_answer(), b"x" * 25), "longer than its outputs"),
-        (Response(200, b"\r\ninference-header-content-length: 9\r\n", b"{}", True), "is b'9'"),
+        (plain(b"{}", json_length=9), "shorter than its JSON"),
     ],
 )
 def test_a_wrong_first_answer_is_an_error(answer, fault):
@@ -69,7 +71,7 @@ def test_every_degraded_answer_is_noticed(spaces):
     judge = HttpJudge()
     for degraded in (False, True, True, False):
         text = json.dumps(json_answer(degraded=degraded), separators=spaces).encode()
-        assert judge.judge(Response(200, b"", text, True), 2) == (None, degraded)
+        assert judge.judge(plain(text), 2) == (None, degraded)
 
 
 def test_raw_bytes_are_not_searched_for_degraded():
@@ -79,7 +81,7 @@ def test_raw_bytes_are_not_searched_for_degraded():
 
 def test_errors_have_the_servers_words_without_their_numbers():
     def kind(status, body):
-        return HttpJudge().judge(Response(status, b"", body, True), 1).error
+        return HttpJudge().judge(plain(body, status), 1).error
 
     assert (
         kind(429, b'{"error": "12 requests wait,\\n most is 8"}')

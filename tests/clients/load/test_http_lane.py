@@ -139,7 +139,7 @@ def test_other_ways_to_send_a_good_answer(answer, connections):
             [b"HTTP/1.1 200 OK\r\nconnection: close\r\nContent-Length: 9\r\n\r\n", b"x"],
             "connection: the server closed the connection within an answer",
         ),
-        (b"hello\r\n\r\n", "protocol: not an HTTP/1.1 response: b'hello\\r\\n'"),
+        (b"hello\r\n\r\n", "protocol: not an HTTP/1.1 response: b'hello'"),
         (GOOD + b"more", "protocol: the server sent more than one answer to one request"),
         (
             b'HTTP/1.1 503 X\r\nContent-Length: 17\r\n\r\n{"error": "no 1"}',
