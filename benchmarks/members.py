@@ -12,7 +12,7 @@ from server.config import Config
 from server.members import model_sources
 from workers.backends import load
 from workers.backends.base import Array
-from workers.instance import probabilities
+from workers.meaning import probabilities
 from workers.rules import RULES
 from workers.spec import DeviceSpec, TensorSpec
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.compose import KnownMember
+from server.classes import read_labels
 from server.config import Config, MemberConfig, RecipeConfig, backend_for
 from server.errors import ConfigError, StartError
+from server.known_member import KnownMember
 from workers.inspection import InspectionError, inspect_models
 from workers.recipes import RECIPES, RecipeError, RecipeResult, ensure_with_progress
-from workers.spec import ModelSource, TensorSpec
+from workers.spec import ModelSource
 
 __all__ = ["know_members", "model_sources"]
 
@@ -76,16 +77,12 @@ def _source(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> M
         path = member.model if isinstance(member.model, Path) else None
     backend = member.resolved_backend or (backend_for(path) if path else None)
     assert backend is not None, "the configuration's check leaves no other"
-    declared = tuple(
-        TensorSpec(own, tensor.datatype, tensor.shape)
-        for own, tensor in member.inputs.items()
-        if tensor.datatype is not None and tensor.shape is not None
-    )
+    declared = [tensor.declared(own) for own, tensor in member.inputs.items()]
     return ModelSource(
         member=name,
         backend=backend,
         path=str(path or ""),
-        declared=declared,
+        declared=tuple(tensor for tensor in declared if tensor is not None),
         output_name=member.output_name or "",
         fake=member.fake.options() if member.fake else None,
     )
@@ -95,9 +92,4 @@ def _labels(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> t
     path = member.labels
     if path is None and isinstance(member.model, RecipeConfig):
         path = made[member.model.recipe].labels_path
-    if path is None:
-        return ()
-    try:
-        return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"members.{name}.labels: {path}: {error}") from None
+    return () if path is None else read_labels(f"members.{name}.labels", path)

@@ -17,24 +17,12 @@ import numpy.typing as npt
 
 from workers.arena import Arena, Array, Cells
 from workers.backends import Model
+from workers.meaning import interpreter
 from workers.spec import InstanceSpec, Scaling
 
-__all__ = ["Instance", "probabilities", "scale"]
+__all__ = ["Instance", "model_input", "scale"]
 
 _log = logging.getLogger(__name__)
-
-
-def probabilities(logits: Array) -> Array:
-    """Softmax over the last axis, in FP32 or wider.
-
-    Args:
-        logits: [rows, *outputs].
-    """
-    values = logits.astype(np.promote_types(logits.dtype, np.float32), copy=False)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinite logits become NaN: a failed row
-        exponentials = np.exp(values - values.max(axis=-1, keepdims=True))
-        normalised: Array = exponentials / exponentials.sum(axis=-1, keepdims=True)
-    return normalised
 
 
 def scale(pixels: Array, scaling: Scaling) -> Array:
@@ -52,6 +40,21 @@ def scale(pixels: Array, scaling: Scaling) -> Array:
     return scaled
 
 
+def model_input(stored: Array, scaling: Scaling | None, dtype: np.dtype[np.generic]) -> Array:
+    """Turn stored rows into a model's input: the very same array where nothing is to be done.
+
+    Args:
+        stored: [rows, ...], as the client sent them or as pixels.
+        scaling: what to do to pixels.
+        dtype: the model's own; what is too large for it becomes infinite.
+    """
+    values = stored if scaling is None else scale(stored, scaling)
+    if values.dtype == dtype:
+        return values
+    with np.errstate(over="ignore"):
+        return values.astype(dtype)
+
+
 class Instance:
     """A member loaded on this device, reading from and writing to its arena."""
 
@@ -62,17 +65,20 @@ class Instance:
         self._model = model
         self._predictions: Any = arena.predictions[spec.member]
         self._done = arena.done[spec.member]
-        self._are_logits = spec.meaning == "logits"
+        self._interpret = interpreter(spec)
+        no_class = f"a class that is none of 0 to {spec.classes - 1}"
+        self._flaw = no_class if spec.meaning == "class" else "not a finite number"
         self._closing = arena.closing.data
-        self._inputs: list[tuple[Any, Scaling | None]] = [
-            (arena.views[binding.view], binding.scaling) for binding in spec.bindings
+        self._inputs: list[tuple[Any, Scaling | None, np.dtype[np.generic]]] = [
+            (arena.views[binding.view], binding.scaling, tensor.dtype)
+            for binding, tensor in zip(spec.bindings, spec.signature.inputs, strict=True)
         ]
 
     def warm_up(self) -> None:
         """Run batches of one row and of the full size, and keep what a warm one took.
 
         Raises:
-            ValueError: if the model answers with NaN.
+            ValueError: if the model answers with NaN, or a class that there is not.
         """
         latencies = []
         for batch in (1, self.spec.batch):
@@ -84,8 +90,9 @@ class Instance:
             latencies.append(elapsed)
             if np.isnan(answer).any():
                 source = self.spec.source
+                what = self._flaw if self.spec.meaning == "class" else "NaN"
                 raise ValueError(
-                    f"member {source.member!r} ({source.path}): NaN in the output of the warm-up"
+                    f"member {source.member!r} ({source.path}): {what} in the output of the warm-up"
                 )
         self.latency_s = latencies[0], latencies[1]
         self._model.arm()
@@ -120,10 +127,7 @@ class Instance:
         on_attempt(max(self.latency_s))
         try:
             answer = self._answer(
-                [
-                    view[slots] if scaling is None else scale(view[slots], scaling)
-                    for view, scaling in self._inputs
-                ]
+                [model_input(view[slots], scaling, dtype) for view, scaling, dtype in self._inputs]
             )
             self._predictions[slots] = answer
         except Exception as error:
@@ -139,15 +143,15 @@ class Instance:
             self._done[slots] = rows
             return ""
         self._done[slots] = np.where(bad, -rows, rows)
-        _log.warning("member %s answered with NaN or infinity", self.spec.source.member)
-        return "not a finite number in its output"
+        error = f"{self._flaw} in its output"
+        _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
+        return error
 
     def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())
 
     def _answer(self, inputs: list[Array]) -> Array:
-        raw = self._model.predict(inputs)
-        return probabilities(raw) if self._are_logits else raw
+        return self._interpret(self._model.predict(inputs))
 
     def _bad_rows(self, answer: Array) -> npt.NDArray[np.bool_] | None:
         """Which rows a member failed on: NaN anywhere, infinity where it can't be meant."""
@@ -160,15 +164,15 @@ class Instance:
     def _random_inputs(self, batch: int) -> list[Array]:
         generator = np.random.default_rng(0)
         inputs: list[Array] = []
-        for (view, scaling), tensor in zip(self._inputs, self.spec.signature.inputs, strict=True):
+        for view, scaling, dtype in self._inputs:
             shape = (batch, *view.shape[1:])
             if scaling is not None:
                 pixels = generator.integers(0, 256, shape, np.uint8)
-                inputs.append(scale(pixels, scaling))
-            elif np.issubdtype(tensor.dtype, np.floating):
-                inputs.append(generator.random(shape, np.float32).astype(tensor.dtype))
+                inputs.append(model_input(pixels, scaling, dtype))
+            elif np.issubdtype(dtype, np.floating):
+                inputs.append(generator.random(shape, np.float32).astype(dtype))
             else:
-                inputs.append(np.zeros(shape, tensor.dtype))
+                inputs.append(np.zeros(shape, dtype))
         return inputs
 
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from server.config.base import Name, Section
+from server.config.base import Name, RelativePath, Section
 
 __all__ = ["EnsembleConfig", "Rule"]
 
@@ -45,6 +45,9 @@ class EnsembleConfig(Section):
     """`strict`: all members; `quorum`: so many; `best-effort`: one. As `quorum` says if absent."""
     quorum: int | None = Field(default=None, ge=1)
     """The fewest members that an answer may rest on; all of them if absent."""
+    labels: RelativePath | None = None
+    """File with one label per line: the classes of the answer, in their order; a relative path. If
+    absent, they are the members' own, or all that any of them knows."""
     deadline_ms: float = Field(default=0.0, ge=0)
     """When a request is answered from the members that are done, if they are a quorum; 0: never."""
     cascade: tuple[Annotated[tuple[Name, ...], Field(min_length=1)], ...] | None = Field(

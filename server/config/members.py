@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from server.config.base import RelativePath, Section, did_you_mean
-from workers.spec import DTYPES, FakeOptions, OutputMeaning, Preparation
+from workers.spec import DTYPES, FakeOptions, OutputMeaning, Preparation, TensorSpec
 
 __all__ = [
     "FakeConfig",
@@ -103,20 +103,36 @@ class InputTensorConfig(Section):
     name: str | None = Field(default=None, min_length=1)
     """Name that the client uses; the model's own if absent."""
     datatype: str | None = None
-    """Datatype, e.g. `FP32`, for a model that does not describe itself (TorchScript)."""
+    """Datatype that the client sends, e.g. `FP32`; the model's own if absent. The worker converts
+    it, if it is another."""
     shape: tuple[Dimension, ...] | None = None
-    """Shape without the batch dimension, for a model that does not describe itself."""
+    """Shape without the batch dimension, for a model that does not describe itself
+    (TorchScript)."""
+    model_datatype: str | None = None
+    """The model's own datatype, for a model that does not describe itself; `datatype` if absent."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (self.datatype is None) != (self.shape is None):
-            raise ValueError("datatype and shape go together: give both or neither")
-        if self.datatype is not None and self.datatype not in DTYPES:
-            hint = (
-                did_you_mean(self.datatype.upper(), DTYPES) or f", use one of {', '.join(DTYPES)}"
+        if self.shape is not None and self.datatype is None:
+            raise ValueError("shape needs a datatype, give both")
+        if self.model_datatype is not None and self.shape is None:
+            raise ValueError(
+                "model_datatype is for a model that does not describe itself, give its shape, too"
             )
-            raise ValueError(f"unknown datatype {self.datatype!r}{hint}")
+        for datatype in (self.datatype, self.model_datatype):
+            if datatype is not None and datatype not in DTYPES:
+                hint = did_you_mean(datatype.upper(), DTYPES) or f", use one of {', '.join(DTYPES)}"
+                raise ValueError(f"unknown datatype {datatype!r}{hint}")
         return self
+
+    def declared(self, own: str) -> TensorSpec | None:
+        """Return the model's input `own` as it is described here, None if it is not."""
+        datatype = self.model_datatype or self.datatype
+        return (
+            None
+            if datatype is None or self.shape is None
+            else TensorSpec(own, datatype, self.shape)
+        )
 
 
 def _named(value: Any) -> Any:
@@ -175,7 +191,13 @@ class MemberConfig(Section):
     inputs: dict[str, Annotated[InputTensorConfig, _NAME_OR_MAPPING]] = {}
     """The model's own input names, each with the name that the client uses, or with a mapping."""
     output: OutputMeaning = "values"
-    """What the output means; logits become probabilities before they are combined."""
+    """What the output means: `logits` become probabilities before they are combined; `class` is the
+    index of a class, one whole number per row."""
+    temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
+    """For logits `z` and probabilities `p`: the member predicts `softmax(z / temperature)`, or
+    `p ** (1 / temperature)` made to add up to 1."""
+    classes: int | None = Field(default=None, ge=1)
+    """For `output: class`: how many classes there are; as many as labels if absent."""
     output_name: str | None = Field(default=None, min_length=1)
     """Which of the model's outputs to use; needed only if it has several."""
     labels: RelativePath | None = None
@@ -207,8 +229,17 @@ class MemberConfig(Section):
                 f"model: cannot tell the format of {self.model.name!r} by its suffix, "
                 f"use one of {', '.join(_BACKENDS)} or set backend"
             )
+        self._check_output()
         self._check_inputs()
         return self
+
+    def _check_output(self) -> None:
+        if self.temperature != 1 and self.output not in {"logits", "probabilities"}:
+            raise ValueError(f"temperature is for logits and probabilities, not {self.output}")
+        if self.output != "class" and self.classes is not None:
+            raise ValueError(f"classes is for `output: class`, not {self.output}")
+        if self.output == "class" and self.classes is None and self.labels is None:
+            raise ValueError("`output: class` needs classes (how many) or labels")
 
     def _check_fake(self) -> None:
         if self.fake is None:

@@ -32,9 +32,9 @@ def renaming(name, inputs, names):
     return KnownMember(name, config, ModelSource(name, "onnx"), signature)
 
 
-def meaning(name, what, output=Y, labels=()):
+def meaning(name, what, output=Y, labels=(), **section):
     config = Config.model_validate(
-        {"members": {name: {"model": {"recipe": "any"}, "output": what}}}
+        {"members": {name: {"model": {"recipe": "any"}, "output": what, **section}}}
     ).members[name]
     return KnownMember(
         name, config, ModelSource(name, "onnx"), ModelSignature(X, output, 0), labels
@@ -129,12 +129,24 @@ def test_one_image_view_for_each_distinct_preparation():
     assert ensemble.inputs == ()
 
 
+def test_what_the_client_sends_may_be_of_another_type_than_the_models():
+    half = (TensorSpec("x", "FP16", (4,)),)
+    members = [member("a"), renaming("b", half, {"x": {"datatype": "FP32"}})]
+    result = composed(members, {"e": {"members": ["a", "b"]}})
+    (arena,) = result.arenas
+    assert arena.views == X
+    assert [one.signature.inputs for one in result.instances["cpu:0"]] == [X, half]
+    (line,) = problems([member("a"), member("b", inputs=half)])
+    assert "inputs can rename and convert them" in line
+
+
 def test_outputs_of_one_shape_get_one_type_that_is_wide_enough():
     result = composed(
         [
             member("half", output=TensorSpec("y", "FP16", (3,))),
             member("whole", output=TensorSpec("y", "INT64", (3,))),
             member("scalar", output=TensorSpec("y", "FP16", ())),
+            member("bytes", output=TensorSpec("y", "UINT8", (2,))),
         ],
         {"e": {"members": ["half", "whole"]}},
     )
@@ -142,8 +154,9 @@ def test_outputs_of_one_shape_get_one_type_that_is_wide_enough():
     assert [(b.members, b.datatype, b.shape) for b in arena.blocks] == [
         ((0, 1), "FP64", (3,)),
         ((2,), "FP32", ()),
+        ((3,), "FP32", (2,)),
     ]
-    assert [e.output.datatype for e in arena.ensembles] == ["FP64", "FP64", "FP64", "FP32"]
+    assert [e.output.datatype for e in arena.ensembles] == [*["FP64"] * 3, *["FP32"] * 2]
 
 
 def test_segments_hold_the_largest_batch_and_the_budget_holds_the_arenas():
@@ -184,9 +197,7 @@ def test_members_that_disagree_on_their_input():
 
 def test_members_that_disagree_on_their_output():
     (line,) = problems([member("a"), member("b", output=TensorSpec("y", "FP32", (4,)))])
-    assert line == (
-        "ensembles.e: members disagree on their output: 'a' gives shape [3], 'b' gives [4]"
-    )
+    assert line == ("ensembles.e: members disagree on the shape of their output: 'a' [3], 'b' [4]")
 
 
 def test_members_that_disagree_on_what_their_output_means():
@@ -198,8 +209,6 @@ def test_members_that_disagree_on_what_their_output_means():
 
 
 def test_labels():
-    (line,) = problems([member("a", labels=("x", "y", "z")), member("b", labels=("z", "y", "x"))])
-    assert "'a' and 'b' have different labels" in line
     with pytest.raises(
         ConfigError, match=r"members.a.labels: 2 labels for an output of shape \[3\]"
     ):
@@ -208,6 +217,57 @@ def test_labels():
         [member("a"), member("b", labels=("x", "y", "z"))], {"e": {"members": ["a", "b"]}}
     )
     assert [model.labels for model in result.models] == [("x", "y", "z"), (), ("x", "y", "z")]
+
+
+def test_members_of_other_classes_share_an_arena_each_with_its_own():
+    members = [
+        meaning("a", "logits", labels=("x", "y", "z")),
+        meaning("b", "probabilities", TensorSpec("y", "FP64", (4,)), ("w", "z", "y", "x")),
+        meaning("c", "logits", labels=("x", "y", "z")),
+    ]
+    ensembles = {"ab": {"members": ["a", "b"]}, "ac": {"members": ["a", "c"]}}
+    result = composed(members, ensembles)
+    (arena,) = result.arenas
+    assert [(one.members, one.datatype, one.shape) for one in arena.blocks] == [
+        ((0, 2), "FP32", (3,)),
+        ((1,), "FP64", (4,)),
+    ]
+    ab, ac, a, b, _ = arena.ensembles
+    assert ab.columns == ((0, 1, 2, -1), (3, 2, 1, 0))
+    assert ab.output == TensorSpec("output", "FP64", (4,))
+    assert (ac.columns, ac.output.datatype) == ((), "FP32")
+    assert (a.columns, b.columns) == ((), ())
+    assert [model.labels for model in result.models][:4] == [
+        ("x", "y", "z", "w"),
+        ("x", "y", "z"),
+        ("x", "y", "z"),
+        ("w", "z", "y", "x"),
+    ]
+
+
+def test_temperature_and_classes_go_to_the_instance():
+    index = TensorSpec("y", "INT64", (1,))
+    result = composed(
+        [meaning("a", "logits", temperature=2.5), meaning("b", "class", index, classes=3)],
+        {"e": {"members": ["b", "a"], "rule": "vote"}},
+    )
+    logits, index = result.instances["cpu:0"]
+    assert (logits.meaning, logits.classes, logits.temperature) == ("logits", 0, 2.5)
+    assert (index.meaning, index.classes, index.temperature) == ("class", 3, 1.0)
+    assert {e.output for e in result.arenas[0].ensembles} == {TensorSpec("output", "FP32", (3,))}
+
+
+def test_a_class_must_be_one_whole_number():
+    for output in (Y, TensorSpec("y", "FP32", ()), TensorSpec("y", "INT64", (2,))):
+        with pytest.raises(ConfigError, match="members.a.output: a class is one whole number"):
+            composed([meaning("a", "class", output, classes=3)])
+
+
+def test_temperatures_need_an_output_per_class():
+    scalar = TensorSpec("y", "FP32", ())
+    assert composed([meaning("a", "probabilities", scalar)])
+    with pytest.raises(ConfigError, match="a.output: probabilities need an output per class"):
+        composed([meaning("a", "probabilities", scalar, temperature=2)])
 
 
 def test_rules_that_the_outputs_do_not_allow():
@@ -225,6 +285,49 @@ def test_an_image_member_whose_model_takes_none():
         composed([member("a", **{**image(8), "inputs": X})])
     with pytest.raises(ConfigError, match="not one image FP32"):
         composed([member("a", **image(8, layout="nhwc"))])
+
+
+def test_an_image_member_in_half_precision():
+    pixels = (TensorSpec("pixels", "FP16", (3, 8, 8)),)
+    result = composed([member("a", **{**image(8), "inputs": pixels}), member("b", **image(8))])
+    assert len(result.arenas) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "fine"),
+    [
+        ("FP64", "FP16", True),
+        ("FP16", "FP64", True),
+        ("UINT8", "FP16", True),
+        ("INT32", "INT64", True),
+        ("BOOL", "INT8", True),
+        ("INT64", "INT32", False),
+        ("INT32", "FP32", False),
+        ("FP32", "INT64", False),
+        ("BF16", "FP32", False),
+        ("FP32", "BF16", False),
+        ("UINT16", "BF16", False),
+    ],
+)
+def test_only_floats_are_converted_with_loss(given, own, fine):
+    one = renaming("a", (TensorSpec("x", own, (4,)),), {"x": {"datatype": given}})
+    if fine:
+        assert composed([one]).arenas[0].views == (TensorSpec("x", given, (4,)),)
+        return
+    with pytest.raises(ConfigError, match=f"members.a.inputs.x.datatype: {given} can't be conv"):
+        composed([one])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"datatype": "FP32", "shape": [5]},
+        {"datatype": "FP32", "shape": [4], "model_datatype": "FP16"},
+    ],
+)
+def test_a_description_that_the_model_contradicts(wrong):
+    with pytest.raises(ConfigError, match=r"members.a.inputs.x: the model takes x FP32 \[4\]"):
+        composed([renaming("a", X, {"x": wrong})])
 
 
 def test_names_of_inputs_that_the_model_does_not_have():

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
 
-from workers.instance import Instance, probabilities, scale
+from workers.instance import Instance, model_input, scale
 from workers.spec import (
+    DTYPES,
     Binding,
     InstanceSpec,
     ModelSignature,
@@ -54,10 +55,11 @@ def model():
 
 @pytest.fixture
 def make(arena, model):
-    def make(meaning="values", batch=8, answers=()):
+    def make(meaning="values", batch=8, answers=(), **fields):
         model.answers.update(answers)
         source = ModelSource("b", "fake")
-        spec = InstanceSpec(0, MEMBER, batch, source, model.signature, (Binding(0),), meaning)
+        bindings, fields = (Binding(0),), {"classes": 2, **fields}
+        spec = InstanceSpec(0, MEMBER, batch, source, model.signature, bindings, meaning, **fields)
         return Instance(spec, arena, model)
 
     return make
@@ -135,13 +137,55 @@ def test_out_of_memory_for_a_full_batch_is_no_failure(arena, model, make):
         ("logits", [3e38, -3e38], False),
     ],
 )
-def test_a_row_that_is_not_finite_fails_alone(arena, make, meaning, output, is_bad):
+def test_a_row_that_means_nothing_fails_alone(arena, make, meaning, output, is_bad):
     claim(arena, START, START + 4, expected=0b111)
     instance = make(meaning, answers={START + 1: output})
     error = instance.run([(START, START + 4)])
     done = [START, -START - 1 if is_bad else START + 1, START + 2, START + 3]
     assert arena.done[MEMBER, :4].tolist() == done
     assert error == ("not a finite number in its output" if is_bad else "")
+
+
+@pytest.mark.parametrize(("index", "is_bad"), [(0, False), (1, False), (-1, True), (2, True)])
+def test_a_row_of_no_class_fails_alone(arena, make, model, index, is_bad):
+    claim(arena, START, START + 4, expected=0b111)
+    model.predict = lambda inputs: np.array([0, index, 1, 1])[: len(inputs[0])]
+    error = make("class").run([(START, START + 4)])
+    done = [START, -START - 1 if is_bad else START + 1, START + 2, START + 3]
+    assert arena.done[MEMBER, :4].tolist() == done
+    assert error == ("a class that is none of 0 to 1 in its output" if is_bad else "")
+    assert arena.predictions[MEMBER][[0, 2, 3]].tolist() == [[1, 0], [0, 1], [0, 1]]
+
+
+def test_a_class_that_there_is_not_in_the_warm_up(make, model):
+    model.predict = lambda inputs: np.full((len(inputs[0]), 1), 7)
+    with pytest.raises(ValueError, match="a class that is none of 0 to 1 in the output of the war"):
+        make("class").warm_up()
+
+
+@pytest.mark.parametrize(
+    ("meaning", "output", "is_bad"),
+    [
+        ("logits", [np.nan, 1], True),
+        ("logits", [-np.inf, 1], False),
+        ("logits", [-np.inf, -np.inf], True),
+        ("logits", [3e38, -3e38], False),
+        ("probabilities", [np.nan, 1], True),
+        ("probabilities", [np.inf, 1], True),
+        ("probabilities", [0, 0], True),
+        ("probabilities", [0, 1], False),
+    ],
+)
+def test_no_temperature_makes_sense_of_nonsense(arena, make, meaning, output, is_bad):
+    fine = {START + row: [0.25, 0.75] for row in range(4)}
+    for temperature in (0.01, 0.5, 3.0, 1000.0):
+        claim(arena, START, START + 4, expected=0b111)
+        instance = make(meaning, answers=fine | {START + 1: output}, temperature=temperature)
+        error = instance.run([(START, START + 4)])
+        done = [START, -START - 1 if is_bad else START + 1, START + 2, START + 3]
+        assert arena.done[MEMBER, :4].tolist() == done
+        assert error == ("not a finite number in its output" if is_bad else "")
+        np.testing.assert_allclose(arena.predictions[MEMBER][[0, 2, 3]].sum(axis=1), 1, rtol=1e-6)
 
 
 def test_rows_that_have_all_ended_are_skipped(arena, model, make):
@@ -187,23 +231,6 @@ def test_nan_in_the_warm_up_names_the_member(make, model):
 # -- before and after the model ----------------------------------------------------------------
 
 
-def test_logits_become_probabilities():
-    logits = np.array([[1000, 1001, 999], [-5, 0, 5], [0, 0, 0]], np.float32)
-    shares = probabilities(logits)
-    exact = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    np.testing.assert_allclose(shares, exact / exact.sum(axis=1, keepdims=True), rtol=1e-6)
-    assert shares.dtype == np.float32
-    assert logits[0, 0] == 1000, "the model's own array is not touched"
-
-
-def test_half_precision_and_whole_logits_are_widened():
-    for dtype in (np.float16, np.int64):
-        shares = probabilities(np.array([[0, 10]], dtype))
-        assert shares.sum() == pytest.approx(1.0)
-        assert shares.dtype.kind == "f"
-        assert shares.dtype.itemsize >= 4
-
-
 @pytest.mark.parametrize("meaning", ["values", "probabilities"])
 def test_other_outputs_stay_as_they_are(arena, make, meaning):
     claim(arena, START, START + 1, expected=0b111)
@@ -222,6 +249,25 @@ def test_pixels_are_scaled_per_channel(layout):
     assert scaled.dtype == np.float32
     assert scaled.flags.c_contiguous
     np.testing.assert_allclose(scaled, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("stored", "own"), [("FP32", "FP16"), ("FP16", "FP32"), ("FP64", "FP32"), ("UINT8", "FP16")]
+)
+def test_what_is_stored_in_another_type_is_converted(stored, own):
+    values = np.array([[0, 1], [2, 255]], DTYPES[stored])
+    converted = model_input(values, None, DTYPES[own])
+    assert converted.dtype == DTYPES[own]
+    np.testing.assert_array_equal(converted, values)
+    assert model_input(values, None, DTYPES[stored]) is values, "no copy where none is needed"
+
+
+def test_what_is_too_large_becomes_infinite_and_pixels_are_scaled_first():
+    values = np.array([[1e30, -1e30, 1.5]])
+    assert model_input(values, None, DTYPES["FP16"]).tolist() == [[np.inf, -np.inf, 1.5]]
+    pixels = np.full((1, 2, 2, 3), 255, np.uint8)
+    half = model_input(pixels, Scaling((127, 127, 127), (128, 128, 128), "nchw"), DTYPES["FP16"])
+    assert (half.dtype, half.shape, half[0, 0, 0, 0]) == (np.float16, (1, 3, 2, 2), 1.0)
 
 
 def test_every_input_of_a_model_comes_from_its_own_view(model):
