@@ -9,9 +9,12 @@ CONFIG ?= configs/imagenet.yaml
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+COMPAT := .venv-compat/bin
+COMPAT_INSTALLED := .venv-compat/.installed
+PROTO := server/grpc_api/open_inference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check bench docs clean
+.PHONY: help setup serve test compat check bench docs proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +33,15 @@ serve: $(INSTALLED) ## serve CONFIG until Ctrl-C
 test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest -q
 
+compat: $(INSTALLED) $(COMPAT_INSTALLED) ## try the clients of other servers, in an environment of their own
+	$(COMPAT)/pytest -q tests/compat/with_tritonclient tests/compat/with_tools
+	$(COMPAT)/pytest -q tests/compat/with_kserve
+
+$(COMPAT_INSTALLED): tests/compat/requirements.txt
+	test -x $(COMPAT)/python || $(PYTHON) -m venv .venv-compat
+	$(COMPAT)/python -m pip install --no-compile -r tests/compat/requirements.txt
+	touch $@
+
 check: $(INSTALLED) ## lint, formatting, types, import direction
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,6 +54,11 @@ bench: $(INSTALLED) ## run the benchmarks
 docs: $(INSTALLED) ## write docs/configuration.md anew
 	$(BIN)/python -m server.config_docs
 
-clean: ## remove caches and builds (not .venv)
+proto: $(INSTALLED) ## compile the description of the gRPC service, for the server and its client
+	$(BIN)/python -m grpc_tools.protoc --proto_path=$(dir $(PROTO)) \
+		--descriptor_set_out=$(PROTO).binpb $(notdir $(PROTO)).proto
+	cp $(PROTO).binpb clients/ensembled_client/
+
+clean: ## remove caches and builds (not the environments)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
-	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -type d -not -path './.venv*/*' -prune -exec rm -rf {} +
