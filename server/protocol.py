@@ -19,7 +19,12 @@ from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
 from server.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
 from server.outputs import COMBINED, OutputTensor, member_names, output_tensors
-from server.requests import InferRequest, WantedOutput, read_parameters
+from server.requests import (
+    InferRequest,
+    WantedOutput,
+    read_parameters,
+    refuse_shared_memory,
+)
 from server.steps import Steps
 from server.tensors import (
     Tensor,
@@ -149,6 +154,7 @@ def _tensors(inputs: list[_InputHeader], raw: memoryview) -> list[Tensor]:
     tensors: list[Tensor] = []
     position = 0
     for item in inputs:
+        refuse_shared_memory(f"input {item.name!r}", item.parameters)
         size = item.parameters.get("binary_data_size")
         if size is None:
             if item.data is msgspec.UNSET:
@@ -191,6 +197,7 @@ def _wanted_outputs(header: _RequestHeader) -> tuple[WantedOutput, ...]:
 
 
 def _wanted_output(output: _OutputHeader, binary: bool) -> WantedOutput:
+    refuse_shared_memory(f"output {output.name!r}", output.parameters)
     binary = output.parameters.get("binary_data", binary)
     if not isinstance(binary, bool):
         raise InvalidRequest("parameter binary_data is true or false")

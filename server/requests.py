@@ -14,7 +14,13 @@ import msgspec
 from server.errors import InvalidRequest
 from server.tensors import Tensor
 
-__all__ = ["InferRequest", "Parameters", "WantedOutput", "read_parameters"]
+__all__ = [
+    "InferRequest",
+    "Parameters",
+    "WantedOutput",
+    "read_parameters",
+    "refuse_shared_memory",
+]
 
 _MAX_TIMEOUT_US = 10**15
 _MAX_QUORUM = 64
@@ -88,3 +94,17 @@ def read_parameters(given: Mapping[str, Any]) -> Parameters:
     if not (timeout or quorum or names):
         return _NO_PARAMETERS
     return Parameters(timeout / 1e6, names, quorum)
+
+
+def refuse_shared_memory(tensor: str, parameters: Mapping[str, Any]) -> None:
+    """Refuse a tensor whose data is, or should go, elsewhere: not even a client notices that.
+
+    Args:
+        tensor: which one, for the message.
+        parameters: of the tensor.
+
+    Raises:
+        InvalidRequest: if it names a region of shared memory.
+    """
+    if "shared_memory_region" in parameters:
+        raise InvalidRequest(f"{tensor}: shared memory is not supported, send the data")

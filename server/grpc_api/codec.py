@@ -18,7 +18,13 @@ from server.errors import InvalidRequest
 from server.grpc_api.fields import Fields, length_prefixed
 from server.grpc_api.messages import message_class
 from server.outputs import OutputTensor
-from server.requests import InferRequest, Parameters, WantedOutput, read_parameters
+from server.requests import (
+    InferRequest,
+    Parameters,
+    WantedOutput,
+    read_parameters,
+    refuse_shared_memory,
+)
 from server.tensors import Tensor, bytes_to_wire, tensor_from_bytes
 from workers.spec import DTYPES
 
@@ -175,7 +181,7 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _wanted(output: Any) -> WantedOutput:
     parameters = _values(output.parameters)
-    _refuse_shared_memory(f"output {output.name!r}", parameters)
+    refuse_shared_memory(f"output {output.name!r}", parameters)
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
         raise InvalidRequest("parameter classification is how many classes to name")
@@ -183,14 +189,9 @@ def _wanted(output: Any) -> WantedOutput:
 
 
 def _input(item: Any) -> _Input:
-    _refuse_shared_memory(f"input {item.name!r}", item.parameters)
+    refuse_shared_memory(f"input {item.name!r}", item.parameters)
     contents = item.contents if item.HasField("contents") else None
     return _Input(item.name, item.datatype, tuple(item.shape), contents)
-
-
-def _refuse_shared_memory(place: str, parameters: Mapping[str, Any]) -> None:
-    if "shared_memory_region" in parameters:
-        raise InvalidRequest(f"{place}: shared memory is not supported, send the data")
 
 
 def _raw(inputs: Sequence[_Input], raw: Sequence[bytes | memoryview]) -> list[Tensor]:

@@ -87,7 +87,7 @@ class Service:
         finally:
             self._streams.discard(stream)
         if stream.was_ended:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "the server is draining")
+            _end(context, grpc.StatusCode.UNAVAILABLE, "the server is draining")
 
 
 async def _request(asked: Asked, endpoint: Endpoint, context: Context) -> InferRequest:
@@ -109,6 +109,10 @@ def _told(error: Exception) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
     """Status, text and trailing metadata of an error; one that we don't know goes to the log."""
     if not isinstance(error, RequestError):
         _log.error("a request failed", exc_info=error)
+    # What the error has passed through holds the request, which often holds the error: let go of
+    # the tensors now, not when the garbage is collected.
+    error.__traceback__ = None
+    if not isinstance(error, RequestError):
         return grpc.StatusCode.INTERNAL, _INTERNAL, ()
     text = error.message.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
     trailing: tuple[tuple[str, str], ...] = ()
@@ -117,14 +121,27 @@ def _told(error: Exception) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
     return grpc.StatusCode[error.grpc_status], text, trailing
 
 
+def _end(
+    context: Context, status: Any, text: str, trailing: tuple[tuple[str, str], ...] = ()
+) -> None:
+    """Let the call end with an error when its method returns.
+
+    `context.abort` does it at once by raising an exception, whose traceback then keeps the message
+    alive in a cycle.
+    """
+    context.set_code(status)
+    context.set_details(text)
+    if trailing:
+        context.set_trailing_metadata(trailing)
+
+
 def _unary(answer: Answer) -> Any:
-    async def method(data: bytes, context: Context) -> bytes:
+    async def method(data: bytes, context: Context) -> bytes | None:
         try:
             return await answer(data, context)
         except Exception as error:
-            status, text, trailing = _told(error)
-        await context.abort(status, text, trailing)
-        raise AssertionError  # abort has raised
+            _end(context, *_told(error))
+        return None
 
     return grpc.unary_unary_rpc_method_handler(method)
 
@@ -138,8 +155,7 @@ def _immediate(answer: Callable[[bytes], bytes]) -> Any:
 
 def _unsupported(name: str) -> Any:
     async def method(_: bytes, context: Context) -> None:
-        await context.abort(
-            grpc.StatusCode.UNIMPLEMENTED, f"{name} is not supported by this server"
-        )
+        text = f"{name} is not supported by this server"
+        _end(context, grpc.StatusCode.UNIMPLEMENTED, text)
 
     return grpc.unary_unary_rpc_method_handler(method)

@@ -116,6 +116,8 @@ def test_an_output_may_overrule_the_request():
         request(outputs=[{"name": "output", "parameters": {"classification": "3"}}]),
         request(outputs=[{"name": "output", "parameters": {"classification": True}}]),
         request(outputs=[{"name": "output", "parameters": {"binary_data": 1}}]),
+        request(outputs=[{"name": "output", "parameters": {"shared_memory_region": "r"}}]),
+        tensor(parameters={"shared_memory_region": "r", "shared_memory_byte_size": 16}),
         tensor(name=1),
         tensor(datatype="FP33"),
         tensor(datatype=4),
