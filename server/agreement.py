@@ -20,7 +20,7 @@ __all__ = ["own_labels", "problems_of"]
 _PROBABILITY_RULES = {"geometric_mean"}
 _CLASS_RULES = {"vote", "geometric_mean"}
 
-_PIXELS = ("FP32", "FP16", "FP64")
+_FLOATS = {"FP16", "BF16", "FP32", "FP64"}
 
 
 def problems_of(config: Config, members: Mapping[str, KnownMember]) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _input_problems(name: str, member: KnownMember) -> Iterator[str]:
         image = member.config.input.image
         side = (image.size, image.size)
         shape = (3, *side) if image.layout == "nchw" else (*side, 3)
-        if len(inputs) != 1 or inputs[0].datatype not in _PIXELS or inputs[0].shape != shape:
+        if len(inputs) != 1 or inputs[0].datatype not in _FLOATS or inputs[0].shape != shape:
             yield (
                 f"members.{name}.input.image: the model takes {_describe(inputs)}, "
                 f"not one image FP32 {list(shape)}"
@@ -135,11 +135,10 @@ def _input_problems(name: str, member: KnownMember) -> Iterator[str]:
 
 def _converts(given: str, own: str) -> bool:
     """Whether a worker may turn one type into the other: without loss, or among floats."""
-    if given == own or "BF16" in (given, own):
-        return given == own
-    one, other = DTYPES[given], DTYPES[own]
-    both_floats = np.issubdtype(one, np.floating) and np.issubdtype(other, np.floating)
-    return both_floats or np.can_cast(one, other, "safe")
+    if given == own or {given, own} <= _FLOATS:
+        return True
+    # BF16 is stored as its bits, which are no number of that type.
+    return "BF16" not in (given, own) and np.can_cast(DTYPES[given], DTYPES[own], "safe")
 
 
 def _describe(tensors: Sequence[TensorSpec]) -> str:

@@ -18,41 +18,12 @@ import numpy.typing as npt
 from workers.arena import Arena, Array, Cells
 from workers.backends import Model
 from workers.meaning import interpreter
-from workers.spec import InstanceSpec, Scaling
+from workers.model_inputs import ModelInput
+from workers.spec import InstanceSpec
 
-__all__ = ["Instance", "model_input", "scale"]
+__all__ = ["Instance"]
 
 _log = logging.getLogger(__name__)
-
-
-def scale(pixels: Array, scaling: Scaling) -> Array:
-    """Turn stored pixels into a model's input.
-
-    Args:
-        pixels: uint8 [rows, height, width, 3].
-        scaling: mean, standard deviation and order of dimensions.
-    """
-    scaled = pixels.astype(np.float32)
-    scaled -= np.array(scaling.mean, np.float32)
-    scaled *= np.float32(1.0) / np.array(scaling.std, np.float32)
-    if scaling.layout == "nchw":
-        scaled = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-    return scaled
-
-
-def model_input(stored: Array, scaling: Scaling | None, dtype: np.dtype[np.generic]) -> Array:
-    """Turn stored rows into a model's input: the very same array where nothing is to be done.
-
-    Args:
-        stored: [rows, ...], as the client sent them or as pixels.
-        scaling: what to do to pixels.
-        dtype: the model's own; what is too large for it becomes infinite.
-    """
-    values = stored if scaling is None else scale(stored, scaling)
-    if values.dtype == dtype:
-        return values
-    with np.errstate(over="ignore"):
-        return values.astype(dtype)
 
 
 class Instance:
@@ -69,8 +40,13 @@ class Instance:
         no_class = f"a class that is none of 0 to {spec.classes - 1}"
         self._flaw = no_class if spec.meaning == "class" else "not a finite number"
         self._closing = arena.closing.data
-        self._inputs: list[tuple[Any, Scaling | None, np.dtype[np.generic]]] = [
-            (arena.views[binding.view], binding.scaling, tensor.dtype)
+        self._inputs = [
+            ModelInput(
+                arena.views[binding.view],
+                arena.spec.views[binding.view].datatype,
+                binding.scaling,
+                tensor.datatype,
+            )
             for binding, tensor in zip(spec.bindings, spec.signature.inputs, strict=True)
         ]
 
@@ -126,9 +102,7 @@ class Instance:
             return None  # closed while it waited
         on_attempt(max(self.latency_s))
         try:
-            answer = self._answer(
-                [model_input(view[slots], scaling, dtype) for view, scaling, dtype in self._inputs]
-            )
+            answer = self._answer([one.read(slots) for one in self._inputs])
             self._predictions[slots] = answer
         except Exception as error:
             if len(rows) == 1:
@@ -143,9 +117,9 @@ class Instance:
             self._done[slots] = rows
             return ""
         self._done[slots] = np.where(bad, -rows, rows)
-        error = f"{self._flaw} in its output"
-        _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
-        return error
+        reason = f"{self._flaw} in its output"
+        _log.warning("member %s failed on a row: %s", self.spec.source.member, reason)
+        return reason
 
     def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())
@@ -163,17 +137,7 @@ class Instance:
 
     def _random_inputs(self, batch: int) -> list[Array]:
         generator = np.random.default_rng(0)
-        inputs: list[Array] = []
-        for view, scaling, dtype in self._inputs:
-            shape = (batch, *view.shape[1:])
-            if scaling is not None:
-                pixels = generator.integers(0, 256, shape, np.uint8)
-                inputs.append(model_input(pixels, scaling, dtype))
-            elif np.issubdtype(dtype, np.floating):
-                inputs.append(generator.random(shape, np.float32).astype(dtype))
-            else:
-                inputs.append(np.zeros(shape, dtype))
-        return inputs
+        return [one.random(batch, generator) for one in self._inputs]
 
 
 def _halves(

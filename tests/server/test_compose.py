@@ -304,9 +304,11 @@ def test_an_image_member_in_half_precision():
         ("INT64", "INT32", False),
         ("INT32", "FP32", False),
         ("FP32", "INT64", False),
-        ("BF16", "FP32", False),
-        ("FP32", "BF16", False),
+        ("BF16", "FP32", True),
+        ("FP32", "BF16", True),
+        ("BF16", "UINT16", False),
         ("UINT16", "BF16", False),
+        ("UINT8", "BF16", False),
     ],
 )
 def test_only_floats_are_converted_with_loss(given, own, fine):

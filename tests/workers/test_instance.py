@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
 
-from workers.instance import Instance, model_input, scale
+from workers.instance import Instance
 from workers.spec import (
-    DTYPES,
     Binding,
     InstanceSpec,
     ModelSignature,
@@ -236,38 +235,6 @@ def test_other_outputs_stay_as_they_are(arena, make, meaning):
     claim(arena, START, START + 1, expected=0b111)
     assert make(meaning).run([(START, START + 1)]) == ""
     check(arena, [START])
-
-
-@pytest.mark.parametrize("layout", ["nchw", "nhwc"])
-def test_pixels_are_scaled_per_channel(layout):
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 5, 3), np.uint8)
-    mean, std = (123.5, 116.25, 103.0), (58.5, 57.0, 60.25)
-    scaled = scale(pixels, Scaling(mean, std, layout))
-    wanted = (pixels.astype(np.float64) - mean) / std
-    if layout == "nchw":
-        wanted = wanted.transpose(0, 3, 1, 2)
-    assert scaled.dtype == np.float32
-    assert scaled.flags.c_contiguous
-    np.testing.assert_allclose(scaled, wanted, rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("stored", "own"), [("FP32", "FP16"), ("FP16", "FP32"), ("FP64", "FP32"), ("UINT8", "FP16")]
-)
-def test_what_is_stored_in_another_type_is_converted(stored, own):
-    values = np.array([[0, 1], [2, 255]], DTYPES[stored])
-    converted = model_input(values, None, DTYPES[own])
-    assert converted.dtype == DTYPES[own]
-    np.testing.assert_array_equal(converted, values)
-    assert model_input(values, None, DTYPES[stored]) is values, "no copy where none is needed"
-
-
-def test_what_is_too_large_becomes_infinite_and_pixels_are_scaled_first():
-    values = np.array([[1e30, -1e30, 1.5]])
-    assert model_input(values, None, DTYPES["FP16"]).tolist() == [[np.inf, -np.inf, 1.5]]
-    pixels = np.full((1, 2, 2, 3), 255, np.uint8)
-    half = model_input(pixels, Scaling((127, 127, 127), (128, 128, 128), "nchw"), DTYPES["FP16"])
-    assert (half.dtype, half.shape, half[0, 0, 0, 0]) == (np.float16, (1, 3, 2, 2), 1.0)
 
 
 def test_every_input_of_a_model_comes_from_its_own_view(model):
