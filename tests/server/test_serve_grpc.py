@@ -308,6 +308,20 @@ def test_a_message_just_below_the_limit(channel):
     assert status(refused(channel.infer, "a", np.ones((LIMIT // 8, 2)))) == "RESOURCE_EXHAUSTED"
 
 
+@pytest.mark.parametrize("case", ["no such model", "a wrong shape", "too late"])
+def test_refused_requests_let_go_of_their_tensors(serve, connect, case):
+    server = serve(configuration({"a": fake(1)}))
+    channel, front_end = connect(server), server.child("front-end")
+    x = np.zeros((1 << 20, 3 if case == "a wrong shape" else 2), np.float32)
+    model = "b" if case == "no such model" else "a"
+    data = infer_request(model, x, timeout=1 if case == "too late" else 0).SerializeToString()
+    refused(channel.bytes_call, "ModelInfer", data)
+    before, times = front_end.memory_info().rss, 100
+    for _ in range(times):
+        refused(channel.bytes_call, "ModelInfer", data)
+    assert front_end.memory_info().rss - before < times * len(data) / 2
+
+
 @pytest.mark.parametrize("algorithm", ["Gzip", "Deflate"])
 def test_compressed_requests(channel, algorithm):
     algorithm = grpc.Compression[algorithm]
