@@ -112,7 +112,7 @@ class Extras:
     def __init__(self, model: EnsembleSpec, wish: Wish, rows: int) -> None:
         self.used = np.zeros(rows, np.uint64)
         self.scores = np.zeros((rows if wish.scores else 0, len(model.scores)), np.float32)
-        shape, dtype = (rows, *model.output.shape), model.output.dtype
+        shape, dtype = (rows, *model.predicted.shape), model.predicted.dtype
         self.predictions = {member: np.full(shape, np.nan, dtype) for member in wish.predictions}
         self._maps = {
             member: ClassMap(columns)

@@ -13,12 +13,10 @@ import numpy as np
 from server.classes import class_problems, read_labels
 from server.config import Config, EnsembleConfig
 from server.known_member import KnownMember
+from server.rule_checks import rule_problems
 from workers.spec import DTYPES, TensorSpec
 
 __all__ = ["own_labels", "problems_of"]
-
-_PROBABILITY_RULES = {"geometric_mean"}
-_CLASS_RULES = {"vote", "geometric_mean"}
 
 _FLOATS = {"FP16", "BF16", "FP32", "FP64"}
 
@@ -57,17 +55,9 @@ def _ensemble_problems(
     for other in chosen[1:]:
         yield from _disagreements(f"ensembles.{name}", first, other)
     yield from class_problems(name, chosen, own_labels(name, ensemble))
-    if ensemble.rule in _CLASS_RULES and not first.prediction.shape:
-        yield f"ensembles.{name}.rule: {ensemble.rule} needs an output per class"
+    yield from rule_problems(name, ensemble, first.prediction, first.config.output)
     if ensemble.cascade and not first.gives_classes:
         yield f"ensembles.{name}.cascade: needs members that give a probability per class"
-    if ensemble.cascade and not first.gives_classes:
-        yield f"ensembles.{name}.cascade: needs members that give a probability per class"
-    if ensemble.rule in _PROBABILITY_RULES and first.config.output == "values":
-        yield (
-            f"ensembles.{name}.rule: {ensemble.rule} needs members whose "
-            f"output is logits or probabilities, not values"
-        )
 
 
 def _disagreements(where: str, first: KnownMember, other: KnownMember) -> Iterator[str]:

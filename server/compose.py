@@ -6,7 +6,7 @@ share an arena. On what members must agree is `server.agreement`'s part.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from allocator.matrix import AllocationMatrix
@@ -17,7 +17,9 @@ from server.config import Config, EnsembleConfig
 from server.errors import ConfigError
 from server.front_end_spec import ModelSpec
 from server.known_member import IMAGE, KnownMember
+from server.rule_checks import MetaModel, meta_output
 from workers.arena import arena_bytes, bytes_per_row, group_blocks
+from workers.rules import is_custom
 from workers.scores import CLASS_SCORES, VALUE_SCORES
 from workers.spec import (
     ArenaSpec,
@@ -52,6 +54,7 @@ def compose(
     *,
     budget_bytes: int,
     offset: int,
+    metas: Mapping[str, MetaModel] | None = None,
 ) -> Composition:
     """Compose the specs of a server.
 
@@ -61,6 +64,7 @@ def compose(
         matrix: where they go.
         budget_bytes: shared memory for all arenas together.
         offset: where the first arena begins.
+        metas: the meta-models of the ensembles that stack, which without answer as members do.
 
     Raises:
         ConfigError: if members of an ensemble disagree, or the arenas don't fit the budget.
@@ -80,7 +84,13 @@ def compose(
         batch = max(largest[member.name] for member in group)
         share = budget_bytes // len(groups)
         room = _Room(
-            config, group, index=len(rooms), batch=batch, budget_bytes=share, offset=offset
+            config,
+            group,
+            index=len(rooms),
+            batch=batch,
+            budget_bytes=share,
+            offset=offset,
+            metas=metas or {},
         )
         offset += arena_bytes(room.arena)
         rooms.append(room)
@@ -112,8 +122,10 @@ class _Room:
         batch: int,
         budget_bytes: int,
         offset: int,
+        metas: Mapping[str, MetaModel],
     ) -> None:
         self.members = members
+        self._metas = metas
         self._index = index
         self._config = config
         self._positions = {member.name: i for i, member in enumerate(members)}
@@ -162,17 +174,22 @@ class _Room:
         if classes.columns:
             wide = any(predictions[member].datatype == "FP64" for member in members)
             output = TensorSpec("output", "FP64" if wide else "FP32", (len(classes.labels),))
+        meta = self._metas.get(name)
         return EnsembleSpec(
             name=name,
             members=members,
             rule=config.rule,
             weights=config.weights or (),
             quorum=config.required_members,
-            output=output,
+            output=output if meta is None else meta_output(meta.signature),
             scores=CLASS_SCORES if self.members[members[0]].gives_classes else VALUE_SCORES,
             columns=classes.columns,
             stages=self._stages(config),
             thresholds=config.confidence or (),
+            trim=config.resolved_trim,
+            meta=None if meta is None else meta.source,
+            directory=str(self._config.directory.absolute()) if is_custom(config.rule) else "",
+            prediction=None if meta is None else output,
         )
 
     def _stages(self, config: EnsembleConfig) -> tuple[int, ...]:
@@ -213,6 +230,7 @@ class _Room:
         for i, spec in enumerate(self.arena.ensembles):
             chosen = [self.members[member] for member in spec.members]
             classes = self._classes.get(spec.name)
+            labels = chosen[0].labels if classes is None else classes.labels
             config = self._config.ensembles.get(spec.name)
             wanted = dict.fromkeys(m.preparation for m in chosen if m.preparation)
             yield ModelSpec(
@@ -223,7 +241,8 @@ class _Room:
                 views=() if wanted else tuple(range(len(self.arena.views))),
                 preparations=tuple((self._preparations.index(one), one) for one in wanted),
                 members=tuple(member.name for member in chosen),
-                labels=chosen[0].labels if classes is None else classes.labels,
+                # A meta-model may answer something else than classes.
+                labels=labels if spec.output.shape == (len(labels),) else (),
                 is_member=config is None,
             )
 

@@ -30,6 +30,7 @@ from server.planning.placement import (
 from server.planning.report import summary
 from server.ports import bind_port, hold_port, spoken_address
 from server.profiling.progress import progress_on_stderr
+from server.rules import know_rules
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
 from workers.memory import board_bytes, create_memory
@@ -128,6 +129,7 @@ class _Plan:
 
 def _plan(config: Config, *, profile_s: float) -> _Plan:
     members = know_members(config)
+    metas = know_rules(config, members)
     devices = find_devices(config)
     placement = None
     if config.allocation == "auto":
@@ -144,6 +146,7 @@ def _plan(config: Config, *, profile_s: float) -> _Plan:
         matrix,
         budget_bytes=arena_budget_bytes(config),
         offset=board_bytes(len(devices) + 2),
+        metas=metas,
     )
     return _Plan(devices, matrix, composition, placement)
 

@@ -55,12 +55,15 @@ def extra_outputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
     spec = model.served.spec
     if model.is_member:
         return ()
-    output = spec.output
+    predicted = spec.predicted
     return (
         *([TensorSpec(_CLASS, "INT64", ())] if _gives_classes(model) else []),
         *(TensorSpec(name, "FP32", ()) for name in spec.scores),
         TensorSpec(_MASK, "BOOL", (len(model.members),)),
-        *(TensorSpec(_MEMBER + name, output.datatype, output.shape) for name in model.members),
+        *(
+            TensorSpec(_MEMBER + name, predicted.datatype, predicted.shape)
+            for name in model.members
+        ),
     )
 
 
@@ -88,6 +91,7 @@ def wish_for(model: ModelSpec, parameters: Parameters, outputs: Sequence[WantedO
                 f"it has {', '.join(model.members)}"
             )
         members |= 1 << index[name]
+    _check_subset(model, members, parameters.quorum)
     names = [output.name for output in outputs]
     if len(set(names)) < len(names):
         raise InvalidRequest("an output is asked for twice")
@@ -113,12 +117,25 @@ def wish_for(model: ModelSpec, parameters: Parameters, outputs: Sequence[WantedO
     )
 
 
+def _check_subset(model: ModelSpec, members: int, quorum: int) -> None:
+    """Refuse what a rule that needs all members can't answer."""
+    spec = model.served.spec
+    too_few = members not in (0, spec.mask) or 0 < quorum < len(spec.members)
+    if spec.needs_all and too_few:
+        raise InvalidRequest(
+            f"rule {spec.rule} of {spec.name!r} needs all of its members, "
+            "ask for them all and without a smaller quorum"
+        )
+
+
 def _gives_classes(model: ModelSpec) -> bool:
-    return model.served.spec.scores == CLASS_SCORES
+    spec = model.served.spec
+    return spec.scores == CLASS_SCORES and len(spec.output.shape) == 1
 
 
 def _check_classes(model: ModelSpec, output: WantedOutput) -> None:
-    shape = model.served.spec.output.shape
+    spec = model.served.spec
+    shape = spec.output.shape if output.name == COMBINED else spec.predicted.shape
     if output.name != COMBINED and not output.name.startswith(_MEMBER):
         raise InvalidRequest(f"classification: {output.name!r} does not consist of classes")
     if len(shape) != 1:
@@ -164,7 +181,7 @@ def _extra_tensor(model: ModelSpec, answer: Answer, wanted: WantedOutput) -> Out
     prediction = extras.predictions[member]
     if wanted.classes:
         return _classes(model, prediction, wanted)
-    return _tensor(wanted.name, spec.output.datatype, prediction)
+    return _tensor(wanted.name, spec.predicted.datatype, prediction)
 
 
 def _tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> OutputTensor:

@@ -1,6 +1,6 @@
 """The configuration: YAML, parsed once into frozen models that are passed down."""
 
-from server.config.ensembles import EnsembleConfig, Rule
+from server.config.ensembles import EnsembleConfig
 from server.config.loading import load_config, override_server
 from server.config.machine import DeviceConfig, ServerConfig
 from server.config.members import (
@@ -26,7 +26,6 @@ __all__ = [
     "MemberConfig",
     "PlacementConfig",
     "RecipeConfig",
-    "Rule",
     "ServerConfig",
     "backend_for",
     "load_config",

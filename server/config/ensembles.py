@@ -6,17 +6,31 @@ out as a frozen model. That the members exist is checked by the whole configurat
 
 from __future__ import annotations
 
+import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from server.config.base import Name, RelativePath, Section
+from server.config.base import Name, RelativePath, Section, did_you_mean
+from workers.rules import TRAITS, is_custom
+from workers.rules.averages import DEFAULT_TRIM, trimmed
+from workers.rules.catalogue import CUSTOM
 
-__all__ = ["EnsembleConfig", "Rule"]
+__all__ = ["EnsembleConfig"]
 
-Rule = Literal["mean", "weighted_mean", "vote", "median", "max", "geometric_mean"]
+_REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
+
+_RULE_SCHEMA = WithJsonSchema(
+    {
+        "anyOf": [
+            {"type": "string", "enum": list(TRAITS)},
+            {"type": "string", "pattern": f"^{_REFERENCE.pattern}$"},
+        ]
+    }
+)
 
 Policy = Literal["strict", "quorum", "best-effort"]
 
@@ -37,10 +51,18 @@ class EnsembleConfig(Section):
 
     members: tuple[Name, ...] = Field(min_length=1)
     """Names of its members, each once."""
-    rule: Rule = "mean"
-    """How the members' predictions become one answer."""
+    rule: Annotated[str, _RULE_SCHEMA] = "mean"
+    """How the members' predictions become one answer; the text is a function of your own,
+    `package.module:function`, found beside this file. See [combination.md](combination.md)."""
     weights: Annotated[tuple[Weight, ...], _WEIGHTS_SCHEMA] | None = None
-    """For `weighted_mean` only: a list in the members' order, or a mapping by member."""
+    """A list in the members' order, or a mapping by member: `weighted_mean` and `weighted_vote`
+    need them, `medoid` and a function of your own may have them."""
+    trim: float | None = Field(default=None, gt=0, lt=0.5)
+    """For `trimmed_mean` only: the share of the members left out at each end; 0.2 if absent."""
+    meta: RelativePath | None = None
+    """For `stack` only: the meta-model, an ONNX file by relative path."""
+    meta_output: str | None = Field(default=None, min_length=1)
+    """Which of the meta-model's outputs is the answer; needed if it has several."""
     policy: Policy | None = None
     """`strict`: all members; `quorum`: so many; `best-effort`: one. As `quorum` says if absent."""
     quorum: int | None = Field(default=None, ge=1)
@@ -64,6 +86,11 @@ class EnsembleConfig(Section):
             return 1
         return len(self.members) if self.quorum is None else self.quorum
 
+    @property
+    def resolved_trim(self) -> float:
+        """The share of the members that `trimmed_mean` leaves out at each end."""
+        return DEFAULT_TRIM if self.trim is None else self.trim
+
     @field_validator("members")
     @classmethod
     def _refuse_repetition(cls, members: tuple[str, ...]) -> tuple[str, ...]:
@@ -72,11 +99,17 @@ class EnsembleConfig(Section):
             raise ValueError(f"{repeated[0]!r} is listed more than once")
         return members
 
-    @field_validator("rule", mode="before")
+    @field_validator("rule")
     @classmethod
-    def _refuse_planned_rules(cls, rule: Any) -> Any:
-        if isinstance(rule, str) and (rule == "stack" or ":" in rule):
-            raise ValueError(f"{rule!r} is not available in this version, use a built-in rule")
+    def _known_or_custom(cls, rule: str) -> str:
+        if is_custom(rule):
+            if not _REFERENCE.fullmatch(rule):
+                raise ValueError(f"should be package.module:function, not {rule!r}")
+        elif rule not in TRAITS:
+            raise ValueError(
+                f"should be one of {', '.join(TRAITS)}, or package.module:function, "
+                f"not {rule!r}{did_you_mean(rule, TRAITS)}"
+            )
         return rule
 
     @field_validator("weights", mode="before")
@@ -93,30 +126,67 @@ class EnsembleConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.rule == "weighted_mean" and self.weights is None:
-            raise ValueError("rule weighted_mean needs weights, one per member")
-        if self.rule != "weighted_mean" and self.weights is not None:
-            raise ValueError(f"weights are for rule weighted_mean, not {self.rule}")
-        if self.weights is not None and len(self.weights) != len(self.members):
-            raise ValueError(f"{len(self.weights)} weights for {len(self.members)} members")
+        members = len(self.members)
+        if self.required_members > members:
+            raise ValueError(f"quorum is {self.quorum}, but there are only {members} members")
+        self._check_policy()
+        self._check_weights()
+        self._check_trim()
+        self._check_meta()
         self._check_cascade()
+        if not is_custom(self.rule) and members < (fewest := TRAITS[self.rule].members):
+            raise ValueError(f"rule {self.rule} needs at least {fewest} members")
+        return self
+
+    def _check_policy(self) -> None:
         if self.policy == "quorum" and self.quorum is None:
             raise ValueError("policy quorum needs quorum, the fewest members an answer may rest on")
         if self.policy in {"strict", "best-effort"} and self.quorum is not None:
             raise ValueError(f"policy {self.policy} needs no quorum, remove one of them")
-        if self.required_members > len(self.members):
+
+    def _check_weights(self) -> None:
+        wanted = TRAITS.get(self.rule, CUSTOM).weights
+        if wanted == "required" and self.weights is None:
+            raise ValueError(f"rule {self.rule} needs weights, one per member")
+        if wanted == "none" and self.weights is not None:
+            raise ValueError(f"rule {self.rule} has no use for weights")
+        if self.weights is not None and len(self.weights) != len(self.members):
+            raise ValueError(f"{len(self.weights)} weights for {len(self.members)} members")
+
+    def _check_trim(self) -> None:
+        if self.rule != "trimmed_mean":
+            if self.trim is not None:
+                raise ValueError(f"trim is for rule trimmed_mean, not {self.rule}")
+            return
+        if not trimmed(len(self.members), trim := self.resolved_trim):
             raise ValueError(
-                f"quorum is {self.quorum}, but there are only {len(self.members)} members"
+                f"rule trimmed_mean cuts nothing of {len(self.members)} members with trim "
+                f"{trim:g}: it needs {max(3, math.ceil(1 / trim - 1e-9))} members, or a trim of at "
+                f"least 1/{max(3, len(self.members))}"
             )
-        return self
+
+    def _check_meta(self) -> None:
+        if self.rule != "stack":
+            if key := next((key for key in ("meta", "meta_output") if getattr(self, key)), None):
+                raise ValueError(f"{key} is for rule stack, not {self.rule}")
+            return
+        if self.meta is None:
+            raise ValueError("rule stack needs meta, the path of an ONNX model")
+        if self.meta.suffix.lower() != ".onnx":
+            raise ValueError(f"meta should be an ONNX model (.onnx), not {self.meta.name}")
+        if self.required_members < len(self.members):
+            raise ValueError(
+                "rule stack needs all members: remove quorum and policy, which let some be missing"
+            )
 
     def _check_cascade(self) -> None:
         if self.cascade is None:
             if self.confidence is not None:
                 raise ValueError("confidence is for a cascade")
             return
-        staged = [member for stage in self.cascade for member in stage]
-        if sorted(staged) != sorted(self.members):
+        if self.rule == "stack":
+            raise ValueError("rule stack needs all members at once, which a cascade does not have")
+        if sorted(member for stage in self.cascade for member in stage) != sorted(self.members):
             raise ValueError("cascade names each of the members once")
         if self.confidence is None or len(self.confidence) != len(self.cascade) - 1:
             raise ValueError(

@@ -134,6 +134,8 @@ def _missing_files(config: Config) -> Iterator[str]:
         if member.labels is not None and not member.labels.is_file():
             yield f"members.{name}.labels: there is no file {member.labels}"
     for name, ensemble in config.ensembles.items():
+        if ensemble.meta is not None and not ensemble.meta.is_file():
+            yield f"ensembles.{name}.meta: there is no file {ensemble.meta}"
         if ensemble.labels is not None and not ensemble.labels.is_file():
             yield f"ensembles.{name}.labels: there is no file {ensemble.labels}"
     if isinstance(config.allocation, Path) and not config.allocation.is_file():

@@ -57,7 +57,7 @@ def trimmed_mean(
 ) -> None:
     """The mean of each output without its ``floor(trim M)`` smallest and as many largest values.
 
-    So few members that nothing is cut have their mean; two or one always do.
+    Of so few members that nothing is cut it is the mean; of two or one it always is.
     Source: Jose and Winkler, "Simple robust averages of forecasts" (IJF 24, 2008).
     """
     _mean_of_sorted(predictions, trimmed(len(predictions), trim), out)
@@ -65,7 +65,8 @@ def trimmed_mean(
 
 def trimmed(members: int, trim: float) -> int:
     """How many of so many members are cut at each end."""
-    return int(trim * members + 1e-9)  # 0.29 * 100 is a little less than 29
+    # Without the sum, 29 of 100 would be 28: 0.29 * 100 is a little less.
+    return min(int(trim * members + 1e-9), (members - 1) // 2)
 
 
 def _mean_of_sorted(predictions: Array, cut: int, out: Array) -> None:

@@ -100,12 +100,12 @@ class CustomRule:
 
         return apply
 
-    def _call(self, predictions: Array, weights: Array, members: tuple[str, ...]) -> Any:
+    def _call(self, predictions: Array, weights: Array, members: tuple[str, ...]) -> Array:
         if time.monotonic() < self._paused_until:
             raise RuleError(f"it took more than {CALL_LIMIT_S:g} s a moment ago")
         try:
             with _limit(CALL_LIMIT_S):
-                return self._function(predictions, weights, members)
+                return np.asarray(self._function(predictions, weights, members))
         except _TooLong:
             self._paused_until = time.monotonic() + _PAUSE_S
             raise RuleError(f"it took more than {CALL_LIMIT_S:g} s") from None
@@ -113,9 +113,8 @@ class CustomRule:
             raise RuleError(_said(failure)) from failure
 
 
-def _copy(answer: Any, out: Array) -> None:
+def _copy(values: Array, out: Array) -> None:
     """Check what a user's function returned, and write it to `out`."""
-    values = np.asarray(answer)
     if values.shape != out.shape:
         raise RuleError(f"it returned shape {list(values.shape)}, not {list(out.shape)}")
     if values.dtype.kind not in "biuf":
