@@ -40,7 +40,8 @@ class Address:
         """
         try:
             parts = urlsplit(url)
-            port = parts.port or _PORTS[parts.scheme]
+            usual = _PORTS[parts.scheme]
+            port = parts.port or usual
         except (KeyError, ValueError):
             raise _not_one(url) from None
         if not parts.hostname or parts.query or parts.fragment:

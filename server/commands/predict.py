@@ -64,8 +64,15 @@ def predict(question: Question, *, as_json: bool) -> None:
         ) from None
     refused = (ensembled_client.RequestRejected, ensembled_client.UnknownModel)
     try:
-        with ensembled_client.EnsembleClient(question.url) as client:
-            answers = [(names, _ask(client, question, x)) for names, x in _read(question.inputs)]
+        client = ensembled_client.EnsembleClient(question.url)
+    except ensembled_client.EnsembledClientError as error:
+        raise ConfigError(f"--url: {error.message}") from None
+    try:
+        with client:
+            whole = _is_ensemble(client.config(question.ensemble), question.ensemble)
+            answers = [
+                (names, _ask(client, question, x, whole)) for names, x in _read(question.inputs)
+            ]
     except refused as error:
         raise ConfigError(error.message) from None
     except ensembled_client.EnsembledClientError as error:
@@ -80,15 +87,22 @@ def predict(question: Question, *, as_json: bool) -> None:
         show(console, names, answer, question.top)
 
 
-def _ask(client: Any, question: Question, x: Any) -> Prediction:
+def _is_ensemble(config: dict[str, Any], name: str) -> bool:
+    """Whether a model has members other than itself; gRPC has no field for them but parameters."""
+    if "ensemble" in config:
+        return bool(config["ensemble"]["members"] != [name])
+    return bool(config["parameters"]["members"]["string_value"] != name)
+
+
+def _ask(client: Any, question: Question, x: Any, whole: bool) -> Prediction:
     prediction: Prediction = client.predict(
         question.ensemble,
         x,
         timeout=question.timeout_s,
         members=question.members,
         quorum=question.quorum,
-        uncertainty=True,
-        member_outputs=True,
+        uncertainty=whole,
+        member_outputs=whole,
     )
     return prediction
 
@@ -141,5 +155,7 @@ def _document(names: list[str], answer: Prediction, top: int) -> list[dict[str, 
 
 
 def _numbers(values: Any) -> Any:
-    as_object = np.asarray(values).astype(object)
-    return np.where(np.isfinite(np.asarray(values, float)), as_object, None).tolist()
+    array = np.asarray(values)
+    numbers = array.astype(object)
+    numbers[~np.isfinite(array)] = None
+    return numbers.tolist()

@@ -41,7 +41,8 @@ def show(console: Console, names: list[str], answer: Prediction, top: int) -> No
     for row, name in enumerate(names):
         if _is_of_classes(answer):
             console.print(_class_table(name, answer, row, top))
-            console.print(_agreement(answer, row))
+            if answer.member_values:
+                console.print(_agreement(answer, row))
         else:
             console.print(_value_table(name, answer, row))
 
@@ -85,8 +86,6 @@ def _agreement(answer: Prediction, row: int) -> str:
         for name, values in answer.member_values.items()
         if np.isfinite(values[row]).all()
     }
-    if not present:
-        return ""
     winner = int(answer.values[row].argmax())
     dissent = {name: int(own.argmax()) for name, own in present.items()}
     dissent = {name: index for name, index in dissent.items() if index != winner}

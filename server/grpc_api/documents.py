@@ -72,5 +72,7 @@ def _config(config: Document) -> Document:
         "deadline_ms": f"{ensemble['deadline_ms']:g}",
         "extra_outputs": ",".join(output["name"] for output in ensemble["extra_outputs"]),
     }
+    if "labels" in ensemble:
+        more["labels"] = "\n".join(ensemble["labels"])
     parameters = {name: {"string_value": value} for name, value in more.items()}
     return {**config, "parameters": {**config["parameters"], **parameters}}
