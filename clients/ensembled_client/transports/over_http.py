@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ssl
 from abc import abstractmethod
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore
@@ -24,10 +23,14 @@ from ensembled_client.errors import (
 )
 from ensembled_client.exchange import Answer, InferRequest, Link, Topic
 from ensembled_client.rest import Call, Reply, Rest
+from ensembled_client.transports.connections import (
+    AsyncConnections,
+    AsyncThroughProxy,
+    Connections,
+    ThroughProxy,
+)
 
 __all__ = ["AsyncHttpLink", "HttpLink"]
-
-P = TypeVar("P")
 
 #: The server closes a connection that was idle for 75 s, proxies often after 60: be well before
 #: them, so that a request hardly ever meets a connection that is just being closed.
@@ -89,22 +92,23 @@ class HttpLink(_HttpLink):
 
     def __init__(self, address: Address, options: Options) -> None:
         super().__init__(address, options)
-        self._pool = _pool(httpcore.ConnectionPool, httpcore.HTTPProxy, address, options)
+        settings = _settings(address, options)
+        proxy = _proxy(address)
+        self._connections = (
+            Connections(options.connections, settings)
+            if proxy is None
+            else ThroughProxy(httpcore.HTTPProxy(proxy, **_trusting(settings)))
+        )
 
     async def _exchange(self, call: Call, limit_s: float | None) -> Reply:
         try:
-            response = self._pool.handle_request(self._request(call, limit_s))
-            try:
-                body = response.read()
-            finally:
-                response.close()
+            return Reply(*self._connections.exchange(self._request(call, limit_s)))
         except _ERRORS as error:
             raise _typed(error) from error
-        return Reply(response.status, response.headers, body)
 
     async def close(self) -> None:
         """Close the connections."""
-        self._pool.close()
+        self._connections.close()
 
 
 class AsyncHttpLink(_HttpLink):
@@ -112,40 +116,46 @@ class AsyncHttpLink(_HttpLink):
 
     def __init__(self, address: Address, options: Options) -> None:
         super().__init__(address, options)
-        self._pool = _pool(httpcore.AsyncConnectionPool, httpcore.AsyncHTTPProxy, address, options)
+        settings = _settings(address, options)
+        proxy = _proxy(address)
+        self._connections = (
+            AsyncConnections(options.connections, settings)
+            if proxy is None
+            else AsyncThroughProxy(httpcore.AsyncHTTPProxy(proxy, **_trusting(settings)))
+        )
 
     async def _exchange(self, call: Call, limit_s: float | None) -> Reply:
         try:
-            response = await self._pool.handle_async_request(self._request(call, limit_s))
-            try:
-                body = await response.aread()
-            finally:
-                await response.aclose()
+            return Reply(*await self._connections.exchange(self._request(call, limit_s)))
         except _ERRORS as error:
             raise _typed(error) from error
-        return Reply(response.status, response.headers, body)
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._pool.aclose()
+        await self._connections.aclose()
 
 
-def _pool(
-    direct: Callable[..., P], through_proxy: Callable[..., P], address: Address, options: Options
-) -> P:
-    """A pool of connections, through the environment's proxy if there is one for this host."""
-    settings: dict[str, Any] = {
-        "max_connections": options.connections,
-        "max_keepalive_connections": options.connections,
-        "keepalive_expiry": _KEEP_IDLE_S,
-    }
+def _settings(address: Address, options: Options) -> dict[str, Any]:
+    """What every connection is made with."""
+    origin = httpcore.Origin(address.scheme.encode(), address.host.encode("ascii"), address.port)
+    settings: dict[str, Any] = {"origin": origin, "keepalive_expiry": _KEEP_IDLE_S}
     if address.is_encrypted:
         settings["ssl_context"] = _trust(options)
+    return settings
+
+
+def _trusting(settings: dict[str, Any]) -> dict[str, Any]:
+    """The same for a proxy's pool, which finds the origin in each request."""
+    return {name: value for name, value in settings.items() if name != "origin"}
+
+
+def _proxy(address: Address) -> str | None:
+    """The environment's proxy for this server, if there is one."""
     proxies = getproxies()
     proxy = proxies.get(address.scheme) or proxies.get("all")
     if proxy is None or proxy_bypass(address.host):
-        return direct(**settings)
-    return through_proxy(proxy_url=proxy if "://" in proxy else f"http://{proxy}", **settings)
+        return None
+    return proxy if "://" in proxy else f"http://{proxy}"
 
 
 def _trust(options: Options) -> ssl.SSLContext:

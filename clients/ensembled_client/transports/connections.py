@@ -1,0 +1,203 @@
+"""Connections to one server, kept and taken up again: blocking, and for asyncio.
+
+Runs in the caller's process; requests in, responses out, read to their end. The connections are
+httpcore's. Its own pools go through all connections for all waiting requests whenever one comes or
+goes: 200 requests at once then take seconds. Here there is one server, so a stack does: the
+connection that was used last is taken first, those that have been idle for long are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import httpcore
+
+__all__ = ["AsyncConnections", "AsyncThroughProxy", "Connections", "Response", "ThroughProxy"]
+
+#: Status, headers, body.
+Response = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
+
+
+class Connections:
+    """Blocking; shared by threads (the operations of a deque are atomic).
+
+    Args:
+        most: so many connections at once; who finds none waits.
+        settings: of httpcore.HTTPConnection.
+    """
+
+    def __init__(self, most: int, settings: dict[str, Any]) -> None:
+        self._slots = threading.BoundedSemaphore(most)
+        self._settings = settings
+        self._idle: deque[httpcore.HTTPConnection] = deque()
+
+    def exchange(self, request: httpcore.Request) -> Response:
+        """Send a request on any connection and read its response.
+
+        Raises:
+            httpcore.TimeoutException: if none becomes free in time, and as httpcore does.
+        """
+        if not self._slots.acquire(timeout=_wait_s(request) or threading.TIMEOUT_MAX):
+            raise httpcore.PoolTimeout
+        try:
+            return self._exchange(self._take(), request)
+        finally:
+            self._slots.release()
+
+    def _take(self) -> httpcore.HTTPConnection:
+        while self._idle:
+            try:
+                connection = self._idle.pop()
+            except IndexError:  # another thread was faster
+                break
+            if not connection.has_expired():
+                return connection
+            connection.close()
+        return httpcore.HTTPConnection(**self._settings)
+
+    def _exchange(self, connection: httpcore.HTTPConnection, request: httpcore.Request) -> Response:
+        try:
+            response = connection.handle_request(request)
+            try:
+                body = response.read()
+            finally:
+                response.close()
+        except BaseException:
+            connection.close()
+            raise
+        if connection.is_idle():
+            self._idle.append(connection)
+            self._close_oldest()
+        else:
+            connection.close()
+        return response.status, response.headers, body
+
+    def _close_oldest(self) -> None:
+        """Let one go that was not needed for long, if there is one."""
+        try:
+            oldest = self._idle.popleft()
+        except IndexError:
+            return
+        if oldest.has_expired():
+            oldest.close()
+        else:
+            self._idle.appendleft(oldest)
+
+    def close(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            self._idle.pop().close()
+
+
+class AsyncConnections:
+    """For asyncio; shared by the tasks of one event loop.
+
+    Args:
+        most: so many connections at once; who finds none waits.
+        settings: of httpcore.AsyncHTTPConnection.
+    """
+
+    def __init__(self, most: int, settings: dict[str, Any]) -> None:
+        self._slots = asyncio.Semaphore(most)
+        self._settings = settings
+        self._idle: deque[httpcore.AsyncHTTPConnection] = deque()
+
+    async def exchange(self, request: httpcore.Request) -> Response:
+        """Send a request on any connection and read its response.
+
+        Raises:
+            httpcore.TimeoutException: if none becomes free in time, and as httpcore does.
+        """
+        if self._slots.locked():
+            try:
+                async with asyncio.timeout(_wait_s(request)):
+                    await self._slots.acquire()
+            except TimeoutError:
+                raise httpcore.PoolTimeout from None
+        else:
+            await self._slots.acquire()
+        try:
+            return await self._exchange(await self._take(), request)
+        finally:
+            self._slots.release()
+
+    async def _take(self) -> httpcore.AsyncHTTPConnection:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.has_expired():
+                return connection
+            await connection.aclose()
+        return httpcore.AsyncHTTPConnection(**self._settings)
+
+    async def _exchange(
+        self, connection: httpcore.AsyncHTTPConnection, request: httpcore.Request
+    ) -> Response:
+        try:
+            response = await connection.handle_async_request(request)
+            try:
+                body = await response.aread()
+            finally:
+                await response.aclose()
+        except BaseException:
+            await connection.aclose()
+            raise
+        if connection.is_idle():
+            self._idle.append(connection)
+            if self._idle[0].has_expired():
+                await self._idle.popleft().aclose()
+        else:
+            await connection.aclose()
+        return response.status, response.headers, body
+
+    async def aclose(self) -> None:
+        """Close what is idle."""
+        while self._idle:
+            await self._idle.pop().aclose()
+
+
+class ThroughProxy:
+    """Blocking, through a proxy: httpcore's own pool."""
+
+    def __init__(self, pool: httpcore.HTTPProxy) -> None:
+        self._pool = pool
+
+    def exchange(self, request: httpcore.Request) -> Response:
+        """Send a request and read its response."""
+        response = self._pool.handle_request(request)
+        try:
+            return response.status, response.headers, response.read()
+        finally:
+            response.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pool.close()
+
+
+class AsyncThroughProxy:
+    """For asyncio, through a proxy: httpcore's own pool."""
+
+    def __init__(self, pool: httpcore.AsyncHTTPProxy) -> None:
+        self._pool = pool
+
+    async def exchange(self, request: httpcore.Request) -> Response:
+        """Send a request and read its response."""
+        response = await self._pool.handle_async_request(request)
+        try:
+            return response.status, response.headers, await response.aread()
+        finally:
+            await response.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._pool.aclose()
+
+
+def _wait_s(request: httpcore.Request) -> float | None:
+    """How long a request may wait for a connection, None for ever."""
+    wait_s: float | None = request.extensions["timeout"]["pool"]
+    return wait_s
