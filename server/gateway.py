@@ -13,12 +13,11 @@ from collections.abc import Callable, Sequence
 
 import zmq
 
-from server.accepted import Bound, Extras, Request, ServedModel
+from server.accepted import Bound, Request, ServedModel
+from server.admission import admit
 from server.batching import Range
-from server.cascade import advance, stage_terms
 from server.errors import (
     DeadlineExceeded,
-    InvalidRequest,
     QueueFull,
     RequestError,
     Unavailable,
@@ -48,7 +47,6 @@ from workers.messages import (
     encode,
 )
 from workers.spec import InstanceSpec, MemorySpec
-from workers.terms import Terms
 
 __all__ = ["Gateway"]
 
@@ -154,7 +152,13 @@ class Gateway:
         """
         if not self.is_open:
             raise Unavailable("the server is draining" if self.draining else "starting up")
-        request, wish = self._accept(model, bound), bound.wish
+        request = admit(
+            model,
+            bound,
+            self.fleet.available(model.arena, model.spec.mask),
+            future=self._loop.create_future(),
+            now=time.monotonic(),
+        )
         request.on_slow = on_slow
         flight = self._flights[model.arena]
         if flight.waiting or not self._place(flight, request):
@@ -162,41 +166,11 @@ class Gateway:
                 raise QueueFull(f"the arena is full, and {len(flight.waiting)} requests wait")
             flight.waiting.append(request)
         self._requests.add(request)
-        if wish.timeout_s or model.deadline_s:
-            deadline_s = min(t for t in (wish.timeout_s, model.deadline_s) if t > 0)
+        timeout_s = bound.wish.timeout_s
+        if timeout_s or model.deadline_s:
+            deadline_s = min(t for t in (timeout_s, model.deadline_s) if t > 0)
             request.timer = self._loop.call_later(deadline_s, self._pass_deadline, request)
         return request
-
-    def _accept(self, model: ServedModel, bound: Bound) -> Request:
-        spec, wish = model.spec, bound.wish
-        asked = spec.mask & wish.members
-        number = asked.bit_count()
-        quorum = wish.quorum or min(spec.quorum, number)
-        if quorum > number:
-            raise InvalidRequest(f"a quorum of {quorum} can't be met by {number} members")
-        available = expected = self.fleet.available(model.arena, asked)
-        if expected.bit_count() < quorum:
-            raise Unavailable(
-                f"{model.name!r} can't meet its quorum of {quorum}: "
-                f"only {expected.bit_count()} of its members are up"
-            )
-        if spec.stages and not wish.asks_everybody:
-            stage, expected = advance(spec.stages, 0, available)
-            terms = stage_terms(quorum, spec.stages, stage)
-        else:
-            terms = Terms(quorum, wish.scores, wish.class_only)
-        return Request(
-            model,
-            bound.inputs,
-            bound.rows,
-            asked,
-            expected,
-            quorum,
-            self._loop.create_future(),
-            time.monotonic(),
-            terms,
-            Extras(spec, wish, bound.rows) if wish.has_extras else None,
-        )
 
     def _pass_deadline(self, request: Request) -> None:
         self.close(

@@ -257,7 +257,7 @@ class ArenaCombiner:
         may_defer = may_defer and 0 < terms.stage < len(ensemble.spec.stages)
         if may_defer and not answered:
             return [self._deferred(rows, terms)]
-        error = self._reason(rows)
+        error = ""
         if answered:
             try:
                 ensemble.combine(slots, used)
@@ -273,7 +273,9 @@ class ArenaCombiner:
         arena.used[slots] = used
         arena.ended[slots] = rows if answered else -rows
         start, stop = int(rows[0]), int(rows[-1]) + 1
-        error = "" if answered else error
+        reason = self._reason(rows)
+        if not answered:
+            error = error or reason
         return [Ended(self._index, start, stop, used, answered, error, certain)]
 
     def _divide(
