@@ -139,7 +139,9 @@ def choose_output(source: ModelSource, names: Sequence[str]) -> str:
             raise error(source, f"has no output {source.output_name!r}; it has: {listed}")
         return source.output_name
     if len(names) != 1:
-        raise error(source, f"has {len(names)} outputs, name the one to use: {listed}")
+        raise error(
+            source, f"has {len(names)} outputs, name the one to use by output_name: {listed}"
+        )
     return names[0]
 
 

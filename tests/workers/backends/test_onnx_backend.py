@@ -47,7 +47,7 @@ def test_signature_and_answer(tmp_path: Path) -> None:
 def test_chooses_the_named_output(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "a.onnx", outputs=("a", "b"))
     assert backends.load(onnx_source(path, output_name="b"), CPU).signature.output.name == "b"
-    assert "2 outputs, name the one to use: a, b" in refusal(onnx_source(path))
+    assert "2 outputs, name the one to use by output_name: a, b" in refusal(onnx_source(path))
     assert "no output 'c'; it has: a, b" in refusal(onnx_source(path, output_name="c"))
 
 

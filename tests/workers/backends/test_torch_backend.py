@@ -105,7 +105,7 @@ def test_chooses_the_named_output(tmp_path: Path, kind: str, name: str) -> None:
     model = backends.load(torch_source(path, output_name=name), CPU)
     assert model.signature.output.name == name
     np.testing.assert_array_equal(model.predict([X]), -X)
-    assert "2 outputs, name the one to use" in refusal(torch_source(path))
+    assert "2 outputs, name the one to use by output_name" in refusal(torch_source(path))
     assert "no output 'none'" in refusal(torch_source(path, output_name="none"))
 
 
