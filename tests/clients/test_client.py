@@ -290,6 +290,7 @@ def test_without_grpcio(monkeypatch):
     [
         ("host:8000", {}, "not the URL of a server"),
         ("ftp://host", {}, "not the URL of a server"),
+        ("ftp://host:21", {}, "not the URL of a server"),
         ("http://", {}, "not the URL of a server"),
         ("http://host:port", {}, "not the URL of a server"),
         ("grpc://host:8001/path", {}, "has no path"),

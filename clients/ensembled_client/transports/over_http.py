@@ -19,6 +19,7 @@ from ensembled_client.errors import (
     DeadlineExceeded,
     EnsembledClientError,
     RequestRejected,
+    ServerFailure,
     Unavailable,
 )
 from ensembled_client.exchange import Answer, InferRequest, Link, Topic
@@ -179,10 +180,11 @@ _ERRORS = (
 def _typed(error: Exception) -> EnsembledClientError:
     """Return what it means that a request could not be sent, or got no reply."""
     text = str(error) or type(error).__name__
+    if isinstance(error, httpcore.ConnectError) and "CERTIFICATE" in text:
+        # Not `Unavailable`: it won't be better at another try.
+        return ServerFailure(f"the server's certificate is not trusted ({text})")
     if isinstance(error, (httpcore.ConnectError, httpcore.ConnectTimeout)):
-        # Nothing was sent. A certificate that is not trusted won't be at the next try.
-        is_tls = isinstance(error.__cause__, ssl.SSLError) or "CERTIFICATE" in text
-        return Unavailable(f"the server can't be reached ({text})", safe_to_retry=not is_tls)
+        return Unavailable(f"the server can't be reached ({text})", safe_to_retry=True)
     if isinstance(error, httpcore.PoolTimeout):
         return DeadlineExceeded("no connection became free in time")
     if isinstance(error, httpcore.TimeoutException):
