@@ -34,10 +34,12 @@ class ModelInput:
         self._stored = stored
         self._scaling = scaling
         self._datatype = datatype
+        self._is_stored = scaling is None and stored == datatype
 
     def read(self, slots: slice | npt.NDArray[np.int64]) -> Array:
         """The model's input for some rows; a view of the arena where nothing is to be done."""
-        return self._prepare(self._view[slots])
+        rows: Array = self._view[slots]
+        return rows if self._is_stored else self._prepare(rows)
 
     def random(self, rows: int, generator: np.random.Generator) -> Array:
         """An input as it might come: pixels and floats are random, other numbers are 0."""

@@ -94,6 +94,19 @@ def test_members_of_equal_input_share_an_arena():
     assert "cpu:1" not in result.instances
 
 
+def test_an_instance_serves_every_ensemble_of_its_member():
+    members = [member("a"), member("b"), member("c")]
+    few = composed(members, {"e": {"members": ["a", "b"]}})
+    many = composed(
+        members,
+        {f"e{i}": {"members": ["a", "b", "c"][i % 2 :]} for i in range(30)},
+    )
+    assert many.instances == few.instances
+    assert [len(arena.ensembles) for arena in many.arenas] == [30 + 3]
+    assert many.arenas[0].blocks == few.arenas[0].blocks, "no areas of their own"
+    assert many.arenas[0].capacity == few.arenas[0].capacity
+
+
 def test_inputs_are_equal_in_any_order_and_by_the_clients_names():
     p, q = TensorSpec("p", "FP32", (4,)), TensorSpec("q", "INT64", ())
     renamed = (TensorSpec("own.q", "INT64", ()), p)
