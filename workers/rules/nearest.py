@@ -4,7 +4,7 @@ Runs in the combiner; see `workers.rules.averages` for what flows in and out. It
 continuous actions: the mean of "steer left" and "steer right" is the obstacle between them.
 
 Source: Pochelu, Petiton and Conche, "Distributed Ensembles of Reinforcement Learning Agents for
-Electricity Control" (2022).
+Electricity Control" (2022, arXiv 2208.14338).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -89,6 +90,16 @@ def test_failures_are_errors_of_one_line(make, body, message):
             answer(rule)
         assert message in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_the_example_of_the_documentation(tmp_path, module):
+    page = (Path(__file__).parents[3] / "docs/combination.md").read_text()
+    name = module(page.partition("```python\n")[2].partition("```")[0])
+    rule = CustomRule(f"{name}:careful", str(tmp_path), MEMBERS, np.ones(3))
+    predictions = np.array([[[1, 0], [4, 4]], [[2, 1], [4, 4]], [[9, 9], [4, 4]]], np.float32)
+    out = np.empty((2, 2), np.float32)
+    rule.over([0, 1, 2])(predictions, out)
+    assert out.tolist() == [[1.5, 0.5], [4, 4]]
 
 
 def test_infinity_can_be_meant(make):
