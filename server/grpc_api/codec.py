@@ -1,7 +1,6 @@
-"""Infer requests and answers between gRPC's messages and what every protocol understands.
+"""Infer requests, from gRPC's messages to what every protocol understands.
 
-Runs in the front-end, on the hot path; pure. Tensors come raw, or typed in `contents`; answers are
-always raw.
+Runs in the front-end, on the hot path; pure. Tensors come raw, or typed in `contents`.
 """
 
 from __future__ import annotations
@@ -15,9 +14,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequest
-from server.grpc_api.fields import Fields, length_prefixed
+from server.grpc_api.fields import Fields
 from server.grpc_api.messages import message_class
-from server.outputs import OutputTensor
 from server.requests import (
     InferRequest,
     Parameters,
@@ -28,13 +26,10 @@ from server.requests import (
 from server.tensors import Tensor, bytes_to_wire, tensor_from_bytes
 from workers.spec import DTYPES
 
-__all__ = ["Asked", "encode_answer", "encode_error", "encode_streamed", "parse", "parse_request"]
+__all__ = ["Asked", "parse", "parse_request"]
 
 _Request = message_class("ModelInferRequest")
-_Response = message_class("ModelInferResponse")
-_StreamResponse = message_class("ModelStreamInferResponse")
 
-_VERSION = "1"
 _HEADS = 1024
 #: Heads beyond this are typed tensors, which hardly come twice.
 _HEAD_BYTES = 4096
@@ -224,56 +219,3 @@ def _typed(item: _Input) -> Tensor:
     if converted.dtype != array.dtype and (converted != array).any():
         raise InvalidRequest(f"input {name!r}: a value is out of the range of {datatype}")
     return tensor_from_bytes(name, datatype, shape, converted.tobytes())
-
-
-# -- answers -----------------------------------------------------------------------------------
-
-
-def encode_answer(
-    model: str, request_id: str, members: str, degraded: bool, outputs: Sequence[OutputTensor]
-) -> bytes:
-    """Serialize a ModelInferResponse.
-
-    Args:
-        model: its name.
-        request_id: echoed.
-        members: names of those that the answer rests on, separated by commas.
-        degraded: whether these are fewer than were asked.
-        outputs: as they were wanted.
-    """
-    described = tuple((tensor.name, tensor.datatype, *tensor.shape) for tensor in outputs)
-    pieces: list[bytes | bytearray | memoryview]
-    pieces = [_answer_head(model, members, degraded, described)]
-    if request_id:
-        pieces += length_prefixed(_Response.ID_FIELD_NUMBER, request_id.encode())
-    for tensor in outputs:
-        pieces += length_prefixed(_Response.RAW_OUTPUT_CONTENTS_FIELD_NUMBER, tensor.data)
-    return b"".join(pieces)
-
-
-@lru_cache(_HEADS)
-def _answer_head(
-    model: str, members: str, degraded: bool, described: tuple[tuple[Any, ...], ...]
-) -> bytes:
-    """An answer without its id and its data; most answers to a model have the same."""
-    head = _Response(model_name=model, model_version=_VERSION)
-    head.parameters["members"].string_param = members
-    head.parameters["degraded"].bool_param = degraded
-    for name, datatype, *shape in described:
-        head.outputs.add(name=name, datatype=datatype, shape=shape)
-    serialized: bytes = head.SerializeToString(deterministic=True)
-    return serialized
-
-
-def encode_streamed(response: bytes) -> bytes:
-    """Serialize a ModelStreamInferResponse around a serialized ModelInferResponse."""
-    number = _StreamResponse.INFER_RESPONSE_FIELD_NUMBER
-    return b"".join(length_prefixed(number, response))
-
-
-def encode_error(text: str, request_id: str) -> bytes:
-    """Serialize a ModelStreamInferResponse that says what is wrong with one request."""
-    error = _StreamResponse(error_message=text)
-    error.infer_response.id = request_id
-    serialized: bytes = error.SerializeToString()
-    return serialized

@@ -14,7 +14,8 @@ from typing import Any
 import grpc
 
 from server.errors import DeadlineExceeded, QueueFull, RequestError
-from server.grpc_api.codec import Asked, encode_answer
+from server.grpc_api.answers import encode_answer
+from server.grpc_api.codec import Asked
 from server.grpc_api.documents import documents
 from server.grpc_api.messages import METHODS, SERVICE
 from server.grpc_api.reading import make_request, read_request

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
-from server.grpc_api.codec import Asked, encode_error, encode_streamed
+from server.grpc_api.answers import encode_error, encode_streamed
+from server.grpc_api.codec import Asked
 from server.grpc_api.reading import read_request
 
 __all__ = ["Stream"]

@@ -7,13 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from server.errors import InvalidRequest
-from server.grpc_api.codec import (
-    encode_answer,
-    encode_error,
-    encode_streamed,
-    parse,
-    parse_request,
-)
+from server.grpc_api.answers import encode_answer, encode_error, encode_streamed
+from server.grpc_api.codec import parse, parse_request
 from server.grpc_api.fields import take_apart
 from server.grpc_api.messages import message_class
 from server.outputs import OutputTensor
