@@ -38,7 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _check_installed(modules: dict[str, str]) -> None:
     for module, extra in modules.items():
-        if importlib.util.find_spec(module) is None:
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except ModuleNotFoundError:  # not even the package it is in
+            found = False
+        if not found:
             raise LoadTestError(
                 f"{module} is not installed: pip install 'ensembled-client[{extra}]'"
             )

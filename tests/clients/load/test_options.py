@@ -1,5 +1,7 @@
 """The command line."""
 
+import importlib.util
+
 import pytest
 from ensembled_client.load.cli import main
 from ensembled_client.load.errors import UsageError
@@ -130,3 +132,29 @@ def test_an_open_loop_has_one_schedule_for_all():
     assert (first.lanes, first.index, second.index) == (128, 0, 1)
     (traced,) = jobs("--trace t --rows 2", trace=((0.5, 2),))
     assert (traced.schedule.trace, traced.schedule.rate) == (((0.5, 2),), None)
+
+
+@pytest.mark.parametrize(
+    ("missing", "line", "extra"),
+    [
+        ("hdrh", f"{URL} m", "load"),
+        ("rich", f"{URL} m", "load"),
+        ("grpc", "grpc://host m", "grpc"),
+        ("google.protobuf", "grpc://host m", "grpc"),
+        ("matplotlib", f"{URL} m --plot a.svg", "plot"),
+    ],
+)
+def test_a_missing_extra_is_named(missing, line, extra, monkeypatch, capsys):
+    find = importlib.util.find_spec
+
+    def find_spec(name):
+        if name == missing == "google.protobuf":
+            raise ModuleNotFoundError(name)
+        return None if name == missing else find(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    assert main(line.split()) == 1
+    complaint = capsys.readouterr().err
+    assert complaint == (
+        f"error: {missing} is not installed: pip install 'ensembled-client[{extra}]'\n"
+    )
