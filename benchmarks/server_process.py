@@ -29,14 +29,15 @@ _START_S = 300.0
 _STOP_S = 30.0
 _LOG_LINES = 4
 _MIB = 1 << 20
-_READY = re.compile(rb"^ready http=(\S+)", re.MULTILINE)
+_ANY_PORTS = ("--http-port", "0", "--grpc-port", "0")
+_READY = re.compile(rb"^ready http=(\S+) grpc=(\S+)", re.MULTILINE)
 
 
-def parse_ready(output: bytes) -> str | None:
-    """Return ``HOST:PORT`` from what a server has printed, None if it is not ready yet."""
+def parse_ready(output: bytes) -> tuple[str, str] | None:
+    """Return what a server has printed, ``HOST:PORT`` of HTTP and gRPC; None if it is not ready."""
     *lines, _unfinished = output.split(b"\n")
     found = _READY.search(b"\n".join(lines))
-    return found[1].decode() if found else None
+    return (found[1].decode(), found[2].decode()) if found else None
 
 
 class RunningServer:
@@ -44,10 +45,12 @@ class RunningServer:
 
     Attributes:
         address: ``HOST:PORT`` of its HTTP interface.
+        grpc: ``HOST:PORT`` of its gRPC interface.
     """
 
-    def __init__(self, pid: int, address: str) -> None:
+    def __init__(self, pid: int, address: str, grpc: str) -> None:
         self.address = address
+        self.grpc = grpc
         self._parent = psutil.Process(pid)
 
     def _processes(self) -> list[psutil.Process]:
@@ -70,22 +73,27 @@ def _memory(process: psutil.Process) -> ProcessMemory:
 
 
 @contextlib.contextmanager
-def running_server(config: Path) -> Iterator[RunningServer]:
+def running_server(config: Path, **environment: str) -> Iterator[RunningServer]:
     """Serve a configuration for the length of a block.
 
     A `BenchmarkError` raised in the block comes out with what the server logged last.
+
+    Args:
+        config: its file.
+        environment: more variables.
 
     Raises:
         BenchmarkError: if the server does not become ready.
     """
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
-            [_command(), "serve", str(config), "--host", "127.0.0.1", "--http-port", "0"],
+            [_command(), "serve", str(config), "--host", "127.0.0.1", *_ANY_PORTS],
+            env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=log,
         )
         try:
-            yield RunningServer(process.pid, _wait_ready(process))
+            yield RunningServer(process.pid, *_wait_ready(process))
         except BenchmarkError as error:
             raise BenchmarkError(f"{error}; the server's log ends: {_last_lines(log)}") from error
         finally:
@@ -100,11 +108,11 @@ def _command() -> str:
     return command
 
 
-def _wait_ready(process: subprocess.Popen[bytes]) -> str:
+def _wait_ready(process: subprocess.Popen[bytes]) -> tuple[str, str]:
     assert process.stdout is not None
     output = b""
     deadline = time.monotonic() + _START_S
-    while (address := parse_ready(output)) is None:
+    while (addresses := parse_ready(output)) is None:
         left = max(0.0, deadline - time.monotonic())
         if not select.select([process.stdout], [], [], left)[0]:
             raise BenchmarkError(f"the server is not ready after {_START_S:.0f} s")
@@ -112,7 +120,7 @@ def _wait_ready(process: subprocess.Popen[bytes]) -> str:
         if not chunk:
             raise BenchmarkError(f"the server ended with status {process.wait()}")
         output += chunk
-    return address
+    return addresses
 
 
 def _last_lines(log: IO[bytes]) -> str:

@@ -136,6 +136,7 @@ class Gateway:
         model: ServedModel,
         bound: Bound,
         *,
+        arrived: float,
         on_slow: Callable[[Request], None] | None = None,
     ) -> Request:
         """Accept a request; its `future` gives the answer.
@@ -143,6 +144,8 @@ class Gateway:
         Args:
             model: what to predict with.
             bound: the rows, and what is wanted of them.
+            arrived: when the request was there, on the monotonic clock: its deadline counts from
+                then, so that what it took to decode it counts as well.
             on_slow: called once with the request if its answer takes some ten milliseconds.
 
         Raises:
@@ -169,7 +172,8 @@ class Gateway:
         timeout_s = bound.wish.timeout_s
         if timeout_s or model.deadline_s:
             deadline_s = min(t for t in (timeout_s, model.deadline_s) if t > 0)
-            request.timer = self._loop.call_later(deadline_s, self._pass_deadline, request)
+            left_s = arrived + deadline_s - request.accepted
+            request.timer = self._loop.call_later(left_s, self._pass_deadline, request)
         return request
 
     def _pass_deadline(self, request: Request) -> None:

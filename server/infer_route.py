@@ -120,7 +120,9 @@ class InferRoute:
             bound = await self._inference.bind(path.endpoint, request)
             if header_length is not None and not model.takes_images:
                 path.plans.remember(body, header_length, request, bound)
-        accepted = self._gateway.submit(model.served, bound, on_slow=partial(self._watch, receive))
+        accepted = self._gateway.submit(
+            model.served, bound, arrived=arrived, on_slow=partial(self._watch, receive)
+        )
         answer = await accepted.future
         out, json_length = await self._encode(model, answer, request_id, outputs)
         path.endpoint.counters.succeed(arrived, answer)

@@ -149,7 +149,9 @@ class Inference:
         model, arrived = endpoint.model, time.monotonic()
         try:
             bound = await self.bind(endpoint, request)
-            accepted = self.gateway.submit(model.served, bound, on_slow=on_slow)
+            accepted = self.gateway.submit(
+                model.served, bound, arrived=arrived, on_slow=on_slow
+            )
             answer = await self._wait_answer(accepted)
             outputs = output_tensors(model, answer, request.outputs)
         except BaseException:

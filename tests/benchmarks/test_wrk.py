@@ -84,14 +84,18 @@ def test_a_wrong_answer_is_found():
 
 
 @pytest.mark.parametrize(
-    ("output", "address"),
+    ("output", "addresses"),
     [
         (b"", None),
         (b"ready http=127.0.0.1:80", None),  # the line may go on
-        (b"ready http=127.0.0.1:8000\n", "127.0.0.1:8000"),
-        (b"making lite0\nready http=[::1]:8000 grpc=[::1]:8001\n", "[::1]:8000"),
-        (b"not ready http=127.0.0.1:8000\n", None),
+        (b"ready http=127.0.0.1:8000 grpc=127.0.0.1:80", None),
+        (
+            b"ready http=127.0.0.1:8000 grpc=127.0.0.1:8001\n",
+            ("127.0.0.1:8000", "127.0.0.1:8001"),
+        ),
+        (b"making lite0\nready http=[::1]:8000 grpc=[::1]:8001\n", ("[::1]:8000", "[::1]:8001")),
+        (b"not ready http=127.0.0.1:8000 grpc=127.0.0.1:8001\n", None),
     ],
 )
-def test_the_ready_line(output, address):
-    assert parse_ready(output) == address
+def test_the_ready_line(output, addresses):
+    assert parse_ready(output) == addresses
