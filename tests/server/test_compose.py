@@ -1,9 +1,12 @@
+from pathlib import Path
+
 import pytest
 
 from allocator.matrix import AllocationMatrix
 from server.compose import KnownMember, compose
 from server.config import Config
 from server.errors import ConfigError
+from server.rule_checks import MetaModel
 from workers.arena import arena_bytes
 from workers.spec import Binding, ModelSignature, ModelSource, Preparation, Scaling, TensorSpec
 
@@ -47,7 +50,7 @@ def image(size, *, channels_first=True, **changes):
     return {"inputs": (TensorSpec("pixels", "FP32", shape),), "input": {"image": options}}
 
 
-def composed(members, ensembles=None, *, batch=8, budget=1 << 22, cells=None):
+def composed(members, ensembles=None, *, batch=8, budget=1 << 22, cells=None, metas=None):
     names = [one.name for one in members]
     config = Config.model_validate(
         {
@@ -58,7 +61,7 @@ def composed(members, ensembles=None, *, batch=8, budget=1 << 22, cells=None):
     matrix = AllocationMatrix(
         tuple(names), ("cpu:0", "cpu:1"), cells or ((batch,) * len(names), (0,) * len(names))
     )
-    return compose(config, members, matrix, budget_bytes=budget, offset=4096)
+    return compose(config, members, matrix, budget_bytes=budget, offset=4096, metas=metas)
 
 
 def problems(members, rule="mean", **ensemble):
@@ -281,6 +284,39 @@ def test_temperatures_need_an_output_per_class():
     assert composed([meaning("a", "probabilities", scalar)])
     with pytest.raises(ConfigError, match="a.output: probabilities need an output per class"):
         composed([meaning("a", "probabilities", scalar, temperature=2)])
+
+
+def test_a_meta_models_answer_is_the_ensembles():
+    members = [member("a", labels=("x", "y", "z")), member("b")]
+    meta = ModelSource("meta", "onnx", "meta.onnx")
+    for answer, labels in ((Y, ("x", "y", "z")), (TensorSpec("y", "FP64", (2, 2)), ())):
+        signature = ModelSignature((TensorSpec("m", "FP32", (6,)),), answer, 0)
+        result = composed(
+            members,
+            {"e": {"members": ["a", "b"], "rule": "stack", "meta": "meta.onnx"}},
+            metas={"e": MetaModel(meta, signature)},
+        )
+        spec = result.arenas[0].ensembles[0]
+        assert spec.output == TensorSpec("output", answer.datatype, answer.shape)
+        assert spec.predicted == TensorSpec("output", "FP32", (3,))
+        assert (spec.meta, spec.needs_all) == (meta, True)
+        assert result.models[0].labels == labels
+        assert result.models[1].labels == ("x", "y", "z")
+
+
+def test_parameters_of_rules():
+    members = [member(name) for name in "abcde"]
+    sections = {
+        "trimmed": {"rule": "trimmed_mean"},
+        "half": {"rule": "trimmed_mean", "trim": 0.4},
+        "own": {"rule": "my.rules:best", "weights": [1, 2, 3, 4, 5]},
+    }
+    sections = {name: {"members": list("abcde"), **one} for name, one in sections.items()}
+    trimmed, half, own, *_ = composed(members, sections).arenas[0].ensembles
+    assert (trimmed.trim, half.trim) == (0.2, 0.4)
+    assert own.weights == (1, 2, 3, 4, 5)
+    assert own.directory == str(Path.cwd())
+    assert (trimmed.directory, trimmed.needs_all, trimmed.predicted) == ("", False, trimmed.output)
 
 
 def test_rules_that_the_outputs_do_not_allow():

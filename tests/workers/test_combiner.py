@@ -224,6 +224,24 @@ def test_a_rule_that_raises_fails_its_rows_only(memory, arena, monkeypatch, capl
     assert combiner.scan() == []
 
 
+def test_a_rule_that_can_not_be_made_fails_its_rows_only(caplog):
+    broken = ensemble("broken", (0, 1, 2), rule="no_such_module_at_all:rule")
+    spec = arena_spec(ensembles=(ensemble("all", (0, 1, 2)), broken))
+    with mapped(spec) as memory:
+        arena = open_arena(memory)
+        combiner = ArenaCombiner(0, open_arena(memory))
+        claim(arena, START, START + 1, expected=ALL)
+        claim(arena, START + 1, START + 2, expected=ALL, ensemble_index=1)
+        for member in range(3):
+            predict(arena, member, START, START + 2)
+        reason = "there is no module 'no_such_module_at_all'"
+        assert combiner.evaluate(START, START + 2) == [
+            ended(START, START + 1, ALL),
+            ended(START + 1, START + 2, ALL, False, f"rule {broken.rule}: {reason}"),
+        ]
+    assert f"rule {broken.rule} of broken can't be used" in caplog.text
+
+
 def test_a_new_combiner_carries_on(memory, arena, combiner):
     claim(arena, START, START + 8, expected=ALL)
     claim(arena, START + 8, START + 12, expected=ALL)

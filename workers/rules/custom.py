@@ -53,7 +53,8 @@ def resolve(reference: str, directory: str) -> Function:
     except ModuleNotFoundError as missing:
         if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
             raise RuleError(f"importing {name} failed: {_said(missing)}") from missing
-        raise RuleError(f"there is no module {missing.name!r}, also not in {directory}") from None
+        beside = f", also not in {directory}" if directory else ""
+        raise RuleError(f"there is no module {missing.name!r}{beside}") from None
     except BaseException as failure:
         raise RuleError(f"importing {name} failed: {_said(failure)}") from failure
     function = getattr(module, attribute, None)
