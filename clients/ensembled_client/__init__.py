@@ -1,7 +1,7 @@
 """A client for Ensembled: one request in, the answer of a whole ensemble out."""
 
-from ensembled_client.async_client import AsyncEnsemble, AsyncEnsembleClient
-from ensembled_client.client import Ensemble, EnsembleClient
+from ensembled_client.async_client import AsyncEnsembleClient
+from ensembled_client.client import EnsembleClient
 from ensembled_client.errors import (
     DeadlineExceeded,
     EnsembledClientError,
@@ -12,6 +12,7 @@ from ensembled_client.errors import (
     Unavailable,
     UnknownModel,
 )
+from ensembled_client.handles import AsyncEnsemble, Ensemble
 from ensembled_client.models import ModelState
 from ensembled_client.prediction import Prediction, Timing
 from ensembled_client.retries import RetryPolicy

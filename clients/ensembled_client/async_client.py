@@ -1,4 +1,4 @@
-"""The client for asyncio, and its handle of one ensemble. Runs in the caller's event loop.
+"""The client for asyncio. Runs in the caller's event loop.
 
 The same methods as the blocking client has, to be awaited; what they do is documented there.
 """
@@ -11,16 +11,17 @@ from types import TracebackType
 from typing import Any, Unpack
 
 from ensembled_client.addresses import Options
-from ensembled_client.client import PredictOptions
 from ensembled_client.exchange import Subject
+from ensembled_client.handles import AsyncEnsemble, PredictOptions
 from ensembled_client.links import make_link
 from ensembled_client.models import ModelState
 from ensembled_client.prediction import Prediction
 from ensembled_client.retries import RetryPolicy
 from ensembled_client.runtime import AsyncioRuntime
-from ensembled_client.session import Session, Wish
+from ensembled_client.session import Session
+from ensembled_client.wishes import Wish
 
-__all__ = ["AsyncEnsemble", "AsyncEnsembleClient"]
+__all__ = ["AsyncEnsembleClient"]
 
 
 class AsyncEnsembleClient:
@@ -172,49 +173,3 @@ class AsyncEnsembleClient:
     async def statistics(self, model: str = "") -> list[dict[str, Any]]:
         """Ask what models have done: see `EnsembleClient.statistics`."""
         return await self._session.statistics(model)
-
-
-class AsyncEnsemble:
-    """One ensemble (or member) of a client's server; made by `AsyncEnsembleClient.ensemble`.
-
-    Attributes:
-        name: of the ensemble.
-    """
-
-    def __init__(self, client: AsyncEnsembleClient, name: str) -> None:
-        self._client = client
-        self.name = name
-
-    def __repr__(self) -> str:
-        """Say which ensemble of which server it is."""
-        return f"{self._client!r}.ensemble({self.name!r})"
-
-    async def predict(self, x: Any, **options: Unpack[PredictOptions]) -> Prediction:
-        """Predict: see `EnsembleClient.predict`."""
-        return await self._client.predict(self.name, x, **options)
-
-    async def classify(
-        self, x: Any, top: int = 5, **options: Unpack[PredictOptions]
-    ) -> list[list[tuple[str, float]]]:
-        """Name the best classes: see `EnsembleClient.classify`."""
-        return await self._client.classify(self.name, x, top, **options)
-
-    async def metadata(self) -> dict[str, Any]:
-        """Ask for its metadata: see `EnsembleClient.metadata`."""
-        return await self._client.metadata(self.name)
-
-    async def config(self) -> dict[str, Any]:
-        """Ask for its configuration: see `EnsembleClient.config`."""
-        return await self._client.config(self.name)
-
-    async def is_ready(self) -> bool:
-        """Whether it takes traffic: see `EnsembleClient.is_ready`."""
-        return await self._client.is_ready(self.name)
-
-    async def wait_until_ready(self, timeout: float = 60.0) -> None:  # noqa: ASYNC109
-        """Wait until it takes traffic: see `EnsembleClient.wait_until_ready`."""
-        await self._client.wait_until_ready(timeout, self.name)
-
-    async def statistics(self) -> dict[str, Any]:
-        """Ask what it has done: see `EnsembleClient.statistics`."""
-        return (await self._client.statistics(self.name))[0]

@@ -1,4 +1,4 @@
-"""The blocking client, and its handle of one ensemble. Runs in the caller's process and thread.
+"""The blocking client. Runs in the caller's process and thread.
 
 Everything is done by the session below; here is what callers see, and how it is documented.
 """
@@ -8,29 +8,20 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from ensembled_client.addresses import Options
 from ensembled_client.exchange import Subject
+from ensembled_client.handles import Ensemble, PredictOptions
 from ensembled_client.links import make_link
 from ensembled_client.models import ModelState
 from ensembled_client.prediction import Prediction
 from ensembled_client.retries import RetryPolicy
 from ensembled_client.runtime import BlockingRuntime, run
-from ensembled_client.session import Session, Wish
+from ensembled_client.session import Session
+from ensembled_client.wishes import Wish
 
-__all__ = ["Ensemble", "EnsembleClient", "PredictOptions"]
-
-
-class PredictOptions(TypedDict, total=False):
-    """The options of `EnsembleClient.predict`."""
-
-    timeout: float | None
-    members: Sequence[str] | None
-    quorum: int | None
-    uncertainty: bool | Sequence[str]
-    member_outputs: bool
-    max_rows: int | None
+__all__ = ["EnsembleClient"]
 
 
 class EnsembleClient:
@@ -246,49 +237,3 @@ class EnsembleClient:
             EnsembledClientError: as `predict`.
         """
         return run(self._session.statistics(model))
-
-
-class Ensemble:
-    """One ensemble (or member) of a client's server; made by `EnsembleClient.ensemble`.
-
-    Attributes:
-        name: of the ensemble.
-    """
-
-    def __init__(self, client: EnsembleClient, name: str) -> None:
-        self._client = client
-        self.name = name
-
-    def __repr__(self) -> str:
-        """Say which ensemble of which server it is."""
-        return f"{self._client!r}.ensemble({self.name!r})"
-
-    def predict(self, x: Any, **options: Unpack[PredictOptions]) -> Prediction:
-        """Predict: see `EnsembleClient.predict`."""
-        return self._client.predict(self.name, x, **options)
-
-    def classify(
-        self, x: Any, top: int = 5, **options: Unpack[PredictOptions]
-    ) -> list[list[tuple[str, float]]]:
-        """Name the best classes: see `EnsembleClient.classify`."""
-        return self._client.classify(self.name, x, top, **options)
-
-    def metadata(self) -> dict[str, Any]:
-        """Ask for its metadata: see `EnsembleClient.metadata`."""
-        return self._client.metadata(self.name)
-
-    def config(self) -> dict[str, Any]:
-        """Ask for its configuration: see `EnsembleClient.config`."""
-        return self._client.config(self.name)
-
-    def is_ready(self) -> bool:
-        """Whether it takes traffic: see `EnsembleClient.is_ready`."""
-        return self._client.is_ready(self.name)
-
-    def wait_until_ready(self, timeout: float = 60.0) -> None:
-        """Wait until it takes traffic: see `EnsembleClient.wait_until_ready`."""
-        self._client.wait_until_ready(timeout, self.name)
-
-    def statistics(self) -> dict[str, Any]:
-        """Ask what it has done: see `EnsembleClient.statistics`."""
-        return self._client.statistics(self.name)[0]

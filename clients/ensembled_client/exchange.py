@@ -16,11 +16,12 @@ from typing import Any
 from ensembled_client.datatypes import Array
 from ensembled_client.tensors import Tensor
 
-__all__ = ["OUTPUT", "Answer", "InferRequest", "Link", "Subject", "Topic"]
+__all__ = ["OUTPUT", "Answer", "InferRequest", "Link", "Parameter", "Subject", "Topic"]
 
 #: The combined answer's name.
 OUTPUT = "output"
 
+#: The value of a request's parameter.
 Parameter = str | int | bool
 
 

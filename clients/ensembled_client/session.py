@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from math import inf
 from typing import Any, TypeVar
 
 import numpy as np
@@ -30,8 +29,9 @@ from ensembled_client.retries import RetryPolicy
 from ensembled_client.runtime import Runtime
 from ensembled_client.splitting import join, split
 from ensembled_client.tensors import tensors_for
+from ensembled_client.wishes import Clock, Wish
 
-__all__ = ["Session", "Wish"]
+__all__ = ["Session"]
 
 T = TypeVar("T")
 
@@ -39,88 +39,9 @@ T = TypeVar("T")
 _GRACE_S = 1.0
 _LOOK_UP_S = 10.0
 _POLL_S = 0.05
-#: What passes before a request is sent is taken off its deadline from here on. Below, equal
-#: requests stay equal, and so neither side has to encode or parse their header again.
-_UNCOUNTED_S = 1e-3
 #: Arrays up to this size are encoded where they are; anything else may read files.
 _INLINE_BYTES = 1 << 20
 _SHORT_WAIT = (Unavailable, DeadlineExceeded)
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a caller wants beside the combined answer, and when; see `EnsembleClient.predict`."""
-
-    timeout: float | None = None
-    members: Sequence[str] | None = None
-    quorum: int | None = None
-    uncertainty: bool | Sequence[str] = False
-    member_outputs: bool = False
-    max_rows: int | None = None
-    classes: int = 0
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            RequestRejected: if one of them makes no sense.
-        """
-        if self.timeout is not None and not 0 < self.timeout < inf:
-            raise RequestRejected(f"a timeout is a number of seconds above 0, not {self.timeout}")
-        for name in ("quorum", "max_rows"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 1):
-                raise RequestRejected(f"{name} is a whole number, 1 or more, not {value!r}")
-        if self.members is not None and not self.member_names:
-            raise RequestRejected("members is empty: name one or more, or leave it out for all")
-
-    @property
-    def member_names(self) -> tuple[str, ...]:
-        """The members that were chosen, () for all."""
-        if self.members is None:
-            return ()
-        return (self.members,) if isinstance(self.members, str) else tuple(self.members)
-
-    @property
-    def parameters(self) -> tuple[tuple[str, str | int | bool], ...]:
-        """As the protocol has them, but for the timeout."""
-        given: list[tuple[str, str | int | bool]] = []
-        if self.members is not None:
-            given.append(("members", ",".join(self.member_names)))
-        if self.quorum is not None:
-            given.append(("quorum", self.quorum))
-        return tuple(given)
-
-
-class _Clock:
-    """The time that one call has left, and what it has cost."""
-
-    def __init__(self, runtime: Runtime, timeout_s: float | None) -> None:
-        self._runtime = runtime
-        self._timeout_s = timeout_s
-        self.started = runtime.now()
-        self.tries = 0
-
-    def passed_s(self) -> float:
-        """Return the seconds since it was started."""
-        return self._runtime.now() - self.started
-
-    def left_s(self) -> float | None:
-        """Return the seconds that are left, None for any number.
-
-        Raises:
-            DeadlineExceeded: if there are none.
-        """
-        if self._timeout_s is None:
-            return None
-        passed_s = self.passed_s()
-        if passed_s >= self._timeout_s:
-            raise DeadlineExceeded(f"{self._timeout_s:g} s passed before the request was answered")
-        return self._timeout_s if passed_s < _UNCOUNTED_S else self._timeout_s - passed_s
-
-    def allows(self, pause_s: float) -> bool:
-        """Whether something is left after a pause."""
-        return self._timeout_s is None or self.passed_s() + pause_s < self._timeout_s
 
 
 class Session:
@@ -148,7 +69,7 @@ class Session:
 
     async def predict(self, model: str, x: Any, wish: Wish) -> Prediction:
         """Have a model predict."""
-        clock = _Clock(self._runtime, wish.timeout)
+        clock = Clock(self._runtime, wish.timeout)
         try:
             info = await self._info(model, clock)
             whose = wish.member_names if wish.member_outputs else None
@@ -193,7 +114,7 @@ class Session:
             max_rows=wish.max_rows,
         )
 
-    async def _ask(self, pieces: Sequence[InferRequest], clock: _Clock) -> Answer:
+    async def _ask(self, pieces: Sequence[InferRequest], clock: Clock) -> Answer:
         jobs = [partial(self._try_again, partial(self._infer, one), clock) for one in pieces]
         return join([await jobs[0]()] if len(jobs) == 1 else await self._runtime.gather(jobs))
 
@@ -207,7 +128,7 @@ class Session:
     async def _try_again(
         self,
         send: Callable[[float | None], Awaitable[T]],
-        clock: _Clock,
+        clock: Clock,
         *,
         changes_nothing: bool = False,
     ) -> T:
@@ -241,7 +162,7 @@ class Session:
 
     async def look_up(self, subject: Subject, model: str = "") -> Any:
         """Ask for a document of the protocol."""
-        return await self._look_up(Topic(subject, model), _Clock(self._runtime, None))
+        return await self._look_up(Topic(subject, model), Clock(self._runtime, None))
 
     async def models(self) -> list[ModelState]:
         """Ask for the index of models."""
@@ -275,7 +196,7 @@ class Session:
 
     async def wait_until_ready(self, timeout: float, model: str = "") -> None:  # noqa: ASYNC109
         """Ask until it is ready."""
-        clock = _Clock(self._runtime, None)
+        clock = Clock(self._runtime, None)
         subject = Subject.MODEL_READY if model else Subject.READY
         while True:
             left_s = timeout - clock.passed_s()
@@ -286,7 +207,7 @@ class Session:
                 raise Unavailable(f"{model or 'the server'} is not ready after {timeout:g} s")
             await self._runtime.sleep(min(_POLL_S, left_s))
 
-    async def _info(self, model: str, clock: _Clock) -> ModelInfo:
+    async def _info(self, model: str, clock: Clock) -> ModelInfo:
         known = self._models.get(model)
         if known is not None:
             return known
@@ -298,7 +219,7 @@ class Session:
         info = self._models[model] = ModelInfo.of(metadata, config)
         return info
 
-    async def _look_up(self, topic: Topic, clock: _Clock) -> Any:
+    async def _look_up(self, topic: Topic, clock: Clock) -> Any:
         async def send(left_s: float | None) -> Any:
             return await self._link.look_up(topic, min(_LOOK_UP_S, left_s or _LOOK_UP_S))
 

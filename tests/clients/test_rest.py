@@ -7,7 +7,8 @@ import pytest
 from ensembled_client import RequestRejected, ServerFailure
 from ensembled_client.addresses import Address, Options
 from ensembled_client.exchange import InferRequest, Subject, Topic
-from ensembled_client.rest import Body, Reply, Rest
+from ensembled_client.rest import Body, Rest
+from ensembled_client.rest_answers import Reply, answer_of, document_of
 from ensembled_client.tensors import tensors_for
 
 PIXELS = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 3]}]}
@@ -70,21 +71,21 @@ def test_a_body_in_chunks(sizes):
     assert all(len(chunk) <= 1 << 20 for chunk in body)
 
 
-def answer(rest, document, raw=None):
+def answer(document, raw=None):
     text = json.dumps(document).encode()
     headers = [] if raw is None else [(LENGTH, str(len(text)).encode())]
-    return rest.answer(Reply(200, headers, text + (raw or b"")))
+    return answer_of(Reply(200, headers, text + (raw or b"")))
 
 
-def test_an_answer_may_be_json_or_raw(rest):
+def test_an_answer_may_be_json_or_raw():
     described = {"name": "output", "datatype": "FP32", "shape": [1, 2]}
     texts = {"name": "t", "datatype": "BYTES", "shape": [1, 2], "data": [["a", "b"]]}
-    outputs = answer(rest, {"outputs": [{**described, "data": [1, 2.5]}, texts]}).outputs
+    outputs = answer({"outputs": [{**described, "data": [1, 2.5]}, texts]}).outputs
     assert outputs["output"].tolist() == [[1, 2.5]]
     assert outputs["t"].tolist() == [[b"a", b"b"]]
     described["parameters"] = {"binary_data_size": 8}
     document = {"outputs": [described], "parameters": {"degraded": True}}
-    given = answer(rest, document, np.array([1, 2.5], "<f4").tobytes())
+    given = answer(document, np.array([1, 2.5], "<f4").tobytes())
     assert given.outputs["output"].tolist() == [[1, 2.5]]
     assert given.parameters == {"degraded": True}
 
@@ -105,14 +106,14 @@ RAW = {"name": "output", "datatype": "BYTES", "shape": [1], "parameters": {"bina
         ({"outputs": [RAW]}, b"\x09"),
     ],
 )
-def test_nonsense_is_a_failure_of_the_server(rest, document, raw):
+def test_nonsense_is_a_failure_of_the_server(document, raw):
     with pytest.raises(ServerFailure, match="can't be understood"):
-        answer(rest, document, raw)
+        answer(document, raw)
 
 
-def test_a_length_that_is_none(rest):
+def test_a_length_that_is_none():
     with pytest.raises(ServerFailure, match="b'-1'"):
-        rest.answer(Reply(200, [(LENGTH, b"-1")], b"{}"))
+        answer_of(Reply(200, [(LENGTH, b"-1")], b"{}"))
 
 
 @pytest.mark.parametrize(
@@ -125,16 +126,16 @@ def test_a_length_that_is_none(rest):
         (200, b"[]", ServerFailure, "not a JSON object"),
     ],
 )
-def test_answers_of_somebody_else(rest, status, body, error, text):
+def test_answers_of_somebody_else(status, body, error, text):
     reply = Reply(status, [(b"retry-after", b"tomorrow")], body)
     with pytest.raises(error, match=text) as caught:
-        rest.document(Topic(Subject.SERVER), reply)
+        document_of(Topic(Subject.SERVER), reply)
     assert caught.value.retry_after is None
 
 
 def test_the_index_is_a_list(rest):
     call = rest.look_up(Topic(Subject.INDEX))
     assert (call.method, call.target) == (b"POST", b"/prefix/v2/repository/index")
-    assert rest.document(Topic(Subject.INDEX), Reply(200, [], b"[]")) == []
+    assert document_of(Topic(Subject.INDEX), Reply(200, [], b"[]")) == []
     with pytest.raises(ServerFailure, match="not a JSON array"):
-        rest.document(Topic(Subject.INDEX), Reply(200, [], b"{}"))
+        document_of(Topic(Subject.INDEX), Reply(200, [], b"{}"))

@@ -17,7 +17,8 @@ from ensembled_client import (
 from ensembled_client.errors import error_for_status
 from ensembled_client.exchange import Answer, Link, Subject
 from ensembled_client.runtime import BlockingRuntime, run
-from ensembled_client.session import Session, Wish
+from ensembled_client.session import Session
+from ensembled_client.wishes import Wish
 from pretending import Failed, GrpcServer, HttpServer
 
 METADATA = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1]}]}

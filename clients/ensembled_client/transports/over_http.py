@@ -23,7 +23,8 @@ from ensembled_client.errors import (
     Unavailable,
 )
 from ensembled_client.exchange import Answer, InferRequest, Link, Topic
-from ensembled_client.rest import Call, Reply, Rest
+from ensembled_client.rest import Call, Rest
+from ensembled_client.rest_answers import Reply, answer_of, document_of
 from ensembled_client.transports.connections import (
     AsyncConnections,
     AsyncThroughProxy,
@@ -48,12 +49,12 @@ class _HttpLink(Link):
 
     async def infer(self, request: InferRequest, limit_s: float | None) -> Answer:
         """Have a model predict."""
-        return self._rest.answer(await self._exchange(self._rest.infer(request), limit_s))
+        return answer_of(await self._exchange(self._rest.infer(request), limit_s))
 
     async def look_up(self, topic: Topic, limit_s: float) -> Any:
         """Ask about something."""
         reply = await self._exchange(self._rest.look_up(topic), limit_s)
-        return self._rest.document(topic, reply)
+        return document_of(topic, reply)
 
     def overhead_bytes(self, request: InferRequest) -> int:
         """Return how much of a request's body is not raw tensors."""
