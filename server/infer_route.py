@@ -80,6 +80,9 @@ class InferRoute:
         try:
             answer = await self._answer(scope, receive)
         except RequestError as error:
+            # What it has passed through holds the request, which holds the error: let go of the
+            # body now, not when the garbage is collected.
+            error.__traceback__ = None
             await refuse(error, scope, receive, send)
             return
         except Disconnected:

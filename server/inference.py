@@ -149,9 +149,7 @@ class Inference:
         model, arrived = endpoint.model, time.monotonic()
         try:
             bound = await self.bind(endpoint, request)
-            accepted = self.gateway.submit(
-                model.served, bound, arrived=arrived, on_slow=on_slow
-            )
+            accepted = self.gateway.submit(model.served, bound, arrived=arrived, on_slow=on_slow)
             answer = await self._wait_answer(accepted)
             outputs = output_tensors(model, answer, request.outputs)
         except BaseException:
@@ -179,5 +177,15 @@ class Inference:
         try:
             return await asyncio.shield(accepted.future)
         except asyncio.CancelledError:
+            # Nobody is left to ask what came of it.
+            accepted.future.add_done_callback(
+                lambda future: future.cancelled() or future.exception()
+            )
             self.gateway.close(accepted, Unavailable("the client has gone"))
             raise
+
+
+def _forget(future: asyncio.Future[Answer]) -> None:
+    """Take note of what came of a request, since nobody is left to ask."""
+    if not future.cancelled():
+        future.exception()

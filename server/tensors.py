@@ -31,6 +31,8 @@ _BF16 = "BF16"
 _LENGTH = struct.Struct("<I")
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 1 << 48
+#: Each takes an object; a body could hold millions of empty ones.
+_MAX_BYTES_ELEMENTS = 1 << 16
 
 
 class Tensor:
@@ -105,6 +107,8 @@ def tensor_from_bytes(
 
 
 def _split(name: str, data: memoryview | bytes, count: int) -> list[memoryview]:
+    if count > _MAX_BYTES_ELEMENTS:
+        raise InvalidRequest(f"input {name!r}: more than {_MAX_BYTES_ELEMENTS} elements of BYTES")
     view = memoryview(data)
     elements: list[memoryview] = []
     position = 0

@@ -144,7 +144,7 @@ class ServerConfig(Section):
     """How the server listens and what it accepts."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address to listen on; `0.0.0.0` is every IPv4 address."""
+    """Address to listen on; `0.0.0.0` is every IPv4 address (gRPC takes IPv6 with it)."""
     http_port: Port = 8000
     """Port for HTTP; 0 is any free one."""
     grpc_port: Port = 8001

@@ -70,7 +70,7 @@ def serve_for_parent() -> None:
 
 @contextlib.contextmanager
 def _child(config: Path, allocation: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    listen = ("--host", "127.0.0.1", "--http-port", "0")
+    listen = ("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0")
     process = subprocess.Popen(
         [
             *(sys.executable, "-P", "-c", _COMMAND, "serve", str(config), *listen),

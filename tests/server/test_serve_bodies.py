@@ -217,3 +217,21 @@ def test_a_big_answer_in_json_has_the_same_numbers(server):
     assert answer.json["outputs"][0]["shape"] == [50, 2]
     best = [int(text.split(":")[1]) for text in answer.json["outputs"][0]["data"][::2]]
     assert best == x[:50].argmax(axis=1).tolist()
+
+
+@pytest.mark.parametrize("case", ["too late", "a wrong shape"])
+def test_refused_requests_let_go_of_their_bodies(serve, case):
+    server = serve(configuration({"a": fake(1)}))
+    front_end = server.child("front-end")
+    x = np.zeros((1 << 20, 3 if case == "a wrong shape" else 2), np.float32)
+    parameters = {"timeout": 1} if case == "too late" else {}
+    times = 50
+
+    def refuse():
+        assert server.predict("a", x, **parameters).status == (504 if parameters else 400)
+
+    refuse()
+    before = front_end.memory_info().rss
+    for _ in range(times):
+        refuse()
+    assert front_end.memory_info().rss - before < times * x.nbytes / 2

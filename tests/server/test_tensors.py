@@ -197,3 +197,9 @@ def test_any_bytes_make_a_tensor_or_an_invalid_request(datatype, shape, data):
         return
     if tensor.array is not None:
         assert (list(tensor.array.shape), tensor.array.dtype) == (shape, DTYPES[datatype])
+
+
+def test_no_tensor_of_bytes_is_made_of_millions_of_objects():
+    with pytest.raises(InvalidRequest, match="more than 65536 elements"):
+        tensor_from_bytes("x", "BYTES", [70_000], bytes(4 * 70_000))
+    assert len(tensor_from_bytes("x", "BYTES", [65_536], bytes(4 * 65_536)).elements) == 65_536
