@@ -19,6 +19,8 @@ from workers.spec import DTYPES, TensorSpec
 __all__ = ["own_labels", "problems_of"]
 
 _FLOATS = {"FP16", "BF16", "FP32", "FP64"}
+#: NumPy takes them to be safe in FP64, which rounds those above 2 ** 53.
+_WIDER_THAN_FP64 = {"INT64", "UINT64"}
 
 
 def problems_of(config: Config, members: Mapping[str, KnownMember]) -> Iterator[str]:
@@ -127,8 +129,9 @@ def _converts(given: str, own: str) -> bool:
     """Whether a worker may turn one type into the other: without loss, or among floats."""
     if given == own or {given, own} <= _FLOATS:
         return True
-    # BF16 is stored as its bits, which are no number of that type.
-    return "BF16" not in (given, own) and np.can_cast(DTYPES[given], DTYPES[own], "safe")
+    if "BF16" in (given, own) or (given in _WIDER_THAN_FP64 and own in _FLOATS):
+        return False
+    return np.can_cast(DTYPES[given], DTYPES[own], "safe")
 
 
 def _describe(tensors: Sequence[TensorSpec]) -> str:

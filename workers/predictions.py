@@ -59,7 +59,11 @@ class ClassMap:
             predictions: [rows, classes of the member].
             out: [rows, classes of the ensemble], of a type that holds them.
         """
-        out[...] = predictions.take(self._columns, axis=1)
+        if predictions.dtype == out.dtype:
+            # No column is out of bounds: clipping just lets NumPy write without a copy of its own.
+            predictions.take(self._columns, axis=1, out=out, mode="clip")
+        else:
+            out[...] = predictions.take(self._columns, axis=1)
         if len(self._unknown):
             out[:, self._unknown] = 0
 

@@ -352,6 +352,8 @@ def test_an_image_member_in_half_precision():
         ("BOOL", "INT8", True),
         ("INT64", "INT32", False),
         ("INT32", "FP32", False),
+        ("INT32", "FP64", True),
+        ("INT64", "FP64", False),
         ("FP32", "INT64", False),
         ("BF16", "FP32", True),
         ("FP32", "BF16", True),
