@@ -48,11 +48,12 @@ class Prediction:
         members: the members that contributed to all rows, in the ensemble's order.
         degraded: whether the answer rests on fewer members than were asked for.
         timing: where the time went.
-        uncertainty: if asked for, scores by their name, each [n], float32: "entropy" (nats, of the
-            combined answer), "expected_entropy" (the members' own, their mean),
-            "mutual_information" (the difference: what the members disagree about), "variance",
-            "vote_share" (how many of the members name the winning class), "disagreement".
-            An ensemble of values, not classes, has "variance" only.
+        uncertainty: if asked for, scores by their name, each [n], float32. "entropy" (nats, of the
+            mean of the members' probabilities: all doubt), "expected_entropy" (the mean of the
+            members' own: doubt in the data), "mutual_information" (the difference: what the
+            members disagree about), "variance", "vote_share" (the share of the members that name
+            the most voted class), "disagreement" (the share of pairs of members that name
+            different ones). An ensemble of values, not classes, has "variance" only.
         member_values: if asked for, each member's own prediction by its name, like `values`;
             NaN in rows to which it did not contribute.
         member_mask: if asked for, bool [n, members]: who contributed to which row. Its columns

@@ -13,6 +13,7 @@ import json
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -144,6 +145,7 @@ class Rest:
         return text, headers
 
 
+@lru_cache(maxsize=256)
 def _model_path(model: str) -> str:
     return f"/v2/models/{quote(model, safe='')}"
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from math import inf
 from typing import Any, TypeVar
 
 import numpy as np
@@ -39,8 +40,10 @@ T = TypeVar("T")
 _GRACE_S = 1.0
 _LOOK_UP_S = 10.0
 _POLL_S = 0.05
-#: Arrays up to this size are encoded where they are; anything else may read files.
+#: Arrays and bytes up to this size are encoded where they are; anything else may read files.
 _INLINE_BYTES = 1 << 20
+#: More than a request is ever longer than its raw tensors, by far.
+_FAR_BYTES = 1 << 20
 _SHORT_WAIT = (Unavailable, DeadlineExceeded)
 
 
@@ -101,16 +104,22 @@ class Session:
 
     async def _encode(self, info: ModelInfo, x: Any) -> Any:
         work = partial(tensors_for, info.metadata, x)
-        is_small = isinstance(x, np.ndarray) and x.nbytes <= _INLINE_BYTES
-        return work() if is_small else await self._runtime.offload(work)
+        size_bytes = x.nbytes if isinstance(x, np.ndarray) else len(x) if type(x) is bytes else inf
+        return work() if size_bytes <= _INLINE_BYTES else await self._runtime.offload(work)
 
     def _split(self, request: InferRequest, info: ModelInfo, wish: Wish) -> list[InferRequest]:
+        limit_bytes = info.max_request_bytes
+        if wish.max_rows is None:
+            size_bytes = sum(len(tensor.data) for tensor in request.tensors)
+            # What is far below the limit needs no exact look.
+            if limit_bytes is None or _FAR_BYTES + size_bytes < limit_bytes:
+                return [request]
         # The timeout is the one parameter that comes later.
         sample = replace(request, parameters=(*request.parameters, ("timeout", 10**12)))
         return split(
             request,
-            limit_bytes=info.max_request_bytes,
-            overhead_bytes=self._link.overhead_bytes(sample) if info.max_request_bytes else 0,
+            limit_bytes=limit_bytes,
+            overhead_bytes=self._link.overhead_bytes(sample) if limit_bytes else 0,
             max_rows=wish.max_rows,
         )
 

@@ -37,7 +37,7 @@ def split(
     fits = room_bytes is None or size_bytes <= room_bytes
     if fits and (max_rows is None or rows <= max_rows):
         return [request]
-    if room_bytes is not None and any(tensor.row_count != rows for tensor in request.tensors):
+    if any(tensor.row_count != rows for tensor in request.tensors):
         return [request]  # the server says what is wrong with it
     pieces, start = [], 0
     while start < rows:

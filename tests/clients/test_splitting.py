@@ -92,3 +92,10 @@ def test_a_row_that_is_too_large_is_not_sent(model, client):
     with pytest.raises(RequestTooLarge, match="row 0 alone"):
         client.predict("duo", [[1, 2]])
     assert model.requests == []
+
+
+def test_inputs_that_disagree_about_their_rows_are_left_to_the_server():
+    two = {"inputs": [*X["inputs"], {**X["inputs"][0], "name": "y"}]}
+    given = tensors_for(two, {"x": np.zeros((4, 2)), "y": np.zeros((3, 2))})
+    request = InferRequest("m", given)
+    assert split(request, limit_bytes=20, overhead_bytes=0, max_rows=1) == [request]

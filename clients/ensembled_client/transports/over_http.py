@@ -46,6 +46,7 @@ class _HttpLink(Link):
         self._rest = Rest(address, options)
         self._address = address
         self._options = options
+        self._urls: dict[bytes, httpcore.URL] = {}  # a few for each model
 
     async def infer(self, request: InferRequest, limit_s: float | None) -> Answer:
         """Have a model predict."""
@@ -72,21 +73,26 @@ class _HttpLink(Link):
             "read": limit_s,
             "write": limit_s,
         }
-        url = httpcore.URL(
-            scheme=self._address.scheme.encode(),
-            host=self._address.host.encode("ascii"),
-            port=self._address.port,
-            target=call.target,
-        )
         # A body is both kinds of iterable.
         content: Any = call.body
         return httpcore.Request(
             call.method,
-            url,
+            self._url(call.target),
             headers=call.headers,
             content=content,
             extensions={"timeout": timeout},
         )
+
+    def _url(self, target: bytes) -> httpcore.URL:
+        url = self._urls.get(target)
+        if url is None:
+            url = self._urls[target] = httpcore.URL(
+                scheme=self._address.scheme.encode(),
+                host=self._address.host.encode("ascii"),
+                port=self._address.port,
+                target=target,
+            )
+        return url
 
 
 class HttpLink(_HttpLink):
