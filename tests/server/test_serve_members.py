@@ -9,10 +9,15 @@ from networks import write_linear, write_network
 from scipy import special
 from serving import devices, fake, running, title, wait_for
 
+from tests.workers.model_files import quietly
+
 pytestmark = pytest.mark.process
 
 GENERATOR = np.random.default_rng(5)
-WEIGHTS = {name: GENERATOR.normal(size=(4, 3)) for name in ("half", "single", "double", "torch")}
+NETWORKS = ("half", "single", "double", "torch", "brain", "script")
+WEIGHTS = {name: GENERATOR.normal(size=(4, 3)) for name in NETWORKS}
+#: How far a prediction may be from one in double precision.
+TOLERANCES = {"single": 1e-6, "double": 1e-6, "brain": 5e-2}
 X = GENERATOR.normal(size=(7, 4)).astype(np.float32)
 
 
@@ -52,18 +57,28 @@ def write_config(directory, members, ensembles):
 # -- types and shapes --------------------------------------------------------------------------
 
 
+def linear(name, dtype):
+    """A layer of torch with the weights of that name."""
+    layer = torch.nn.Linear(4, 3, bias=False, dtype=dtype)
+    layer.weight = torch.nn.Parameter(torch.from_numpy(WEIGHTS[name].T.copy()).to(dtype))
+    return layer
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     directory = tmp_path_factory.mktemp("networks")
     write_linear(directory / "half.onnx", WEIGHTS["half"], datatype="FP16")
     write_linear(directory / "single.onnx", WEIGHTS["single"])
     write_linear(directory / "double.onnx", WEIGHTS["double"], datatype="FP64")
-    layer = torch.nn.Linear(4, 3, bias=False).half()
-    layer.weight = torch.nn.Parameter(torch.from_numpy(WEIGHTS["torch"].T.copy()).half())
-    program = torch.export.export(
-        layer, (torch.zeros(3, 4).half(),), dynamic_shapes=({0: torch.export.Dim("n")},)
-    )
-    torch.export.save(program, directory / "torch.pt2")
+    for name, dtype in (("torch", torch.float16), ("brain", torch.bfloat16)):
+        program = torch.export.export(
+            linear(name, dtype),
+            (torch.zeros(3, 4, dtype=dtype),),
+            dynamic_shapes=({0: torch.export.Dim("n")},),
+        )
+        torch.export.save(program, directory / f"{name}.pt2")
+    script = linear("script", torch.float16)
+    quietly(lambda: torch.jit.save(torch.jit.script(script), directory / "script.ts"))
     best = ("ArgMax", ["x"], "y", {"axis": 1, "keepdims": 0})
     write_network(directory / "best.onnx", [best], x=("FP32", [4]), outputs={"y": "INT64"})
     worst = ("ArgMin", ["x"], "y", {"axis": 1, "keepdims": 1})
@@ -92,6 +107,16 @@ def networks(files, tmp_path_factory):
             "inputs": {"input": {"name": "x", **sent["x"]}},
             "output": "logits",
         },
+        "brain": {
+            "model": "brain.pt2",
+            "inputs": {"input": {"name": "x", **sent["x"]}},
+            "output": "logits",
+        },
+        "script": {
+            "model": "script.ts",
+            "inputs": {"x": {"datatype": "FP32", "model_datatype": "FP16", "shape": [4]}},
+            "output": "logits",
+        },
         "half_itself": {"model": "half.onnx", "output": "values"},
         "best": {"model": "best.onnx", "output": "class", "classes": 4},
         "worst": {"model": "worst.onnx", "output": "class", "classes": 4},
@@ -101,7 +126,7 @@ def networks(files, tmp_path_factory):
             members[f"{name}{rank}"] = {"model": f"{name}{rank}.onnx", "output_name": "y"}
     members["exp1"] = {"model": "plus1.onnx", "output_name": "z"}
     ensembles = {
-        "types": {"members": ["half", "single", "double", "torch"]},
+        "types": {"members": list(NETWORKS)},
         "ballots": {"members": ["best", "worst"], "rule": "vote"},
         "numbers": {"members": ["plus0", "minus0"], "rule": "max"},
         "maps": {"members": ["minus2", "plus2"], "rule": "weighted_mean", "weights": [1, 3]},
@@ -121,8 +146,8 @@ def test_members_of_different_types_are_combined(networks):
     answer = ask(networks, "types", X, outputs)
     wanted = {name: predicted(name, 2.0 if name == "single" else 1.0) for name in WEIGHTS}
     for name in WEIGHTS:
-        tolerance = 1e-5 if name in ("single", "double") else 5e-3
-        np.testing.assert_allclose(answer[f"output.{name}"], wanted[name], rtol=0, atol=tolerance)
+        atol = TOLERANCES.get(name, 5e-3)
+        np.testing.assert_allclose(answer[f"output.{name}"], wanted[name], rtol=0, atol=atol)
     own = [answer[f"output.{name}"] for name in WEIGHTS]
     np.testing.assert_allclose(answer["output"], np.mean(own, axis=0), rtol=1e-6)
     metadata = networks.client.get("/v2/models/types").json()
@@ -161,7 +186,8 @@ def test_what_is_too_large_for_half_precision_fails_that_member_alone(networks):
         "parameters": {"quorum": 2},
     }
     answer = networks.client.post("/v2/models/types/infer", json.dumps(document).encode())
-    assert answer.members == ["single", "double"]
+    assert {"single", "double", "brain"} <= set(answer.members)
+    assert "half" not in answer.members
 
 
 def test_indices_of_classes_are_votes(networks):
