@@ -31,6 +31,11 @@ RULES = """
             return predictions[0] * np.nan
         return np.average(predictions, axis=0, weights=weights)
 
+    def hangs(predictions, weights, members):
+        while (predictions < 0).any():
+            pass
+        return predictions[0]
+
     def stops(predictions, weights, members):
         if (predictions < 0).any():
             raise SystemExit(1)
@@ -165,6 +170,18 @@ def test_a_rule_that_fails_fails_its_request_and_nothing_else(home, serve):
         assert answer.error.endswith(message)
         assert server.predict(ensemble, [[1, 2]]).status == 200
         assert server.predict("b", x).status == 200
+    assert server.child("combiner").pid == combiner
+
+
+def test_a_rule_that_hangs_is_interrupted(home, serve):
+    server = serve(write(home, {"rule": "house_rules:hangs"}, more={"mean": {}}))
+    combiner = server.child("combiner").pid
+    assert server.predict("all", [[1, 2]]).status == 200
+    first, second = (server.predict("all", [[-1, 2]]) for _ in range(2))
+    assert (first.status, second.status) == (500, 500)
+    assert first.error.endswith("rule house_rules:hangs: it took more than 1 s")
+    assert second.error.endswith("it took more than 1 s a moment ago")
+    assert server.predict("mean", [[-1, 2]]).status == 200
     assert server.child("combiner").pid == combiner
 
 
