@@ -106,7 +106,9 @@ def test_members_that_disagree(tmp_path):
         assert (status, out) == (2, "")
         (line,) = lines
         assert line.startswith("error: ")
-        assert "ensembles.e: members disagree on the shape of their output: 'a' [3], 'b' [2]" in line
+        assert (
+            "ensembles.e: members disagree on the shape of their output: 'a' [3], 'b' [2]" in line
+        )
 
 
 def test_a_port_in_use(tmp_path):
