@@ -68,7 +68,7 @@ def show(prediction: Prediction) -> None:
     for row, best in enumerate(prediction.top(3)):
         print(f"row {row}:", ", ".join(f"{label} {value:.3f}" for label, value in best))
         for name, scores in prediction.uncertainty.items():
-            print(f"    {name:18} {scores[row]:.3f}")
+            print(f"    {name:18} {scores[row]:.3g}")
         for member, values in prediction.member_values.items():
             print(f"    {member:18} would say class {values[row].argmax()}")
 
