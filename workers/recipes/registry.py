@@ -54,6 +54,10 @@ def _mlp(index: int) -> Recipe:
     return Recipe(f"mlp_{index}", summary, "workers.recipes.mlp", 1)
 
 
+def _control(problem: str, index: int, summary: str) -> Recipe:
+    return Recipe(f"{problem}_{index}", summary, "workers.recipes.control", 1)
+
+
 _ALL = (
     _efficientnet("efficientnet_lite0", 224),
     _efficientnet("efficientnet_lite1", 240),
@@ -65,6 +69,8 @@ _ALL = (
     _digits("residual", "a residual perceptron"),
     _digits("attention", "attention over the rows of the image"),
     *(_mlp(index) for index in range(5)),
+    *(_control("cartpole", index, "balances a pole on a cart") for index in range(5)),
+    *(_control("pendulum", index, "swings a pendulum up") for index in range(4)),
 )
 
 #: Every recipe by its name.
