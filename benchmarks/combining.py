@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from workers.arena import Arena, arena_bytes
-from workers.combiner import ArenaCombiner
+from workers.arena_combiner import ArenaCombiner
 from workers.memory import SharedMemory, board_bytes, create_memory
 from workers.rules import RULES, TRAITS
 from workers.rules.averages import DEFAULT_TRIM

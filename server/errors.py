@@ -140,10 +140,17 @@ class MemberFailed(RequestError):
 
 
 class Unavailable(RequestError):
-    """The server is starting or draining, or the quorum cannot be met at present."""
+    """The server is starting or draining, or the quorum cannot be met at present.
+
+    Nothing was done for the request, so it may be sent again.
+
+    Attributes:
+        retry_after_s: how long the client should wait before it tries again.
+    """
 
     http_status = 503
     grpc_status = "UNAVAILABLE"
+    retry_after_s = 1.0
 
 
 class DeadlineExceeded(RequestError):

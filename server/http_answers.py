@@ -14,7 +14,13 @@ import orjson
 
 from server.body import Receive, linger
 from server.compression import ENCODINGS, compress_if_worth, preferred
-from server.errors import QueueFull, RequestError, RequestTooLarge, UnsupportedMediaType
+from server.errors import (
+    QueueFull,
+    RequestError,
+    RequestTooLarge,
+    Unavailable,
+    UnsupportedMediaType,
+)
 
 __all__ = ["JSON", "RAW", "HttpAnswer", "Scope", "Send", "compressed", "error_answer", "refuse"]
 
@@ -44,7 +50,7 @@ class HttpAnswer(NamedTuple):
 def error_answer(error: RequestError) -> HttpAnswer:
     """An error in the protocol's shape, with what else its status calls for."""
     headers = [JSON]
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | Unavailable):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
     if isinstance(error, RequestTooLarge):
         headers.append((b"connection", b"close"))  # the rest of the body is not read

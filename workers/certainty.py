@@ -42,7 +42,7 @@ def is_certain(
     values = predictions.astype(np.float64)
     if rule in {"vote", "weighted_vote"}:
         values = (values.argmax(axis=-1)[..., np.newaxis] == np.arange(values.shape[-1])) * 1.0
-    sums = np.tensordot(weights, values, axes=1)
+    sums = np.einsum("m,mrc->rc", weights, values)
     if sums.shape[-1] == 1:
         return np.ones(len(sums), np.bool_)
     second, first = np.partition(sums, -2, axis=-1)[:, -2:].T

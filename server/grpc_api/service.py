@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from server.errors import DeadlineExceeded, QueueFull, RequestError
+from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable
 from server.grpc_api.answers import encode_answer
 from server.grpc_api.codec import Asked
 from server.grpc_api.documents import documents
@@ -117,7 +117,7 @@ def _told(error: Exception) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
         return grpc.StatusCode.INTERNAL, _INTERNAL, ()
     text = error.message.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
     trailing: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | Unavailable):
         trailing = (("retry-after", str(max(1, round(error.retry_after_s)))),)
     return grpc.StatusCode[error.grpc_status], text, trailing
 

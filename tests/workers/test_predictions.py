@@ -6,7 +6,7 @@ from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.combiner import ArenaCombiner
+from workers.arena_combiner import ArenaCombiner
 from workers.predictions import ClassMap, predictions_of
 from workers.spec import BlockSpec
 

@@ -4,7 +4,8 @@ from arenas import arena_spec, claim, ensemble, mapped, open_arena, predict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.combiner import ArenaCombiner
+from workers.arena_combiner import ArenaCombiner
+from workers.combined import CombinedEnsemble
 from workers.messages import Deferred, Ended
 from workers.rules import RULES
 from workers.spec import BlockSpec, TensorSpec
@@ -443,3 +444,28 @@ def test_what_is_closed_before_it_is_certain_needs_its_quorum(staged):
     say(arena, 0, START, [0.9])
     arena.closing[slots] = START
     assert combiner.evaluate(START, START + 1) == [ended(START, START + 1, 0b001, answered=False)]
+
+
+def test_a_rule_that_fails_on_one_row_fails_that_row(staged, monkeypatch):
+    arena, combiner = staged
+    stop = START + 5
+    claim(arena, START, stop, expected=0b111, quorum=3)
+    for member in range(3):
+        say(arena, member, START, [0.9, 0.8, 0.25, 0.7, 0.6])
+    combine = CombinedEnsemble.combine
+
+    def picky(ensemble, slots, used):
+        combine(ensemble, slots, used)
+        if (arena.predictions[0][slots][:, 0] == 0.25).any():
+            raise ValueError("a quarter")
+
+    monkeypatch.setattr(CombinedEnsemble, "combine", picky)
+    outcomes = combiner.evaluate(START, stop)
+    answered = [row for one in outcomes if one.answered for row in range(one.start, one.stop)]
+    (failed,) = (one for one in outcomes if not one.answered)
+    assert answered == [START, START + 1, START + 3, START + 4]
+    assert (failed.start, failed.stop, failed.error) == (
+        START + 2,
+        START + 3,
+        "rule mean: a quarter",
+    )
