@@ -1,8 +1,9 @@
 """Five small networks of different kinds that read handwritten digits, trained in seconds.
 
 Runs in a child of `workers.recipes.kitchen`; ``python -m workers.recipes.digits`` prints how good
-they are. They take ``x``, FP32 [n, 64]: the pixels 0 to 16 of an 8 x 8 image; and answer
-``logits``, FP32 [n, 10]. Seeds and the split are fixed, and a third of the images is held out.
+they are, and with ``--data DIRECTORY`` writes digits to calibrate with. They take ``x``, FP32
+[n, 64]: the pixels 0 to 16 of an 8 x 8 image; and answer ``logits``, FP32 [n, 10]. Seeds and the
+split are fixed, and a third of the images is held out.
 """
 
 from __future__ import annotations
@@ -131,5 +132,25 @@ def _print_accuracies() -> None:
     Console().print(table)
 
 
+def _main() -> None:
+    import argparse  # noqa: PLC0415
+
+    from workers.recipes.digits_data import write_data  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(prog="python -m workers.recipes.digits")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIRECTORY",
+        help="write the held-out digits, and inputs that are none, for `ensembled calibrate`",
+    )
+    directory = parser.parse_args().data
+    if directory is None:
+        _print_accuracies()
+        return
+    for path in write_data(directory, *held_out()):
+        print(path)
+
+
 if __name__ == "__main__":
-    _print_accuracies()
+    _main()

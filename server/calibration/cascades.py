@@ -1,0 +1,205 @@
+"""Chooses how sure each stage of a cascade must be, so that many member-rows are saved.
+
+Runs in the process of the command line; pure. What the members asked up to each stage answer flows
+in, thresholds flow out. Source of cascades by confidence: Wang et al., "Wisdom of Committees: An
+Overlooked Approach To Faster and More Accurate Models" (ICLR 2022).
+
+A row is *lost* if it leaves with a wrong class though the whole ensemble has it right. (Rows that
+the cascade has right and the ensemble wrong don't make up for that: they are luck.) After a stage,
+only these thresholds matter: the lowest that loses no row, the lowest that loses one, and so on;
+since of two thresholds that lose as many, the lower one lets more rows leave, and earlier. So all
+ways to spread the lost rows over the stages are tried, which is exact as long as there are fewer
+than `_STATES`; else those that save most are followed.
+
+Safety margin: thresholds are chosen on n rows, which are then the very ones that they suit best.
+One that is just above the surest row that it must not lose loses a new row with a chance of
+1 / (n + 1). So one row per threshold is added to the b that are lost, as in conformal risk control
+(Angelopoulos et al., ICLR 2024), and one standard error of b:
+``b + sqrt(b) + thresholds <= max_loss (n + 1)``. Where n is so small that this allows no b at all,
+none is lost, and the doubt that a threshold lets pass, 1 - threshold, is multiplied by
+``max_loss (n + 1) / thresholds``, on the assumption that the chance to lose a row shrinks at least
+in proportion to the doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from server.calibration.metrics import Classes
+
+__all__ = ["Outcome", "Stages", "allowed_losses", "choose_thresholds", "run_cascade"]
+
+_STATES = 500
+_MOST_DIGITS = 9
+_DIGITS = 5
+
+Array = npt.NDArray[Any]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What is answered after each stage.
+
+    Attributes:
+        sizes: members that each stage adds.
+        answers: of the rule over all members asked so far, [stages, rows, classes].
+        y: the right classes [rows].
+    """
+
+    sizes: tuple[int, ...]
+    answers: Array
+    y: Classes
+
+    @property
+    def confidence(self) -> Array:
+        """The best class's value after each stage, [stages, rows]; in the server's own type."""
+        return np.asarray(self.answers.max(axis=2))
+
+    @property
+    def right(self) -> Flags:
+        """Whether the best class is the right one after each stage, [stages, rows]."""
+        return np.asarray(self.answers.argmax(axis=2) == self.y)
+
+    @property
+    def saved_after(self) -> tuple[int, ...]:
+        """Members that need not predict a row that leaves after each stage."""
+        return tuple(int(sum(self.sizes[stage + 1 :])) for stage in range(len(self.sizes)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a cascade makes of rows.
+
+    Attributes:
+        stage: after which each row leaves, from 0, [rows].
+        answers: what is answered [rows, classes].
+        member_rows_per_row: members that predict a row, on average.
+        saved: share of the member-rows that nobody predicts.
+    """
+
+    stage: npt.NDArray[np.int64]
+    answers: Array
+    member_rows_per_row: float
+    saved: float
+
+
+def run_cascade(stages: Stages, thresholds: Sequence[float]) -> Outcome:
+    """Let rows leave as the server does: where the confidence is at least the threshold."""
+    rows = len(stages.y)
+    stage = np.full(rows, len(stages.sizes) - 1)
+    for number in reversed(range(len(thresholds))):
+        stage[stages.confidence[number] >= thresholds[number]] = number
+    asked = np.cumsum(stages.sizes)[stage].mean()
+    share = 1 - asked / sum(stages.sizes)
+    return Outcome(stage, stages.answers[stage, np.arange(rows)], float(asked), float(share))
+
+
+def allowed_losses(rows: int, max_loss: float, thresholds: int) -> tuple[int, float]:
+    """How many rows may be lost, and by what the doubt is multiplied, below 1 where rows are few.
+
+    Args:
+        rows: to fit on.
+        max_loss: in accuracy, as a share.
+        thresholds: how many are chosen.
+    """
+    allowed = max_loss * (rows + 1)
+    if allowed < thresholds:
+        return 0, allowed / thresholds
+    # b + sqrt(b) = limit has the solution sqrt(b) = (sqrt(1 + 4 limit) - 1) / 2.
+    root = ((1 + 4 * (allowed - thresholds)) ** 0.5 - 1) / 2
+    return int(root**2 + 1e-9), 1.0
+
+
+def choose_thresholds(stages: Stages, max_loss: float) -> tuple[float, ...] | None:
+    """Return the thresholds that save most member-rows at no more than a loss in accuracy.
+
+    Args:
+        stages: answers on rows to fit on.
+        max_loss: as a share, in comparison to the whole ensemble.
+
+    Returns:
+        One after each stage but the last; None if the loss can't be avoided, because a stage is
+        utterly sure (1.0) of more wrong classes than that.
+    """
+    rows = len(stages.y)
+    allowed, doubt = allowed_losses(rows, max_loss, len(stages.sizes) - 1)
+    states = [_State((), 0, 0, np.ones(rows, np.bool_))]
+    for stage in range(len(stages.sizes) - 1):
+        found = [
+            (saved, lost, threshold, state)
+            for state in states
+            for threshold, saved, lost in _options(stages, stage, state, allowed)
+        ]
+        found.sort(key=lambda one: (-one[0], one[1]))
+        confidence = stages.confidence[stage]
+        states = [
+            _State(
+                (*state.thresholds, threshold), saved, lost, state.stays & (confidence < threshold)
+            )
+            for saved, lost, threshold, state in found[:_STATES]
+        ]
+    if not states:
+        return None
+    best = max(states, key=lambda state: (state.saved, -state.lost)).thresholds
+    return tuple(_with_less_doubt(threshold, doubt) for threshold in best)
+
+
+@dataclass(frozen=True)
+class _State:
+    """Thresholds of the first stages, and what they do: member-rows saved, rows lost, who stays."""
+
+    thresholds: tuple[float, ...]
+    saved: int
+    lost: int
+    stays: Flags
+
+
+def _options(
+    stages: Stages, stage: int, state: _State, allowed: int
+) -> Iterator[tuple[float, int, int]]:
+    """Yield a stage's thresholds that matter: each with the rows saved and lost up to there."""
+    rows = np.flatnonzero(state.stays)
+    confidence = stages.confidence[stage][rows]
+    lost = stages.right[-1][rows] & ~stages.right[stage][rows]
+    ascending = np.sort(confidence)
+    harmful = np.sort(confidence[lost])[::-1]
+    for more in range(min(allowed - state.lost, len(harmful)) + 1):
+        threshold = _above(harmful[more], ascending) if more < len(harmful) else _lowest(ascending)
+        if threshold is None:
+            continue
+        leaving = len(ascending) - int(np.searchsorted(ascending, ascending.dtype.type(threshold)))
+        exact = int((harmful >= threshold).sum())
+        if exact == more:  # rows that are equally sure are lost together
+            yield threshold, state.saved + leaving * stages.saved_after[stage], state.lost + exact
+
+
+def _lowest(ascending: Array) -> float:
+    """The threshold by which all rows leave; if there is none, nobody is known to be sure."""
+    return _between(0.0, float(ascending[0])) if len(ascending) else 1.0
+
+
+def _above(bound: float, ascending: Array) -> float | None:
+    """The threshold above a confidence, None if there is none up to 1."""
+    higher = ascending[np.searchsorted(ascending, bound, side="right") :]
+    if not len(higher):
+        return 1.0 if bound < 1 else None
+    return _between(float(bound), min(float(higher[0]), 1.0))
+
+
+def _between(low: float, high: float) -> float:
+    """The shortest decimal in the upper half of (low, high]."""
+    for digits in range(2, _MOST_DIGITS):
+        short = float(np.floor(high * 10**digits) / 10**digits)
+        if short >= (low + high) / 2 and np.float32(low) < np.float32(short) <= np.float32(high):
+            return short
+    return high
+
+
+def _with_less_doubt(threshold: float, share: float) -> float:
+    return threshold if share == 1 else round(1 - (1 - threshold) * share, _DIGITS)

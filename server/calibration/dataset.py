@@ -1,0 +1,166 @@
+"""Reads the rows to calibrate with: inputs and classes from an .npz file, checked.
+
+Runs in the process of the command line. A file flows in; inputs by name, in the types that the
+server takes, and the classes as indices flow out. Nothing in the file is executed.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from server.calibration.metrics import Classes
+from server.errors import ConfigError
+from workers.spec import TensorSpec
+
+__all__ = ["Inputs", "read_classes", "read_inputs", "split_rows"]
+
+#: What a file with one input may call it, whatever its own name is.
+_ANY_NAME = "x"
+_CLASSES = "y"
+_LEAST_ROWS = 20
+_MOST_NAMED = 5
+
+Array = npt.NDArray[Any]
+Inputs = Mapping[str, Array]
+Rows = npt.NDArray[np.int64]
+
+
+def read_inputs(option: str, path: Path, wanted: Sequence[TensorSpec]) -> Inputs:
+    """Return the inputs in a file, by the names that clients send.
+
+    Args:
+        option: that named the file, for messages.
+        path: an .npz file.
+        wanted: what clients send; of images (UINT8 of three dimensions) any height and width will
+            do.
+
+    Raises:
+        ConfigError: if it can't be read, or does not hold these inputs, rows of one number.
+    """
+    where = f"{option} {path}"
+    held = _read(where, path)
+    names = {tensor.name: tensor.name for tensor in wanted}
+    if len(wanted) == 1 and wanted[0].name not in held and _ANY_NAME in held:
+        names = {wanted[0].name: _ANY_NAME}
+    if missing := [name for name in names.values() if name not in held]:
+        raise ConfigError(
+            f"{where}: has no input {', '.join(map(repr, missing))}; it has {', '.join(held)}"
+        )
+    inputs = {
+        tensor.name: _converted(f"{where}: {names[tensor.name]}", held[names[tensor.name]], tensor)
+        for tensor in wanted
+    }
+    rows = {name: len(array) for name, array in inputs.items()}
+    if len(set(rows.values())) > 1:
+        raise ConfigError(f"{where}: inputs differ in their number of rows: {rows}")
+    if not all(rows.values()):
+        raise ConfigError(f"{where}: has no rows")
+    return inputs
+
+
+def read_classes(
+    option: str, path: Path, rows: int, classes: int, labels: Sequence[str]
+) -> Classes:
+    """Return `y` of a file as indices of classes, [rows].
+
+    Args:
+        option: that named the file, for messages.
+        path: an .npz file.
+        rows: how many its inputs have.
+        classes: how many the ensemble has.
+        labels: of them; empty if they have none.
+
+    Raises:
+        ConfigError: if there is none, or it does not tell a class for each row.
+    """
+    where = f"{option} {path}: y"
+    held = _read(f"{option} {path}", path)
+    if _CLASSES not in held:
+        raise ConfigError(f"{where}, the class of each row, is not there; it has {', '.join(held)}")
+    y = held[_CLASSES]
+    if y.shape != (rows,):
+        raise ConfigError(f"{where} should be a class per row, [{rows}], not {list(y.shape)}")
+    if y.dtype.kind in "US":
+        return _by_label(where, np.char.strip(y.astype(str)), labels)
+    if y.dtype.kind not in "iu":
+        raise ConfigError(f"{where} should be whole numbers or labels, not {y.dtype}")
+    if (outside := (y < 0) | (y >= classes)).any():
+        row = int(outside.argmax())
+        raise ConfigError(
+            f"{where}[{row}] is {y[row]}, but the ensemble's classes are 0 to {classes - 1}"
+        )
+    return y.astype(np.int64)
+
+
+def split_rows(y: Classes, holdout: float, seed: int) -> tuple[Rows, Rows]:
+    """Split rows into some to fit on and some to judge by, each class by the same share.
+
+    Args:
+        y: classes [rows].
+        holdout: the share that is held out.
+        seed: of the choice.
+
+    Returns:
+        Row numbers, ascending: fitting and held out.
+
+    Raises:
+        ConfigError: if either would be fewer than 20 rows, or of one class.
+    """
+    order = np.random.default_rng(seed).permutation(len(y))
+    order = order[np.argsort(y[order], kind="stable")]
+    # Along rows that are sorted by class, every so manieth is held out: so each class, and all
+    # together, give their share to within one row.
+    held = np.diff(np.floor(np.arange(len(y) + 1) * holdout + 1e-9)).astype(np.bool_)
+    parts = np.sort(order[~held]), np.sort(order[held])
+    for what, rows in zip(("to fit on", "held out"), parts, strict=True):
+        if len(rows) < _LEAST_ROWS:
+            raise ConfigError(
+                f"--data: {len(rows)} of {len(y)} rows are {what}, that is too few: "
+                f"give at least {_LEAST_ROWS}"
+            )
+        if len(np.unique(y[rows])) < 2:
+            raise ConfigError(f"--data: the rows {what} are all of class {y[rows[0]]}")
+    return parts
+
+
+def _read(where: str, path: Path) -> dict[str, Array]:
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if not hasattr(loaded, "files"):
+            raise ConfigError(f"{where}: is one array, save several by name with numpy.savez")
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.strerror or error}") from None
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{where}: is no .npz file of arrays: {error}") from None
+
+
+def _converted(where: str, given: Array, tensor: TensorSpec) -> Array:
+    is_image = tensor.datatype == "UINT8" and len(tensor.shape) == 3
+    ends = tensor.shape[2:] if is_image else tensor.shape
+    if given.ndim != len(tensor.shape) + 1 or given.shape[given.ndim - len(ends) :] != ends:
+        wanted = ["rows", *(["height", "width", 3] if is_image else tensor.shape)]
+        raise ConfigError(f"{where} is {list(given.shape)}, not [{', '.join(map(str, wanted))}]")
+    if tensor.datatype == "BF16" or not np.can_cast(given.dtype, tensor.dtype, "same_kind"):
+        raise ConfigError(f"{where} is {given.dtype}, not {tensor.datatype}")
+    if given.dtype.kind == "f" and not np.isfinite(given).all():
+        row = int(np.argwhere(~np.isfinite(given))[0][0])
+        raise ConfigError(f"{where}[{row}] is not a finite number (NaN or infinite)")
+    return np.ascontiguousarray(given, tensor.dtype)
+
+
+def _by_label(where: str, y: Array, labels: Sequence[str]) -> Classes:
+    if not labels:
+        raise ConfigError(f"{where} has labels, but the ensemble has none: give whole numbers")
+    known = {label: index for index, label in enumerate(labels)}
+    if unknown := sorted({str(label) for label in y if str(label) not in known}):
+        named = ", ".join(map(repr, unknown[:_MOST_NAMED]))
+        raise ConfigError(f"{where} has labels that the ensemble does not know: {named}")
+    return np.array([known[str(label)] for label in y], np.int64)
