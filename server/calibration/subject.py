@@ -31,6 +31,9 @@ __all__ = ["Subject", "find_subject", "stage_order"]
 
 Array = npt.NDArray[Any]
 
+#: A good allocation will do for the few rows there are.
+_SEARCH_S = 1.0
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -154,7 +157,14 @@ def _placed(
     if config.allocation != "auto":
         return read_allocation(config, members, devices), None
     with progress_on_stderr() as on_progress:
-        placement = place(config, members, devices, profile_s=0.0, on_progress=on_progress)
+        placement = place(
+            config,
+            members,
+            devices,
+            profile_s=0.0,
+            time_limit_s=min(_SEARCH_S, config.placement.time_limit_s),
+            on_progress=on_progress,
+        )
     return placement.matrix, placement.found
 
 
