@@ -1,0 +1,119 @@
+"""Fits and reports of ensembles with every rule; nothing is served."""
+
+import numpy as np
+import pytest
+import yaml
+from scipy import special
+
+from server.calibration.combining import Rule
+from server.calibration.dataset import split_rows
+from server.calibration.fitting import Options, fit
+from server.calibration.fragment import fragment
+from server.calibration.judging import judge
+from server.calibration.subject import Subject
+from server.classes import Classes
+from server.config import EnsembleConfig, MemberConfig
+from server.errors import ConfigError
+from server.known_member import KnownMember
+from workers.rules import RULES
+from workers.spec import ModelSignature, ModelSource, TensorSpec
+
+NAMES = ("a", "b", "on")
+WEIGHTS = {"weights": [1.0, 2.0, 3.0]}
+
+
+def subject_of(rule="mean", meaning="logits", stages=None, **options):
+    names = NAMES
+    network = {"model": "fake", "fake": {"inputs": {"x": [4]}, "outputs": 4}}
+    if meaning == "class":
+        network |= {"classes": 4}
+    config = MemberConfig.model_validate({**network, "output": meaning})
+    output = TensorSpec("o", "INT64", ()) if meaning == "class" else TensorSpec("o", "FP32", (4,))
+    signature = ModelSignature((TensorSpec("x", "FP32", (4,)),), output, 0)
+    members = tuple(
+        KnownMember(name, config, ModelSource(name, "fake"), signature) for name in names
+    )
+    ensemble = EnsembleConfig.model_validate({"members": names, "rule": rule, **options})
+    stages = stages or tuple((name,) for name in names)
+    return Subject("all", ensemble, members, Classes(), stages, "as listed", None)
+
+
+def rows_of(seed=0, rows=200):
+    random = np.random.default_rng(seed)
+    y = random.integers(0, 4, rows)
+    noise = random.normal(0, 1.5, (3, rows, 4))
+    return special.softmax(2 * (2 * np.eye(4)[y] + noise), axis=2), y
+
+
+def both(subject, **options):
+    p, y = rows_of()
+    rows = split_rows(y, 0.5, 0)
+    found = fit(subject, p, y, rows=rows[0], options=Options(**options))
+    return found, judge(subject, found, Rule(subject, None, ""), p, y, rows=rows)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_every_rule(rule):
+    options = WEIGHTS if rule in {"weighted_mean", "weighted_vote"} else {}
+    options |= {"trim": 0.4} if rule == "trimmed_mean" else {}
+    subject = subject_of(rule, **options)
+    found, report = both(subject)
+    assert "mean" in report.combined
+    assert (f"{rule}, as configured" in report.combined) == (rule != "mean")
+    for one in report.combined.values():
+        assert 0.3 < one.accuracy <= 1
+    written = yaml.safe_load(fragment(subject, found, "about"))
+    assert written["ensembles"]["all"]["rule"] == rule
+    # What is written down is valid together with what was there before.
+    EnsembleConfig.model_validate({"members": NAMES, **options} | written["ensembles"]["all"])
+    assert set(written["members"]) == set(NAMES), "also one whose name YAML takes for a truth value"
+    assert report.members["a"].after.log_loss < report.members["a"].before.log_loss
+
+
+@pytest.mark.parametrize("weighting", ["fitted", "selected"])
+def test_weights_that_are_asked_for(weighting):
+    subject = subject_of("vote")
+    found, report = both(subject, weighting=weighting)
+    written = yaml.safe_load(fragment(subject, found, "about"))["ensembles"]["all"]
+    assert written["rule"] == "weighted_mean"
+    config = EnsembleConfig.model_validate({"members": NAMES, **written})
+    assert config.weights == (found.weights if weighting == "fitted" else found.selection)
+    name = "weighted mean, fitted" if weighting == "fitted" else "greedy selection"
+    assert report.cascade.whole_accuracy == report.combined[name].accuracy
+
+
+def test_classes_have_no_temperature():
+    subject = subject_of("vote", meaning="class")
+    p, y = rows_of()
+    p = np.eye(4)[p.argmax(axis=2)]
+    rows = split_rows(y, 0.5, 0)
+    found = fit(subject, p, y, rows=rows[0], options=Options())
+    assert found.temperatures == (1, 1, 1)
+    np.testing.assert_array_equal(found.predictions, p)
+    text = fragment(subject, found, "about")
+    assert "temperature:" not in text
+    assert yaml.safe_load(text)["ensembles"]["all"]["rule"] == "vote"
+
+
+def test_a_member_that_is_right_in_all_rows_keeps_its_temperature():
+    subject = subject_of()
+    p, y = rows_of()
+    p[0] = 0.1 + 0.6 * np.eye(4)[y]
+    found = fit(subject, p, y, rows=np.arange(100), options=Options())
+    assert found.temperatures[0] == 1
+    assert "a is right in all rows: its temperature can't be fitted" in found.notes
+
+
+def test_one_stage_is_no_cascade():
+    found, report = both(subject_of(stages=(NAMES,)))
+    assert found.confidence is None
+    assert report.cascade is None
+    assert "no cascade: there is only one stage" in found.notes
+
+
+def test_a_rule_that_fails(tmp_path):
+    (tmp_path / "own.py").write_text("def rule(predictions, **_):\n    raise ValueError('no')\n")
+    subject = subject_of("own:rule")
+    p, y = rows_of()
+    with pytest.raises(ConfigError, match="own:rule"):
+        fit(subject, p, y, rows=np.arange(100), options=Options(), directory=str(tmp_path))
