@@ -19,9 +19,11 @@ __all__ = [
     "PairFigures",
     "PayloadFigures",
     "ProcessMemory",
+    "ProtocolFigures",
     "ServingFigures",
     "Spread",
     "ValidationFigures",
+    "WayFigures",
     "percentile",
 ]
 
@@ -117,6 +119,28 @@ class ProcessMemory(msgspec.Struct, frozen=True):
     rss_mib: float
     pss_mib: float
     uss_mib: float
+
+
+class WayFigures(msgspec.Struct, frozen=True):
+    """One way to ask.
+
+    Attributes:
+        name: which one.
+        in_flight: requests at once.
+        requests_per_s: answered.
+        p50_ms: latency; 0 where the load generator does not tell it.
+    """
+
+    name: str
+    in_flight: int
+    requests_per_s: Spread
+    p50_ms: Spread
+
+
+class ProtocolFigures(msgspec.Struct, frozen=True, tag="protocols"):
+    """One ensemble over every protocol."""
+
+    ways: tuple[WayFigures, ...]
 
 
 class ServingFigures(msgspec.Struct, frozen=True, tag="serving"):

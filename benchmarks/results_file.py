@@ -16,8 +16,13 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from benchmarks.figures import OverheadFigures, ServingFigures, ValidationFigures
-from benchmarks.table import overhead_table, serving_table, validation_table
+from benchmarks.figures import (
+    OverheadFigures,
+    ProtocolFigures,
+    ServingFigures,
+    ValidationFigures,
+)
+from benchmarks.table import overhead_table, protocol_table, serving_table, validation_table
 
 __all__ = [
     "Hardware",
@@ -35,8 +40,12 @@ _TITLES = {
     "small": "Five small networks, one row per request, binary",
     "heavy": "Three EfficientNet-Lite at 224 x 224, FP32, one row per request, binary",
     "overhead": "The path alone: fake members, whose predictions cost nothing",
+    "protocols": "Five small networks over every protocol, and the Python client",
     "validation": "The simulation beside the server",
 }
+
+
+Figures = ServingFigures | OverheadFigures | ProtocolFigures | ValidationFigures
 
 
 class Hardware(msgspec.Struct, frozen=True):
@@ -72,7 +81,7 @@ class Result(msgspec.Struct, frozen=True):
     seed: int
     rounds: int
     seconds: int
-    figures: ServingFigures | OverheadFigures | ValidationFigures
+    figures: Figures
 
 
 def describe_hardware() -> Hardware:
@@ -95,7 +104,7 @@ def _cpu_model() -> str:
 
 def make_result(
     name: str,
-    figures: ServingFigures | OverheadFigures | ValidationFigures,
+    figures: Figures,
     *,
     config: str,
     rounds: int,
@@ -177,6 +186,8 @@ def _section(result: Result) -> str:
             table = serving_table(result.figures)
         case OverheadFigures():
             table = overhead_table(result.figures)
+        case ProtocolFigures():
+            table = protocol_table(result.figures)
         case ValidationFigures():
             table = validation_table(result.figures)
     software = ", ".join(f"{name} {number}" for name, number in result.software.items())

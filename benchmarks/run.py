@@ -1,7 +1,7 @@
 """The whole suite: ``python -m benchmarks.run [--quick] [--only NAME]... [--rounds N]``.
 
 Writes ``benchmarks/results/NAME.json`` and a page with all tables, and prints that page. It needs
-the load generator wrk, and several minutes of an otherwise idle machine.
+the load generators wrk and h2load, and several minutes of an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from benchmarks.limit import errors_as_lines
 from benchmarks.overhead import measure_overhead
+from benchmarks.protocols import measure_protocols
 from benchmarks.results_file import Result, make_result, page, read_results, write_result
 from benchmarks.serving import CASES, measure_serving
 from benchmarks.validation import measure_validation
@@ -20,7 +21,7 @@ from benchmarks.wrk import find_wrk
 __all__ = ["main"]
 
 _HERE = Path(__file__).resolve().parent
-_OVERHEAD, _VALIDATION = "overhead", "validation"
+_OVERHEAD, _PROTOCOLS, _VALIDATION = "overhead", "protocols", "validation"
 _ROUNDS, _SECONDS = 7, 5
 
 
@@ -29,6 +30,10 @@ def _measure(name: str, rounds: int, seconds: int) -> Result:
         overhead = measure_overhead(rounds, seconds)
         config = "fakes, made by benchmarks/overhead.py"
         return make_result(name, overhead, config=config, rounds=rounds, seconds=seconds)
+    if name == _PROTOCOLS:
+        protocols = measure_protocols(rounds, seconds)
+        config = str(CASES["small"].config.relative_to(_HERE.parent))
+        return make_result(name, protocols, config=config, rounds=rounds, seconds=seconds)
     if name == _VALIDATION:
         validation = measure_validation(rounds, seconds)
         config = "see benchmarks/validation.py"
@@ -41,7 +46,7 @@ def _measure(name: str, rounds: int, seconds: int) -> Result:
 
 def main() -> None:
     """Run the suite."""
-    names = [*CASES, _OVERHEAD, _VALIDATION]
+    names = [*CASES, _OVERHEAD, _PROTOCOLS, _VALIDATION]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round of a second: a try")
     parser.add_argument("--only", action="append", choices=names, help="may be repeated")

@@ -7,12 +7,21 @@ from collections.abc import Sequence
 from benchmarks.figures import (
     LimitFigures,
     OverheadFigures,
+    ProtocolFigures,
     ServingFigures,
     Spread,
     ValidationFigures,
 )
 
-__all__ = ["markdown", "overhead_table", "quantity", "serving_table", "spread", "validation_table"]
+__all__ = [
+    "markdown",
+    "overhead_table",
+    "protocol_table",
+    "quantity",
+    "serving_table",
+    "spread",
+    "validation_table",
+]
 
 _SCALE = ((1 << 20, "MB"), (1 << 10, "KB"))
 
@@ -140,3 +149,14 @@ def validation_table(figures: ValidationFigures) -> str:
         ],
     )
     return f"Median error {figures.median_error:.1%}.\n\n{pairs}"
+
+
+def protocol_table(figures: ProtocolFigures) -> str:
+    """Return the table of one ensemble over every protocol."""
+    return markdown(
+        ("", "requests/s", "p50 ms"),
+        [
+            (one.name, spread(one.requests_per_s), spread(one.p50_ms) if one.p50_ms.high else "")
+            for one in figures.ways
+        ],
+    )
