@@ -9,7 +9,7 @@ OUTPUT = """starting benchmark...
 Main benchmark duration is started for thread #0.
 
 finished in {finished}
-requests: 110 total, 140 started, {done} done, {well} succeeded, {failed} failed, 0 errored, 0 timeout
+requests: 110 total, 140 started, {done} done, {well} succeeded, {failed} failed, 0 errored
 status codes: 100 2xx, 0 3xx, 0 4xx, 0 5xx
 """
 
