@@ -130,7 +130,7 @@ def calibrate_ensemble(config: Config, path: Path, source: Source, options: Opti
             }
             for name, one in zip(_names(source.outside), outside, strict=True)
         },
-        notes=(*found.notes, *_absent(subject, y)),
+        notes=(*found.notes, *_absent(subject, y), *_others(config, subject)),
         yaml=fragment(subject, found, about),
     )
 
@@ -182,3 +182,16 @@ def _absent(subject: Subject, y: Classes) -> list[str]:
     named = ", ".join(labels[i] if labels else str(i) for i in missing[:_MOST_NAMED])
     more = f" and {len(missing) - _MOST_NAMED} more" if len(missing) > _MOST_NAMED else ""
     return [f"no row is of class {named}{more}: the figures say nothing about it"]
+
+
+def _others(config: Config, subject: Subject) -> list[str]:
+    """Say which other ensembles the new temperatures change."""
+    mine = {member.name for member in subject.members}
+    others = [
+        name
+        for name, ensemble in config.ensembles.items()
+        if name != subject.name and mine & set(ensemble.members)
+    ]
+    if not others:
+        return []
+    return [f"the temperatures belong to the members, so they change {', '.join(others)}, too"]

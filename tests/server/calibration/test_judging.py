@@ -11,6 +11,7 @@ from server.calibration.fitting import Options, fit
 from server.calibration.fragment import fragment
 from server.calibration.judging import judge
 from server.calibration.subject import Subject
+from server.calibration.temperatures import HIGHEST
 from server.classes import Classes
 from server.config import EnsembleConfig, MemberConfig
 from server.errors import ConfigError
@@ -102,6 +103,14 @@ def test_a_member_that_is_right_in_all_rows_keeps_its_temperature():
     found = fit(subject, p, y, rows=np.arange(100), options=Options())
     assert found.temperatures[0] == 1
     assert "a is right in all rows: its temperature can't be fitted" in found.notes
+
+
+def test_a_member_that_knows_nothing_has_the_highest_temperature():
+    p, y = rows_of()
+    p[1] = 0.1 + 0.6 * np.eye(4)[(y + 1) % 4]
+    found = fit(subject_of(), p, y, rows=np.arange(100), options=Options())
+    assert found.temperatures[1] == HIGHEST
+    assert any(note.startswith("b is no better than chance") for note in found.notes)
 
 
 def test_one_stage_is_no_cascade():

@@ -186,8 +186,10 @@ def test_classes_are_matched_by_label(files):
 @pytest.mark.process
 def test_tables_for_people(files):
     data = files.data("two.npz", y=rows_of()[1] % 2)
-    config = files.config(config_of(cascade=[["poor", "soft"], ["sharp"]], confidence=[0.5]))
-    result = files.calibrate(config=config, data=data)
+    document = config_of(cascade=[["poor", "soft"], ["sharp"]], confidence=[0.5])
+    document["ensembles"]["other"] = {"members": ["soft"]}
+    config = files.config(document)
+    result = files.calibrate("--ensemble", "all", config=config, data=data)
     assert result.exit_code == 0, result.output
     text = result.stdout
     for part in (
@@ -199,6 +201,7 @@ def test_tables_for_people(files):
         assert part in text
     assert "cascade: [[poor, soft], [sharp]]" in text
     assert "note: no row is of class 2: the figures say nothing about it" in result.stderr
+    assert "so they change other, too" in result.stderr
     assert "rows are too few to show a loss of 0.20%" in result.stderr
 
 
