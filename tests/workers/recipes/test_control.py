@@ -132,14 +132,10 @@ def test_the_configuration_has_all_agents():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
-def test_ensembles_play_better_than_their_average_agent(problem, capsys):
+def test_ensembles_play_better_than_their_average_agent(problem):
     agents = control_returns.exported(problem)
     begin = starts(problem, 100, np.random.default_rng(control_returns.TEST_SEED))
     alone, together = control_returns.compare(problem, agents, begin)
-    with capsys.disabled():
-        print(
-            "\n", problem.name, np.mean(alone, axis=1), {k: v.mean() for k, v in together.items()}
-        )
     for rule, found in together.items():
         assert found.mean() > np.mean(alone), rule
 
