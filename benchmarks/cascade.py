@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import tempfile
+import time
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,11 +22,14 @@ from typing import Any
 import numpy as np
 import yaml
 
+from benchmarks.errors import BenchmarkError
 from benchmarks.limit import errors_as_lines
 from benchmarks.server_process import running_server
 from benchmarks.table import markdown
 from server.calibration.calibration import Calibration, Source, calibrate_ensemble
+from server.calibration.dataset import Inputs
 from server.calibration.fitting import Options
+from server.calibration.metrics import Classes
 from server.calibration.predicting import predict
 from server.config import load_config
 from workers.recipes.digits import held_out
@@ -36,6 +40,8 @@ __all__ = ["Served", "main", "measure"]
 _CONFIG = Path(__file__).resolve().parent.parent / "configs/digits.yaml"
 _NAME, _WHOLE = "digits", "whole"
 _SPLITS, _MAX_LOSS, _HOLDOUT = 5, 0.002, 0.5
+_MOST_BYTES = 1 << 20
+_COUNTED_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class Served:
         asked_whole: the same for all members.
         right: rows that the cascade has right.
         right_whole: rows that all members have right.
+        told_saved: what the calibration told to be saved of these rows.
+        told_right: what it told the cascade to have right.
     """
 
     confidence: tuple[float, ...]
@@ -57,6 +65,8 @@ class Served:
     asked_whole: tuple[int, ...]
     right: int
     right_whole: int
+    told_saved: float
+    told_right: int
 
     @property
     def saved(self) -> float:
@@ -69,7 +79,14 @@ class Served:
         return 100 * (self.right - self.right_whole) / self.rows
 
 
-def measure(data: Path, directory: Path, *, seed: int, max_loss: float) -> Served:
+def measure(
+    data: Path,
+    directory: Path,
+    *,
+    seed: int = 0,
+    max_loss: float = _MAX_LOSS,
+    config: Path = _CONFIG,
+) -> Served:
     """Calibrate on one part of some rows, and serve the other one.
 
     Args:
@@ -77,55 +94,84 @@ def measure(data: Path, directory: Path, *, seed: int, max_loss: float) -> Serve
         directory: where to write a configuration.
         seed: of the split.
         max_loss: of the cascade's accuracy, as a share.
+        config: the ensemble of digits, or one like it.
 
     Raises:
-        BenchmarkError: if the server does not become ready.
+        BenchmarkError: if no cascade can be found, or the server does not become ready.
         EnsembledError: if the calibration fails.
     """
     options = Options(max_loss=max_loss, seed=seed)
     source = Source(data, holdout=_HOLDOUT)
-    found = calibrate_ensemble(load_config(_CONFIG), _CONFIG, source, options)
+    found = calibrate_ensemble(load_config(config), config, source, options)
+    cascade = found.report.cascade
+    if cascade is None:
+        raise BenchmarkError("; ".join(found.notes))
     path = directory / f"calibrated-{seed}.yaml"
-    path.write_text(yaml.safe_dump(_merged(found)), encoding="utf-8")
+    path.write_text(yaml.safe_dump(_merged(config, found)), encoding="utf-8")
     inputs = {name: array[found.held] for name, array in found.inputs.items()}
     y = found.y[found.held]
     members = [member for stage in found.subject.stages for member in stage]
     with running_server(path) as server:
-        counts = [_predicted(server.address, members)]
-        right = []
-        for model in (_NAME, _WHOLE):
-            answers = predict(server.address, model, inputs, 1 << 20)
-            right.append(int((answers.argmax(axis=1) == y).sum()))
-            counts.append(_predicted(server.address, members))
-    before, between, after = (np.array(one) for one in counts)
+        asked, right = zip(
+            *(_ask(server.address, model, members, inputs, y) for model in (_NAME, _WHOLE)),
+            strict=True,
+        )
     return Served(
-        confidence=found.fit.confidence or (),
+        confidence=cascade.confidence,
         rows=len(y),
-        asked=tuple(map(int, between - before)),
-        asked_whole=tuple(map(int, after - between)),
+        asked=asked[0],
+        asked_whole=asked[1],
         right=right[0],
         right_whole=right[1],
+        told_saved=cascade.saved,
+        told_right=round(cascade.accuracy * len(y)),
     )
 
 
-def _merged(found: Calibration) -> dict[str, Any]:
+def _merged(config: Path, found: Calibration) -> dict[str, Any]:
     """The configuration with what was fitted, and a second ensemble that asks all members."""
-    document: dict[str, Any] = yaml.safe_load(_CONFIG.read_text(encoding="utf-8"))
+    document: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
     fitted = yaml.safe_load(found.yaml)
     for name, keys in fitted["members"].items():
         document["members"][name] |= keys
     whole = document["ensembles"][_NAME]
+    whole = {key: value for key, value in whole.items() if key not in {"cascade", "confidence"}}
     document["ensembles"] = {_NAME: whole | fitted["ensembles"][_NAME], _WHOLE: whole}
     return document
 
 
-def _predicted(address: str, members: Sequence[str]) -> list[int]:
-    """How many rows each member has predicted so far."""
-    counts = []
-    for name in members:
-        with urllib.request.urlopen(f"http://{address}/v2/models/{name}/stats") as response:
-            counts.append(int(json.load(response)["model_stats"][0]["inference_count"]))
-    return counts
+def _ask(
+    address: str, model: str, members: Sequence[str], inputs: Inputs, y: Classes
+) -> tuple[tuple[int, ...], int]:
+    """Ask a model about all rows: which member predicted how many, and how many are right.
+
+    Raises:
+        BenchmarkError: if the server's counts don't add up.
+    """
+    before, saved_before = _counts(address, model, members)
+    answers = predict(address, model, inputs, _MOST_BYTES)
+    # An answer may be there a little before the counts of those who contributed to it.
+    deadline = time.monotonic() + _COUNTED_S
+    while True:
+        after, saved = _counts(address, model, members)
+        asked = tuple(b - a for a, b in zip(before, after, strict=True))
+        if sum(asked) + saved - saved_before == len(y) * len(members):
+            return asked, int((answers.argmax(axis=1) == y).sum())
+        if time.monotonic() > deadline:
+            raise BenchmarkError(f"{model}: rows of members and those saved don't add up: {asked}")
+        time.sleep(0.02)
+
+
+def _counts(address: str, model: str, members: Sequence[str]) -> tuple[list[int], int]:
+    """Rows that each member has predicted so far, and those that a model has saved."""
+    predicted = [int(_statistics(address, name)["inference_count"]) for name in members]
+    return predicted, int(_statistics(address, model)["predictions_saved"])
+
+
+def _statistics(address: str, model: str) -> dict[str, Any]:
+    with urllib.request.urlopen(f"http://{address}/v2/models/{model}/stats") as response:
+        found: dict[str, Any] = json.load(response)["model_stats"][0]
+        return found
 
 
 def _table(found: Sequence[Served]) -> str:
