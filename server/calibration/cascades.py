@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,12 @@ class Stages:
     answers: Array
     y: Classes
 
-    @property
+    @cached_property
     def confidence(self) -> Array:
         """The best class's value after each stage, [stages, rows]; in the server's own type."""
         return np.asarray(self.answers.max(axis=2))
 
-    @property
+    @cached_property
     def right(self) -> Flags:
         """Whether the best class is the right one after each stage, [stages, rows]."""
         return np.asarray(self.answers.argmax(axis=2) == self.y)

@@ -19,7 +19,7 @@ from server.calibration.combining import Rule
 from server.calibration.metrics import Classes, Floats
 from server.calibration.selection import Counts, select
 from server.calibration.subject import Subject
-from server.calibration.temperatures import HIGHEST, LOWEST, fit_temperature, logarithms, tempered
+from server.calibration.temperatures import HIGHEST, fit_temperature, logarithms, tempered
 from server.calibration.weights import fit_weights
 from server.known_member import KnownMember
 
@@ -195,11 +195,12 @@ def _fit_temperatures(
         factor = 1.0
         if has_temperature(member):
             factor = fit_temperature(_logarithms(member, p), y)
-        if factor == LOWEST:
-            notes.append(f"{member.name} is right in all rows: its temperature can't be fitted")
-            factor = 1.0
-        elif factor == HIGHEST:
-            notes.append(f"{member.name} is no better than chance: its temperature is the highest")
+            if (p.argmax(axis=1) == y).all():
+                notes.append(f"{member.name} is right in all rows: its temperature can't be fitted")
+            elif factor == HIGHEST:
+                notes.append(
+                    f"{member.name} is no better than chance: its temperature is {factor:g}"
+                )
         # What it predicts comes with its own temperature; so the one that is found multiplies it.
         temperatures.append(float(f"{member.config.temperature * factor:.{_DIGITS}g}"))
     return tuple(temperatures)

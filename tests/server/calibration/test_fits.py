@@ -64,8 +64,15 @@ def test_a_new_temperature_multiplies_the_old_one(seed, old, factor):
 
 def test_temperatures_are_bounded():
     z = np.array([[3.0, 0.0], [0.0, 2.0], [5.0, 1.0]])
-    assert fit_temperature(z, np.array([0, 1, 0])) == LOWEST
     assert fit_temperature(z, np.array([1, 0, 1])) == HIGHEST
+    tiny = np.array([[1.0, 0.0]] * 9 + [[0.0, 1.0]])
+    assert fit_temperature(tiny * 1e-4, np.zeros(10, int)) == LOWEST
+    assert fit_temperature(tiny, np.zeros(10, int)) == pytest.approx(1 / np.log(9))
+
+
+def test_no_doubt_at_all_is_not_a_temperature():
+    z = np.random.default_rng(0).normal(0, 3, (50, 4))
+    assert fit_temperature(z, z.argmax(axis=1)) == 1
 
 
 def test_impossible_classes_say_nothing_about_the_temperature():
