@@ -6,7 +6,7 @@ which the command shows as tables, as JSON and as a picture.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,19 +118,8 @@ def judge(
         y: classes of all rows.
         rows: numbers of those that were fitted on, and of the held-out ones.
     """
-    fitting, held = rows
+    held = rows[1]
     old, new, truth = predictions[:, held], fit.predictions[:, held], y[held]
-    members = {
-        member.name: MemberReport(
-            member.config.temperature,
-            fit.temperatures[i],
-            fit.weights[i],
-            int(fit.counts[i]),
-            quality(old[i], truth),
-            quality(new[i], truth),
-        )
-        for i, member in enumerate(subject.members)
-    }
     before, after = configured.all(old), fit.rule.all(new)
     answers: dict[str, Array] = {"mean": old.mean(axis=0)}
     if configured.name != "mean":
@@ -140,30 +129,56 @@ def judge(
         "weighted mean, fitted": np.average(new, axis=0, weights=fit.weights),
         "greedy selection": np.average(new, axis=0, weights=fit.selection),
     }
-    if fit.rule.name not in {"mean", "weighted_mean"}:
-        answers[f"{fit.rule.name}, fitted temperatures"] = after
+    if configured.name != "mean" and not fit.is_new_rule:
+        answers[f"{configured.name}, fitted temperatures"] = after
     size = float(len(subject.members))
     combined = {name: _combined(one, truth, size) for name, one in answers.items()}
     cascade = None
     if fit.confidence is not None:
-        outcomes = [
-            run_cascade(
-                fit.rule.stages(fit.predictions[:, some], y[some], subject.stages), fit.confidence
-            )
-            for some in (fitting, held)
-        ]
-        outcome = outcomes[1]
-        name = f"cascade of {fit.rule.name}"
-        combined[name] = _combined(outcome.answers, truth, outcome.member_rows_per_row)
-        cascade = CascadeReport(
-            fit.confidence,
-            outcome.saved,
-            outcomes[0].saved,
-            combined[name].accuracy,
-            float((after.argmax(axis=1) == truth).mean()),
-            _leaving(outcome, len(subject.stages)),
-        )
+        outcomes = [_run(subject, fit, y, some) for some in rows]
+        one = _combined(outcomes[1].answers, truth, outcomes[1].member_rows_per_row)
+        combined[f"cascade of {fit.rule.name}"] = one
+        whole = float((after.argmax(axis=1) == truth).mean())
+        cascade = _cascade(fit.confidence, outcomes, one.accuracy, whole)
+    members = _members(subject, fit, old, new, truth)
     return Report(members, combined, cascade, _bins(before, truth), _bins(after, truth))
+
+
+def _members(
+    subject: Subject, fit: Fit, old: Floats, new: Floats, y: Classes
+) -> dict[str, MemberReport]:
+    return {
+        member.name: MemberReport(
+            old_temperature=member.config.temperature,
+            temperature=fit.temperatures[i],
+            weight=fit.weights[i],
+            selected=int(fit.counts[i]),
+            before=quality(old[i], y),
+            after=quality(new[i], y),
+        )
+        for i, member in enumerate(subject.members)
+    }
+
+
+def _run(subject: Subject, fit: Fit, y: Classes, rows: npt.NDArray[np.int64]) -> Outcome:
+    stages = fit.rule.stages(fit.predictions[:, rows], y[rows], subject.stages)
+    return run_cascade(stages, fit.confidence or ())
+
+
+def _cascade(
+    confidence: tuple[float, ...], outcomes: Sequence[Outcome], accuracy: float, whole: float
+) -> CascadeReport:
+    """The report of a cascade, of which outcomes are on fitting and on held-out rows."""
+    fitting, held = outcomes
+    leaving = np.bincount(held.stage, minlength=len(confidence) + 1) / len(held.stage)
+    return CascadeReport(
+        confidence=confidence,
+        saved=held.saved,
+        saved_fitting=fitting.saved,
+        accuracy=accuracy,
+        whole_accuracy=whole,
+        leaving=tuple(map(float, leaving)),
+    )
 
 
 def _combined(answers: Array, y: Classes, member_rows: float) -> Combined:
@@ -178,8 +193,3 @@ def _bins(answers: Array, y: Classes) -> tuple[Bin, ...]:
 
 def _are_probabilities(answers: Array) -> bool:
     return bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3))
-
-
-def _leaving(outcome: Outcome, stages: int) -> tuple[float, ...]:
-    shares = np.bincount(outcome.stage, minlength=stages) / len(outcome.stage)
-    return tuple(map(float, shares))
