@@ -6,6 +6,8 @@ In: calls of clients. Out: their answers, by `Service`. The supervisor holds the
 
 from __future__ import annotations
 
+import asyncio
+
 import grpc
 
 from server.errors import StartError
@@ -15,6 +17,9 @@ from server.inference import Inference
 __all__ = ["GrpcServer"]
 
 _LARGEST_LIMIT = 2**31 - 1
+#: grpc.aio takes one new call per turn of the event loop and server, so that a crowd waits outside
+#: and batches stay small. So there are several servers, and the kernel deals connections out.
+_SERVERS = 8
 #: How long answers that are ready have to reach their clients when the server stops.
 _GRACE_S = 10.0
 
@@ -24,7 +29,7 @@ def _options(max_request_bytes: int) -> list[tuple[str, int]]:
         # Larger messages are refused when their length is known, before they are read.
         ("grpc.max_receive_message_length", min(max_request_bytes, _LARGEST_LIMIT)),
         ("grpc.max_send_message_length", -1),
-        # The supervisor holds the port with a socket of its own.
+        # The servers share the port, which the supervisor holds with a socket of its own.
         ("grpc.so_reuseport", 1),
         # Calls of one connection at once; the client waits with more.
         ("grpc.max_concurrent_streams", 1024),
@@ -51,18 +56,20 @@ class GrpcServer:
 
     def __init__(self, inference: Inference, *, address: str, max_request_bytes: int) -> None:
         self._service = Service(inference)
-        self._server = grpc.aio.server(options=_options(max_request_bytes))
-        self._server.add_generic_rpc_handlers((self._service.handlers(),))
+        options = _options(max_request_bytes)
+        self._servers = [grpc.aio.server(options=options) for _ in range(_SERVERS)]
         try:
-            self._server.add_insecure_port(address)
+            for server in self._servers:
+                server.add_generic_rpc_handlers((self._service.handlers(),))
+                server.add_insecure_port(address)
         except RuntimeError as error:
             raise StartError(f"can't listen on {address} for gRPC: {error}") from None
 
     async def start(self) -> None:
         """Take calls."""
-        await self._server.start()
+        await asyncio.gather(*(server.start() for server in self._servers))
 
     async def stop(self) -> None:
         """End every stream when what it has read is answered, every call when it is answered."""
         self._service.end_streams()
-        await self._server.stop(_GRACE_S)
+        await asyncio.gather(*(server.stop(_GRACE_S) for server in self._servers))
