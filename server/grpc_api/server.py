@@ -19,7 +19,7 @@ __all__ = ["GrpcServer"]
 _LARGEST_LIMIT = 2**31 - 1
 #: grpc.aio takes one new call per turn of the event loop and server, so that a crowd waits outside
 #: and batches stay small. So there are several servers, and the kernel deals connections out.
-_SERVERS = 8
+_SERVERS = 32
 #: How long answers that are ready have to reach their clients when the server stops.
 _GRACE_S = 10.0
 
