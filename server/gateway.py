@@ -51,6 +51,7 @@ from workers.spec import InstanceSpec, MemorySpec
 __all__ = ["Gateway"]
 
 _TICK_S = 0.05
+_SHORT_S = 0.001
 _MESSAGES_AT_ONCE = 64
 _EVERYBODY = (1 << 64) - 1
 
@@ -183,7 +184,7 @@ class Gateway:
 
     def close(self, request: Request, reason: RequestError) -> None:
         """Stop waiting for a request: its rows are answered if the quorum is there, else fail."""
-        if request.close_reason is not None or request.future.done():
+        if request.close_reason is not None or request not in self._requests:
             return
         request.close_reason = reason
         model = request.model
@@ -199,7 +200,7 @@ class Gateway:
         self.draining = True
         while self._requests:
             await asyncio.wait([request.future for request in self._requests])
-            await asyncio.sleep(0)
+            await asyncio.sleep(_SHORT_S)  # rows of calls that were cancelled end a little later
 
     def _place(self, flight: InFlight, request: Request) -> bool:
         """Put a request's rows into the arena as far as there is room; whether all are there."""

@@ -175,17 +175,7 @@ class Inference:
 
     async def _wait_answer(self, accepted: Request) -> Answer:
         try:
-            return await asyncio.shield(accepted.future)
+            return await accepted.future
         except asyncio.CancelledError:
-            # Nobody is left to ask what came of it.
-            accepted.future.add_done_callback(
-                lambda future: future.cancelled() or future.exception()
-            )
             self.gateway.close(accepted, Unavailable("the client has gone"))
             raise
-
-
-def _forget(future: asyncio.Future[Answer]) -> None:
-    """Take note of what came of a request, since nobody is left to ask."""
-    if not future.cancelled():
-        future.exception()
