@@ -207,6 +207,7 @@ def _wanted_output(output: _OutputHeader, binary: bool) -> WantedOutput:
     return WantedOutput(output.name, binary, classes)
 
 
+_USUAL = (WantedOutput(COMBINED, binary=True),)
 _headers: dict[tuple[str, int, int, bool], bytes] = {}
 
 
@@ -221,8 +222,7 @@ def encode_answer(
         request_id: echoed, unless it is empty.
         outputs: what is wanted of it.
     """
-    first = outputs[0]
-    if len(outputs) > 1 or request_id or not first.binary or first.classes or answer.extras:
+    if outputs != _USUAL or request_id:
         return _encode(model, answer, request_id, outputs)
     # Most answers to a model are alike but for their values.
     key = (model.served.name, answer.rows, answer.used, answer.degraded)

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Unpack
 
+import numpy as np
+import numpy.typing as npt
+
 from ensembled_client.addresses import Options
 from ensembled_client.exchange import Subject
 from ensembled_client.handles import AsyncEnsemble, PredictOptions
@@ -122,6 +125,19 @@ class AsyncEnsembleClient:
             EnsembledClientError: as `EnsembleClient.predict`.
         """
         return await self._session.classify(ensemble, x, Wish(**options, classes=top))
+
+    async def best_class(
+        self, ensemble: str, x: Any, **options: Unpack[PredictOptions]
+    ) -> npt.NDArray[np.int64]:
+        """Ask for each row's best class alone: see `EnsembleClient.best_class`.
+
+        Returns:
+            int64 [n].
+
+        Raises:
+            EnsembledClientError: as `EnsembleClient.predict`.
+        """
+        return await self._session.best_class(ensemble, x, Wish(**options))
 
     def ensemble(self, name: str) -> AsyncEnsemble:
         """Return a handle of an ensemble, or of a member; nothing is asked yet."""

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Unpack
 
+import numpy as np
+import numpy.typing as npt
+
 from ensembled_client.addresses import Options
 from ensembled_client.exchange import Subject
 from ensembled_client.handles import Ensemble, PredictOptions
@@ -157,6 +160,27 @@ class EnsembleClient:
             EnsembledClientError: as `predict`.
         """
         return run(self._session.classify(ensemble, x, Wish(**options, classes=top)))
+
+    def best_class(
+        self, ensemble: str, x: Any, **options: Unpack[PredictOptions]
+    ) -> npt.NDArray[np.int64]:
+        """Ask for each row's best class alone, by its index.
+
+        The server answers as soon as no member that is missing could change it, so this may be
+        quicker than all else, and cost less.
+
+        Args:
+            ensemble: its name; its members give a probability per class.
+            x: see `predict`.
+            options: `timeout`, `members`, `quorum`, `max_rows`, see `predict`.
+
+        Returns:
+            int64 [n].
+
+        Raises:
+            EnsembledClientError: as `predict`.
+        """
+        return run(self._session.best_class(ensemble, x, Wish(**options)))
 
     def ensemble(self, name: str) -> Ensemble:
         """Return a handle of an ensemble, or of a member; nothing is asked yet."""

@@ -16,10 +16,10 @@ from typing import Any
 from ensembled_client.datatypes import Array
 from ensembled_client.tensors import Tensor
 
-__all__ = ["OUTPUT", "Answer", "InferRequest", "Link", "Parameter", "Subject", "Topic"]
+__all__ = ["CLASS", "OUTPUT", "Answer", "InferRequest", "Link", "Parameter", "Subject", "Topic"]
 
-#: The combined answer's name.
-OUTPUT = "output"
+#: The combined answer's name, and that of each row's best class.
+OUTPUT, CLASS = "output", "class"
 
 #: The value of a request's parameter.
 Parameter = str | int | bool

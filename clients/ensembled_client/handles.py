@@ -8,6 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
+import numpy as np
+import numpy.typing as npt
+
 from ensembled_client.prediction import Prediction
 
 if TYPE_CHECKING:
@@ -52,6 +55,10 @@ class Ensemble:
     ) -> list[list[tuple[str, float]]]:
         """Name the best classes: see `EnsembleClient.classify`."""
         return self._client.classify(self.name, x, top, **options)
+
+    def best_class(self, x: Any, **options: Unpack[PredictOptions]) -> npt.NDArray[np.int64]:
+        """Ask for the best class alone: see `EnsembleClient.best_class`."""
+        return self._client.best_class(self.name, x, **options)
 
     def metadata(self) -> dict[str, Any]:
         """Ask for its metadata: see `EnsembleClient.metadata`."""
@@ -98,6 +105,10 @@ class AsyncEnsemble:
     ) -> list[list[tuple[str, float]]]:
         """Name the best classes: see `EnsembleClient.classify`."""
         return await self._client.classify(self.name, x, top, **options)
+
+    async def best_class(self, x: Any, **options: Unpack[PredictOptions]) -> npt.NDArray[np.int64]:
+        """Ask for the best class alone: see `EnsembleClient.best_class`."""
+        return await self._client.best_class(self.name, x, **options)
 
     async def metadata(self) -> dict[str, Any]:
         """Ask for its metadata: see `EnsembleClient.metadata`."""

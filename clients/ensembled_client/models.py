@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ensembled_client.errors import RequestRejected, ServerFailure
-from ensembled_client.exchange import OUTPUT, Answer
+from ensembled_client.exchange import CLASS, OUTPUT, Answer
 from ensembled_client.prediction import Prediction, Timing
 
 __all__ = ["SCORES", "ModelInfo", "ModelState", "prediction_of"]
@@ -143,14 +143,15 @@ def prediction_of(answer: Answer, info: ModelInfo, timing: Timing) -> Prediction
     """Return what an answer means.
 
     Raises:
-        ServerFailure: if the combined output is missing.
+        ServerFailure: if neither the combined output nor the best class is there.
     """
-    if OUTPUT not in answer.outputs:
+    name = OUTPUT if OUTPUT in answer.outputs else CLASS
+    if name not in answer.outputs:
         raise ServerFailure(f"the server's answer has {list(answer.outputs)}, not {OUTPUT!r}")
     prefix = f"{OUTPUT}."
     members = str(answer.parameters.get("members", ""))
     return Prediction(
-        values=answer.outputs[OUTPUT],
+        values=answer.outputs[name],
         members=tuple(members.split(",")) if members else (),
         degraded=bool(answer.parameters.get("degraded", False)),
         timing=timing,

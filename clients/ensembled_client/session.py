@@ -14,6 +14,7 @@ from math import inf
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from ensembled_client.errors import (
     DeadlineExceeded,
@@ -23,7 +24,7 @@ from ensembled_client.errors import (
     Unavailable,
     UnknownModel,
 )
-from ensembled_client.exchange import Answer, InferRequest, Link, Subject, Topic
+from ensembled_client.exchange import CLASS, Answer, InferRequest, Link, Subject, Topic
 from ensembled_client.models import ModelInfo, ModelState, prediction_of
 from ensembled_client.prediction import Prediction, Timing
 from ensembled_client.retries import RetryPolicy
@@ -76,7 +77,7 @@ class Session:
         try:
             info = await self._info(model, clock)
             whose = wish.member_names if wish.member_outputs else None
-            outputs = info.outputs(wish.uncertainty, whose)
+            outputs = (CLASS,) if wish.class_only else info.outputs(wish.uncertainty, whose)
             began_s = clock.passed_s()
             tensors = await self._encode(info, x)
             encoded_s = clock.passed_s()
@@ -101,6 +102,10 @@ class Session:
             return [[_class(element.decode()) for element in row] for row in prediction.values]
         except (AttributeError, TypeError, ValueError) as error:
             raise ServerFailure(f"the server's classes can't be understood: {error!r}") from error
+
+    async def best_class(self, model: str, x: Any, wish: Wish) -> npt.NDArray[np.int64]:
+        """Ask for each row's best class alone."""
+        return (await self.predict(model, x, replace(wish, class_only=True))).values
 
     async def _encode(self, info: ModelInfo, x: Any) -> Any:
         work = partial(tensors_for, info.metadata, x)

@@ -31,6 +31,7 @@ class Wish:
     member_outputs: bool = False
     max_rows: int | None = None
     classes: int = 0
+    class_only: bool = False
 
     def __post_init__(self) -> None:
         """Check the values.

@@ -84,6 +84,16 @@ def test_labels(client):
     assert client.classify("duo", [[0, 2, 1, 9]], top=2) == [[("dog", 7), ("eel", 6)]]
 
 
+def test_the_best_class_alone(client):
+    rows = [[0, 2, 1, 9], [3, 2, 1, 9], [0, 2, 5, 9]]
+    asked = client.best_class("duo", rows)
+    assert (asked.dtype, asked.tolist()) == (np.int64, [1, 0, 2])
+    split = client.best_class("duo", rows * 50, max_rows=7)
+    assert split.tolist() == [1, 0, 2] * 50
+    with pytest.raises(RequestRejected, match="no output 'class'"):
+        client.best_class("late", rows)
+
+
 def test_members_quorum_and_what_each_said(client):
     prediction = client.predict("duo", X, members=["high"], quorum=1, member_outputs=True)
     assert prediction.members == ("high",)

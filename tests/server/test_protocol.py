@@ -11,6 +11,7 @@ from server.front_end_spec import ModelSpec
 from server.protocol import encode_answer, parse_request
 from server.requests import InferRequest, WantedOutput
 from server.tensors import bytes_to_wire
+from workers.scores import CLASS_SCORES
 from workers.spec import EnsembleSpec, TensorSpec
 
 
@@ -390,3 +391,13 @@ def test_the_best_classes_without_labels_in_binary():
         len(body) - length,
     )
     assert body[length:] == bytes_to_wire([b"0.500000:1", b"0.375000:2", b"0.125000:0"])
+
+
+def test_a_lone_binary_output_is_the_one_that_is_wanted():
+    spec = EnsembleSpec("both", (4, 2), "mean", (), 1, OUTPUT, CLASS_SCORES)
+    both = ModelSpec(ServedModel(0, 0, spec), (), (), (), ("four", "two"))
+    encode_answer(both, answer(), "", (WantedOutput(binary=True),))  # its header is remembered
+    body, length = encode_answer(both, answer(), "", (WantedOutput("class", binary=True),))
+    (output,) = json.loads(body[:length])["outputs"]
+    assert (output["name"], output["datatype"], output["shape"]) == ("class", "INT64", [2])
+    assert np.frombuffer(body[length:], np.int64).tolist() == [1, 0]
