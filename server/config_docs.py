@@ -184,6 +184,8 @@ def _plural(field: dict[str, Any]) -> str:
     words = {"integer": "whole numbers", "number": "numbers", "string": "names"}
     if (count := field.get("minItems")) and count == field.get("maxItems"):
         return f"{count} {words[items['type']]}"
+    if items.get("type") == "array":
+        return f"lists of {_plural(items)}"
     return words.get(items.get("type", ""), "mappings")
 
 
