@@ -232,9 +232,11 @@ class Gateway:
     def _settle(self, index: int, ended: Ended) -> None:
         flight = self._flights[index]
         for request, (start, stop), complete in flight.settle(ended):
-            if ended.certain:
+            # Whoever was not waited for must not find another row in its slot.
+            if not complete and flight.are_awaited(start, stop):
                 self._enqueue_fresh()
-                request.saved += self.fleet.withdraw(index, start, stop)
+                saved = self.fleet.withdraw(index, start, stop)
+                request.saved += saved if ended.certain else 0
             if complete or not self.fleet.hold(index, start, stop):
                 flight.slots.free(start, stop)
             if request.settled == request.rows:

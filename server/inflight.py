@@ -15,7 +15,7 @@ import numpy as np
 from server.accepted import Request
 from server.batching import Range
 from server.cascade import move_on
-from server.errors import MemberFailed, RequestError
+from server.errors import MemberFailed, RequestError, Unavailable
 from server.slots import SlotAllocator
 from workers.arena import Arena
 from workers.messages import Deferred, Ended
@@ -51,6 +51,8 @@ class InFlight:
         self._expected, self._terms = arena.expected.data, arena.terms.data
         self._started = [0.0] * arena.capacity
         self._owners: list[Piece | None] = [None] * arena.capacity
+        members = np.arange(len(spec.members), dtype=np.uint64)
+        self._bits = (np.uint64(1) << members)[:, np.newaxis]
 
     def place(self, request: Request) -> Range | None:
         """Claim slots for (more of) a request and write its inputs; None if the arena is full.
@@ -164,7 +166,7 @@ class InFlight:
                     asked = request.model.spec.stages[unpack(self._terms[slot]).stage - 1]
                     request.saved += (request.asked & ~asked).bit_count() * (stop - position)
                 request.used &= ended.used
-                request.short |= ended.used != asked and not ended.certain
+                request.short |= asked != (expected if ended.certain else ended.used)
             request.started = max(request.started, self._started[position - first])
             self._owners[position - first : stop - first] = [None] * (stop - position)
             request.settled += stop - position
@@ -175,15 +177,33 @@ class InFlight:
     def _failure(self, request: Request, ended: Ended) -> RequestError:
         if ended.error:
             return MemberFailed(ended.error)
-        arena = self.arena
-        done = arena.done[:, arena.slots(ended.start, ended.stop)]
-        failed = (done == -arena.numbers(ended.start, ended.stop)).any(axis=1)
+        arena, slots = self.arena, self.arena.slots(ended.start, ended.stop)
+        failed = (arena.done[:, slots] == -arena.numbers(ended.start, ended.stop)).any(axis=1)
+        expected = int(np.bitwise_or.reduce(arena.expected[slots]))
         names = [
             repr(arena.spec.members[member])
             for member in request.model.spec.members
-            if request.expected >> member & 1 and failed[member]
+            if expected >> member & 1 and failed[member]
         ]
-        return MemberFailed(f"member {', '.join(names)} failed on this input")
+        if names:
+            return MemberFailed(f"member {', '.join(names)} failed on this input")
+        if expected.bit_count() < request.quorum:  # of a cascade whose later members are down
+            return Unavailable(
+                f"{request.model.name!r} can't meet its quorum of {request.quorum}: "
+                f"only {expected.bit_count()} of its members are up"
+            )
+        return MemberFailed("what the members predicted could not be combined")
+
+    def are_awaited(self, start: int, stop: int) -> bool:
+        """Whether some rows were not closed, and some member that they expect has not settled them.
+
+        So they may still be in its list.
+        """
+        arena, slots = self.arena, self.arena.slots(start, stop)
+        rows = arena.numbers(start, stop)
+        awaited = (arena.expected[slots] & self._bits) != 0
+        awaited &= np.abs(arena.done[:, slots]) != rows
+        return bool((awaited & (arena.closing[slots] != rows)).any())
 
     def close(self, request: Request) -> list[Range]:
         """Mark what a request still has in the arena as to be closed, and return it.
@@ -215,16 +235,21 @@ class InFlight:
         arena = self.arena
         told = [piece is not None for piece in self._owners]
         lost = np.flatnonzero(np.array(told) & (np.abs(arena.ended) == arena.row))
-        return [
-            Ended(
-                arena=-1,
-                start=int(arena.row[slot]),
-                stop=int(arena.row[slot]) + 1,
-                used=int(arena.used[slot]),
-                answered=bool(arena.ended[slot] > 0),
-            )
-            for slot in lost
-        ]
+        return [self._end_of(int(slot)) for slot in lost]
+
+    def _end_of(self, slot: int) -> Ended:
+        """What the combiner has said, or would have, of the row in a slot, which has ended."""
+        arena, row = self.arena, int(self.arena.row[slot])
+        answered = bool(arena.ended[slot] > 0)
+        may_be_early = answered and unpack(self._terms[slot]).early
+        return Ended(
+            arena=-1,
+            start=row,
+            stop=row + 1,
+            used=int(arena.used[slot]),
+            answered=answered,
+            certain=may_be_early and self.are_awaited(row, row + 1),
+        )
 
     def reset(self) -> None:
         """Forget every row of a former front-end: all its clients are gone."""
