@@ -61,7 +61,9 @@ class ArenaCombiner:
     def _remember(self, start: int, stop: int, error: str) -> None:
         """Keep what a member said until the row ends; a restart loses the words, not the fact."""
         rows = self._arena.numbers(start, stop)
-        failed = (self._arena.done[:, self._arena.slots(start, stop)] == -rows).any(axis=0)
+        slots = self._arena.slots(start, stop)
+        failed = (self._arena.done[:, slots] == -rows).any(axis=0)
+        failed &= np.abs(self._arena.ended[slots]) != rows  # nobody asks for a late word
         for row in rows[failed].tolist():
             self._reasons.setdefault(row, error)
 
@@ -90,19 +92,21 @@ class ArenaCombiner:
         closing = self._closing[slot] == row
         ensemble = self._ensembles[self._ensemble[slot]]
         may_end = closing or terms.early
-        used = missing = 0
+        used = missing = absent = 0
         for member in ensemble.spec.members:
             done = self._done[member, slot]
             if not expected >> member & 1:
                 continue
             if done == row:
                 used |= 1 << member
-            elif done != -row:
+                continue
+            absent |= 1 << member
+            if done != -row:
                 missing |= 1 << member
                 if not may_end:
                     return []  # the usual case: another member's turn
         is_open = bool(missing) and not closing
-        if is_open and not ensemble.are_certain(slice(slot, slot + 1), used, missing)[0]:
+        if is_open and not ensemble.are_certain(slice(slot, slot + 1), used, absent)[0]:
             return []
         rows = np.array([row], np.int64)
         return self._end_run(slot, rows, used, terms, certain=is_open, may_defer=not closing)
@@ -125,7 +129,7 @@ class ArenaCombiner:
         used = expected & np.bitwise_or.reduce(self._bits * (done == rows), axis=0)
         alike = (rows, arena.ensemble[slots], terms, closing, used, missing)
         if early.any():
-            self._mark_certain(slots.start, early, alike, ready)
+            self._mark_certain(slots.start, early, (*alike, expected), ready)
         outcomes: list[Outcome] = []
         for first, last in _runs(ready, *alike):
             outcomes += self._end_run(
@@ -141,12 +145,15 @@ class ArenaCombiner:
     def _mark_certain(
         self, first_slot: int, early: Array, alike: tuple[Array, ...], ready: Array
     ) -> None:
-        """Count those rows as ready whose best class is certain before all members are there."""
-        _, ensembles, _, _, used, missing = alike
+        """Count those rows as ready whose best class is certain before all members are there.
+
+        A member that has failed is as unknown as one that is awaited.
+        """
+        _, ensembles, _, _, used, _, expected = alike
         for first, last in _runs(early, *alike):
             slots = slice(first_slot + first, first_slot + last)
             ready[first:last] = self._ensembles[int(ensembles[first])].are_certain(
-                slots, int(used[first]), int(missing[first])
+                slots, int(used[first]), int(expected[first] & ~used[first])
             )
 
     def _end_run(

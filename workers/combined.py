@@ -19,6 +19,9 @@ from workers.spec import EnsembleSpec
 
 __all__ = ["CombinedEnsemble"]
 
+#: Sets of members that are kept: requests name any, and early answers rest on any.
+_MAX_SELECTIONS = 1024
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +57,8 @@ class CombinedEnsemble:
             where, applied = self._members.where(chosen), None
             if self._rule is not None:
                 applied = self._rule.over(chosen)
+            if len(self._selections) >= _MAX_SELECTIONS:
+                self._selections.clear()
             selection = self._selections[used] = where, applied
         return selection
 
@@ -74,7 +79,7 @@ class CombinedEnsemble:
         score(self._members.take(where, slots), self.spec.scores, self._scores[slots])
 
     def are_certain(self, slots: slice, present: int, missing: int) -> Array:
-        """Whether no missing member can change the best class of `slots`, bool [rows]."""
+        """Whether no missing member can, or could have, changed the best class, bool [rows]."""
         if self.spec.rule not in EARLY_RULES or not present:
             return np.zeros(slots.stop - slots.start, np.bool_)
         where, _ = self._select(present)
