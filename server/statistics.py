@@ -88,7 +88,7 @@ class MemberCounters:
     last: float = 0.0
 
     def run(self, rows: int, failed: int, waited_s: float, elapsed_s: float) -> None:
-        """Count a batch.
+        """Count a batch, unless it was skipped because nobody wanted its rows any more.
 
         Args:
             rows: how many it predicted.
@@ -96,6 +96,8 @@ class MemberCounters:
             waited_s: how long its oldest row had waited.
             elapsed_s: how long it took.
         """
+        if not rows + failed:
+            return
         self.rows += rows
         self.failed += failed
         self.queue_s += waited_s * (rows + failed)

@@ -57,6 +57,14 @@ def test_a_member_counts_its_rows_and_batches():
     }
 
 
+def test_a_batch_that_nobody_wanted_any_more_is_none():
+    counters = MemberCounters()
+    counters.run(0, 0, waited_s=0.5, elapsed_s=0.001)
+    document = member_statistics("m", "1", counters)
+    assert (document["execution_count"], document["batch_stats"]) == (0, [])
+    assert document["last_inference"] == 0
+
+
 def test_nothing_has_happened_yet():
     for document in (
         model_statistics("m", "1", ModelCounters()),
