@@ -151,4 +151,5 @@ def _limit(limit_s: float) -> Iterator[None]:
 def _said(failure: BaseException) -> str:
     """What an exception says, in one line, with its type."""
     text = " ".join(f"{type(failure).__name__}: {failure}".split()).removesuffix(":")
+    text = text.encode(errors="replace").decode()  # half a surrogate pair can't be sent
     return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"

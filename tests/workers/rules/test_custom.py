@@ -92,6 +92,12 @@ def test_failures_are_errors_of_one_line(make, body, message):
         assert "\n" not in str(caught.value)
 
 
+def test_what_it_says_can_be_sent_on(make):
+    with pytest.raises(RuleError) as failure:
+        answer(make('raise ValueError("no file \\udc80.csv")'))
+    assert str(failure.value).encode() == b"ValueError: no file ?.csv"
+
+
 def test_the_example_of_the_documentation(tmp_path, module):
     page = (Path(__file__).parents[3] / "docs/combination.md").read_text()
     name = module(page.partition("```python\n")[2].partition("```")[0])
