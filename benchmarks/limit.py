@@ -23,9 +23,9 @@ import msgspec
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import LimitFigures, Spread
 from benchmarks.limit_process import Command, InTurn, Probe, Reply, Setup, Single, Timing
+from server.composition.members import model_sources
 from server.config import load_config
 from server.errors import EnsembledError
-from server.members import model_sources
 from workers.recipes import RecipeError
 from workers.spec import ModelSource
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from server.composition.members import model_sources
 from server.config import Config
-from server.members import model_sources
 from workers.backends import load
 from workers.backends.base import Array
 from workers.meaning import probabilities

@@ -28,8 +28,8 @@ from benchmarks.limit import errors_as_lines
 from benchmarks.members import random_input
 from benchmarks.server_process import running_server
 from benchmarks.wrk import find_wrk, run_wrk
+from server.composition.members import know_members
 from server.config import Config, load_config
-from server.members import know_members
 from server.planning.costs import plan_problem
 from server.planning.placement import find_devices, row_bytes
 from server.profiling import profile_members

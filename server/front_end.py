@@ -17,7 +17,6 @@ import msgspec
 import uvicorn
 import uvloop
 
-from server.corked import CorkedProtocol
 from server.front_end_spec import (
     Command,
     Drain,
@@ -28,8 +27,9 @@ from server.front_end_spec import (
 )
 from server.gateway import Gateway
 from server.grpc_api.server import GrpcServer
-from server.http_api import Application, make_api
-from server.infer_route import InferRoute
+from server.http_api.api import Application, make_api
+from server.http_api.corked import CorkedProtocol
+from server.http_api.infer_route import InferRoute
 from server.inference import Inference
 from workers.bootstrap import Started, Status, run_role
 

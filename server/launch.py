@@ -16,10 +16,11 @@ import tempfile
 from setproctitle import setproctitle
 
 from allocator.matrix import AllocationMatrix
-from server.compose import Composition, compose
+from server.composition.compose import Composition, compose
+from server.composition.members import know_members
+from server.composition.rules import know_rules
 from server.config import Config
 from server.front_end_spec import FrontEndSpec
-from server.members import know_members
 from server.planning.allocation_file import read_allocation
 from server.planning.placement import (
     Placement,
@@ -30,7 +31,6 @@ from server.planning.placement import (
 from server.planning.report import summary
 from server.ports import bind_port, hold_port, spoken_address
 from server.profiling.progress import progress_on_stderr
-from server.rules import know_rules
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
 from workers.memory import board_bytes, create_memory

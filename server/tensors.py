@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.errors import InvalidRequest
-from server.steps import Steps
+from server.http_api.steps import Steps
 from workers.spec import DTYPES
 
 __all__ = [

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from allocator.matrix import AllocationMatrix
-from server.agreement import own_labels, problems_of
-from server.classes import Classes, classes_of
+from server.composition.agreement import own_labels, problems_of
+from server.composition.classes import Classes, classes_of
+from server.composition.known_member import KnownMember
+from server.composition.members import know_members
 from server.config import Config, EnsembleConfig
 from server.config.base import did_you_mean
 from server.errors import ConfigError
-from server.known_member import KnownMember
-from server.members import know_members
 from server.planning.allocation_file import read_allocation
 from server.planning.placement import find_devices, place
 from server.profiling import Measurements

@@ -19,6 +19,7 @@ from allocator.profiles import Profiles
 from allocator.search import Allocation, Solver, search
 from allocator.simulation import Figures
 from server.commands.output import check_output, stdout_console, write_output
+from server.composition.members import know_members
 from server.config import Config
 from server.errors import ConfigError
 from server.measured.allocation import (
@@ -27,7 +28,6 @@ from server.measured.allocation import (
     print_trials,
     trials_document,
 )
-from server.members import know_members
 from server.planning.placement import find_devices, place
 from server.planning.report import print_allocation, result_document
 from server.profiling.progress import progress_on_stderr

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from allocator.profiles import Profile
 from server.commands.output import check_output, stdout_console, write_output
+from server.composition.members import know_members
 from server.config import Config
-from server.members import know_members
 from server.planning.placement import find_devices
 from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr

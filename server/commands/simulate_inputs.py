@@ -15,9 +15,9 @@ from allocator.problem import NoPlaceError, Problem
 from allocator.search import search
 from allocator.simulation import EnsembleShare, Host
 from server.commands.allocate import read_problem
+from server.composition.members import know_members
 from server.config import Config
 from server.errors import ConfigError
-from server.members import know_members
 from server.planning.allocation_file import read_matrix
 from server.planning.costs import plan_problem
 from server.planning.placement import find_devices, place, row_bytes

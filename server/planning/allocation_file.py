@@ -10,7 +10,7 @@ from pathlib import Path
 
 from allocator.matrix import AllocationMatrix
 from allocator.problem import readable_bytes
-from server.compose import KnownMember
+from server.composition.compose import KnownMember
 from server.config import Config
 from server.errors import ConfigError
 from server.planning.costs import plan_problem

@@ -16,7 +16,7 @@ from allocator.problem import NoPlaceError, Problem
 from allocator.search import Allocation, Solver, search
 from allocator.simulation import Figures, Host
 from allocator.spare import fill_spare_memory
-from server.compose import KnownMember, compose
+from server.composition.compose import KnownMember, compose
 from server.config import Config
 from server.errors import ConfigError
 from server.planning.costs import PlannedProblem, plan_problem

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allocator.profiles import Profile, Profiles
-from server.compose import KnownMember
+from server.composition.compose import KnownMember
 from server.errors import StartError
 from server.profiling.estimates import estimate, fake_profiles
 from server.profiling.known import Known

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from server.compose import KnownMember
+from server.composition.compose import KnownMember
 from server.config import Config
 from server.profiling.allowance import allowances
 from server.profiling.cache import fingerprints, recall, remember

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from allocator.matrix import AllocationMatrix
-from server.compose import KnownMember, compose
+from server.composition.compose import KnownMember, compose
 from server.config import Config
 from server.profiling.known import Known
 from workers.arena import bytes_per_row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from allocator.matrix import AllocationMatrix
-from server.compose import KnownMember, compose
+from server.composition.compose import KnownMember, compose
 from server.config import Config
 from server.errors import ConfigError
 from workers.spec import ModelSignature, ModelSource, TensorSpec

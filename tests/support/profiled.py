@@ -4,7 +4,7 @@ import math
 import os
 from contextlib import AbstractContextManager
 
-from server.compose import KnownMember
+from server.composition.compose import KnownMember
 from server.config import Config
 from server.profiling import profile_members
 from workers.profiler_messages import Loaded, Measured

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from server.protocol import parse_request
+from server.http_api.protocol import parse_request
 
 HTTP = Target.of("http://host:80/prefix", "a b", "binary")
 JSON = Target.of("http://host:80", "m", "json")

@@ -12,10 +12,10 @@ from server.calibration.fragment import fragment
 from server.calibration.judging import judge
 from server.calibration.subject import Subject
 from server.calibration.temperatures import HIGHEST
-from server.classes import Classes
+from server.composition.classes import Classes
+from server.composition.known_member import KnownMember
 from server.config import EnsembleConfig, MemberConfig
 from server.errors import ConfigError
-from server.known_member import KnownMember
 from workers.rules import RULES
 from workers.spec import ModelSignature, ModelSource, TensorSpec
 

@@ -3,10 +3,10 @@ import json
 import pytest
 
 from server.commands.simulate_inputs import configured
+from server.composition.members import know_members
 from server.config import load_config
 from server.errors import ConfigError
 from server.launch import check
-from server.members import know_members
 from server.planning.allocation_file import read_allocation
 from server.planning.placement import find_devices, place
 

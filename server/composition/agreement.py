@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from server.classes import class_problems, read_labels
+from server.composition.classes import class_problems, read_labels
+from server.composition.known_member import KnownMember
+from server.composition.rule_checks import rule_problems
 from server.config import Config, EnsembleConfig
-from server.known_member import KnownMember
-from server.rule_checks import rule_problems
 from workers.spec import DTYPES, TensorSpec
 
 __all__ = ["own_labels", "problems_of"]

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from server.composition.known_member import KnownMember
 from server.errors import ConfigError
-from server.known_member import KnownMember
 
 __all__ = ["Classes", "class_problems", "classes_of", "read_labels"]
 

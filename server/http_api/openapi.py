@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
-from server.openapi_schemas import SCHEMAS
+from server.http_api.openapi_schemas import SCHEMAS
 from workers.spec import DTYPES
 
 __all__ = ["describe_api"]

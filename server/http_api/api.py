@@ -16,14 +16,14 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from server.body import Receive
 from server.descriptions import model_metadata, server_metadata
 from server.errors import RequestError
-from server.http_answers import Scope, Send, error_answer
-from server.infer_route import InferRoute
+from server.http_api.answers import Scope, Send, error_answer
+from server.http_api.body import Receive
+from server.http_api.infer_route import InferRoute
+from server.http_api.openapi import describe_api
+from server.http_api.repository import add_repository_routes, add_unsupported_routes
 from server.inference import Inference
-from server.openapi import describe_api
-from server.repository_api import add_repository_routes, add_unsupported_routes
 
 __all__ = ["Application", "make_api"]
 

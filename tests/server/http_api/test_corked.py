@@ -2,7 +2,7 @@
 
 import asyncio
 
-from server.corked import CorkedTransport
+from server.http_api.corked import CorkedTransport
 
 
 class Sink:

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from server.agreement import own_labels, problems_of
-from server.classes import classes_of
+from server.composition.agreement import own_labels, problems_of
+from server.composition.classes import classes_of
+from server.composition.known_member import KnownMember
+from server.composition.rule_checks import MetaModel, meta_problems
 from server.config import Config, EnsembleConfig
 from server.errors import ConfigError
-from server.known_member import KnownMember
-from server.rule_checks import MetaModel, meta_problems
 from workers.inspection import InspectionError, inspect_models
 from workers.rules import is_custom
 from workers.rules.trial import Trial, try_rules

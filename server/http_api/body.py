@@ -13,8 +13,8 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any
 
-from server.compression import Inflater, read_encoding
 from server.errors import InvalidRequest, RequestTooLarge
+from server.http_api.compression import Inflater, read_encoding
 
 __all__ = ["BodyReader", "Disconnected", "Receive", "linger", "read_length"]
 

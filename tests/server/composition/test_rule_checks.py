@@ -1,7 +1,7 @@
 import pytest
 
+from server.composition.rule_checks import meta_output, meta_problems, rule_problems
 from server.config import Config
-from server.rule_checks import meta_output, meta_problems, rule_problems
 from workers.spec import ModelSignature, TensorSpec
 
 

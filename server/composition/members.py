@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from server.classes import read_labels
+from server.composition.classes import read_labels
+from server.composition.known_member import KnownMember
 from server.config import Config, MemberConfig, RecipeConfig, backend_for
 from server.errors import ConfigError, StartError
-from server.known_member import KnownMember
 from workers.inspection import InspectionError, inspect_models
 from workers.recipes import RECIPES, RecipeError, RecipeResult, ensure_with_progress
 from workers.spec import ModelSource

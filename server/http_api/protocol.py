@@ -17,7 +17,8 @@ import orjson
 from server.accepted import Answer
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
+from server.http_api.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
+from server.http_api.steps import Steps
 from server.outputs import COMBINED, OutputTensor, member_names, output_tensors
 from server.requests import (
     InferRequest,
@@ -25,7 +26,6 @@ from server.requests import (
     read_parameters,
     refuse_shared_memory,
 )
-from server.steps import Steps
 from server.tensors import (
     Tensor,
     bytes_from_wire,

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.errors import InvalidRequest
-from server.json_nesting import is_regular
-from server.json_numbers import dump_in_steps, extract
-from server.protocol import parse_in_steps, parse_request
-from server.steps import run_at_once
+from server.http_api.json_nesting import is_regular
+from server.http_api.json_numbers import dump_in_steps, extract
+from server.http_api.protocol import parse_in_steps, parse_request
+from server.http_api.steps import run_at_once
 
 
 def outcome(parse):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from known import X, Y, composed, image, meaning, member, problems, renaming
 
+from server.composition.rule_checks import MetaModel
 from server.errors import ConfigError
-from server.rule_checks import MetaModel
 from workers.arena import arena_bytes
 from workers.spec import Binding, ModelSignature, ModelSource, Preparation, Scaling, TensorSpec
 

@@ -8,9 +8,9 @@ import pytest
 from server.accepted import Bound, ServedModel
 from server.binding import bind_tensors
 from server.front_end_spec import ModelSpec
+from server.http_api.plans import PlanCache
+from server.http_api.protocol import parse_request
 from server.outputs import wish_for
-from server.plans import PlanCache
-from server.protocol import parse_request
 from server.requests import WantedOutput
 from workers.spec import EnsembleSpec, TensorSpec
 

@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from server.body import Receive, linger
-from server.compression import ENCODINGS, compress_if_worth, preferred
 from server.errors import (
     QueueFull,
     RequestError,
@@ -21,6 +19,8 @@ from server.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
+from server.http_api.body import Receive, linger
+from server.http_api.compression import ENCODINGS, compress_if_worth, preferred
 
 __all__ = ["JSON", "RAW", "HttpAnswer", "Scope", "Send", "compressed", "error_answer", "refuse"]
 

@@ -1,7 +1,7 @@
 """From a configuration to what the processes are told: arenas, ensembles, instances, models.
 
 Runs in the supervisor before anything is started; pure. Members whose clients send the same input
-share an arena. On what members must agree is `server.agreement`'s part.
+share an arena. On what members must agree is `server.composition.agreement`'s part.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from allocator.matrix import AllocationMatrix
 from server.accepted import ServedModel
-from server.agreement import own_labels, problems_of
-from server.classes import classes_of
+from server.composition.agreement import own_labels, problems_of
+from server.composition.classes import classes_of
+from server.composition.known_member import IMAGE, KnownMember
+from server.composition.rule_checks import MetaModel, meta_output
 from server.config import Config, EnsembleConfig
 from server.errors import ConfigError
 from server.front_end_spec import ModelSpec
-from server.known_member import IMAGE, KnownMember
-from server.rule_checks import MetaModel, meta_output
 from workers.arena import arena_bytes, bytes_per_row, group_blocks
 from workers.rules import is_custom
 from workers.scores import CLASS_SCORES, VALUE_SCORES

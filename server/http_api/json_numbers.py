@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from server.json_nesting import is_regular
-from server.steps import Steps
+from server.http_api.json_nesting import is_regular
+from server.http_api.steps import Steps
 
 __all__ = ["SLICE_BYTES", "Extract", "dump_in_steps", "extract"]
 

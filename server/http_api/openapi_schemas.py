@@ -1,4 +1,4 @@
-"""JSON Schemas of the documents that the HTTP API reads and writes, for `server.openapi`.
+"""JSON Schemas of the documents that the HTTP API reads and writes, for `server.http_api.openapi`.
 
 Used in the front-end. What is left open here is checked by the server all the same.
 """

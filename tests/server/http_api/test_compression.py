@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.compression import (
+from server.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
+from server.http_api.compression import (
     ENCODINGS,
     Inflater,
     compress_if_worth,
     preferred,
     read_encoding,
 )
-from server.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 
 LIMIT = 1 << 20
 TEXT = b"some text, " * 100

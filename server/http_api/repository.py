@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 from fastapi import FastAPI, Request
 
-from server.body import BodyReader, Disconnected
 from server.errors import InvalidRequest
+from server.http_api.body import BodyReader, Disconnected
 from server.inference import Inference
 
 __all__ = ["add_repository_routes", "add_unsupported_routes"]

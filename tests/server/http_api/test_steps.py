@@ -4,8 +4,8 @@ import json
 import pytest
 
 from server.errors import InvalidRequest
-from server.protocol import parse_in_steps
-from server.steps import Turns, run_at_once
+from server.http_api.protocol import parse_in_steps
+from server.http_api.steps import Turns, run_at_once
 
 
 def count_to(last, log=None, name=""):

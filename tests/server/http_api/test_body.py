@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.body import BodyReader, Disconnected, linger, read_length
 from server.errors import InvalidRequest, RequestTooLarge
+from server.http_api.body import BodyReader, Disconnected, linger, read_length
 
 LIMIT = 100_000
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from server.classes import Classes, class_problems, classes_of, read_labels
+from server.composition.classes import Classes, class_problems, classes_of, read_labels
+from server.composition.known_member import KnownMember
 from server.config import Config
 from server.errors import ConfigError
-from server.known_member import KnownMember
 from workers.spec import ModelSignature, ModelSource, TensorSpec
 
 

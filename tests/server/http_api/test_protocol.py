@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from server.accepted import Answer, ServedModel
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.protocol import encode_answer, parse_request
+from server.http_api.protocol import encode_answer, parse_request
 from server.requests import InferRequest, WantedOutput
 from server.tensors import bytes_to_wire
 from workers.scores import CLASS_SCORES

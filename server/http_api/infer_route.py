@@ -17,24 +17,24 @@ from urllib.parse import parse_qs, unquote
 import orjson
 
 from server.accepted import Answer, Request
-from server.body import BodyReader, Disconnected, Receive, read_length
-from server.compression import LEAST_BYTES
 from server.descriptions import MODEL_VERSION
 from server.errors import InvalidRequest, RequestError, Unavailable, UnknownModel
 from server.front_end_spec import ModelSpec
-from server.http_answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
-from server.inference import Endpoint, Inference
-from server.json_numbers import SLICE_BYTES
-from server.plans import PlanCache
-from server.protocol import (
+from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
+from server.http_api.body import BodyReader, Disconnected, Receive, read_length
+from server.http_api.compression import LEAST_BYTES
+from server.http_api.json_numbers import SLICE_BYTES
+from server.http_api.plans import PlanCache
+from server.http_api.protocol import (
     describe_answer,
     encode_answer,
     encode_in_steps,
     parse_in_steps,
     parse_request,
 )
+from server.http_api.steps import Turns
+from server.inference import Endpoint, Inference
 from server.requests import InferRequest, WantedOutput
-from server.steps import Turns
 from server.tensors import Tensor
 
 __all__ = ["InferRoute"]

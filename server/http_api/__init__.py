@@ -1,0 +1,1 @@
+"""The Open Inference Protocol over HTTP: bodies in, answers out, the documents beside."""
