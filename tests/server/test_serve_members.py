@@ -1,6 +1,7 @@
 """What members mean, through a real server: types, shapes, classes by label, shared members."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -180,7 +181,8 @@ def test_a_member_in_half_precision_by_itself(networks):
 
 def test_what_is_too_large_for_half_precision_fails_that_member_alone(networks):
     huge = np.array([[1e6, 1e6, 1e6, 1e6]], np.float32)
-    assert "not a finite number in its output" in ask(networks, "types", huge)
+    # In a member's own words, or by name if the row ended before these came.
+    assert re.match("member '(half|torch|script)'.* failed", ask(networks, "types", huge))
     document = {
         "inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1e6] * 4}],
         "parameters": {"quorum": 2},
