@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ import msgspec
 import numpy as np
 import yaml
 
+from benchmarks.command import parse_measurement
 from benchmarks.figures import MemberCost, OverheadFigures, PayloadFigures, Spread
 from benchmarks.infer_request import InferRequest, ask, binary_request, check_answer, json_request
 from benchmarks.limit import errors_as_lines
@@ -198,12 +198,8 @@ def main() -> None:
     from benchmarks.table import overhead_table  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    if min(options.rounds, options.seconds) < 1:
-        sys.exit("error: --rounds and --seconds are 1 or more")
+    options = parse_measurement(parser)
     with errors_as_lines():
         figures = measure_overhead(options.rounds, options.seconds)
     print(msgspec.json.encode(figures).decode() if options.json else overhead_table(figures))

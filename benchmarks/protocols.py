@@ -11,12 +11,12 @@ import argparse
 import http.client
 import json
 import statistics
-import sys
 import time
 
 import msgspec
 from ensembled_client import EnsembleClient
 
+from benchmarks.command import parse_measurement
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import ProtocolFigures, Spread, WayFigures
 from benchmarks.h2load import find_h2load, run_h2load
@@ -164,12 +164,8 @@ def main() -> None:
     from benchmarks.table import protocol_table  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.protocols", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    if min(options.rounds, options.seconds) < 1:
-        sys.exit("error: --rounds and --seconds are 1 or more")
+    options = parse_measurement(parser)
     with errors_as_lines():
         figures = measure_protocols(options.rounds, options.seconds)
     print(msgspec.json.encode(figures).decode() if options.json else protocol_table(figures))

@@ -7,7 +7,6 @@ request, so that every ratio is of things measured next to each other.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from benchmarks.command import parse_measurement
 from benchmarks.figures import LoadFigures, ServingFigures, Spread
 from benchmarks.infer_request import (
     InferRequest,
@@ -157,12 +157,8 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description=__doc__)
     parser.add_argument("case", choices=CASES)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=5, help="of each measurement")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
-    if min(options.rounds, options.seconds) < 1:
-        sys.exit("error: --rounds and --seconds are 1 or more")
+    options = parse_measurement(parser, seconds=5)
     with errors_as_lines():
         figures = measure_serving(CASES[options.case], options.rounds, options.seconds)
     print(msgspec.json.encode(figures).decode() if options.json else serving_table(figures))

@@ -22,6 +22,7 @@ import yaml
 from allocator.matrix import AllocationMatrix
 from allocator.simulation import ClosedLoop, simulate
 from allocator.throughput import solve_throughput
+from benchmarks.command import parse_measurement
 from benchmarks.figures import PairFigures, Spread, ValidationFigures
 from benchmarks.infer_request import binary_request, model_input
 from benchmarks.limit import errors_as_lines
@@ -244,11 +245,7 @@ def main() -> None:
     from benchmarks.table import validation_table  # noqa: PLC0415
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.validation", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
-    options = parser.parse_args()
-    if min(options.rounds, options.seconds) < 1:
-        sys.exit("error: --rounds and --seconds are 1 or more")
+    options = parse_measurement(parser)
     with errors_as_lines():
         print(validation_table(measure_validation(options.rounds, options.seconds)))
 

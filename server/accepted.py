@@ -89,7 +89,7 @@ class Bound(msgspec.Struct, frozen=True):
     """A request that was checked against its model.
 
     Attributes:
-        inputs: arrays [rows, ...] and the views they go to; they stay as they are until then.
+        inputs: arrays [rows, ...] and the views they go to; unchanged until it is answered.
         rows: at least 1.
         wish: what it asks beside that.
     """
@@ -142,7 +142,7 @@ class Answer(msgspec.Struct, frozen=True):
         values: the combined output, row-major, of the model's output type.
         rows: how many.
         used: mask of the members that every row's answer rests on.
-        degraded: whether that is fewer than the members that were asked.
+        degraded: whether some row's answer rests on fewer members than it should.
         extras: what was wished for beside it.
         accepted: when the request was accepted, on the monotonic clock in seconds.
         started: when the last of its jobs was handed to a worker.

@@ -14,17 +14,21 @@ from server.outputs import COMBINED, extra_outputs, member_names
 from workers.spec import TensorSpec
 
 __all__ = [
-    "EXTENSIONS",
     "MODEL_VERSION",
-    "PLATFORM",
     "model_config",
     "model_metadata",
     "server_metadata",
 ]
 
 MODEL_VERSION = "1"
-PLATFORM = "ensembled"
-EXTENSIONS = ["binary_tensor_data", "classification", "model_configuration", "statistics"]
+_PLATFORM = "ensembled"
+_EXTENSIONS = [
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+]
 
 
 def server_metadata() -> dict[str, Any]:
@@ -32,7 +36,7 @@ def server_metadata() -> dict[str, Any]:
     return {
         "name": "ensembled",
         "version": version("ensembled"),
-        "extensions": [*EXTENSIONS, "model_repository"],
+        "extensions": _EXTENSIONS,
     }
 
 
@@ -42,7 +46,7 @@ def model_metadata(model: ModelSpec) -> dict[str, Any]:
     return {
         "name": model.served.name,
         "versions": [MODEL_VERSION],
-        "platform": PLATFORM,
+        "platform": _PLATFORM,
         "inputs": [_described(tensor) for tensor in _inputs(model)],
         "outputs": [_described(TensorSpec(COMBINED, output.datatype, output.shape))],
     }
@@ -67,8 +71,8 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
     output = TensorSpec(COMBINED, served.spec.output.datatype, served.spec.output.shape)
     return {
         "name": served.name,
-        "platform": PLATFORM,
-        "backend": PLATFORM,
+        "platform": _PLATFORM,
+        "backend": _PLATFORM,
         "max_batch_size": spec.memory.arenas[served.arena].capacity,
         "input": _configured(_inputs(model)),
         "output": _configured([output]),

@@ -16,12 +16,7 @@ import zmq
 from server.accepted import Bound, Request, ServedModel
 from server.admission import admit
 from server.batching import Range
-from server.errors import (
-    DeadlineExceeded,
-    QueueFull,
-    RequestError,
-    Unavailable,
-)
+from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable
 from server.fleet import Fleet
 from server.inflight import InFlight
 from workers.arena import Arena

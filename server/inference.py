@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from typing import Any
 
@@ -131,8 +131,6 @@ class Inference:
         self,
         endpoint: Endpoint,
         request: InferRequest,
-        *,
-        on_slow: Callable[[Request], None] | None = None,
     ) -> Inferred:
         """Have a request answered.
 
@@ -141,7 +139,6 @@ class Inference:
         Args:
             endpoint: the model that it names.
             request: what the client wants.
-            on_slow: called once with the request if its answer takes some ten milliseconds.
 
         Raises:
             RequestError: if there is no answer.
@@ -149,7 +146,7 @@ class Inference:
         model, arrived = endpoint.model, time.monotonic()
         try:
             bound = await self.bind(endpoint, request)
-            accepted = self.gateway.submit(model.served, bound, arrived=arrived, on_slow=on_slow)
+            accepted = self.gateway.submit(model.served, bound, arrived=arrived)
             answer = await self._wait_answer(accepted)
             outputs = output_tensors(model, answer, request.outputs)
         except BaseException:

@@ -24,7 +24,8 @@ class ModelCounters:
     Attributes:
         successes, failures: requests.
         rows: of the successes.
-        success_s, failure_s: from having the request's body to having its response.
+        success_s: from having the request's body to having its response.
+        failure_s: from having its head to having the error.
         input_s: from having the body to acceptance: parsing, decoding, preparing.
         queue_s: from acceptance until the last of a request's jobs was handed to a worker.
         infer_s: from then until the last of its rows was combined.

@@ -15,6 +15,7 @@ import numpy as np
 import orjson
 
 from server.accepted import Answer
+from server.descriptions import MODEL_VERSION
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
 from server.http_api.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
@@ -207,6 +208,7 @@ def _wanted_output(output: _OutputHeader, binary: bool) -> WantedOutput:
     return WantedOutput(output.name, binary, classes)
 
 
+#: What most clients want; the headers of such answers, by all that they depend on.
 _USUAL = (WantedOutput(COMBINED, binary=True),)
 _headers: dict[tuple[str, int, int, bool], bytes] = {}
 
@@ -278,7 +280,7 @@ def describe_answer(
         else:
             output["data"] = _values(tensor)
         described.append(output)
-    document: dict[str, Any] = {"model_name": model.served.name, "model_version": "1"}
+    document: dict[str, Any] = {"model_name": model.served.name, "model_version": MODEL_VERSION}
     if request_id:
         document["id"] = request_id
     members = ",".join(member_names(model, answer.used))

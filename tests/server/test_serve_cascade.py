@@ -1,11 +1,9 @@
 """Cascades and early answers through a real server: who predicts which row, and what is saved."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy import special
-from serving import configuration, fake, running, wait_for
+from serving import ask_outputs, configuration, fake, running, wait_for
 
 pytestmark = pytest.mark.process
 
@@ -51,22 +49,6 @@ def rows_of(sureness):
     return np.stack([np.zeros_like(p), np.log(p / (1 - p))], axis=1).astype(np.float32)
 
 
-def ask(server, model, outputs, x, **parameters):
-    tensor = {"name": "x", "shape": x.shape, "datatype": "FP32", "data": x.ravel().tolist()}
-    document = {
-        "inputs": [tensor],
-        "outputs": [{"name": name} for name in outputs],
-        "parameters": parameters,
-    }
-    answer = server.client.post(f"/v2/models/{model}/infer", json.dumps(document).encode())
-    assert answer.status == 200, answer.error
-    arrays = {
-        output["name"]: np.array(output["data"]).reshape(output["shape"])
-        for output in answer.json["outputs"]
-    }
-    return answer.json["parameters"], arrays
-
-
 def statistics(server, model):
     return server.client.get(f"/v2/models/{model}/stats").json()["model_stats"][0]
 
@@ -79,7 +61,7 @@ def test_rows_leave_at_their_stage(server):
     before, saved = predicted(server), statistics(server, "cascade")["predictions_saved"]
     sureness = np.array([0.95, 0.6, 0.99, 0.7, 0.92, 0.8, 0.91])
     x = rows_of(sureness)
-    parameters, arrays = ask(server, "cascade", ["output", "member_mask"], x)
+    parameters, arrays = ask_outputs(server, "cascade", ["output", "member_mask"], x)
     assert parameters == {"members": "first", "degraded": False}
     np.testing.assert_allclose(arrays["output"], special.softmax(x, axis=1), rtol=1e-5)
     later = sureness < 0.9
@@ -101,14 +83,14 @@ def test_rows_leave_at_their_stage(server):
     ],
 )
 def test_who_asks_for_everybody_is_told_by_everybody(server, outputs, parameters):
-    told, _ = ask(server, "cascade", outputs, rows_of([0.99, 0.99]), **parameters)
+    told, _ = ask_outputs(server, "cascade", outputs, rows_of([0.99, 0.99]), **parameters)
     assert told == {"members": "first,second,third", "degraded": False}
 
 
 def test_big_requests_go_through_all_stages(server):
     sureness = np.random.default_rng(0).uniform(0.5, 0.999, 3_000)
     x = rows_of(sureness)
-    _, arrays = ask(server, "cascade", ["output", "member_mask"], x)
+    _, arrays = ask_outputs(server, "cascade", ["output", "member_mask"], x)
     np.testing.assert_allclose(arrays["output"], special.softmax(x, axis=1), atol=1e-6)
     clear = np.abs(sureness - 0.9) > 1e-4
     later = arrays["member_mask"][:, 1]
@@ -119,7 +101,7 @@ def test_a_member_that_fails_is_made_up_for_by_the_next_stage(server):
     x = rows_of([0.99, 0.6])
     x[0, 0] = NEVER_ENDS
     x[0, 1] = NEVER_ENDS - 9
-    parameters, arrays = ask(server, "doubtful", ["output", "member_mask"], x)
+    parameters, arrays = ask_outputs(server, "doubtful", ["output", "member_mask"], x)
     assert parameters == {"members": "second,third", "degraded": True}
     assert arrays["member_mask"].tolist() == [[False, True, True], [True, True, True]]
 
@@ -136,10 +118,10 @@ def test_a_worker_that_dies_loses_no_stage(server):
     x = rows_of(sureness)
     for _ in range(3):
         server.kill("worker cpu:0")
-        _, arrays = ask(server, "cascade", ["output"], x)
+        _, arrays = ask_outputs(server, "cascade", ["output"], x)
         np.testing.assert_allclose(arrays["output"], special.softmax(x, axis=1), atol=1e-6)
         server.kill("combiner")
-        _, arrays = ask(server, "cascade", ["output"], x)
+        _, arrays = ask_outputs(server, "cascade", ["output"], x)
         np.testing.assert_allclose(arrays["output"], special.softmax(x, axis=1), atol=1e-6)
 
 
@@ -149,16 +131,16 @@ def test_a_worker_that_dies_loses_no_stage(server):
 def test_the_best_class_alone(server):
     x = rows_of([0.9, 0.2, 0.6])
     for model in ("plain", "cascade", "votes"):
-        _, arrays = ask(server, model, ["class"], x)
+        _, arrays = ask_outputs(server, model, ["class"], x)
         assert arrays["class"].tolist() == [1, 0, 1], model
-    parameters, arrays = ask(server, "plain", ["output", "class"], x)
+    parameters, arrays = ask_outputs(server, "plain", ["output", "class"], x)
     assert parameters["members"] == "first,second,third"
     assert arrays["class"].tolist() == [1, 0, 1]
 
 
 def test_a_majority_does_not_wait_for_a_member_that_hangs(server):
     x = np.array([[NEVER_ENDS, NEVER_ENDS + 3]], np.float32)
-    parameters, arrays = ask(server, "votes", ["class"], x)
+    parameters, arrays = ask_outputs(server, "votes", ["class"], x)
     assert parameters == {"members": "first,second", "degraded": False}
     assert arrays["class"].tolist() == [1]
 
@@ -168,5 +150,5 @@ def test_members_that_are_not_needed_are_not_started(server):
     before = statistics(server, "votes")["predictions_saved"]
     stuck = np.array([[NEVER_ENDS, NEVER_ENDS + 3]], np.float32)
     for _ in range(20):
-        ask(server, "votes", ["class"], stuck)
+        ask_outputs(server, "votes", ["class"], stuck)
     assert statistics(server, "votes")["predictions_saved"] > before

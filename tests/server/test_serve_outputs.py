@@ -1,11 +1,9 @@
 """What a request may ask for: members, a quorum, uncertainty, members' own predictions."""
 
-import json
-
 import numpy as np
 import pytest
 from scipy import special, stats
-from serving import configuration, fake, running, wait_for
+from serving import ask_outputs, configuration, fake, post_outputs, running, wait_for
 
 pytestmark = pytest.mark.process
 
@@ -31,28 +29,9 @@ def server(tmp_path_factory):
         yield server
 
 
-def ask(server, model, outputs, x=X, **parameters):
-    """Ask for outputs in JSON; the status, and the outputs as arrays or the error."""
-    tensor = {"name": "x", "shape": x.shape, "datatype": "FP32", "data": x.ravel().tolist()}
-    document = {
-        "inputs": [tensor],
-        "outputs": [{"name": name} for name in outputs],
-        "parameters": parameters,
-    }
-    answer = server.client.post(f"/v2/models/{model}/infer", json.dumps(document).encode())
-    if answer.status != 200:
-        return answer.status, answer.error
-    arrays = {
-        output["name"]: np.array(output["data"], float).reshape(output["shape"])
-        for output in answer.json["outputs"]
-    }
-    assert list(arrays) == list(outputs)
-    return answer.json["parameters"], arrays
-
-
 @pytest.mark.parametrize("names", [["b"], ["c", "a"], ["a", "b", "c"], [" a", "c ", "a"]])
 def test_a_request_may_name_members(server, names):
-    parameters, arrays = ask(server, "all", ["output"], members=",".join(names))
+    parameters, arrays = ask_outputs(server, "all", ["output"], X, members=",".join(names))
     wanted = [name for name in NAMES if name in {name.strip() for name in names}]
     assert parameters == {"members": ",".join(wanted), "degraded": False}
     np.testing.assert_allclose(arrays["output"], X + np.mean([ADD[name] for name in wanted]))
@@ -76,20 +55,20 @@ def test_binary_requests_may_name_members_again_and_again(server):
     ],
 )
 def test_what_makes_no_sense_is_refused(server, parameters, complaint):
-    status, error = ask(server, "all", ["output"], **parameters)
-    assert status == 400
-    assert complaint in error
+    answer = post_outputs(server, "all", ["output"], X, **parameters)
+    assert answer.status == 400
+    assert complaint in answer.error
 
 
 def test_a_request_may_set_its_quorum(server):
     failing = np.array([[FAILS_ON, 0.0]], np.float32)
-    parameters, arrays = ask(server, "strict", ["output"], failing, quorum=2)
+    parameters, arrays = ask_outputs(server, "strict", ["output"], failing, quorum=2)
     assert parameters == {"members": "a,b", "degraded": True}
     np.testing.assert_allclose(arrays["output"], failing + 3)
-    status, error = ask(server, "all", ["output"], failing, quorum=3)
-    assert status == 500
-    assert "'c'" in error
-    parameters, _ = ask(server, "strict", ["output"], failing, members="a,b")
+    answer = post_outputs(server, "all", ["output"], failing, quorum=3)
+    assert answer.status == 500
+    assert "'c'" in answer.error
+    parameters, _ = ask_outputs(server, "strict", ["output"], failing, members="a,b")
     assert parameters == {"members": "a,b", "degraded": False}
 
 
@@ -97,7 +76,7 @@ def test_members_own_predictions_and_who_is_in_each_row(server):
     x = X.copy()
     x[1, 0] = FAILS_ON
     outputs = ["output.c", "member_mask", "output", "output.a"]
-    parameters, arrays = ask(server, "all", outputs, x)
+    parameters, arrays = ask_outputs(server, "all", outputs, x)
     assert parameters == {"members": "a,b", "degraded": True}
     np.testing.assert_allclose(arrays["output.a"], x)
     np.testing.assert_allclose(arrays["output.c"][[0, 2]], x[[0, 2]] - 3)
@@ -107,18 +86,18 @@ def test_members_own_predictions_and_who_is_in_each_row(server):
 
 
 def test_values_tell_their_variance(server):
-    _, arrays = ask(server, "all", ["variance"])
+    _, arrays = ask_outputs(server, "all", ["variance"], X)
     np.testing.assert_allclose(arrays["variance"], np.full(3, np.var(list(ADD.values()))))
-    status, error = ask(server, "all", ["entropy"])
-    assert status == 400
-    assert "no output 'entropy', it has output, variance," in error
+    answer = post_outputs(server, "all", ["entropy"], X)
+    assert answer.status == 400
+    assert "no output 'entropy', it has output, variance," in answer.error
 
 
 def test_classes_tell_their_uncertainty(server):
     names = ["entropy", "expected_entropy", "mutual_information", "vote_share", "disagreement"]
     own = [f"output.logits{number}" for number in range(3)]
     x = np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32)
-    _, arrays = ask(server, "classes", ["output", *names, *own], x)
+    _, arrays = ask_outputs(server, "classes", ["output", *names, *own], x)
     p = np.stack([arrays[name] for name in own])
     np.testing.assert_allclose(p[0], special.softmax(x, axis=1), atol=1e-6)
     total = stats.entropy(p.mean(axis=0), axis=-1)
@@ -133,7 +112,7 @@ def test_classes_tell_their_uncertainty(server):
 def test_a_big_request_has_its_extras_row_by_row(server):
     x = np.random.default_rng(1).normal(size=(5_000, 2)).astype(np.float32)
     x[::7, 0] = FAILS_ON
-    _, arrays = ask(server, "all", ["output.b", "member_mask", "variance"], x)
+    _, arrays = ask_outputs(server, "all", ["output.b", "member_mask", "variance"], x)
     np.testing.assert_allclose(arrays["output.b"], x + 6, rtol=1e-6)
     assert (arrays["member_mask"][:, 2] == (x[:, 0] != FAILS_ON)).all()
     wanted = np.where(x[:, 0] == FAILS_ON, 9.0, np.var(list(ADD.values())))

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -133,6 +133,36 @@ def ask(server: Server, model: str, x: Any, **options: Any) -> Answer:
         return client.predict(model, np.asarray(x, np.float32), **options)
     finally:
         client.close()
+
+
+def post_outputs(
+    server: Server, model: str, names: Sequence[str], x: np.ndarray, **parameters: Any
+) -> Answer:
+    """Ask a model for these outputs in JSON."""
+    tensor = {"name": "x", "shape": x.shape, "datatype": "FP32", "data": x.ravel().tolist()}
+    document = {
+        "inputs": [tensor],
+        "outputs": [{"name": name} for name in names],
+        "parameters": parameters,
+    }
+    return server.client.post(f"/v2/models/{model}/infer", json.dumps(document).encode())
+
+
+def ask_outputs(
+    server: Server, model: str, names: Sequence[str], x: np.ndarray, **parameters: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The parameters of the answer to `post_outputs`, and its arrays by name.
+
+    All are floats, so that what is no number in JSON (null) is NaN.
+    """
+    answer = post_outputs(server, model, names, x, **parameters)
+    assert answer.status == 200, answer.error
+    arrays = {
+        output["name"]: np.array(output["data"], float).reshape(output["shape"])
+        for output in answer.json["outputs"]
+    }
+    assert list(arrays) == list(names)
+    return answer.json["parameters"], arrays
 
 
 class Server:
