@@ -19,6 +19,7 @@ from server.config import (
     FakeConfig,
     ImageConfig,
     InputTensorConfig,
+    LimitsConfig,
     MemberConfig,
     PlacementConfig,
     ServerConfig,
@@ -38,6 +39,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`devices[]`", DeviceConfig),
     ("`placement`", PlacementConfig),
     ("`server`", ServerConfig),
+    ("`server.limits`", LimitsConfig),
 )
 
 EXAMPLE = """\

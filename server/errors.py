@@ -9,7 +9,10 @@ process boundary as objects: workers and the combiner report failures as data.
       +-- StartError                 the server could not start or run      exit 1
       +-- RequestError               one request failed               HTTP  gRPC
             +-- InvalidRequest       malformed; wrong name or shape   400   INVALID_ARGUMENT
+            +-- Unauthenticated      no API key, or none of ours      401   UNAUTHENTICATED
+            +-- Forbidden            the key is not for this          403   PERMISSION_DENIED
             +-- UnknownModel         no such ensemble or member       404   NOT_FOUND
+            +-- RequestTimeout       the body came too slowly         408   DEADLINE_EXCEEDED
             +-- RequestTooLarge      body over the limit              413   RESOURCE_EXHAUSTED
             +-- UnsupportedMediaType unknown content encoding         415   INVALID_ARGUMENT
             +-- QueueFull            waiting room is full             429   RESOURCE_EXHAUSTED
@@ -26,12 +29,15 @@ __all__ = [
     "ConfigError",
     "DeadlineExceeded",
     "EnsembledError",
+    "Forbidden",
     "InvalidRequest",
     "MemberFailed",
     "QueueFull",
     "RequestError",
+    "RequestTimeout",
     "RequestTooLarge",
     "StartError",
+    "Unauthenticated",
     "Unavailable",
     "UnknownModel",
     "UnsupportedMediaType",
@@ -86,6 +92,20 @@ class InvalidRequest(RequestError):
     grpc_status = "INVALID_ARGUMENT"
 
 
+class Unauthenticated(RequestError):
+    """The request needs an API key, and has none or one that is not known."""
+
+    http_status = 401
+    grpc_status = "UNAUTHENTICATED"
+
+
+class Forbidden(RequestError):
+    """The request's API key is known, but not for what it asks."""
+
+    http_status = 403
+    grpc_status = "PERMISSION_DENIED"
+
+
 class UnknownModel(RequestError):
     """The request names neither an ensemble nor a member.
 
@@ -100,6 +120,13 @@ class UnknownModel(RequestError):
         asked = f"'{model}' version {version}" if version else f"'{model}'"
         super().__init__(f"Request for unknown model: {asked} is not found")
         self.model = model
+
+
+class RequestTimeout(RequestError):
+    """The client took too long to send its request."""
+
+    http_status = 408
+    grpc_status = "DEADLINE_EXCEEDED"
 
 
 class RequestTooLarge(RequestError):

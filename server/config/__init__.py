@@ -1,8 +1,9 @@
 """The configuration: YAML, parsed once into frozen models that are passed down."""
 
 from server.config.ensembles import EnsembleConfig
+from server.config.limits import LimitsConfig
 from server.config.loading import load_config, override_server
-from server.config.machine import DeviceConfig, ServerConfig
+from server.config.machine import DeviceConfig
 from server.config.members import (
     FakeConfig,
     ImageConfig,
@@ -14,6 +15,7 @@ from server.config.members import (
 )
 from server.config.placement import PlacementConfig
 from server.config.root import Config
+from server.config.serving import ServerConfig
 
 __all__ = [
     "Config",
@@ -23,6 +25,7 @@ __all__ = [
     "ImageConfig",
     "InputConfig",
     "InputTensorConfig",
+    "LimitsConfig",
     "MemberConfig",
     "PlacementConfig",
     "RecipeConfig",

@@ -14,9 +14,9 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from server.config.machine import ServerConfig
 from server.config.problems import describe
 from server.config.root import Config
+from server.config.serving import ServerConfig
 from server.errors import ConfigError
 
 __all__ = ["load_config", "override_server"]

@@ -1,20 +1,20 @@
-"""The `devices` and `server` sections: what predictions run on, and how the server listens.
+"""The `devices` section: what predictions run on.
 
-Runs in the process that reads the configuration file; the sections flow in as mappings, with
-the environment's overrides already in `server`, and out as frozen models.
+Runs in the process that reads the configuration file; the section flows in as a list of mappings,
+and out as frozen models.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Self
 
-from pydantic import ByteSize, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from server.config.base import Bytes, Section
 
-__all__ = ["DeviceConfig", "ServerConfig", "device_problems"]
+__all__ = ["DeviceConfig", "device_problems"]
 
 _DEVICE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]*)")
 _SOURCE = re.compile(r"cpu|cuda:(0|[1-9][0-9]*)")
@@ -22,8 +22,6 @@ _SOURCE = re.compile(r"cpu|cuda:(0|[1-9][0-9]*)")
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
 #: Tenths don't add up to one.
 _ROUNDING = 1e-9
-
-Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class DeviceConfig(Section):
@@ -138,37 +136,3 @@ def _gpu_problems(gpus: Sequence[DeviceConfig]) -> Iterator[str]:
         if fraction > 1 + _ROUNDING:
             total = f"adds up to {fraction:g}, {gpu} has only 1 to share"
             yield f"devices: memory_fraction of {names} {total}"
-
-
-class ServerConfig(Section):
-    """How the server listens and what it accepts."""
-
-    host: str = Field(default="127.0.0.1", min_length=1)
-    """Address to listen on; `0.0.0.0` is every IPv4 address (gRPC takes IPv6 with it)."""
-    http_port: Port = 8000
-    """Port for HTTP; 0 is any free one."""
-    grpc_port: Port = 8001
-    """Port for gRPC."""
-    arena_bytes: Bytes | None = None
-    """Shared memory for the rows in flight; if absent, 256 MiB or 10% of the memory if less."""
-    max_request_bytes: Bytes = ByteSize(64 << 20)
-    """Largest body over HTTP (as it comes, and decompressed), and largest message over gRPC."""
-    max_waiting_requests: int = Field(default=1024, ge=0)
-    """How many requests may wait for space in the arena before others are refused (429)."""
-    max_image_pixels: int = Field(default=50_000_000, ge=1)
-    """Largest image, height times width, that is decoded."""
-    drain_s: float = Field(default=30.0, ge=0)
-    """Grace period for the requests in flight when the server is told to stop."""
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """Least severity that is logged."""
-
-    @field_validator("log_level", mode="before")
-    @classmethod
-    def _lower(cls, level: Any) -> Any:
-        return level.lower() if isinstance(level, str) else level
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.http_port == self.grpc_port != 0:
-            raise ValueError(f"http_port and grpc_port are both {self.http_port}, change one")
-        return self

@@ -14,9 +14,10 @@ from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator, mo
 
 from server.config.base import Name, RelativePath, Section, did_you_mean
 from server.config.ensembles import EnsembleConfig
-from server.config.machine import DeviceConfig, ServerConfig, device_problems
+from server.config.machine import DeviceConfig, device_problems
 from server.config.members import MemberConfig
 from server.config.placement import PlacementConfig
+from server.config.serving import ServerConfig
 
 __all__ = ["Config"]
 

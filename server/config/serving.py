@@ -1,0 +1,54 @@
+"""The `server` section: how the server listens, and what it accepts.
+
+Runs in the process that reads the configuration file; the section flows in as a mapping, with the
+environment's overrides already in it, and out as a frozen model.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import ByteSize, Field, field_validator, model_validator
+
+from server.config.base import Bytes, Section
+from server.config.limits import LimitsConfig
+
+__all__ = ["ServerConfig"]
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+
+
+class ServerConfig(Section):
+    """How the server listens and what it accepts."""
+
+    host: str = Field(default="127.0.0.1", min_length=1)
+    """Address to listen on; `0.0.0.0` is every IPv4 address (gRPC takes IPv6 with it)."""
+    http_port: Port = 8000
+    """Port for HTTP; 0 is any free one."""
+    grpc_port: Port = 8001
+    """Port for gRPC."""
+    arena_bytes: Bytes | None = None
+    """Shared memory for the rows in flight; if absent, 256 MiB or 10% of the memory if less."""
+    max_request_bytes: Bytes = ByteSize(64 << 20)
+    """Largest body over HTTP (as it comes, and decompressed), and largest message over gRPC."""
+    max_waiting_requests: int = Field(default=1024, ge=0)
+    """How many requests may wait for space in the arena before others are refused (429)."""
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+    """Largest image, height times width, that is decoded."""
+    limits: LimitsConfig = LimitsConfig()
+    """What clients may take of the server's time and memory."""
+    drain_s: float = Field(default=30.0, ge=0)
+    """Grace period for the requests in flight when the server is told to stop."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _lower(cls, level: Any) -> Any:
+        return level.lower() if isinstance(level, str) else level
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.http_port == self.grpc_port != 0:
+            raise ValueError(f"http_port and grpc_port are both {self.http_port}, change one")
+        return self
