@@ -144,22 +144,30 @@ class UnsupportedMediaType(RequestError):
 
 
 class QueueFull(RequestError):
-    """The arena and its waiting room are full.
+    """There is too much to do already: the request was refused before anything was done for it.
 
     The gRPC status is not UNAVAILABLE, which clients retry at once.
 
     Attributes:
         retry_after_s: how long the client should wait before it tries again.
+        reason: what there is too much of, a word for metrics: ``waiting`` (requests or rows that
+            wait for the arena), ``time`` (work that would take too long), ``deadline`` (work that
+            would take longer than the request has), ``memory`` (bodies), ``client`` (requests of
+            this client), ``connections``.
     """
 
     http_status = 429
     grpc_status = "RESOURCE_EXHAUSTED"
 
     def __init__(
-        self, message: str = "too many requests are waiting", retry_after_s: float = 1.0
+        self,
+        message: str = "too many requests are waiting",
+        retry_after_s: float = 1.0,
+        reason: str = "waiting",
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class MemberFailed(RequestError):
