@@ -10,11 +10,12 @@ import msgspec
 import numpy as np
 
 from server.accepted import Bound, StoredInput, Wish
+from server.http_api.recent import Recent
 from server.requests import InferRequest, WantedOutput
 
 __all__ = ["Plan", "PlanCache"]
 
-_MAX_PLANS = 1024
+_PLANS = 512  # of a generation
 _MAX_HEADER_BYTES = 4096
 
 
@@ -56,13 +57,15 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class PlanCache:
-    """The plans of one model, by header; bounded."""
+    """The plans of one model, by header: those in use; bounded."""
 
     def __init__(self) -> None:
-        self._plans: dict[bytes, Plan] = {}
+        self._plans: Recent[bytes, Plan] = Recent(_PLANS)
 
     def find(self, body: bytes | bytearray, header_length: int) -> Plan | None:
-        """The plan of a body, if its header was seen before."""
+        """The plan of a body, if its header was seen lately."""
+        if header_length > _MAX_HEADER_BYTES:  # to hash a long one would take longer than it saves
+            return None
         plan = self._plans.get(bytes(body[:header_length]))
         return plan if plan is not None and plan.body_bytes == len(body) else None
 
@@ -78,7 +81,7 @@ class PlanCache:
         Not if the client gave it an id, which makes its header unlike any other, nor if a tensor
         is in the header itself.
         """
-        if request.id or header_length > _MAX_HEADER_BYTES or len(self._plans) >= _MAX_PLANS:
+        if request.id or header_length > _MAX_HEADER_BYTES:
             return
         views = {id(array): view for view, array in bound.inputs}
         slices: list[_Slice] = []
@@ -89,6 +92,5 @@ class PlanCache:
             slices.append(_Slice(views[id(array)], array.dtype, array.shape, array.size, start))
             start += array.nbytes
         if start == len(body):
-            self._plans[bytes(body[:header_length])] = Plan(
-                len(body), bound.rows, tuple(slices), request.outputs, bound.wish
-            )
+            plan = Plan(len(body), bound.rows, tuple(slices), request.outputs, bound.wish)
+            self._plans.put(bytes(body[:header_length]), plan)

@@ -19,6 +19,7 @@ from server.descriptions import MODEL_VERSION
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
 from server.http_api.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
+from server.http_api.recent import Recent
 from server.http_api.steps import Steps
 from server.outputs import COMBINED, OutputTensor, member_names, output_tensors
 from server.requests import (
@@ -46,7 +47,7 @@ __all__ = [
 
 Raw = bytes | bytearray | memoryview
 
-_MAX_HEADERS = 1024
+_HEADERS = 512  # of a generation
 
 
 class _InputHeader(msgspec.Struct):
@@ -210,7 +211,7 @@ def _wanted_output(output: _OutputHeader, binary: bool) -> WantedOutput:
 
 #: What most clients want; the headers of such answers, by all that they depend on.
 _USUAL = (WantedOutput(COMBINED, binary=True),)
-_headers: dict[tuple[str, int, int, bool], bytes] = {}
+_headers: Recent[tuple[str, int, int, bool], bytes] = Recent(_HEADERS)
 
 
 def encode_answer(
@@ -231,8 +232,7 @@ def encode_answer(
     header = _headers.get(key)
     if header is None:
         body, length = _encode(model, answer, request_id, outputs)
-        if len(_headers) < _MAX_HEADERS:
-            _headers[key] = body[:length]
+        _headers.put(key, body[:length])
         return body, length
     return header + answer.values, len(header)
 

@@ -98,11 +98,19 @@ def test_requests_with_an_id_or_tensors_in_the_header_are_not_remembered():
     assert cache.find(text + bytes(8), len(text)) is None
 
 
-def test_the_cache_is_bounded():
+def test_a_client_that_varies_its_header_drives_nobody_else_out():
     cache = PlanCache()
-    kept = 0
-    for number in range(1100):
+    steady, steady_length, _ = body_of(2)
+    remember(cache, steady, steady_length)
+    for number in range(2000):
         body, length, _ = body_of(1, parameters={"timeout": number})
         remember(cache, body, length)
-        kept += cache.find(body, length) is not None
-    assert kept == 1024
+        assert cache.find(body, length) is not None
+        assert cache.find(steady, steady_length) is not None
+
+
+def test_a_header_that_is_too_long_to_be_looked_up_is_not_known():
+    cache = PlanCache()
+    body, length, _ = body_of(1, parameters={"x": "y" * 5000})
+    remember(cache, body, length)
+    assert cache.find(body, length) is None
