@@ -18,6 +18,7 @@ process boundary as objects: workers and the combiner report failures as data.
             +-- QueueFull            waiting room is full             429   RESOURCE_EXHAUSTED
             +-- MemberFailed         no quorum without this member    500   INTERNAL
             +-- Unavailable          starting, draining, no quorum    503   UNAVAILABLE
+            |     +-- ClientGone     nobody is there to read it
             +-- DeadlineExceeded     time is up without a quorum      504   DEADLINE_EXCEEDED
 """
 
@@ -26,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 __all__ = [
+    "ClientGone",
     "ConfigError",
     "DeadlineExceeded",
     "EnsembledError",
@@ -82,7 +84,16 @@ class StartError(EnsembledError):
 
 
 class RequestError(EnsembledError):
-    """One request could not be answered."""
+    """One request could not be answered.
+
+    Attributes:
+        outcome: what became of the request, a word for metrics.
+        reason: why it was refused, a word for metrics, if that was because of the server's state
+            or limits; else empty.
+    """
+
+    outcome: str = "internal"
+    reason: str = ""
 
 
 class InvalidRequest(RequestError):
@@ -90,6 +101,7 @@ class InvalidRequest(RequestError):
 
     http_status = 400
     grpc_status = "INVALID_ARGUMENT"
+    outcome = "invalid"
 
 
 class Unauthenticated(RequestError):
@@ -97,6 +109,7 @@ class Unauthenticated(RequestError):
 
     http_status = 401
     grpc_status = "UNAUTHENTICATED"
+    outcome = reason = "unauthenticated"
 
 
 class Forbidden(RequestError):
@@ -104,6 +117,7 @@ class Forbidden(RequestError):
 
     http_status = 403
     grpc_status = "PERMISSION_DENIED"
+    outcome = reason = "forbidden"
 
 
 class UnknownModel(RequestError):
@@ -115,6 +129,7 @@ class UnknownModel(RequestError):
 
     http_status = 404
     grpc_status = "NOT_FOUND"
+    outcome = "unknown_model"
 
     def __init__(self, model: str, version: str = "") -> None:
         asked = f"'{model}' version {version}" if version else f"'{model}'"
@@ -127,6 +142,7 @@ class RequestTimeout(RequestError):
 
     http_status = 408
     grpc_status = "DEADLINE_EXCEEDED"
+    outcome = reason = "body_timeout"
 
 
 class RequestTooLarge(RequestError):
@@ -134,6 +150,7 @@ class RequestTooLarge(RequestError):
 
     http_status = 413
     grpc_status = "RESOURCE_EXHAUSTED"
+    outcome = reason = "too_large"
 
 
 class UnsupportedMediaType(RequestError):
@@ -141,6 +158,7 @@ class UnsupportedMediaType(RequestError):
 
     http_status = 415
     grpc_status = "INVALID_ARGUMENT"
+    outcome = "invalid"
 
 
 class QueueFull(RequestError):
@@ -158,6 +176,7 @@ class QueueFull(RequestError):
 
     http_status = 429
     grpc_status = "RESOURCE_EXHAUSTED"
+    outcome = "queue_full"
 
     def __init__(
         self,
@@ -173,6 +192,8 @@ class QueueFull(RequestError):
 class MemberFailed(RequestError):
     """A member failed on this input, and without it there is no quorum; the message names it."""
 
+    outcome = "member_failed"
+
 
 class Unavailable(RequestError):
     """The server is starting or draining, or the quorum cannot be met at present.
@@ -181,11 +202,26 @@ class Unavailable(RequestError):
 
     Attributes:
         retry_after_s: how long the client should wait before it tries again.
+        reason: which of these it is, a word for metrics: ``starting``, ``draining``, ``no_quorum``.
     """
 
     http_status = 503
     grpc_status = "UNAVAILABLE"
+    outcome = "unavailable"
     retry_after_s = 1.0
+
+    def __init__(self, message: str, reason: str = "no_quorum") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class ClientGone(Unavailable):
+    """The client has gone before it had its answer; nobody reads this."""
+
+    outcome = "disconnected"
+
+    def __init__(self) -> None:
+        super().__init__("the client has gone", reason="")
 
 
 class DeadlineExceeded(RequestError):
@@ -193,6 +229,7 @@ class DeadlineExceeded(RequestError):
 
     http_status = 504
     grpc_status = "DEADLINE_EXCEEDED"
+    outcome = "deadline"
 
     def __init__(self, message: str = "the deadline passed before the quorum was met") -> None:
         super().__init__(message)

@@ -101,6 +101,11 @@ class Fleet:
             worker.placements.append(placement)
         return worker
 
+    @property
+    def members(self) -> Sequence[Sequence[Member]]:
+        """The members of each arena."""
+        return self._members
+
     # -- rows ---------------------------------------------------------------------------------
 
     def available(self, arena: int, mask: int) -> int:
@@ -241,6 +246,7 @@ class Fleet:
                 predicted += int((done == rows).sum())
                 failed += int((done == -rows).sum())
         member.counters.run(predicted, failed, job.opened - job.since, finished.elapsed_s)
+        job.placement.counters.run(predicted + failed, finished.elapsed_s)
 
     # -- what the supervisor says -------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.batching import PendingRanges, Range
-from server.statistics import MemberCounters
+from server.statistics import InstanceCounters, MemberCounters
 
 __all__ = ["DeviceState", "Latency", "Member", "OpenJob", "Placement"]
 
@@ -136,12 +136,14 @@ class Placement:
         instance: its index among the worker's instances.
         member: whose rows it takes.
         latency: what its batches take; knows the batch size.
+        counters: what it has done.
     """
 
     device: DeviceState
     instance: int
     member: Member
     latency: Latency
+    counters: InstanceCounters = field(default_factory=InstanceCounters)
 
 
 @dataclass(slots=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import zmq
 
@@ -122,6 +122,16 @@ class Gateway:
         """Whether requests are accepted: started and not draining."""
         return self._opened.is_set() and not self.draining
 
+    @property
+    def requests(self) -> Collection[Request]:
+        """Those that were accepted and have no answer yet."""
+        return self._requests
+
+    @property
+    def flights(self) -> Sequence[InFlight]:
+        """What is in each arena."""
+        return self._flights
+
     def can_answer(self, model: ServedModel) -> bool:
         """Whether enough of the model's members live to meet its quorum."""
         available = self.fleet.available(model.arena, model.spec.mask)
@@ -150,7 +160,9 @@ class Gateway:
             QueueFull: if too many requests wait already.
         """
         if not self.is_open:
-            raise Unavailable("the server is draining" if self.draining else "starting up")
+            if self.draining:
+                raise Unavailable("the server is draining", "draining")
+            raise Unavailable("starting up", "starting")
         request = admit(
             model,
             bound,

@@ -17,7 +17,7 @@ import msgspec
 from server.accepted import Answer, Bound, Request
 from server.binding import bind_images, bind_tensors
 from server.descriptions import MODEL_VERSION, model_config
-from server.errors import Unavailable, UnknownModel
+from server.errors import ClientGone, UnknownModel
 from server.front_end_spec import FrontEndSpec, ModelSpec
 from server.gateway import Gateway
 from server.outputs import OutputTensor, member_names, output_tensors, wish_for
@@ -61,6 +61,9 @@ class Inference:
         spec: what this front-end serves.
         gateway: where rows go.
         threads: where images are decoded.
+
+    Attributes:
+        unaddressed: what became of the requests that name no model that is there.
     """
 
     def __init__(self, spec: FrontEndSpec, gateway: Gateway, threads: Executor) -> None:
@@ -68,6 +71,7 @@ class Inference:
         self.endpoints: Mapping[str, Endpoint] = {
             model.served.name: Endpoint(model) for model in spec.models
         }
+        self.unaddressed = ModelCounters()
         self._spec = spec
         self._threads = threads
 
@@ -149,8 +153,8 @@ class Inference:
             accepted = self.gateway.submit(model.served, bound, arrived=arrived)
             answer = await self._wait_answer(accepted)
             outputs = output_tensors(model, answer, request.outputs)
-        except BaseException:
-            endpoint.counters.fail(arrived)
+        except BaseException as error:
+            endpoint.counters.fail(arrived, error)
             raise
         endpoint.counters.succeed(arrived, answer)
         return Inferred(",".join(member_names(model, answer.used)), answer.degraded, outputs)
@@ -174,5 +178,5 @@ class Inference:
         try:
             return await accepted.future
         except asyncio.CancelledError:
-            self.gateway.close(accepted, Unavailable("the client has gone"))
+            self.gateway.close(accepted, ClientGone())
             raise

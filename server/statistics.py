@@ -1,4 +1,4 @@
-"""What was done and how long it took, per model; the protocol's statistics are made of it.
+"""What was done and how long it took; the protocol's statistics and the metrics are made of it.
 
 Runs in the front-end. Ensembles count requests: each one that named the model counts once, as a
 success or as a failure. Members count rows, whichever ensemble they were predicted for, because
@@ -7,63 +7,77 @@ their batches hold rows of many requests. Times are kept in seconds and told in 
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.accepted import Answer
+from server.histogram import BATCH_ROWS, Histogram
 
-__all__ = ["MemberCounters", "ModelCounters", "member_statistics", "model_statistics"]
+__all__ = [
+    "InstanceCounters",
+    "MemberCounters",
+    "ModelCounters",
+    "member_statistics",
+    "model_statistics",
+]
 
 
 @dataclass(slots=True)
 class ModelCounters:
-    """Requests to one model. All times are sums over requests, in seconds.
+    """Requests to one model. All times are in seconds, one observation per request.
 
     Attributes:
-        successes, failures: requests.
+        outcomes: requests, by what became of them.
+        refusals: those that were refused, by reason.
         rows: of the successes.
-        success_s: from having the request's body to having its response.
-        failure_s: from having its head to having the error.
-        input_s: from having the body to acceptance: parsing, decoding, preparing.
-        queue_s: from acceptance until the last of a request's jobs was handed to a worker.
-        infer_s: from then until the last of its rows was combined.
-        output_s: from then to having the response.
+        success: from having the request's body to having its response.
+        failure: from having its head to having the error.
+        input: from having the body to acceptance: parsing, decoding, preparing.
+        queue: from acceptance until the last of a request's jobs was handed to a worker.
+        infer: from then until the last of its rows was combined.
+        output: from then to having the response.
         last: when the last answer was given, as Unix time; 0 if there was none.
         saved: members' predictions of rows that were not needed, thanks to cascades and to
             answers that were certain early.
     """
 
-    successes: int = 0
-    failures: int = 0
+    outcomes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    refusals: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     rows: int = 0
-    success_s: float = 0.0
-    failure_s: float = 0.0
-    input_s: float = 0.0
-    queue_s: float = 0.0
-    infer_s: float = 0.0
-    output_s: float = 0.0
+    success: Histogram = field(default_factory=Histogram)
+    failure: Histogram = field(default_factory=Histogram)
+    input: Histogram = field(default_factory=Histogram)
+    queue: Histogram = field(default_factory=Histogram)
+    infer: Histogram = field(default_factory=Histogram)
+    output: Histogram = field(default_factory=Histogram)
     last: float = 0.0
     saved: int = 0
 
     def succeed(self, arrived: float, answer: Answer) -> None:
         """Count a request whose response is there; `arrived` is when its body was."""
         now = time.monotonic()
-        self.successes += 1
+        self.outcomes["degraded" if answer.degraded else "ok"] += 1
         self.rows += answer.rows
-        self.success_s += now - arrived
-        self.input_s += answer.accepted - arrived
-        self.queue_s += answer.started - answer.accepted
-        self.infer_s += answer.ended - answer.started
-        self.output_s += now - answer.ended
+        self.success.observe(now - arrived)
+        self.input.observe(answer.accepted - arrived)
+        self.queue.observe(answer.started - answer.accepted)
+        self.infer.observe(answer.ended - answer.started)
+        self.output.observe(now - answer.ended)
         self.last = time.time()
         self.saved += answer.saved
 
-    def fail(self, arrived: float) -> None:
-        """Count a request that gets an error."""
-        self.failures += 1
-        self.failure_s += time.monotonic() - arrived
+    def fail(self, arrived: float, error: BaseException) -> None:
+        """Count a request that gets an error, or whose client has gone."""
+        self.failure.observe(time.monotonic() - arrived)
+        if isinstance(error, asyncio.CancelledError):
+            self.outcomes["disconnected"] += 1
+            return
+        self.outcomes[getattr(error, "outcome", "internal")] += 1
+        if reason := getattr(error, "reason", ""):
+            self.refusals[reason] += 1
 
 
 @dataclass(slots=True)
@@ -75,6 +89,7 @@ class MemberCounters:
         queue_s: how long the rows waited for their batch to be handed to a worker.
         infer_s, failed_s: how long the batches took that they were in.
         batches: by rows of a batch, how many there were and how many seconds they took.
+        wait: how long the oldest row of each batch waited.
         last: when the last batch ended, as Unix time; 0 if there was none.
     """
 
@@ -86,6 +101,7 @@ class MemberCounters:
     batches: defaultdict[int, list[float]] = field(
         default_factory=lambda: defaultdict(lambda: [0, 0.0])
     )
+    wait: Histogram = field(default_factory=Histogram)
     last: float = 0.0
 
     def run(self, rows: int, failed: int, waited_s: float, elapsed_s: float) -> None:
@@ -107,12 +123,35 @@ class MemberCounters:
         batch = self.batches[rows + failed]
         batch[0] += 1
         batch[1] += elapsed_s
+        self.wait.observe(waited_s)
         self.last = time.time()
+
+
+@dataclass(slots=True)
+class InstanceCounters:
+    """What a member has done on one device.
+
+    Attributes:
+        rows: of its batches.
+        times: how long these took, in seconds.
+        busy_s: seconds of all its jobs, of those too whose rows nobody wanted any more.
+    """
+
+    rows: Histogram = field(default_factory=lambda: Histogram(BATCH_ROWS))
+    times: Histogram = field(default_factory=Histogram)
+    busy_s: float = 0.0
+
+    def run(self, rows: int, elapsed_s: float) -> None:
+        """Count a job, of which so many rows were predicted or failed."""
+        self.busy_s += elapsed_s
+        if rows:
+            self.rows.observe(rows)
+            self.times.observe(elapsed_s)
 
 
 def model_statistics(name: str, version: str, counted: ModelCounters) -> dict[str, Any]:
     """The protocol's statistics of an ensemble."""
-    n = counted.successes
+    n = counted.success.count
     return {
         "name": name,
         "version": version,
@@ -120,12 +159,12 @@ def model_statistics(name: str, version: str, counted: ModelCounters) -> dict[st
         "inference_count": counted.rows,
         "execution_count": n,
         "inference_stats": {
-            "success": _duration(n, counted.success_s),
-            "fail": _duration(counted.failures, counted.failure_s),
-            "queue": _duration(n, counted.queue_s),
-            "compute_input": _duration(n, counted.input_s),
-            "compute_infer": _duration(n, counted.infer_s),
-            "compute_output": _duration(n, counted.output_s),
+            "success": _observed(counted.success),
+            "fail": _observed(counted.failure),
+            "queue": _observed(counted.queue),
+            "compute_input": _observed(counted.input),
+            "compute_infer": _observed(counted.infer),
+            "compute_output": _observed(counted.output),
             "cache_hit": _duration(0, 0.0),
             "cache_miss": _duration(0, 0.0),
         },
@@ -170,6 +209,10 @@ def member_statistics(name: str, version: str, counted: MemberCounters) -> dict[
 
 def _duration(count: int, seconds: float) -> dict[str, int]:
     return {"count": count, "ns": round(seconds * 1e9)}
+
+
+def _observed(times: Histogram) -> dict[str, int]:
+    return _duration(times.count, times.sum)
 
 
 def _ms(moment: float) -> int:

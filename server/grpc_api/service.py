@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc
 
-from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable
+from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable, UnknownModel
 from server.grpc_api.answers import encode_answer
 from server.grpc_api.codec import Asked
 from server.grpc_api.documents import documents
@@ -71,17 +71,30 @@ class Service:
             stream.end()
 
     async def _infer(self, data: bytes, context: Context) -> bytes:
-        return await self._answer(await read_request(data), context)
+        return await self._answer(await self._read(data), context)
+
+    async def _read(self, data: bytes) -> Asked:
+        """Read a message; one that names no model can only be counted as that."""
+        arrived = time.monotonic()
+        try:
+            return await read_request(data)
+        except BaseException as error:
+            self._inference.unaddressed.fail(arrived, error)
+            raise
 
     async def _answer(self, asked: Asked, context: Context) -> bytes:
-        model = asked.head.model
-        endpoint = self._inference.find(model, asked.head.version)
+        model, arrived = asked.head.model, time.monotonic()
+        try:
+            endpoint = self._inference.find(model, asked.head.version)
+        except UnknownModel as error:
+            self._inference.unaddressed.fail(arrived, error)
+            raise
         request = await _request(asked, endpoint, context)
         inferred = await self._inference.infer(endpoint, request)
         return encode_answer(model, asked.id, inferred.members, inferred.degraded, inferred.outputs)
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> None:
-        stream = Stream(messages, context, self._answer, lambda error: _told(error)[1])
+        stream = Stream(messages, context, self._read, self._answer, _text)
         self._streams.add(stream)
         try:
             await stream.run()
@@ -101,8 +114,8 @@ async def _request(asked: Asked, endpoint: Endpoint, context: Context) -> InferR
             if left_s <= 0:
                 raise DeadlineExceeded("the deadline has passed before the request was read")
         return await make_request(asked, left_s)
-    except BaseException:
-        endpoint.counters.fail(arrived)
+    except BaseException as error:
+        endpoint.counters.fail(arrived, error)
         raise
 
 
@@ -120,6 +133,10 @@ def _told(error: Exception) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
     if isinstance(error, QueueFull | Unavailable):
         trailing = (("retry-after", str(max(1, round(error.retry_after_s)))),)
     return grpc.StatusCode[error.grpc_status], text, trailing
+
+
+def _text(error: Exception) -> str:
+    return _told(error)[1]
 
 
 def _end(

@@ -12,7 +12,6 @@ from typing import Any
 
 from server.grpc_api.answers import encode_error, encode_streamed
 from server.grpc_api.codec import Asked
-from server.grpc_api.reading import read_request
 
 __all__ = ["Stream"]
 
@@ -26,6 +25,7 @@ class Stream:
     Args:
         messages: serialized requests.
         context: takes serialized answers.
+        read: from a serialized request to a request.
         answer: from a request to a serialized ModelInferResponse.
         text_of: what the client is told of an error.
 
@@ -37,11 +37,13 @@ class Stream:
         self,
         messages: AsyncIterator[bytes],
         context: Any,
+        read: Callable[[bytes], Awaitable[Asked]],
         answer: Callable[[Asked, Any], Awaitable[bytes]],
         text_of: Callable[[Exception], str],
     ) -> None:
         self._messages = messages
         self._context = context
+        self._read_request = read
         self._answer = answer
         self._text_of = text_of
         self._places = asyncio.Semaphore(_AT_ONCE)
@@ -79,7 +81,7 @@ class Stream:
     async def _answer_one(self, data: bytes) -> bytes:
         request_id = ""
         try:
-            asked = await read_request(data)
+            asked = await self._read_request(data)
             request_id = asked.id
             return encode_streamed(await self._answer(asked, self._context))
         except Exception as error:

@@ -28,6 +28,8 @@ _LINGER_S = 5.0
 class Disconnected(Exception):
     """The client has gone; nobody is there to answer."""
 
+    outcome = "disconnected"
+
 
 class BodyReader:
     """Reads bodies.

@@ -18,7 +18,7 @@ import orjson
 
 from server.accepted import Answer, Request
 from server.descriptions import MODEL_VERSION
-from server.errors import InvalidRequest, RequestError, Unavailable, UnknownModel
+from server.errors import ClientGone, InvalidRequest, RequestError, Unavailable, UnknownModel
 from server.front_end_spec import ModelSpec
 from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
 from server.http_api.body import BodyReader, Disconnected, Receive, read_length
@@ -94,19 +94,22 @@ class InferRoute:
         await answer.send(send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> HttpAnswer:
+        began = time.monotonic()
         path = self.paths.get(scope["path"])
         if path is None:
-            raise self._unknown(scope["path"])
-        began = time.monotonic()
+            error = self._unknown(scope["path"])
+            self._inference.unaddressed.fail(began, error)
+            raise error
         try:
             return await self._infer(path, scope, receive)
-        except BaseException:
-            path.endpoint.counters.fail(began)
+        except BaseException as error:
+            path.endpoint.counters.fail(began, error)
             raise
 
     async def _infer(self, path: _Path, scope: Scope, receive: Receive) -> HttpAnswer:
         if not self._gateway.is_open:
-            raise Unavailable("the server is starting up or draining")
+            reason = "draining" if self._gateway.draining else "starting"
+            raise Unavailable("the server is starting up or draining", reason)
         headers = dict(scope["headers"])
         header_length = read_length(headers.get(_HEADER_LENGTH), "Inference-Header-Content-Length")
         body = await self._read_body(headers, receive)
@@ -159,9 +162,7 @@ class InferRoute:
         """Watch the connection of a client that has been waiting for a while."""
         watcher = asyncio.create_task(_wait_disconnect(receive))
         accepted.future.add_done_callback(lambda _: watcher.cancel())
-        watcher.add_done_callback(
-            lambda _: self._gateway.close(accepted, Unavailable("the client has gone"))
-        )
+        watcher.add_done_callback(lambda _: self._gateway.close(accepted, ClientGone()))
 
     def _unknown(self, path: str) -> UnknownModel:
         parts = path.split("/")  # ["", "v2", "models", name, ..., "infer"]

@@ -1,5 +1,25 @@
+import asyncio
+
+import pytest
+
 from server.accepted import Answer
+from server.errors import (
+    ClientGone,
+    DeadlineExceeded,
+    Forbidden,
+    InvalidRequest,
+    MemberFailed,
+    QueueFull,
+    RequestTimeout,
+    RequestTooLarge,
+    Unauthenticated,
+    Unavailable,
+    UnknownModel,
+    UnsupportedMediaType,
+)
+from server.http_api.body import Disconnected
 from server.statistics import (
+    InstanceCounters,
     MemberCounters,
     ModelCounters,
     member_statistics,
@@ -23,7 +43,7 @@ def test_a_model_counts_its_requests():
     answer = Answer(b"", 3, 1, False, None, accepted=10.5, started=11.0, ended=13.0)
     counters.succeed(10.0, answer)
     counters.succeed(10.0, answer)
-    counters.fail(5.0)
+    counters.fail(5.0, InvalidRequest("x"))
     document = model_statistics("m", "1", counters)
     stats = document["inference_stats"]
     assert set(stats) == PARTS
@@ -72,3 +92,50 @@ def test_nothing_has_happened_yet():
     ):
         assert document["last_inference"] == 0
         assert all(part == {"count": 0, "ns": 0} for part in document["inference_stats"].values())
+
+
+def test_answers_are_whole_or_degraded():
+    counters = ModelCounters()
+    for degraded in (False, True, False):
+        counters.succeed(1.0, Answer(b"", 3, 1, degraded, None, 1.0, 1.0, 1.0))
+    assert counters.outcomes == {"ok": 2, "degraded": 1}
+    assert counters.refusals == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome", "reason"),
+    [
+        (InvalidRequest("x"), "invalid", ""),
+        (UnsupportedMediaType("x"), "invalid", ""),
+        (Unauthenticated("x"), "unauthenticated", "unauthenticated"),
+        (Forbidden("x"), "forbidden", "forbidden"),
+        (UnknownModel("x"), "unknown_model", ""),
+        (RequestTimeout("x"), "body_timeout", "body_timeout"),
+        (RequestTooLarge("x"), "too_large", "too_large"),
+        (QueueFull(), "queue_full", "waiting"),
+        (QueueFull(reason="client"), "queue_full", "client"),
+        (Unavailable("x"), "unavailable", "no_quorum"),
+        (Unavailable("x", "draining"), "unavailable", "draining"),
+        (ClientGone(), "disconnected", ""),
+        (DeadlineExceeded(), "deadline", ""),
+        (MemberFailed("x"), "member_failed", ""),
+        (Disconnected(), "disconnected", ""),
+        (asyncio.CancelledError(), "disconnected", ""),
+        (ZeroDivisionError(), "internal", ""),
+    ],
+)
+def test_errors_are_counted_by_what_they_mean(error, outcome, reason):
+    counters = ModelCounters()
+    counters.fail(1.0, error)
+    assert counters.outcomes == {outcome: 1}
+    assert counters.refusals == ({reason: 1} if reason else {})
+    assert counters.failure.count == 1
+
+
+def test_a_job_that_nobody_wanted_any_more_was_work_all_the_same():
+    counters = InstanceCounters()
+    counters.run(3, 0.5)
+    counters.run(0, 0.25)
+    assert counters.busy_s == 0.75
+    assert (counters.rows.count, counters.rows.sum) == (1, 3)
+    assert (counters.times.count, counters.times.sum) == (1, 0.5)
