@@ -32,6 +32,7 @@ from server.http_api.corked import CorkedProtocol
 from server.http_api.infer_route import InferRoute
 from server.inference import Inference
 from workers.bootstrap import Started, Status, run_role
+from workers.log_lines import Speaker
 
 __all__ = ["main"]
 
@@ -130,7 +131,7 @@ def _run(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:
 
 def main() -> None:
     """Entry point of the front-end process."""
-    run_role(lambda _: "ensembled front-end", FrontEndSpec, _run)
+    run_role(lambda _: Speaker("front-end"), FrontEndSpec, _run)
 
 
 if __name__ == "__main__":

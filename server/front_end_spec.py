@@ -70,7 +70,6 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     max_request_bytes: int
     max_waiting_requests: int
     max_image_pixels: int
-    log_level: str
 
 
 class WorkerStarted(msgspec.Struct, frozen=True, tag=True):

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import shutil
 import socket
-import sys
 import tempfile
 
 from setproctitle import setproctitle
@@ -33,6 +32,8 @@ from server.ports import bind_port, hold_port, spoken_address
 from server.profiling.progress import progress_on_stderr
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
+from workers.log_lines import Speaker
+from workers.logs import flush, log_environment, set_up_logging
 from workers.memory import board_bytes, create_memory
 from workers.spec import (
     CombinerSpec,
@@ -56,12 +57,9 @@ def serve(config: Config) -> int:
         ConfigError: if what the user wrote is wrong.
         StartError: if the server can't start, or can't be kept alive.
     """
-    setproctitle("ensembled")
-    logging.basicConfig(
-        level=config.server.log_level.upper(),
-        format="%(asctime)s %(levelname)s ensembled: %(message)s",
-        stream=sys.stderr,
-    )
+    speaker = Speaker("supervisor")
+    setproctitle(speaker.title)
+    set_up_logging(speaker, config.server.log_level, config.server.log_format)
     http = bind_port(config.server.host, config.server.http_port)
     grpc = hold_port(config.server.host, config.server.grpc_port)
     plan = _plan(config, profile_s=config.placement.profile_s)
@@ -72,6 +70,7 @@ def serve(config: Config) -> int:
         asyncio.run(_supervise(config, plan, sockets, http, grpc))
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
+        flush()
     return 0
 
 
@@ -173,7 +172,6 @@ async def _supervise(
             max_request_bytes=int(config.server.max_request_bytes),
             max_waiting_requests=config.server.max_waiting_requests,
             max_image_pixels=config.server.max_image_pixels,
-            log_level=config.server.log_level,
         ),
         workers=tuple(
             WorkerSpec(device, 0, plan.composition.instances[device.name], memory, sockets)
@@ -181,6 +179,7 @@ async def _supervise(
         ),
         combiner=CombinerSpec(memory, sockets),
         memory=memory,
+        environment=log_environment(config.server.log_level, config.server.log_format),
         drain_s=config.server.drain_s,
         on_ready=lambda: print(ready, flush=True),
     )

@@ -19,7 +19,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -108,6 +108,7 @@ class Supervisor:
         workers: the spec of each device's worker, but for the incarnation.
         combiner: the combiner's spec.
         memory: the shared memory.
+        environment: variables for every child.
         drain_s: how long the requests in flight have when the server is told to stop.
         on_ready: called once, when the server takes traffic.
     """
@@ -119,6 +120,7 @@ class Supervisor:
         workers: tuple[WorkerSpec, ...],
         combiner: CombinerSpec,
         memory: MemorySpec,
+        environment: Mapping[str, str],
         drain_s: float,
         on_ready: Callable[[], None],
     ) -> None:
@@ -127,6 +129,7 @@ class Supervisor:
         self._combiner_spec = combiner
         self._memory = SharedMemory(memory)
         self._inherited = (memory.fd, front_end.http_fd)
+        self._environment = {**_ENVIRONMENT, **environment}
         self._drain_s = drain_s
         self._on_ready = on_ready
         self._stopping = asyncio.Event()
@@ -228,8 +231,6 @@ class Supervisor:
         self._front_end.write(WorkerDown(child.device))
 
     async def _spawn(self, child: _Child) -> None:
-        environment = dict(os.environ, **_ENVIRONMENT)
-        environment["ENSEMBLED_LOG_LEVEL"] = self._front_end_spec.log_level
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
@@ -238,7 +239,7 @@ class Supervisor:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=self._inherited,
-            env=environment,
+            env={**os.environ, **self._environment},
             process_group=0,
         )
         # From here to the last write nothing is awaited: what the front-end is told in its spec

@@ -17,7 +17,6 @@ import ctypes
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import BinaryIO, TypeVar
@@ -25,10 +24,12 @@ from typing import BinaryIO, TypeVar
 import msgspec
 from setproctitle import setproctitle
 
+from workers.log_lines import Speaker
+from workers.logs import flush, set_up_logging, settings_of
+
 __all__ = ["Failed", "Started", "Status", "end_with_supervisor", "run_role"]
 
 _PR_SET_PDEATHSIG = 1
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(processName)s: %(message)s"
 
 _Spec = TypeVar("_Spec")
 
@@ -57,13 +58,14 @@ class Status:
 
 
 def run_role(
-    title: Callable[[_Spec], str],
+    speaker: Callable[[_Spec], Speaker],
     spec_type: type[_Spec],
     main: Callable[[_Spec, BinaryIO, Status], None],
 ) -> None:
     """Run a role to its end: `main` gets its spec, the rest of stdin and its status channel.
 
-    An exception becomes a `Failed` line and exit status 1; its traceback goes to the log.
+    In the list of processes and in the log it is called what its `speaker` says. An exception
+    becomes a `Failed` line and exit status 1; its traceback goes to the log.
     """
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
@@ -71,19 +73,17 @@ def run_role(
     status = Status(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)
     spec = msgspec.json.decode(_first_line(commands), type=spec_type)
-    name = title(spec)
-    setproctitle(name)
-    logging.basicConfig(
-        level=os.environ.get("ENSEMBLED_LOG_LEVEL", "INFO").upper(),
-        format=_LOG_FORMAT.replace("%(processName)s", name),
-        stream=sys.stderr,
-    )
+    name = speaker(spec)
+    setproctitle(name.title)
+    set_up_logging(name, *settings_of(os.environ))
     try:
         main(spec, commands, status)
     except Exception as error:
         logging.getLogger(__name__).debug("the process failed", exc_info=True)
         status.send(Failed(str(error) or type(error).__name__))
+        flush()
         os._exit(1)
+    flush()
     os._exit(0)
 
 
@@ -93,6 +93,7 @@ def end_with_supervisor(commands: BinaryIO) -> None:
     def wait() -> None:
         while commands.read(4096):
             pass
+        flush()
         os._exit(0)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()

@@ -17,6 +17,7 @@ from workers.arena import Arena
 from workers.arena_combiner import ArenaCombiner, Outcome
 from workers.bootstrap import Started, Status, end_with_supervisor, run_role
 from workers.channels import COMBINER, FRONT_END, Decoder, open_socket, wait_receive
+from workers.log_lines import Speaker
 from workers.memory import SharedMemory
 from workers.messages import (
     Close,
@@ -98,7 +99,7 @@ def _run(spec: CombinerSpec, commands: BinaryIO, status: Status) -> None:
 
 def main() -> None:
     """Entry point of the combiner process."""
-    run_role(lambda _: "ensembled combiner", CombinerSpec, _run)
+    run_role(lambda _: Speaker("combiner"), CombinerSpec, _run)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from workers.backends import load
 from workers.bootstrap import Started, Status, end_with_supervisor, run_role
 from workers.channels import COMBINER, WORKERS, Decoder, drain, open_socket, wait_receive
 from workers.instance import Instance
+from workers.log_lines import Speaker
 from workers.memory import SharedMemory
 from workers.messages import (
     Assign,
@@ -167,7 +168,7 @@ def _run(spec: WorkerSpec, commands: BinaryIO, status: Status) -> None:
 
 def main() -> None:
     """Entry point of a worker process."""
-    run_role(lambda spec: f"ensembled worker {spec.device.name}", WorkerSpec, _run)
+    run_role(lambda spec: Speaker("worker", spec.device.name), WorkerSpec, _run)
 
 
 if __name__ == "__main__":

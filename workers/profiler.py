@@ -27,6 +27,7 @@ from workers.backends.base import one_line
 from workers.bootstrap import Status, run_role
 from workers.gauges import gauge_of
 from workers.instance import Instance
+from workers.log_lines import Speaker
 from workers.memory import SharedMemory
 from workers.predictor import settle
 from workers.profiler_messages import (
@@ -178,7 +179,7 @@ def main() -> None:
         for line in iter(commands.readline, b""):
             reply(profiler.measure(msgspec.json.decode(line, type=Measure)))
 
-    run_role(lambda spec: f"ensembled profiler {spec.instance.source.member}", ProfilerSpec, run)
+    run_role(lambda spec: Speaker("profiler", spec.instance.source.member), ProfilerSpec, run)
 
 
 if __name__ == "__main__":

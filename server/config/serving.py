@@ -41,6 +41,8 @@ class ServerConfig(Section):
     """Grace period for the requests in flight when the server is told to stop."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
+    log_format: Literal["human", "json"] = "human"
+    """Whether a line of the log is for people or one JSON object."""
 
     @field_validator("log_level", mode="before")
     @classmethod

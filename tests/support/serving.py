@@ -290,6 +290,7 @@ def running(
     *,
     arguments: tuple[str, ...] = (),
     ready: bool = True,
+    redirect: str = "",
     **environment: str,
 ) -> Iterator[Server]:
     """A server, and the check that it leaves nothing behind.
@@ -299,6 +300,7 @@ def running(
         directory: where files of this server go.
         arguments: more of the command line.
         ready: whether to wait until it takes traffic.
+        redirect: the shell's words for where its standard streams go instead.
         environment: more variables.
     """
     if isinstance(config, dict):
@@ -313,6 +315,8 @@ def running(
     before = set(os.listdir("/dev/shm"))
     console_script = str(Path(sys.executable).with_name("ensembled"))
     command = [console_script, "serve", str(config), "--http-port", "0", "--grpc-port", "0"]
+    if redirect:
+        command = ["sh", "-c", f'exec "$0" "$@" {redirect}', *command]
     root = str(Path(__file__).parents[2])
     server = Server(
         [*command, *arguments],
