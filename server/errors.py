@@ -132,7 +132,7 @@ class UnknownModel(RequestError):
     outcome = "unknown_model"
 
     def __init__(self, model: str, version: str = "") -> None:
-        asked = f"'{model}' version {version}" if version else f"'{model}'"
+        asked = f"{model!r} version {repr(version)[1:-1]}" if version else repr(model)
         super().__init__(f"Request for unknown model: {asked} is not found")
         self.model = model
 

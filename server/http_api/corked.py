@@ -35,8 +35,13 @@ class CorkedTransport:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
-        """Hold `data` back until the next write, or send it with what was held back."""
-        if self._held is None:
+        """Hold `data` back until the next write, or send it with what was held back.
+
+        To a client that has gone nothing is sent; uvicorn learns of it a moment later.
+        """
+        if self.is_closing():
+            self._held = None
+        elif self._held is None:
             self._held = data
             self._loop.call_soon(self._flush)
         else:
@@ -50,7 +55,7 @@ class CorkedTransport:
 
     def _flush(self) -> None:
         held, self._held = self._held, None
-        if held is not None:
+        if held is not None and not self.is_closing():
             self._transport.write(held)
 
 

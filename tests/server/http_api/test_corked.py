@@ -23,7 +23,7 @@ class Sink:
         return self.closed
 
     def get_extra_info(self, name):
-        return name
+        return self if name == "transport" else name
 
 
 def corked(scenario):
@@ -69,6 +69,16 @@ def test_closing_sends_what_is_held_back_first():
         assert transport.is_closing()
 
     assert corked(hang_up) == ([b"sorry"], [b"sorry"], True)
+
+
+def test_nothing_is_sent_to_a_client_that_has_gone():
+    def lose(transport):
+        transport.write(b"head")
+        transport.get_extra_info("transport").closed = True
+        transport.write(b"body")
+        transport.write(b"more")
+
+    assert corked(lose) == ([], [], True)
 
 
 def test_the_rest_is_the_transports_own():
