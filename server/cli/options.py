@@ -9,6 +9,9 @@ import typer
 
 __all__ = ["AsJson", "ConfigPath", "Debug"]
 
-ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")]
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", envvar="ENSEMBLED_CONFIG", help="The configuration, YAML."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

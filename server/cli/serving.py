@@ -1,7 +1,7 @@
-"""`ensembled serve` and `ensembled check`: what becomes of a configuration.
+"""`ensembled serve`, `check` and `health`: what becomes of a configuration.
 
-Runs in the process that becomes the supervisor. It only reads the configuration and hands it to
-`server.launch`, which is imported when a command runs, so that `--help` answers at once.
+`serve` runs in the process that becomes the supervisor. The commands only read the configuration
+and hand it on; what does the work is imported when they run, so that `--help` answers at once.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from server.cli.application import app, errors_as_lines
 from server.cli.options import ConfigPath, Debug
 from server.errors import ConfigError
 
-__all__ = ["check", "serve"]
+__all__ = ["check", "health", "serve"]
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
 
@@ -59,3 +59,20 @@ def check(config: ConfigPath, debug: Debug = False) -> None:
         import server.launch  # noqa: PLC0415
 
         typer.echo(server.launch.check(loaded))
+
+
+@app.command()
+def health(
+    config: ConfigPath,
+    *,
+    timeout: Annotated[
+        float, typer.Option(min=0.001, help="Seconds that connecting, and the answer, may take.")
+    ] = 5.0,
+    debug: Debug = False,
+) -> None:
+    """Ask the running server of a configuration whether it is ready: exit 0, else 1."""
+    with errors_as_lines(debug):
+        from server.commands.health import ask_ready  # noqa: PLC0415
+        from server.config import load_config  # noqa: PLC0415
+
+        typer.echo(ask_ready(load_config(config), timeout_s=timeout))
