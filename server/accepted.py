@@ -21,6 +21,7 @@ from workers.terms import Terms
 
 if TYPE_CHECKING:
     from server.inflight import Piece
+    from server.tracing import RequestTrace
 
 __all__ = ["Answer", "Bound", "Extras", "Request", "ServedModel", "StoredInput", "Wish"]
 
@@ -172,6 +173,7 @@ class Request(msgspec.Struct, eq=False):
         short: whether an answer rests on fewer members than it should.
         saved: predictions, members times rows, that were not needed.
         started: when the last of its jobs was handed to a worker; before `accepted` if none was.
+        trace: its trace, if it is traced.
     """
 
     model: ServedModel
@@ -196,6 +198,7 @@ class Request(msgspec.Struct, eq=False):
     values: bytes | bytearray = b""
     close_reason: RequestError | None = None
     error: RequestError | None = None
+    trace: RequestTrace | None = None
 
     @property
     def is_over(self) -> bool:

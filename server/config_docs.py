@@ -23,6 +23,7 @@ from server.config import (
     MemberConfig,
     PlacementConfig,
     ServerConfig,
+    TracingConfig,
 )
 
 __all__ = ["EXAMPLE", "main", "reference", "schema"]
@@ -40,6 +41,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`placement`", PlacementConfig),
     ("`server`", ServerConfig),
     ("`server.limits`", LimitsConfig),
+    ("`server.tracing`", TracingConfig),
 )
 
 EXAMPLE = """\

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import zmq
@@ -23,6 +24,9 @@ from workers.arena import Arena
 from workers.channels import WORKERS, Decoder, can_receive, open_socket
 from workers.messages import Assign, Finished, Hello, Job, Predictions, Ready, Reset, encode
 from workers.spec import InstanceSpec
+
+if TYPE_CHECKING:
+    from server.tracing import JobTraces
 
 __all__ = ["Fleet", "Worker"]
 
@@ -60,6 +64,7 @@ class Fleet:
         instances: by device, in the order the worker knows them.
         wake_combiner: called with rows that the combiner should look at.
         release: called with rows (arena, start, stop) that no job holds any longer.
+        traces: the traces of the requests in a job, if there is tracing.
     """
 
     def __init__(
@@ -71,11 +76,13 @@ class Fleet:
         instances: dict[str, tuple[InstanceSpec, ...]],
         wake_combiner: Callable[[tuple[Predictions, ...]], None],
         release: Callable[[int, int, int], None],
+        traces: JobTraces | None = None,
     ) -> None:
         self._epoch = epoch
         self._arenas = arenas
         self._wake_combiner = wake_combiner
         self._release = release
+        self._traces = traces
         self.router = open_socket(zmq.ROUTER, sockets, WORKERS, bind=True)
         self._decoder: Decoder[Hello | Ready] = Decoder(Hello | Ready)
         self._next_job = 1
@@ -168,7 +175,7 @@ class Fleet:
     def _send_jobs(self, worker: Worker, jobs: list[OpenJob]) -> None:
         message = Assign(
             self._epoch,
-            tuple(Job(job.id, job.placement.instance, tuple(job.ranges)) for job in jobs),
+            tuple(self._message(job) for job in jobs),
         )
         if self._send(worker, message):
             return
@@ -176,6 +183,10 @@ class Fleet:
         for job in reversed(jobs):
             worker.state.close(job.id, time.monotonic())
             job.placement.member.pending.put_back(job.ranges, job.since)
+
+    def _message(self, job: OpenJob) -> Job:
+        traces = () if self._traces is None else self._traces.packed(job)
+        return Job(job.id, job.placement.instance, tuple(job.ranges), traces)
 
     def _send(self, worker: Worker, message: Assign | Reset) -> bool:
         try:
@@ -268,6 +279,8 @@ class Fleet:
         now = time.monotonic()
         jobs = [job for id in list(worker.state.jobs) if (job := worker.state.close(id, now))]
         for job in reversed(jobs):
+            if self._traces is not None:
+                self._traces.lost(job)
             self._take_back(job, blamed=job.id == executing)
         for job in jobs:
             self._close_job(job)

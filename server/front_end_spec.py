@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from server.accepted import ServedModel
-from workers.spec import InstanceSpec, MemorySpec, Preparation, TensorSpec
+from workers.spec import InstanceSpec, MemorySpec, Preparation, TensorSpec, TracingSpec
 
 __all__ = [
     "Command",
@@ -57,6 +57,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
         instances: what each device's worker holds.
         http_fd: the listening socket, inherited.
         grpc_address: where to listen for gRPC; the supervisor holds the port.
+        tracing: where spans go, if requests are traced.
     """
 
     epoch: int
@@ -70,6 +71,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     max_request_bytes: int
     max_waiting_requests: int
     max_image_pixels: int
+    tracing: TracingSpec | None = None
 
 
 class WorkerStarted(msgspec.Struct, frozen=True, tag=True):

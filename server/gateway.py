@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -43,6 +44,9 @@ from workers.messages import (
 )
 from workers.spec import InstanceSpec, MemorySpec
 
+if TYPE_CHECKING:
+    from server.tracing import RequestTrace, Tracer
+
 __all__ = ["Gateway"]
 
 _TICK_S = 0.05
@@ -62,6 +66,7 @@ class Gateway:
         workers: the workers that may hold work of a former front-end, as (device, incarnation):
             nothing is claimed until each has said that it is idle, or was reaped.
         max_waiting: how many requests may wait for slots of an arena.
+        tracer: begins the traces of requests, if there is tracing.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Gateway:
         instances: dict[str, tuple[InstanceSpec, ...]],
         workers: Sequence[tuple[str, int]],
         max_waiting: int,
+        tracer: Tracer | None = None,
     ) -> None:
         self._epoch = epoch
         self._max_waiting = max_waiting
@@ -96,6 +102,7 @@ class Gateway:
             instances=instances,
             wake_combiner=self._wake_combiner,
             release=self._release,
+            traces=None if tracer is None else tracer.of_jobs(self._flights),
         )
         for name, incarnation in workers:
             self.fleet.started(name, incarnation)
@@ -144,6 +151,7 @@ class Gateway:
         *,
         arrived: float,
         on_slow: Callable[[Request], None] | None = None,
+        trace: RequestTrace | None = None,
     ) -> Request:
         """Accept a request; its `future` gives the answer.
 
@@ -153,6 +161,7 @@ class Gateway:
             arrived: when the request was there, on the monotonic clock: its deadline counts from
                 then, so that what it took to decode it counts as well.
             on_slow: called once with the request if its answer takes some ten milliseconds.
+            trace: of the request, if it is traced.
 
         Raises:
             InvalidRequest: if more members should answer than are asked.
@@ -171,6 +180,8 @@ class Gateway:
             now=time.monotonic(),
         )
         request.on_slow = on_slow
+        if trace is not None:
+            trace.accepted, request.trace = request.accepted, trace
         flight = self._flights[model.arena]
         if flight.waiting or not self._place(flight, request):
             if request.claimed == 0 and len(flight.waiting) >= self._max_waiting:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -20,6 +21,9 @@ from server.slots import SlotAllocator
 from workers.arena import Arena
 from workers.messages import Deferred, Ended
 from workers.terms import unpack
+
+if TYPE_CHECKING:
+    from server.tracing import RequestTrace
 
 __all__ = ["InFlight", "Piece"]
 
@@ -97,6 +101,12 @@ class InFlight:
                 self._started[slot] = now
             else:
                 self._started[slot : slot + stop - start] = [now] * (stop - start)
+
+    def traces(self, ranges: Sequence[Range]) -> list[RequestTrace]:
+        """The traces of the requests whose rows these are, each once."""
+        pieces = (piece for span in ranges for piece, _, _ in self._owned(*span))
+        found = dict.fromkeys(piece.request.trace for piece in pieces)
+        return [trace for trace in found if trace is not None]
 
     def _owned(self, start: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
         """The pieces that own rows of [start, stop), each with the adjacent rows that it owns.

@@ -18,6 +18,7 @@ from allocator.matrix import AllocationMatrix
 from server.composition.compose import Composition, compose
 from server.composition.members import know_members
 from server.composition.rules import know_rules
+from server.composition.tracing import know_tracing
 from server.config import Config
 from server.front_end_spec import FrontEndSpec
 from server.planning.allocation_file import read_allocation
@@ -39,6 +40,7 @@ from workers.spec import (
     CombinerSpec,
     DeviceSpec,
     MemorySpec,
+    TracingSpec,
     WorkerSpec,
 )
 
@@ -98,10 +100,12 @@ class _Plan:
         matrix: AllocationMatrix,
         composition: Composition,
         placement: Placement | None,
+        tracing: TracingSpec | None,
     ) -> None:
         self.devices = [device for device in devices if device.name in composition.instances]
         self.matrix = matrix
         self.composition = composition
+        self.tracing = tracing
         self._placement = placement
 
     def describe(self) -> list[str]:
@@ -127,6 +131,7 @@ class _Plan:
 
 
 def _plan(config: Config, *, profile_s: float) -> _Plan:
+    tracing = know_tracing(config)
     members = know_members(config)
     metas = know_rules(config, members)
     devices = find_devices(config)
@@ -147,7 +152,7 @@ def _plan(config: Config, *, profile_s: float) -> _Plan:
         offset=board_bytes(len(devices) + 2),
         metas=metas,
     )
-    return _Plan(devices, matrix, composition, placement)
+    return _Plan(devices, matrix, composition, placement, tracing)
 
 
 async def _supervise(
@@ -172,9 +177,17 @@ async def _supervise(
             max_request_bytes=int(config.server.max_request_bytes),
             max_waiting_requests=config.server.max_waiting_requests,
             max_image_pixels=config.server.max_image_pixels,
+            tracing=plan.tracing,
         ),
         workers=tuple(
-            WorkerSpec(device, 0, plan.composition.instances[device.name], memory, sockets)
+            WorkerSpec(
+                device,
+                0,
+                plan.composition.instances[device.name],
+                memory,
+                sockets,
+                plan.tracing,
+            )
             for device in plan.devices
         ),
         combiner=CombinerSpec(memory, sockets),

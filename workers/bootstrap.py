@@ -87,12 +87,18 @@ def run_role(
     os._exit(0)
 
 
-def end_with_supervisor(commands: BinaryIO) -> None:
-    """Exit as soon as stdin ends. For roles with nothing to put away and no commands to hear."""
+def end_with_supervisor(commands: BinaryIO, on_end: Callable[[], None] = lambda: None) -> None:
+    """Exit as soon as stdin ends. For roles with no commands to hear.
+
+    Args:
+        commands: stdin.
+        on_end: puts away what there is, from a thread of its own.
+    """
 
     def wait() -> None:
         while commands.read(4096):
             pass
+        on_end()
         flush()
         os._exit(0)
 

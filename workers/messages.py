@@ -31,11 +31,16 @@ __all__ = [
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
-    """One batch for one member: several ranges are gathered into it. Ids grow and never repeat."""
+    """One batch for one member: several ranges are gathered into it. Ids grow and never repeat.
+
+    Attributes:
+        traces: spans of the requests in it that are traced (see `workers.tracing`).
+    """
 
     id: int
     instance: int
     ranges: tuple[tuple[int, int], ...]
+    traces: tuple[bytes, ...] = ()
 
 
 class Assign(msgspec.Struct, frozen=True, array_like=True, tag=1):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import zmq
 
@@ -38,6 +38,9 @@ from workers.messages import (
 )
 from workers.spec import DeviceSpec, WorkerSpec
 
+if TYPE_CHECKING:
+    from workers.tracing import BatchSpans
+
 __all__ = ["main", "settle"]
 
 _HEARTBEAT_MS = 500
@@ -48,9 +51,14 @@ _NICE = 5
 
 
 class Worker:
-    """The process's loop."""
+    """The process's loop.
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    Args:
+        spec: all it knows.
+        spans: where it tells of batches with traced requests, if there is tracing.
+    """
+
+    def __init__(self, spec: WorkerSpec, spans: BatchSpans | None) -> None:
         device = spec.device
         memory = SharedMemory(spec.memory)
         self._board = memory.board(f"worker {device.name}")
@@ -81,6 +89,7 @@ class Worker:
         self._last_job = 0
         self._finished: list[Finished] = []
         self._predictions: list[Predictions] = []
+        self._spans = spans
 
     def run(self) -> None:
         """Serve until the supervisor lets go of the process."""
@@ -119,6 +128,9 @@ class Worker:
             flawless = error == ""
             self._finished.append(Finished(job.id, (now_ns - started_ns) / 1e9, flawless))
             self._note(job, error or "")
+            if job.traces and self._spans is not None:
+                about = self._instances[job.instance].spec
+                self._spans.record(job, about, started_ns, now_ns, error or "")
             if not self._jobs or now_ns - flushed_ns > _FLUSH_NS:
                 self._flush()
                 now_ns = flushed_ns = time.monotonic_ns()
@@ -159,9 +171,14 @@ def settle(device: DeviceSpec) -> None:
 
 
 def _run(spec: WorkerSpec, commands: BinaryIO, status: Status) -> None:
-    end_with_supervisor(commands)
     settle(spec.device)
-    worker = Worker(spec)
+    spans = None
+    if spec.tracing is not None:
+        from workers.tracing import BatchSpans  # noqa: PLC0415  (only where it is configured)
+
+        spans = BatchSpans(spec.tracing, spec.device.name)
+    end_with_supervisor(commands, (lambda: None) if spans is None else spans.close)
+    worker = Worker(spec, spans)
     status.send(Started())
     worker.run()
 

@@ -31,6 +31,7 @@ __all__ = [
     "Preparation",
     "Scaling",
     "TensorSpec",
+    "TracingSpec",
     "WorkerSpec",
     "datatype_of",
 ]
@@ -334,6 +335,20 @@ class MemorySpec(msgspec.Struct, frozen=True):
     arenas: tuple[ArenaSpec, ...]
 
 
+class TracingSpec(msgspec.Struct, frozen=True):
+    """Where spans go.
+
+    Attributes:
+        endpoint: URL that takes OTLP/HTTP.
+        service_name: what the spans say they are from.
+        sample: share of the requests without a parent that are traced, in [0, 1].
+    """
+
+    endpoint: str
+    service_name: str
+    sample: float
+
+
 class WorkerSpec(msgspec.Struct, frozen=True):
     """All a worker knows: its device, its instances, the arenas and where the sockets are."""
 
@@ -342,6 +357,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     instances: tuple[InstanceSpec, ...]
     memory: MemorySpec
     sockets: str
+    tracing: TracingSpec | None = None
 
 
 class CombinerSpec(msgspec.Struct, frozen=True):

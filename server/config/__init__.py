@@ -13,6 +13,7 @@ from server.config.members import (
     RecipeConfig,
     backend_for,
 )
+from server.config.observability import TracingConfig
 from server.config.placement import PlacementConfig
 from server.config.root import Config
 from server.config.serving import ServerConfig
@@ -30,6 +31,7 @@ __all__ = [
     "PlacementConfig",
     "RecipeConfig",
     "ServerConfig",
+    "TracingConfig",
     "backend_for",
     "load_config",
     "override_server",

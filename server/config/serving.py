@@ -12,6 +12,7 @@ from pydantic import ByteSize, Field, field_validator, model_validator
 
 from server.config.base import Bytes, Section
 from server.config.limits import LimitsConfig
+from server.config.observability import TracingConfig
 
 __all__ = ["ServerConfig"]
 
@@ -43,6 +44,8 @@ class ServerConfig(Section):
     """Least severity that is logged."""
     log_format: Literal["human", "json"] = "human"
     """Whether a line of the log is for people or one JSON object."""
+    tracing: TracingConfig | None = None
+    """Traces of requests, for OpenTelemetry; if absent, there are none."""
 
     @field_validator("log_level", mode="before")
     @classmethod
