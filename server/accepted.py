@@ -220,6 +220,12 @@ class Request(msgspec.Struct, eq=False):
             self.values = bytearray(self.rows * size)
         memoryview(self.values)[row * size : row * size + len(values)] = values
 
+    def give_up(self) -> None:
+        """Tell why it was closed; its rows stay in the arena until the combiner has ended them."""
+        assert self.close_reason is not None
+        if not self.future.done():
+            self.future.set_exception(self.close_reason)
+
     def resolve(self, now: float) -> None:
         """Give the terminal answer, and let go of what refers back to the request."""
         self.on_slow = self.pieces = None

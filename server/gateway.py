@@ -51,6 +51,8 @@ __all__ = ["Gateway"]
 
 _TICK_S = 0.05
 _SHORT_S = 0.001
+#: So long after a request's deadline, it is answered without the combiner: that may hang.
+_GRACE_S = 1.0
 _MESSAGES_AT_ONCE = 64
 _EVERYBODY = (1 << 64) - 1
 
@@ -199,6 +201,8 @@ class Gateway:
         self.close(
             request, DeadlineExceeded("the deadline has passed before a quorum had answered")
         )
+        if request in self._requests:
+            request.timer = self._loop.call_later(_GRACE_S, request.give_up)
 
     def close(self, request: Request, reason: RequestError) -> None:
         """Stop waiting for a request: its rows are answered if the quorum is there, else fail."""

@@ -202,6 +202,16 @@ def test_a_stopped_combiner_is_replaced_and_nothing_is_lost(serve):
     canary(server)
 
 
+def test_a_deadline_holds_while_the_combiner_hangs(serve):
+    server = serve(configuration(THREE))
+    stopped = server.kill("combiner", signal.SIGSTOP)
+    answer = server.predict("all", [[1, 2]], timeout=50_000)
+    assert answer.status == 504
+    assert title(stopped), "nobody has found the hang yet"
+    wait_for(lambda: not title(stopped), "the end of the stopped combiner")
+    canary(server)
+
+
 def test_a_row_that_hangs_its_worker(serve):
     """It is killed; with a quorum and a deadline the others answer, in the end it is given up."""
     members = {"a": fake(0), "b": fake(3), "h": fake(6, fail="hang", fail_value=POISON)}
