@@ -3,9 +3,11 @@
 # The first target that needs it makes a virtual environment in .venv (it takes a while). A stamp
 # file remembers that, so later runs start at once, until pyproject.toml or the list of weights
 # changes. Another Python: make PYTHON=python3.12 setup. Another ensemble: make serve CONFIG=...
+# More or fewer faults, or the same ones again: make chaos FAULTS=50 SEED=7
 
 PYTHON ?= python3
 CONFIG ?= configs/imagenet.yaml
+FAULTS ?= 200
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -14,7 +16,7 @@ COMPAT_INSTALLED := .venv-compat/.installed
 PROTO := server/grpc_api/open_inference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test compat check bench docs proto image-check clean
+.PHONY: help setup serve test compat chaos check bench docs proto image-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +43,9 @@ $(COMPAT_INSTALLED): tests/compat/requirements.txt
 	test -x $(COMPAT)/python || $(PYTHON) -m venv .venv-compat
 	$(COMPAT)/python -m pip install --no-compile -r tests/compat/requirements.txt
 	touch $@
+
+chaos: $(INSTALLED) ## torment a server with random faults under load, some ten minutes
+	$(BIN)/python -m benchmarks.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 check: $(INSTALLED) ## lint, formatting, types, import direction
 	$(BIN)/ruff check .

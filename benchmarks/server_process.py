@@ -44,17 +44,25 @@ class RunningServer:
     """A server that is ready.
 
     Attributes:
+        pid: of the supervisor.
         address: ``HOST:PORT`` of its HTTP interface.
         grpc: ``HOST:PORT`` of its gRPC interface.
     """
 
-    def __init__(self, pid: int, address: str, grpc: str) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], address: str, grpc: str) -> None:
+        self._process = process
+        self.pid = process.pid
         self.address = address
         self.grpc = grpc
-        self._parent = psutil.Process(pid)
+        self._parent = psutil.Process(process.pid)
 
     def _processes(self) -> list[psutil.Process]:
         return [self._parent, *self._parent.children(recursive=True)]
+
+    def stop(self) -> int:
+        """Tell it to stop; its exit status, which is not 0 if it had to be killed."""
+        _stop(self._process)
+        return self._process.returncode
 
     def cpu_s(self) -> float:
         """User and system time that all its processes have spent so far, in seconds."""
@@ -73,19 +81,22 @@ def _memory(process: psutil.Process) -> ProcessMemory:
 
 
 @contextlib.contextmanager
-def running_server(config: Path, **environment: str) -> Iterator[RunningServer]:
+def running_server(
+    config: Path, *, log_file: Path | None = None, **environment: str
+) -> Iterator[RunningServer]:
     """Serve a configuration for the length of a block.
 
     A `BenchmarkError` raised in the block comes out with what the server logged last.
 
     Args:
         config: its file.
+        log_file: where its log is kept, nowhere if not given.
         environment: more variables.
 
     Raises:
         BenchmarkError: if the server does not become ready.
     """
-    with tempfile.TemporaryFile() as log:
+    with tempfile.TemporaryFile() if log_file is None else log_file.open("w+b") as log:
         process = subprocess.Popen(
             [_command(), "serve", str(config), "--host", "127.0.0.1", *_ANY_PORTS],
             env={**os.environ, **environment},
@@ -93,11 +104,13 @@ def running_server(config: Path, **environment: str) -> Iterator[RunningServer]:
             stderr=log,
         )
         try:
-            yield RunningServer(process.pid, *_wait_ready(process))
+            yield RunningServer(process, *_wait_ready(process))
         except BenchmarkError as error:
             raise BenchmarkError(f"{error}; the server's log ends: {_last_lines(log)}") from error
         finally:
             _stop(process)
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def _command() -> str:
@@ -136,5 +149,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-    assert process.stdout is not None
-    process.stdout.close()

@@ -1,0 +1,176 @@
+"""What a campaign serves, and what is right: fake members, ensembles of every policy. Pure.
+
+A fake answers with its input plus a number of its own, so an answer tells whose rows it is made of
+and which members it rests on. Row 0 of a payload is its number, or the value that a member fails
+on.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["COLUMNS", "POISON", "Floats", "Model", "Scene", "mixed", "steady"]
+
+Floats = npt.NDArray[np.float32]
+
+COLUMNS = 4
+#: Members that fail do so on rows that begin with this.
+POISON = -1234.0
+_DEVICES = ("one", "two", "three")
+_BATCH = 8
+_SLOW_MS = 40.0
+_DEADLINE_S = 0.3
+
+
+@dataclass(frozen=True)
+class Model:
+    """A served ensemble and what its answers must be.
+
+    Attributes:
+        name: clients know it by that.
+        adds: by member, in the ensemble's order, what it adds to its input.
+        quorum: the fewest members of an answer.
+        deadline_s: of every request, 0 if there is none.
+        is_softmax: whether members answer with logits, so that the answer is probabilities.
+        fails: the members that may fail on poison.
+    """
+
+    name: str
+    adds: dict[str, float]
+    quorum: int
+    deadline_s: float = 0.0
+    is_softmax: bool = False
+    fails: tuple[str, ...] = ()
+
+    def answer(self, x: Floats, members: tuple[str, ...]) -> Floats:
+        """What the answer to `x` that rests on these members must be, [rows, COLUMNS]."""
+        if self.is_softmax:
+            odds = np.exp(x - x.max(axis=1, keepdims=True))
+            return np.asarray(odds / odds.sum(axis=1, keepdims=True), np.float32)
+        return x + np.float32(math.fsum(self.adds[name] for name in members) / len(members))
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A configuration, its placement, and the models that are asked.
+
+    Attributes:
+        config: of the server, but for ports.
+        allocation: the content of its allocation file.
+        models: that healthy requests go to, by name.
+        poisoned: that poisonous rows go to, by the kind of failure.
+    """
+
+    config: dict[str, Any]
+    allocation: dict[str, Any]
+    models: dict[str, Model]
+    poisoned: dict[str, Model]
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the devices, each of which has a worker."""
+        return tuple(device["name"] for device in self.config["devices"])
+
+
+def _fake(add: float, **options: Any) -> dict[str, Any]:
+    fake = {"inputs": {"x": [COLUMNS]}, "outputs": COLUMNS, "add": add, **options}
+    return {"model": "fake", "fake": fake}
+
+
+def _devices() -> list[dict[str, Any]]:
+    cores = sorted(os.sched_getaffinity(0))
+    return [
+        {"name": name, "part_of": "cpu", "cores": [cores[i % len(cores)]]}
+        for i, name in enumerate(_DEVICES)
+    ]
+
+
+def _allocation(members: dict[str, Any], only: dict[str, tuple[str, ...]]) -> dict[str, Any]:
+    """Every member on every device, but for those that are named in `only`."""
+    return {
+        "members": list(members),
+        "devices": list(_DEVICES),
+        "matrix": [
+            [_BATCH if device in only.get(name, _DEVICES) else 0 for name in members]
+            for device in _DEVICES
+        ],
+    }
+
+
+def _server(**settings: Any) -> dict[str, Any]:
+    return {"arena_bytes": 256 << 10, "drain_s": 20.0, "log_level": "info", **settings}
+
+
+def mixed() -> Scene:
+    """Ensembles that are strict, have a quorum, a cascade, a deadline; and those that fail."""
+    adds = {"a": 0.0, "b": 3.0, "c": 6.0, "slow": 9.0}
+    members = {name: _fake(add, sleep_ms=2.0) for name, add in adds.items()}
+    members["slow"]["fake"]["sleep_ms"] = _SLOW_MS
+    logits = {f"logits-{i}": {**_fake(0.0, sleep_ms=2.0), "output": "logits"} for i in range(3)}
+    bad = {f"{fail}s": fail for fail in ("exit", "hang", "raise", "nan", "alloc")}
+    failing = {name: _fake(30.0, fail=fail, fail_value=POISON) for name, fail in bad.items()}
+    members |= logits | failing
+    three = {name: adds[name] for name in "abc"}
+    cascade = dict.fromkeys(logits, 0.0)
+    models = [
+        Model("strict", three, quorum=3),
+        Model("quorum", adds, quorum=2),
+        Model("deadline", {"a": 0.0, "slow": 9.0}, quorum=1, deadline_s=_DEADLINE_S),
+        Model("cascade", cascade, quorum=3, is_softmax=True),
+    ]
+    # One that hangs is waited for until the deadline only: its worker dies once, not five times.
+    poisoned = {
+        fail: Model(
+            f"with-{name}",
+            {"a": 0.0, name: 30.0},
+            quorum=1 if fail in {"hang", "alloc"} else 2,
+            deadline_s=_DEADLINE_S if fail == "hang" else 0.0,
+            fails=(name,),
+        )
+        for name, fail in bad.items()
+    }
+    ensembles: dict[str, dict[str, Any]] = {
+        model.name: {
+            "members": list(model.adds),
+            "quorum": model.quorum,
+            "deadline_ms": model.deadline_s * 1e3,
+        }
+        for model in (*models, *poisoned.values())
+    }
+    ensembles["cascade"] |= {"cascade": [[name] for name in logits], "confidence": [0.6, 0.7]}
+    only = {"slow": ("one",), "hangs": ("two",), "exits": ("two", "three")}
+    return Scene(
+        config={
+            "members": members,
+            "ensembles": ensembles,
+            "devices": _devices(),
+            "server": _server(max_waiting_requests=24),
+        },
+        allocation=_allocation(members, only),
+        models={model.name: model for model in models},
+        poisoned=poisoned,
+    )
+
+
+def steady(*, sleep_ms: float = 20.0) -> Scene:
+    """One strict ensemble whose members sleep, so that they and not the machine are the limit."""
+    adds = {"a": 0.0, "b": 3.0, "c": 6.0}
+    members = {name: _fake(add, sleep_ms=sleep_ms) for name, add in adds.items()}
+    model = Model("strict", adds, quorum=len(adds))
+    return Scene(
+        config={
+            "members": members,
+            "ensembles": {model.name: {"members": list(adds)}},
+            "devices": _devices(),
+            "server": _server(),
+        },
+        allocation=_allocation(members, {}),
+        models={model.name: model},
+        poisoned={},
+    )
