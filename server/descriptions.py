@@ -22,6 +22,8 @@ __all__ = [
 
 MODEL_VERSION = "1"
 _PLATFORM = "ensembled"
+#: Read once: it is in a file, and there may be no descriptor for it later.
+_VERSION = version("ensembled")
 _EXTENSIONS = [
     "binary_tensor_data",
     "classification",
@@ -35,7 +37,7 @@ def server_metadata() -> dict[str, Any]:
     """The server's name, version and protocol extensions."""
     return {
         "name": "ensembled",
-        "version": version("ensembled"),
+        "version": _VERSION,
         "extensions": _EXTENSIONS,
     }
 

@@ -17,6 +17,7 @@ import msgspec
 import uvicorn
 import uvloop
 
+from server.descriptors import connection_room, raise_descriptor_limit
 from server.front_end_spec import (
     Command,
     Drain,
@@ -28,7 +29,7 @@ from server.front_end_spec import (
 from server.gateway import Gateway
 from server.grpc_api.server import GrpcServer
 from server.http_api.api import Application, make_api
-from server.http_api.corked import CorkedProtocol
+from server.http_api.connections import Connections
 from server.http_api.infer_route import InferRoute
 from server.inference import Inference
 from workers.bootstrap import Started, Status, run_role
@@ -36,7 +37,6 @@ from workers.log_lines import Speaker
 
 __all__ = ["main"]
 
-_KEEP_ALIVE_S = 75
 _MAX_DECODERS = 4
 _GC_THRESHOLD = 50_000
 
@@ -90,10 +90,12 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
     inference = Inference(spec, gateway, threads)
     infer = InferRoute(inference, threads, max_request_bytes=spec.max_request_bytes)
+    descriptors = raise_descriptor_limit()
+    connections = Connections(spec.limits, spec.limits.connections or connection_room(descriptors))
     server = uvicorn.Server(
         uvicorn.Config(
             Application(infer, make_api(inference, infer, threads)),
-            http=CorkedProtocol,
+            http=connections.make,  # type: ignore[arg-type]
             interface="asgi3",
             ws="none",
             date_header=False,
@@ -102,7 +104,6 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=_KEEP_ALIVE_S,
         )
     )
     grpc = GrpcServer(
@@ -110,6 +111,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     )
     await grpc.start()
     serving = asyncio.create_task(server.serve([socket.socket(fileno=spec.http_fd)]))
+    sweeping = asyncio.create_task(connections.sweep(server.server_state))
     opened = asyncio.create_task(gateway.wait_open())
     draining = asyncio.create_task(on_drain.wait())
     await asyncio.wait({serving, opened, draining}, return_when=asyncio.FIRST_COMPLETED)
@@ -123,6 +125,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
         await gateway.drain()
         server.should_exit = True
     await asyncio.gather(serving, grpc.stop())
+    sweeping.cancel()
 
 
 def _run(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:

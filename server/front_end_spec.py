@@ -11,6 +11,7 @@ from server.accepted import ServedModel
 from workers.spec import InstanceSpec, MemorySpec, Preparation, TensorSpec, TracingSpec
 
 __all__ = [
+    "ClientLimits",
     "Command",
     "Drain",
     "FrontEndSpec",
@@ -48,6 +49,21 @@ class ModelSpec(msgspec.Struct, frozen=True):
         return bool(self.preparations)
 
 
+class ClientLimits(msgspec.Struct, frozen=True):
+    """What clients may take; see `server.config.limits`.
+
+    Attributes:
+        connections: over HTTP at once, None for what the file descriptors allow.
+    """
+
+    header_s: float = 10.0
+    header_bytes: int = 64 << 10
+    body_s: float = 60.0
+    idle_s: float = 75.0
+    write_s: float = 30.0
+    connections: int | None = None
+
+
 class FrontEndSpec(msgspec.Struct, frozen=True):
     """All a front-end knows.
 
@@ -71,6 +87,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     max_request_bytes: int
     max_waiting_requests: int
     max_image_pixels: int
+    limits: ClientLimits
     tracing: TracingSpec | None = None
 
 

@@ -20,7 +20,8 @@ from server.composition.members import know_members
 from server.composition.rules import know_rules
 from server.composition.tracing import know_tracing
 from server.config import Config
-from server.front_end_spec import FrontEndSpec
+from server.config.limits import LimitsConfig
+from server.front_end_spec import ClientLimits, FrontEndSpec
 from server.planning.allocation_file import read_allocation
 from server.planning.placement import (
     Placement,
@@ -29,7 +30,7 @@ from server.planning.placement import (
     place,
 )
 from server.planning.report import summary
-from server.ports import bind_port, hold_port, spoken_address
+from server.ports import bind_port, hold_port, notice_absence, spoken_address
 from server.profiling.progress import progress_on_stderr
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
@@ -155,9 +156,21 @@ def _plan(config: Config, *, profile_s: float) -> _Plan:
     return _Plan(devices, matrix, composition, placement, tracing)
 
 
+def _client_limits(limits: LimitsConfig) -> ClientLimits:
+    return ClientLimits(
+        header_s=limits.header_s,
+        header_bytes=int(limits.header_bytes),
+        body_s=limits.body_s,
+        idle_s=limits.idle_s,
+        write_s=limits.write_s,
+        connections=limits.connections,
+    )
+
+
 async def _supervise(
     config: Config, plan: _Plan, sockets: str, http: socket.socket, grpc: socket.socket
 ) -> None:
+    notice_absence(http)
     http.listen(_BACKLOG)
     arenas = plan.composition.arenas
     processes = ("front-end", "combiner", *(f"worker {device.name}" for device in plan.devices))
@@ -177,6 +190,7 @@ async def _supervise(
             max_request_bytes=int(config.server.max_request_bytes),
             max_waiting_requests=config.server.max_waiting_requests,
             max_image_pixels=config.server.max_image_pixels,
+            limits=_client_limits(config.server.limits),
             tracing=plan.tracing,
         ),
         workers=tuple(

@@ -11,7 +11,10 @@ import socket
 
 from server.errors import StartError
 
-__all__ = ["bind_port", "hold_port", "spoken_address"]
+__all__ = ["bind_port", "hold_port", "notice_absence", "spoken_address"]
+
+#: After a minute of silence, three questions that nobody answers.
+_PROBES = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 
 
 def bind_port(host: str, port: int) -> socket.socket:
@@ -34,6 +37,16 @@ def bind_port(host: str, port: int) -> socket.socket:
         bound.close()
         raise _refusal(host, port, error) from None
     return bound
+
+
+def notice_absence(listening: socket.socket) -> None:
+    """Have the kernel end connections whose clients have vanished without a word.
+
+    Connections inherit it from the socket that accepts them.
+    """
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _PROBES.items():
+        listening.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def hold_port(host: str, port: int) -> socket.socket:

@@ -20,6 +20,19 @@ class LimitsConfig(Section):
     """A request that would have to wait longer than that for its answer, to judge by what waits
     and how fast it goes, is refused at once (429); its own deadline counts as well if it is
     earlier."""
+    header_s: float = Field(default=10.0, gt=0)
+    """Time for a request's headers to come, from their first byte (408, over HTTP only)."""
+    header_bytes: Bytes = Field(default=ByteSize(64 << 10), ge=1024)
+    """Largest headers of a request (431), and metadata of a call over gRPC."""
+    body_s: float = Field(default=60.0, gt=0)
+    """Time for a request's body, or a call's message, to come (408)."""
+    idle_s: float = Field(default=75.0, gt=0)
+    """A connection on which no request comes or is answered for so long is closed."""
+    write_s: float = Field(default=30.0, gt=0)
+    """Time for an answer to be taken by its client; then its connection is closed."""
+    connections: int | None = Field(default=None, ge=1)
+    """How many HTTP connections may be open, others are refused (503); if absent, three quarters
+    of the file descriptors that the operating system allows, 65536 at most."""
     waiting_bytes: Bytes = ByteSize(512 << 20)
     """Memory for bodies that are being received, and for requests that wait for space in the
     arena; beyond that, others are refused (429)."""

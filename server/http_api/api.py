@@ -72,23 +72,23 @@ def make_api(inference: Inference, infer: InferRoute, threads: Executor) -> Fast
 
 
 def _add_error_handlers(api: FastAPI) -> None:
-    def known(_: Request, error: Exception) -> Response:
+    async def known(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
         answer = error_answer(error)
         headers = {name.decode(): value.decode() for name, value in answer.headers}
         return Response(answer.body, answer.status, headers)
 
-    def http(request: Request, error: Exception) -> Response:
+    async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         text = f"{error.detail}: {request.method} {request.url.path}"
         return JSONResponse({"error": text}, error.status_code, error.headers)
 
-    def invalid(_: Request, error: Exception) -> Response:
+    async def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
         text = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
         return JSONResponse({"error": text}, 400)
 
-    def unexpected(_: Request, error: Exception) -> Response:
+    async def unexpected(_: Request, error: Exception) -> Response:
         _log.error("a request failed", exc_info=error)
         return JSONResponse({"error": "internal error, see the server's log"}, 500)
 

@@ -1,8 +1,9 @@
-"""uvicorn's HTTP protocol, except that a response's head and body leave in one system call.
+"""A transport by which a response's head and body leave in one system call.
 
-Runs in the front-end. uvicorn writes the head of a response as soon as it has it, and the body
-right after; on a busy machine each of the two writes wakes the client and costs more than parsing
-the request. Here a write waits for the next one, or for the event loop to come round.
+Runs in the front-end, under every HTTP connection. uvicorn writes the head of a response as soon as
+it has it, and the body right after; on a busy machine each of the two writes wakes the client and
+costs more than parsing the request. Here a write waits for the next one, or for the event loop to
+come round.
 """
 
 from __future__ import annotations
@@ -10,10 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
-__all__ = ["CorkedProtocol", "CorkedTransport"]
+__all__ = ["CorkedTransport"]
 
 
 class CorkedTransport:
@@ -57,20 +55,3 @@ class CorkedTransport:
         held, self._held = self._held, None
         if held is not None and not self.is_closing():
             self._transport.write(held)
-
-
-class CorkedProtocol(HttpToolsProtocol):
-    """A connection whose responses are corked."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin with a corked transport."""
-        super().connection_made(CorkedTransport(transport, self.loop))  # type: ignore[arg-type]
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, in the protocol's shape."""
-        body = orjson.dumps({"error": msg})
-        self.transport.write(
-            b"HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\n"
-            b"content-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body)
-        )
-        self.transport.close()

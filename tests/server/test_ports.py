@@ -3,7 +3,7 @@ import socket
 import pytest
 
 from server.errors import StartError
-from server.ports import bind_port, hold_port, spoken_address
+from server.ports import bind_port, hold_port, notice_absence, spoken_address
 
 
 def listen_beside(held):
@@ -80,3 +80,13 @@ def test_hosts_that_are_none_of_ours():
     for host in ("192.0.2.1", "no.such.host.invalid"):
         with pytest.raises(StartError, match=f"can't listen on {host}:1: "):
             hold_port(host, 1)
+
+
+def test_connections_ask_whether_their_clients_are_still_there(host):
+    with bind_port(host, 0) as bound:
+        notice_absence(bound)
+        bound.listen()
+        with socket.create_connection((host, port_of(bound))), bound.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+            asks = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+            assert [accepted.getsockopt(socket.IPPROTO_TCP, ask) for ask in asks] == [60, 10, 3]

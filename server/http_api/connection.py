@@ -1,0 +1,180 @@
+"""A client's HTTP connection: uvicorn's protocol, with an eye on what the client takes.
+
+Runs in the front-end. Bytes of a client flow in, ASGI calls come of them, and answers flow out,
+head and body in one system call. No request has a timer: `Connections` looks at every connection
+once in a while, and one that is still where it was for too long is ended. What is wrong below the
+requests (no HTTP, endless headers, no end in time) is answered here, in the protocol's shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from httptools import HttpParserError
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from server.http_api.corked import CorkedTransport
+
+if TYPE_CHECKING:
+    from server.http_api.connections import Connections
+
+__all__ = ["Connection", "Waits"]
+
+
+class Waits(enum.Enum):
+    """What a connection waits for; but for the server, it may be too long."""
+
+    IDLE = "idle"
+    HEADER = "header"
+    BODY = "body"
+    READER = "write"
+    SERVER = "server"
+
+
+_SLOW = {
+    Waits.HEADER: "the request's headers did not come within {} s",
+    Waits.BODY: "the request's body did not come within {} s",
+}
+#: Around a header's name and value.
+_HEADER_FRAME_BYTES = 4
+
+
+class Connection(HttpToolsProtocol):
+    """One connection.
+
+    Args:
+        connections: all of them, and their limits.
+        options: uvicorn's.
+    """
+
+    def __init__(self, *, connections: Connections, **options: Any) -> None:
+        super().__init__(**options)
+        self._all = connections
+        self._limits = connections.limits
+        self._answered = 0
+        #: Upper bound of the bytes that are no body since the last that were.
+        self._frame_bytes = 0
+        self._last = (Waits.IDLE, 0)
+        self._since = connections.now
+
+    # -- what the transport and the parser say ------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin with a corked transport, or refuse a connection that is one too many."""
+        corked: Any = CorkedTransport(transport, self.loop)
+        if len(self.connections) < self._all.most:
+            super().connection_made(corked)
+            return
+        self.transport = corked
+        self._all.count("connections")
+        self._refuse(503, "too many connections are open", b"retry-after: 1\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; without an end of headers, or of what frames a body, it is too much."""
+        self._frame_bytes += len(data)
+        super().data_received(data)
+        cycle = self.cycle
+        if cycle is not None and cycle.scope is self.scope and not cycle.more_body:
+            self._frame_bytes = 0
+        elif self._frame_bytes > self._limits.header_bytes and not self.transport.is_closing():
+            self._refuse_headers()
+
+    def on_headers_complete(self) -> None:
+        """Begin a request, unless its headers, which came at once, are too many."""
+        if self._frame_bytes > self._limits.header_bytes:
+            # The body that came with them is not theirs.
+            frames = len(self.headers) * _HEADER_FRAME_BYTES
+            texts = sum(len(name) + len(value) for name, value in self.headers)
+            if len(self.url) + texts + frames > self._limits.header_bytes:
+                self._refuse_headers()
+                raise HttpParserError("too many headers")
+            self._frame_bytes = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._frame_bytes = 0
+        super().on_body(body)
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, if it is there already."""
+        self._answered += 1
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP."""
+        if not self.transport.is_closing():
+            self._refuse(400, msg)
+
+    # -- time ---------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """End the connection if it has waited for the same thing for too long.
+
+        Args:
+            now: on the monotonic clock.
+        """
+        waits = self._waits()
+        state = (waits, self._answered)
+        if state != self._last:
+            self._last, self._since = state, now
+            return
+        limit_s = self._all.limit_s[waits]
+        if now - self._since < limit_s:
+            return
+        self._all.count(waits.value)
+        text = _SLOW.get(waits)
+        if waits is Waits.READER:
+            self.transport.abort()  # what it does not read is let go of
+        elif text is None or (self.cycle is not None and waits is Waits.BODY and self._has_begun):
+            self.transport.close()
+        else:
+            self._refuse(408, text.format(f"{limit_s:g}"))
+
+    def _waits(self) -> Waits:
+        cycle = self.cycle
+        if self.transport.get_write_buffer_size() or self.transport.is_closing():
+            return Waits.READER
+        is_new = cycle is None or cycle.scope is not self.scope
+        if cycle is not None and not cycle.response_complete:
+            receives = cycle.more_body and not is_new and not self.pipeline
+            return Waits.BODY if receives else Waits.SERVER
+        if is_new:
+            return Waits.IDLE if self.scope is None else Waits.HEADER
+        return Waits.BODY if cycle.more_body else Waits.IDLE
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether the answer has."""
+        return self.cycle.response_started
+
+    # -- refusals -----------------------------------------------------------------------------
+
+    def _refuse_headers(self) -> None:
+        self._all.count("header_bytes")
+        limit = self._limits.header_bytes
+        self._refuse(431, f"the request's headers are larger than the limit of {limit} bytes")
+
+    def _refuse(self, status: int, message: str, more: bytes = b"") -> None:
+        """Answer in the place of the application, which is told that the client has gone."""
+        body = orjson.dumps({"error": message})
+        for name, value in self.server_state.default_headers:
+            more += name + b": " + value + b"\r\n"
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"%bconnection: close\r\n\r\n%b"
+            % (status, HTTPStatus(status).phrase.encode(), len(body), more, body)
+        )
+        self.transport.close()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()

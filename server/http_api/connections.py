@@ -1,0 +1,87 @@
+"""All HTTP connections: how many there may be, and how long each may wait for its client.
+
+Runs in the front-end. A sweep goes over the connections a few times in each of their limits, at
+most once a second, some hundred at a time: requests need no timers of their own, and a crowd of
+connections delays none of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from server.front_end_spec import ClientLimits
+from server.http_api.connection import Connection, Waits
+
+if TYPE_CHECKING:
+    from uvicorn.server import ServerState
+
+__all__ = ["Connections"]
+
+_log = logging.getLogger(__name__)
+_LONGEST_PAUSE_S = 1.0
+_LOOKS = 4
+_AT_ONCE = 256
+
+
+class Connections:
+    """The limits of connections, and who looks after them.
+
+    Args:
+        limits: of each.
+        most: how many there may be.
+
+    Attributes:
+        limit_s: how long a connection may wait, by what it waits for.
+        now: when the last sweep was, on the monotonic clock.
+        ended: how many connections were refused or ended, by which limit.
+    """
+
+    def __init__(self, limits: ClientLimits, most: int) -> None:
+        self.limits = limits
+        self.most = most
+        self.limit_s = {
+            Waits.IDLE: limits.idle_s,
+            Waits.HEADER: limits.header_s,
+            Waits.BODY: limits.body_s,
+            Waits.READER: limits.write_s,
+            Waits.SERVER: float("inf"),
+        }
+        self.now = time.monotonic()
+        self.ended: Counter[str] = Counter()
+        self._open: set[Any] = set()
+
+    def make(self, **options: Any) -> Connection:
+        """A connection of uvicorn's server, for which these are its options."""
+        return Connection(connections=self, **options)
+
+    def count(self, limit: str) -> None:
+        """Note that a limit has ended a connection, or refused it."""
+        self.ended[limit] += 1
+
+    def statistics(self) -> dict[str, int]:
+        """How many connections are open, and how many each limit has ended."""
+        return {"open": len(self._open), **self.ended}
+
+    async def sweep(self, state: ServerState) -> None:
+        """Look after uvicorn's connections for ever."""
+        self._open = state.connections
+        pause_s = min(_LONGEST_PAUSE_S, min(self.limit_s.values()) / _LOOKS)
+        while True:
+            await asyncio.sleep(pause_s)
+            connections = iter(list(self._open))
+            while crowd := list(islice(connections, _AT_ONCE)):
+                self.now = time.monotonic()
+                for connection in crowd:
+                    self._look(connection)
+                await asyncio.sleep(0)
+
+    def _look(self, connection: Any) -> None:
+        try:
+            connection.look(self.now)
+        except Exception:  # the others are looked after all the same
+            _log.exception("looking after a connection failed")

@@ -1,0 +1,431 @@
+"""Clients that are slow, greedy, silent or rude, against a running server with small limits."""
+
+import contextlib
+import json
+import resource
+import select
+import socket
+import struct
+
+import numpy as np
+import pytest
+from serving import configuration, fake, running, wait_for
+
+pytestmark = pytest.mark.process
+
+MIB = 1 << 20
+COLUMNS = 784
+INFER = "/v2/models/all/infer"
+DEADLINE_S = 30
+HEADER_BYTES = 16 << 10
+LIMITS = {
+    "header_s": 0.3,
+    "header_bytes": HEADER_BYTES,
+    "body_s": 0.6,
+    "idle_s": 1.5,
+    "write_s": 0.6,
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    config = configuration(
+        {"a": fake(0, inputs=COLUMNS, outputs=COLUMNS)},
+        arena_bytes="64MiB",
+        limits=LIMITS,
+    )
+    with running(config, tmp_path_factory.mktemp("connections")) as server:
+        yield server
+        assert "Traceback" not in server.stderr
+
+
+@pytest.fixture(autouse=True)
+def recovery(request):
+    """After every test with a server: a canary is answered, and no descriptor has stayed."""
+    if "server" not in request.fixturenames:
+        yield
+        return
+    server = request.getfixturevalue("server")
+    check_canary(server)
+    front_end = server.child("front-end")
+    wait_for(lambda: not connections_of(front_end), "that nobody is connected")
+    before = front_end.num_fds()
+    yield
+    check_canary(server)
+    wait_for(lambda: front_end.num_fds() <= before, "that all descriptors are closed")
+
+
+def connections_of(process):
+    return [one for one in process.net_connections("tcp") if one.status != "LISTEN"]
+
+
+# -- requests by hand -----------------------------------------------------------------------------
+
+
+def head(length, *headers):
+    framing = f"Content-Length: {length}" if length is not None else "Transfer-Encoding: chunked"
+    return "\r\n".join([f"POST {INFER} HTTP/1.1", "Host: t", framing, *headers, "", ""]).encode()
+
+
+def binary_body(x):
+    tensor = {
+        "name": "x",
+        "shape": x.shape,
+        "datatype": "FP32",
+        "parameters": {"binary_data_size": x.nbytes},
+    }
+    document = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    header = json.dumps(document).encode()
+    return header + x.tobytes(), f"Inference-Header-Content-Length: {len(header)}"
+
+
+def binary_request(x):
+    body, length = binary_body(x)
+    return head(len(body), length) + body
+
+
+def rows(count, seed=0):
+    return np.random.default_rng(seed).random((count, COLUMNS), np.float32)
+
+
+@contextlib.contextmanager
+def connected(server, receive_bytes=None):
+    with socket.socket() as connection:
+        connection.settimeout(DEADLINE_S)
+        if receive_bytes is not None:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        connection.connect((server.host, server.port))
+        yield connection
+
+
+def reset(connection):
+    """Close a connection so that the other side is told that it was reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def read_all(connection):
+    """What comes until the server closes the connection."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := connection.recv(1 << 16):
+            received += chunk
+    return received
+
+
+def check_refused(received, status):
+    first, _, body = received.partition(b"\r\n\r\n")
+    assert first.startswith(b"HTTP/1.1 %d " % status), received[:200]
+    assert b"connection: close" in first
+    assert set(json.loads(body)) == {"error"}
+    return json.loads(body)["error"]
+
+
+def check_canary(server):
+    x = rows(1, seed=7)
+    with connected(server) as connection:
+        connection.sendall(binary_request(x))
+        answer = b""
+        while not answer.endswith(x.tobytes()):
+            chunk = connection.recv(1 << 16)
+            assert chunk, answer[:200]
+            answer += chunk
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+def send_while_taken(connection, pieces):
+    """Send without pause until the server closes or has answered; how many bytes went."""
+    sent = 0
+    with contextlib.suppress(ConnectionError):
+        for piece in pieces:
+            connection.sendall(piece)
+            sent += len(piece)
+            if select.select([connection], [], [], 0)[0]:
+                break
+    return sent
+
+
+def drip(connection, pieces):
+    """Send a piece in each tenth of the shortest limit, until there is an answer."""
+    for piece in pieces:
+        if select.select([connection], [], [], 0.03)[0]:
+            return
+        connection.sendall(piece)
+
+
+# -- slow ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("start", [b"P", b"POST / HTTP/1.1\r\nHo", head(5)[:-2]])
+def test_headers_that_do_not_end_in_time(server, start):
+    with connected(server) as connection:
+        connection.sendall(start)
+        assert "headers did not come within 0.3 s" in check_refused(read_all(connection), 408)
+
+
+def test_headers_that_drip(server):
+    with connected(server) as connection:
+        connection.sendall(b"GET /v2 HTTP/1.1\r\n")
+        drip(connection, (b"X-%d: 1\r\n" % i for i in range(10**6)))
+        check_refused(read_all(connection), 408)
+
+
+def test_headers_of_the_next_request_that_do_not_end_in_time(server):
+    with connected(server) as connection:
+        connection.sendall(binary_request(rows(1)) + b"GET /v2 HT")
+        received = read_all(connection)
+    assert received.startswith(b"HTTP/1.1 200 ")
+    check_refused(received[received.index(b"HTTP/1.1 408") :], 408)
+
+
+@pytest.mark.parametrize("length", [1000, None])
+def test_a_body_that_does_not_come_in_time(server, length):
+    with connected(server) as connection:
+        connection.sendall(head(length))
+        assert "body did not come within 0.6 s" in check_refused(read_all(connection), 408)
+
+
+@pytest.mark.parametrize("path", [INFER, "/v2/repository/index"])
+def test_a_body_that_drips(server, path):
+    with connected(server) as connection:
+        connection.sendall(head(50_000).replace(INFER.encode(), path.encode()))
+        drip(connection, (b"x" for _ in range(10**6)))
+        check_refused(read_all(connection), 408)
+
+
+def test_chunks_that_drip(server):
+    with connected(server) as connection:
+        connection.sendall(head(None))
+        drip(connection, (b"1\r\nx\r\n" for _ in range(10**6)))
+        check_refused(read_all(connection), 408)
+
+
+def test_a_body_that_nobody_waits_for_any_more(server):
+    with connected(server) as connection:
+        connection.sendall(head(1000, "Content-Encoding: br") + b"x")
+        received = read_all(connection)  # one answer, then the end
+    assert received.startswith(b"HTTP/1.1 415 ")
+    assert received.count(b"HTTP/1.1") == 1
+
+
+def test_slow_requests_within_the_limits_are_answered(server):
+    request = binary_request(rows(1))
+    parts = [request[i : i + 400] for i in range(0, len(request), 400)]
+    with connected(server) as connection:
+        for part in parts:
+            connection.sendall(part)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+# -- silent -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n\r\n", binary_request(rows(1))])
+def test_idle_connections_are_closed(server, sent):
+    with connected(server) as connection:
+        connection.sendall(sent)
+        received = read_all(connection)
+    assert received.count(b"HTTP/1.1 ") == (1 if len(sent) > 4 else 0)
+
+
+def test_line_ends_for_ever_are_no_request(server):
+    with connected(server) as connection:
+        drip(connection, (b"\r\n" for _ in range(10**6)))
+        assert read_all(connection) == b""
+
+
+# -- greedy -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        b"X: " + b"x" * HEADER_BYTES,
+        b"X" * HEADER_BYTES + b": x",
+        b"\r\n".join(b"X-%d: 1" % i for i in range(HEADER_BYTES // 8)),
+    ],
+    ids=["value", "name", "many"],
+)
+@pytest.mark.parametrize("ends", [True, False])
+def test_headers_that_are_too_large(server, headers, ends):
+    with connected(server) as connection:
+        connection.sendall(b"GET /v2 HTTP/1.1\r\n" + headers + b"\r\n\r\n" * ends)
+        assert str(HEADER_BYTES) in check_refused(read_all(connection), 431)
+
+
+def test_a_url_that_is_too_large(server):
+    with connected(server) as connection:
+        connection.sendall(b"GET /" + b"x" * HEADER_BYTES + b" HTTP/1.1\r\n\r\n")
+        check_refused(read_all(connection), 431)
+
+
+def test_headers_within_the_limit_before_a_large_body(server):
+    x = rows(40)
+    body, length = binary_body(x)
+    with connected(server) as connection:
+        connection.sendall(head(len(body), length, "X: " + "x" * (HEADER_BYTES - 1000)) + body)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+ENDLESS = {
+    "headers": (b"GET /v2 HTTP/1.1\r\n", b"X: " + b"x" * 1000 + b"\r\n"),
+    "one header": (b"GET /v2 HTTP/1.1\r\nX: ", b"x" * 1000),
+    "url": (b"GET /", b"x" * 1000),
+    "chunk extension": (head(None) + b"1;", b"a=b;" * 250),
+    "trailers": (head(None) + b"1\r\nx\r\n0\r\n", b"X: " + b"x" * 1000 + b"\r\n"),
+    "one trailer": (head(None) + b"1\r\nx\r\n0\r\nX: ", b"x" * 1000),
+    "trailers after an answer": (
+        head(None, "Content-Encoding: br") + b"1\r\nx\r\n0\r\n",
+        b"X: " + b"x" * 1000 + b"\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_what_never_ends_takes_no_memory(server, what):
+    start, more = ENDLESS[what]
+    front_end = server.child("front-end")
+    before = front_end.memory_info().rss
+    for _ in range(5):
+        with connected(server) as connection:
+            connection.sendall(start)
+            # What the kernel and one read of ours take in is the most that can go.
+            assert send_while_taken(connection, (more for _ in range(100_000))) < 50 * MIB
+    assert front_end.memory_info().rss - before < 20 * MIB
+
+
+def test_thousands_of_tiny_chunks(server):
+    x = rows(8)
+    body, length = binary_body(x)
+    chunks = b"".join(b"1\r\n" + body[i : i + 1] + b"\r\n" for i in range(len(body)))
+    with connected(server) as connection:
+        connection.sendall(head(None, length) + chunks + b"0\r\n\r\n")
+        answer = b""
+        while not answer.endswith(x.tobytes()):
+            answer += connection.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+# -- rude ---------------------------------------------------------------------------------------
+
+
+def test_a_reader_that_never_reads(server):
+    x = rows(20 * MIB // (COLUMNS * 4))
+    request = binary_request(x)
+    front_end = server.child("front-end")
+    growth = []
+    for _ in range(4):
+        with connected(server, receive_bytes=4096) as connection:
+            connection.sendall(request)
+            wait_for(lambda: not connections_of(front_end), "the end of the connection")
+        growth.append(front_end.memory_info().rss)
+    # The first may leave its memory with the process; the others use it again.
+    assert growth[-1] - growth[0] < x.nbytes
+
+
+def test_pipelined_requests_whose_answers_nobody_reads(server):
+    front_end = server.child("front-end")
+    request = binary_request(rows(10))
+    with connected(server, receive_bytes=4096) as connection:
+        connection.settimeout(0.1)
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            for _ in range(2000):
+                connection.sendall(request)
+        wait_for(lambda: not connections_of(front_end), "the end of the connection")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_resets_in_the_middle_of_the_upload(server, share):
+    request = binary_request(rows(300))
+    for _ in range(30):
+        with connected(server) as connection:
+            connection.sendall(request[: int(len(request) * share)])
+            reset(connection)
+
+
+def test_resets_in_the_middle_of_the_answer(server):
+    request = binary_request(rows(600))
+    for _ in range(20):
+        with connected(server, receive_bytes=4096) as connection:
+            connection.sendall(request)
+            assert connection.recv(100)
+            reset(connection)
+
+
+def test_resets_while_the_answer_is_awaited(server):
+    request = binary_request(rows(2))
+    for _ in range(100):
+        with connected(server) as connection:
+            connection.sendall(request)
+            reset(connection)
+
+
+# -- many ---------------------------------------------------------------------------------------
+
+MOST = 20
+
+
+@pytest.fixture(scope="module")
+def small_server(tmp_path_factory):
+    config = configuration(
+        {"a": fake(0, inputs=COLUMNS, outputs=COLUMNS)}, limits={"connections": MOST}
+    )
+    with running(config, tmp_path_factory.mktemp("few")) as server:
+        yield server
+        assert "Traceback" not in server.stderr
+
+
+@contextlib.contextmanager
+def few_descriptors(process, count):
+    """Let a process have so many descriptors."""
+    limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
+
+
+def ask_for_metadata(connection):
+    connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: t\r\n\r\n")
+    assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_connections_beyond_the_limit(small_server):
+    front_end = small_server.child("front-end")
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connected(small_server)) for _ in range(MOST)]
+        wait_for(lambda: len(connections_of(front_end)) == MOST, "that they are accepted")
+        for _ in range(50):
+            with connected(small_server) as connection:
+                received = read_all(connection)
+                assert "too many connections" in check_refused(received, 503)
+                assert b"retry-after: 1\r\n" in received
+        for connection in held:  # all of these are served
+            ask_for_metadata(connection)
+    wait_for(lambda: not connections_of(front_end), "that nobody is connected")
+    check_canary(small_server)
+
+
+def test_no_descriptor_is_left(small_server):
+    front_end = small_server.child("front-end")
+    check_canary(small_server)
+    wait_for(lambda: not connections_of(front_end), "that nobody is connected")
+    before = front_end.num_fds()
+    with few_descriptors(front_end, before + 5):
+        with connected(small_server) as first, contextlib.ExitStack() as stack:
+            ask_for_metadata(first)
+            for _ in range(50):
+                connection = stack.enter_context(connected(small_server))
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(b"GET /none HTTP/1.1\r\nHost: t\r\n\r\n")
+            # Whoever was there before is served all the while.
+            ask_for_metadata(first)
+        wait_for(lambda: not connections_of(front_end), "that nobody is connected")
+        check_canary(small_server)
+    wait_for(lambda: front_end.num_fds() <= before, "that all descriptors are closed")
+
+
+def test_the_front_end_may_open_as_many_descriptors_as_the_system_allows(small_server):
+    soft, hard = resource.prlimit(small_server.child("front-end").pid, resource.RLIMIT_NOFILE)
+    assert soft == hard
