@@ -166,3 +166,8 @@ class Member:
     given_up: bool = False
     open_jobs: int = 0
     counters: MemberCounters = field(default_factory=MemberCounters)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether some worker serves it now."""
+        return any(placement.device.up for placement in self.placements)

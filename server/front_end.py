@@ -32,6 +32,7 @@ from server.http_api.api import Application, make_api
 from server.http_api.connections import Connections
 from server.http_api.infer_route import InferRoute
 from server.inference import Inference
+from server.metrics.metrics import make_metrics
 from workers.bootstrap import Started, Status, run_role
 from workers.log_lines import Speaker
 
@@ -94,7 +95,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     connections = Connections(spec.limits, spec.limits.connections or connection_room(descriptors))
     server = uvicorn.Server(
         uvicorn.Config(
-            Application(infer, make_api(inference, infer, threads)),
+            Application(infer, make_api(inference, infer, make_metrics(spec, inference), threads)),
             http=connections.make,  # type: ignore[arg-type]
             interface="asgi3",
             ws="none",

@@ -8,7 +8,14 @@ from __future__ import annotations
 import msgspec
 
 from server.accepted import ServedModel
-from workers.spec import InstanceSpec, MemorySpec, Preparation, TensorSpec, TracingSpec
+from workers.spec import (
+    DeviceSpec,
+    InstanceSpec,
+    MemorySpec,
+    Preparation,
+    TensorSpec,
+    TracingSpec,
+)
 
 __all__ = [
     "ClientLimits",
@@ -70,6 +77,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     Attributes:
         epoch: grows with every front-end.
         workers: those alive when it starts, as (device, incarnation).
+        devices: all that members are on.
         instances: what each device's worker holds.
         http_fd: the listening socket, inherited.
         grpc_address: where to listen for gRPC; the supervisor holds the port.
@@ -78,6 +86,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
 
     epoch: int
     workers: tuple[tuple[str, int], ...]
+    devices: tuple[DeviceSpec, ...]
     memory: MemorySpec
     sockets: str
     instances: dict[str, tuple[InstanceSpec, ...]]

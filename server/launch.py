@@ -181,6 +181,7 @@ async def _supervise(
         front_end=FrontEndSpec(
             epoch=0,
             workers=(),
+            devices=tuple(plan.devices),
             memory=memory,
             sockets=sockets,
             instances=plan.composition.instances,

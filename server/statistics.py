@@ -17,12 +17,26 @@ from server.accepted import Answer
 from server.histogram import BATCH_ROWS, Histogram
 
 __all__ = [
+    "OUTCOMES",
+    "REASONS",
     "InstanceCounters",
     "MemberCounters",
     "ModelCounters",
     "member_statistics",
     "model_statistics",
 ]
+
+#: What may become of a request, and why it may be refused (see `server.errors`).
+OUTCOMES = (
+    *("ok", "degraded", "invalid", "unauthenticated", "forbidden", "unknown_model"),
+    *("body_timeout", "too_large", "queue_full", "member_failed", "unavailable", "deadline"),
+    *("disconnected", "internal"),
+)
+REASONS = (
+    *("waiting", "time", "deadline", "memory", "client", "connections"),
+    *("starting", "draining", "no_quorum"),
+    *("too_large", "body_timeout", "unauthenticated", "forbidden"),
+)
 
 
 @dataclass(slots=True)

@@ -248,6 +248,7 @@ class Supervisor:
         child.process, child.alive = process, True
         if self._is_over(child):  # it was not there yet when the others were told to end
             child.kill()
+        self._memory.board(child.name).note_start(process.pid)
         child.incarnation += 1
         child.ended.clear()
         child.write(self._spec_of(child))
@@ -288,6 +289,7 @@ class Supervisor:
         assert child.process is not None
         status = await child.process.wait()
         child.alive = False
+        self._memory.board(child.name).note_end()
         child.let_go()
         if not self._stopping.is_set():
             _log.info("%s (process %d) ended: %s", child.name, child.process.pid, status)

@@ -1,17 +1,18 @@
 """Tells how much of a device's memory is taken: by this process, or on this GPU by anybody.
 
-Runs in the profiler's child. What the kernel and NVML tell flows in, bytes flow out.
+Runs in the profiler's child. What the kernel and NVML tell flows in, bytes flow out. The front-end
+finds GPUs in NVML in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from workers.spec import DeviceSpec
 
-__all__ = ["GpuGauge", "MemoryGauge", "ResidentGauge", "gauge_of"]
+__all__ = ["GpuGauge", "MemoryGauge", "ResidentGauge", "gauge_of", "gpu_handle"]
 
 
 class MemoryGauge(Protocol):
@@ -34,6 +35,17 @@ def gauge_of(device: DeviceSpec) -> MemoryGauge:
         device: the one that this process works for.
     """
     return GpuGauge(device) if device.is_cuda else ResidentGauge()
+
+
+def gpu_handle(nvml: Any, device: DeviceSpec) -> Any:
+    """Return NVML's handle of a GPU; `nvml` was initialised before.
+
+    Raises:
+        nvml.NVMLError: if NVML does not know it.
+    """
+    if device.uuid:  # it may also name a slice of a GPU, which an index can't
+        return nvml.nvmlDeviceGetHandleByUUID(device.uuid)
+    return nvml.nvmlDeviceGetHandleByIndex(device.cuda_index)
 
 
 class ResidentGauge:
@@ -74,12 +86,7 @@ class GpuGauge:
 
         pynvml.nvmlInit()
         self._nvml = pynvml
-        # A UUID may also name a slice of a GPU, which an index can't.
-        self._handle = (
-            pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
-            if device.uuid
-            else pynvml.nvmlDeviceGetHandleByIndex(device.cuda_index)
-        )
+        self._handle = gpu_handle(pynvml, device)
 
     def now(self) -> int:
         """Bytes that are taken at present."""

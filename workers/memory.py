@@ -20,7 +20,7 @@ __all__ = ["BOARD_CELLS", "BoardRow", "SharedMemory", "board_bytes", "create_mem
 
 #: Cells of a process on the board; a full cache line, so that writers don't disturb each other.
 BOARD_CELLS = 8
-_BEAT, _EXECUTING, _LIMIT = range(3)
+_BEAT, _EXECUTING, _LIMIT, _PID, _STARTS = range(5)
 
 
 def board_bytes(processes: int) -> int:
@@ -50,6 +50,11 @@ class BoardRow:
     - beat: when its loop last went round, monotonic ns;
     - executing: the job it is running, 0 when idle;
     - limit: when that job counts as hung, monotonic ns.
+
+    Two cells are the supervisor's, for the front-end's metrics:
+
+    - pid: of the process, 0 if none is there;
+    - starts: how many there were.
     """
 
     def __init__(self, cells: memoryview) -> None:
@@ -73,6 +78,25 @@ class BoardRow:
         """Forget a former incarnation (written by the supervisor while no process is there)."""
         self._cells[_EXECUTING] = 0
         self._cells[_BEAT] = 0
+
+    def note_start(self, pid: int) -> None:
+        """Say which process was started."""
+        self._cells[_PID] = pid
+        self._cells[_STARTS] += 1
+
+    def note_end(self) -> None:
+        """Say that the process was waited for."""
+        self._cells[_PID] = 0
+
+    @property
+    def pid(self) -> int:
+        """The process that is there, 0 if none."""
+        return int(self._cells[_PID])
+
+    @property
+    def starts(self) -> int:
+        """How many processes were started so far."""
+        return int(self._cells[_STARTS])
 
     @property
     def executing(self) -> int:

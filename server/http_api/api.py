@@ -21,9 +21,11 @@ from server.errors import RequestError
 from server.http_api.answers import Scope, Send, error_answer
 from server.http_api.body import Receive
 from server.http_api.infer_route import InferRoute
+from server.http_api.metrics_route import add_metrics_route
 from server.http_api.openapi import describe_api
 from server.http_api.repository import add_repository_routes, add_unsupported_routes
 from server.inference import Inference
+from server.metrics.exposition import Exposition
 
 __all__ = ["Application", "make_api"]
 
@@ -50,12 +52,15 @@ class Application:
         return self._api(scope, receive, send)
 
 
-def make_api(inference: Inference, infer: InferRoute, threads: Executor) -> FastAPI:
+def make_api(
+    inference: Inference, infer: InferRoute, metrics: Exposition, threads: Executor
+) -> FastAPI:
     """Make the FastAPI application.
 
     Args:
         inference: knows the models, and what is ready.
         infer: answers what does not name a model that is there, too.
+        metrics: for Prometheus.
         threads: where long work is done.
     """
     document = describe_api(inference.endpoints)
@@ -66,6 +71,7 @@ def make_api(inference: Inference, infer: InferRoute, threads: Executor) -> Fast
     _add_model_routes(api, inference)
     add_repository_routes(api, inference, threads)
     add_unsupported_routes(api)
+    add_metrics_route(api, metrics, threads)
     for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
         api.router.routes.append(Route(path, infer, methods=["POST"]))
     return api

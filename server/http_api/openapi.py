@@ -86,7 +86,16 @@ def _server_paths() -> dict[str, Any]:
             "get": _operation("statistics", "What all models have done.", answer="Statistics")
         },
         "/v2/repository/index": {"post": index},
+        "/metrics": {"get": _metrics()},
     }
+
+
+def _metrics() -> dict[str, Any]:
+    operation = _operation("metrics", "What the server has done, for Prometheus.")
+    text = {"schema": {"type": "string"}}
+    content = {"text/plain": text, "application/openmetrics-text": text}
+    operation["responses"]["200"] = {"description": "Metrics.", "content": content}
+    return operation
 
 
 def _model_operations() -> dict[str, dict[str, Any]]:

@@ -1,0 +1,87 @@
+"""From collectors to the text that Prometheus scrapes.
+
+Runs in the front-end's event loop: one family at a time, so that requests get their turn in
+between. A collector that fails is left out, from the family that failed on, and counted; nothing
+else suffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+
+from prometheus_client import CONTENT_TYPE_LATEST, exposition
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from server.metrics.families import Metric, counter
+
+__all__ = ["Collect", "Exposition"]
+
+_log = logging.getLogger(__name__)
+_OPEN_METRICS = "application/openmetrics-text"
+_END = b"# EOF\n"
+
+#: Gives families, each with the samples of one moment.
+Collect = Callable[[], AsyncIterator[Metric]]
+
+
+class Exposition:
+    """Answers scrapes.
+
+    Args:
+        collectors: by name, in the order in which they are asked.
+    """
+
+    def __init__(self, collectors: Mapping[str, Collect]) -> None:
+        self._collectors = collectors
+        self._errors: defaultdict[str, int] = defaultdict(int)
+
+    async def scrape(self, accept: str) -> tuple[bytes, str]:
+        """What there is to tell, and its content type.
+
+        Args:
+            accept: the ``Accept`` header of the one who asks, which may name OpenMetrics.
+        """
+        is_open = _OPEN_METRICS in accept
+        parts: list[bytes] = []
+        for name, collect in self._collectors.items():
+            try:
+                async for family in collect():
+                    parts.append(_encode(family, is_open=is_open))
+                    await asyncio.sleep(0)
+            except Exception:
+                # Once aloud: a scrape comes every few seconds.
+                level = logging.DEBUG if self._errors[name] else logging.ERROR
+                _log.log(level, "the metrics of %s could not be collected", name, exc_info=True)
+                self._errors[name] += 1
+        parts.append(_encode(self._own(), is_open=is_open))
+        if not is_open:
+            return b"".join(parts), CONTENT_TYPE_LATEST
+        return b"".join([*parts, _END]), openmetrics.CONTENT_TYPE_LATEST
+
+    def _own(self) -> Metric:
+        return counter(
+            "ensembled_metrics_errors_total",
+            "Parts of a scrape that failed and were left out.",
+            ("collector",),
+            (((name,), self._errors[name]) for name in self._collectors),
+        )
+
+
+class _One:
+    """A registry of one family, which is all that the encoders ask for."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> Iterable[Metric]:
+        return (self._family,)
+
+
+def _encode(family: Metric, *, is_open: bool) -> bytes:
+    if is_open:
+        encoded: bytes = openmetrics.generate_latest(_One(family))  # type: ignore[no-untyped-call]
+        return encoded.removesuffix(_END)
+    return exposition.generate_latest(_One(family))

@@ -1,0 +1,188 @@
+"""Metrics of members, of their instances, of workers and of arenas.
+
+Runs in the front-end's event loop. What the fleet and the gateway know anyway flows in, metric
+families flow out.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+
+from server.fleet import Worker
+from server.fleet_state import Member, Placement
+from server.gateway import Gateway
+from server.inflight import InFlight
+from server.metrics.families import Metric, counter, gauge, histogram
+
+__all__ = ["ArenaMetrics", "FleetMetrics"]
+
+_MEMBER = ("member",)
+_INSTANCE = ("device", "member")
+_DEVICE = ("device",)
+_ARENA = ("arena",)
+
+
+class FleetMetrics:
+    """Collects those of members, instances and workers.
+
+    Args:
+        gateway: has the fleet.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._workers = gateway.fleet.workers
+        self._members = [member for members in gateway.fleet.members for member in members]
+        self._placements = [
+            placement for worker in self._workers.values() for placement in worker.placements
+        ]
+
+    async def collect(self) -> AsyncIterator[Metric]:
+        """Members, instances, workers."""
+        for families in (self._of_members, self._of_instances, self._of_workers):
+            for family in families():
+                yield family
+
+    def _of_members(self) -> list[Metric]:
+        now = time.monotonic()
+
+        def each(value: Callable[[Member], float]) -> list[tuple[tuple[str], float]]:
+            return [((member.name,), value(member)) for member in self._members]
+
+        def waited(member: Member) -> float:
+            return max(0.0, now - member.pending.since) if member.pending.rows else 0.0
+
+        return [
+            counter(
+                "ensembled_member_rows_total",
+                "Rows that the member predicted.",
+                _MEMBER,
+                each(lambda member: member.counters.rows),
+            ),
+            counter(
+                "ensembled_member_failed_rows_total",
+                "Rows that the member failed on.",
+                _MEMBER,
+                each(lambda member: member.counters.failed),
+            ),
+            gauge(
+                "ensembled_member_pending_rows",
+                "Rows that wait for a worker.",
+                _MEMBER,
+                each(lambda member: member.pending.rows),
+            ),
+            gauge(
+                "ensembled_member_oldest_pending_seconds",
+                "How long the oldest of the rows that wait for a worker has waited.",
+                _MEMBER,
+                each(waited),
+            ),
+            histogram(
+                "ensembled_batch_wait_seconds",
+                "How long the oldest row of a batch had waited when it went to a worker.",
+                _MEMBER,
+                (((member.name,), member.counters.wait) for member in self._members),
+            ),
+        ]
+
+    def _of_instances(self) -> list[Metric]:
+        named = [((at.device.name, at.member.name), at) for at in self._placements]
+
+        def each(value: Callable[[Placement], float]) -> list[tuple[tuple[str, str], float]]:
+            return [(labels, value(placement)) for labels, placement in named]
+
+        return [
+            histogram(
+                "ensembled_batch_rows",
+                "Rows of the batches that the instance predicted.",
+                _INSTANCE,
+                ((labels, placement.counters.rows) for labels, placement in named),
+            ),
+            histogram(
+                "ensembled_batch_duration_seconds",
+                "How long the batches took that the instance predicted.",
+                _INSTANCE,
+                ((labels, placement.counters.times) for labels, placement in named),
+            ),
+            counter(
+                "ensembled_instance_busy_seconds_total",
+                "Time that the instance spent on its jobs.",
+                _INSTANCE,
+                each(lambda placement: placement.counters.busy_s),
+            ),
+            gauge(
+                "ensembled_instance_max_batch_rows",
+                "The most rows that a batch of the instance may have.",
+                _INSTANCE,
+                each(lambda placement: placement.latency.batch),
+            ),
+        ]
+
+    def _of_workers(self) -> list[Metric]:
+        now = time.monotonic()
+
+        def each(name: str, text: str, value: Callable[[Worker], float]) -> Metric:
+            samples = (((device,), value(worker)) for device, worker in self._workers.items())
+            return gauge(name, text, _DEVICE, samples)
+
+        return [
+            each(
+                "ensembled_device_open_jobs",
+                "Jobs that the device's worker holds.",
+                lambda worker: len(worker.state.jobs),
+            ),
+            each(
+                "ensembled_device_backlog_seconds",
+                "How long the jobs should still take that the device's worker holds.",
+                lambda worker: worker.state.backlog_s(now),
+            ),
+            each(
+                "ensembled_worker_up",
+                "Whether the device's worker takes jobs.",
+                lambda worker: worker.state.up,
+            ),
+            each(
+                "ensembled_worker_given_up",
+                "Whether the device's worker keeps dying at its start.",
+                lambda worker: worker.given_up,
+            ),
+        ]
+
+
+class ArenaMetrics:
+    """Collects those of the arenas and of what waits for them.
+
+    Args:
+        gateway: has the arenas.
+    """
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._flights = gateway.flights
+
+    async def collect(self) -> AsyncIterator[Metric]:
+        """Slots, and what waits for them."""
+
+        def each(name: str, text: str, value: Callable[[InFlight], float]) -> Metric:
+            samples = (((str(at),), value(flight)) for at, flight in enumerate(self._flights))
+            return gauge(name, text, _ARENA, samples)
+
+        yield each(
+            "ensembled_arena_slots",
+            "Rows that fit into the arena.",
+            lambda flight: flight.arena.capacity,
+        )
+        yield each(
+            "ensembled_arena_used_slots",
+            "Slots of the arena that are claimed.",
+            lambda flight: flight.slots.held,
+        )
+        yield each(
+            "ensembled_arena_waiting_requests",
+            "Requests that wait for slots of the arena.",
+            lambda flight: len(flight.waiting),
+        )
+        yield each(
+            "ensembled_arena_waiting_rows",
+            "Rows of requests that wait for slots of the arena.",
+            lambda flight: sum(request.rows - request.claimed for request in flight.waiting),
+        )

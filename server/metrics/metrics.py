@@ -1,0 +1,42 @@
+"""All metrics of a server together.
+
+Runs in the front-end. Everything else keeps plain counters; the collectors made here read them
+when somebody asks.
+"""
+
+from __future__ import annotations
+
+from server.front_end_spec import FrontEndSpec
+from server.inference import Inference
+from server.metrics.devices import DeviceMetrics
+from server.metrics.exposition import Exposition
+from server.metrics.fleet import ArenaMetrics, FleetMetrics
+from server.metrics.gpus import Gpus
+from server.metrics.models import ModelMetrics
+from server.metrics.processes import ProcessMetrics
+from server.metrics.server import LoopLag, ServerMetrics
+from workers.memory import SharedMemory
+
+__all__ = ["make_metrics"]
+
+
+def make_metrics(spec: FrontEndSpec, inference: Inference) -> Exposition:
+    """Make the collectors, in the running event loop, whose lag is measured from now on.
+
+    Args:
+        spec: what this front-end serves.
+        inference: has the counters of models, and the gateway.
+    """
+    lag = LoopLag()
+    lag.start()
+    gateway = inference.gateway
+    return Exposition(
+        {
+            "models": ModelMetrics(inference).collect,
+            "fleet": FleetMetrics(gateway).collect,
+            "arenas": ArenaMetrics(gateway).collect,
+            "server": ServerMetrics(inference, lag).collect,
+            "processes": ProcessMetrics(SharedMemory(spec.memory)).collect,
+            "devices": DeviceMetrics(spec.devices, Gpus(spec.devices)).collect,
+        }
+    )

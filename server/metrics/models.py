@@ -1,0 +1,153 @@
+"""Metrics of the models that clients ask, and of their requests.
+
+Runs in the front-end's event loop. The counters that `Inference` and the gateway keep anyway flow
+in, metric families flow out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+from server.histogram import Histogram
+from server.inference import Endpoint, Inference
+from server.metrics.families import Metric, counter, gauge, histogram
+from server.statistics import OUTCOMES, REASONS, ModelCounters
+
+__all__ = ["ModelMetrics"]
+
+#: No model's name: it has characters that names don't have.
+_NO_MODEL = "(none)"
+_MODEL = ("model",)
+
+
+class ModelMetrics:
+    """Collects them.
+
+    Args:
+        inference: knows the models.
+    """
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        self._endpoints = inference.endpoints
+
+    async def collect(self) -> AsyncIterator[Metric]:
+        """Requests first, then models."""
+        counted = {name: endpoint.counters for name, endpoint in self._endpoints.items()}
+        everybody = {**counted, _NO_MODEL: self._inference.unaddressed}
+        yield counter(
+            "ensembled_requests_total",
+            "Requests that ended, by what became of them.",
+            ("model", "outcome"),
+            (
+                ((name, outcome), number)
+                for name, counters in everybody.items()
+                for outcome, number in _with_zeros(OUTCOMES, counters.outcomes).items()
+            ),
+        )
+        yield counter(
+            "ensembled_refusals_total",
+            "Requests that were turned away because of the server's state or limits.",
+            ("model", "reason"),
+            (
+                ((name, reason), number)
+                for name, counters in everybody.items()
+                for reason, number in _with_zeros(REASONS, counters.refusals).items()
+            ),
+        )
+        flying = Counter(request.model.name for request in self._inference.gateway.requests)
+        yield gauge(
+            "ensembled_requests_in_flight",
+            "Requests that were accepted and are not answered yet.",
+            _MODEL,
+            (((name,), flying[name]) for name in counted),
+        )
+        yield counter(
+            "ensembled_rows_total",
+            "Rows that were answered.",
+            _MODEL,
+            (((name,), counters.rows) for name, counters in counted.items()),
+        )
+        yield counter(
+            "ensembled_predictions_saved_total",
+            "Predictions of members, a row each, that turned out not to be needed.",
+            _MODEL,
+            (((name,), counters.saved) for name, counters in counted.items()),
+        )
+        for family in self._times(counted, everybody):
+            yield family
+        for family in self._models():
+            yield family
+
+    def _times(
+        self, counted: dict[str, ModelCounters], everybody: dict[str, ModelCounters]
+    ) -> list[Metric]:
+        stages: dict[str, Callable[[ModelCounters], Histogram]] = {
+            "input": lambda counters: counters.input,
+            "queue": lambda counters: counters.queue,
+            "infer": lambda counters: counters.infer,
+            "output": lambda counters: counters.output,
+        }
+        return [
+            histogram(
+                "ensembled_request_duration_seconds",
+                "Requests that were answered, from having the body to having the response.",
+                _MODEL,
+                (((name,), counters.success) for name, counters in counted.items()),
+            ),
+            histogram(
+                "ensembled_request_stage_duration_seconds",
+                "Requests that were answered, by stage.",
+                ("model", "stage"),
+                (
+                    ((name, stage), of(counters))
+                    for name, counters in counted.items()
+                    for stage, of in stages.items()
+                ),
+            ),
+            histogram(
+                "ensembled_failed_request_duration_seconds",
+                "Requests that got an error, from having the head to having the error.",
+                _MODEL,
+                (((name,), counters.failure) for name, counters in everybody.items()),
+            ),
+        ]
+
+    def _models(self) -> list[Metric]:
+        def each(name: str, text: str, value: Callable[[Endpoint], float]) -> Metric:
+            samples = (((model,), value(at)) for model, at in self._endpoints.items())
+            return gauge(name, text, _MODEL, samples)
+
+        return [
+            each(
+                "ensembled_model_ready",
+                "Whether the model takes traffic: it can meet its quorum.",
+                self._inference.can_answer,
+            ),
+            each(
+                "ensembled_model_quorum",
+                "The fewest members that an answer may rest on.",
+                lambda endpoint: endpoint.model.served.spec.quorum,
+            ),
+            each(
+                "ensembled_model_members",
+                "The model's members.",
+                lambda endpoint: len(endpoint.model.members),
+            ),
+            each(
+                "ensembled_model_members_up",
+                "Those of the model's members that some worker serves now.",
+                self._members_up,
+            ),
+        ]
+
+    def _members_up(self, endpoint: Endpoint) -> int:
+        served = endpoint.model.served
+        members = self._inference.gateway.fleet.members[served.arena]
+        return sum(members[index].is_up for index in served.spec.members)
+
+
+def _with_zeros(known: tuple[str, ...], counted: dict[str, int]) -> dict[str, int]:
+    """All that are known from the start: a rate begins with the first request, not the second."""
+    return {**dict.fromkeys(known, 0), **counted}

@@ -1,0 +1,78 @@
+"""Metrics of the server as a whole: its build, its readiness, its event loop.
+
+Runs in the front-end's event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from collections.abc import AsyncIterator
+from importlib.metadata import version
+
+from server.histogram import LAGS_S, Histogram
+from server.inference import Inference
+from server.metrics.families import Metric, gauge, histogram
+
+__all__ = ["LoopLag", "ServerMetrics"]
+
+_TICK_S = 0.05
+
+
+class LoopLag:
+    """Measures how late the event loop comes to a timer, twenty times a second.
+
+    Attributes:
+        lags: in seconds.
+    """
+
+    def __init__(self) -> None:
+        self.lags = Histogram(LAGS_S)
+
+    def start(self) -> None:
+        """Begin, in the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._wait()
+
+    def _wait(self) -> None:
+        self._timer = self._loop.call_later(_TICK_S, self._tick)
+
+    def _tick(self) -> None:
+        self.lags.observe(max(0.0, self._loop.time() - self._timer.when()))
+        self._wait()
+
+
+class ServerMetrics:
+    """Collects them.
+
+    Args:
+        inference: knows what is ready.
+        lag: of the event loop.
+    """
+
+    def __init__(self, inference: Inference, lag: LoopLag) -> None:
+        self._inference = inference
+        self._lag = lag
+        self._build = (version("ensembled"), platform.python_version())
+
+    async def collect(self) -> AsyncIterator[Metric]:
+        """The build, the state, the lag."""
+        yield gauge("ensembled_build_info", "The build.", ("version", "python"), [(self._build, 1)])
+        yield gauge(
+            "ensembled_ready",
+            "Whether the server takes traffic.",
+            (),
+            [((), self._inference.is_ready)],
+        )
+        yield gauge(
+            "ensembled_draining",
+            "Whether the server was told to stop and answers what it has accepted.",
+            (),
+            [((), self._inference.gateway.draining)],
+        )
+        yield histogram(
+            "ensembled_event_loop_lag_seconds",
+            "How late the front-end's event loop came to a timer.",
+            (),
+            [((), self._lag.lags)],
+        )
