@@ -8,6 +8,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import accumulate
 
+import numpy as np
+import numpy.typing as npt
+
 __all__ = ["BATCH_ROWS", "LAGS_S", "TIMES_S", "Histogram"]
 
 #: From a header that is looked up to a deadline of half a minute.
@@ -40,6 +43,13 @@ class Histogram:
         """Count one."""
         self._counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
+
+    def observe_all(self, values: npt.NDArray[np.float64]) -> None:
+        """Count many, [n]: quicker than one by one from a dozen on."""
+        places = np.searchsorted(self.bounds, values)
+        for place, more in enumerate(np.bincount(places).tolist()):
+            self._counts[place] += more
+        self.sum += float(values.sum())
 
     @property
     def count(self) -> int:

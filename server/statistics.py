@@ -11,7 +11,9 @@ import asyncio
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from server.accepted import Answer
 from server.histogram import BATCH_ROWS, Histogram
@@ -22,9 +24,13 @@ __all__ = [
     "InstanceCounters",
     "MemberCounters",
     "ModelCounters",
+    "RequestTimes",
     "member_statistics",
     "model_statistics",
 ]
+
+#: So many moments of requests, five each, are taken into the histograms at once.
+_MANY_MOMENTS = 5 * 256
 
 #: What may become of a request, and why it may be refused (see `server.errors`).
 OUTCOMES = (
@@ -39,7 +45,24 @@ REASONS = (
 )
 
 
-@dataclass(slots=True)
+class RequestTimes(NamedTuple):
+    """Times of answered requests: the first is the sum of the others, the stages in their order.
+
+    Attributes:
+        whole: from having the request's body to having its response.
+        input: from having the body to acceptance: parsing, decoding, preparing.
+        queue: from acceptance until the last of a request's jobs was handed to a worker.
+        infer: from then until the last of its rows was combined.
+        output: from then to having the response.
+    """
+
+    whole: Histogram
+    input: Histogram
+    queue: Histogram
+    infer: Histogram
+    output: Histogram
+
+
 class ModelCounters:
     """Requests to one model. All times are in seconds, one observation per request.
 
@@ -47,41 +70,49 @@ class ModelCounters:
         outcomes: requests, by what became of them.
         refusals: those that were refused, by reason.
         rows: of the successes.
-        success: from having the request's body to having its response.
-        failure: from having its head to having the error.
-        input: from having the body to acceptance: parsing, decoding, preparing.
-        queue: from acceptance until the last of a request's jobs was handed to a worker.
-        infer: from then until the last of its rows was combined.
-        output: from then to having the response.
+        failure: times from having a request's head to having the error.
         last: when the last answer was given, as Unix time; 0 if there was none.
         saved: members' predictions of rows that were not needed, thanks to cascades and to
             answers that were certain early.
     """
 
-    outcomes: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    refusals: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
-    rows: int = 0
-    success: Histogram = field(default_factory=Histogram)
-    failure: Histogram = field(default_factory=Histogram)
-    input: Histogram = field(default_factory=Histogram)
-    queue: Histogram = field(default_factory=Histogram)
-    infer: Histogram = field(default_factory=Histogram)
-    output: Histogram = field(default_factory=Histogram)
-    last: float = 0.0
-    saved: int = 0
+    def __init__(self) -> None:
+        self.outcomes: defaultdict[str, int] = defaultdict(int)
+        self.refusals: defaultdict[str, int] = defaultdict(int)
+        self.rows = 0
+        self.failure = Histogram()
+        self.last = 0.0
+        self.saved = 0
+        self._times = RequestTimes(*(Histogram() for _ in RequestTimes._fields))
+        self._moments: list[float] = []
+
+    @property
+    def times(self) -> RequestTimes:
+        """How long the successes took."""
+        self._take_moments()
+        return self._times
 
     def succeed(self, arrived: float, answer: Answer) -> None:
         """Count a request whose response is there; `arrived` is when its body was."""
-        now = time.monotonic()
         self.outcomes["degraded" if answer.degraded else "ok"] += 1
         self.rows += answer.rows
-        self.success.observe(now - arrived)
-        self.input.observe(answer.accepted - arrived)
-        self.queue.observe(answer.started - answer.accepted)
-        self.infer.observe(answer.ended - answer.started)
-        self.output.observe(now - answer.ended)
         self.last = time.time()
         self.saved += answer.saved
+        moments = self._moments
+        moments += (arrived, answer.accepted, answer.started, answer.ended, time.monotonic())
+        if len(moments) > _MANY_MOMENTS:  # five histograms at each request would be slow
+            self._take_moments()
+
+    def _take_moments(self) -> None:
+        if not self._moments:
+            return
+        moments = np.array(self._moments).reshape(-1, len(RequestTimes._fields))
+        self._moments.clear()
+        stages = np.diff(moments).T
+        for histogram, times in zip(
+            self._times, (moments[:, -1] - moments[:, 0], *stages), strict=True
+        ):
+            histogram.observe_all(times)
 
     def fail(self, arrived: float, error: BaseException) -> None:
         """Count a request that gets an error, or whose client has gone."""
@@ -165,20 +196,20 @@ class InstanceCounters:
 
 def model_statistics(name: str, version: str, counted: ModelCounters) -> dict[str, Any]:
     """The protocol's statistics of an ensemble."""
-    n = counted.success.count
+    times = counted.times
     return {
         "name": name,
         "version": version,
         "last_inference": _ms(counted.last),
         "inference_count": counted.rows,
-        "execution_count": n,
+        "execution_count": times.whole.count,
         "inference_stats": {
-            "success": _observed(counted.success),
+            "success": _observed(times.whole),
             "fail": _observed(counted.failure),
-            "queue": _observed(counted.queue),
-            "compute_input": _observed(counted.input),
-            "compute_infer": _observed(counted.infer),
-            "compute_output": _observed(counted.output),
+            "queue": _observed(times.queue),
+            "compute_input": _observed(times.input),
+            "compute_infer": _observed(times.infer),
+            "compute_output": _observed(times.output),
             "cache_hit": _duration(0, 0.0),
             "cache_miss": _duration(0, 0.0),
         },

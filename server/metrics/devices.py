@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from server.metrics.families import Metric, counter, gauge
+from server.metrics.families import AnyFamily, Counters, Gauges
 from server.metrics.gpus import (
     ENERGY,
     MEMORY,
@@ -49,9 +49,9 @@ class DeviceMetrics:
         self._gpus = gpus
         self._sampler = Sampler(gpus.read, "nvml")
 
-    async def collect(self) -> AsyncIterator[Metric]:
+    async def collect(self) -> AsyncIterator[AnyFamily]:
         """GPUs, then devices: NVML tells on which GPU they are."""
-        yield gauge(
+        yield Gauges(
             "ensembled_device_memory_budget_bytes",
             "Memory that the instances of the device may take together.",
             ("device",),
@@ -60,14 +60,14 @@ class DeviceMetrics:
         if self._gpus.of_device:
             told = await self._sampler.sample()
             for name, text, question in _GAUGES:
-                yield gauge(name, text, _GPU, (((gpu,), it) for gpu, it in told[question].items()))
-            yield counter(
+                yield Gauges(name, text, _GPU, (((gpu,), it) for gpu, it in told[question].items()))
+            yield Counters(
                 "ensembled_gpu_energy_joules_total",
                 "Energy that the GPU has used since its driver was loaded.",
                 _GPU,
                 (((gpu,), joules) for gpu, joules in told[ENERGY].items()),
             )
-        yield gauge(
+        yield Gauges(
             "ensembled_device_info",
             "The device, and on which GPU it is.",
             ("device", "kind", "gpu"),

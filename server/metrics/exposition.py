@@ -1,7 +1,7 @@
 """From collectors to the text that Prometheus scrapes.
 
-Runs in the front-end's event loop: one family at a time, so that requests get their turn in
-between. A collector that fails is left out, from the family that failed on, and counted; nothing
+Runs in the front-end's event loop, in small pieces, so that requests get their turn in between. A
+collector that fails is left out, from the family that failed on, and counted; nothing
 else suffers.
 """
 
@@ -12,19 +12,21 @@ import logging
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
-from prometheus_client import CONTENT_TYPE_LATEST, exposition
+from prometheus_client import exposition
+from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from server.metrics.families import Metric, counter
+from server.metrics.families import AnyFamily, Counters
 
 __all__ = ["Collect", "Exposition"]
 
 _log = logging.getLogger(__name__)
 _OPEN_METRICS = "application/openmetrics-text"
+_PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 _END = b"# EOF\n"
 
 #: Gives families, each with the samples of one moment.
-Collect = Callable[[], AsyncIterator[Metric]]
+Collect = Callable[[], AsyncIterator[AnyFamily]]
 
 
 class Exposition:
@@ -49,20 +51,21 @@ class Exposition:
         for name, collect in self._collectors.items():
             try:
                 async for family in collect():
-                    parts.append(_encode(family, is_open=is_open))
-                    await asyncio.sleep(0)
+                    async for part in _encode(family, is_open=is_open):
+                        parts.append(part)
             except Exception:
                 # Once aloud: a scrape comes every few seconds.
                 level = logging.DEBUG if self._errors[name] else logging.ERROR
                 _log.log(level, "the metrics of %s could not be collected", name, exc_info=True)
                 self._errors[name] += 1
-        parts.append(_encode(self._own(), is_open=is_open))
+        async for part in _encode(self._own(), is_open=is_open):
+            parts.append(part)
         if not is_open:
-            return b"".join(parts), CONTENT_TYPE_LATEST
+            return b"".join(parts), _PLAIN
         return b"".join([*parts, _END]), openmetrics.CONTENT_TYPE_LATEST
 
-    def _own(self) -> Metric:
-        return counter(
+    def _own(self) -> AnyFamily:
+        return Counters(
             "ensembled_metrics_errors_total",
             "Parts of a scrape that failed and were left out.",
             ("collector",),
@@ -80,8 +83,21 @@ class _One:
         return (self._family,)
 
 
-def _encode(family: Metric, *, is_open: bool) -> bytes:
+async def _encode(family: AnyFamily, *, is_open: bool) -> AsyncIterator[bytes]:
+    """The family's text; what introduces it comes with each piece, and is said once."""
+    introduction = b""
+    for piece in family.pieces():
+        samples, piece.samples = piece.samples, []
+        if not introduction:
+            introduction = _text(piece, is_open=is_open)
+            yield introduction
+        piece.samples = samples
+        yield _text(piece, is_open=is_open).removeprefix(introduction)
+        await asyncio.sleep(0)
+
+
+def _text(metric: Metric, *, is_open: bool) -> bytes:
     if is_open:
-        encoded: bytes = openmetrics.generate_latest(_One(family))  # type: ignore[no-untyped-call]
-        return encoded.removesuffix(_END)
-    return exposition.generate_latest(_One(family))
+        text: bytes = openmetrics.generate_latest(_One(metric))  # type: ignore[no-untyped-call]
+        return text.removesuffix(_END)
+    return exposition.generate_latest(_One(metric))

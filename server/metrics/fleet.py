@@ -13,7 +13,7 @@ from server.fleet import Worker
 from server.fleet_state import Member, Placement
 from server.gateway import Gateway
 from server.inflight import InFlight
-from server.metrics.families import Metric, counter, gauge, histogram
+from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 
 __all__ = ["ArenaMetrics", "FleetMetrics"]
 
@@ -37,13 +37,13 @@ class FleetMetrics:
             placement for worker in self._workers.values() for placement in worker.placements
         ]
 
-    async def collect(self) -> AsyncIterator[Metric]:
+    async def collect(self) -> AsyncIterator[AnyFamily]:
         """Members, instances, workers."""
         for families in (self._of_members, self._of_instances, self._of_workers):
             for family in families():
                 yield family
 
-    def _of_members(self) -> list[Metric]:
+    def _of_members(self) -> list[AnyFamily]:
         now = time.monotonic()
 
         def each(value: Callable[[Member], float]) -> list[tuple[tuple[str], float]]:
@@ -53,31 +53,31 @@ class FleetMetrics:
             return max(0.0, now - member.pending.since) if member.pending.rows else 0.0
 
         return [
-            counter(
+            Counters(
                 "ensembled_member_rows_total",
                 "Rows that the member predicted.",
                 _MEMBER,
                 each(lambda member: member.counters.rows),
             ),
-            counter(
+            Counters(
                 "ensembled_member_failed_rows_total",
                 "Rows that the member failed on.",
                 _MEMBER,
                 each(lambda member: member.counters.failed),
             ),
-            gauge(
+            Gauges(
                 "ensembled_member_pending_rows",
                 "Rows that wait for a worker.",
                 _MEMBER,
                 each(lambda member: member.pending.rows),
             ),
-            gauge(
+            Gauges(
                 "ensembled_member_oldest_pending_seconds",
                 "How long the oldest of the rows that wait for a worker has waited.",
                 _MEMBER,
                 each(waited),
             ),
-            histogram(
+            Histograms(
                 "ensembled_batch_wait_seconds",
                 "How long the oldest row of a batch had waited when it went to a worker.",
                 _MEMBER,
@@ -85,32 +85,32 @@ class FleetMetrics:
             ),
         ]
 
-    def _of_instances(self) -> list[Metric]:
+    def _of_instances(self) -> list[AnyFamily]:
         named = [((at.device.name, at.member.name), at) for at in self._placements]
 
         def each(value: Callable[[Placement], float]) -> list[tuple[tuple[str, str], float]]:
             return [(labels, value(placement)) for labels, placement in named]
 
         return [
-            histogram(
+            Histograms(
                 "ensembled_batch_rows",
                 "Rows of the batches that the instance predicted.",
                 _INSTANCE,
                 ((labels, placement.counters.rows) for labels, placement in named),
             ),
-            histogram(
+            Histograms(
                 "ensembled_batch_duration_seconds",
                 "How long the batches took that the instance predicted.",
                 _INSTANCE,
                 ((labels, placement.counters.times) for labels, placement in named),
             ),
-            counter(
+            Counters(
                 "ensembled_instance_busy_seconds_total",
                 "Time that the instance spent on its jobs.",
                 _INSTANCE,
                 each(lambda placement: placement.counters.busy_s),
             ),
-            gauge(
+            Gauges(
                 "ensembled_instance_max_batch_rows",
                 "The most rows that a batch of the instance may have.",
                 _INSTANCE,
@@ -118,12 +118,12 @@ class FleetMetrics:
             ),
         ]
 
-    def _of_workers(self) -> list[Metric]:
+    def _of_workers(self) -> list[AnyFamily]:
         now = time.monotonic()
 
-        def each(name: str, text: str, value: Callable[[Worker], float]) -> Metric:
+        def each(name: str, text: str, value: Callable[[Worker], float]) -> AnyFamily:
             samples = (((device,), value(worker)) for device, worker in self._workers.items())
-            return gauge(name, text, _DEVICE, samples)
+            return Gauges(name, text, _DEVICE, samples)
 
         return [
             each(
@@ -159,12 +159,12 @@ class ArenaMetrics:
     def __init__(self, gateway: Gateway) -> None:
         self._flights = gateway.flights
 
-    async def collect(self) -> AsyncIterator[Metric]:
+    async def collect(self) -> AsyncIterator[AnyFamily]:
         """Slots, and what waits for them."""
 
-        def each(name: str, text: str, value: Callable[[InFlight], float]) -> Metric:
+        def each(name: str, text: str, value: Callable[[InFlight], float]) -> AnyFamily:
             samples = (((str(at),), value(flight)) for at, flight in enumerate(self._flights))
-            return gauge(name, text, _ARENA, samples)
+            return Gauges(name, text, _ARENA, samples)
 
         yield each(
             "ensembled_arena_slots",

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
-from server.histogram import Histogram
 from server.inference import Endpoint, Inference
-from server.metrics.families import Metric, counter, gauge, histogram
-from server.statistics import OUTCOMES, REASONS, ModelCounters
+from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
+from server.statistics import OUTCOMES, REASONS, ModelCounters, RequestTimes
 
 __all__ = ["ModelMetrics"]
 
@@ -32,11 +31,11 @@ class ModelMetrics:
         self._inference = inference
         self._endpoints = inference.endpoints
 
-    async def collect(self) -> AsyncIterator[Metric]:
+    async def collect(self) -> AsyncIterator[AnyFamily]:
         """Requests first, then models."""
         counted = {name: endpoint.counters for name, endpoint in self._endpoints.items()}
         everybody = {**counted, _NO_MODEL: self._inference.unaddressed}
-        yield counter(
+        yield Counters(
             "ensembled_requests_total",
             "Requests that ended, by what became of them.",
             ("model", "outcome"),
@@ -46,7 +45,7 @@ class ModelMetrics:
                 for outcome, number in _with_zeros(OUTCOMES, counters.outcomes).items()
             ),
         )
-        yield counter(
+        yield Counters(
             "ensembled_refusals_total",
             "Requests that were turned away because of the server's state or limits.",
             ("model", "reason"),
@@ -57,19 +56,19 @@ class ModelMetrics:
             ),
         )
         flying = Counter(request.model.name for request in self._inference.gateway.requests)
-        yield gauge(
+        yield Gauges(
             "ensembled_requests_in_flight",
             "Requests that were accepted and are not answered yet.",
             _MODEL,
             (((name,), flying[name]) for name in counted),
         )
-        yield counter(
+        yield Counters(
             "ensembled_rows_total",
             "Rows that were answered.",
             _MODEL,
             (((name,), counters.rows) for name, counters in counted.items()),
         )
-        yield counter(
+        yield Counters(
             "ensembled_predictions_saved_total",
             "Predictions of members, a row each, that turned out not to be needed.",
             _MODEL,
@@ -82,31 +81,26 @@ class ModelMetrics:
 
     def _times(
         self, counted: dict[str, ModelCounters], everybody: dict[str, ModelCounters]
-    ) -> list[Metric]:
-        stages: dict[str, Callable[[ModelCounters], Histogram]] = {
-            "input": lambda counters: counters.input,
-            "queue": lambda counters: counters.queue,
-            "infer": lambda counters: counters.infer,
-            "output": lambda counters: counters.output,
-        }
+    ) -> list[AnyFamily]:
+        times = {name: counters.times for name, counters in counted.items()}
         return [
-            histogram(
+            Histograms(
                 "ensembled_request_duration_seconds",
                 "Requests that were answered, from having the body to having the response.",
                 _MODEL,
-                (((name,), counters.success) for name, counters in counted.items()),
+                (((name,), it.whole) for name, it in times.items()),
             ),
-            histogram(
+            Histograms(
                 "ensembled_request_stage_duration_seconds",
                 "Requests that were answered, by stage.",
                 ("model", "stage"),
                 (
-                    ((name, stage), of(counters))
-                    for name, counters in counted.items()
-                    for stage, of in stages.items()
+                    ((name, stage), getattr(it, stage))
+                    for name, it in times.items()
+                    for stage in RequestTimes._fields[1:]
                 ),
             ),
-            histogram(
+            Histograms(
                 "ensembled_failed_request_duration_seconds",
                 "Requests that got an error, from having the head to having the error.",
                 _MODEL,
@@ -114,10 +108,10 @@ class ModelMetrics:
             ),
         ]
 
-    def _models(self) -> list[Metric]:
-        def each(name: str, text: str, value: Callable[[Endpoint], float]) -> Metric:
+    def _models(self) -> list[AnyFamily]:
+        def each(name: str, text: str, value: Callable[[Endpoint], float]) -> AnyFamily:
             samples = (((model,), value(at)) for model, at in self._endpoints.items())
-            return gauge(name, text, _MODEL, samples)
+            return Gauges(name, text, _MODEL, samples)
 
         return [
             each(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import psutil
 
-from server.metrics.families import Metric, counter, gauge
+from server.metrics.families import AnyFamily, Counters, Gauges
 from server.metrics.sampler import Sampler
 from workers.memory import SharedMemory
 
@@ -44,9 +44,9 @@ class ProcessMetrics:
         self._known: dict[int, psutil.Process] = {}
         self._sampler = Sampler(self._measure, "processes")
 
-    async def collect(self) -> AsyncIterator[Metric]:
+    async def collect(self) -> AsyncIterator[AnyFamily]:
         """Who lives, then what they take."""
-        yield gauge(
+        yield Gauges(
             "ensembled_process_up",
             "Whether the process is there.",
             _LABELS,
@@ -55,7 +55,7 @@ class ProcessMetrics:
                 *((labels, bool(board.pid)) for labels, board in self._boards.items()),
             ],
         )
-        yield counter(
+        yield Counters(
             "ensembled_process_restarts_total",
             "How often the process was started again.",
             _LABELS,
@@ -66,31 +66,31 @@ class ProcessMetrics:
         def each(value: Callable[[_Use], float]) -> list[tuple[tuple[str, str], float]]:
             return [(labels, value(use)) for labels, use in used.items()]
 
-        yield gauge(
+        yield Gauges(
             "ensembled_process_start_time_seconds",
             "When the process was started, as Unix time.",
             _LABELS,
             each(lambda use: use.started),
         )
-        yield counter(
+        yield Counters(
             "ensembled_process_cpu_seconds_total",
             "Processor time that the process has used.",
             _LABELS,
             each(lambda use: use.cpu_s),
         )
-        yield gauge(
+        yield Gauges(
             "ensembled_process_resident_memory_bytes",
             "Memory that the process has in RAM, shared memory included.",
             _LABELS,
             each(lambda use: use.resident_bytes),
         )
-        yield gauge(
+        yield Gauges(
             "ensembled_process_open_fds",
             "File descriptors that the process has open.",
             _LABELS,
             each(lambda use: use.fds),
         )
-        yield gauge(
+        yield Gauges(
             "ensembled_process_threads",
             "Threads of the process.",
             _LABELS,

@@ -12,7 +12,7 @@ from importlib.metadata import version
 
 from server.histogram import LAGS_S, Histogram
 from server.inference import Inference
-from server.metrics.families import Metric, gauge, histogram
+from server.metrics.families import AnyFamily, Gauges, Histograms
 
 __all__ = ["LoopLag", "ServerMetrics"]
 
@@ -55,22 +55,23 @@ class ServerMetrics:
         self._lag = lag
         self._build = (version("ensembled"), platform.python_version())
 
-    async def collect(self) -> AsyncIterator[Metric]:
+    async def collect(self) -> AsyncIterator[AnyFamily]:
         """The build, the state, the lag."""
-        yield gauge("ensembled_build_info", "The build.", ("version", "python"), [(self._build, 1)])
-        yield gauge(
+        build = [(self._build, 1.0)]
+        yield Gauges("ensembled_build_info", "The build.", ("version", "python"), build)
+        yield Gauges(
             "ensembled_ready",
             "Whether the server takes traffic.",
             (),
             [((), self._inference.is_ready)],
         )
-        yield gauge(
+        yield Gauges(
             "ensembled_draining",
             "Whether the server was told to stop and answers what it has accepted.",
             (),
             [((), self._inference.gateway.draining)],
         )
-        yield histogram(
+        yield Histograms(
             "ensembled_event_loop_lag_seconds",
             "How late the front-end's event loop came to a timer.",
             (),
