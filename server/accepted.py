@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.errors import RequestError
+from server.flows import NORMAL, Flow
 from workers.arena import Arena
 from workers.predictions import ClassMap
 from workers.spec import EnsembleSpec
@@ -65,6 +66,7 @@ class Wish(msgspec.Struct, frozen=True):
         predictions: members whose own predictions it wants, by index.
         masks: whether it wants to know which members each row rests on.
         class_only: whether it wants to know each row's best class, and nothing else.
+        level: its priority (`server.flows`).
     """
 
     timeout_s: float = 0.0
@@ -74,6 +76,7 @@ class Wish(msgspec.Struct, frozen=True):
     predictions: tuple[int, ...] = ()
     masks: bool = False
     class_only: bool = False
+    level: int = NORMAL
 
     @property
     def asks_everybody(self) -> bool:
@@ -170,6 +173,9 @@ class Request(msgspec.Struct, eq=False):
         expected: those of them that its rows wait for at first.
         quorum: the fewest members that each row's answer may rest on.
         terms: on which its rows are answered at first.
+        flow: with whom it takes its turns.
+        left_s: how long it may take from its acceptance, 0 for ever.
+        forecast_s: how long it should take, 0 if nobody was before it.
         short: whether an answer rests on fewer members than it should.
         saved: predictions, members times rows, that were not needed.
         started: when the last of its jobs was handed to a worker; before `accepted` if none was.
@@ -185,6 +191,9 @@ class Request(msgspec.Struct, eq=False):
     future: asyncio.Future[Answer]
     accepted: float
     terms: Terms
+    flow: Flow
+    left_s: float = 0.0
+    forecast_s: float = 0.0
     extras: Extras | None = None
     on_slow: Callable[[Request], None] | None = None
     timer: asyncio.TimerHandle | None = None

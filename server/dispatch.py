@@ -3,9 +3,11 @@
 Runs in the front-end; pure (the clock is an argument). Members wait with their pending rows;
 devices have room for few jobs. The policy:
 
-1. the member whose oldest row has waited longest goes first; among equals the one that has the
-   fewest jobs open, so that a slow member does not keep the others out; then the one with the
-   longest job, so that a lone request's members spread over idle devices and finish together;
+1. the member that has rows of the highest priority goes first; among equals the one with rows of
+   the flow that has had the least device time (`server.flows`); then the one whose oldest row has
+   waited longest; then the one that has the fewest jobs open, so that a slow member does not keep
+   the others out; then the one with the longest job, so that a lone request's members spread over
+   idle devices and finish together;
 2. its job goes to its best device, busy or not: the one that, alone, would be through with all its
    pending rows first; for few rows the one that would finish them first, for many the one with the
    most rows per second, also where batch sizes differ; if that one has no room, the job waits;
@@ -29,6 +31,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server.batching import Turn
 from server.fleet_state import DeviceState, Member, OpenJob, Placement
 
 __all__ = ["choose"]
@@ -46,7 +49,7 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
         next_job: the first unused job id; ids are given out upwards from it.
         now: seconds on the clock of the pending ranges.
     """
-    queue: list[tuple[float, int, float, int]] = []
+    queue: list[_Key] = []
     has_room = False
     for index, member in enumerate(members):
         if member.pending.rows and (key := _key(member, index)):
@@ -60,7 +63,7 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
     load: dict[DeviceState, float] = {}
     waiting: list[_Waiting] = []
     while queue:
-        index = heapq.heappop(queue)[3]
+        index = heapq.heappop(queue)[-1]
         member = members[index]
         best, seconds = _best(member, starts, now)
         if not best.device.has_room(best, now):
@@ -81,6 +84,10 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
             load[device] += waiter.seconds
         else:
             waiting.remove(waiter)
+    for job in jobs:  # only now: within one round members go by age
+        for flow, ranges in job.shares:
+            rows = sum([stop - start for start, stop in ranges])
+            flow.charge(job.expected_s * rows / job.rows)
     return jobs
 
 
@@ -99,7 +106,11 @@ class _Waiting:
     seconds: float
 
 
-def _key(member: Member, index: int) -> tuple[float, int, float, int] | None:
+#: A member's place in the queue: its turn, its open jobs, its longest job, its index.
+_Key = tuple[Turn, int, float, int]
+
+
+def _key(member: Member, index: int) -> _Key | None:
     """The place in the queue of a member with pending rows; None if no device that has it is up.
 
     Its job is as long as it is on the fastest device.
@@ -112,7 +123,7 @@ def _key(member: Member, index: int) -> tuple[float, int, float, int] | None:
             least = min(least, seconds)
     if least == math.inf:
         return None
-    return member.pending.since, member.open_jobs, -least, index
+    return member.pending.turn, member.open_jobs, -least, index
 
 
 def _has_room(member: Member, now: float) -> bool:
@@ -152,10 +163,11 @@ def _open(
 ) -> OpenJob:
     """Bind a member's next batch."""
     pending, device = placement.member.pending, placement.device
-    since = pending.since
-    ranges = pending.take(placement.latency.batch)
+    since = pending.turn[2]
+    ranges, shares = pending.take(placement.latency.batch)
     rows = sum([stop - start for start, stop in ranges])
-    job = OpenJob(number, placement, ranges, rows, placement.latency.seconds(rows), since, now)
+    expected_s = placement.latency.seconds(rows)
+    job = OpenJob(number, placement, ranges, rows, expected_s, since, now, shares)
     device.open(job, now)
     starts[device] = device.backlog_s(now)  # its message is paid for
     return job

@@ -19,6 +19,7 @@ import zmq
 from server.batching import PendingRanges, Range, merge
 from server.dispatch import choose
 from server.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
+from server.flows import Flow
 from server.statistics import MemberCounters
 from workers.arena import Arena
 from workers.channels import WORKERS, Decoder, can_receive, open_socket
@@ -65,6 +66,11 @@ class Fleet:
         wake_combiner: called with rows that the combiner should look at.
         release: called with rows (arena, start, stop) that no job holds any longer.
         traces: the traces of the requests in a job, if there is tracing.
+
+    Attributes:
+        members: by arena and index.
+        workers: by device.
+        router: the socket.
     """
 
     def __init__(
@@ -88,21 +94,21 @@ class Fleet:
         self._next_job = 1
         self._by_identity: dict[bytes, Worker] = {}
         self._crashes: defaultdict[tuple[Member, int], int] = defaultdict(int)
-        self._members: list[list[Member]] = [
+        self.members: list[list[Member]] = [
             [
                 Member(name, index, position, PendingRanges(arena.spec.segment_rows))
                 for position, name in enumerate(arena.spec.members)
             ]
             for index, arena in enumerate(arenas)
         ]
-        self._served = [(1 << len(members)) - 1 for members in self._members]
-        self._all_members = [member for members in self._members for member in members]
+        self._served = [(1 << len(members)) - 1 for members in self.members]
+        self._all_members = [member for members in self.members for member in members]
         self.workers = {name: self._make_worker(name, specs) for name, specs in instances.items()}
 
     def _make_worker(self, name: str, specs: Sequence[InstanceSpec]) -> Worker:
         worker = Worker(name)
         for index, spec in enumerate(specs):
-            member = self._members[spec.arena][spec.member]
+            member = self.members[spec.arena][spec.member]
             placement = Placement(worker.state, index, member, Latency(spec.batch))
             member.placements.append(placement)
             worker.placements.append(placement)
@@ -119,18 +125,18 @@ class Fleet:
         """Those of the members in `mask` that some worker serves, or will again."""
         return mask & self._served[arena]
 
-    def enqueue(self, arena: int, mask: int, ranges: list[Range], now: float) -> None:
-        """Let rows wait for the members in `mask`."""
+    def enqueue(self, arena: int, mask: int, ranges: list[Range], now: float, flow: Flow) -> None:
+        """Let rows of a flow wait for the members in `mask`."""
         merged = merge(ranges, self._arenas[arena].spec.segment_rows)
-        for member in self._members[arena]:
+        for member in self.members[arena]:
             if mask >> member.index & 1:
                 for start, stop in merged:
-                    member.pending.append(start, stop, now)
+                    member.pending.append(start, stop, now, flow)
 
     def withdraw(self, arena: int, start: int, stop: int) -> int:
         """Remove rows from every list they still wait in; how many predictions that saves."""
         saved = 0
-        for member in self._members[arena]:
+        for member in self.members[arena]:
             saved += member.pending.withdraw(start, stop)
             self._forget_crashes(member, start, stop)
         return saved
@@ -157,7 +163,7 @@ class Fleet:
 
     def counters(self, arena: int, member: int) -> MemberCounters:
         """What a member of an arena has done."""
-        return self._members[arena][member].counters
+        return self.members[arena][member].counters
 
     # -- dispatch -----------------------------------------------------------------------------
 
@@ -182,7 +188,9 @@ class Fleet:
         worker.state.up = False  # until it says Hello again
         for job in reversed(jobs):
             worker.state.close(job.id, time.monotonic())
-            job.placement.member.pending.put_back(job.ranges, job.since)
+            for flow, ranges in job.shares:
+                for start, stop in ranges:
+                    job.placement.member.pending.append(start, stop, job.since, flow)
 
     def _message(self, job: OpenJob) -> Job:
         traces = () if self._traces is None else self._traces.packed(job)
@@ -288,40 +296,49 @@ class Fleet:
     def _take_back(self, job: OpenJob, *, blamed: bool) -> None:
         """Let a dead worker's unfinished rows wait again; wake the combiner for the finished."""
         member = job.placement.member
-        arena = self._arenas[member.arena]
-        unfinished: list[Range] = []
-        for start, stop in job.ranges:
-            slots, rows = arena.slots(start, stop), arena.numbers(start, stop)
-            over = (
-                (np.abs(arena.done[member.index, slots]) == rows)
-                | (np.abs(arena.ended[slots]) == rows)
-                | (arena.closing[slots] == rows)
-                | (arena.row[slots] != rows)
-            )
-            unfinished += [(int(row), int(row) + 1) for row in rows[~over]]
+        unfinished = [
+            (row, flow)
+            for flow, ranges in job.shares
+            for start, stop in ranges
+            for row in self._unfinished(member, start, stop)
+        ]
         self._wake_combiner(
             tuple(Predictions(member.arena, start, stop) for start, stop in job.ranges)
         )
         if blamed:
             unfinished = self._blame(member, unfinished)
-        member.pending.put_back(unfinished, job.since)
+        for row, flow in unfinished:
+            member.pending.append(row, row + 1, job.since, flow)
 
-    def _blame(self, member: Member, rows: list[Range]) -> list[Range]:
+    def _unfinished(self, member: Member, start: int, stop: int) -> list[int]:
+        """The rows that a member has not settled, and somebody still waits for."""
+        arena = self._arenas[member.arena]
+        slots, rows = arena.slots(start, stop), arena.numbers(start, stop)
+        over = (
+            (np.abs(arena.done[member.index, slots]) == rows)
+            | (np.abs(arena.ended[slots]) == rows)
+            | (arena.closing[slots] == rows)
+            | (arena.row[slots] != rows)
+        )
+        return [int(row) for row in rows[~over]]
+
+    def _blame(self, member: Member, rows: list[tuple[int, Flow]]) -> list[tuple[int, Flow]]:
         """Count a death against each row; isolate or fail the suspects and return the others.
 
         A suspect waits as if it had just come: it has had its turn.
         """
-        others: list[Range] = []
-        for start, stop in rows:
-            self._crashes[member, start] += 1
-            crashes = self._crashes[member, start]
+        others: list[tuple[int, Flow]] = []
+        for row, flow in rows:
+            self._crashes[member, row] += 1
+            crashes = self._crashes[member, row]
             if crashes >= _FAIL_AFTER:
-                del self._crashes[member, start]
-                self._fail(member, start, stop, f"its worker died {crashes} times on this row")
+                del self._crashes[member, row]
+                why = f"its worker died {crashes} times on this row"
+                self._fail(member, row, row + 1, why)
             elif crashes >= _ISOLATE_AFTER:
-                member.pending.isolate(start, time.monotonic())
+                member.pending.isolate(row, time.monotonic(), flow)
             else:
-                others.append((start, stop))
+                others.append((row, flow))
         return others
 
     def _forget_crashes(self, member: Member, start: int, stop: int) -> None:
@@ -342,7 +359,7 @@ class Fleet:
         self._refresh_given_up()
         for member in self._all_members:
             while member.given_up and member.pending.rows:
-                for start, stop in member.pending.take(1024):
+                for start, stop in member.pending.take(1024).ranges:
                     self._fail(member, start, stop, "no worker can serve it")
 
     def _refresh_given_up(self) -> None:
@@ -353,5 +370,5 @@ class Fleet:
             )
         self._served = [
             sum(1 << member.index for member in members if not member.given_up)
-            for members in self._members
+            for members in self.members
         ]

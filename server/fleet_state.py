@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from server.batching import PendingRanges, Range
+from server.flows import Flow
 from server.statistics import InstanceCounters, MemberCounters
 
 __all__ = ["DeviceState", "Latency", "Member", "OpenJob", "Placement"]
@@ -58,6 +59,7 @@ class OpenJob:
     Attributes:
         since: when its oldest row came.
         opened: when it was bound.
+        shares: the flows that its rows belong to, each with its ranges.
         holds: rows that are released with the last job that holds them.
     """
 
@@ -68,6 +70,7 @@ class OpenJob:
     expected_s: float
     since: float
     opened: float
+    shares: list[tuple[Flow, list[Range]]]
     holds: list[list[int]] = field(default_factory=list)
 
 

@@ -83,7 +83,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
         epoch=spec.epoch,
         instances=spec.instances,
         workers=spec.workers,
-        max_waiting=spec.max_waiting_requests,
+        limits=spec.queue,
     )
     on_drain = asyncio.Event()
     _Commands(commands, gateway, on_drain)

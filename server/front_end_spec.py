@@ -23,6 +23,7 @@ __all__ = [
     "Drain",
     "FrontEndSpec",
     "ModelSpec",
+    "QueueLimits",
     "WorkerDown",
     "WorkerReaped",
     "WorkerStarted",
@@ -71,6 +72,20 @@ class ClientLimits(msgspec.Struct, frozen=True):
     connections: int | None = None
 
 
+class QueueLimits(msgspec.Struct, frozen=True):
+    """How much may wait.
+
+    Attributes:
+        queue_s: how long what is before a request may take.
+        waiting_requests: how many of a model and a priority may wait for slots of the arena.
+        waiting_rows: how many rows these may have together.
+    """
+
+    queue_s: float
+    waiting_requests: int
+    waiting_rows: int
+
+
 class FrontEndSpec(msgspec.Struct, frozen=True):
     """All a front-end knows.
 
@@ -94,7 +109,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     http_fd: int
     grpc_address: str
     max_request_bytes: int
-    max_waiting_requests: int
+    queue: QueueLimits
     max_image_pixels: int
     limits: ClientLimits
     tracing: TracingSpec | None = None

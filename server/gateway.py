@@ -15,11 +15,15 @@ from typing import TYPE_CHECKING
 import zmq
 
 from server.accepted import Bound, Request, ServedModel
-from server.admission import admit
+from server.admission import admit, check_time
 from server.batching import Range
-from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable
+from server.errors import DeadlineExceeded, RequestError, Unavailable
 from server.fleet import Fleet
+from server.flows import Flow, Flows
+from server.forecast import Forecast, learn
+from server.front_end_spec import QueueLimits
 from server.inflight import InFlight
+from server.waiting_room import WaitingRoom
 from workers.arena import Arena
 from workers.channels import (
     COMBINER,
@@ -67,7 +71,7 @@ class Gateway:
         instances: what each device's worker holds.
         workers: the workers that may hold work of a former front-end, as (device, incarnation):
             nothing is claimed until each has said that it is idle, or was reaped.
-        max_waiting: how many requests may wait for slots of an arena.
+        limits: how much may wait.
         tracer: begins the traces of requests, if there is tracing.
     """
 
@@ -79,15 +83,19 @@ class Gateway:
         epoch: int,
         instances: dict[str, tuple[InstanceSpec, ...]],
         workers: Sequence[tuple[str, int]],
-        max_waiting: int,
+        limits: QueueLimits,
         tracer: Tracer | None = None,
     ) -> None:
         self._epoch = epoch
-        self._max_waiting = max_waiting
+        self._limits = limits
+        self._flows = Flows()
         shared = SharedMemory(memory)
         self._board: BoardRow = shared.board("front-end")
         arenas = [Arena(shared, spec) for spec in memory.arenas]
-        self._flights = [InFlight(arena) for arena in arenas]
+        self._flights = [
+            InFlight(arena, WaitingRoom(limits.waiting_requests, limits.waiting_rows))
+            for arena in arenas
+        ]
         self._requests: set[Request] = set()
         self.draining = False
         self._combiner_idle = False
@@ -106,11 +114,12 @@ class Gateway:
             release=self._release,
             traces=None if tracer is None else tracer.of_jobs(self._flights),
         )
+        self._forecast = Forecast(self.fleet.members)
         for name, incarnation in workers:
             self.fleet.started(name, incarnation)
         self._opened = asyncio.Event()
         self._dispatch_due = False
-        self._fresh: list[tuple[int, int, list[Range]]] = []
+        self._fresh: list[tuple[int, int, Flow, list[Range]]] = []
 
     def start(self) -> None:
         """Listen to the sockets and ask everybody to be idle."""
@@ -168,7 +177,7 @@ class Gateway:
         Raises:
             InvalidRequest: if more members should answer than are asked.
             Unavailable: while starting or draining, or if the quorum is impossible.
-            QueueFull: if too many requests wait already.
+            QueueFull: if too many requests or rows wait already, or it can't be done in time.
         """
         if not self.is_open:
             if self.draining:
@@ -178,6 +187,8 @@ class Gateway:
             model,
             bound,
             self.fleet.available(model.arena, model.spec.mask),
+            flow=self._flows.of(model.arena, model.ensemble, bound.wish.level),
+            arrived=arrived,
             future=self._loop.create_future(),
             now=time.monotonic(),
         )
@@ -185,17 +196,27 @@ class Gateway:
         if trace is not None:
             trace.accepted, request.trace = request.accepted, trace
         flight = self._flights[model.arena]
-        if flight.waiting or not self._place(flight, request):
-            if request.claimed == 0 and len(flight.waiting) >= self._max_waiting:
-                raise QueueFull(f"the arena is full, and {len(flight.waiting)} requests wait")
-            flight.waiting.append(request)
+        if flight.room.requests or self._forecast.is_anybody_before(model.arena):
+            self._check_time(flight, request)
+        if flight.room.requests or not self._place(flight, request):
+            if request.claimed == 0:
+                flight.room.check(request)
+            flight.room.enter(request)
+            self._serve_waiting(flight)
         self._requests.add(request)
-        timeout_s = bound.wish.timeout_s
-        if timeout_s or model.deadline_s:
-            deadline_s = min(t for t in (timeout_s, model.deadline_s) if t > 0)
-            left_s = arrived + deadline_s - request.accepted
-            request.timer = self._loop.call_later(left_s, self._pass_deadline, request)
+        if request.left_s:
+            request.timer = self._loop.call_later(request.left_s, self._pass_deadline, request)
         return request
+
+    def _check_time(self, flight: InFlight, request: Request) -> None:
+        needed = request.expected.bit_count()
+        if request.left_s:
+            needed = min(needed, request.quorum)
+        rows = flight.room.rows(request.flow)
+        prospect = self._forecast.prospect(request, needed, rows)
+        check_time(request, prospect, self._limits.queue_s)
+        request.forecast_s = prospect.total_s
+        self._forecast.accept(request)
 
     def _pass_deadline(self, request: Request) -> None:
         self.close(
@@ -235,19 +256,19 @@ class Gateway:
 
     def _serve_waiting(self, flight: InFlight) -> None:
         """Let waiting requests claim what has become free, a piece each in turn."""
-        while flight.waiting:
-            request = flight.waiting[0]
+        while (request := flight.room.first) is not None:
             span = flight.place(request)
             if span is None:
                 return
             self._enqueue(request, span)
-            flight.waiting.popleft()
-            if request.claimed < request.rows:
-                flight.waiting.append(request)
+            flight.room.has_claimed(request, span[1] - span[0])
 
     def _finish(self, request: Request) -> None:
         self._requests.discard(request)
-        request.resolve(time.monotonic())
+        now = time.monotonic()
+        if request.forecast_s and request.error is None and not request.short:
+            learn(request, now)
+        request.resolve(now)
 
     # -- rows that come back ------------------------------------------------------------------
 
@@ -268,7 +289,7 @@ class Gateway:
                 self.close(request, request.error)
             if request.is_over:
                 self._finish(request)
-        if flight.waiting:
+        if flight.room.requests:
             self._serve_waiting(flight)
 
     def _release(self, arena: int, start: int, stop: int) -> None:
@@ -281,9 +302,9 @@ class Gateway:
         """Let rows wait for the next stage of their cascade."""
         arena = deferred.arena
         available = self.fleet.available(arena, _EVERYBODY)
-        for span, mask in self._flights[arena].defer(deferred, available):
+        for request, span, mask in self._flights[arena].defer(deferred, available):
             if mask:
-                self._let_wait(arena, mask, span)
+                self._let_wait(request, mask, span)
             else:
                 self._wake_combiner((Predictions(arena, *span),))
 
@@ -325,21 +346,21 @@ class Gateway:
 
     def _enqueue(self, request: Request, span: Range) -> None:
         """Let a request's rows wait for their members, from the next dispatch on."""
-        self._let_wait(request.model.arena, request.expected, span)
+        self._let_wait(request, request.expected, span)
 
-    def _let_wait(self, arena: int, expected: int, span: Range) -> None:
-        fresh = self._fresh
-        if fresh and fresh[-1][0] == arena and fresh[-1][1] == expected:
-            fresh[-1][2].append(span)
+    def _let_wait(self, request: Request, expected: int, span: Range) -> None:
+        fresh, flow = self._fresh, request.flow
+        if fresh and fresh[-1][2] is flow and fresh[-1][1] == expected:
+            fresh[-1][3].append(span)
         else:
-            fresh.append((arena, expected, [span]))
+            fresh.append((request.model.arena, expected, flow, [span]))
         self._dispatch_soon()
 
     def _enqueue_fresh(self) -> None:
         fresh, self._fresh = self._fresh, []
         now = time.monotonic()
-        for arena, expected, ranges in fresh:
-            self.fleet.enqueue(arena, expected, ranges, now)
+        for arena, expected, flow, ranges in fresh:
+            self.fleet.enqueue(arena, expected, ranges, now, flow)
 
     def _dispatch_soon(self) -> None:
         """Dispatch once the requests that have already arrived are in, too."""

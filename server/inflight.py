@@ -6,7 +6,6 @@ piece is copied out as its rows end, and no request holds slots while it waits f
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from server.batching import Range
 from server.cascade import move_on
 from server.errors import MemberFailed, RequestError, Unavailable
 from server.slots import SlotAllocator
+from server.waiting_room import WaitingRoom
 from workers.arena import Arena
 from workers.messages import Deferred, Ended
 from workers.terms import unpack
@@ -40,15 +40,16 @@ class Piece(msgspec.Struct, frozen=True, eq=False):
 class InFlight:
     """The front-end's side of one arena.
 
-    Attributes:
-        waiting: requests that have rows to claim, in their order; served in turn.
+    Args:
+        arena: its cells.
+        room: where requests wait for space in it.
     """
 
-    def __init__(self, arena: Arena) -> None:
+    def __init__(self, arena: Arena, room: WaitingRoom) -> None:
         spec = arena.spec
         generation = arena.last_row() // arena.capacity + 1
         self.arena = arena
-        self.waiting: deque[Request] = deque()
+        self.room = room
         self.slots = SlotAllocator(spec.segments, spec.segment_rows, generation)
         # Cell by cell: quicker for a lone row than arrays of one element.
         self._row, self._ensemble = arena.row.data, arena.ensemble.data
@@ -123,7 +124,7 @@ class InFlight:
             yield piece, position, end
             position = end
 
-    def defer(self, deferred: Deferred, available: int) -> list[tuple[Range, int]]:
+    def defer(self, deferred: Deferred, available: int) -> list[tuple[Request, Range, int]]:
         """Let the next stage of their cascade predict rows.
 
         Args:
@@ -131,14 +132,15 @@ class InFlight:
             available: mask of the members that are up.
 
         Returns:
-            The ranges that moved on, with the members that are to predict them: 0 if none is left.
+            The requests and ranges that moved on, with the members that are to predict them: 0 if
+            none is left.
         """
-        further: list[tuple[Range, int]] = []
+        further: list[tuple[Request, Range, int]] = []
         for piece, start, stop in self._owned(deferred.start, deferred.stop):
             ranges, mask = move_on(
                 self.arena, piece.request, (start, stop), deferred.stage, available
             )
-            further += [(span, mask) for span in ranges]
+            further += [(piece.request, span, mask) for span in ranges]
         return further
 
     def settle(self, ended: Ended) -> list[tuple[Request, Range, bool]]:
@@ -220,8 +222,7 @@ class InFlight:
 
         It claims no more; its rows stay claimed until the combiner has ended them.
         """
-        if request in self.waiting:
-            self.waiting.remove(request)
+        self.room.leave(request)
         ranges: list[Range] = []
         for piece in request.pieces or ():
             start = piece.start

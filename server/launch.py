@@ -21,7 +21,7 @@ from server.composition.rules import know_rules
 from server.composition.tracing import know_tracing
 from server.config import Config
 from server.config.limits import LimitsConfig
-from server.front_end_spec import ClientLimits, FrontEndSpec
+from server.front_end_spec import ClientLimits, FrontEndSpec, QueueLimits
 from server.planning.allocation_file import read_allocation
 from server.planning.placement import (
     Placement,
@@ -189,7 +189,11 @@ async def _supervise(
             http_fd=http.fileno(),
             grpc_address=spoken_address(grpc),
             max_request_bytes=int(config.server.max_request_bytes),
-            max_waiting_requests=config.server.max_waiting_requests,
+            queue=QueueLimits(
+                config.server.limits.queue_s,
+                config.server.max_waiting_requests,
+                config.server.limits.waiting_rows,
+            ),
             max_image_pixels=config.server.max_image_pixels,
             limits=_client_limits(config.server.limits),
             tracing=plan.tracing,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from server.accepted import Answer, Wish
 from server.errors import InvalidRequest
+from server.flows import HIGH, NORMAL
 from server.front_end_spec import ModelSpec
 from server.requests import Parameters, WantedOutput
 from server.tensors import bytes_to_wire
@@ -114,6 +115,7 @@ def wish_for(model: ModelSpec, parameters: Parameters, outputs: Sequence[WantedO
         ),
         masks=_MASK in names,
         class_only=names == [_CLASS],
+        level=HIGH if parameters.is_urgent else NORMAL,
     )
 
 

@@ -47,11 +47,13 @@ class Parameters(msgspec.Struct, frozen=True):
         timeout_s: the request's own deadline, 0 for none.
         members: names of the members that it wants, none for all.
         quorum: the fewest members the answer may rest on, 0 for the ensemble's own.
+        is_urgent: whether it goes before others.
     """
 
     timeout_s: float = 0.0
     members: tuple[str, ...] = ()
     quorum: int = 0
+    is_urgent: bool = False
 
 
 _NO_PARAMETERS = Parameters()
@@ -87,13 +89,16 @@ def read_parameters(given: Mapping[str, Any]) -> Parameters:
     quorum = given.get("quorum", 0)
     if type(quorum) is not int or not 0 <= quorum <= _MAX_QUORUM:
         raise InvalidRequest(f"parameter quorum is a number of members, not {quorum!r}")
+    priority = given.get("priority", 0)
+    if type(priority) is not int or priority < 0:
+        raise InvalidRequest("parameter priority is a number: 1 goes before all others")
     members = given.get("members", "")
     if not isinstance(members, str):
         raise InvalidRequest("parameter members is a text: names of members, separated by commas")
     names = tuple(name for part in members.split(",") if (name := part.strip()))
-    if not (timeout or quorum or names):
+    if not (timeout or quorum or names or priority == 1):
         return _NO_PARAMETERS
-    return Parameters(timeout / 1e6, names, quorum)
+    return Parameters(timeout / 1e6, names, quorum, priority == 1)
 
 
 def refuse_shared_memory(tensor: str, parameters: Mapping[str, Any]) -> None:

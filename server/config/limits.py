@@ -17,9 +17,11 @@ class LimitsConfig(Section):
     """What clients may take of the server's time and memory."""
 
     queue_s: float = Field(default=10.0, gt=0)
-    """A request that would have to wait longer than that for its answer, to judge by what waits
-    and how fast it goes, is refused at once (429); its own deadline counts as well if it is
-    earlier."""
+    """A request is refused at once (429) if what waits before it would take longer than that, to
+    judge by how fast it goes; and if it could not be answered by its own deadline."""
+    waiting_rows: int = Field(default=65536, ge=1)
+    """How many rows the requests that wait for space in the arena may have together, for each model
+    and priority, before others are refused (429); a lone request may have more."""
     header_s: float = Field(default=10.0, gt=0)
     """Time for a request's headers to come, from their first byte (408, over HTTP only)."""
     header_bytes: Bytes = Field(default=ByteSize(64 << 10), ge=1024)

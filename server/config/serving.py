@@ -33,7 +33,8 @@ class ServerConfig(Section):
     max_request_bytes: Bytes = ByteSize(64 << 20)
     """Largest body over HTTP (as it comes, and decompressed), and largest message over gRPC."""
     max_waiting_requests: int = Field(default=1024, ge=0)
-    """How many requests may wait for space in the arena before others are refused (429)."""
+    """How many requests may wait for space in the arena, for each model and priority, before others
+    are refused (429)."""
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     """Largest image, height times width, that is decoded."""
     limits: LimitsConfig = LimitsConfig()

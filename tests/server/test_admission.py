@@ -1,13 +1,17 @@
+import msgspec
 import pytest
 
 from server.accepted import Bound, ServedModel, Wish
-from server.admission import admit
-from server.errors import InvalidRequest, Unavailable
+from server.admission import admit, check_time
+from server.errors import InvalidRequest, QueueFull, Unavailable
+from server.flows import NORMAL, Flows
+from server.forecast import Prospect
 from workers.spec import EnsembleSpec, TensorSpec
 from workers.terms import Terms
 
 OUTPUT = TensorSpec("output", "FP32", (2,))
 ALL = 0b111
+FLOW = Flows().of(0, 0, NORMAL)
 
 
 def model(**changes):
@@ -16,7 +20,15 @@ def model(**changes):
 
 
 def admitted(wish, *, available=ALL, **changes):
-    return admit(model(**changes), Bound([], 4, wish), available, future=None, now=5.0)
+    return admit(
+        model(**changes),
+        Bound([], 4, wish),
+        available,
+        flow=FLOW,
+        arrived=4.0,
+        future=None,
+        now=5.0,
+    )
 
 
 def test_a_plain_request_asks_all_that_are_up():
@@ -71,3 +83,33 @@ def test_a_cascade_begins_with_its_first_stage_that_is_up():
 def test_who_needs_every_member_asks_all_at_once(wish):
     request = admitted(wish, **STAGES)
     assert (request.expected, request.terms.stage) == (ALL, 0)
+
+
+# -- time --------------------------------------------------------------------------------------
+
+
+def test_the_earlier_deadline_counts_from_the_arrival():
+    def left_s(timeout_s, deadline_s):
+        served = msgspec.structs.replace(model(), deadline_s=deadline_s)
+        bound = Bound([], 4, Wish(timeout_s=timeout_s))
+        return admit(served, bound, ALL, flow=FLOW, arrived=4.0, future=None, now=5.0).left_s
+
+    assert left_s(0, 0) == 0.0
+    assert (left_s(3.0, 0), left_s(0, 3.0), left_s(9.0, 3.0), left_s(3.0, 9.0)) == (2.0,) * 4
+    assert 0 < left_s(0.5, 0) < 1e-6, "it has passed, which is not the same as none"
+
+
+def test_what_would_wait_too_long_is_refused():
+    request = admitted(Wish())
+    check_time(request, Prospect(9.9, 99.0), queue_s=10.0)
+    with pytest.raises(QueueFull) as refusal:
+        check_time(request, Prospect(12.5, 13.0), queue_s=10.0)
+    assert (refusal.value.reason, refusal.value.retry_after_s) == ("time", 2.5)
+
+
+def test_what_can_not_make_its_deadline_is_refused():
+    request = admitted(Wish(timeout_s=5.0))  # one second of which has gone
+    check_time(request, Prospect(1.0, 2.9), queue_s=10.0)
+    with pytest.raises(QueueFull) as refusal:
+        check_time(request, Prospect(1.0, 3.5), queue_s=10.0)
+    assert (refusal.value.reason, refusal.value.retry_after_s) == ("deadline", 0.5)

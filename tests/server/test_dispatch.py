@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from server.batching import PendingRanges
 from server.dispatch import choose
 from server.fleet_state import DeviceState, Latency, Member, Placement
+from server.flows import HIGH, NORMAL, Flows
 
 SEGMENT = 64
 
@@ -29,11 +30,12 @@ class Bench:
                 )
             self.members.append(member)
         self.jobs = 0
+        self.flows = Flows()
 
-    def append(self, start, stop, now, only=None):
+    def append(self, start, stop, now, only=None, flow=(0, NORMAL)):
         for member in self.members:
             if only is None or member.name in only:
-                member.pending.append(start, stop, now)
+                member.pending.append(start, stop, now, self.flows.of(0, *flow))
 
     def choose(self, now=0.0):
         """What goes out, as (member, device, ranges)."""
@@ -282,3 +284,51 @@ def test_every_row_is_predicted_once_by_every_member(latencies, steps):
             break
     for rows in predicted.values():
         assert rows == list(range(head)), "each once, in the order of arrival"
+
+
+# -- flows -------------------------------------------------------------------------------------
+
+
+def test_what_is_urgent_goes_first_however_long_others_have_waited():
+    bench = Bench(["cpu:0"], {"a": {"cpu:0": 0.01}, "b": {"cpu:0": 0.01}, "c": {"cpu:0": 0.01}})
+    for member, since in [("a", 0.0), ("b", 1.0)]:
+        bench.append(0, 8, now=since, only={member})
+    bench.append(8, 9, now=5.0, only={"c"}, flow=(1, HIGH))
+    assert names(bench.choose(now=5.0)) == ["c", "a"]
+
+
+def test_a_flood_on_one_ensemble_leaves_half_of_the_device_to_another():
+    bench = Bench(["cpu:0"], {"a": {"cpu:0": 0.01}, "b": {"cpu:0": 0.02}})
+    bench.append(0, 60, now=0.0, only={"a"}, flow=(0, NORMAL))
+    now, seconds, head = 10.0, {"a": 0.0, "b": 0.0}, 64
+    for _ in range(100):
+        # The flood never ends; of the other ensemble one batch waits at a time.
+        for member, flow in (("a", 0), ("b", 1)):
+            if bench.members["ab".index(member)].pending.rows < 8:
+                bench.append(head, head + 8, now=now, only={member}, flow=(flow, NORMAL))
+                head += 8
+        bench.choose(now)
+        job = bench.finish("cpu:0", now)
+        now += job.expected_s
+        seconds[job.placement.member.name] += job.expected_s
+    assert 0.4 < seconds["a"] / sum(seconds.values()) < 0.6
+
+
+def test_who_comes_back_has_saved_no_time_up():
+    bench = Bench(["cpu:0"], {"a": {"cpu:0": 0.01}, "b": {"cpu:0": 0.01}})
+    now = 0.0
+    for start in range(0, 80, 8):
+        bench.append(start, start + 8, now=now, only={"a"}, flow=(0, NORMAL))
+        bench.choose(now)
+        bench.finish("cpu:0", now)
+        now += 0.01
+    for start in range(80, 160, 16):
+        bench.append(start, start + 8, now=now, only={"a"}, flow=(0, NORMAL))
+        bench.append(start + 8, start + 16, now=now, only={"b"}, flow=(1, NORMAL))
+    order = []
+    for _ in range(10):
+        bench.choose(now)
+        order.append(bench.finish("cpu:0", now).placement.member.name)
+        now += 0.01
+    assert "bbb" not in "".join(order)
+    assert sorted(order) == ["a"] * 5 + ["b"] * 5

@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 
 from server.accepted import Bound, ServedModel, Wish
 from server.errors import DeadlineExceeded, MemberFailed, QueueFull, RequestError, Unavailable
+from server.flows import HIGH
+from server.front_end_spec import QueueLimits
 from server.gateway import Gateway
 from workers.arena_combiner import ArenaCombiner
 from workers.messages import (
@@ -74,7 +76,7 @@ class Stage:
             epoch=1,
             instances={d: tuple(map(instance, members)) for d, members in DEVICES.items()},
             workers=[(device, 1) for device in DEVICES],
-            max_waiting=2,
+            limits=QueueLimits(queue_s=60.0, waiting_requests=2, waiting_rows=16),
         )
         self.close_sockets(gateway)
         self.fleet = gateway.fleet
@@ -245,7 +247,7 @@ def on_stage():
 WISHES = (
     (ALL, {"class_only": True}),
     (SOME, {}),
-    (SOME, {"class_only": True}),
+    (SOME, {"class_only": True, "level": HIGH}),
     (UNEQUAL, {"class_only": True}),
     (SOME, {"members": 0b101, "masks": True}),
     (STAGED, {}),

@@ -7,6 +7,7 @@ from allocator.simulation.binding import Binder
 from allocator.simulation.jobs import Costs, DeviceState, InstanceState
 from server import dispatch
 from server.batching import PendingRanges, merge
+from server.flows import NORMAL, Flows
 
 SEGMENT = 1 << 40
 #: Multiples of a power of two, so that sums are exact and ties are ties in both.
@@ -58,10 +59,11 @@ class Both:
                     )
         self.binder = Binder(self.instances, members, self.devices)
         self.next_job, self.next_row = 1, 1
+        self.flow = Flows().of(0, 0, NORMAL)
 
     def append(self, member, rows, now):
         start, self.next_row = self.next_row, self.next_row + rows
-        self.members[member].pending.append(start, self.next_row, now)
+        self.members[member].pending.append(start, self.next_row, now, self.flow)
         self.binder.pending.append(member, start, self.next_row, now)
 
     def finish(self, device, now):
@@ -77,7 +79,9 @@ class Both:
         lost = [state.close(job, now) for job in list(state.jobs)]
         mine = [self.binder.close(self.devices[device], now) for _ in lost]
         for job, own in reversed(list(zip(lost, mine, strict=True))):
-            job.placement.member.pending.put_back(job.ranges, job.since)
+            for flow, ranges in job.shares:
+                for start, stop in ranges:
+                    job.placement.member.pending.append(start, stop, job.since, flow)
             self.binder.pending.put_back(own)
 
     def bring_back(self, device):
