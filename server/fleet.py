@@ -114,11 +114,6 @@ class Fleet:
             worker.placements.append(placement)
         return worker
 
-    @property
-    def members(self) -> Sequence[Sequence[Member]]:
-        """The members of each arena."""
-        return self._members
-
     # -- rows ---------------------------------------------------------------------------------
 
     def available(self, arena: int, mask: int) -> int:
