@@ -179,10 +179,10 @@ class ArenaMetrics:
         yield each(
             "ensembled_arena_waiting_requests",
             "Requests that wait for slots of the arena.",
-            lambda flight: len(flight.waiting),
+            lambda flight: flight.room.requests,
         )
         yield each(
             "ensembled_arena_waiting_rows",
             "Rows of requests that wait for slots of the arena.",
-            lambda flight: sum(request.rows - request.claimed for request in flight.waiting),
+            lambda flight: sum(request.rows - request.claimed for request in flight.room),
         )
