@@ -35,6 +35,7 @@ from server.front_end_spec import (
 )
 from workers.bootstrap import Failed, Started
 from workers.memory import SharedMemory
+from workers.rule_guard import RuleDeaths
 from workers.spec import CombinerSpec, MemorySpec, WorkerSpec
 
 __all__ = ["Supervisor"]
@@ -128,6 +129,7 @@ class Supervisor:
         self._worker_specs = {spec.device.name: spec for spec in workers}
         self._combiner_spec = combiner
         self._memory = SharedMemory(memory)
+        self._rule_deaths = RuleDeaths()
         self._inherited = (memory.fd, front_end.http_fd)
         self._environment = {**_ENVIRONMENT, **environment}
         self._drain_s = drain_s
@@ -260,7 +262,8 @@ class Supervisor:
             spec = self._worker_specs[child.device]
             return msgspec.structs.replace(spec, incarnation=child.incarnation)
         if child is self._combiner:
-            return self._combiner_spec
+            paused = self._rule_deaths.paused(time.monotonic_ns())
+            return msgspec.structs.replace(self._combiner_spec, paused=paused)
         return msgspec.structs.replace(
             self._front_end_spec,
             epoch=child.incarnation,
@@ -296,6 +299,8 @@ class Supervisor:
         if child.device:
             executing = self._memory.board(child.name).executing
             self._front_end.write(WorkerReaped(child.device, child.incarnation, executing))
+        elif child is self._combiner:
+            self._rule_deaths.blame(self._memory.board(child.name).executing, time.monotonic_ns())
         child.ended.set()
 
     # -- watching -----------------------------------------------------------------------------

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from workers.arena import Arena, Array, Cells
 from workers.combined import CombinedEnsemble
+from workers.memory import BoardRow
 from workers.messages import Deferred, Ended
+from workers.rule_guard import RuleGuard, is_guarded, rule_code
+from workers.spec import PausedRule
 from workers.terms import EARLY, Terms, unpack
 
 __all__ = ["ArenaCombiner", "Outcome"]
@@ -29,12 +33,35 @@ _COMPLAINT_S = 5.0
 
 
 class ArenaCombiner:
-    """Ends, or defers, the rows of one arena."""
+    """Ends, or defers, the rows of one arena.
 
-    def __init__(self, index: int, arena: Arena) -> None:
+    Args:
+        index: of the arena.
+        arena: this process's view of it.
+        board: where it is told whose rule runs, if anywhere.
+        paused: rules that are to be left alone.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        arena: Arena,
+        board: BoardRow | None = None,
+        paused: Sequence[PausedRule] = (),
+    ) -> None:
         self._index = index
         self._arena = arena
-        self._ensembles = [CombinedEnsemble(arena, spec) for spec in arena.spec.ensembles]
+        pauses = {pause.code: pause for pause in paused}
+        self._ensembles = [
+            CombinedEnsemble(
+                arena,
+                spec,
+                RuleGuard(board, code) if board is not None and is_guarded(spec) else None,
+                pauses.get(code),
+            )
+            for number, spec in enumerate(arena.spec.ensembles)
+            for code in [rule_code(index, number)]
+        ]
         members = len(arena.spec.members)
         self._bits = (np.uint64(1) << np.arange(members, dtype=np.uint64))[:, np.newaxis]
         self._reasons: dict[int, str] = {}

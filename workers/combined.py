@@ -6,6 +6,7 @@ Runs in the combiner. Predictions flow from the arena into the rule, answers and
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ import numpy as np
 from workers.arena import Arena, Array
 from workers.certainty import EARLY_RULES, is_certain
 from workers.predictions import Where, predictions_of
+from workers.rule_guard import RuleGuard
 from workers.rules import Applied, Combination, RuleError, combination
 from workers.scores import score
-from workers.spec import EnsembleSpec
+from workers.spec import EnsembleSpec, PausedRule
 
 __all__ = ["CombinedEnsemble"]
 
@@ -28,8 +30,15 @@ _log = logging.getLogger(__name__)
 class CombinedEnsemble:
     """An ensemble's rule, ready to be applied to rows of its arena."""
 
-    def __init__(self, arena: Arena, spec: EnsembleSpec) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        spec: EnsembleSpec,
+        guard: RuleGuard | None = None,
+        paused: PausedRule | None = None,
+    ) -> None:
         self.spec = spec
+        self._guard, self._paused = guard, paused
         self._answers: Any = arena.answers(spec)
         self._scores = arena.scores
         self._members = predictions_of(arena, spec)
@@ -71,7 +80,28 @@ class CombinedEnsemble:
         where, applied = self._select(used)
         if applied is None:
             raise RuleError(self._broken)
-        applied(self._members.take(where, slots), self._answers[slots])
+        predictions, answers = self._members.take(where, slots), self._answers[slots]
+        if self._guard is None:
+            applied(predictions, answers)
+            return
+        if self._paused is not None:
+            self._wait_out(self._paused)
+        with self._guard:
+            applied(predictions, answers)
+
+    def _wait_out(self, paused: PausedRule) -> None:
+        """Refuse a rule that is to be left alone, as long as that is so.
+
+        Raises:
+            RuleError: until then.
+        """
+        left_ns = paused.until_ns - time.monotonic_ns()
+        if left_ns > 0:
+            raise RuleError(
+                f"it has ended the combiner {paused.deaths} times and is left alone for "
+                f"{left_ns / 1e9:.0f} s"
+            )
+        self._paused = None
 
     def score(self, slots: slice, used: int) -> None:
         """Write how much the `used` members agree on `slots`."""

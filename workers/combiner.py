@@ -45,7 +45,7 @@ class Combiner:
         memory = SharedMemory(spec.memory)
         self._board = memory.board("combiner")
         self._arenas = [
-            ArenaCombiner(index, Arena(memory, arena))
+            ArenaCombiner(index, Arena(memory, arena), self._board, spec.paused)
             for index, arena in enumerate(spec.memory.arenas)
         ]
         self._inbox = open_socket(zmq.PULL, spec.sockets, COMBINER, bind=True)

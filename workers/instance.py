@@ -101,14 +101,12 @@ class Instance:
         if self._closing[start % arena.capacity] == start and self._all_ended(slots, rows):
             return None  # closed while it waited
         on_attempt(max(self.latency_s))
-        try:
-            answer = self._answer([one.read(slots) for one in self._inputs])
-            self._predictions[slots] = answer
-        except Exception as error:
+        answer = self._attempt(slots)
+        if isinstance(answer, str):
             if len(rows) == 1:
-                _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
+                _log.warning("member %s failed on a row: %s", self.spec.source.member, answer)
                 self._done[slots] = -rows
-                return f"{type(error).__name__}: {error}"
+                return answer
             first, second = _halves(ranges, len(rows) // 2)
             errors = self.run(first, on_attempt), self.run(second, on_attempt)
             return errors[0] or errors[1] or (None if None in errors else "")
@@ -120,6 +118,18 @@ class Instance:
         reason = f"{self._flaw} in its output"
         _log.warning("member %s failed on a row: %s", self.spec.source.member, reason)
         return reason
+
+    def _attempt(self, slots: slice | Cells) -> Array | str:
+        """Predict rows and store that; the predictions, or what went wrong.
+
+        Nothing of an attempt that failed is kept, so that smaller ones find the memory it took.
+        """
+        try:
+            answer = self._answer([one.read(slots) for one in self._inputs])
+            self._predictions[slots] = answer
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        return answer
 
     def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())

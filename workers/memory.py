@@ -48,7 +48,7 @@ class BoardRow:
     """What one process publishes about itself; it alone writes, the supervisor reads.
 
     - beat: when its loop last went round, monotonic ns;
-    - executing: the job it is running, 0 when idle;
+    - executing: the job it is running, or the user's rule (`workers.rule_guard`); 0 when idle;
     - limit: when that job counts as hung, monotonic ns.
 
     Two cells are the supervisor's, for the front-end's metrics:
@@ -65,7 +65,7 @@ class BoardRow:
         self._cells[_BEAT] = time.monotonic_ns()
 
     def begin(self, job: int, limit_ns: int) -> None:
-        """Say that `job` is being executed, and when it counts as hung."""
+        """Say that this job, or rule, is being executed, and when it counts as hung."""
         self._cells[_LIMIT] = limit_ns
         self._cells[_EXECUTING] = job
 
@@ -100,7 +100,7 @@ class BoardRow:
 
     @property
     def executing(self) -> int:
-        """The job being executed, 0 if none."""
+        """What is being executed, 0 if nothing."""
         return int(self._cells[_EXECUTING])
 
     def is_hung(self, now_ns: int, beat_limit_ns: int) -> bool:

@@ -360,8 +360,23 @@ class WorkerSpec(msgspec.Struct, frozen=True):
     tracing: TracingSpec | None = None
 
 
+class PausedRule(msgspec.Struct, frozen=True):
+    """A user's own rule that has ended combiners (see `workers.rule_guard`).
+
+    Attributes:
+        code: whose it is.
+        deaths: how many of late.
+        until_ns: it is left alone until then, monotonic.
+    """
+
+    code: int
+    deaths: int
+    until_ns: int
+
+
 class CombinerSpec(msgspec.Struct, frozen=True):
     """All a combiner knows."""
 
     memory: MemorySpec
     sockets: str
+    paused: tuple[PausedRule, ...] = ()

@@ -10,13 +10,15 @@ import onnx
 import pytest
 import yaml
 from onnx import TensorProto, helper, numpy_helper
-from serving import configuration, fake
+from serving import Load, configuration, fake
 
 pytestmark = pytest.mark.process
 
 MEMBERS = {"a": fake(0.0), "b": fake(10.0), "c": fake(20.0)}
 
 RULES = """
+    import os
+
     import numpy as np
 
     def middle(predictions, weights, members):
@@ -34,6 +36,11 @@ RULES = """
     def hangs(predictions, weights, members):
         while (predictions < 0).any():
             pass
+        return predictions[0]
+
+    def dies(predictions, weights, members):
+        if (predictions < 0).any():
+            os._exit(1)
         return predictions[0]
 
     def stops(predictions, weights, members):
@@ -182,6 +189,24 @@ def test_a_rule_that_hangs_is_interrupted(home, serve):
     assert first.error.endswith("rule house_rules:hangs: it took more than 1 s")
     assert second.error.endswith("it took more than 1 s a moment ago")
     assert server.predict("mean", [[-1, 2]]).status == 200
+    assert server.child("combiner").pid == combiner
+
+
+def test_a_rule_that_ends_the_combiner_fails_its_own_rows_and_nobody_elses(home, serve):
+    server = serve(write(home, {"rule": "house_rules:dies"}, more={"mean": {}}))
+
+    def check(answer, x):
+        np.testing.assert_array_equal(answer.values, x + 10)
+
+    with Load(server, "mean", check, clients=2) as load:
+        load.wait_answers(5)
+        answer = server.predict("all", [[-1, 2]])
+        assert answer.status == 500
+        assert "house_rules:dies: it has ended the combiner 3 times" in answer.error
+        combiner = server.child("combiner").pid
+        assert server.predict("all", [[1, 2]]).status == 500, "it is left alone for a while"
+        load.wait_answers(5)
+        load.stop()
     assert server.child("combiner").pid == combiner
 
 

@@ -1,3 +1,5 @@
+import weakref
+
 import numpy as np
 import pytest
 from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
@@ -107,10 +109,18 @@ def test_an_exception_is_retried_down_to_the_poisonous_row(arena, model, make, p
 
 
 def test_out_of_memory_for_a_full_batch_is_no_failure(arena, model, make):
+    """Smaller batches find the memory that the one that failed had taken."""
     claim(arena, START, START + 8, expected=0b111)
     predict = model.predict
+    taken = weakref.WeakSet()
+
+    class Layer:
+        """What a model makes on its way."""
 
     def predict_four(inputs):
+        assert not taken
+        layer = Layer()
+        taken.add(layer)
         if len(inputs[0]) > 4:
             raise MemoryError("too big a batch")
         return predict(inputs)
