@@ -17,6 +17,7 @@ process boundary as objects: workers and the combiner report failures as data.
             +-- UnsupportedMediaType unknown content encoding         415   INVALID_ARGUMENT
             +-- QueueFull            waiting room is full             429   RESOURCE_EXHAUSTED
             +-- MemberFailed         no quorum without this member    500   INTERNAL
+            +-- InternalFault        a fault of the server's own      500   INTERNAL
             +-- Unavailable          starting, draining, no quorum    503   UNAVAILABLE
             |     +-- ClientGone     nobody is there to read it
             +-- DeadlineExceeded     time is up without a quorum      504   DEADLINE_EXCEEDED
@@ -32,6 +33,7 @@ __all__ = [
     "DeadlineExceeded",
     "EnsembledError",
     "Forbidden",
+    "InternalFault",
     "InvalidRequest",
     "MemberFailed",
     "QueueFull",
@@ -193,6 +195,18 @@ class MemberFailed(RequestError):
     """A member failed on this input, and without it there is no quorum; the message names it."""
 
     outcome = "member_failed"
+
+
+class InternalFault(RequestError):
+    """A fault of the server's own; what went wrong is in its log, under the request's id.
+
+    Attributes:
+        request_id: the client's, or a new one.
+    """
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"internal error, see the server's log for request {request_id}")
+        self.request_id = request_id
 
 
 class Unavailable(RequestError):

@@ -11,7 +11,7 @@ import gc
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO, assert_never
+from typing import TYPE_CHECKING, BinaryIO, assert_never
 
 import msgspec
 import uvicorn
@@ -35,6 +35,9 @@ from server.inference import Inference
 from server.metrics.metrics import make_metrics
 from workers.bootstrap import Started, Status, run_role
 from workers.log_lines import Speaker
+
+if TYPE_CHECKING:
+    from server.tracing import Tracer
 
 __all__ = ["main"]
 
@@ -77,6 +80,7 @@ class _Commands:
 
 
 async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:
+    tracer = _tracer(spec)
     gateway = Gateway(
         memory=spec.memory,
         sockets=spec.sockets,
@@ -84,12 +88,13 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
         instances=spec.instances,
         workers=spec.workers,
         limits=spec.queue,
+        tracer=tracer,
     )
     on_drain = asyncio.Event()
     _Commands(commands, gateway, on_drain)
     gateway.start()
     threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
-    inference = Inference(spec, gateway, threads)
+    inference = Inference(spec, gateway, threads, tracer)
     infer = InferRoute(inference, threads, max_request_bytes=spec.max_request_bytes)
     descriptors = raise_descriptor_limit()
     connections = Connections(spec.limits, spec.limits.connections or connection_room(descriptors))
@@ -127,6 +132,16 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
         server.should_exit = True
     await asyncio.gather(serving, grpc.stop())
     sweeping.cancel()
+    if tracer is not None:
+        tracer.close()
+
+
+def _tracer(spec: FrontEndSpec) -> Tracer | None:
+    if spec.tracing is None:
+        return None
+    from server.tracing import Tracer  # noqa: PLC0415  (only where it is configured)
+
+    return Tracer(spec.tracing)
 
 
 def _run(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:

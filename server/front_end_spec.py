@@ -5,6 +5,8 @@ Used in the supervisor and in the front-end; each is a line of JSON on the front
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from server.accepted import ServedModel
@@ -96,6 +98,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
         instances: what each device's worker holds.
         http_fd: the listening socket, inherited.
         grpc_address: where to listen for gRPC; the supervisor holds the port.
+        access_log: which requests have a line in the log.
         tracing: where spans go, if requests are traced.
     """
 
@@ -112,6 +115,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     queue: QueueLimits
     max_image_pixels: int
     limits: ClientLimits
+    access_log: Literal["none", "errors", "all"]
     tracing: TracingSpec | None = None
 
 

@@ -10,11 +10,12 @@ import asyncio
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from server.accepted import Answer, Bound, Request
+from server.access_log import AccessLog
 from server.binding import bind_images, bind_tensors
 from server.descriptions import MODEL_VERSION, model_config
 from server.errors import ClientGone, UnknownModel
@@ -23,6 +24,9 @@ from server.gateway import Gateway
 from server.outputs import OutputTensor, member_names, output_tensors, wish_for
 from server.requests import InferRequest
 from server.statistics import ModelCounters, member_statistics, model_statistics
+
+if TYPE_CHECKING:
+    from server.tracing import RequestTrace, Tracer
 
 __all__ = ["Endpoint", "Inference", "Inferred"]
 
@@ -61,12 +65,20 @@ class Inference:
         spec: what this front-end serves.
         gateway: where rows go.
         threads: where images are decoded.
+        tracer: begins the traces of requests, if there is tracing.
 
     Attributes:
         unaddressed: what became of the requests that name no model that is there.
+        access: the log of requests that are over.
     """
 
-    def __init__(self, spec: FrontEndSpec, gateway: Gateway, threads: Executor) -> None:
+    def __init__(
+        self,
+        spec: FrontEndSpec,
+        gateway: Gateway,
+        threads: Executor,
+        tracer: Tracer | None = None,
+    ) -> None:
         self.gateway = gateway
         self.endpoints: Mapping[str, Endpoint] = {
             model.served.name: Endpoint(model) for model in spec.models
@@ -74,6 +86,8 @@ class Inference:
         self.unaddressed = ModelCounters()
         self._spec = spec
         self._threads = threads
+        self.tracer = tracer
+        self.access = AccessLog(spec.access_log)
 
     # -- what there is ------------------------------------------------------------------------
 
@@ -135,6 +149,7 @@ class Inference:
         self,
         endpoint: Endpoint,
         request: InferRequest,
+        trace: RequestTrace | None = None,
     ) -> Inferred:
         """Have a request answered.
 
@@ -143,6 +158,7 @@ class Inference:
         Args:
             endpoint: the model that it names.
             request: what the client wants.
+            trace: of the request, if it is traced.
 
         Raises:
             RequestError: if there is no answer.
@@ -150,8 +166,10 @@ class Inference:
         model, arrived = endpoint.model, time.monotonic()
         try:
             bound = await self.bind(endpoint, request)
-            accepted = self.gateway.submit(model.served, bound, arrived=arrived)
+            accepted = self.gateway.submit(model.served, bound, arrived=arrived, trace=trace)
             answer = await self._wait_answer(accepted)
+            if trace is not None:
+                trace.answered(answer, member_names(model, answer.used))
             outputs = output_tensors(model, answer, request.outputs)
         except BaseException as error:
             endpoint.counters.fail(arrived, error)

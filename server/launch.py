@@ -196,6 +196,7 @@ async def _supervise(
             ),
             max_image_pixels=config.server.max_image_pixels,
             limits=_client_limits(config.server.limits),
+            access_log=config.server.access_log,
             tracing=plan.tracing,
         ),
         workers=tuple(

@@ -13,6 +13,7 @@ sampled W3C ``traceparent``, or without one and is drawn by lot, has a span, wit
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -97,11 +98,11 @@ class RequestTrace:
         self._began = time.monotonic()
         self._answer: Answer | None = None
 
-    def answered(self, answer: Answer, members: str) -> None:
+    def answered(self, answer: Answer, members: Sequence[str]) -> None:
         """The answer is there, and rests on these members."""
         self._answer = answer
         self._span.set_attribute("ensembled.rows", answer.rows)
-        self._span.set_attribute("ensembled.members", members)
+        self._span.set_attribute("ensembled.members", tuple(members))
 
     def end(self, error: BaseException | None = None) -> None:
         """The request is over, with an error or without."""
@@ -115,8 +116,7 @@ class RequestTrace:
             self.child(name, since).end(_ns(until))
         if error is not None:
             self._span.set_attribute("error.type", type(error).__name__)
-            status = error.http_status if isinstance(error, RequestError) else _SERVER_ERROR
-            if status >= _SERVER_ERROR:
+            if _is_ours(error):
                 self._span.set_status(Status(StatusCode.ERROR, str(error)))
         self._span.end(_ns(now))
         self._tracer.in_flight -= 1
@@ -156,6 +156,13 @@ class JobTraces:
         if not self._tracer.in_flight:
             return ()
         return self._flights[job.placement.member.arena].traces(job.ranges)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether a request failed by no fault of its client, who was still there."""
+    if isinstance(error, asyncio.CancelledError) or getattr(error, "outcome", "") == "disconnected":
+        return False
+    return not isinstance(error, RequestError) or error.http_status >= _SERVER_ERROR
 
 
 def _ns(monotonic_s: float) -> int:

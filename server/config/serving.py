@@ -45,6 +45,9 @@ class ServerConfig(Section):
     """Least severity that is logged."""
     log_format: Literal["human", "json"] = "human"
     """Whether a line of the log is for people or one JSON object."""
+    access_log: Literal["none", "errors", "all"] = "errors"
+    """Which infer requests have a line in the log: those that failed by no fault of their own
+    (5xx; a flood of them has a few lines), or all."""
     tracing: TracingConfig | None = None
     """Traces of requests, for OpenTelemetry; if absent, there are none."""
 

@@ -9,11 +9,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable, UnknownModel
+from server.errors import (
+    DeadlineExceeded,
+    InternalFault,
+    QueueFull,
+    RequestError,
+    Unavailable,
+    UnknownModel,
+)
+from server.grpc_api import asker
 from server.grpc_api.answers import encode_answer
 from server.grpc_api.codec import Asked
 from server.grpc_api.documents import documents
@@ -21,13 +30,16 @@ from server.grpc_api.messages import METHODS, SERVICE
 from server.grpc_api.reading import make_request, read_request
 from server.grpc_api.stream import Stream
 from server.inference import Endpoint, Inference
+from server.request_ids import HEADER, new_id
 from server.requests import InferRequest
+
+if TYPE_CHECKING:
+    from server.tracing import RequestTrace, Tracer
 
 __all__ = ["Service"]
 
 _log = logging.getLogger(__name__)
 
-_INTERNAL = "internal error, see the server's log"
 #: What of a text goes into the trailing metadata, which clients limit to some kilobytes.
 _MAX_TEXT_BYTES = 2000
 #: A deadline is the client's: the answer must be there by then. So it is given earlier, by this
@@ -53,6 +65,7 @@ class Service:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
+        self._access, self._tracer = inference.access, inference.tracer
         self._streams: set[Stream] = set()
 
     def handlers(self) -> Any:
@@ -71,6 +84,7 @@ class Service:
             stream.end()
 
     async def _infer(self, data: bytes, context: Context) -> bytes:
+        asker.echo(context)
         return await self._answer(await self._read(data), context)
 
     async def _read(self, data: bytes) -> Asked:
@@ -83,6 +97,30 @@ class Service:
             raise
 
     async def _answer(self, asked: Asked, context: Context) -> bytes:
+        began = time.monotonic()
+        trace = None if self._tracer is None else self._begin_trace(self._tracer, asked, context)
+        about = partial(asker.about, asked, context, "" if trace is None else trace.trace_id)
+        try:
+            answer = await self._inferred(asked, context, trace)
+        except BaseException as error:
+            if trace is not None:
+                trace.end(error)
+            if not isinstance(error, Exception):
+                raise
+            told = self._access.failed(began, error, about)
+            error.__traceback__ = None  # see `_told`
+            raise told from None
+        if trace is not None:
+            trace.end()
+        if self._access.tells_all:
+            self._access.succeeded(began, about())
+        return answer
+
+    def _begin_trace(self, tracer: Tracer, asked: Asked, context: Context) -> RequestTrace | None:
+        what = {"rpc.system": "grpc", "ensembled.model": asked.head.model}
+        return tracer.begin(f"{SERVICE}/ModelInfer", asker.carrier(context), what)
+
+    async def _inferred(self, asked: Asked, context: Context, trace: RequestTrace | None) -> bytes:
         model, arrived = asked.head.model, time.monotonic()
         try:
             endpoint = self._inference.find(model, asked.head.version)
@@ -90,10 +128,11 @@ class Service:
             self._inference.unaddressed.fail(arrived, error)
             raise
         request = await _request(asked, endpoint, context)
-        inferred = await self._inference.infer(endpoint, request)
+        inferred = await self._inference.infer(endpoint, request, trace)
         return encode_answer(model, asked.id, inferred.members, inferred.degraded, inferred.outputs)
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> None:
+        asker.echo(context)
         stream = Stream(messages, context, self._read, self._answer, _text)
         self._streams.add(stream)
         try:
@@ -122,16 +161,19 @@ async def _request(asked: Asked, endpoint: Endpoint, context: Context) -> InferR
 def _told(error: Exception) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
     """Status, text and trailing metadata of an error; one that we don't know goes to the log."""
     if not isinstance(error, RequestError):
-        _log.error("a request failed", exc_info=error)
+        told = InternalFault(new_id())
+        _log.error("a call failed", exc_info=error, extra={"request_id": told.request_id})
+        error.__traceback__ = None
+        return _told(told)
     # What the error has passed through holds the request, which often holds the error: let go of
     # the tensors now, not when the garbage is collected.
     error.__traceback__ = None
-    if not isinstance(error, RequestError):
-        return grpc.StatusCode.INTERNAL, _INTERNAL, ()
     text = error.message.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
     trailing: tuple[tuple[str, str], ...] = ()
     if isinstance(error, QueueFull | Unavailable):
         trailing = (("retry-after", str(max(1, round(error.retry_after_s)))),)
+    if isinstance(error, InternalFault):
+        trailing = ((HEADER, error.request_id),)
     return grpc.StatusCode[error.grpc_status], text, trailing
 
 
@@ -150,7 +192,9 @@ def _end(
     context.set_code(status)
     context.set_details(text)
     if trailing:
-        context.set_trailing_metadata(trailing)
+        context.set_trailing_metadata(
+            tuple(dict((*context.trailing_metadata(), *trailing)).items())
+        )
 
 
 def _unary(answer: Answer) -> Any:

@@ -22,9 +22,20 @@ from server.errors import (
 from server.http_api.body import Receive, linger
 from server.http_api.compression import ENCODINGS, compress_if_worth, preferred
 
-__all__ = ["JSON", "RAW", "HttpAnswer", "Scope", "Send", "compressed", "error_answer", "refuse"]
+__all__ = [
+    "JSON",
+    "RAW",
+    "Header",
+    "HttpAnswer",
+    "Scope",
+    "Send",
+    "compressed",
+    "error_answer",
+    "refuse",
+]
 
 Scope = MutableMapping[str, Any]
+Header = tuple[bytes, bytes]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
@@ -38,7 +49,7 @@ class HttpAnswer(NamedTuple):
 
     status: int
     body: bytes
-    headers: list[tuple[bytes, bytes]]
+    headers: list[Header]
 
     async def send(self, send: Send, *, is_last: bool = True) -> None:
         """Send it; if it is not the last that is sent, the connection stays as it is."""

@@ -17,7 +17,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from server.descriptions import model_metadata, server_metadata
-from server.errors import RequestError
+from server.errors import InternalFault, RequestError
+from server.http_api import asker
 from server.http_api.answers import Scope, Send, error_answer
 from server.http_api.body import Receive
 from server.http_api.infer_route import InferRoute
@@ -26,6 +27,7 @@ from server.http_api.openapi import describe_api
 from server.http_api.repository import add_repository_routes, add_unsupported_routes
 from server.inference import Inference
 from server.metrics.exposition import Exposition
+from server.request_ids import HEADER, new_id
 
 __all__ = ["Application", "make_api"]
 
@@ -49,7 +51,7 @@ class Application:
                 return self({**scope, "path": scope["path"].rstrip("/") or "/"}, receive, send)
             if scope["method"] == "HEAD":  # uvicorn, which knows, leaves out the body
                 scope = {**scope, "method": "GET"}
-        return self._api(scope, receive, send)
+        return self._api(scope, receive, asker.echoing(scope, send))
 
 
 def make_api(
@@ -94,9 +96,12 @@ def _add_error_handlers(api: FastAPI) -> None:
         text = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
         return JSONResponse({"error": text}, 400)
 
-    async def unexpected(_: Request, error: Exception) -> Response:
-        _log.error("a request failed", exc_info=error)
-        return JSONResponse({"error": "internal error, see the server's log"}, 500)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        named = asker.request_id(request.scope) or new_id()
+        _log.error("a request failed", exc_info=error, extra={"request_id": named})
+        response = await known(request, InternalFault(named))
+        response.headers[HEADER] = named
+        return response
 
     api.add_exception_handler(RequestError, known)
     api.add_exception_handler(HTTPException, http)

@@ -8,18 +8,17 @@ the tensors to the gateway, write the answer.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from concurrent.futures import Executor
 from functools import partial
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
-
-import orjson
 
 from server.accepted import Answer, Request
 from server.descriptions import MODEL_VERSION
-from server.errors import ClientGone, InvalidRequest, RequestError, Unavailable, UnknownModel
+from server.errors import ClientGone, InternalFault, InvalidRequest, Unavailable, UnknownModel
 from server.front_end_spec import ModelSpec
+from server.http_api import asker
 from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
 from server.http_api.body import BodyReader, Disconnected, Receive, read_length
 from server.http_api.compression import LEAST_BYTES
@@ -34,12 +33,14 @@ from server.http_api.protocol import (
 )
 from server.http_api.steps import Turns
 from server.inference import Endpoint, Inference
+from server.outputs import member_names
 from server.requests import InferRequest, WantedOutput
 from server.tensors import Tensor
 
-__all__ = ["InferRoute"]
+if TYPE_CHECKING:
+    from server.tracing import RequestTrace, Tracer
 
-_log = logging.getLogger(__name__)
+__all__ = ["InferRoute"]
 
 _HEADER_LENGTH = b"inference-header-content-length"
 _BIG_ANSWER_BYTES = 1 << 15
@@ -66,6 +67,7 @@ class InferRoute:
     def __init__(self, inference: Inference, threads: Executor, *, max_request_bytes: int) -> None:
         self._inference = inference
         self._gateway = inference.gateway
+        self._access, self._tracer = inference.access, inference.tracer
         self._threads = threads
         self._read_body = BodyReader(max_request_bytes, threads).read
         self._turns = Turns()
@@ -77,36 +79,53 @@ class InferRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        began = time.monotonic()
         try:
-            answer = await self._answer(scope, receive)
-        except RequestError as error:
+            answer = await self._answer(scope, receive, began)
+        except Disconnected:
+            return
+        except Exception as error:
+            told = self._access.failed(began, error, partial(asker.about, scope))
             # What it has passed through holds the request, which holds the error: let go of the
             # body now, not when the garbage is collected.
             error.__traceback__ = None
-            await refuse(error, scope, receive, send)
+            if isinstance(told, InternalFault):
+                scope["id"] = told.request_id
+            await refuse(told, scope, receive, asker.echoing(scope, send))
             return
-        except Disconnected:
-            return
-        except Exception:
-            _log.exception("a request failed")
-            body = orjson.dumps({"error": "internal error, see the server's log"})
-            answer = HttpAnswer(500, body, [JSON])
         await answer.send(send)
+        if self._access.tells_all:
+            self._access.succeeded(began, asker.about(scope))
 
-    async def _answer(self, scope: Scope, receive: Receive) -> HttpAnswer:
-        began = time.monotonic()
+    async def _answer(self, scope: Scope, receive: Receive, began: float) -> HttpAnswer:
         path = self.paths.get(scope["path"])
         if path is None:
             error = self._unknown(scope["path"])
             self._inference.unaddressed.fail(began, error)
             raise error
+        trace = None if self._tracer is None else self._begin_trace(self._tracer, path, scope)
         try:
-            return await self._infer(path, scope, receive)
+            answer = await self._infer(path, scope, receive, trace)
         except BaseException as error:
             path.endpoint.counters.fail(began, error)
+            if trace is not None:
+                trace.end(error)
             raise
+        if trace is not None:
+            trace.end()
+        return answer
 
-    async def _infer(self, path: _Path, scope: Scope, receive: Receive) -> HttpAnswer:
+    def _begin_trace(self, tracer: Tracer, path: _Path, scope: Scope) -> RequestTrace | None:
+        model = path.endpoint.model.served.name
+        what = {"http.request.method": "POST", "url.path": scope["path"], "ensembled.model": model}
+        trace = tracer.begin("POST /v2/models/{model}/infer", asker.carrier(scope), what)
+        if trace is not None:
+            scope["trace_id"] = trace.trace_id
+        return trace
+
+    async def _infer(
+        self, path: _Path, scope: Scope, receive: Receive, trace: RequestTrace | None
+    ) -> HttpAnswer:
         if not self._gateway.is_open:
             reason = "draining" if self._gateway.draining else "starting"
             raise Unavailable("the server is starting up or draining", reason)
@@ -122,17 +141,22 @@ class InferRoute:
                 request = _image_request(body, scope["query_string"])
             else:
                 request = await self._parse(body, header_length)
-            request_id, outputs = request.id, request.outputs
+            scope["id"] = request_id = request.id
+            outputs = request.outputs
             bound = await self._inference.bind(path.endpoint, request)
             if header_length is not None and not model.takes_images:
                 path.plans.remember(body, header_length, request, bound)
         accepted = self._gateway.submit(
-            model.served, bound, arrived=arrived, on_slow=partial(self._watch, receive)
+            model.served, bound, arrived=arrived, on_slow=partial(self._watch, receive), trace=trace
         )
         answer = await accepted.future
+        if trace is not None:
+            trace.answered(answer, member_names(model, answer.used))
         out, json_length = await self._encode(model, answer, request_id, outputs)
         path.endpoint.counters.succeed(arrived, answer)
         described = [JSON] if json_length is None else [RAW, (_HEADER_LENGTH, b"%d" % json_length)]
+        if (request_id or asker.HEADER in headers) and (named := asker.request_id(scope)):
+            described.append(asker.echo(named))
         response = HttpAnswer(200, out, described)
         if len(out) < LEAST_BYTES:
             return response
