@@ -98,9 +98,10 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     infer = InferRoute(inference, threads, max_request_bytes=spec.max_request_bytes)
     descriptors = raise_descriptor_limit()
     connections = Connections(spec.limits, spec.limits.connections or connection_room(descriptors))
+    metrics = make_metrics(spec, inference, connections.statistics)
     server = uvicorn.Server(
         uvicorn.Config(
-            Application(infer, make_api(inference, infer, make_metrics(spec, inference), threads)),
+            Application(infer, make_api(inference, infer, metrics, threads)),
             http=connections.make,  # type: ignore[arg-type]
             interface="asgi3",
             ws="none",

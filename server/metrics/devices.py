@@ -57,16 +57,15 @@ class DeviceMetrics:
             ("device",),
             (((device.name,), device.memory_bytes) for device in self._devices),
         )
-        if self._gpus.of_device:
-            told = await self._sampler.sample()
-            for name, text, question in _GAUGES:
-                yield Gauges(name, text, _GPU, (((gpu,), it) for gpu, it in told[question].items()))
-            yield Counters(
-                "ensembled_gpu_energy_joules_total",
-                "Energy that the GPU has used since its driver was loaded.",
-                _GPU,
-                (((gpu,), joules) for gpu, joules in told[ENERGY].items()),
-            )
+        told = await self._sampler.sample()
+        for name, text, question in _GAUGES:
+            yield Gauges(name, text, _GPU, (((gpu,), it) for gpu, it in told[question].items()))
+        yield Counters(
+            "ensembled_gpu_energy_joules_total",
+            "Energy that the GPU has used since its driver was loaded.",
+            _GPU,
+            (((gpu,), joules) for gpu, joules in told[ENERGY].items()),
+        )
         yield Gauges(
             "ensembled_device_info",
             "The device, and on which GPU it is.",

@@ -6,6 +6,8 @@ when somebody asks.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from server.front_end_spec import FrontEndSpec
 from server.inference import Inference
 from server.metrics.devices import DeviceMetrics
@@ -20,12 +22,15 @@ from workers.memory import SharedMemory
 __all__ = ["make_metrics"]
 
 
-def make_metrics(spec: FrontEndSpec, inference: Inference) -> Exposition:
+def make_metrics(
+    spec: FrontEndSpec, inference: Inference, connections: Callable[[], Mapping[str, int]]
+) -> Exposition:
     """Make the collectors, in the running event loop, whose lag is measured from now on.
 
     Args:
         spec: what this front-end serves.
         inference: has the counters of models, and the gateway.
+        connections: tells how many HTTP connections are open, and how many each limit has ended.
     """
     lag = LoopLag()
     lag.start()
@@ -35,7 +40,7 @@ def make_metrics(spec: FrontEndSpec, inference: Inference) -> Exposition:
             "models": ModelMetrics(inference).collect,
             "fleet": FleetMetrics(gateway).collect,
             "arenas": ArenaMetrics(gateway).collect,
-            "server": ServerMetrics(inference, lag).collect,
+            "server": ServerMetrics(inference, lag, connections).collect,
             "processes": ProcessMetrics(SharedMemory(spec.memory)).collect,
             "devices": DeviceMetrics(spec.devices, Gpus(spec.devices)).collect,
         }

@@ -29,6 +29,7 @@ class _Use:
     cpu_s: float
     resident_bytes: int
     fds: int
+    max_fds: int
     threads: int
 
 
@@ -91,6 +92,12 @@ class ProcessMetrics:
             each(lambda use: use.fds),
         )
         yield Gauges(
+            "ensembled_process_max_fds",
+            "File descriptors that the process may have open.",
+            _LABELS,
+            each(lambda use: use.max_fds),
+        )
+        yield Gauges(
             "ensembled_process_threads",
             "Threads of the process.",
             _LABELS,
@@ -114,6 +121,7 @@ class ProcessMetrics:
                     cpu_s=times.user + times.system,
                     resident_bytes=process.memory_info().rss,
                     fds=process.num_fds(),
+                    max_fds=process.rlimit(psutil.RLIMIT_NOFILE)[0],
                     threads=process.num_threads(),
                 )
         except psutil.Error:

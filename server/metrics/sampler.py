@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Sampler"]
 
@@ -27,14 +27,21 @@ class Sampler(Generic[_Sample]):
         take: takes one; called in a thread of its own, which a driver that hangs keeps.
         name: of the thread.
         patience_s: how long to wait for one.
+        clock: in seconds.
     """
 
     def __init__(
-        self, take: Callable[[], _Sample], name: str, patience_s: float = _PATIENCE_S
+        self,
+        take: Callable[[], _Sample],
+        name: str,
+        *,
+        patience_s: float = _PATIENCE_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._take = take
         self._thread = ThreadPoolExecutor(1, name)
         self._patience_s = patience_s
+        self._clock = clock
         self._taking: asyncio.Future[_Sample] | None = None
         self._began = 0.0
 
@@ -45,13 +52,20 @@ class Sampler(Generic[_Sample]):
             TimeoutError: if that takes too long; it goes on, for those who ask later.
             Exception: whatever taking it raised.
         """
-        now = time.monotonic()
+        now = self._clock()
         taking = self._taking
         if taking is None or (taking.done() and now - self._began > _FRESH_S):
             self._began = now
             taking = asyncio.get_running_loop().run_in_executor(self._thread, self._take)
+            taking.add_done_callback(_look_at_error)
             self._taking = taking
         done, _ = await asyncio.wait({taking}, timeout=self._patience_s)
         if not done:
             raise TimeoutError("it takes too long to ask")
         return taking.result()
+
+
+def _look_at_error(taken: asyncio.Future[Any]) -> None:
+    """Else asyncio complains of an error that nobody was there to see."""
+    if not taken.cancelled():
+        taken.exception()

@@ -1,4 +1,4 @@
-"""Metrics of the server as a whole: its build, its readiness, its event loop.
+"""Metrics of the server as a whole: its build, its readiness, its event loop, its connections.
 
 Runs in the front-end's event loop.
 """
@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import platform
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
 
 from server.histogram import LAGS_S, Histogram
 from server.inference import Inference
-from server.metrics.families import AnyFamily, Gauges, Histograms
+from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 
 __all__ = ["LoopLag", "ServerMetrics"]
 
 _TICK_S = 0.05
+_LIMITS = ("connections", "idle", "header", "header_bytes", "body", "write")
 
 
 class LoopLag:
@@ -48,15 +49,19 @@ class ServerMetrics:
     Args:
         inference: knows what is ready.
         lag: of the event loop.
+        connections: tells how many HTTP connections are open, and how many each limit has ended.
     """
 
-    def __init__(self, inference: Inference, lag: LoopLag) -> None:
+    def __init__(
+        self, inference: Inference, lag: LoopLag, connections: Callable[[], Mapping[str, int]]
+    ) -> None:
         self._inference = inference
         self._lag = lag
+        self._connections = connections
         self._build = (version("ensembled"), platform.python_version())
 
     async def collect(self) -> AsyncIterator[AnyFamily]:
-        """The build, the state, the lag."""
+        """The build, the state, the lag, the connections."""
         build = [(self._build, 1.0)]
         yield Gauges("ensembled_build_info", "The build.", ("version", "python"), build)
         yield Gauges(
@@ -76,4 +81,17 @@ class ServerMetrics:
             "How late the front-end's event loop came to a timer.",
             (),
             [((), self._lag.lags)],
+        )
+        connections = {**dict.fromkeys(_LIMITS, 0), **self._connections()}
+        yield Gauges(
+            "ensembled_connections",
+            "HTTP connections that are open.",
+            (),
+            [((), connections.pop("open"))],
+        )
+        yield Counters(
+            "ensembled_connections_ended_total",
+            "HTTP connections that a limit has ended or refused.",
+            ("limit",),
+            (((limit,), number) for limit, number in connections.items()),
         )

@@ -1,0 +1,73 @@
+import asyncio
+import threading
+
+import pytest
+
+from server.metrics.sampler import Sampler
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_a_sample_is_kept_for_a_second():
+    taken, clock = [], Clock()
+    one = Sampler(lambda: taken.append(1) or len(taken), "test", clock=clock)
+
+    async def main():
+        first = await one.sample()
+        clock.now += 0.5
+        again = await one.sample()
+        clock.now += 1.0
+        return first, again, await one.sample()
+
+    assert asyncio.run(main()) == (1, 1, 2)
+
+
+def test_one_that_hangs_is_not_waited_for_nor_asked_twice():
+    release, asked, clock = threading.Event(), [], Clock()
+
+    def take():
+        asked.append(1)
+        release.wait(30)
+        return "late"
+
+    one = Sampler(take, "test", patience_s=0.01, clock=clock)
+
+    async def main():
+        for _ in range(3):
+            clock.now += 10
+            with pytest.raises(TimeoutError):
+                await one.sample()
+        release.set()
+        while True:
+            try:
+                return await one.sample()
+            except TimeoutError:
+                continue
+
+    assert asyncio.run(main()) == "late"
+    assert len(asked) == 1
+
+
+def test_what_goes_wrong_is_told_and_tried_again():
+    answers, clock = iter([ZeroDivisionError(), "fine"]), Clock()
+
+    def take():
+        answer = next(answers)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    one = Sampler(take, "test", clock=clock)
+
+    async def main():
+        with pytest.raises(ZeroDivisionError):
+            await one.sample()
+        clock.now += 2
+        return await one.sample()
+
+    assert asyncio.run(main()) == "fine"
