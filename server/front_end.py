@@ -17,6 +17,7 @@ import msgspec
 import uvicorn
 import uvloop
 
+from server.body_budget import BodyBudget
 from server.descriptors import connection_room, raise_descriptor_limit
 from server.front_end_spec import (
     Command,
@@ -95,7 +96,8 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     gateway.start()
     threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
     inference = Inference(spec, gateway, threads, tracer)
-    infer = InferRoute(inference, threads, max_request_bytes=spec.max_request_bytes)
+    bodies = BodyBudget(spec.limits.waiting_bytes)
+    infer = InferRoute(inference, threads, max_request_bytes=spec.max_request_bytes, budget=bodies)
     descriptors = raise_descriptor_limit()
     connections = Connections(spec.limits, spec.limits.connections or connection_room(descriptors))
     metrics = make_metrics(spec, inference, connections.statistics)

@@ -72,6 +72,7 @@ class ClientLimits(msgspec.Struct, frozen=True):
     idle_s: float = 75.0
     write_s: float = 30.0
     connections: int | None = None
+    waiting_bytes: int = 512 << 20
 
 
 class QueueLimits(msgspec.Struct, frozen=True):

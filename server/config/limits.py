@@ -36,5 +36,6 @@ class LimitsConfig(Section):
     """How many HTTP connections may be open, others are refused (503); if absent, three quarters
     of the file descriptors that the operating system allows, 65536 at most."""
     waiting_bytes: Bytes = ByteSize(512 << 20)
-    """Memory for bodies that are being received, and for requests that wait for space in the
-    arena; beyond that, others are refused (429)."""
+    """Memory for requests' bodies while they are received and until they are answered; beyond
+    that, others are refused (429). Bodies that come in one piece of less than 64 KiB, as most do,
+    are not counted."""

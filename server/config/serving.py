@@ -60,4 +60,9 @@ class ServerConfig(Section):
     def _check(self) -> Self:
         if self.http_port == self.grpc_port != 0:
             raise ValueError(f"http_port and grpc_port are both {self.http_port}, change one")
+        if self.limits.waiting_bytes < self.max_request_bytes:
+            raise ValueError(
+                f"limits.waiting_bytes is {self.limits.waiting_bytes}, less than max_request_bytes "
+                f"({self.max_request_bytes}): make it as large, at least"
+            )
         return self

@@ -40,6 +40,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 JSON = (b"content-type", b"application/json")
 RAW = (b"content-type", b"application/octet-stream")
+_CLOSE = (b"connection", b"close")
 _VARY = (b"vary", b"accept-encoding")
 _BIG_BYTES = 1 << 16
 
@@ -64,7 +65,7 @@ def error_answer(error: RequestError) -> HttpAnswer:
     if isinstance(error, QueueFull | Unavailable):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
     if isinstance(error, RequestTooLarge):
-        headers.append((b"connection", b"close"))  # the rest of the body is not read
+        headers.append(_CLOSE)  # the rest of the body is not read
     if isinstance(error, UnsupportedMediaType):
         headers.append((b"accept-encoding", ", ".join(ENCODINGS).encode()))
     return HttpAnswer(error.http_status, orjson.dumps({"error": error.message}), headers)
@@ -73,11 +74,15 @@ def error_answer(error: RequestError) -> HttpAnswer:
 async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
     """Send an error; a client that is still sending what is too large gets the chance to read it.
 
-    One that asks first, by ``Expect: 100-continue``, sends nothing more.
+    One that asks first, by ``Expect: 100-continue``, sends nothing more; what would come then, if
+    not the body, nobody knows, so that is the connection's end.
     """
-    lingers = isinstance(error, RequestTooLarge)
-    lingers = lingers and not any(name == b"expect" and value for name, value in scope["headers"])
-    await error_answer(error).send(send, is_last=not lingers)
+    asks_first = any(name == b"expect" and value for name, value in scope["headers"])
+    lingers = isinstance(error, RequestTooLarge) and not asks_first
+    answer = error_answer(error)
+    if asks_first and _CLOSE not in answer.headers:
+        answer.headers.append(_CLOSE)
+    await answer.send(send, is_last=not lingers)
     if lingers:
         await linger(receive)
         await send({"type": "http.response.body", "body": b""})

@@ -70,6 +70,11 @@ class Inflater:
         self._members = 1
         self._out = bytearray()
 
+    @property
+    def held_bytes(self) -> int:
+        """What was fed and is not inflated, and what it has inflated to."""
+        return len(self._fed) - self._position + len(self._out)
+
     def feed(self, chunk: bytes) -> None:
         """Take the next chunk; `work` inflates it."""
         self._fed = self._fed[self._position :] + chunk

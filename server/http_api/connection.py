@@ -17,6 +17,7 @@ import orjson
 from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from server.http_api.body import LATE
 from server.http_api.corked import CorkedTransport
 
 if TYPE_CHECKING:
@@ -138,6 +139,8 @@ class Connection(HttpToolsProtocol):
         elif text is None or (self.cycle is not None and waits is Waits.BODY and self._has_begun):
             self.transport.close()
         else:
+            if waits is Waits.BODY:
+                self.scope["extensions"] = {LATE: {}}
             self._refuse(408, text.format(f"{limit_s:g}"))
 
     def _waits(self) -> Waits:

@@ -15,12 +15,20 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
 from server.accepted import Answer, Request
+from server.body_budget import BodyBudget
 from server.descriptions import MODEL_VERSION
-from server.errors import ClientGone, InternalFault, InvalidRequest, Unavailable, UnknownModel
+from server.errors import (
+    ClientGone,
+    InternalFault,
+    InvalidRequest,
+    RequestTimeout,
+    Unavailable,
+    UnknownModel,
+)
 from server.front_end_spec import ModelSpec
 from server.http_api import asker
 from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
-from server.http_api.body import BodyReader, Disconnected, Receive, read_length
+from server.http_api.body import LATE, BodyReader, Disconnected, Receive, read_length
 from server.http_api.compression import LEAST_BYTES
 from server.http_api.json_numbers import SLICE_BYTES
 from server.http_api.plans import PlanCache
@@ -62,14 +70,22 @@ class InferRoute:
         inference: has requests answered.
         threads: where big bodies are inflated and compressed.
         max_request_bytes: of a body.
+        budget: what all bodies may hold together, from their reading to their answers.
     """
 
-    def __init__(self, inference: Inference, threads: Executor, *, max_request_bytes: int) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        threads: Executor,
+        *,
+        max_request_bytes: int,
+        budget: BodyBudget,
+    ) -> None:
         self._inference = inference
         self._gateway = inference.gateway
         self._access, self._tracer = inference.access, inference.tracer
         self._threads = threads
-        self._read_body = BodyReader(max_request_bytes, threads).read
+        self._bodies = BodyReader(max_request_bytes, threads, budget)
         self._turns = Turns()
         self.paths = {
             f"/v2/models/{name}{version}/infer": path
@@ -131,7 +147,36 @@ class InferRoute:
             raise Unavailable("the server is starting up or draining", reason)
         headers = dict(scope["headers"])
         header_length = read_length(headers.get(_HEADER_LENGTH), "Inference-Header-Content-Length")
-        body = await self._read_body(headers, receive)
+        try:
+            body = await self._bodies.read(headers, receive)
+        except Disconnected:
+            if LATE in scope.get("extensions", ()):  # the connection has answered that already
+                raise RequestTimeout("the body did not come in time") from None
+            raise
+        try:
+            return await self._predict(
+                path,
+                scope,
+                receive,
+                headers=headers,
+                header_length=header_length,
+                body=body,
+                trace=trace,
+            )
+        finally:
+            self._bodies.release(body)
+
+    async def _predict(
+        self,
+        path: _Path,
+        scope: Scope,
+        receive: Receive,
+        *,
+        headers: dict[bytes, bytes],
+        header_length: int | None,
+        body: bytes | bytearray,
+        trace: RequestTrace | None,
+    ) -> HttpAnswer:
         arrived, model = time.monotonic(), path.endpoint.model
         plan = path.plans.find(body, header_length) if header_length is not None else None
         if plan is not None:

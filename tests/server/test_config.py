@@ -167,6 +167,13 @@ def test_overriding_the_server_section(full):
         override_server(full, http_port=8001)
 
 
+def test_there_is_memory_for_one_request_at_least(full):
+    with pytest.raises(
+        ConfigError, match="waiting_bytes is 536870912, less than max_request_bytes"
+    ):
+        override_server(full, max_request_bytes="1GiB")
+
+
 def test_the_package_exports_what_it_lists():
     assert all(hasattr(server.config, name) for name in server.config.__all__)
     assert server.config.__all__ == sorted(server.config.__all__)

@@ -360,6 +360,64 @@ def test_resets_while_the_answer_is_awaited(server):
             reset(connection)
 
 
+# -- together -----------------------------------------------------------------------------------
+
+WAITING_BYTES = 8 * MIB
+
+
+@pytest.fixture(scope="module")
+def tight_server(tmp_path_factory):
+    config = configuration(
+        {"a": fake(0, inputs=COLUMNS, outputs=COLUMNS)},
+        max_request_bytes=4 * MIB,
+        limits={"waiting_bytes": WAITING_BYTES},
+    )
+    with running(config, tmp_path_factory.mktemp("tight")) as server:
+        yield server
+        assert "Traceback" not in server.stderr
+
+
+def test_bodies_together_take_no_more_than_their_share(tight_server):
+    server, length = tight_server, 4 * MIB
+    part = bytes(3 * MIB)
+    with contextlib.ExitStack() as stack:
+        promised = [stack.enter_context(connected(server)) for _ in range(20)]
+        for connection in promised:  # who only promises takes nothing from the others
+            connection.sendall(head(length))
+        for connection in promised[:2]:
+            connection.sendall(part)
+
+        def is_full():
+            with connected(server) as connection:
+                connection.sendall(head(length))
+                readable = select.select([connection], [], [], 0.05)[0]
+                return readable and connection.recv(4096)
+
+        refusal = wait_for(is_full, "a refusal")
+        assert refusal.startswith(b"HTTP/1.1 429 ")
+        assert b"retry-after: " in refusal
+        assert b"hold" in refusal
+        connection = promised[2]
+        with contextlib.suppress(ConnectionError):
+            connection.sendall(part)
+        assert connection.recv(4096).startswith(b"HTTP/1.1 429 ")
+        check_canary(server)  # small requests are answered all the while
+    x = rows(length // 2 // (COLUMNS * 4))
+
+    def is_answered():
+        with connected(server) as connection:
+            connection.sendall(binary_request(x))
+            return connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+    wait_for(is_answered, "that there is memory again")
+
+
+def test_what_is_refused_before_it_is_sent_ends_the_connection(tight_server):
+    with connected(tight_server) as connection:
+        connection.sendall(head(100, "Content-Encoding: br", "Expect: 100-continue"))
+        check_refused(read_all(connection), 415)
+
+
 # -- many ---------------------------------------------------------------------------------------
 
 MOST = 20

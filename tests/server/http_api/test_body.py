@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.errors import InvalidRequest, RequestTooLarge
+from server.body_budget import COUNTED_BYTES, BodyBudget
+from server.errors import InvalidRequest, QueueFull, RequestTooLarge
 from server.http_api.body import BodyReader, Disconnected, linger, read_length
 
 LIMIT = 100_000
@@ -25,7 +26,7 @@ def messages(chunks):
     ]
 
 
-def read(given, headers=None, threads=None):
+def read(given, headers=None, threads=None, budget=None):
     """Read a body; returns it and the messages that were left unread."""
     left = list(given)
 
@@ -33,7 +34,7 @@ def read(given, headers=None, threads=None):
         await asyncio.sleep(0)
         return left.pop(0)
 
-    reader = BodyReader(LIMIT, threads or NoThreads())
+    reader = BodyReader(LIMIT, threads or NoThreads(), budget)
     return asyncio.run(reader.read(headers or {}, receive)), left
 
 
@@ -136,3 +137,81 @@ def test_what_a_refused_client_still_sends_is_forgotten():
     left.append({"type": "http.disconnect"})
     asyncio.run(linger(receive))
     assert not left
+
+
+# -- what bodies hold together ------------------------------------------------------------------
+
+BIG = COUNTED_BYTES
+
+
+@pytest.mark.parametrize(
+    "chunks", [[bytes(BIG)], [bytes(BIG - 1), b"x"], [b"x"] * 10 + [bytes(BIG)], [bytes(BIG), b""]]
+)
+def test_what_was_read_is_held_until_it_is_released(chunks):
+    budget = BodyBudget(LIMIT)
+    body, _ = read(messages(chunks), budget=budget)
+    assert budget.held_bytes == len(body)
+    BodyReader(LIMIT, NoThreads(), budget).release(body)
+    assert budget.held_bytes == 0
+
+
+def test_small_bodies_are_not_counted():
+    budget = BodyBudget(0)
+    assert read(messages([bytes(BIG - 1)]), budget=budget)[0] == bytes(BIG - 1)
+    budget = BodyBudget(10)
+    body, _ = read(messages([b"a" * 4] * 2), budget=budget)
+    BodyReader(LIMIT, NoThreads(), budget).release(body)
+    assert budget.held_bytes == 0
+
+
+def test_pieces_of_a_body_count_as_they_come():
+    budget, held = BodyBudget(LIMIT), []
+    left = messages([bytes(10)] * 3 + [bytes(BIG)])
+
+    async def receive():
+        held.append(budget.held_bytes)
+        return left.pop(0)
+
+    announced = {b"content-length": b"%d" % (30 + BIG)}
+    asyncio.run(BodyReader(LIMIT, NoThreads(), budget).read(announced, receive))
+    assert held == [0, 10, 20, 30]
+
+
+@pytest.mark.parametrize("headers", [{}, {b"content-encoding": b"gzip"}])
+@pytest.mark.parametrize("end", ["too large", "gone", "memory"])
+def test_a_body_that_is_not_read_to_its_end_holds_nothing(headers, end):
+    budget = BodyBudget(LIMIT // 2 if end == "memory" else 2 * LIMIT)
+    given = messages([bytes(LIMIT // 2)] * 2 + [b"x", b""])
+    if headers:
+        given[0]["body"] = gzip.compress(bytes(LIMIT // 2), 0)
+    if end == "gone":
+        given[1] = {"type": "http.disconnect"}
+    with (
+        ThreadPoolExecutor(1) as threads,
+        pytest.raises((RequestTooLarge, QueueFull, Disconnected, InvalidRequest)),
+    ):
+        read(given, headers, threads, budget=budget)
+    assert budget.held_bytes == 0
+
+
+def test_a_body_is_refused_if_others_hold_too_much():
+    budget = BodyBudget(LIMIT)
+    budget.take(LIMIT - BIG)
+    with pytest.raises(QueueFull, match="hold") as caught:
+        read(messages([bytes(BIG), b"x"]), budget=budget)
+    assert caught.value.reason == "memory"
+    # One that is announced is refused before it is read.
+    given = messages([bytes(BIG), b"x"])
+    with pytest.raises(QueueFull):
+        read(given, {b"content-length": b"%d" % (BIG + 1)}, budget=budget)
+    assert budget.held_bytes == LIMIT - BIG
+    assert len(read(messages([bytes(BIG)]), budget=budget)[0]) == BIG
+
+
+def test_a_body_holds_what_it_inflates_to():
+    budget = BodyBudget(10 * LIMIT)
+    small = gzip.compress(bytes(BIG))
+    body, _ = read(messages([small[:40], small[40:]]), GZIP, budget=budget)
+    assert budget.held_bytes == len(body) == BIG
+    with pytest.raises(QueueFull):
+        read(messages([small]), GZIP, budget=BodyBudget(BIG // 2))

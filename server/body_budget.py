@@ -1,0 +1,80 @@
+"""The memory that bodies may take together, from their first bytes to their answers.
+
+Used in the front-end by every protocol. A request holds as much as has come of it, not what it has
+announced, so a client that only promises takes nothing from the others.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from server.errors import QueueFull
+
+__all__ = ["COUNTED_BYTES", "BodyBudget", "Hold"]
+
+#: A body that is smaller, and comes in one piece, is not counted: as many of them as may wait for
+#: the arena take little memory, and most requests are of this kind.
+COUNTED_BYTES = 1 << 16
+
+
+class BodyBudget:
+    """A number of bytes.
+
+    Args:
+        limit_bytes: that may be held at once.
+
+    Attributes:
+        held_bytes: that are.
+    """
+
+    def __init__(self, limit_bytes: int = sys.maxsize) -> None:
+        self.limit_bytes = limit_bytes
+        self.held_bytes = 0
+
+    def check(self, nbytes: int) -> None:
+        """Look whether so many more may be held now.
+
+        Raises:
+            QueueFull: if not.
+        """
+        if self.held_bytes + nbytes > self.limit_bytes:
+            raise QueueFull(
+                f"the requests that are received or wait already hold {self.held_bytes} bytes "
+                f"of {self.limit_bytes}, and this one would need {nbytes} more",
+                reason="memory",
+            )
+
+    def take(self, nbytes: int) -> None:
+        """Hold so many more.
+
+        Raises:
+            QueueFull: if these are too many.
+        """
+        self.check(nbytes)
+        self.held_bytes += nbytes
+
+    def give(self, nbytes: int) -> None:
+        """Give so many back."""
+        self.held_bytes -= nbytes
+        assert self.held_bytes >= 0
+
+
+class Hold:
+    """What one request holds of a budget while it comes in."""
+
+    def __init__(self, budget: BodyBudget) -> None:
+        self._budget = budget
+        self._nbytes = 0
+
+    def settle(self, nbytes: int) -> None:
+        """Hold so many bytes altogether from now on.
+
+        Raises:
+            QueueFull: if the budget has not so many left; what was held stays held.
+        """
+        more = nbytes - self._nbytes
+        if more > 0:
+            self._budget.take(more)
+        else:
+            self._budget.give(-more)
+        self._nbytes = nbytes
