@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from server.accepted import Request
+from server.errors import DeadlineExceeded
 from server.fleet_state import DeviceState, Member, Placement
 from server.flows import Flow
 
@@ -172,9 +173,15 @@ class Forecast:
 
 
 def learn(request: Request, now: float) -> None:
-    """Compare the forecast of a request that has its answer with what happened."""
+    """Compare the forecast of a request that is over with what happened.
+
+    One that ran into its deadline has taken at least that long. Of others that failed, or whose
+    members did not all answer, nothing is learned.
+    """
     flow = request.flow
-    if request.forecast_s >= _LEAST_S:
+    is_late = isinstance(request.close_reason, DeadlineExceeded)
+    is_whole = request.error is request.close_reason is None and not request.short
+    if request.forecast_s >= _LEAST_S and (is_late or is_whole):
         bias = (now - request.accepted) / request.forecast_s * flow.bias
         flow.bias += _LEARNING * (min(max(bias, _LEAST_BIAS), _LARGEST_BIAS) - flow.bias)
 

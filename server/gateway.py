@@ -266,7 +266,7 @@ class Gateway:
     def _finish(self, request: Request) -> None:
         self._requests.discard(request)
         now = time.monotonic()
-        if request.forecast_s and request.error is None and not request.short:
+        if request.forecast_s:
             learn(request, now)
         request.resolve(now)
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from server.batching import PendingRanges
+from server.errors import DeadlineExceeded, MemberFailed, Unavailable
 from server.fleet_state import DeviceState, Latency, Member, Placement
 from server.flows import HIGH, NORMAL, Flows
 from server.forecast import Forecast, learn
@@ -43,6 +44,9 @@ class Bench:
             expected=expected,
             rows=rows,
             model=SimpleNamespace(arena=0),
+            error=None,
+            close_reason=None,
+            short=False,
         )
         self.now += 1.0  # nothing is remembered
         return self.forecast.prospect(request, needed or expected.bit_count(), room_rows), request
@@ -125,9 +129,23 @@ def test_what_forecasts_are_wrong_by_is_learned(factor, bias):
     assert request.flow.bias == pytest.approx(bias, rel=0.01)
 
 
-def test_of_short_forecasts_nothing_is_learned():
+def after(forecast_s, **fields):
+    """The bias after a request that took ten times as long as was forecast."""
     bench = Bench(a={"d0": 0.1})
     _, request = bench.prospect()
-    request.forecast_s = 0.001
-    learn(request, request.accepted + 1.0)
-    assert request.flow.bias == 1.0
+    request.forecast_s = forecast_s
+    for name, value in fields.items():
+        setattr(request, name, value)
+    learn(request, request.accepted + 10 * forecast_s)
+    return request.flow.bias
+
+
+def test_what_is_learned_from():
+    gone, late = Unavailable("the client has gone"), DeadlineExceeded()
+    assert after(1.0) > 1.0
+    assert after(1.0, close_reason=late, error=late) > 1.0
+    assert after(1.0, close_reason=late, short=True) > 1.0
+    assert after(0.001) == 1.0, "other things take as long"
+    assert after(1.0, short=True) == 1.0
+    assert after(1.0, error=MemberFailed("a")) == 1.0
+    assert after(1.0, close_reason=gone, error=gone) == 1.0
