@@ -99,16 +99,16 @@ def check_time(request: Request, prospect: Prospect, queue_s: float) -> None:
     Raises:
         QueueFull: if it can't.
     """
-    if prospect.wait_s > queue_s:
-        raise QueueFull(
-            f"what waits for {request.model.name!r} would take {prospect.wait_s:.1f} s",
-            prospect.wait_s - queue_s,
-            "time",
-        )
     if request.left_s and prospect.total_s > _PART * request.left_s:
         raise QueueFull(
             f"the deadline is in {request.left_s:.3f} s, but with what waits before it, "
             f"the answer would take {prospect.total_s:.3f} s",
             prospect.total_s - _PART * request.left_s,
             "deadline",
+        )
+    if prospect.wait_s > queue_s:
+        raise QueueFull(
+            f"what waits for {request.model.name!r} would take {prospect.wait_s:.1f} s",
+            prospect.wait_s - queue_s,
+            "time",
         )

@@ -1,8 +1,6 @@
 """Kills, hangs and failures of every process and member; every answer is checked."""
 
-import json
 import signal
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,17 +10,13 @@ import onnx
 import psutil
 import pytest
 from onnx import TensorProto, helper
-from serving import STOP_S, Load, ask, configuration, fake, title, wait_for
+from serving import STOP_S, TINY, Load, ask, canary, configuration, fake, post, title, wait_for
 
 pytestmark = pytest.mark.process
 
 POISON = -1234.0
 
 THREE = {"a": fake(0), "b": fake(3), "c": fake(6)}
-
-
-#: An arena of a few dozen rows at most: little more than what is left for alignment.
-TINY = {"arena_bytes": (64 << 10) + 2000, "max_waiting_requests": 1}
 
 
 def occupy(server, pool, model, value=1.0):
@@ -53,15 +47,6 @@ def is_mean_of_three(answer, x):
     np.testing.assert_array_equal(answer.values, x + 3)
     assert answer.members == ["a", "b", "c"]
     assert answer.json["parameters"]["degraded"] is False
-
-
-def canary(server, model="all", add=3.0):
-    """The server is right again, on every connection."""
-    x = np.array([[41.0, 1.0], [42.0, 2.0]], np.float32)
-    wait_for(server.is_ready, "readiness")
-    answer = server.predict(model, x)
-    assert answer.status == 200, answer.json
-    np.testing.assert_array_equal(answer.values, x + np.float32(add))
 
 
 # -- kill -9 -----------------------------------------------------------------------------------
@@ -344,19 +329,6 @@ def test_a_deadline_while_waiting_for_slots(serve):
 
 
 # -- clients that go, and a full arena ---------------------------------------------------------
-
-
-def post(server, model, x):
-    """Send a request on a connection of its own, and return that without reading the answer."""
-    tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
-    body = json.dumps({"inputs": [tensor]}).encode()
-    connection = socket.create_connection((server.host, server.port))
-    connection.sendall(
-        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: t\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n".encode()
-        + body
-    )
-    return connection
 
 
 def test_clients_that_disconnect_free_their_rows(serve):

@@ -13,6 +13,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -350,6 +351,28 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
         yield start
 
 
+def canary(server: Server, model: str = "all", add: float = 3.0) -> None:
+    """The server is right again, on every connection."""
+    x = np.array([[41.0, 1.0], [42.0, 2.0]], np.float32)
+    wait_for(server.is_ready, "readiness")
+    answer = server.predict(model, x)
+    assert answer.status == 200, answer.json
+    np.testing.assert_array_equal(answer.values, x + np.float32(add))
+
+
+def post(server: Server, model: str, x: np.ndarray) -> socket.socket:
+    """Send a request on a connection of its own, and return that without reading the answer."""
+    tensor = {"name": "x", "shape": list(x.shape), "datatype": "FP32", "data": x.ravel().tolist()}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    connection = socket.create_connection((server.host, server.port))
+    connection.sendall(
+        f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: t\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n".encode()
+        + body
+    )
+    return connection
+
+
 # -- configurations ----------------------------------------------------------------------------
 
 
@@ -396,6 +419,10 @@ def configuration(
             ],
         }
     return config
+
+
+#: An arena of a few dozen rows at most: little more than what is left for alignment.
+TINY = {"arena_bytes": (64 << 10) + 2000, "max_waiting_requests": 1}
 
 
 # -- load --------------------------------------------------------------------------------------
