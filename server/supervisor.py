@@ -201,16 +201,15 @@ class Supervisor:
         """Start a child, again and again, until the server stops."""
         quick_deaths = failed_starts = 0
         while not self._is_over(child):
-            await self._spawn(child)
-            error = await self._wait_up(child)
+            error = await self._start(child)
             up_since = time.monotonic()
             if error is None:
                 failed_starts = 0
                 child.up.set()
-                await self._reap(child)
             else:
                 failed_starts += 1
                 child.kill()
+            if child.alive:
                 await self._reap(child)
             if self._is_over(child):
                 return
@@ -231,6 +230,14 @@ class Supervisor:
             raise StartError(f"{child.name} can't be kept alive: {error}")
         _log.error("%s is down: %s", child.name, error)
         self._front_end.write(WorkerDown(child.device))
+
+    async def _start(self, child: _Child) -> str | None:
+        """Start a process and wait until it is up; what is wrong, or None if it is."""
+        try:
+            await self._spawn(child)
+        except OSError as error:  # no descriptors, processes or memory are left: there may be later
+            return f"it can't be started: {error}"
+        return await self._wait_up(child)
 
     async def _spawn(self, child: _Child) -> None:
         process = await asyncio.create_subprocess_exec(

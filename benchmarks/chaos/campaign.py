@@ -44,6 +44,7 @@ class Happened(msgspec.Struct, frozen=True):
         wrong: answers that were not right, since the fault before.
         lost: requests without an answer, or with a late one.
         untrue: failures that there was no reason for, and readiness that was not so.
+        violations: all these in words.
     """
 
     kind: str
@@ -53,6 +54,7 @@ class Happened(msgspec.Struct, frozen=True):
     wrong: int
     lost: int
     untrue: int
+    violations: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,7 @@ class Campaign:
         """One fault, and what comes of it."""
         verdict = self.verdict
         before = verdict.wrong, verdict.lost, verdict.untrue
+        known = len(verdict.violations)
         began = time.monotonic()
         await inject(self._target, kind)
         ended = time.monotonic()
@@ -188,7 +191,8 @@ class Campaign:
         rate_s = await self._wait_rate(kind, ended)
         after = verdict.wrong, verdict.lost, verdict.untrue
         counts = (int(b - a) for a, b in zip(before, after, strict=True))
-        happened = Happened(kind, ended - began, well - ended, rate_s, *counts)
+        violations = tuple(verdict.violations[known:])
+        happened = Happened(kind, ended - began, well - ended, rate_s, *counts, violations)
         self.happened.append(happened)
         self._on_fault(happened)
 

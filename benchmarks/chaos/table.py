@@ -12,10 +12,8 @@ __all__ = ["line_of", "text_of"]
 
 
 def line_of(number: int, happened: Happened) -> str:
-    """One fault, in a line."""
-    flaws = f", {happened.wrong} wrong" * bool(happened.wrong)
-    flaws += f", {happened.lost} lost" * bool(happened.lost)
-    flaws += f", {happened.untrue} untrue" * bool(happened.untrue)
+    """One fault, in a line, and what it broke."""
+    flaws = "".join(f"\n     VIOLATION: {what}" for what in happened.violations)
     rate = "" if happened.rate_s is None else f", full throughput after {happened.rate_s:.1f} s"
     return f"{number:4d} {happened.kind}: well after {happened.well_s:.2f} s{rate}{flaws}"
 

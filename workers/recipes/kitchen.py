@@ -62,6 +62,8 @@ def ensure(names: Sequence[str], on_progress: OnProgress | None = None) -> dict[
     Raises:
         RecipeError: if there is no such recipe, or if making it failed.
     """
+    if not names:
+        return {}  # who needs no models needs no cache
     report = on_progress or (lambda name, stage: None)
     for name in names:
         if name not in RECIPES:
