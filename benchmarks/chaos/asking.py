@@ -246,7 +246,14 @@ def _reply(response: Any) -> Reply:
 
 
 #: What the server says in a text alone (in a stream), by words of it.
-_WORDS = {"deadline": 504, "wait": 429, "queue": 429, "quorum of": 503, "draining": 503}
+_WORDS = {
+    "would take": 429,
+    "wait": 429,
+    "deadline": 504,
+    "quorum of": 503,
+    "draining": 503,
+    "starting": 503,
+}
 _STATUS = {
     "INVALID_ARGUMENT": 400,
     "NOT_FOUND": 404,

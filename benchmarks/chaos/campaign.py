@@ -189,10 +189,17 @@ class Campaign:
         await asyncio.sleep(self._plan.quiet_s)
         self.load.check()
         rate_s = await self._wait_rate(kind, ended)
-        after = verdict.wrong, verdict.lost, verdict.untrue
-        counts = (int(b - a) for a, b in zip(before, after, strict=True))
         violations = tuple(verdict.violations[known:])
-        happened = Happened(kind, ended - began, well - ended, rate_s, *counts, violations)
+        happened = Happened(
+            kind,
+            harm_s=ended - began,
+            well_s=well - ended,
+            rate_s=rate_s,
+            wrong=verdict.wrong - before[0],
+            lost=verdict.lost - before[1],
+            untrue=verdict.untrue - before[2],
+            violations=violations,
+        )
         self.happened.append(happened)
         self._on_fault(happened)
 
