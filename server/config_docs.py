@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from server.config import (
+    ApiKeyConfig,
     Config,
     DeviceConfig,
     EnsembleConfig,
@@ -23,6 +24,7 @@ from server.config import (
     MemberConfig,
     PlacementConfig,
     ServerConfig,
+    TlsConfig,
     TracingConfig,
 )
 
@@ -42,6 +44,8 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`server`", ServerConfig),
     ("`server.limits`", LimitsConfig),
     ("`server.tracing`", TracingConfig),
+    ("`server.tls`", TlsConfig),
+    ("`server.api_keys[]`", ApiKeyConfig),
 )
 
 EXAMPLE = """\

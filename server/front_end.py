@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, assert_never
 
 import msgspec
-import uvicorn
 import uvloop
 
 from server.body_budget import BodyBudget
 from server.descriptors import connection_room, raise_descriptor_limit
+from server.errors import QueueFull, RequestError
 from server.front_end_spec import (
     Command,
     Drain,
     FrontEndSpec,
+    Reload,
     WorkerDown,
     WorkerReaped,
     WorkerStarted,
@@ -31,9 +35,14 @@ from server.gateway import Gateway
 from server.grpc_api.server import GrpcServer
 from server.http_api.api import Application, make_api
 from server.http_api.connections import Connections
+from server.http_api.entrance import Entrance
 from server.http_api.infer_route import InferRoute
+from server.http_api.server import HttpServer
 from server.inference import Inference
 from server.metrics.metrics import make_metrics
+from server.reloading import Reloading
+from server.security.doorkeeper import Doorkeeper
+from server.security.tls import make_context
 from workers.bootstrap import Started, Status, run_role
 from workers.log_lines import Speaker
 
@@ -42,6 +51,8 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_log = logging.getLogger(__name__)
+
 _MAX_DECODERS = 4
 _GC_THRESHOLD = 50_000
 
@@ -49,10 +60,13 @@ _GC_THRESHOLD = 50_000
 class _Commands:
     """The supervisor's commands, read from stdin without blocking the loop."""
 
-    def __init__(self, stream: BinaryIO, gateway: Gateway, on_drain: asyncio.Event) -> None:
+    def __init__(
+        self, stream: BinaryIO, gateway: Gateway, on_drain: asyncio.Event, reloading: Reloading
+    ) -> None:
         self._fd = stream.fileno()
         self._gateway = gateway
         self._on_drain = on_drain
+        self._reloading = reloading
         self._rest = b""
         self._decode = msgspec.json.Decoder(Command).decode
         os.set_blocking(self._fd, False)
@@ -76,6 +90,8 @@ class _Commands:
                 self._gateway.worker_down(command.device)
             case Drain():
                 self._on_drain.set()
+            case Reload():
+                self._reloading.go_by(command)
             case _:
                 assert_never(command)
 
@@ -92,7 +108,6 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
         tracer=tracer,
     )
     on_drain = asyncio.Event()
-    _Commands(commands, gateway, on_drain)
     gateway.start()
     threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
     inference = Inference(spec, gateway, threads, tracer)
@@ -100,26 +115,27 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     infer = InferRoute(inference, threads, max_request_bytes=spec.max_request_bytes, budget=bodies)
     descriptors = raise_descriptor_limit()
     connections = Connections(spec.limits, spec.limits.connections or connection_room(descriptors))
+    door = Doorkeeper(spec.security, partial(_note_refusal, inference))
+    tls = spec.security.tls
     metrics = make_metrics(spec, inference, connections.statistics)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            Application(infer, make_api(inference, infer, metrics, threads)),
-            http=connections.make,  # type: ignore[arg-type]
-            interface="asgi3",
-            ws="none",
-            date_header=False,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-        )
+    api = make_api(inference, infer, metrics, threads)
+    server = HttpServer(
+        Entrance(Application(infer, api), door),
+        connections,
+        listening=socket.socket(fileno=spec.http_fd),
+        context=None if tls is None else make_context(tls),
     )
     grpc = GrpcServer(
-        inference, address=spec.grpc_address, max_request_bytes=spec.max_request_bytes
+        inference,
+        door,
+        tls,
+        address=spec.grpc_address,
+        max_request_bytes=spec.max_request_bytes,
     )
+    # Commands are read when the loop comes round: whoever obeys them is there by then.
+    _Commands(commands, gateway, on_drain, Reloading(door, server, grpc))
     await grpc.start()
-    serving = asyncio.create_task(server.serve([socket.socket(fileno=spec.http_fd)]))
+    serving = asyncio.create_task(server.serve())
     sweeping = asyncio.create_task(connections.sweep(server.server_state))
     opened = asyncio.create_task(gateway.wait_open())
     draining = asyncio.create_task(on_drain.wait())
@@ -137,6 +153,14 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     sweeping.cancel()
     if tracer is not None:
         tracer.close()
+
+
+def _note_refusal(inference: Inference, error: RequestError, address: str) -> None:
+    """Count a request that was refused at the door; who tries keys is told in the log."""
+    inference.unaddressed.fail(time.monotonic(), error)
+    if not isinstance(error, QueueFull):
+        extra = {"client": address, "status": error.http_status}
+        _log.info("refused: %s", error.message, extra=extra)
 
 
 def _tracer(spec: FrontEndSpec) -> Tracer | None:

@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from server.accepted import ServedModel
+from server.security.spec import SecuritySpec
 from workers.spec import (
     DeviceSpec,
     InstanceSpec,
@@ -26,6 +27,7 @@ __all__ = [
     "FrontEndSpec",
     "ModelSpec",
     "QueueLimits",
+    "Reload",
     "WorkerDown",
     "WorkerReaped",
     "WorkerStarted",
@@ -101,6 +103,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
         grpc_address: where to listen for gRPC; the supervisor holds the port.
         access_log: which requests have a line in the log.
         tracing: where spans go, if requests are traced.
+        security: who may ask, and how connections are encrypted.
     """
 
     epoch: int
@@ -118,6 +121,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     limits: ClientLimits
     access_log: Literal["none", "errors", "all"]
     tracing: TracingSpec | None = None
+    security: SecuritySpec = SecuritySpec()
 
 
 class WorkerStarted(msgspec.Struct, frozen=True, tag=True):
@@ -145,4 +149,11 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     """Refuse what is new, answer what was accepted, then exit."""
 
 
-Command = WorkerStarted | WorkerReaped | WorkerDown | Drain
+class Reload(msgspec.Struct, frozen=True, tag=True):
+    """Go by what the configuration says now, as far as that needs no restart."""
+
+    security: SecuritySpec
+    log_level: str
+
+
+Command = WorkerStarted | WorkerReaped | WorkerDown | Drain | Reload

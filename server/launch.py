@@ -11,6 +11,7 @@ import logging
 import shutil
 import socket
 import tempfile
+from collections.abc import Callable
 
 from setproctitle import setproctitle
 
@@ -32,6 +33,8 @@ from server.planning.placement import (
 from server.planning.report import summary
 from server.ports import bind_port, hold_port, notice_absence, spoken_address
 from server.profiling.progress import progress_on_stderr
+from server.rereading import Rereading
+from server.security.credentials import read_credentials
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
 from workers.log_lines import Speaker
@@ -51,10 +54,14 @@ _log = logging.getLogger(__name__)
 _BACKLOG = 2048
 
 
-def serve(config: Config) -> int:
+def serve(config: Config, read: Callable[[], Config]) -> int:
     """Serve a configuration until told to stop; the process's exit code.
 
     Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server takes traffic.
+
+    Args:
+        config: what to serve.
+        read: reads the same configuration again, for SIGHUP.
 
     Raises:
         ConfigError: if what the user wrote is wrong.
@@ -63,6 +70,9 @@ def serve(config: Config) -> int:
     speaker = Speaker("supervisor")
     setproctitle(speaker.title)
     set_up_logging(speaker, config.server.log_level, config.server.log_format)
+    rereading = Rereading(config, read)
+    for warning in rereading.credentials.warnings:
+        _log.warning("%s", warning)
     http = bind_port(config.server.host, config.server.http_port)
     grpc = hold_port(config.server.host, config.server.grpc_port)
     plan = _plan(config, profile_s=config.placement.profile_s)
@@ -70,7 +80,9 @@ def serve(config: Config) -> int:
         _log.info("%s", line)
     sockets = tempfile.mkdtemp(prefix="ensembled-")  # readable by the owner only
     try:
-        asyncio.run(_supervise(config, plan, sockets, http, grpc))
+        asyncio.run(
+            _supervise(config, plan, sockets=sockets, http=http, grpc=grpc, rereading=rereading)
+        )
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
         flush()
@@ -83,13 +95,14 @@ def check(config: Config) -> str:
     Raises:
         ConfigError, StartError: as `serve` would.
     """
+    warnings = [f"warning: {line}" for line in read_credentials(config.server).warnings]
     plan = _plan(config, profile_s=0.0)
     lines = [
         f"{model.served.name}: {', '.join(model.members)} -> "
         f"{model.served.spec.output.datatype} {list(model.served.spec.output.shape)}"
         for model in plan.composition.models
     ]
-    return "\n".join([*lines, *plan.describe(), "the configuration is valid"])
+    return "\n".join([*lines, *plan.describe(), *warnings, "the configuration is valid"])
 
 
 class _Plan:
@@ -169,7 +182,13 @@ def _client_limits(limits: LimitsConfig) -> ClientLimits:
 
 
 async def _supervise(
-    config: Config, plan: _Plan, sockets: str, http: socket.socket, grpc: socket.socket
+    config: Config,
+    plan: _Plan,
+    *,
+    sockets: str,
+    http: socket.socket,
+    grpc: socket.socket,
+    rereading: Rereading,
 ) -> None:
     notice_absence(http)
     http.listen(_BACKLOG)
@@ -199,6 +218,7 @@ async def _supervise(
             limits=_client_limits(config.server.limits),
             access_log=config.server.access_log,
             tracing=plan.tracing,
+            security=rereading.credentials.spec,
         ),
         workers=tuple(
             WorkerSpec(
@@ -214,6 +234,7 @@ async def _supervise(
         combiner=CombinerSpec(memory, sockets),
         memory=memory,
         environment=log_environment(config.server.log_level, config.server.log_format),
+        rereading=rereading,
         drain_s=config.server.drain_s,
         on_ready=lambda: print(ready, flush=True),
     )

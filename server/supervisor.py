@@ -33,7 +33,9 @@ from server.front_end_spec import (
     WorkerReaped,
     WorkerStarted,
 )
+from server.rereading import Rereading
 from workers.bootstrap import Failed, Started
+from workers.logs import log_environment, settings_of
 from workers.memory import SharedMemory
 from workers.rule_guard import RuleDeaths
 from workers.spec import CombinerSpec, MemorySpec, WorkerSpec
@@ -110,6 +112,7 @@ class Supervisor:
         combiner: the combiner's spec.
         memory: the shared memory.
         environment: variables for every child.
+        rereading: reads the configuration again when SIGHUP comes.
         drain_s: how long the requests in flight have when the server is told to stop.
         on_ready: called once, when the server takes traffic.
     """
@@ -122,6 +125,7 @@ class Supervisor:
         combiner: CombinerSpec,
         memory: MemorySpec,
         environment: Mapping[str, str],
+        rereading: Rereading,
         drain_s: float,
         on_ready: Callable[[], None],
     ) -> None:
@@ -132,8 +136,10 @@ class Supervisor:
         self._rule_deaths = RuleDeaths()
         self._inherited = (memory.fd, front_end.http_fd)
         self._environment = {**_ENVIRONMENT, **environment}
+        self._rereading = rereading
         self._drain_s = drain_s
         self._on_ready = on_ready
+        self._reload_wanted = asyncio.Event()
         self._stopping = asyncio.Event()
         self._drained = asyncio.Event()
         self._forced = asyncio.Event()
@@ -158,8 +164,11 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_wanted.set)
+        if self._rereading.is_due:
+            self._reload_wanted.set()
         keepers = [asyncio.create_task(self._keep(child)) for child in self._children]
-        watcher = asyncio.create_task(self._watch())
+        watchers = [asyncio.create_task(watch) for watch in (self._watch(), self._reload())]
         try:
             await self._first(self._all_up(), *keepers)
             if not self._stopping.is_set() and all(child.up.is_set() for child in self._children):
@@ -169,7 +178,8 @@ class Supervisor:
         finally:
             self._stopping.set()
             await self._stop()
-            watcher.cancel()
+            for watcher in watchers:
+                watcher.cancel()
             ends = await asyncio.gather(*keepers, return_exceptions=True)
         for end in ends:
             if isinstance(end, BaseException):
@@ -331,6 +341,24 @@ class Supervisor:
                 if child.alive and board.is_hung(now, int(_BEAT_LIMIT_S * 1e9)):
                     _log.error("%s hangs; killing it", child.name)
                     child.kill()
+
+    async def _reload(self) -> None:
+        """Whenever that is wanted, read the configuration again and go by it.
+
+        The front-end that lives is told, and those to come find it in their spec.
+        """
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            reload = await asyncio.to_thread(self._rereading.again)
+            if reload is not None:
+                logging.getLogger().setLevel(reload.log_level.upper())
+                _, style = settings_of(self._environment)
+                self._environment |= log_environment(reload.log_level, style)
+                self._front_end_spec = msgspec.structs.replace(
+                    self._front_end_spec, security=reload.security
+                )
+                self._front_end.write(reload)
 
     # -- stopping -----------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""`ensembled serve`, `check` and `health`: what becomes of a configuration.
+"""`ensembled serve`, `check` and `health`: what becomes of a configuration; and `key`.
 
 `serve` runs in the process that becomes the supervisor. The commands only read the configuration
 and hand it on; what does the work is imported when they run, so that `--help` answers at once.
@@ -6,6 +6,7 @@ and hand it on; what does the work is imported when they run, so that `--help` a
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,15 @@ from server.cli.application import app, errors_as_lines
 from server.cli.options import ConfigPath, Debug
 from server.errors import ConfigError
 
-__all__ = ["check", "health", "serve"]
+__all__ = ["check", "health", "key", "serve"]
+
+
+class Scope(Enum):
+    """The scopes of API keys."""
+
+    INFER = "infer"
+    ADMIN = "admin"
+
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
 
@@ -35,18 +44,23 @@ def serve(
 ) -> None:
     """Serve the ensembles of a configuration until told to stop."""
     with errors_as_lines(debug):
-        from server.config import load_config, override_server  # noqa: PLC0415
+        from server.config import Config, load_config, override_server  # noqa: PLC0415
 
         given = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
         given = {key: value for key, value in given.items() if value is not None}
-        loaded = override_server(load_config(config), **given)
-        if allocation is not None:
+
+        def read() -> Config:
+            loaded = override_server(load_config(config), **given)
+            if allocation is None:
+                return loaded
             if not allocation.is_file():
                 raise ConfigError(f"--allocation: there is no file {allocation}")
-            loaded = loaded.model_copy(update={"allocation": allocation.absolute()})
+            return loaded.model_copy(update={"allocation": allocation.absolute()})
+
+        loaded = read()
         import server.launch  # noqa: PLC0415
 
-        raise typer.Exit(server.launch.serve(loaded))
+        raise typer.Exit(server.launch.serve(loaded, read))
 
 
 @app.command()
@@ -76,3 +90,21 @@ def health(
         from server.config import load_config  # noqa: PLC0415
 
         typer.echo(ask_ready(load_config(config), timeout_s=timeout))
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose it is.")],
+    *,
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What it is good for; may be given twice.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Make an API key: the entry for `server.api_keys_file` on stdout, the key itself on stderr."""
+    with errors_as_lines(debug):
+        from server.commands.key import make_key  # noqa: PLC0415
+
+        made = make_key(name, tuple(one.value for one in scope or [Scope.INFER]))
+        typer.echo(made.entry)
+        typer.echo(f"the key, which is shown only now: {made.key}", err=True)

@@ -16,9 +16,11 @@ from server.config.members import (
 from server.config.observability import TracingConfig
 from server.config.placement import PlacementConfig
 from server.config.root import Config
+from server.config.security import ApiKeyConfig, TlsConfig
 from server.config.serving import ServerConfig
 
 __all__ = [
+    "ApiKeyConfig",
     "Config",
     "DeviceConfig",
     "EnsembleConfig",
@@ -31,6 +33,7 @@ __all__ = [
     "PlacementConfig",
     "RecipeConfig",
     "ServerConfig",
+    "TlsConfig",
     "TracingConfig",
     "backend_for",
     "load_config",

@@ -39,3 +39,7 @@ class LimitsConfig(Section):
     """Memory for requests' bodies while they are received and until they are answered; beyond
     that, others are refused (429). Bodies that come in one piece of less than 64 KiB, as most do,
     are not counted."""
+    client_requests: int = Field(default=0, ge=0)
+    """How many requests of one client are worked on at once, more are refused (429); 0 is no
+    limit. A client is an API key; without keys, what a client's certificate names, or an
+    address."""

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.config.problems import describe
 from server.config.root import Config
 from server.config.serving import ServerConfig
+from server.config.yaml_files import read_yaml
 from server.errors import ConfigError
 
 __all__ = ["load_config", "override_server"]
@@ -33,21 +33,6 @@ class _Environment(BaseSettings):
     )
 
     server: dict[str, Any] = {}
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML's safe subset, in which a repeated key is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key {key.value!r} is there twice", key.start_mark
-                    )
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
 
 
 def load_config(path: Path) -> Config:
@@ -87,17 +72,7 @@ def override_server(config: Config, **values: Any) -> Config:
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506 (a safe loader)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the file: {error.strerror}") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        problem = " ".join(filter(None, (error.context, error.problem)))
-        raise ConfigError(f"{path}{place}: {problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    document = read_yaml(path)
     if document is None:
         raise ConfigError(f"{path}: is empty, it needs at least `members:`")
     if not isinstance(document, dict):
@@ -128,6 +103,9 @@ def _lines(
 
 
 def _missing_files(config: Config) -> Iterator[str]:
+    for key, path in config.server.files().items():
+        if not path.is_file():
+            yield f"server.{key}: there is no file {path}"
     for name, member in config.members.items():
         if isinstance(member.model, Path) and not member.model.is_file():
             yield f"members.{name}.model: there is no file {member.model}"

@@ -33,15 +33,21 @@ _MESSAGES = {
     "too_short": "should not be empty",
 }
 
+#: What people write there may be a key, wherever it should have been: it is not repeated.
+_SECRET = "api_keys"
+
 Location = tuple[int | str, ...]
 
 
-def describe(error: ValidationError, root: type[BaseModel]) -> Iterator[tuple[Location, str]]:
+def describe(
+    error: ValidationError, root: Any, *, is_secret: bool = False
+) -> Iterator[tuple[Location, str]]:
     """Yield the location and a one-line description of each problem.
 
     Args:
         error: what validation raised.
-        root: the model that was validated, whose fields are suggested for unknown keys.
+        root: the type that was validated, whose fields are suggested for unknown keys.
+        is_secret: whether values are not to be repeated; those of API keys never are.
     """
     seen = set()
     for detail in error.errors(include_url=False):
@@ -49,7 +55,8 @@ def describe(error: ValidationError, root: type[BaseModel]) -> Iterator[tuple[Lo
             continue  # its elements have problems of their own
         # Tags of unions (`<file>`) and `[key]` are pydantic's, not the user's.
         location = tuple(p for p in detail["loc"] if not str(p).startswith(("<", "[")))
-        for line in _message(detail, location, root).splitlines():
+        text = _message(detail, location, root, is_secret or _SECRET in location)
+        for line in text.splitlines():
             # One number that stands for three channels is one problem.
             place = location[:-1] if location and isinstance(location[-1], int) else location
             if (place, line) not in seen:
@@ -57,7 +64,7 @@ def describe(error: ValidationError, root: type[BaseModel]) -> Iterator[tuple[Lo
             seen.add((place, line))
 
 
-def _message(detail: ErrorDetails, location: Location, root: type[BaseModel]) -> str:
+def _message(detail: ErrorDetails, location: Location, root: Any, is_secret: bool) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "extra_forbidden":
         keys = _keys_at(root, location[:-1])
@@ -67,7 +74,7 @@ def _message(detail: ErrorDetails, location: Location, root: type[BaseModel]) ->
     if kind == "value_error":
         return detail["msg"].removeprefix("Value error, ")
     text = _MESSAGES.get(kind) or detail["msg"].removeprefix("Input ").removeprefix("Value ")
-    if kind == "missing" or not isinstance(value, str | int | float | None):
+    if kind == "missing" or is_secret or not isinstance(value, str | int | float | None):
         return text
     text += f", not {'empty' if value is None else repr(value)}"
     if kind == "literal_error" and isinstance(value, str):
@@ -76,7 +83,7 @@ def _message(detail: ErrorDetails, location: Location, root: type[BaseModel]) ->
     return text
 
 
-def _keys_at(root: type[BaseModel], location: Location) -> list[str]:
+def _keys_at(root: Any, location: Location) -> list[str]:
     """Return the valid keys of the section at a location."""
     annotations: list[Any] = [root]
     for part in location:

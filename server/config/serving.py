@@ -6,13 +6,15 @@ environment's overrides already in it, and out as a frozen model.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
-from server.config.base import Bytes, Section
+from server.config.base import Bytes, RelativePath, Section
 from server.config.limits import LimitsConfig
 from server.config.observability import TracingConfig
+from server.config.security import ApiKeyConfig, TlsConfig
 
 __all__ = ["ServerConfig"]
 
@@ -39,6 +41,12 @@ class ServerConfig(Section):
     """Largest image, height times width, that is decoded."""
     limits: LimitsConfig = LimitsConfig()
     """What clients may take of the server's time and memory."""
+    tls: TlsConfig | None = None
+    """Encryption of HTTP and gRPC; if absent, neither is encrypted."""
+    api_keys: tuple[ApiKeyConfig, ...] = ()
+    """The API keys, of which clients must show one; if there are none, nobody has to."""
+    api_keys_file: RelativePath | None = None
+    """A file with more API keys, a list like `api_keys`; SIGHUP has it read anew."""
     drain_s: float = Field(default=30.0, ge=0)
     """Grace period for the requests in flight when the server is told to stop."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -66,3 +74,10 @@ class ServerConfig(Section):
                 f"({self.max_request_bytes}): make it as large, at least"
             )
         return self
+
+    def files(self) -> dict[str, Path]:
+        """The files that the section names, by their keys."""
+        files = {"api_keys_file": self.api_keys_file}
+        if self.tls is not None:
+            files |= {f"tls.{key}": getattr(self.tls, key) for key in type(self.tls).model_fields}
+        return {key: path for key, path in files.items() if path is not None}

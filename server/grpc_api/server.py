@@ -11,8 +11,12 @@ import asyncio
 import grpc
 
 from server.errors import StartError
+from server.grpc_api.certificates import Certificates
 from server.grpc_api.service import Service
 from server.inference import Inference
+from server.security.doorkeeper import Doorkeeper
+from server.security.spec import TlsFiles
+from server.security.tls import HANDSHAKE_S
 
 __all__ = ["GrpcServer"]
 
@@ -38,6 +42,8 @@ def _options(max_request_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         # Clients may look after their idle connections; by default that ends them.
         ("grpc.keepalive_permit_without_calls", 1),
+        # A client that opens a connection and says nothing, or shakes hands for ever.
+        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ]
 
@@ -47,6 +53,8 @@ class GrpcServer:
 
     Args:
         inference: has requests answered.
+        door: lets calls in.
+        tls: what connections are encrypted with; None for no encryption.
         address: ``HOST:PORT``, held by the supervisor.
         max_request_bytes: of a message.
 
@@ -54,20 +62,37 @@ class GrpcServer:
         StartError: if the port can't be listened on.
     """
 
-    def __init__(self, inference: Inference, *, address: str, max_request_bytes: int) -> None:
-        self._service = Service(inference)
+    def __init__(
+        self,
+        inference: Inference,
+        door: Doorkeeper,
+        tls: TlsFiles | None,
+        *,
+        address: str,
+        max_request_bytes: int,
+    ) -> None:
+        self._service = Service(inference, door)
+        self._certificates = None if tls is None else Certificates(tls)
         options = _options(max_request_bytes)
         self._servers = [grpc.aio.server(options=options) for _ in range(_SERVERS)]
         try:
             for server in self._servers:
                 server.add_generic_rpc_handlers((self._service.handlers(),))
-                server.add_insecure_port(address)
+                if self._certificates is None:
+                    server.add_insecure_port(address)
+                else:
+                    server.add_secure_port(address, self._certificates.credentials())
         except RuntimeError as error:
             raise StartError(f"can't listen on {address} for gRPC: {error}") from None
 
     async def start(self) -> None:
         """Take calls."""
         await asyncio.gather(*(server.start() for server in self._servers))
+
+    def renew(self, tls: TlsFiles) -> None:
+        """Encrypt new connections with other certificates."""
+        if self._certificates is not None:
+            self._certificates.renew(tls)
 
     async def stop(self) -> None:
         """End every stream when what it has read is answered, every call when it is answered."""

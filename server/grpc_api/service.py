@@ -26,12 +26,14 @@ from server.grpc_api import asker
 from server.grpc_api.answers import encode_answer
 from server.grpc_api.codec import Asked
 from server.grpc_api.documents import documents
+from server.grpc_api.entrance import Entrance
 from server.grpc_api.messages import METHODS, SERVICE
 from server.grpc_api.reading import make_request, read_request
 from server.grpc_api.stream import Stream
 from server.inference import Endpoint, Inference
 from server.request_ids import HEADER, new_id
 from server.requests import InferRequest
+from server.security.doorkeeper import Doorkeeper
 
 if TYPE_CHECKING:
     from server.tracing import RequestTrace, Tracer
@@ -40,6 +42,7 @@ __all__ = ["Service"]
 
 _log = logging.getLogger(__name__)
 
+_STREAM = "ModelStreamInfer"
 #: What of a text goes into the trailing metadata, which clients limit to some kilobytes.
 _MAX_TEXT_BYTES = 2000
 #: A deadline is the client's: the answer must be there by then. So it is given earlier, by this
@@ -61,18 +64,25 @@ class Service:
 
     Args:
         inference: has requests answered.
+        door: lets calls in.
     """
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, door: Doorkeeper) -> None:
         self._inference = inference
+        self._entrance = Entrance(door)
+        self._answer_streamed = self._entrance.guarded(_STREAM, self._answer)
         self._access, self._tracer = inference.access, inference.tracer
         self._streams: set[Stream] = set()
 
     def handlers(self) -> Any:
         """What a gRPC server needs to find the methods."""
-        methods = {name: _immediate(answer) for name, answer in documents(self._inference).items()}
-        methods["ModelInfer"] = _unary(self._infer)
-        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(self._stream)
+        guarded = self._entrance.guarded
+        methods = {
+            name: _unary(guarded(name, _immediate(answer)))
+            for name, answer in documents(self._inference).items()
+        }
+        methods["ModelInfer"] = _unary(guarded("ModelInfer", self._infer))
+        methods[_STREAM] = grpc.stream_stream_rpc_method_handler(self._stream)
         for name in (*METHODS, *_FOREIGN):
             if name not in methods:
                 methods[name] = _unsupported(name)
@@ -133,7 +143,12 @@ class Service:
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> None:
         asker.echo(context)
-        stream = Stream(messages, context, self._read, self._answer, _text)
+        try:
+            self._entrance.check(_STREAM, context)
+        except RequestError as error:
+            _end(context, *_told(error))
+            return
+        stream = Stream(messages, context, self._read, self._answer_streamed, _text)
         self._streams.add(stream)
         try:
             await stream.run()
@@ -208,11 +223,11 @@ def _unary(answer: Answer) -> Any:
     return grpc.unary_unary_rpc_method_handler(method)
 
 
-def _immediate(answer: Callable[[bytes], bytes]) -> Any:
+def _immediate(answer: Callable[[bytes], bytes]) -> Answer:
     async def method(data: bytes, _: Context) -> bytes:
         return answer(data)
 
-    return _unary(method)
+    return method
 
 
 def _unsupported(name: str) -> Any:

@@ -16,6 +16,7 @@ from server.errors import (
     QueueFull,
     RequestError,
     RequestTooLarge,
+    Unauthenticated,
     Unavailable,
     UnsupportedMediaType,
 )
@@ -64,21 +65,23 @@ def error_answer(error: RequestError) -> HttpAnswer:
     headers = [JSON]
     if isinstance(error, QueueFull | Unavailable):
         headers.append((b"retry-after", b"%d" % max(1, round(error.retry_after_s))))
-    if isinstance(error, RequestTooLarge):
+    if isinstance(error, RequestTooLarge | Unauthenticated):
         headers.append(_CLOSE)  # the rest of the body is not read
+    if isinstance(error, Unauthenticated):
+        headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, UnsupportedMediaType):
         headers.append((b"accept-encoding", ", ".join(ENCODINGS).encode()))
     return HttpAnswer(error.http_status, orjson.dumps({"error": error.message}), headers)
 
 
 async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send an error; a client that is still sending what is too large gets the chance to read it.
+    """Send an error; a client that is still sending what nobody reads gets the chance to read it.
 
     One that asks first, by ``Expect: 100-continue``, sends nothing more; what would come then, if
     not the body, nobody knows, so that is the connection's end.
     """
     asks_first = any(name == b"expect" and value for name, value in scope["headers"])
-    lingers = isinstance(error, RequestTooLarge) and not asks_first
+    lingers = isinstance(error, RequestTooLarge | Unauthenticated) and not asks_first
     answer = error_answer(error)
     if asks_first and _CLOSE not in answer.headers:
         answer.headers.append(_CLOSE)

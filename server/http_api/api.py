@@ -66,7 +66,8 @@ def make_api(
         threads: where long work is done.
     """
     document = describe_api(inference.endpoints)
-    api = FastAPI(redirect_slashes=False)
+    # No pages to try it out: FastAPI's load scripts from elsewhere, which is no place for keys.
+    api = FastAPI(redirect_slashes=False, docs_url=None, redoc_url=None)
     api.openapi = lambda: document  # type: ignore[method-assign]
     _add_error_handlers(api)
     _add_server_routes(api, inference)

@@ -18,6 +18,7 @@ from httptools import HttpParserError
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.http_api.body import LATE
+from server.http_api.certified import CERTIFIED, certified_name
 from server.http_api.corked import CorkedTransport
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a corked transport, or refuse a connection that is one too many."""
         corked: Any = CorkedTransport(transport, self.loop)
+        if name := certified_name(transport):
+            self.app_state = {**self.app_state, CERTIFIED: name}
         if len(self.connections) < self._all.most:
             super().connection_made(corked)
             return

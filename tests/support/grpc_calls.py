@@ -19,9 +19,12 @@ class Channel:
 
     Args:
         address: HOST:PORT.
+        credentials: for TLS.
+        key: an API key.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, credentials: Any = None, key: str = "") -> None:
+        self._metadata = (("authorization", f"Bearer {key}"),) if key else ()
         options = {
             "grpc.max_send_message_length": -1,
             "grpc.max_receive_message_length": -1,
@@ -29,7 +32,11 @@ class Channel:
             "grpc.initial_reconnect_backoff_ms": 50,
             "grpc.max_reconnect_backoff_ms": 200,
         }
-        self.raw = grpc.insecure_channel(address, options=list(options.items()))
+        listed = list(options.items())
+        if credentials is None:
+            self.raw = grpc.insecure_channel(address, options=listed)
+        else:
+            self.raw = grpc.secure_channel(address, credentials, options=listed)
 
     def method(self, name: str) -> Any:
         """A unary method of the service."""
@@ -42,7 +49,7 @@ class Channel:
     def call(self, method: str, /, **fields: Any) -> Any:
         """Call a method with these fields of its request."""
         request = message_class(f"{method}Request")(**fields)
-        return self.method(method)(request, timeout=60)
+        return self.method(method)(request, timeout=60, metadata=self._metadata)
 
     def bytes_call(self, name: str, data: bytes, **options: Any) -> bytes:
         """Call a method with whatever bytes."""
@@ -53,7 +60,8 @@ class Channel:
     ) -> InferAnswer:
         """Ask a model about rows of one FP32 tensor; `within_s` is the call's deadline."""
         request = infer_request(model, x, **options)
-        return InferAnswer(self.method("ModelInfer")(request, timeout=within_s))
+        method = self.method("ModelInfer")
+        return InferAnswer(method(request, timeout=within_s, metadata=self._metadata))
 
     def stream(self, requests: Iterable[Any]) -> Any:
         """Open a stream of these requests: an iterator of answers, which is a call, too."""
@@ -61,7 +69,7 @@ class Channel:
             f"/{SERVICE}/ModelStreamInfer",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=message_class("ModelStreamInferResponse").FromString,
-        )(iter(requests), timeout=60)
+        )(iter(requests), timeout=60, metadata=self._metadata)
 
     def is_ready(self) -> bool:
         try:
@@ -119,9 +127,9 @@ def infer_request(
 
 
 @contextmanager
-def connected(address: str) -> Iterator[Channel]:
+def connected(address: str, **options: Any) -> Iterator[Channel]:
     """A channel, closed in the end."""
-    channel = Channel(address)
+    channel = Channel(address, **options)
     try:
         yield channel
     finally:

@@ -1,0 +1,77 @@
+"""The entrance to the HTTP API: every request passes the doorkeeper before anything looks at it.
+
+Runs in the front-end, around the whole ASGI application: requests flow in, those of clients that
+may ask flow on, others are refused here. So a client without a key can't tell which models or
+paths there are. Nothing stands in the way if the doorkeeper has nothing to guard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from server.errors import RequestError, Unauthenticated
+from server.http_api import asker
+from server.http_api.answers import Scope, Send, refuse
+from server.http_api.body import Receive
+from server.http_api.certified import CERTIFIED
+from server.security.doorkeeper import Doorkeeper, Need
+
+__all__ = ["Entrance", "need_of"]
+
+_OPEN = {"/v2/health/live", "/v2/health/ready"}
+_LOOK: tuple[list[str], ...] = ([], ["ready"], ["config"])
+
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class Entrance:
+    """An ASGI application behind a doorkeeper."""
+
+    def __init__(self, application: Application, door: Doorkeeper) -> None:
+        self._application = application
+        self._door = door
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer one request."""
+        if self._door.is_guarded and scope["type"] == "http":
+            return self._guarded(scope, receive, send)
+        return self._application(scope, receive, send)
+
+    async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            name = self._door.admit(
+                need_of(scope["path"]),
+                _authorization(scope),
+                scope["state"].get(CERTIFIED, ""),
+                scope["client"][0] if scope["client"] else "",
+            )
+        except RequestError as error:
+            await refuse(error, scope, receive, asker.echoing(scope, send))
+            return
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self._door.leave(name)
+
+
+def need_of(path: str) -> Need:
+    """What a request to a path is about; what is not known here is for administrators."""
+    path = path.rstrip("/")
+    if path in _OPEN:
+        return Need.NOTHING
+    if path == "/v2":
+        return Need.LOOK
+    parts = path.split("/")  # ["", "v2", "models", name, ...]
+    if parts[:3] != ["", "v2", "models"] or len(parts) < 4 or path == "/v2/models/stats":
+        return Need.ADMIN
+    rest = parts[6:] if parts[4:5] == ["versions"] else parts[4:]
+    if rest == ["infer"]:
+        return Need.INFER
+    return Need.LOOK if rest in _LOOK else Need.ADMIN
+
+
+def _authorization(scope: Scope) -> str | None:
+    values = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(values) > 1:
+        raise Unauthenticated("there is more than one Authorization header")
+    return values[0].decode("latin-1") if values else None

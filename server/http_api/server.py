@@ -1,0 +1,100 @@
+"""The HTTP server: uvicorn's, on the inherited socket, encrypted or not.
+
+Runs in the front-end's event loop. Connections flow in, their requests go to the application. New
+certificates are for new connections: another listener on the same socket takes those, while what
+is open lives on with what it has. A listener of its own also means that no client resumes a session
+that it has begun under other certificates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from typing import Any
+
+import uvicorn
+
+from server.http_api.connections import Connections
+from server.security.tls import HANDSHAKE_S
+
+__all__ = ["HttpServer"]
+
+#: Sent with every response: it is what its type says, and nobody's cache keeps it. There are no
+#: pages and no cookies here, which the other headers of this kind are about.
+_HEADERS = [("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
+
+_SHUTDOWN_S = 5.0
+
+
+class HttpServer(uvicorn.Server):
+    """uvicorn's server, with certificates that can change.
+
+    Args:
+        application: answers requests.
+        connections: what becomes of connections.
+        listening: the socket to listen on.
+        context: of TLS; None for no encryption.
+    """
+
+    def __init__(
+        self,
+        application: Any,
+        connections: Connections,
+        *,
+        listening: socket.socket,
+        context: ssl.SSLContext | None,
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                application,
+                http=connections.make,  # type: ignore[arg-type]
+                headers=_HEADERS,
+                interface="asgi3",
+                ws="none",
+                date_header=False,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+            )
+        )
+        self._listening = listening
+        self._context = context
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen; uvicorn calls this when it serves."""
+        await self.lifespan.startup()
+        self.servers = [await self._listen()]
+        self.started = True
+
+    async def renew(self, context: ssl.SSLContext) -> None:
+        """Encrypt new connections with other certificates."""
+        self._context = context
+        if not self.started:
+            return
+        new = await self._listen()
+        retired = [new] if self.should_exit else self.servers
+        if not self.should_exit:
+            self.servers = [new]
+        for server in retired:
+            server.close()
+
+    async def _listen(self) -> asyncio.Server:
+        limits: dict[str, Any] = {}
+        if self._context is not None:
+            limits = {"ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": _SHUTDOWN_S}
+        return await asyncio.get_running_loop().create_server(
+            self._protocol,
+            sock=self._listening.dup(),
+            backlog=self.config.backlog,
+            ssl=self._context,
+            **limits,
+        )
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made

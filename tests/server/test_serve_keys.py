@@ -1,0 +1,237 @@
+"""API keys and the limit per client, over HTTP and gRPC, against the real server."""
+
+import signal
+import socket
+from contextlib import contextmanager
+
+import grpc
+import httpx
+import numpy as np
+import pytest
+from grpc_calls import connected, infer_request
+from serving import configuration, fake, wait_for
+
+from server.commands.key import make_key
+from server.grpc_api.messages import METHODS
+
+pytestmark = pytest.mark.process
+
+X = np.ones((1, 2), np.float32)
+BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
+
+
+def write_keys(path, **scopes):
+    """Write a file of keys with these names and scopes; the keys by name."""
+    keys = {name: make_key(name, tuple(which)) for name, which in scopes.items()}
+    path.write_text("\n".join(key.entry for key in keys.values()) + "\n")
+    path.chmod(0o600)
+    return {name: key.key for name, key in keys.items()}
+
+
+@pytest.fixture
+def keys(tmp_path):
+    return write_keys(tmp_path / "keys.yaml", user=["infer"], monitor=["admin"])
+
+
+@pytest.fixture
+def guarded(serve, tmp_path, keys):
+    config = configuration({"m": fake(1)}, api_keys_file=str(tmp_path / "keys.yaml"))
+    return serve(config)
+
+
+def http(server, key=None):
+    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    return httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False)
+
+
+HTTP_CALLS = {
+    "nothing": [
+        ("GET", "/v2/health/live"),
+        ("GET", "/v2/health/ready"),
+        ("GET", "/v2/health/ready/"),
+    ],
+    "look": [
+        ("GET", "/v2"),
+        ("GET", "/v2/models/all"),
+        ("GET", "/v2/models/all/ready"),
+        ("GET", "/v2/models/all/config"),
+        ("GET", "/v2/models/all/versions/1"),
+        ("HEAD", "/v2/models/all/versions/1/ready/"),
+    ],
+    "infer": [("POST", "/v2/models/all/infer"), ("POST", "/v2/models/m/versions/1/infer")],
+    "admin": [
+        ("GET", "/v2/models/stats"),
+        ("GET", "/v2/models/all/stats"),
+        ("GET", "/v2/models/all/versions/1/stats"),
+        ("POST", "/v2/repository/index"),
+        ("GET", "/openapi.json"),
+    ],
+    "nowhere": [
+        ("GET", "/v2/models/none"),
+        ("POST", "/v2/models/none/infer"),
+        ("GET", "/docs"),
+        ("GET", "/"),
+    ],
+}
+GRPC_CALLS = {
+    "nothing": ["ServerLive", "ServerReady"],
+    "look": ["ServerMetadata", "ModelMetadata", "ModelReady", "ModelConfig"],
+    "infer": ["ModelInfer"],
+    "admin": ["ModelStatistics", "RepositoryIndex"],
+}
+GOOD_FOR = {None: {"nothing"}, "user": {"nothing", "look", "infer"}}
+GOOD_FOR["monitor"] = {"nothing", "look", "admin"}
+
+
+def test_what_a_key_opens(guarded, keys):
+    for who in GOOD_FOR:
+        try_all(guarded, keys, who)
+    assert {*sum(GRPC_CALLS.values(), [])} == served_methods(guarded, keys)
+
+
+def try_all(guarded, keys, who):
+    key = keys.get(who)
+    with http(guarded, key) as client, connected(guarded.grpc, key=key or "") as channel:
+        for need, calls in HTTP_CALLS.items():
+            for method, path in calls:
+                response = client.request(method, path, json=BODY if method == "POST" else None)
+                if need in GOOD_FOR[who]:
+                    assert response.status_code == 200, (path, response.text)
+                elif who is None:
+                    assert response.status_code == 401, path
+                    assert response.headers["www-authenticate"] == "Bearer"
+                    if method != "HEAD":
+                        text = "an API key is needed: Authorization: Bearer KEY"
+                        assert response.json() == {"error": text}
+                elif need == "nowhere":
+                    assert response.status_code in {403, 404}, path
+                else:
+                    assert response.status_code == 403, path
+        for need, methods in GRPC_CALLS.items():
+            for method in methods:
+                code = grpc_code(channel, method)
+                if need in GOOD_FOR[who]:
+                    assert code is None, method
+                else:
+                    refused = "UNAUTHENTICATED" if who is None else "PERMISSION_DENIED"
+                    assert code == refused, method
+
+
+def grpc_code(channel, method):
+    """The status of a call, None if it was answered."""
+    try:
+        if method == "ModelInfer":
+            channel.infer("all", X)
+        elif method in {"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"}:
+            channel.call(method, name="all")
+        else:
+            channel.call(method)
+    except grpc.RpcError as error:
+        return error.code().name
+    return None
+
+
+def served_methods(server, keys):
+    """Those that do something, whoever calls them."""
+    with connected(server.grpc, key=keys["monitor"]) as channel:
+        unary = [name for name in METHODS if name != "ModelStreamInfer"]
+        return {name for name in unary if grpc_code(channel, name) != "UNIMPLEMENTED"}
+
+
+def test_a_stream_needs_a_key(guarded, keys):
+    requests = [infer_request("all", X)]
+    for key, code in (("", "UNAUTHENTICATED"), (keys["monitor"], "PERMISSION_DENIED")):
+        with connected(guarded.grpc, key=key) as channel:
+            with pytest.raises(grpc.RpcError) as refusal:
+                list(channel.stream(requests))
+            assert refusal.value.code().name == code
+    with connected(guarded.grpc, key=keys["user"]) as channel:
+        (answer,) = channel.stream(requests)
+        assert answer.error_message == ""
+
+
+def test_a_large_body_without_a_key_is_refused_and_not_read(guarded):
+    with http(guarded) as client:
+        response = client.post("/v2/models/all/infer", content=b"x" * (8 << 20))
+        assert response.status_code == 401
+        assert response.headers["connection"] == "close"
+
+
+def test_no_key_and_no_hash_is_ever_logged(serve, tmp_path):
+    keys = write_keys(tmp_path / "keys.yaml", user=["infer"])
+    config = configuration(
+        {"m": fake(1)}, api_keys_file=str(tmp_path / "keys.yaml"), log_level="debug"
+    )
+    server = serve(config)
+    entry = (tmp_path / "keys.yaml").read_text()
+    with http(server, keys["user"]) as client:
+        assert client.post("/v2/models/all/infer", json=BODY).status_code == 200
+        assert client.post("/v2/models/all/infer", content=b"{").status_code == 400
+        assert client.get("/openapi.json").status_code == 403
+    with http(server, "no-such-key") as client:
+        assert client.get("/v2").status_code == 401
+    server.process.send_signal(signal.SIGHUP)
+    (tmp_path / "keys.yaml").write_text(keys["user"])  # a mistake that people make
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "nothing is reloaded" in server.stderr, "the mistake is found")
+    digest = entry.partition("sha256:")[2][:64]
+    for secret in (keys["user"], digest, "no-such-key"):
+        assert secret not in server.stderr
+    for process in [server.process, *server.children()]:
+        told = [*process.cmdline(), *process.environ().values()]
+        assert not [text for text in told if keys["user"] in text or digest in text]
+
+
+# -- the limit per client ----------------------------------------------------------------------
+
+
+@contextmanager
+def held(server, key="", path="/v2/models/all/infer"):
+    """A request whose body never ends, which is at work as long as its client likes."""
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+    if key:
+        head += f"Authorization: Bearer {key}\r\n"
+    with socket.create_connection((server.host, server.port)) as connection:
+        connection.sendall(head.encode() + b"\r\n")
+        yield connection
+
+
+def is_full(client):
+    return client.get("/v2/models/all").status_code == 429
+
+
+@pytest.mark.parametrize("with_keys", [True, False])
+def test_a_client_has_only_so_many_requests_at_work(serve, tmp_path, with_keys):
+    more = {}
+    keys = {"user": None, "other": None}
+    if with_keys:
+        keys = write_keys(tmp_path / "keys.yaml", user=["infer"], other=["infer"])
+        more["api_keys_file"] = str(tmp_path / "keys.yaml")
+    server = serve(configuration({"m": fake(1)}, limits={"client_requests": 2}, **more))
+    key = keys["user"] or ""
+    with (
+        http(server, keys["user"]) as client,
+        http(server, keys["other"]) as other,
+        connected(server.grpc, key=key) as channel,
+        held(server, key),
+    ):
+        assert client.post("/v2/models/all/infer", json=BODY).status_code == 200
+        with held(server, key) as second:
+            wait_for(lambda: is_full(client), "both requests are at work")
+            response = client.post("/v2/models/all/infer", json=BODY)
+            assert response.status_code == 429
+            assert response.headers["retry-after"] == "1"
+            assert "2 requests of this client" in response.json()["error"]
+            assert client.get("/v2/health/ready").status_code == 200
+            assert is_full(other) is not with_keys
+            with pytest.raises(grpc.RpcError) as refusal:
+                channel.infer("all", X)
+            assert refusal.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert ("retry-after", "1") in refusal.value.trailing_metadata()
+            (answer,) = channel.stream([infer_request("all", X, request_id="7")])
+            assert "2 requests of this client" in answer.error_message
+            second.close()
+        wait_for(lambda: not is_full(client), "the request has gone")
+        assert channel.infer("all", X).values.tolist() == [[2, 2]]
+        (answer,) = channel.stream([infer_request("all", X)])
+        assert answer.error_message == ""

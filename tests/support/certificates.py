@@ -1,0 +1,54 @@
+"""Certificates of authorities that nobody else knows, in files, for tests of TLS."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import grpc
+import trustme
+
+
+class Authority:
+    """An authority, and what it has signed.
+
+    Args:
+        directory: where its files go.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+        self.path = directory / "authority.pem"
+        self._authority.cert_pem.write_to_path(self.path)
+
+    def sign(self, name: str, *identities: str) -> tuple[Path, Path]:
+        """Sign a certificate with this common name; the paths of it and of its key."""
+        signed = self._authority.issue_cert(
+            *(identities or ("localhost", "127.0.0.1")),
+            common_name=name,
+            key_type=trustme.KeyType.ECDSA,
+        )
+        certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}-key.pem"
+        certificate.unlink(missing_ok=True)
+        for blob in signed.cert_chain_pems:
+            blob.write_to_path(certificate, append=True)
+        signed.private_key_pem.write_to_path(key)
+        key.chmod(0o600)
+        return certificate, key
+
+    def context(self, client: tuple[Path, Path] | None = None) -> ssl.SSLContext:
+        """What trusts this authority, and shows a client's certificate."""
+        context = ssl.create_default_context(cafile=str(self.path))
+        if client is not None:
+            context.load_cert_chain(*client)
+        return context
+
+    def credentials(self, client: tuple[Path, Path] | None = None) -> grpc.ChannelCredentials:
+        """The same for gRPC."""
+        certificate, key = client or (None, None)
+        return grpc.ssl_channel_credentials(
+            self.path.read_bytes(),
+            key.read_bytes() if key else None,
+            certificate.read_bytes() if certificate else None,
+        )
