@@ -17,10 +17,12 @@ __all__ = ["describe_api"]
 
 _MEANINGS = {
     400: "The request is malformed, or does not fit the model.",
+    401: "An API key is needed.",
+    403: "The API key lacks the scope.",
     404: "There is no such model or path.",
     413: "The body is larger than the limit.",
     415: "The Content-Encoding is not supported.",
-    429: "Too many requests are waiting.",
+    429: "Too many requests are waiting, or at work for this client.",
     500: "A member failed on this input, and without it there is no quorum.",
     503: "The server is starting or draining, or the quorum can't be met at present.",
     504: "The deadline passed before a quorum of members had answered.",
@@ -54,6 +56,10 @@ def describe_api(models: Iterable[str]) -> dict[str, Any]:
             "parameters": [model],
             "post": refused,
         }
+    for path, item in paths.items():
+        if not path.startswith("/v2/health/"):
+            for method in item.keys() & {"get", "post"}:
+                item[method]["responses"] |= _errors(401, 403, 429)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -61,8 +67,12 @@ def describe_api(models: Iterable[str]) -> dict[str, Any]:
             "version": version("ensembled"),
             "description": "Ensembles of neural networks over the Open Inference Protocol, v2.",
         },
+        "security": [{}, {"key": []}],  # a key, if the server asks for keys
         "paths": paths,
-        "components": {"schemas": {**SCHEMAS, "Datatype": _datatype()}},
+        "components": {
+            "schemas": {**SCHEMAS, "Datatype": _datatype()},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -68,7 +69,22 @@ def test_every_path_is_described(server):
         "/v2/repository/index",
         "/v2/repository/models/{model}/load",
     } <= set(document["paths"])
-    assert server.client.get("/docs").status_code == 200
+
+
+def test_no_page_fetches_scripts_from_elsewhere(server):
+    for path in ("/docs", "/docs/oauth2-redirect", "/redoc"):
+        assert server.client.get(path).status_code == 404
+
+
+def test_every_response_is_what_its_type_says_and_is_not_kept(server):
+    x = np.ones((1, 2), np.float32)
+    answers = [server.predict("all", x), server.predict("all", x, binary=False)]
+    found = [server.client.get(path) for path in ("/v2", "/v2/health/live", "/v2/models/none")]
+    refused = server.client.post("/v2/models/all/infer", b"{")
+    for response in (*answers, *found, refused):
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["cache-control"] == "no-store"
+        assert "server" not in response.headers
 
 
 def test_the_description_holds_for_whatever_it_allows(server):
