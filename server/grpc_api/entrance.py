@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from server.errors import Unauthenticated
+from server.errors import RequestError, Unauthenticated
 from server.grpc_api import asker
 from server.security.doorkeeper import Doorkeeper, Need
 
@@ -49,8 +49,11 @@ class Entrance:
             return method
 
         async def enter(asked: T, context: Any) -> bytes:
-            asker.echo(context)
-            client = door.admit(need, *_shown(context))
+            try:
+                client = door.admit(need, *_shown(context))
+            except RequestError:
+                asker.echo(context)
+                raise
             try:
                 return await method(asked, context)
             finally:

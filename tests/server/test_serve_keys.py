@@ -65,6 +65,7 @@ HTTP_CALLS = {
         ("GET", "/v2/models/all/versions/1/stats"),
         ("POST", "/v2/repository/index"),
         ("GET", "/openapi.json"),
+        ("GET", "/metrics"),
     ],
     "nowhere": [
         ("GET", "/v2/models/none"),
