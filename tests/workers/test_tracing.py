@@ -1,0 +1,49 @@
+"""Spans that can't be sent: they are bounded, and nobody waits for them."""
+
+import time
+
+import pytest
+from collector import Collector, collecting
+
+from workers.log_lines import Speaker
+from workers.spec import TracingSpec
+from workers.tracing import Spans
+
+
+def spans_to(url):
+    return Spans(TracingSpec(f"{url}/v1/traces", "mine", 1.0), Speaker("front-end"))
+
+
+@pytest.mark.parametrize("listens", [True, False])
+def test_the_end_waits_for_no_collector(listens):
+    collector = Collector()  # it answers nobody
+    if not listens:
+        collector.server.server_close()
+    spans = spans_to(collector.url)
+    spans.start("a").end()
+    began = time.monotonic()
+    spans.close()
+    assert time.monotonic() - began < 4  # a batch is given five seconds, and several attempts
+    collector.server.server_close()
+
+
+def test_no_more_wait_than_there_is_room_for():
+    collector = Collector()
+    spans = spans_to(collector.url)
+    for number in range(10_000):
+        spans.start(str(number)).end()
+    with collecting(collector):
+        spans.close()
+    assert 0 < len(collector.spans()) <= 2048 + 512  # those in the room, and a batch on its way
+    assert "9999" in {span.name for span in collector.spans()}  # old ones make room
+
+
+def test_what_is_over_is_sent_at_the_end():
+    with collecting() as collector:
+        spans = spans_to(collector.url)
+        spans.start("a").end()
+        spans.close()
+        (span,) = collector.spans()
+    assert span.name == "a"
+    assert span.process["service.name"] == "mine"
+    assert span.process["ensembled.role"] == "front-end"
