@@ -173,7 +173,7 @@ class QueueFull(RequestError):
         reason: what there is too much of, a word for metrics: ``waiting`` (requests or rows that
             wait for the arena), ``time`` (work that would take too long), ``deadline`` (work that
             would take longer than the request has), ``memory`` (bodies), ``client`` (requests of
-            this client), ``connections``.
+            this client).
     """
 
     http_status = 429

@@ -117,7 +117,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     connections = Connections(spec.limits, spec.limits.connections or connection_room(descriptors))
     door = Doorkeeper(spec.security, partial(_note_refusal, inference))
     tls = spec.security.tls
-    metrics = make_metrics(spec, inference, connections.statistics)
+    metrics = make_metrics(spec, inference, bodies, connections.statistics)
     api = make_api(inference, infer, metrics, threads)
     server = HttpServer(
         Entrance(Application(infer, api), door),

@@ -39,7 +39,7 @@ OUTCOMES = (
     *("disconnected", "internal"),
 )
 REASONS = (
-    *("waiting", "time", "deadline", "memory", "client", "connections"),
+    *("waiting", "time", "deadline", "memory", "client"),
     *("starting", "draining", "no_quorum"),
     *("too_large", "body_timeout", "unauthenticated", "forbidden"),
 )

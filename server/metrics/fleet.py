@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 
+from server.body_budget import BodyBudget
 from server.fleet import Worker
 from server.fleet_state import Member, Placement
 from server.gateway import Gateway
@@ -154,10 +155,12 @@ class ArenaMetrics:
 
     Args:
         gateway: has the arenas.
+        bodies: what requests hold beside them.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, bodies: BodyBudget) -> None:
         self._flights = gateway.flights
+        self._bodies = bodies
 
     async def collect(self) -> AsyncIterator[AnyFamily]:
         """Slots, and what waits for them."""
@@ -185,4 +188,16 @@ class ArenaMetrics:
             "ensembled_arena_waiting_rows",
             "Rows of requests that wait for slots of the arena.",
             lambda flight: sum(request.rows - request.claimed for request in flight.room),
+        )
+        yield Gauges(
+            "ensembled_bodies_bytes",
+            "Bodies of requests that are received or not answered yet.",
+            (),
+            [((), self._bodies.held_bytes)],
+        )
+        yield Gauges(
+            "ensembled_bodies_limit_bytes",
+            "What bodies may take together.",
+            (),
+            [((), self._bodies.limit_bytes)],
         )

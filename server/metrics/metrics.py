@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from server.body_budget import BodyBudget
 from server.front_end_spec import FrontEndSpec
 from server.inference import Inference
 from server.metrics.devices import DeviceMetrics
@@ -23,13 +24,17 @@ __all__ = ["make_metrics"]
 
 
 def make_metrics(
-    spec: FrontEndSpec, inference: Inference, connections: Callable[[], Mapping[str, int]]
+    spec: FrontEndSpec,
+    inference: Inference,
+    bodies: BodyBudget,
+    connections: Callable[[], Mapping[str, int]],
 ) -> Exposition:
     """Make the collectors, in the running event loop, whose lag is measured from now on.
 
     Args:
         spec: what this front-end serves.
         inference: has the counters of models, and the gateway.
+        bodies: what requests' bodies take.
         connections: tells how many HTTP connections are open, and how many each limit has ended.
     """
     lag = LoopLag()
@@ -39,7 +44,7 @@ def make_metrics(
         {
             "models": ModelMetrics(inference).collect,
             "fleet": FleetMetrics(gateway).collect,
-            "arenas": ArenaMetrics(gateway).collect,
+            "arenas": ArenaMetrics(gateway, bodies).collect,
             "server": ServerMetrics(inference, lag, connections).collect,
             "processes": ProcessMetrics(SharedMemory(spec.memory)).collect,
             "devices": DeviceMetrics(spec.devices, Gpus(spec.devices)).collect,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
+from server.flows import HIGH, NORMAL
 from server.inference import Endpoint, Inference
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 from server.statistics import OUTCOMES, REASONS, ModelCounters, RequestTimes
@@ -18,6 +19,7 @@ __all__ = ["ModelMetrics"]
 #: No model's name: it has characters that names don't have.
 _NO_MODEL = "(none)"
 _MODEL = ("model",)
+_PRIORITIES = {"high": HIGH, "normal": NORMAL}
 
 
 class ModelMetrics:
@@ -55,12 +57,19 @@ class ModelMetrics:
                 for reason, number in _with_zeros(REASONS, counters.refusals).items()
             ),
         )
-        flying = Counter(request.model.name for request in self._inference.gateway.requests)
+        flying = Counter(
+            (request.model.name, request.flow.level.number)
+            for request in self._inference.gateway.requests
+        )
         yield Gauges(
             "ensembled_requests_in_flight",
             "Requests that were accepted and are not answered yet.",
-            _MODEL,
-            (((name,), flying[name]) for name in counted),
+            ("model", "priority"),
+            (
+                ((name, priority), flying[name, number])
+                for name in counted
+                for priority, number in _PRIORITIES.items()
+            ),
         )
         yield Counters(
             "ensembled_rows_total",

@@ -141,7 +141,7 @@ def test_batches_by_instance(server, change):
 def test_what_waits_is_seen_and_gone_afterwards(server):
     def flying(scrape):
         return (
-            scrape.value("requests_in_flight", model="slow"),
+            scrape.value("requests_in_flight", model="slow", priority="normal"),
             scrape.value("arena_used_slots", arena="0") > 0,
             scrape.value("member_pending_rows", member="slow") > 0,
             scrape.value("member_oldest_pending_seconds", member="slow") > 0,
