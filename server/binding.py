@@ -6,18 +6,17 @@ distinct preparation once per row.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 
 import numpy as np
-import numpy.typing as npt
 
 from server.accepted import StoredInput
+from server.body_budget import BodyBudget
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
+from server.prepared_images import Encoded, prepare_images
 from server.tensors import Tensor
-from workers.prepare import ImageError, prepare_all
 from workers.spec import TensorSpec
 
 __all__ = ["bind_images", "bind_tensors"]
@@ -84,7 +83,11 @@ def _check_rows(tensor: Tensor) -> None:
 
 
 async def bind_images(
-    model: ModelSpec, tensors: Sequence[Tensor], threads: Executor, max_pixels: int
+    model: ModelSpec,
+    tensors: Sequence[Tensor],
+    threads: Executor,
+    max_pixels: int,
+    room: BodyBudget,
 ) -> tuple[int, list[StoredInput]]:
     """Check and prepare the images of a request.
 
@@ -93,39 +96,24 @@ async def bind_images(
         tensors: one input ``image``: BYTES [n], encoded, or UINT8 [n, height, width, 3], RGB.
         threads: where images are decoded.
         max_pixels: the most pixels that an image may have.
+        room: what prepared images take of it they give back when they are freed.
 
     Returns:
         The number of rows, and per preparation uint8 [n, size, size, 3] with its view.
 
     Raises:
         InvalidRequest: if the input is not that, or an image can't be used.
+        RequestTooLarge: if the images would take more than all of `room`.
+        QueueFull: if they would take more than is left.
     """
-    tensor = _by_name(tensors, [_IMAGE_INPUT])[_IMAGE]
-    images = _images(tensor)
+    images = _images(_by_name(tensors, [_IMAGE_INPUT])[_IMAGE])
     preparations = [preparation for _, preparation in model.preparations]
-    loop = asyncio.get_running_loop()
-    results = await asyncio.gather(
-        *(
-            loop.run_in_executor(threads, prepare_all, image, preparations, max_pixels)
-            for image in images
-        ),
-        return_exceptions=True,
-    )
-    prepared: list[list[npt.NDArray[np.uint8]]] = []
-    for row, result in enumerate(results):
-        if isinstance(result, ImageError):
-            raise InvalidRequest(f"image {row}: {result}")
-        if isinstance(result, BaseException):
-            raise result
-        prepared.append(result)
-    stored: list[StoredInput] = [
-        (view, np.stack([row[i] for row in prepared]))
-        for i, (view, _) in enumerate(model.preparations)
-    ]
-    return len(images), stored
+    arrays = await prepare_images(images, preparations, threads, max_pixels, room)
+    views = [view for view, _ in model.preparations]
+    return len(images), list(zip(views, arrays, strict=True))
 
 
-def _images(tensor: Tensor) -> Sequence[bytes | memoryview | npt.NDArray[np.uint8]]:
+def _images(tensor: Tensor) -> Sequence[Encoded]:
     """The images of a tensor, encoded or as pixels."""
     if not tensor.shape:
         raise InvalidRequest(f"input {_IMAGE!r} has no batch dimension")
@@ -134,6 +122,8 @@ def _images(tensor: Tensor) -> Sequence[bytes | memoryview | npt.NDArray[np.uint
         return tensor.elements
     if tensor.datatype == "UINT8" and len(tensor.shape) == _IMAGE_DIMENSIONS:
         assert tensor.array is not None
+        if tensor.array.size == 0:  # of these there could be endlessly many
+            raise InvalidRequest(f"input {_IMAGE!r} has images without pixels: {tensor.shape}")
         return list(tensor.array.astype(np.uint8, copy=False))
     raise InvalidRequest(
         f"input {_IMAGE!r} is BYTES [-1] (encoded) or UINT8 [-1, height, width, 3] (RGB), "

@@ -17,6 +17,7 @@ import msgspec
 from server.accepted import Answer, Bound, Request
 from server.access_log import AccessLog
 from server.binding import bind_images, bind_tensors
+from server.body_budget import BodyBudget
 from server.descriptions import MODEL_VERSION, model_config
 from server.errors import ClientGone, UnknownModel
 from server.front_end_spec import FrontEndSpec, ModelSpec
@@ -86,6 +87,7 @@ class Inference:
         self.unaddressed = ModelCounters()
         self._spec = spec
         self._threads = threads
+        self._image_room = BodyBudget(spec.limits.waiting_bytes)
         self.tracer = tracer
         self.access = AccessLog(spec.access_log)
 
@@ -186,8 +188,8 @@ class Inference:
         model = endpoint.model
         wish = wish_for(model, request.parameters, request.outputs)
         if model.takes_images:
-            pixels = self._spec.max_image_pixels
-            rows, inputs = await bind_images(model, request.tensors, self._threads, pixels)
+            pixels, room = self._spec.max_image_pixels, self._image_room
+            rows, inputs = await bind_images(model, request.tensors, self._threads, pixels, room)
         else:
             rows, inputs = bind_tensors(model, request.tensors)
         return Bound(inputs, rows, wish)

@@ -31,8 +31,8 @@ _BF16 = "BF16"
 _LENGTH = struct.Struct("<I")
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 1 << 48
-#: Each takes an object; a body could hold millions of empty ones.
-_MAX_BYTES_ELEMENTS = 1 << 16
+#: Each takes an object, and half a microsecond; a body could hold millions of empty ones.
+_MAX_BYTES_ELEMENTS = 1 << 14
 
 
 class Tensor:

@@ -38,7 +38,8 @@ class LimitsConfig(Section):
     waiting_bytes: Bytes = ByteSize(512 << 20)
     """Memory for requests' bodies while they are received and until they are answered; beyond
     that, others are refused (429). Bodies that come in one piece of less than 64 KiB, as most do,
-    are not counted."""
+    are not counted. Images may take as much again when they are decoded for the models; a request
+    whose images would take more by themselves is refused (413)."""
     client_requests: int = Field(default=0, ge=0)
     """How many requests of one client are worked on at once, more are refused (429); 0 is no
     limit. A client is an API key; without keys, what a client's certificate names, or an

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from server import prepared_images
 from server.accepted import ServedModel
 from server.binding import bind_images, bind_tensors
-from server.errors import InvalidRequest
+from server.body_budget import BodyBudget
+from server.errors import InvalidRequest, QueueFull, RequestTooLarge
 from server.front_end_spec import ModelSpec
-from server.tensors import Tensor, tensor_from_values
-from workers.prepare import decode, prepare
+from server.tensors import Tensor, tensor_from_bytes, tensor_from_values
+from workers.prepare import decode, prepare, prepare_all
 from workers.spec import EnsembleSpec, Preparation, TensorSpec
 
 SERVED = ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, TensorSpec("output", "FP32", ())))
@@ -61,10 +63,11 @@ def test_tensors_that_do_not_fit_are_refused(tensors, complaint):
         bind_tensors(PLAIN, tensors)
 
 
-def bind(tensor, max_pixels=10_000):
+def bind(tensor, max_pixels=10_000, room=None):
     async def run():
         with ThreadPoolExecutor(2) as threads:
-            return await bind_images(PHOTOS, [tensor], threads, max_pixels)
+            given = room or BodyBudget()
+            return await bind_images(PHOTOS, [tensor], threads, max_pixels, given)
 
     return asyncio.run(run())
 
@@ -113,7 +116,8 @@ PIXELS = np.zeros((2, 4, 4, 3), np.uint8)
         (Tensor("image", "BYTES", [1], elements=[photo(0, 200, 100)[0]]), "image 0: .*too large"),
         (Tensor("image", "UINT8", [4, 4, 3], PIXELS[0]), "UINT8"),
         (Tensor("image", "UINT8", [2, 4, 4, 1], PIXELS[..., :1]), "image 0: "),
-        (Tensor("image", "UINT8", [2, 0, 0, 3], PIXELS[:, :0, :0]), "image 0: .*no pixels"),
+        (Tensor("image", "UINT8", [2, 0, 0, 3], PIXELS[:, :0, :0]), "without pixels"),
+        (tensor_from_bytes("image", "UINT8", [2**40, 0, 4, 3], b""), "without pixels"),
         (Tensor("image", "UINT8", [0, 4, 4, 3], PIXELS[:0]), "zero rows"),
         (Tensor("image", "FP32", [2, 4, 4, 3], PIXELS.astype(np.float32)), "FP32"),
     ],
@@ -121,3 +125,54 @@ PIXELS = np.zeros((2, 4, 4, 3), np.uint8)
 def test_images_that_can_not_be_used_are_refused(tensor, complaint):
     with pytest.raises(InvalidRequest, match=complaint):
         bind(tensor)
+
+
+@pytest.mark.parametrize("bad", [{0}, {40, 7, 199}, {999}])
+def test_of_many_images_the_first_that_is_bad_is_named(bad):
+    good, _ = photo(0)
+    elements = [b"nonsense" if row in bad else good for row in range(1000)]
+    with pytest.raises(InvalidRequest, match=f"^image {min(bad)}: "):
+        bind(Tensor("image", "BYTES", [1000], elements=elements))
+
+
+def test_a_crowd_of_bad_images_is_not_decoded(monkeypatch):
+    decoded = []
+
+    def count(image, *others):
+        decoded.append(image)
+        return prepare_all(image, *others)
+
+    monkeypatch.setattr(prepared_images, "prepare_all", count)
+    with pytest.raises(InvalidRequest, match="^image 0: .*empty"):
+        bind(Tensor("image", "BYTES", [10_000], elements=[b""] * 10_000))
+    assert len(decoded) < 100
+
+
+ROW_BYTES = (4 * 4 + 6 * 6) * 3
+
+
+def test_decoded_images_hold_memory_until_they_are_freed():
+    tensor = Tensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
+
+    async def run():
+        room = BodyBudget(8 * ROW_BYTES)
+        with ThreadPoolExecutor(2) as threads:
+            _, stored = await bind_images(PHOTOS, [tensor], threads, 10_000, room)
+            assert room.held_bytes == 5 * ROW_BYTES
+            with pytest.raises(QueueFull):
+                await bind_images(PHOTOS, [tensor], threads, 10_000, room)
+            bad = Tensor("image", "BYTES", [1], elements=[b""])
+            with pytest.raises(InvalidRequest):
+                await bind_images(PHOTOS, [bad], threads, 10_000, room)
+            del stored
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # what was freed is given back in the loop's next turn
+        assert room.held_bytes == 0
+
+    asyncio.run(run())
+
+
+def test_more_images_than_there_is_memory_for_are_refused():
+    tensor = Tensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
+    with pytest.raises(RequestTooLarge, match=r"^5 images take 780 bytes"):
+        bind(tensor, room=BodyBudget(5 * ROW_BYTES - 1))
