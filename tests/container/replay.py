@@ -13,9 +13,11 @@ What that can't show: that an engine takes the file, and the base image with its
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -79,7 +81,7 @@ class Container:
             exec chroot {root} /usr/bin/env -i "$@"
         """
         entry = image.last["ENTRYPOINT"].words + image.last["CMD"].words
-        spaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork", "--kill-child"]
+        spaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork"]
         command = ["unshare", *spaces, "/bin/sh", "-ec", script, "sh", *self._as_user(*entry)]
         self._unshare = subprocess.Popen(command)
         children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children")
@@ -120,12 +122,13 @@ class Container:
 
     def stop(self) -> int:
         """Tell process 1 to stop; its exit code."""
-        os.kill(self.first, 15)
+        os.kill(self.first, signal.SIGTERM)
         return self._unshare.wait(_STOP_S)
 
     def kill(self) -> None:
-        """End it in any case."""
-        self._unshare.kill()
+        """End it in any case: all processes within end with the first."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.first, signal.SIGKILL)
         self._unshare.wait()
 
 

@@ -76,6 +76,8 @@ def test_prometheus_scrapes_the_server():
     host, port = target.split(":")
     assert host in SERVICES
     assert int(port) == ServerConfig().http_port
+    folder = PROJECT / "configs/prometheus"
+    assert all((folder / name).is_file() for name in scraping["rule_files"])
     command = dict(each.removeprefix("--").split("=") for each in SERVICES["prometheus"]["command"])
     mounts = {
         mount.split(":")[1]: mount.split(":")[0] for mount in SERVICES["prometheus"]["volumes"]

@@ -13,6 +13,8 @@ from tests.container.promql import problems
 
 PROMETHEUS = PROJECT / "configs/prometheus"
 DASHBOARD = json.loads((PROJECT / "configs/grafana/dashboards/ensembled.json").read_text())
+ALERTS = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())
+RULES = [rule for group in ALERTS["groups"] for rule in group["rules"]]
 VARIABLES = {each["name"] for each in DASHBOARD["templating"]["list"]}
 
 
@@ -44,6 +46,11 @@ def shown():
 @pytest.mark.parametrize(("title", "expression"), shown())
 def test_a_panel_asks_for_what_is_documented(title, expression):
     assert problems(expression) == []
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.get("alert") or rule["record"])
+def test_an_alert_asks_for_what_is_documented(rule):
+    assert problems(rule["expr"]) == []
 
 
 def test_legends_name_labels_that_the_expression_keeps():

@@ -1,3 +1,4 @@
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -8,6 +9,7 @@ from server.cli import app
 from server.commands.health import ask_ready
 from server.config import Config, override_server
 from server.errors import ConfigError, StartError
+from tests.support.certificates import Authority
 
 MEMBERS = {"a": {"model": "fake", "fake": {"inputs": {"x": [4]}, "outputs": 2}}}
 
@@ -34,6 +36,26 @@ def answering():
     server.server_close()
 
 
+@pytest.fixture
+def encrypted(answering, tmp_path):
+    """What makes the server speak TLS, and wants to see a certificate if told so; its section."""
+
+    def encrypt(*, wants_certificate=False, signed_by=None):
+        authority = Authority(tmp_path)
+        certificate, key = authority.sign("server", "models.example")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate, key)
+        section = {"certificate": certificate, "key": key}
+        if wants_certificate:
+            section["client_ca"] = (signed_by or authority).path
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(section["client_ca"])
+        answering.socket = context.wrap_socket(answering.socket, server_side=True)
+        return section
+
+    return encrypt
+
+
 def configured(**server):
     return override_server(Config(members=MEMBERS), **server)
 
@@ -57,6 +79,25 @@ def test_no_server(answering):
     answering.server_close()
     with pytest.raises(StartError, match=rf"127.0.0.1:{port} does not answer: .*refused"):
         ask_ready(configured(http_port=port), timeout_s=10)
+
+
+def test_a_server_with_a_certificate_for_other_names(answering, encrypted):
+    config = configured(http_port=answering.server_port, tls=encrypted())
+    assert ask_ready(config, timeout_s=10).endswith(" is ready")
+    with pytest.raises(StartError, match="does not answer"):
+        ask_ready(configured(http_port=answering.server_port), timeout_s=10)
+
+
+def test_a_server_that_wants_to_see_a_certificate_is_shown_its_own(answering, encrypted):
+    config = configured(http_port=answering.server_port, tls=encrypted(wants_certificate=True))
+    assert ask_ready(config, timeout_s=10).endswith(" is ready")
+
+
+def test_a_server_that_takes_only_other_certificates(answering, encrypted, tmp_path):
+    (tmp_path / "other").mkdir()
+    section = encrypted(wants_certificate=True, signed_by=Authority(tmp_path / "other"))
+    with pytest.raises(StartError, match="does not answer"):
+        ask_ready(configured(http_port=answering.server_port, tls=section), timeout_s=10)
 
 
 def test_any_free_port_is_not_to_be_found():
