@@ -175,7 +175,7 @@ class Request(msgspec.Struct, eq=False):
         terms: on which its rows are answered at first.
         flow: with whom it takes its turns.
         left_s: how long it may take from its acceptance, 0 for ever.
-        forecast_s: how long it should take, 0 if nobody was before it.
+        forecast_s: how long it should take but for the bias of its flow, 0 if nobody was before it.
         short: whether an answer rests on fewer members than it should.
         saved: predictions, members times rows, that were not needed.
         started: when the last of its jobs was handed to a worker; before `accepted` if none was.

@@ -115,7 +115,7 @@ class Forecast:
         return any(member.pending.rows for member in self._members[arena])
 
     def prospect(self, request: Request, needed: int, room_rows: int) -> Prospect:
-        """How long a request that was not accepted yet would take.
+        """How long a request that was not accepted yet would take; it keeps that without bias.
 
         Args:
             request: its flow, rows and expected members count.
@@ -139,6 +139,7 @@ class Forecast:
                 prospects.append(delay.prospect(outlook.accepted, request.rows))
         prospects.sort(key=_total_s)
         wait_s, total_s = prospects[needed - 1]
+        request.forecast_s = total_s
         return Prospect(wait_s * flow.bias, total_s * flow.bias)
 
     def accept(self, request: Request) -> None:
@@ -182,7 +183,7 @@ def learn(request: Request, now: float) -> None:
     is_late = isinstance(request.close_reason, DeadlineExceeded)
     is_whole = request.error is request.close_reason is None and not request.short
     if request.forecast_s >= _LEAST_S and (is_late or is_whole):
-        bias = (now - request.accepted) / request.forecast_s * flow.bias
+        bias = (now - request.accepted) / request.forecast_s
         flow.bias += _LEARNING * (min(max(bias, _LEAST_BIAS), _LARGEST_BIAS) - flow.bias)
 
 

@@ -215,7 +215,6 @@ class Gateway:
         rows = flight.room.rows(request.flow)
         prospect = self._forecast.prospect(request, needed, rows)
         check_time(request, prospect, self._limits.queue_s)
-        request.forecast_s = prospect.total_s
         self._forecast.accept(request)
 
     def _pass_deadline(self, request: Request) -> None:

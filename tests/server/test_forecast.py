@@ -123,8 +123,7 @@ def test_what_forecasts_are_wrong_by_is_learned(factor, bias):
     bench.append(100)
     (_, true_s), request = bench.prospect()
     for _ in range(300):
-        (_, request.forecast_s), fresh = bench.prospect()
-        request.accepted = fresh.accepted
+        _, request = bench.prospect()
         learn(request, request.accepted + factor * true_s)
     assert request.flow.bias == pytest.approx(bias, rel=0.01)
 
