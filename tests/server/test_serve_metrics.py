@@ -12,6 +12,8 @@ from grpc_calls import connected
 from scraping import Scrape, documented_metrics
 from serving import Client, ask, configuration, fake, running, wait_for
 
+from server.commands.key import make_key
+
 pytestmark = pytest.mark.process
 
 POISON = -1234.0
@@ -200,6 +202,37 @@ def test_every_process_has_its_memory_and_files(server):
     assert scrape.value("event_loop_lag_seconds_count") > 0
     assert scrape.value("ready") == 1
     assert scrape.value("draining") == 0
+
+
+def test_who_is_refused_at_the_door_is_counted_and_draining_is_seen(serve, tmp_path):
+    keys = {name: make_key(name, (name,)) for name in ("infer", "admin")}
+    path = tmp_path / "keys.yaml"
+    path.write_text("\n".join(key.entry for key in keys.values()) + "\n")
+    path.chmod(0o600)
+    members = {"slow": fake(0, sleep_ms=100, batch_size=1)}
+    server = serve(configuration(members, api_keys_file=str(path)))
+    monitor = Client(server.url)
+    monitor.http.headers["Authorization"] = f"Bearer {keys['admin'].key}"
+    server.client.http.headers["Authorization"] = f"Bearer {keys['infer'].key}"
+    try:
+        assert monitor.predict("slow", X).status == 403
+        assert ask(server, "slow", X).status == 401
+        scrape = Scrape(monitor)
+        for word in ("unauthenticated", "forbidden"):
+            assert scrape.value("requests_total", model="(none)", outcome=word) == 1
+            assert scrape.value("refusals_total", model="(none)", reason=word) == 1
+        with ThreadPoolExecutor(1) as pool:
+            request = pool.submit(server.client.predict, "slow", np.zeros((20, 2)))
+            flying = {"model": "slow", "priority": "normal"}
+            wait_for(lambda: Scrape(monitor).value("requests_in_flight", **flying), "a request")
+            server.process.terminate()
+            wait_for(lambda: Scrape(monitor).value("draining"), "that it drains")
+            scrape = Scrape(monitor)
+            assert (scrape.value("ready"), scrape.value("model_ready", model="slow")) == (0, 0)
+            assert request.result().status == 200
+    finally:
+        monitor.close()
+    server.wait_end()
 
 
 def test_a_new_front_end_counts_anew_but_knows_that_it_is_not_the_first(server):
