@@ -71,6 +71,8 @@ class Plan:
         rate_within_s: how soon the throughput must be back, None if that is only told.
         quiet_s: without faults, after each.
         calibration_s: under load without faults, at the start.
+        spacing_s: from the start of one to that of the next, at least.
+        period_s: if given, a client asks so often, instead of pausing.
         every: so many faults, everything is counted without load and compared with the start.
     """
 
@@ -82,6 +84,8 @@ class Plan:
     within_s: float = 15.0
     rate_within_s: float | None = None
     quiet_s: float = 1.0
+    spacing_s: float = 0.0
+    period_s: float = 0.0
     calibration_s: float = 3.0
     every: int = 25
 
@@ -123,8 +127,9 @@ class Campaign:
             self._judge,
             clients=plan.clients,
             seed=plan.seed,
-            pause_s=plan.pause_s,
             serial=self._serial,
+            pause_s=plan.pause_s,
+            period_s=plan.period_s,
         )
         self._target = Target(scene, addresses, processes, self._judge, choose, self._serial)
         self._canaries: dict[str, Lanes] = {}
@@ -159,7 +164,9 @@ class Campaign:
                     await self._count()
                     self.load.start()
                     await asyncio.sleep(self._plan.quiet_s)
+                due = time.monotonic() + self._plan.spacing_s
                 await self._one(kind)
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
             await self.load.stop()
             await self._count()
         finally:
@@ -238,16 +245,15 @@ class Campaign:
             return f"no {', '.join(gone)}"
         if await self._ready(self._waiting) != 200:
             return "not ready"
-        models = self._all_models()
+        # One that has a deadline may be refused, as long as there are others before it.
+        models = [*self._scene.models.values(), *self._scene.poisoned.values()]
+        models = [model for model in models if not model.deadline_s]
         right = await asyncio.gather(*map(self._canary, models))
         if wrong := [
             model.name for model, is_right in zip(models, right, strict=True) if not is_right
         ]:
             return f"no right answer from {', '.join(wrong)}"
         return ""
-
-    def _all_models(self) -> list[Model]:
-        return [*self._scene.models.values(), *self._scene.poisoned.values()]
 
     async def _canary(self, model: Model) -> bool:
         """Whether a model answers a request of which the answer is known."""

@@ -6,6 +6,7 @@ Runs in the campaign's event loop. Each client has one request (or one stream of
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 import time
 from collections.abc import Callable
@@ -57,7 +58,6 @@ class Lanes:
             start = time.monotonic()
             replies = await self._grpc.stream(asks, limit_s)
             for ask, reply in zip(asks, replies, strict=True):
-                # Answers come in their order, so none may be late because of the one before.
                 self._judge.judge(model, ask, reply, (start, time.monotonic()))
             return replies
         replies = []
@@ -86,8 +86,10 @@ class Load:
         judge: of all replies.
         clients: how many there are.
         seed: of what they ask.
-        pause_s: of a client between two requests, on the average.
         serial: gives numbers that no payload had yet.
+        pause_s: of a client between two requests, on the average.
+        period_s: if given, a client asks whenever so much time has passed, or as soon as it can
+            after that, instead; latencies count from when it should have asked.
     """
 
     def __init__(
@@ -98,13 +100,14 @@ class Load:
         *,
         clients: int,
         seed: int,
-        pause_s: float,
         serial: Callable[[], int],
+        pause_s: float = 0.0,
+        period_s: float = 0.0,
     ) -> None:
         self._models = list(scene.models.values())
         self._addresses = addresses
         self._judge = judge
-        self._pause_s = pause_s
+        self._pause_s, self._period_s = pause_s, period_s
         self._serial = serial
         self._seeds = [seed * 1000 + number for number in range(clients)]
         self._goes_on = True
@@ -136,18 +139,25 @@ class Load:
     async def _client(self, seed: int) -> None:
         choose = random.Random(seed)
         lanes = Lanes(*self._addresses, self._judge)
+        due = time.monotonic() + choose.random() * self._period_s
         try:
             while self._goes_on:
                 model = choose.choice(self._models)
                 way = choose.choice(("raw", "raw", "json", "grpc", "stream"))
                 count = choose.randint(2, 4) if way == "stream" else 1
                 asks = [self._ask(model, choose) for _ in range(count)]
-                start = time.monotonic()
+                if count > 1:  # answers come in their order: one must not wait for another's sake
+                    asks = [dataclasses.replace(ask, parameters={}) for ask in asks]
+                if self._period_s:
+                    due += self._period_s
+                    await asyncio.sleep(max(0.0, due - time.monotonic()))
+                start = due if self._period_s else time.monotonic()
                 replies = await lanes.ask(model, asks, way)
                 now = time.monotonic()
                 self.rates.add(now, sum(reply.status == 200 for reply in replies))
                 self.latencies.append((now, now - start))
-                await asyncio.sleep(choose.expovariate(1 / self._pause_s) if self._pause_s else 0)
+                if self._pause_s:
+                    await asyncio.sleep(choose.expovariate(1 / self._pause_s))
         finally:
             await lanes.close()
 

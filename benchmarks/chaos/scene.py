@@ -26,6 +26,10 @@ _DEVICES = ("one", "two", "three")
 _BATCH = 8
 _SLOW_MS = 40.0
 _DEADLINE_S = 0.3
+#: By the kind of failure, who fails, and where the two are that take their worker with them.
+_FAILS = {fail: f"{fail}s" for fail in ("exit", "hang", "raise", "nan", "alloc")}
+_FAILING_ADD = 30.0
+_FAILING_ON = {"hangs": ("two",), "exits": ("two", "three")}
 
 
 @dataclass(frozen=True)
@@ -103,19 +107,13 @@ def _allocation(members: dict[str, Any], only: dict[str, tuple[str, ...]]) -> di
     }
 
 
-def _server(**settings: Any) -> dict[str, Any]:
-    return {"arena_bytes": 256 << 10, "drain_s": 20.0, "log_level": "info", **settings}
-
-
 def mixed() -> Scene:
     """Ensembles that are strict, have a quorum, a cascade, a deadline; and those that fail."""
     adds = {"a": 0.0, "b": 3.0, "c": 6.0, "slow": 9.0}
     members = {name: _fake(add, sleep_ms=2.0) for name, add in adds.items()}
     members["slow"]["fake"]["sleep_ms"] = _SLOW_MS
     logits = {f"logits-{i}": {**_fake(0.0, sleep_ms=2.0), "output": "logits"} for i in range(3)}
-    bad = {f"{fail}s": fail for fail in ("exit", "hang", "raise", "nan", "alloc")}
-    failing = {name: _fake(30.0, fail=fail, fail_value=POISON) for name, fail in bad.items()}
-    members |= logits | failing
+    members |= logits | _failing()
     three = {name: adds[name] for name in "abc"}
     cascade = dict.fromkeys(logits, 0.0)
     models = [
@@ -124,17 +122,43 @@ def mixed() -> Scene:
         Model("deadline", {"a": 0.0, "slow": 9.0}, quorum=1, deadline_s=_DEADLINE_S),
         Model("cascade", cascade, quorum=3, is_softmax=True),
     ]
-    # One that hangs is waited for until the deadline only: its worker dies once, not five times.
-    poisoned = {
+    scene = _scene(members, models, {"slow": ("one",)}, max_waiting_requests=24)
+    stages = {"cascade": [[name] for name in logits], "confidence": [0.6, 0.7]}
+    scene.config["ensembles"]["cascade"] |= stages
+    return scene
+
+
+def _failing() -> dict[str, Any]:
+    """Members that fail on poison, each in its own way."""
+    return {
+        name: _fake(_FAILING_ADD, fail=fail, fail_value=POISON) for fail, name in _FAILS.items()
+    }
+
+
+def _poisoned() -> dict[str, Model]:
+    """An ensemble for each of the members that fail.
+
+    One that hangs is waited for until the deadline only: its worker dies once, not five times.
+    """
+    return {
         fail: Model(
             f"with-{name}",
-            {"a": 0.0, name: 30.0},
+            {"a": 0.0, name: _FAILING_ADD},
             quorum=1 if fail in {"hang", "alloc"} else 2,
             deadline_s=_DEADLINE_S if fail == "hang" else 0.0,
             fails=(name,),
         )
-        for name, fail in bad.items()
+        for fail, name in _FAILS.items()
     }
+
+
+def _scene(
+    members: dict[str, Any],
+    models: list[Model],
+    only: dict[str, tuple[str, ...]],
+    **server: Any,
+) -> Scene:
+    poisoned = _poisoned()
     ensembles: dict[str, dict[str, Any]] = {
         model.name: {
             "members": list(model.adds),
@@ -143,16 +167,14 @@ def mixed() -> Scene:
         }
         for model in (*models, *poisoned.values())
     }
-    ensembles["cascade"] |= {"cascade": [[name] for name in logits], "confidence": [0.6, 0.7]}
-    only = {"slow": ("one",), "hangs": ("two",), "exits": ("two", "three")}
     return Scene(
         config={
             "members": members,
             "ensembles": ensembles,
             "devices": _devices(),
-            "server": _server(max_waiting_requests=24),
+            "server": {"arena_bytes": 256 << 10, "drain_s": 20.0, **server},
         },
-        allocation=_allocation(members, only),
+        allocation=_allocation(members, {**_FAILING_ON, **only}),
         models={model.name: model for model in models},
         poisoned=poisoned,
     )
@@ -162,15 +184,4 @@ def steady(*, sleep_ms: float = 20.0) -> Scene:
     """One strict ensemble whose members sleep, so that they and not the machine are the limit."""
     adds = {"a": 0.0, "b": 3.0, "c": 6.0}
     members = {name: _fake(add, sleep_ms=sleep_ms) for name, add in adds.items()}
-    model = Model("strict", adds, quorum=len(adds))
-    return Scene(
-        config={
-            "members": members,
-            "ensembles": {model.name: {"members": list(adds)}},
-            "devices": _devices(),
-            "server": _server(),
-        },
-        allocation=_allocation(members, {}),
-        models={model.name: model},
-        poisoned={},
-    )
+    return _scene(members | _failing(), [Model("strict", adds, quorum=len(adds))], {})

@@ -6,6 +6,7 @@ Runs in the campaign's process: a plan and a scene flow in, a report flows out.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from benchmarks.chaos.processes import Census, Processes
 from benchmarks.chaos.scene import Scene
 from benchmarks.server_process import RunningServer, running_server
 
-__all__ = ["Report", "torment", "write_scene"]
+__all__ = ["Report", "Victim", "report_of", "served", "torment"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -50,12 +51,64 @@ class Report(msgspec.Struct, frozen=True):
         return not (verdict.wrong or verdict.lost or verdict.untrue)
 
 
-def write_scene(scene: Scene, directory: Path) -> Path:
-    """Write a scene's configuration and allocation, and return the former's path."""
-    (directory / "allocation.json").write_text(json.dumps(scene.allocation))
-    path = directory / "config.yaml"
-    path.write_text(yaml.safe_dump({**scene.config, "allocation": "allocation.json"}))
-    return path
+class Victim:
+    """A server that serves a scene.
+
+    Attributes:
+        addresses: of HTTP and of gRPC.
+        processes: of the server.
+    """
+
+    def __init__(self, server: RunningServer, scene: Scene, directory: Path) -> None:
+        self._server = server
+        self._directory = directory
+        self.addresses = server.address, server.grpc
+        self.processes = Processes(server.pid, directory, scene.devices)
+
+    def end(self) -> Iterator[str]:
+        """Stop it, and tell what is not as it should be then."""
+        children = self.processes.now()
+        if status := self._server.stop():
+            yield f"the server ended with status {status}"
+        if left := [role for role, process in children.items() if process.is_running()]:
+            yield f"still there after the end: {', '.join(left)}"
+        if files := [path.name for path in self._directory.iterdir()]:
+            yield f"files left behind: {', '.join(files)}"
+
+
+@contextlib.contextmanager
+def served(scene: Scene, log_file: Path | None = None) -> Iterator[Victim]:
+    """Serve a scene for the length of a block.
+
+    Args:
+        scene: what is served.
+        log_file: where the server's log is kept, nowhere if not given.
+
+    Raises:
+        BenchmarkError: if the server does not start.
+    """
+    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
+        directory = Path(name)
+        (directory / "allocation.json").write_text(json.dumps(scene.allocation))
+        config = directory / "config.yaml"
+        config.write_text(yaml.safe_dump({**scene.config, "allocation": "allocation.json"}))
+        temporary = directory / "t"  # its sockets' paths must be short
+        temporary.mkdir()
+        environment = {"TMPDIR": str(temporary), "PYTHONPATH": str(_ROOT)}
+        with running_server(config, log_file=log_file, **environment) as server:
+            yield Victim(server, scene, temporary)
+
+
+def report_of(plan: Plan, campaign: Campaign) -> Report:
+    """What came of a campaign that is over."""
+    return Report(
+        plan.seed,
+        campaign.rate,
+        campaign.verdict,
+        tuple(campaign.happened),
+        campaign.first,
+        campaign.last,
+    )
 
 
 def torment(
@@ -76,36 +129,9 @@ def torment(
     Raises:
         BenchmarkError: if the server does not start or is gone, or an answer can't be understood.
     """
-    with tempfile.TemporaryDirectory(prefix="chaos-") as name:
-        directory = Path(name)
-        config = write_scene(scene, directory)
-        temporary = directory / "t"  # its sockets' paths must be short
-        temporary.mkdir()
-        with running_server(
-            config, log_file=log_file, TMPDIR=str(temporary), PYTHONPATH=str(_ROOT)
-        ) as server:
-            processes = Processes(server.pid, temporary, scene.devices)
-            addresses = server.address, server.grpc
-            campaign = Campaign(plan, scene, addresses, processes, on_fault)
-            asyncio.run(campaign.run())
-            for problem in _end(server, processes, temporary):
-                campaign.complain(problem)
-        return Report(
-            plan.seed,
-            campaign.rate,
-            campaign.verdict,
-            tuple(campaign.happened),
-            campaign.first,
-            campaign.last,
-        )
-
-
-def _end(server: RunningServer, processes: Processes, temporary: Path) -> Iterator[str]:
-    """Stop the server, and tell what is not as it should be then."""
-    children = processes.now()
-    if status := server.stop():
-        yield f"the server ended with status {status}"
-    if left := [role for role, process in children.items() if process.is_running()]:
-        yield f"still there after the end: {', '.join(left)}"
-    if files := [path.name for path in temporary.iterdir()]:
-        yield f"files left behind: {', '.join(files)}"
+    with served(scene, log_file) as victim:
+        campaign = Campaign(plan, scene, victim.addresses, victim.processes, on_fault)
+        asyncio.run(campaign.run())
+        for problem in victim.end():
+            campaign.complain(problem)
+        return report_of(plan, campaign)
