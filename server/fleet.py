@@ -164,7 +164,11 @@ class Fleet:
 
     def dispatch(self, now: float) -> list[OpenJob]:
         """Give out what can be given out, and return it."""
-        chosen = choose(self._all_members, self._next_job, now)
+        try:
+            chosen = choose(self._all_members, self._next_job, now)
+        except Exception:
+            self._unbind_unsent(now)
+            raise
         self._next_job += len(chosen)
         by_device: dict[str, list[OpenJob]] = {}
         for job in chosen:
@@ -181,11 +185,21 @@ class Fleet:
         if self._send(worker, message):
             return
         worker.state.up = False  # until it says Hello again
+        self._unbind(worker, jobs, time.monotonic())
+
+    def _unbind(self, worker: Worker, jobs: list[OpenJob], now: float) -> None:
+        """Let the rows of jobs wait again that the worker was not told of."""
         for job in reversed(jobs):
-            worker.state.close(job.id, time.monotonic())
+            worker.state.close(job.id, now)
             for flow, ranges in job.shares:
                 for start, stop in ranges:
                     job.placement.member.pending.append(start, stop, job.since, flow)
+
+    def _unbind_unsent(self, now: float) -> None:
+        """Forget what was bound just now: not all of it could be."""
+        for worker in self.workers.values():
+            jobs = [job for job in worker.state.jobs.values() if job.id >= self._next_job]
+            self._unbind(worker, jobs, now)
 
     def _message(self, job: OpenJob) -> Job:
         traces = () if self._traces is None else self._traces.packed(job)

@@ -8,6 +8,7 @@ through `submit`; rows go out to the workers through the `Fleet` and come back f
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
@@ -53,10 +54,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Gateway"]
 
+_log = logging.getLogger(__name__)
+
 _TICK_S = 0.05
 _SHORT_S = 0.001
 #: So long after a request's deadline, it is answered without the combiner: that may hang.
 _GRACE_S = 1.0
+#: After what should not fail did, it is tried again that much later.
+_AGAIN_S = 1.0
 _MESSAGES_AT_ONCE = 64
 _EVERYBODY = (1 << 64) - 1
 
@@ -313,9 +318,21 @@ class Gateway:
             return
         self._combiner_idle = True
         self._open_if_idle()
+        self._settle_forgotten()
+
+    def _settle_forgotten(self) -> None:
+        """Settle rows that have ended in the arena, though nobody said so, or nobody could hear."""
         for index, flight in enumerate(self._flights):
             for ended in flight.unsettled_ends():
-                self._settle(index, ended)
+                self._try_to_settle(index, ended)
+
+    def _try_to_settle(self, index: int, ended: Ended) -> None:
+        """Settle rows; if that fails, nobody else's may wait for it, and it is tried again."""
+        try:
+            self._settle(index, ended)
+        except Exception:
+            _log.exception("rows %d to %d could not be settled", ended.start, ended.stop)
+            self._loop.call_later(_AGAIN_S, self._settle_forgotten)
 
     # -- events -------------------------------------------------------------------------------
 
@@ -329,7 +346,7 @@ class Gateway:
             match message:
                 case Combined():
                     for ended in message.ended:
-                        self._settle(ended.arena, ended)
+                        self._try_to_settle(ended.arena, ended)
                 case Unsure():
                     for deferred in message.deferred:
                         self._defer(deferred)

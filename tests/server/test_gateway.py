@@ -4,6 +4,7 @@ Workers are played, messages go through queues that a restart may lose, and no t
 """
 
 import asyncio
+import importlib
 import tempfile
 from collections import deque
 from contextlib import contextmanager
@@ -11,11 +12,12 @@ from types import SimpleNamespace
 
 import msgspec
 import numpy as np
+import pytest
 from arenas import arena_spec, ensemble, mapped, open_arena
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.accepted import Bound, ServedModel, Wish
+from server.accepted import Bound, Request, ServedModel, Wish
 from server.errors import DeadlineExceeded, MemberFailed, QueueFull, RequestError, Unavailable
 from server.flows import HIGH
 from server.front_end_spec import QueueLimits
@@ -80,7 +82,11 @@ class Stage:
         )
         self.close_sockets(gateway)
         self.fleet = gateway.fleet
-        gateway._loop = SimpleNamespace(create_future=loop.create_future, call_soon=self.call_soon)
+        gateway._loop = SimpleNamespace(
+            create_future=loop.create_future,
+            call_soon=self.call_soon,
+            call_later=lambda _, function, *arguments: self.call_soon(function, *arguments),
+        )
         gateway._combiner = SimpleNamespace(send=lambda m: self.to_combiner.append(self.decode(m)))
         gateway._hear_workers = lambda: None
         self.jobs = {device: deque() for device in DEVICES}
@@ -174,7 +180,7 @@ class Stage:
                 case Deferred() as deferred:
                     self.gateway._defer(deferred)
                 case Ended() as ended:
-                    self.gateway._settle(0, ended)
+                    self.gateway._try_to_settle(0, ended)
 
     def restart_combiner(self):
         """It dies; all that it was told, and part of what it said, is lost."""
@@ -385,3 +391,67 @@ def test_members_of_later_stages_that_failed_are_named():
             stage.hear(10)
         error = request.future.exception()
         assert str(error) == "member 'b', 'c' failed on this input"
+
+
+def test_workers_that_can_not_be_reached_get_their_jobs_when_they_say_hello():
+    """A socket that takes no more refuses: nothing is dropped."""
+    with on_stage() as stage:
+        stage.fleet._send = lambda worker, message: False
+        request = stage.submit(ALL, 5)
+        stage.gateway._dispatch_soon()
+        stage.turn()
+        assert not any(worker.state.up for worker in stage.fleet.workers.values())
+        assert not any(worker.state.jobs for worker in stage.fleet.workers.values())
+        stage.fleet._send = stage.assign
+        for device in DEVICES:
+            stage.hello(device)
+        stage.finish()
+        assert request.future.result().rows == 5
+
+
+def failing_once(monkeypatch, where, *, after=False):
+    """Let a function raise at its first call, before or after it has done its work."""
+    calls = []
+    module, name = where.rsplit(".", 1)
+    function = getattr(importlib.import_module(module), name)
+
+    def wrapped(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            if after:
+                function(*arguments)
+            raise RuntimeError("once")
+        return function(*arguments)
+
+    monkeypatch.setattr(where, wrapped)
+    return calls
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_an_exception_while_batches_are_assembled_loses_no_row(monkeypatch, after):
+    calls = failing_once(monkeypatch, "server.fleet.choose", after=after)
+    with on_stage() as stage:
+        request = stage.submit(ALL, 7)
+        stage.gateway._dispatch_soon()
+        with pytest.raises(RuntimeError, match="once"):  # which the event loop logs
+            stage.turn()
+        stage.finish()
+        assert len(calls) > 1
+        assert request.future.result().rows == 7
+
+
+def test_an_exception_while_rows_are_settled_loses_no_row(monkeypatch, caplog):
+    with on_stage() as stage:
+        requests = [stage.submit(ALL, 2), stage.submit(SOME, 3)]
+        take, calls = Request.take, []
+
+        def fail_once(*arguments):
+            calls.append(arguments)
+            if len(calls) == 1:
+                raise MemoryError("once")
+            take(*arguments)
+
+        monkeypatch.setattr(Request, "take", fail_once)
+        stage.finish()
+        assert [request.future.result().rows for request in requests] == [2, 3]
+    assert "could not be settled" in caplog.text
