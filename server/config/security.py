@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, Field, SecretStr, WithJsonSchema
 
 from server.config.base import Name, RelativePath, Section
 
-__all__ = ["ApiKeyConfig", "KeyHash", "Scope", "TlsConfig"]
+__all__ = ["ApiKeyConfig", "KeyHash", "Scope", "SecretFile", "TlsConfig"]
 
 _PATTERN = "sha256:[0-9a-f]{64}"
 
@@ -27,6 +27,14 @@ def _check_hash(value: Any) -> Any:
     return value
 
 
+def _refuse_contents(value: Any) -> Any:
+    if "\n" in str(value):
+        raise ValueError("should be the path of a file, not what is in it")
+    return value
+
+
+SecretFile = Annotated[RelativePath, BeforeValidator(_refuse_contents)]
+
 KeyHash = Annotated[
     SecretStr,
     BeforeValidator(_check_hash),
@@ -37,20 +45,13 @@ KeyHash = Annotated[
 class TlsConfig(Section):
     """Files (PEM) with which HTTP and gRPC are encrypted; SIGHUP has them read anew."""
 
-    certificate: RelativePath
+    certificate: SecretFile
     """The server's certificate, and those of the authorities between it and the root."""
-    key: RelativePath
+    key: SecretFile
     """The certificate's private key, not encrypted; its owner alone should be able to read it."""
-    client_ca: RelativePath | None = None
+    client_ca: SecretFile | None = None
     """Certificates of authorities: only clients with a certificate that one of them has signed
     may connect."""
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _refuse_contents(cls, value: Any) -> Any:
-        if "-----BEGIN" in str(value):
-            raise ValueError("should be the path of a file, not what is in it")
-        return value
 
 
 class ApiKeyConfig(Section):

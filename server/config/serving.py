@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import ByteSize, Field, field_validator, model_validator
 
-from server.config.base import Bytes, RelativePath, Section
+from server.config.base import Bytes, Section
 from server.config.limits import LimitsConfig
 from server.config.observability import TracingConfig
-from server.config.security import ApiKeyConfig, TlsConfig
+from server.config.security import ApiKeyConfig, SecretFile, TlsConfig
 
 __all__ = ["ServerConfig"]
 
@@ -45,7 +45,7 @@ class ServerConfig(Section):
     """Encryption of HTTP and gRPC; if absent, neither is encrypted."""
     api_keys: tuple[ApiKeyConfig, ...] = ()
     """The API keys, of which clients must show one; if there are none, nobody has to."""
-    api_keys_file: RelativePath | None = None
+    api_keys_file: SecretFile | None = None
     """A file with more API keys, a list like `api_keys`; SIGHUP has it read anew."""
     drain_s: float = Field(default=30.0, ge=0)
     """Grace period for the requests in flight when the server is told to stop."""

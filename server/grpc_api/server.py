@@ -42,9 +42,9 @@ def _options(max_request_bytes: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         # Clients may look after their idle connections; by default that ends them.
         ("grpc.keepalive_permit_without_calls", 1),
-        # A client that opens a connection and says nothing, or shakes hands for ever.
-        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+        # A client that connects and says nothing, or shakes hands for ever.
+        ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
     ]
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -52,3 +55,13 @@ class Authority:
             key.read_bytes() if key else None,
             certificate.read_bytes() if certificate else None,
         )
+
+
+@contextmanager
+def encrypted(address: str, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    """A TLS connection to HOST:PORT, for whatever protocol."""
+    host, _, port = address.rpartition(":")
+    context.set_alpn_protocols(["http/1.1", "h2"])  # each server takes its own
+    plain = socket.create_connection((host, int(port)))
+    with plain, context.wrap_socket(plain, server_hostname="localhost") as connection:
+        yield connection

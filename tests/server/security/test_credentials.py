@@ -1,0 +1,201 @@
+import subprocess
+
+import pytest
+import yaml
+from certificates import Authority
+
+from server.commands.key import make_key
+from server.config import ServerConfig, load_config
+from server.errors import ConfigError
+from server.security.credentials import read_credentials
+from server.security.tls import make_context
+
+
+@pytest.fixture
+def authority(tmp_path):
+    return Authority(tmp_path)
+
+
+def read(**server):
+    return read_credentials(ServerConfig.model_validate(server))
+
+
+def problem(**server):
+    with pytest.raises(ConfigError) as error:
+        read(**server)
+    (line,) = error.value.problems
+    return line
+
+
+def write(path, text, mode=0o600):
+    path.write_text(text)
+    path.chmod(mode)
+    return str(path)
+
+
+def entry(name="alice"):
+    return make_key(name, ("infer",)).entry
+
+
+def test_nothing_is_configured():
+    credentials = read()
+    assert credentials.spec.is_open
+    assert credentials.warnings == ()
+
+
+# -- keys --------------------------------------------------------------------------------------
+
+
+def test_keys_come_from_the_configuration_and_from_a_file(tmp_path):
+    keys = write(tmp_path / "keys.yaml", f"{entry('alice')}\n{entry('bob')}\n")
+    listed = {"name": "carol", "hash": "sha256:" + "0" * 64, "scopes": ["admin"]}
+    spec = read(api_keys=[listed], api_keys_file=keys).spec
+    assert [key.name for key in spec.keys] == ["carol", "alice", "bob"]
+    assert spec.keys[0].digest == bytes(32)
+    assert spec.keys[0].scopes == ("admin",)
+    assert not spec.is_open
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "should be a list"),
+        ("[]", "holds no keys"),
+        ("SECRET", "should be a list"),
+        ("- SECRET", "0: should be a mapping"),
+        ("- {name: alice, hash: SECRET}", "0.hash: should be sha256: and 64 hexadecimal digits"),
+        ("- {name: alice, hash: 12345678}", "0.hash: should be sha256: and 64 hexadecimal digits"),
+        ("- {name: alice}", "0.hash: is required"),
+        ("- {name: alice, key: SECRET}", "0.hash: is required"),
+        (entry().replace('"infer"', '"SECRET"'), "0.scopes.0: should be 'infer' or 'admin'"),
+        (f"{entry()}\n{entry()}", "alice: there is a key of that name already"),
+    ],
+    ids=map(str, range(10)),
+)
+def test_a_file_of_keys_that_is_wrong(tmp_path, text, message):
+    path = write(tmp_path / "keys.yaml", text)
+    with pytest.raises(ConfigError) as error:
+        read(api_keys_file=path)
+    assert any(message in line for line in error.value.problems), error.value.problems
+    for told in (str(error.value), repr(error.value)):
+        assert "SECRET" not in told
+        assert "12345678" not in told
+
+
+def test_one_key_has_one_name(tmp_path):
+    one = entry()
+    path = write(tmp_path / "keys.yaml", f"{one}\n{one.replace('alice', 'bob')}")
+    assert "bob: there is a key with that hash already" in problem(api_keys_file=path)
+
+
+def test_a_file_of_keys_that_others_can_read_or_write(tmp_path):
+    path = write(tmp_path / "keys.yaml", entry(), 0o644)
+    (warning,) = read(api_keys_file=path).warnings
+    assert "every user of this machine can read" in warning
+    for mode in (0o620, 0o602):
+        write(tmp_path / "keys.yaml", entry(), mode)
+        assert "others can write to" in problem(api_keys_file=path)
+
+
+def test_neither_keys_nor_certificates_are_told_by_what_holds_them(tmp_path, authority):
+    certificate, key = authority.sign("server")
+    made = make_key("alice", ("infer",))
+    path = write(tmp_path / "keys.yaml", made.entry)
+    config = ServerConfig.model_validate(
+        {
+            "api_keys": [{"name": "bob", "hash": "sha256:" + "ab" * 32}],
+            "api_keys_file": path,
+            "tls": {"certificate": str(certificate), "key": str(key)},
+        }
+    )
+    spec = read_credentials(config).spec
+    told = repr(config) + repr(config.model_dump()) + config.model_dump_json() + repr(spec)
+    assert "alice" in told
+    for secret in ("ab" * 32, made.key, made.entry[40:90], "PRIVATE KEY", repr(bytes([0xAB] * 32))):
+        assert secret not in told
+
+
+# -- certificates ------------------------------------------------------------------------------
+
+
+def tls(certificate, key, **more):
+    return {"certificate": str(certificate), "key": str(key), **more}
+
+
+def test_files_that_fit(authority):
+    spec = read(tls=tls(*authority.sign("server"), client_ca=str(authority.path))).spec
+    assert not spec.is_open
+    assert make_context(spec.tls).verify_mode.name == "CERT_REQUIRED"
+
+
+def test_files_that_do_not(authority, tmp_path):
+    certificate, key = authority.sign("server")
+    _, other = authority.sign("other")
+    nothing = write(tmp_path / "nothing.pem", "nothing")
+    locked = tmp_path / "locked.pem"
+    command = ["openssl", "ec", "-aes128", "-passout", "pass:secret", "-in", key, "-out", locked]
+    subprocess.run(command, check=True, capture_output=True)
+    wrong = {
+        "server.tls.key: it is not the key of server.tls.certificate": tls(certificate, other),
+        "server.tls.key: the file holds no private key (PEM)": tls(certificate, nothing),
+        "server.tls.key: the key must not be encrypted": tls(certificate, locked),
+        "server.tls.certificate: the file holds no certificate (PEM)": tls(nothing, key),
+        "server.tls.client_ca: the file holds no certificate (PEM)": tls(
+            certificate, key, client_ca=nothing
+        ),
+    }
+    for line, given in wrong.items():
+        assert problem(tls=given) == line
+    swapped = problem(tls=tls(key, certificate))
+    assert swapped == "server.tls.certificate: the file holds no certificate (PEM)"
+    missing = problem(tls=tls(certificate, tmp_path / "none.pem"))
+    assert missing.startswith("server.tls.key: cannot read")
+
+
+def test_a_key_that_others_can_read(authority):
+    certificate, key = authority.sign("server")
+    key.chmod(0o644)
+    (warning,) = read(tls=tls(certificate, key)).warnings
+    assert warning.startswith("server.tls.key: every user of this machine can read")
+
+
+def test_what_is_pasted_in_the_wrong_place_is_not_repeated(authority, tmp_path):
+    certificate, key = authority.sign("server")
+    fake = {"model": "fake", "fake": {"inputs": {"x": [1]}, "outputs": 1}}
+    server = {
+        "tls": {"certificate": str(certificate), "key": key.read_text()},
+        "api_keys": ["ensembled_SECRET"],
+        "api_keys_file": key.read_text(),
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"members": {"m": fake}, "server": server}))
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    assert error.value.problems == (
+        f"{path}: server.tls.key: should be the path of a file, not what is in it",
+        f"{path}: server.api_keys.0: should be a mapping",
+        f"{path}: server.api_keys_file: should be the path of a file, not what is in it",
+    )
+
+
+# -- reach -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
+def test_who_listens_to_this_machine_alone_needs_no_keys(host):
+    assert read(host=host).warnings == ()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "inference.example.org"])
+def test_who_listens_to_others_is_told_what_is_missing(host, authority):
+    key = {"name": "alice", "hash": "sha256:" + "0" * 64}
+    certificates = tls(*authority.sign("server"))
+    (open_,) = read(host=host).warnings
+    assert f"listens on {host} and asks nobody" in open_
+    (open_,) = read(host=host, tls=certificates).warnings
+    assert "asks nobody" in open_
+    (plain,) = read(host=host, api_keys=[key]).warnings
+    assert "API keys can be overheard" in plain
+    assert read(host=host, api_keys=[key], tls=certificates).warnings == ()
+    certified = {**certificates, "client_ca": str(authority.path)}
+    assert read(host=host, tls=certified).warnings == ()

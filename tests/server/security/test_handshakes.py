@@ -1,0 +1,69 @@
+"""A client that connects, and then says nothing, is let go before it has shaken hands."""
+
+import asyncio
+import socket
+
+import grpc
+import pytest
+import uvloop
+from certificates import Authority
+
+from server.front_end_spec import ClientLimits
+from server.grpc_api import server as grpc_server
+from server.grpc_api.certificates import Certificates
+from server.http_api import server as http_server
+from server.http_api.connections import Connections
+from server.security.spec import TlsFiles
+from server.security.tls import make_context
+
+SHORT_S = 0.2
+
+
+@pytest.fixture
+def files(tmp_path):
+    certificate, key = Authority(tmp_path).sign("server")
+    return TlsFiles(certificate.read_bytes(), key.read_bytes())
+
+
+async def wait_closed(port):
+    """Connect, say nothing, and wait until the server has had enough."""
+    async with asyncio.timeout(30):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            while await reader.read(1 << 16):
+                pass
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+
+def test_over_http(files, monkeypatch):
+    monkeypatch.setattr(http_server, "HANDSHAKE_S", SHORT_S)
+
+    async def run():
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            connections = Connections(ClientLimits(), 10)
+            context = make_context(files)
+            server = http_server.HttpServer(None, connections, listening=listening, context=context)
+            server.config.load()
+            server.lifespan = server.config.lifespan_class(server.config)
+            await server.startup()
+            await wait_closed(listening.getsockname()[1])
+            for one in server.servers:
+                one.close()
+
+    uvloop.run(run())
+
+
+def test_over_grpc(files, monkeypatch):
+    monkeypatch.setattr(grpc_server, "HANDSHAKE_S", SHORT_S)
+
+    async def run():
+        server = grpc.aio.server(options=grpc_server._options(1 << 20))
+        port = server.add_secure_port("127.0.0.1:0", Certificates(files).credentials())
+        await server.start()
+        await wait_closed(port)
+        await server.stop(None)
+
+    asyncio.run(run())
