@@ -1,16 +1,17 @@
 """From collectors to the text that Prometheus scrapes.
 
-Runs in the front-end's event loop, in small pieces, so that requests get their turn in between. A
-collector that fails is left out, from the family that failed on, and counted; nothing
-else suffers.
+Runs in the front-end's event loop, in small pieces, so that requests get their turn every half
+millisecond. A collector that fails is left out, from the family that failed on, and counted;
+nothing else suffers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 
 from prometheus_client import exposition
 from prometheus_client.metrics_core import Metric
@@ -24,6 +25,7 @@ _log = logging.getLogger(__name__)
 _OPEN_METRICS = "application/openmetrics-text"
 _PLAIN = "text/plain; version=0.0.4; charset=utf-8"
 _END = b"# EOF\n"
+_TURN_S = 0.0005
 
 #: Gives families, each with the samples of one moment.
 Collect = Callable[[], AsyncIterator[AnyFamily]]
@@ -34,10 +36,12 @@ class Exposition:
 
     Args:
         collectors: by name, in the order in which they are asked.
+        turn_s: how long to work before others get their turn.
     """
 
-    def __init__(self, collectors: Mapping[str, Collect]) -> None:
+    def __init__(self, collectors: Mapping[str, Collect], turn_s: float = _TURN_S) -> None:
         self._collectors = collectors
+        self._turn_s = turn_s
         self._errors: defaultdict[str, int] = defaultdict(int)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
@@ -48,18 +52,21 @@ class Exposition:
         """
         is_open = _OPEN_METRICS in accept
         parts: list[bytes] = []
+        turn_ends = time.perf_counter() + self._turn_s
         for name, collect in self._collectors.items():
             try:
                 async for family in collect():
-                    async for part in _encode(family, is_open=is_open):
+                    for part in _encode(family, is_open=is_open):
                         parts.append(part)
+                        if time.perf_counter() >= turn_ends:
+                            await asyncio.sleep(0)
+                            turn_ends = time.perf_counter() + self._turn_s
             except Exception:
                 # Once aloud: a scrape comes every few seconds.
                 level = logging.DEBUG if self._errors[name] else logging.ERROR
                 _log.log(level, "the metrics of %s could not be collected", name, exc_info=True)
                 self._errors[name] += 1
-        async for part in _encode(self._own(), is_open=is_open):
-            parts.append(part)
+        parts += _encode(self._own(), is_open=is_open)
         if not is_open:
             return b"".join(parts), _PLAIN
         return b"".join([*parts, _END]), openmetrics.CONTENT_TYPE_LATEST
@@ -83,7 +90,7 @@ class _One:
         return (self._family,)
 
 
-async def _encode(family: AnyFamily, *, is_open: bool) -> AsyncIterator[bytes]:
+def _encode(family: AnyFamily, *, is_open: bool) -> Iterator[bytes]:
     """The family's text; what introduces it comes with each piece, and is said once."""
     introduction = b""
     for piece in family.pieces():
@@ -93,7 +100,6 @@ async def _encode(family: AnyFamily, *, is_open: bool) -> AsyncIterator[bytes]:
             yield introduction
         piece.samples = samples
         yield _text(piece, is_open=is_open).removeprefix(introduction)
-        await asyncio.sleep(0)
 
 
 def _text(metric: Metric, *, is_open: bool) -> bytes:

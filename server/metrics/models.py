@@ -6,6 +6,7 @@ in, metric families flow out.
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
@@ -83,15 +84,18 @@ class ModelMetrics:
             _MODEL,
             (((name,), counters.saved) for name, counters in counted.items()),
         )
-        for family in self._times(counted, everybody):
+        times = {}
+        for name, counters in counted.items():
+            times[name] = counters.times
+            await asyncio.sleep(0)  # they may have much to sort
+        for family in self._times(times, everybody):
             yield family
         for family in self._models():
             yield family
 
     def _times(
-        self, counted: dict[str, ModelCounters], everybody: dict[str, ModelCounters]
+        self, times: dict[str, RequestTimes], everybody: dict[str, ModelCounters]
     ) -> list[AnyFamily]:
-        times = {name: counters.times for name, counters in counted.items()}
         return [
             Histograms(
                 "ensembled_request_duration_seconds",

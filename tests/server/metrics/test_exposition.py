@@ -106,7 +106,7 @@ def test_what_fails_is_left_out_and_counted_and_said_aloud_once(caplog):
 
 def test_others_get_their_turn_during_a_scrape():
     async def turns():
-        scraping = asyncio.create_task(Exposition({"healthy": healthy}).scrape(""))
+        scraping = asyncio.create_task(Exposition({"healthy": healthy}, turn_s=0.0).scrape(""))
         count = 0
         while not scraping.done():
             await asyncio.sleep(0)
