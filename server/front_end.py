@@ -120,7 +120,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     metrics = make_metrics(spec, inference, bodies, connections.statistics)
     api = make_api(inference, infer, metrics, threads)
     server = HttpServer(
-        Entrance(Application(infer, api), door),
+        Entrance(Application(inference, infer, api), door),
         connections,
         listening=socket.socket(fileno=spec.http_fd),
         context=None if tls is None else make_context(tls),
@@ -147,6 +147,8 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
         status.send(Started())
         await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
     if draining.done():
+        inference.is_leaving = True
+        await asyncio.sleep(spec.drain_delay_s)
         await gateway.drain()
         server.should_exit = True
     await asyncio.gather(serving, grpc.stop())

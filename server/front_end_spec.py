@@ -101,6 +101,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
         instances: what each device's worker holds.
         http_fd: the listening socket, inherited.
         grpc_address: where to listen for gRPC; the supervisor holds the port.
+        drain_delay_s: how long requests are accepted after it has said that it is not ready.
         access_log: which requests have a line in the log.
         tracing: where spans go, if requests are traced.
         security: who may ask, and how connections are encrypted.
@@ -119,6 +120,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     queue: QueueLimits
     max_image_pixels: int
     limits: ClientLimits
+    drain_delay_s: float
     access_log: Literal["none", "errors", "all"]
     tracing: TracingSpec | None = None
     security: SecuritySpec = SecuritySpec()

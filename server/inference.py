@@ -71,6 +71,7 @@ class Inference:
     Attributes:
         unaddressed: what became of the requests that name no model that is there.
         access: the log of requests that are over.
+        is_leaving: whether the server is told to stop: it is not ready, though it may still answer.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class Inference:
         self._threads = threads
         self._image_room = BodyBudget(spec.limits.waiting_bytes)
         self.tracer = tracer
+        self.is_leaving = False
         self.access = AccessLog(spec.access_log)
 
     # -- what there is ------------------------------------------------------------------------
@@ -113,7 +115,9 @@ class Inference:
 
     def can_answer(self, endpoint: Endpoint) -> bool:
         """Whether a model takes traffic: it can meet its quorum now."""
-        return self.gateway.is_open and self.gateway.can_answer(endpoint.model.served)
+        if self.is_leaving or not self.gateway.is_open:
+            return False
+        return self.gateway.can_answer(endpoint.model.served)
 
     def config(self, endpoint: Endpoint) -> dict[str, Any]:
         """The protocol's configuration of a model."""

@@ -7,7 +7,9 @@ traffic is found here, in this order: ports, recipes, models, placement, agreeme
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import shutil
 import socket
 import tempfile
@@ -23,6 +25,7 @@ from server.composition.tracing import know_tracing
 from server.config import Config
 from server.config.limits import LimitsConfig
 from server.front_end_spec import ClientLimits, FrontEndSpec, QueueLimits
+from server.notify import Notifier
 from server.planning.allocation_file import read_allocation
 from server.planning.placement import (
     Placement,
@@ -70,6 +73,8 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     speaker = Speaker("supervisor")
     setproctitle(speaker.title)
     set_up_logging(speaker, config.server.log_level, config.server.log_format)
+    notifier = Notifier(os.environ)
+    notifier.starting()
     rereading = Rereading(config, read)
     for warning in rereading.credentials.warnings:
         _log.warning("%s", warning)
@@ -81,7 +86,15 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     sockets = tempfile.mkdtemp(prefix="ensembled-")  # readable by the owner only
     try:
         asyncio.run(
-            _supervise(config, plan, sockets=sockets, http=http, grpc=grpc, rereading=rereading)
+            _supervise(
+                config,
+                plan,
+                sockets=sockets,
+                http=http,
+                grpc=grpc,
+                rereading=rereading,
+                notifier=notifier,
+            )
         )
     finally:
         shutil.rmtree(sockets, ignore_errors=True)
@@ -181,6 +194,12 @@ def _client_limits(limits: LimitsConfig) -> ClientLimits:
     )
 
 
+def _say(line: str) -> None:
+    """Print a line; that nobody may read any more is no reason to end."""
+    with contextlib.suppress(OSError):
+        os.write(1, f"{line}\n".encode())
+
+
 async def _supervise(
     config: Config,
     plan: _Plan,
@@ -189,6 +208,7 @@ async def _supervise(
     http: socket.socket,
     grpc: socket.socket,
     rereading: Rereading,
+    notifier: Notifier,
 ) -> None:
     notice_absence(http)
     http.listen(_BACKLOG)
@@ -216,6 +236,7 @@ async def _supervise(
             ),
             max_image_pixels=config.server.max_image_pixels,
             limits=_client_limits(config.server.limits),
+            drain_delay_s=config.server.drain_delay_s,
             access_log=config.server.access_log,
             tracing=plan.tracing,
             security=rereading.credentials.spec,
@@ -235,7 +256,8 @@ async def _supervise(
         memory=memory,
         environment=log_environment(config.server.log_level, config.server.log_format),
         rereading=rereading,
-        drain_s=config.server.drain_s,
-        on_ready=lambda: print(ready, flush=True),
+        notifier=notifier,
+        drain_s=config.server.drain_delay_s + config.server.drain_s,
+        on_ready=lambda: _say(ready),
     )
     await supervisor.run()

@@ -33,6 +33,7 @@ from server.front_end_spec import (
     WorkerReaped,
     WorkerStarted,
 )
+from server.notify import Notifier
 from server.rereading import Rereading
 from workers.bootstrap import Failed, Started
 from workers.logs import log_environment, settings_of
@@ -113,6 +114,7 @@ class Supervisor:
         memory: the shared memory.
         environment: variables for every child.
         rereading: reads the configuration again when SIGHUP comes.
+        notifier: tells systemd how the server is.
         drain_s: how long the requests in flight have when the server is told to stop.
         on_ready: called once, when the server takes traffic.
     """
@@ -126,6 +128,7 @@ class Supervisor:
         memory: MemorySpec,
         environment: Mapping[str, str],
         rereading: Rereading,
+        notifier: Notifier,
         drain_s: float,
         on_ready: Callable[[], None],
     ) -> None:
@@ -137,6 +140,7 @@ class Supervisor:
         self._inherited = (memory.fd, front_end.http_fd)
         self._environment = {**_ENVIRONMENT, **environment}
         self._rereading = rereading
+        self._notifier = notifier
         self._drain_s = drain_s
         self._on_ready = on_ready
         self._reload_wanted = asyncio.Event()
@@ -174,9 +178,12 @@ class Supervisor:
             if not self._stopping.is_set() and all(child.up.is_set() for child in self._children):
                 self._ready = True
                 self._on_ready()
+                self._notifier.ready()
+                watchers.append(asyncio.create_task(self._notifier.keep_alive()))
                 await self._first(*keepers)
         finally:
             self._stopping.set()
+            self._notifier.stopping()
             await self._stop()
             for watcher in watchers:
                 watcher.cancel()
@@ -350,6 +357,9 @@ class Supervisor:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
+            is_told = self._ready  # systemd knows of no reload before
+            if is_told:
+                self._notifier.reloading()
             reload = await asyncio.to_thread(self._rereading.again)
             if reload is not None:
                 logging.getLogger().setLevel(reload.log_level.upper())
@@ -359,6 +369,8 @@ class Supervisor:
                     self._front_end_spec, security=reload.security
                 )
                 self._front_end.write(reload)
+            if is_told and not self._stopping.is_set():
+                self._notifier.ready()
 
     # -- stopping -----------------------------------------------------------------------------
 

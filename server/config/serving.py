@@ -49,6 +49,9 @@ class ServerConfig(Section):
     """A file with more API keys, a list like `api_keys`; SIGHUP has it read anew."""
     drain_s: float = Field(default=30.0, ge=0)
     """Grace period for the requests in flight when the server is told to stop."""
+    drain_delay_s: float = Field(default=0.0, ge=0)
+    """When it is told to stop, the server is not ready at once, but accepts requests for so long,
+    until those who send them have noticed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity that is logged."""
     log_format: Literal["human", "json"] = "human"

@@ -32,6 +32,7 @@ __all__ = [
     "Send",
     "compressed",
     "error_answer",
+    "parting",
     "refuse",
 ]
 
@@ -72,6 +73,17 @@ def error_answer(error: RequestError) -> HttpAnswer:
     if isinstance(error, UnsupportedMediaType):
         headers.append((b"accept-encoding", ", ".join(ENCODINGS).encode()))
     return HttpAnswer(error.http_status, orjson.dumps({"error": error.message}), headers)
+
+
+def parting(send: Send) -> Send:
+    """Sends an answer that is the last on its connection: the client should go elsewhere."""
+
+    async def send_last(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start" and _CLOSE not in message["headers"]:
+            message["headers"] = [*message["headers"], _CLOSE]
+        await send(message)
+
+    return send_last
 
 
 async def refuse(error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from server.descriptions import model_metadata, server_metadata
 from server.errors import InternalFault, RequestError
 from server.http_api import asker
-from server.http_api.answers import Scope, Send, error_answer
+from server.http_api.answers import Scope, Send, error_answer, parting
 from server.http_api.body import Receive
 from server.http_api.infer_route import InferRoute
 from server.http_api.metrics_route import add_metrics_route
@@ -37,13 +37,16 @@ _log = logging.getLogger(__name__)
 class Application:
     """The whole ASGI application: the hot path by a look-up, the rest through FastAPI."""
 
-    def __init__(self, infer: InferRoute, api: FastAPI) -> None:
+    def __init__(self, inference: Inference, infer: InferRoute, api: FastAPI) -> None:
+        self._inference = inference
         self._infer = infer
         self._hot = infer.paths
         self._api = api
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""
+        if self._inference.is_leaving:
+            send = parting(send)
         if scope["type"] == "http":
             if scope["path"] in self._hot and scope["method"] == "POST":
                 return self._infer(scope, receive, send)

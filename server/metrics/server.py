@@ -74,7 +74,7 @@ class ServerMetrics:
             "ensembled_draining",
             "Whether the server was told to stop and answers what it has accepted.",
             (),
-            [((), self._inference.gateway.draining)],
+            [((), self._inference.is_leaving)],
         )
         yield Histograms(
             "ensembled_event_loop_lag_seconds",
