@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from serving import configuration, fake
 
+from server.notify import Notifier
+
 UNIT = Path(__file__).parents[2] / "configs" / "systemd" / "ensembled.service"
 
 
