@@ -5,7 +5,7 @@
 `building.py` makes it. Then its command runs as its user in namespaces of its own (processes,
 mounts, network), without capabilities and on a read-only root, which is what
 `docker run --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges` does. It must
-become healthy, answer a question, reap orphans, and end with 0 when it is told to stop.
+become healthy, answer a question, reap orphans, hear SIGHUP, and end with 0 on SIGTERM.
 
 What that can't show: that an engine takes the file, and the base image with its own Python.
 """
@@ -83,7 +83,10 @@ class Container:
         entry = image.last["ENTRYPOINT"].words + image.last["CMD"].words
         spaces = ["--mount", "--pid", "--net", "--ipc", "--uts", "--fork"]
         command = ["unshare", *spaces, "/bin/sh", "-ec", script, "sh", *self._as_user(*entry)]
-        self._unshare = subprocess.Popen(command)
+        self._config = config
+        self._log = work / "log.txt"
+        with self._log.open("wb") as log:
+            self._unshare = subprocess.Popen(command, stdout=log, stderr=log)
         children = Path(f"/proc/{self._unshare.pid}/task/{self._unshare.pid}/children")
         while not (found := children.read_text().split()):
             assert self._unshare.poll() is None, "it has ended"
@@ -111,7 +114,7 @@ class Container:
         command = json.loads(self._image.last["HEALTHCHECK"].text.removeprefix("CMD "))
         deadline = time.monotonic() + _START_S
         while (result := self.execute(*command)).returncode != 0:
-            assert self._unshare.poll() is None, "it has ended"
+            assert self._unshare.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, result.stderr
         print(f"   healthy: {result.stdout.strip()}")
 
@@ -119,6 +122,15 @@ class Container:
         """The processes within that nobody has reaped."""
         code = "import psutil; print(*[p for p in psutil.process_iter() if p.status() == 'zombie'])"
         return self.execute("python", "-c", code).stdout.split()
+
+    def wait_reload(self) -> None:
+        """Change the configuration, tell process 1, and wait for what the server says of it."""
+        self._config.write_text(f"{_CONFIG}server: {{drain_s: 20}}")
+        os.kill(self.first, signal.SIGHUP)
+        deadline = time.monotonic() + _STOP_S
+        while "server.drain_s has changed" not in self._log.read_text():
+            assert self._unshare.poll() is None, self._log.read_text()
+            assert time.monotonic() < deadline, self._log.read_text()
 
     def stop(self) -> int:
         """Tell process 1 to stop; its exit code."""
@@ -154,6 +166,8 @@ def check(image: Image, work: Path) -> None:
         while zombies := container.zombies():
             assert time.monotonic() < deadline, zombies
         print("   orphans are reaped")
+        container.wait_reload()
+        print("   SIGHUP is heard")
         code = container.stop()
         print(f"   exit code after SIGTERM: {code}")
         assert code == 0
