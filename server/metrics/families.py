@@ -17,13 +17,13 @@ from prometheus_client.utils import floatToGoString
 
 from server.histogram import Histogram
 
-__all__ = ["AnyFamily", "Counters", "Gauges", "Histograms", "Labels"]
+__all__ = ["AnyFamily", "Counters", "Gauges", "Histograms"]
 
 _UNITS = ("seconds", "bytes", "joules", "watts", "celsius", "ratio")
 #: Numbers of a piece, about as many lines as two histograms.
 _NUMBERS = 40
 
-Labels = Sequence[str]
+_Labels = Sequence[str]
 _Value = TypeVar("_Value")
 
 
@@ -40,7 +40,7 @@ class Family(Generic[_Value]):
     _at_once = _NUMBERS
 
     def __init__(
-        self, name: str, text: str, labels: Labels, samples: Iterable[tuple[Labels, _Value]]
+        self, name: str, text: str, labels: _Labels, samples: Iterable[tuple[_Labels, _Value]]
     ) -> None:
         self.name = name
         self.text = text
@@ -52,7 +52,7 @@ class Family(Generic[_Value]):
         for start in range(0, max(1, len(self.samples)), self._at_once):
             yield self._piece(self.samples[start : start + self._at_once])
 
-    def _piece(self, samples: list[tuple[Labels, _Value]]) -> Metric:
+    def _piece(self, samples: list[tuple[_Labels, _Value]]) -> Metric:
         raise NotImplementedError
 
     @property
@@ -64,7 +64,7 @@ class Family(Generic[_Value]):
 class Counters(Family[float]):
     """What only grows."""
 
-    def _piece(self, samples: list[tuple[Labels, float]]) -> Metric:
+    def _piece(self, samples: list[tuple[_Labels, float]]) -> Metric:
         metric = CounterMetricFamily(self.name, self.text, labels=self.labels, unit=self._unit)
         for values, number in samples:
             metric.add_metric(values, number)
@@ -74,7 +74,7 @@ class Counters(Family[float]):
 class Gauges(Family[float]):
     """What goes up and down."""
 
-    def _piece(self, samples: list[tuple[Labels, float]]) -> Metric:
+    def _piece(self, samples: list[tuple[_Labels, float]]) -> Metric:
         metric = GaugeMetricFamily(self.name, self.text, labels=self.labels, unit=self._unit)
         for values, number in samples:
             metric.add_metric(values, number)
@@ -86,7 +86,7 @@ class Histograms(Family[Histogram]):
 
     _at_once = 2
 
-    def _piece(self, samples: list[tuple[Labels, Histogram]]) -> Metric:
+    def _piece(self, samples: list[tuple[_Labels, Histogram]]) -> Metric:
         metric = HistogramMetricFamily(self.name, self.text, labels=self.labels, unit=self._unit)
         for values, observed in samples:
             counts = observed.cumulated()

@@ -30,7 +30,7 @@ _QUESTIONS: dict[str, Callable[[Any, Any], float]] = {
 }
 
 
-def load_nvml() -> Any:
+def _load_nvml() -> Any:
     """The module that speaks with NVML.
 
     Raises:
@@ -52,7 +52,7 @@ class Gpus:
         of_device: the UUID of each device's GPU, as far as it is known.
     """
 
-    def __init__(self, devices: Sequence[DeviceSpec], load: Callable[[], Any] = load_nvml) -> None:
+    def __init__(self, devices: Sequence[DeviceSpec], load: Callable[[], Any] = _load_nvml) -> None:
         self._devices = [device for device in devices if device.is_cuda]
         self._load = load
         self._nvml: Any = None

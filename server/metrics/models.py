@@ -38,60 +38,70 @@ class ModelMetrics:
         """Requests first, then models."""
         counted = {name: endpoint.counters for name, endpoint in self._endpoints.items()}
         everybody = {**counted, _NO_MODEL: self._inference.unaddressed}
-        yield Counters(
-            "ensembled_requests_total",
-            "Requests that ended, by what became of them.",
-            ("model", "outcome"),
-            (
-                ((name, outcome), number)
-                for name, counters in everybody.items()
-                for outcome, number in _with_zeros(OUTCOMES, counters.outcomes).items()
+        for family in (*self._ends(everybody), self._in_flight(), *self._work(counted)):
+            yield family
+        times = {}
+        for name, counters in counted.items():
+            times[name] = counters.times
+            await asyncio.sleep(0)  # they may have much to sort
+        for family in (*self._times(times, everybody), *self._models()):
+            yield family
+
+    def _ends(self, everybody: dict[str, ModelCounters]) -> list[AnyFamily]:
+        return [
+            Counters(
+                "ensembled_requests_total",
+                "Requests that ended, by what became of them.",
+                ("model", "outcome"),
+                (
+                    ((name, outcome), number)
+                    for name, counters in everybody.items()
+                    for outcome, number in _with_zeros(OUTCOMES, counters.outcomes).items()
+                ),
             ),
-        )
-        yield Counters(
-            "ensembled_refusals_total",
-            "Requests that were turned away because of the server's state or limits.",
-            ("model", "reason"),
-            (
-                ((name, reason), number)
-                for name, counters in everybody.items()
-                for reason, number in _with_zeros(REASONS, counters.refusals).items()
+            Counters(
+                "ensembled_refusals_total",
+                "Requests that were turned away because of the server's state or limits.",
+                ("model", "reason"),
+                (
+                    ((name, reason), number)
+                    for name, counters in everybody.items()
+                    for reason, number in _with_zeros(REASONS, counters.refusals).items()
+                ),
             ),
-        )
+        ]
+
+    def _in_flight(self) -> AnyFamily:
         flying = Counter(
             (request.model.name, request.flow.level.number)
             for request in self._inference.gateway.requests
         )
-        yield Gauges(
+        return Gauges(
             "ensembled_requests_in_flight",
             "Requests that were accepted and are not answered yet.",
             ("model", "priority"),
             (
                 ((name, priority), flying[name, number])
-                for name in counted
+                for name in self._endpoints
                 for priority, number in _PRIORITIES.items()
             ),
         )
-        yield Counters(
-            "ensembled_rows_total",
-            "Rows that were answered.",
-            _MODEL,
-            (((name,), counters.rows) for name, counters in counted.items()),
-        )
-        yield Counters(
-            "ensembled_predictions_saved_total",
-            "Predictions of members, a row each, that turned out not to be needed.",
-            _MODEL,
-            (((name,), counters.saved) for name, counters in counted.items()),
-        )
-        times = {}
-        for name, counters in counted.items():
-            times[name] = counters.times
-            await asyncio.sleep(0)  # they may have much to sort
-        for family in self._times(times, everybody):
-            yield family
-        for family in self._models():
-            yield family
+
+    def _work(self, counted: dict[str, ModelCounters]) -> list[AnyFamily]:
+        return [
+            Counters(
+                "ensembled_rows_total",
+                "Rows that were answered.",
+                _MODEL,
+                (((name,), counters.rows) for name, counters in counted.items()),
+            ),
+            Counters(
+                "ensembled_predictions_saved_total",
+                "Predictions of members, a row each, that turned out not to be needed.",
+                _MODEL,
+                (((name,), counters.saved) for name, counters in counted.items()),
+            ),
+        ]
 
     def _times(
         self, times: dict[str, RequestTimes], everybody: dict[str, ModelCounters]

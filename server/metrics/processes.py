@@ -33,6 +33,41 @@ class _Use:
     threads: int
 
 
+_USES: tuple[tuple[type[Counters] | type[Gauges], str, str, Callable[[_Use], float]], ...] = (
+    (
+        Gauges,
+        "ensembled_process_start_time_seconds",
+        "When the process was started, as Unix time.",
+        lambda use: use.started,
+    ),
+    (
+        Counters,
+        "ensembled_process_cpu_seconds_total",
+        "Processor time that the process has used.",
+        lambda use: use.cpu_s,
+    ),
+    (
+        Gauges,
+        "ensembled_process_resident_memory_bytes",
+        "Memory that the process has in RAM, shared memory included.",
+        lambda use: use.resident_bytes,
+    ),
+    (
+        Gauges,
+        "ensembled_process_open_fds",
+        "File descriptors that the process has open.",
+        lambda use: use.fds,
+    ),
+    (
+        Gauges,
+        "ensembled_process_max_fds",
+        "File descriptors that the process may have open.",
+        lambda use: use.max_fds,
+    ),
+    (Gauges, "ensembled_process_threads", "Threads of the process.", lambda use: use.threads),
+)
+
+
 class ProcessMetrics:
     """Collects them.
 
@@ -63,46 +98,8 @@ class ProcessMetrics:
             ((labels, max(0, board.starts - 1)) for labels, board in self._boards.items()),
         )
         used = await self._sampler.sample()
-
-        def each(value: Callable[[_Use], float]) -> list[tuple[tuple[str, str], float]]:
-            return [(labels, value(use)) for labels, use in used.items()]
-
-        yield Gauges(
-            "ensembled_process_start_time_seconds",
-            "When the process was started, as Unix time.",
-            _LABELS,
-            each(lambda use: use.started),
-        )
-        yield Counters(
-            "ensembled_process_cpu_seconds_total",
-            "Processor time that the process has used.",
-            _LABELS,
-            each(lambda use: use.cpu_s),
-        )
-        yield Gauges(
-            "ensembled_process_resident_memory_bytes",
-            "Memory that the process has in RAM, shared memory included.",
-            _LABELS,
-            each(lambda use: use.resident_bytes),
-        )
-        yield Gauges(
-            "ensembled_process_open_fds",
-            "File descriptors that the process has open.",
-            _LABELS,
-            each(lambda use: use.fds),
-        )
-        yield Gauges(
-            "ensembled_process_max_fds",
-            "File descriptors that the process may have open.",
-            _LABELS,
-            each(lambda use: use.max_fds),
-        )
-        yield Gauges(
-            "ensembled_process_threads",
-            "Threads of the process.",
-            _LABELS,
-            each(lambda use: use.threads),
-        )
+        for kind, name, text, value in _USES:
+            yield kind(name, text, _LABELS, ((labels, value(use)) for labels, use in used.items()))
 
     def _measure(self) -> dict[tuple[str, str], _Use]:
         """What each process takes; one that has just ended is left out."""

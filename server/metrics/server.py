@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
 
@@ -36,10 +37,11 @@ class LoopLag:
         self._wait()
 
     def _wait(self) -> None:
-        self._timer = self._loop.call_later(_TICK_S, self._tick)
+        self._due = time.monotonic() + _TICK_S  # uvloop's own clock goes by milliseconds
+        self._loop.call_later(_TICK_S, self._tick)
 
     def _tick(self) -> None:
-        self.lags.observe(max(0.0, self._loop.time() - self._timer.when()))
+        self.lags.observe(max(0.0, time.monotonic() - self._due))
         self._wait()
 
 
