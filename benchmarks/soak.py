@@ -48,6 +48,8 @@ _MIB = 1 << 20
 _WARM_UP_S = 20.0
 #: A slope below that share of the mean per hour is none that anybody would notice.
 _SLIGHT = 0.05
+#: A line through fewer blocks tells nothing.
+_BLOCKS = 10
 
 
 class Samples:
@@ -95,7 +97,10 @@ class Slopes(msgspec.Struct, frozen=True):
         return [
             name
             for name, one in named.items()
-            if one is not None and one.grows and one.per_hour > _SLIGHT * one.mean
+            if one is not None
+            and one.blocks >= _BLOCKS
+            and one.grows
+            and one.per_hour > _SLIGHT * one.mean
         ]
 
 
