@@ -62,10 +62,10 @@ def trend(groups: Sequence[Sequence[tuple[float, float]]], block_s: float) -> Tr
         blocks = _blocks(group, block_s)
         if len(blocks) > 1:
             used += 1
-            hours = [(number + 0.5) * block_s / 3600 for number in blocks]
-            means += blocks.values()
+            hours, values = zip(*blocks, strict=True)
+            means += values
             x += _centred(hours)
-            y += _centred(list(blocks.values()))
+            y += _centred(values)
     freedom = len(x) - used - 1
     if freedom < 1:
         return None
@@ -76,12 +76,16 @@ def trend(groups: Sequence[Sequence[tuple[float, float]]], block_s: float) -> Tr
     return Trend(slope, slope - margin, slope + margin, statistics.fmean(means), len(x))
 
 
-def _blocks(samples: Sequence[tuple[float, float]], block_s: float) -> dict[int, float]:
-    """The means of the samples in each block, by the block's number."""
-    blocks: dict[int, list[float]] = {}
+def _blocks(samples: Sequence[tuple[float, float]], block_s: float) -> list[tuple[float, float]]:
+    """The means of the samples in each block: hours, value."""
+    blocks: dict[int, list[tuple[float, float]]] = {}
     for second, value in samples:
-        blocks.setdefault(int((second - samples[0][0]) / block_s), []).append(value)
-    return {number: statistics.fmean(values) for number, values in blocks.items()}
+        number = int((second - samples[0][0]) / block_s)
+        blocks.setdefault(number, []).append((second / 3600, value))
+    return [
+        (statistics.fmean(hour for hour, _ in block), statistics.fmean(value for _, value in block))
+        for block in blocks.values()
+    ]
 
 
 def _centred(values: Sequence[float]) -> list[float]:

@@ -187,6 +187,19 @@ def test_a_stopped_combiner_is_replaced_and_nothing_is_lost(serve):
     canary(server)
 
 
+def test_a_stopped_front_end_is_replaced_and_gives_no_wrong_answer(serve):
+    server = serve(configuration(THREE))
+    with Load(server, "all", is_mean_of_three, clients=3) as load:
+        load.tolerates_absence = True
+        load.wait_answers(20)
+        stopped = server.kill("front-end", signal.SIGSTOP)
+        wait_for(lambda: not title(stopped), "the end of the stopped front-end")
+        wait_for(server.is_ready, "a new front-end")
+        load.wait_answers(20)
+        load.stop()
+    canary(server)
+
+
 def test_a_deadline_holds_while_the_combiner_hangs(serve):
     server = serve(configuration(THREE))
     stopped = server.kill("combiner", signal.SIGSTOP)
