@@ -7,6 +7,8 @@ announced, so a client that only promises takes nothing from the others.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from server.errors import QueueFull
 
@@ -57,6 +59,20 @@ class BodyBudget:
         """Give so many back."""
         self.held_bytes -= nbytes
         assert self.held_bytes >= 0
+
+    @contextmanager
+    def holding(self, nbytes: int) -> Iterator[None]:
+        """Hold as much as a body in one piece takes, for the length of a block.
+
+        Raises:
+            QueueFull: if that is too much.
+        """
+        counted = nbytes if nbytes >= COUNTED_BYTES else 0
+        self.take(counted)
+        try:
+            yield
+        finally:
+            self.give(counted)
 
 
 class Hold:

@@ -131,6 +131,8 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
         tls,
         address=spec.grpc_address,
         max_request_bytes=spec.max_request_bytes,
+        limits=spec.limits,
+        budget=bodies,
     )
     # Commands are read when the loop comes round: whoever obeys them is there by then.
     _Commands(commands, gateway, on_drain, Reloading(door, server, grpc))

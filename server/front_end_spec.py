@@ -74,6 +74,7 @@ class ClientLimits(msgspec.Struct, frozen=True):
     idle_s: float = 75.0
     write_s: float = 30.0
     connections: int | None = None
+    calls: int = 4096
     waiting_bytes: int = 512 << 20
 
 

@@ -190,6 +190,7 @@ def _client_limits(limits: LimitsConfig) -> ClientLimits:
         idle_s=limits.idle_s,
         write_s=limits.write_s,
         connections=limits.connections,
+        calls=limits.calls,
         waiting_bytes=int(limits.waiting_bytes),
     )
 

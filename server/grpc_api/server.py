@@ -7,10 +7,13 @@ In: calls of clients. Out: their answers, by `Service`. The supervisor holds the
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import grpc
 
+from server.body_budget import BodyBudget
 from server.errors import StartError
+from server.front_end_spec import ClientLimits
 from server.grpc_api.certificates import Certificates
 from server.grpc_api.service import Service
 from server.inference import Inference
@@ -28,7 +31,12 @@ _SERVERS = 32
 _GRACE_S = 10.0
 
 
-def _options(max_request_bytes: int) -> list[tuple[str, int]]:
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether gRPC says more than that a client went before it had taken its answer."""
+    return not record.getMessage().startswith("ExecuteBatchError")
+
+
+def _options(max_request_bytes: int, limits: ClientLimits) -> list[tuple[str, int]]:
     return [
         # Larger messages are refused when their length is known, before they are read.
         ("grpc.max_receive_message_length", min(max_request_bytes, _LARGEST_LIMIT)),
@@ -37,6 +45,10 @@ def _options(max_request_bytes: int) -> list[tuple[str, int]]:
         ("grpc.so_reuseport", 1),
         # Calls of one connection at once; the client waits with more.
         ("grpc.max_concurrent_streams", 1024),
+        ("grpc.max_metadata_size", limits.header_bytes),
+        ("grpc.absolute_max_metadata_size", limits.header_bytes),
+        # A connection without calls is closed; clients open another when they need it.
+        ("grpc.max_connection_idle_ms", max(1, round(limits.idle_s * 1000))),
         # A client that has vanished without a word lets go of its rows.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
@@ -57,6 +69,8 @@ class GrpcServer:
         tls: what connections are encrypted with; None for no encryption.
         address: ``HOST:PORT``, held by the supervisor.
         max_request_bytes: of a message.
+        limits: what clients may take.
+        budget: what all messages may hold together.
 
     Raises:
         StartError: if the port can't be listened on.
@@ -70,10 +84,13 @@ class GrpcServer:
         *,
         address: str,
         max_request_bytes: int,
+        limits: ClientLimits,
+        budget: BodyBudget,
     ) -> None:
-        self._service = Service(inference, door)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
+        self._service = Service(inference, door, limits, budget)
         self._certificates = None if tls is None else Certificates(tls)
-        options = _options(max_request_bytes)
+        options = _options(max_request_bytes, limits)
         self._servers = [grpc.aio.server(options=options) for _ in range(_SERVERS)]
         try:
             for server in self._servers:
@@ -88,6 +105,7 @@ class GrpcServer:
     async def start(self) -> None:
         """Take calls."""
         await asyncio.gather(*(server.start() for server in self._servers))
+        self._sweeping = asyncio.create_task(self._service.calls.sweep())
 
     def renew(self, tls: TlsFiles) -> None:
         """Encrypt new connections with other certificates."""
@@ -98,3 +116,4 @@ class GrpcServer:
         """End every stream when what it has read is answered, every call when it is answered."""
         self._service.end_streams()
         await asyncio.gather(*(server.stop(_GRACE_S) for server in self._servers))
+        self._sweeping.cancel()

@@ -6,32 +6,27 @@ is malformed is the client's error, and nothing is parsed or copied without need
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from server.errors import (
-    DeadlineExceeded,
-    InternalFault,
-    QueueFull,
-    RequestError,
-    Unavailable,
-    UnknownModel,
-)
+from server.body_budget import BodyBudget
+from server.errors import DeadlineExceeded, RequestError, UnknownModel
+from server.front_end_spec import ClientLimits
 from server.grpc_api import asker
 from server.grpc_api.answers import encode_answer
+from server.grpc_api.calls import Answer, Calls
 from server.grpc_api.codec import Asked
 from server.grpc_api.documents import documents
+from server.grpc_api.endings import end, fail, text_of
 from server.grpc_api.entrance import Entrance
 from server.grpc_api.messages import METHODS, SERVICE
 from server.grpc_api.reading import make_request, read_request
 from server.grpc_api.stream import Stream
 from server.inference import Endpoint, Inference
-from server.request_ids import HEADER, new_id
 from server.requests import InferRequest
 from server.security.doorkeeper import Doorkeeper
 
@@ -40,11 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Service"]
 
-_log = logging.getLogger(__name__)
-
 _STREAM = "ModelStreamInfer"
-#: What of a text goes into the trailing metadata, which clients limit to some kilobytes.
-_MAX_TEXT_BYTES = 2000
 #: A deadline is the client's: the answer must be there by then. So it is given earlier, by this
 #: part of the time that is left, but not by more than so much.
 _MARGIN, _MAX_MARGIN_S = 0.1, 0.1
@@ -56,7 +47,6 @@ _FOREIGN = tuple(
 ) + ("TraceSetting", "LogSettings")
 
 Context = Any
-Answer = Callable[[bytes, Context], Awaitable[bytes]]
 
 
 class Service:
@@ -65,12 +55,21 @@ class Service:
     Args:
         inference: has requests answered.
         door: lets calls in.
+        limits: what clients may take.
+        budget: what all messages may hold together.
+
+    Attributes:
+        calls: all that are open.
     """
 
-    def __init__(self, inference: Inference, door: Doorkeeper) -> None:
+    def __init__(
+        self, inference: Inference, door: Doorkeeper, limits: ClientLimits, budget: BodyBudget
+    ) -> None:
+        self.calls = Calls(limits, budget, inference.unaddressed.fail)
         self._inference = inference
         self._entrance = Entrance(door)
         self._answer_streamed = self._entrance.guarded(_STREAM, self._answer)
+        self._budget = budget
         self._access, self._tracer = inference.access, inference.tracer
         self._streams: set[Stream] = set()
 
@@ -78,11 +77,11 @@ class Service:
         """What a gRPC server needs to find the methods."""
         guarded = self._entrance.guarded
         methods = {
-            name: _unary(guarded(name, _immediate(answer)))
+            name: self.calls.unary(guarded(name, _immediate(answer)))
             for name, answer in documents(self._inference).items()
         }
-        methods["ModelInfer"] = _unary(guarded("ModelInfer", self._infer))
-        methods[_STREAM] = grpc.stream_stream_rpc_method_handler(self._stream)
+        methods["ModelInfer"] = self.calls.unary(guarded("ModelInfer", self._infer))
+        methods[_STREAM] = self.calls.stream(self._stream)
         for name in (*METHODS, *_FOREIGN):
             if name not in methods:
                 methods[name] = _unsupported(name)
@@ -118,7 +117,7 @@ class Service:
             if not isinstance(error, Exception):
                 raise
             told = self._access.failed(began, error, about)
-            error.__traceback__ = None  # see `_told`
+            error.__traceback__ = None  # see `endings`
             raise told from None
         if trace is not None:
             trace.end()
@@ -146,16 +145,24 @@ class Service:
         try:
             self._entrance.check(_STREAM, context)
         except RequestError as error:
-            _end(context, *_told(error))
+            fail(context, error)
             return
-        stream = Stream(messages, context, self._read, self._answer_streamed, _text)
+        stream = Stream(
+            messages,
+            context,
+            self._read,
+            self._answer_streamed,
+            text_of,
+            budget=self._budget,
+            write=self.calls.write,
+        )
         self._streams.add(stream)
         try:
             await stream.run()
         finally:
             self._streams.discard(stream)
         if stream.was_ended:
-            _end(context, grpc.StatusCode.UNAVAILABLE, "the server is draining")
+            end(context, grpc.StatusCode.UNAVAILABLE, "the server is draining")
 
 
 async def _request(asked: Asked, endpoint: Endpoint, context: Context) -> InferRequest:
@@ -173,56 +180,6 @@ async def _request(asked: Asked, endpoint: Endpoint, context: Context) -> InferR
         raise
 
 
-def _told(error: Exception) -> tuple[Any, str, tuple[tuple[str, str], ...]]:
-    """Status, text and trailing metadata of an error; one that we don't know goes to the log."""
-    if not isinstance(error, RequestError):
-        told = InternalFault(new_id())
-        _log.error("a call failed", exc_info=error, extra={"request_id": told.request_id})
-        error.__traceback__ = None
-        return _told(told)
-    # What the error has passed through holds the request, which often holds the error: let go of
-    # the tensors now, not when the garbage is collected.
-    error.__traceback__ = None
-    text = error.message.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
-    trailing: tuple[tuple[str, str], ...] = ()
-    if isinstance(error, QueueFull | Unavailable):
-        trailing = (("retry-after", str(max(1, round(error.retry_after_s)))),)
-    if isinstance(error, InternalFault):
-        trailing = ((HEADER, error.request_id),)
-    return grpc.StatusCode[error.grpc_status], text, trailing
-
-
-def _text(error: Exception) -> str:
-    return _told(error)[1]
-
-
-def _end(
-    context: Context, status: Any, text: str, trailing: tuple[tuple[str, str], ...] = ()
-) -> None:
-    """Let the call end with an error when its method returns.
-
-    `context.abort` does it at once by raising an exception, whose traceback then keeps the message
-    alive in a cycle.
-    """
-    context.set_code(status)
-    context.set_details(text)
-    if trailing:
-        context.set_trailing_metadata(
-            tuple(dict((*context.trailing_metadata(), *trailing)).items())
-        )
-
-
-def _unary(answer: Answer) -> Any:
-    async def method(data: bytes, context: Context) -> bytes | None:
-        try:
-            return await answer(data, context)
-        except Exception as error:
-            _end(context, *_told(error))
-        return None
-
-    return grpc.unary_unary_rpc_method_handler(method)
-
-
 def _immediate(answer: Callable[[bytes], bytes]) -> Answer:
     async def method(data: bytes, _: Context) -> bytes:
         return answer(data)
@@ -231,8 +188,8 @@ def _immediate(answer: Callable[[bytes], bytes]) -> Answer:
 
 
 def _unsupported(name: str) -> Any:
-    async def method(_: bytes, context: Context) -> None:
+    async def method(_: AsyncIterator[bytes], context: Context) -> None:
         text = f"{name} is not supported by this server"
-        _end(context, grpc.StatusCode.UNIMPLEMENTED, text)
+        end(context, grpc.StatusCode.UNIMPLEMENTED, text)
 
-    return grpc.unary_unary_rpc_method_handler(method)
+    return grpc.stream_unary_rpc_method_handler(method)

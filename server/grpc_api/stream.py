@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+from server.body_budget import BodyBudget
 from server.grpc_api.answers import encode_error, encode_streamed
 from server.grpc_api.codec import Asked
 
@@ -24,10 +25,12 @@ class Stream:
 
     Args:
         messages: serialized requests.
-        context: takes serialized answers.
+        context: of the call.
         read: from a serialized request to a request.
         answer: from a request to a serialized ModelInferResponse.
         text_of: what the client is told of an error.
+        budget: what all messages may hold together.
+        write: sends an answer in a context.
 
     Attributes:
         was_ended: whether the server did not read on.
@@ -40,12 +43,17 @@ class Stream:
         read: Callable[[bytes], Awaitable[Asked]],
         answer: Callable[[Asked, Any], Awaitable[bytes]],
         text_of: Callable[[Exception], str],
+        *,
+        budget: BodyBudget,
+        write: Callable[[bytes, Any], Awaitable[None]],
     ) -> None:
         self._messages = messages
         self._context = context
         self._read_request = read
         self._answer = answer
         self._text_of = text_of
+        self._budget = budget
+        self._write = write
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
@@ -62,7 +70,7 @@ class Stream:
         self._reader = asyncio.create_task(self._read())
         try:
             while (task := await self._answers.get()) is not None:
-                await self._context.write(await task)
+                await self._write(await task, self._context)
                 self._places.release()
         finally:
             self._reader.cancel()
@@ -81,8 +89,9 @@ class Stream:
     async def _answer_one(self, data: bytes) -> bytes:
         request_id = ""
         try:
-            asked = await self._read_request(data)
-            request_id = asked.id
-            return encode_streamed(await self._answer(asked, self._context))
+            with self._budget.holding(len(data)):
+                asked = await self._read_request(data)
+                request_id = asked.id
+                return encode_streamed(await self._answer(asked, self._context))
         except Exception as error:
             return encode_error(self._text_of(error), request_id)
