@@ -1,14 +1,16 @@
 """The whole server's metrics: what is documented is told, and what happened is counted."""
 
+import json
 import shutil
 import socket
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import grpc
 import numpy as np
 import pytest
-from grpc_calls import connected
+from grpc_calls import connected, infer_request
 from scraping import Scrape, documented_metrics
 from serving import Client, ask, configuration, fake, running, wait_for
 
@@ -162,11 +164,45 @@ def test_what_waits_is_seen_and_gone_afterwards(server):
     )
 
 
-def test_a_client_that_goes_has_gone(server, change):
+@contextmanager
+def gone_in_the_middle(server):
+    """A client that goes before its request is complete."""
     with socket.create_connection((server.host, server.port)) as client:
-        client.sendall(b"POST /v2/models/all/infer HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        client.sendall(b"POST /v2/models/slow/infer HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        yield
+
+
+@contextmanager
+def gone_while_it_waits(server):
+    """A client that goes before it has its answer."""
+    x = np.zeros((40, 2), np.float32)
+    tensor = {"name": "x", "shape": x.shape, "datatype": "FP32", "data": x.ravel().tolist()}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    head = b"POST /v2/models/slow/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.create_connection((server.host, server.port)) as client:
+        client.sendall(head + body)
+        yield
+
+
+@contextmanager
+def cancelled(server):
+    """A call over gRPC that is cancelled."""
+    with connected(server.grpc) as channel:
+        call = channel.method("ModelInfer").future(infer_request("slow", np.zeros((40, 2))))
+        yield
+        call.cancel()
+
+
+@pytest.mark.parametrize("leave", [gone_in_the_middle, gone_while_it_waits, cancelled])
+def test_a_client_that_goes_has_gone(server, change, leave):
+    with leave(server):
+        if leave is not gone_in_the_middle:
+            flying = {"model": "slow", "priority": "normal"}
+            wait_for(
+                lambda: Scrape(server.client).value("requests_in_flight", **flying), "a request"
+            )
     wait_for(
-        lambda: change("requests_total", model="all", outcome="disconnected") == 1, "its outcome"
+        lambda: change("requests_total", model="slow", outcome="disconnected") == 1, "its outcome"
     )
 
 
