@@ -58,6 +58,8 @@ def systemd(request, tmp_path):
 def test_systemd_is_told_of_every_turn(serve, systemd):
     server = serve(
         configuration({"a": fake(1)}),
+        ready=False,
+        redirect=">/dev/full",  # nobody hears that it is ready, but systemd does
         NOTIFY_SOCKET=systemd.environment,
         WATCHDOG_USEC="200000",
         WATCHDOG_PID="",
