@@ -1,0 +1,94 @@
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from server.batching import PendingRanges
+from server.body_budget import BodyBudget
+from server.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
+from server.flows import NORMAL, Flows
+from server.metrics import fleet
+from server.metrics.exposition import Exposition
+from server.metrics.fleet import ArenaMetrics, FleetMetrics
+from server.slots import SlotAllocator
+from server.waiting_room import WaitingRoom
+
+FLOW = Flows().of(0, 0, NORMAL)
+NOW = 50.0
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    monkeypatch.setattr(fleet, "time", SimpleNamespace(monotonic=lambda: NOW))
+
+
+def scrape(*collectors):
+    named = {str(index): collector.collect for index, collector in enumerate(collectors)}
+    body, _ = asyncio.run(Exposition(named).scrape(""))
+    lines = [line.rpartition(" ") for line in body.decode().splitlines() if line[0] != "#"]
+    return {name.removeprefix("ensembled_"): float(value) for name, _, value in lines}
+
+
+def test_what_waits_for_an_arena():
+    room, slots = WaitingRoom(9, 99), SlotAllocator(4, 8)
+    slots.claim(5)
+    for rows, claimed in ((7, 3), (2, 0)):
+        request = SimpleNamespace(rows=rows, claimed=claimed, flow=FLOW)
+        room.enter(request)
+    flight = SimpleNamespace(arena=SimpleNamespace(capacity=32), room=room, slots=slots)
+    bodies = BodyBudget(1000)
+    bodies.take(300)
+    values = scrape(ArenaMetrics(SimpleNamespace(flights=[flight]), bodies))
+    assert values['arena_slots{arena="0"}'] == 32
+    assert values['arena_used_slots{arena="0"}'] == 5
+    assert values['arena_waiting_requests{arena="0"}'] == 2
+    assert values['arena_waiting_rows{arena="0"}'] == 6
+    assert (values["bodies_bytes"], values["bodies_limit_bytes"]) == (300, 1000)
+
+
+def small_fleet():
+    """A member on two devices, one of which is up and runs a job of three rows."""
+    member = Member("m", 0, 0, PendingRanges(64))
+    workers = {}
+    for name, up in (("cpu:0", True), ("cpu:1", False)):
+        device, estimate = DeviceState(name, up=up), Latency(8)
+        estimate.warm_up(0.5, 0.5)
+        placement = Placement(device, 0, member, estimate)
+        member.placements.append(placement)
+        workers[name] = SimpleNamespace(state=device, placements=[placement], given_up=not up)
+    placement = workers["cpu:0"].placements[0]
+    job = OpenJob(1, placement, [(0, 3)], 3, 0.5, NOW - 2, NOW - 0.2, [(FLOW, [(0, 3)])])
+    placement.device.open(job, NOW - 0.2)
+    return SimpleNamespace(workers=workers, members=[[member]]), member
+
+
+def test_what_waits_for_a_member_and_what_a_device_holds():
+    known, member = small_fleet()
+    collector = FleetMetrics(SimpleNamespace(fleet=known))
+    assert scrape(collector)['member_oldest_pending_seconds{member="m"}'] == 0
+    member.pending.append(8, 12, NOW - 1.5, FLOW)
+    member.pending.append(12, 13, NOW - 0.5, FLOW)
+    values = scrape(collector)
+    assert values['member_pending_rows{member="m"}'] == 5
+    assert values['member_oldest_pending_seconds{member="m"}'] == 1.5
+    assert values['device_open_jobs{device="cpu:0"}'] == 1
+    assert values['device_backlog_seconds{device="cpu:0"}'] == pytest.approx(0.3)
+    assert values['worker_up{device="cpu:0"}'] == values['worker_given_up{device="cpu:1"}'] == 1
+    assert values['worker_up{device="cpu:1"}'] == values['worker_given_up{device="cpu:0"}'] == 0
+    assert member.is_up
+
+
+def test_batches_are_counted_by_instance_and_by_member():
+    known, member = small_fleet()
+    here, there = member.placements
+    here.counters.run(3, 0.25)
+    there.counters.run(0, 0.5)
+    member.counters.run(2, 1, waited_s=0.01, elapsed_s=0.25)
+    values = scrape(FleetMetrics(SimpleNamespace(fleet=known)))
+    assert values['member_rows_total{member="m"}'] == 2
+    assert values['member_failed_rows_total{member="m"}'] == 1
+    assert values['batch_wait_seconds_bucket{le="0.01",member="m"}'] == 1
+    assert values['batch_rows_bucket{device="cpu:0",le="2.0",member="m"}'] == 0
+    assert values['batch_rows_bucket{device="cpu:0",le="4.0",member="m"}'] == 1
+    assert values['instance_busy_seconds_total{device="cpu:1",member="m"}'] == 0.5
+    assert 'batch_rows_count{device="cpu:1",member="m"}' not in values
