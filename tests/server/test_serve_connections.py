@@ -11,6 +11,10 @@ import numpy as np
 import pytest
 from serving import configuration, fake, running, wait_for
 
+from benchmarks.errors import BenchmarkError
+from benchmarks.idle import holding
+from benchmarks.infer_request import InferRequest
+
 pytestmark = pytest.mark.process
 
 MIB = 1 << 20
@@ -431,6 +435,19 @@ def small_server(tmp_path_factory):
     with running(config, tmp_path_factory.mktemp("few")) as server:
         yield server
         assert "Traceback" not in server.stderr
+
+
+def test_connections_that_the_benchmark_holds(small_server):
+    body, length = binary_body(rows(1))
+    request = InferRequest(INFER, body, dict([length.split(": ")]))
+    address = f"{small_server.host}:{small_server.port}"
+    front_end = small_server.child("front-end")
+    with holding(address, request, MOST - 2):
+        assert len(connections_of(front_end)) == MOST - 2
+        check_canary(small_server)
+    with pytest.raises(BenchmarkError, match="503"), holding(address, request, MOST + 2):
+        pass
+    wait_for(lambda: not connections_of(front_end), "that nobody is connected")
 
 
 @contextlib.contextmanager
