@@ -52,6 +52,12 @@ def tries(path):
 for path in ("/app", "/opt/venv", "/tmp", os.environ["ENSEMBLED_CACHE"]):
     print(path, tries(path))
 """
+_TITLES = """
+import psutil
+for process in psutil.process_iter():
+    if process.pid == 1 or process.ppid() == 1 or (process.parent() or process).ppid() == 1:
+        print("  ", process.pid, process.uids().real, " ".join(process.cmdline()).strip())
+"""
 
 
 class Container:
@@ -118,10 +124,13 @@ class Container:
             assert time.monotonic() < deadline, result.stderr
         print(f"   healthy: {result.stdout.strip()}")
 
-    def zombies(self) -> list[str]:
-        """The processes within that nobody has reaped."""
+    def wait_reaped(self) -> None:
+        """Leave processes whose parents have died, and wait until somebody has reaped them."""
+        self.execute("/bin/sh", "-c", "(true &) ; (true &)")
         code = "import psutil; print(*[p for p in psutil.process_iter() if p.status() == 'zombie'])"
-        return self.execute("python", "-c", code).stdout.split()
+        deadline = time.monotonic() + _STOP_S
+        while zombies := self.execute("python", "-c", code).stdout.strip():
+            assert time.monotonic() < deadline, zombies
 
     def wait_reload(self) -> None:
         """Change the configuration, tell process 1, and wait for what the server says of it."""
@@ -161,10 +170,7 @@ def check(image: Image, work: Path) -> None:
         print("".join(f"   writing to {line}\n" for line in writes.splitlines()), end="")
         words = [line.split(maxsplit=1)[1] for line in writes.splitlines()]
         assert words == ["Read-only file system"] * 2 + ["written"] * 2
-        container.execute("/bin/sh", "-c", "(true &) ; (true &)")
-        deadline = time.monotonic() + 10
-        while zombies := container.zombies():
-            assert time.monotonic() < deadline, zombies
+        container.wait_reaped()
         print("   orphans are reaped")
         container.wait_reload()
         print("   SIGHUP is heard")
@@ -173,14 +179,6 @@ def check(image: Image, work: Path) -> None:
         assert code == 0
     finally:
         container.kill()
-
-
-_TITLES = """
-import psutil
-for process in psutil.process_iter():
-    if process.pid == 1 or process.ppid() == 1 or (process.parent() or process).ppid() == 1:
-        print("  ", process.pid, process.uids().real, " ".join(process.cmdline()).strip())
-"""
 
 
 def main() -> None:
