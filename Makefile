@@ -7,6 +7,7 @@
 
 PYTHON ?= python3
 CONFIG ?= configs/imagenet.yaml
+REQUESTS ?= 100000
 FAULTS ?= 200
 
 BIN := .venv/bin
@@ -16,7 +17,7 @@ COMPAT_INSTALLED := .venv-compat/.installed
 PROTO := server/grpc_api/open_inference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test compat chaos check bench docs proto image-check clean
+.PHONY: help setup serve test compat chaos fuzz check bench docs proto image-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +47,9 @@ $(COMPAT_INSTALLED): tests/compat/requirements.txt
 
 chaos: $(INSTALLED) ## torment a server with random faults under load, some ten minutes
 	$(BIN)/python -m benchmarks.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(INSTALLED) ## send a server damaged requests, 100,000 of them
+	$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(if $(SEED),--seed $(SEED))
 
 check: $(INSTALLED) ## lint, formatting, types, import direction
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 import grpc
 
@@ -23,6 +24,8 @@ from server.security.tls import HANDSHAKE_S
 
 __all__ = ["GrpcServer"]
 
+_log = logging.getLogger(__name__)
+
 _LARGEST_LIMIT = 2**31 - 1
 #: grpc.aio takes one new call per turn of the event loop and server, so that a crowd waits outside
 #: and batches stay small. So there are several servers, and the kernel deals connections out.
@@ -31,9 +34,14 @@ _SERVERS = 32
 _GRACE_S = 10.0
 
 
+#: How lines of gRPC begin that only say what a client did: it went before it took its answer,
+#: or sent what is no text.
+_OLD_NEWS = ("ExecuteBatchError", "Invalid encoding", "'utf-8' codec")
+
+
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether gRPC says more than that a client went before it had taken its answer."""
-    return not record.getMessage().startswith("ExecuteBatchError")
+    """Whether gRPC says more than what clients do."""
+    return not record.getMessage().startswith(_OLD_NEWS)
 
 
 def _options(max_request_bytes: int, limits: ClientLimits) -> list[tuple[str, int]]:
@@ -90,22 +98,47 @@ class GrpcServer:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._service = Service(inference, door, limits, budget)
         self._certificates = None if tls is None else Certificates(tls)
-        options = _options(max_request_bytes, limits)
-        self._servers = [grpc.aio.server(options=options) for _ in range(_SERVERS)]
+        self._address = address
+        self._options = _options(max_request_bytes, limits)
         try:
-            for server in self._servers:
-                server.add_generic_rpc_handlers((self._service.handlers(),))
-                if self._certificates is None:
-                    server.add_insecure_port(address)
-                else:
-                    server.add_secure_port(address, self._certificates.credentials())
+            self._servers = [self._make() for _ in range(_SERVERS)]
         except RuntimeError as error:
             raise StartError(f"can't listen on {address} for gRPC: {error}") from None
+        self._guards: list[asyncio.Task[None]] = []
+
+    def _make(self) -> Any:
+        """A server that listens.
+
+        Raises:
+            RuntimeError: if it can't.
+        """
+        server = grpc.aio.server(options=self._options)
+        server.add_generic_rpc_handlers((self._service.handlers(),))
+        if self._certificates is None:
+            server.add_insecure_port(self._address)
+        else:
+            server.add_secure_port(self._address, self._certificates.credentials())
+        return server
 
     async def start(self) -> None:
         """Take calls."""
         await asyncio.gather(*(server.start() for server in self._servers))
         self._sweeping = asyncio.create_task(self._service.calls.sweep())
+        self._guards = [asyncio.create_task(self._guard(place)) for place in range(_SERVERS)]
+
+    async def _guard(self, place: int) -> None:
+        """Replace a server that ends by itself.
+
+        A request whose path is not UTF-8 ends the loop in which grpc.aio takes calls, and with it
+        the server.
+        """
+        while True:
+            try:
+                await self._servers[place].wait_for_termination()
+            except Exception as reason:
+                _log.warning("a gRPC server ended, another takes its place: %s", reason)
+            self._servers[place] = server = self._make()
+            await server.start()
 
     def renew(self, tls: TlsFiles) -> None:
         """Encrypt new connections with other certificates."""
@@ -114,6 +147,8 @@ class GrpcServer:
 
     async def stop(self) -> None:
         """End every stream when what it has read is answered, every call when it is answered."""
+        for guard in self._guards:
+            guard.cancel()
         self._service.end_streams()
         await asyncio.gather(*(server.stop(_GRACE_S) for server in self._servers))
         self._sweeping.cancel()
