@@ -21,7 +21,7 @@ def test_an_event_loop_that_is_held_up_is_late():
 
 
 def test_what_is_told_while_the_server_drains():
-    inference = SimpleNamespace(is_ready=False, gateway=SimpleNamespace(draining=True))
+    inference = SimpleNamespace(is_ready=False, is_leaving=True)
     collector = ServerMetrics(inference, LoopLag(), lambda: {"open": 3, "idle": 2})
     body, _ = asyncio.run(Exposition({"server": collector.collect}).scrape(""))
     lines = body.decode().splitlines()
