@@ -104,6 +104,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
         epoch=spec.epoch,
         instances=spec.instances,
         workers=spec.workers,
+        starting=spec.starting,
         limits=spec.queue,
         tracer=tracer,
     )

@@ -98,6 +98,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     Attributes:
         epoch: grows with every front-end.
         workers: those alive when it starts, as (device, incarnation).
+        starting: devices of those among them that are not waited for: they hold nothing yet.
         devices: all that members are on.
         instances: what each device's worker holds.
         http_fd: the listening socket, inherited.
@@ -110,6 +111,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
 
     epoch: int
     workers: tuple[tuple[str, int], ...]
+    starting: tuple[str, ...]
     devices: tuple[DeviceSpec, ...]
     memory: MemorySpec
     sockets: str

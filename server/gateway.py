@@ -76,6 +76,7 @@ class Gateway:
         instances: what each device's worker holds.
         workers: the workers that may hold work of a former front-end, as (device, incarnation):
             nothing is claimed until each has said that it is idle, or was reaped.
+        starting: devices of those that hold nothing yet, and are not waited for.
         limits: how much may wait.
         tracer: begins the traces of requests, if there is tracing.
     """
@@ -88,6 +89,7 @@ class Gateway:
         epoch: int,
         instances: dict[str, tuple[InstanceSpec, ...]],
         workers: Sequence[tuple[str, int]],
+        starting: Sequence[str] = (),
         limits: QueueLimits,
         tracer: Tracer | None = None,
     ) -> None:
@@ -104,7 +106,7 @@ class Gateway:
         self._requests: set[Request] = set()
         self.draining = False
         self._combiner_idle = False
-        self._unheard = dict(workers)
+        self._unheard = {name: number for name, number in workers if name not in starting}
         self._inbox = open_socket(zmq.PULL, sockets, FRONT_END, bind=True)
         self._combiner = open_socket(zmq.PUSH, sockets, COMBINER, bind=False)
         self._decoder: Decoder[Combined | CombinerHello | Unsure] = Decoder(

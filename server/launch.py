@@ -222,6 +222,7 @@ async def _supervise(
         front_end=FrontEndSpec(
             epoch=0,
             workers=(),
+            starting=(),
             devices=tuple(plan.devices),
             memory=memory,
             sockets=sockets,

@@ -288,12 +288,14 @@ class Supervisor:
         if child is self._combiner:
             paused = self._rule_deaths.paused(time.monotonic_ns())
             return msgspec.structs.replace(self._combiner_spec, paused=paused)
+        alive = [worker for worker in self._workers if worker.alive]
+        starting = [one.device for one in alive if not self._memory.board(one.name).has_begun]
         return msgspec.structs.replace(
             self._front_end_spec,
             epoch=child.incarnation,
-            workers=tuple(
-                (worker.device, worker.incarnation) for worker in self._workers if worker.alive
-            ),
+            workers=tuple((worker.device, worker.incarnation) for worker in alive),
+            # The server is not ready before all have started once; later, some may take long.
+            starting=tuple(starting) if self._ready else (),
         )
 
     async def _wait_up(self, child: _Child) -> str | None:

@@ -99,6 +99,11 @@ class BoardRow:
         return int(self._cells[_STARTS])
 
     @property
+    def has_begun(self) -> bool:
+        """Whether its loop has ever gone round: before, it holds nothing."""
+        return bool(self._cells[_BEAT])
+
+    @property
     def executing(self) -> int:
         """What is being executed, 0 if nothing."""
         return int(self._cells[_EXECUTING])

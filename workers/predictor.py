@@ -93,6 +93,7 @@ class Worker:
 
     def run(self) -> None:
         """Serve until the supervisor lets go of the process."""
+        self._board.beat()  # before anybody can give it work
         self._hello()
         while True:
             self._board.beat()

@@ -130,6 +130,23 @@ def test_front_ends_killed_in_a_row_without_traffic_between(serve):
         canary(server)
 
 
+def test_a_new_front_end_does_not_wait_for_a_worker_that_takes_long_to_start(serve):
+    members = {"a": fake(0), "b": fake(6)}
+    config = configuration(members, ensemble={"quorum": 1}, on=2, where={"a": 0, "b": 1})
+    if len(config["devices"]) < 2:
+        pytest.skip("needs two cores")
+    server = serve(config)
+    server.kill("worker cpu:1")
+    starting = server.kill("worker cpu:1", signal.SIGSTOP)  # it has its name, and loads
+    server.kill("front-end")
+    wait_for(server.is_ready, "a new front-end")
+    answer = server.predict("all", [[1, 2]], timeout=300_000)
+    np.testing.assert_array_equal(answer.values, [[1, 2]])
+    assert answer.members == ["a"]
+    starting.send_signal(signal.SIGCONT)
+    wait_for(lambda: server.predict("all", [[1, 2]]).members == ["a", "b"], "the worker")
+
+
 def test_a_worker_killed_after_a_new_front_end(serve):
     """What a worker remembers of the former front-end's jobs means nothing to the new one."""
     server = serve(configuration(THREE))
