@@ -175,7 +175,7 @@ def gone_in_the_middle(server):
 @contextmanager
 def gone_while_it_waits(server):
     """A client that goes before it has its answer."""
-    x = np.zeros((40, 2), np.float32)
+    x = np.zeros((100, 2), np.float32)
     tensor = {"name": "x", "shape": x.shape, "datatype": "FP32", "data": x.ravel().tolist()}
     body = json.dumps({"inputs": [tensor]}).encode()
     head = b"POST /v2/models/slow/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -188,7 +188,7 @@ def gone_while_it_waits(server):
 def cancelled(server):
     """A call over gRPC that is cancelled."""
     with connected(server.grpc) as channel:
-        call = channel.method("ModelInfer").future(infer_request("slow", np.zeros((40, 2))))
+        call = channel.method("ModelInfer").future(infer_request("slow", np.zeros((100, 2))))
         yield
         call.cancel()
 
@@ -258,7 +258,7 @@ def test_who_is_refused_at_the_door_is_counted_and_draining_is_seen(serve, tmp_p
             assert scrape.value("requests_total", model="(none)", outcome=word) == 1
             assert scrape.value("refusals_total", model="(none)", reason=word) == 1
         with ThreadPoolExecutor(1) as pool:
-            request = pool.submit(server.client.predict, "slow", np.zeros((20, 2)))
+            request = pool.submit(server.client.predict, "slow", np.zeros((30, 2)))
             flying = {"model": "slow", "priority": "normal"}
             wait_for(lambda: Scrape(monitor).value("requests_in_flight", **flying), "a request")
             server.process.terminate()
