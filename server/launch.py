@@ -14,6 +14,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable
+from functools import partial
 
 from setproctitle import setproctitle
 
@@ -80,9 +81,10 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
         _log.warning("%s", warning)
     http = bind_port(config.server.host, config.server.http_port)
     grpc = hold_port(config.server.host, config.server.grpc_port)
-    plan = _plan(config, profile_s=config.placement.profile_s)
+    log = partial(_log.info, "%s")
+    plan = _plan(config, profile_s=config.placement.profile_s, log=log)
     for line in plan.describe():
-        _log.info("%s", line)
+        log(line)
     sockets = tempfile.mkdtemp(prefix="ensembled-")  # readable by the owner only
     try:
         asyncio.run(
@@ -157,14 +159,14 @@ class _Plan:
         return lines
 
 
-def _plan(config: Config, *, profile_s: float) -> _Plan:
+def _plan(config: Config, *, profile_s: float, log: Callable[[str], None] | None = None) -> _Plan:
     tracing = know_tracing(config)
     members = know_members(config)
     metas = know_rules(config, members)
     devices = find_devices(config)
     placement = None
     if config.allocation == "auto":
-        with progress_on_stderr() as on_progress:
+        with progress_on_stderr(log) as on_progress:
             placement = place(
                 config, members, devices, profile_s=profile_s, on_progress=on_progress
             )

@@ -5,8 +5,9 @@ Runs in the process that plans an allocation; what is being done flows in, stder
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,14 +18,18 @@ __all__ = ["progress_on_stderr"]
 
 
 @contextmanager
-def progress_on_stderr() -> Iterator[OnProgress]:
+def progress_on_stderr(log: Callable[[str], None] | None = None) -> Iterator[OnProgress]:
     """Yield what draws the progress of `profile_members` on stderr: a bar, or plain lines.
 
     Nothing is drawn as long as nothing is measured.
+
+    Args:
+        log: takes the plain lines, if there is a log for them.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield _plain_lines(console)
+        plain = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+        yield _plain_lines(log or plain)
         return
     bar = Progress(
         TextColumn("profiling"),
@@ -47,14 +52,13 @@ def progress_on_stderr() -> Iterator[OnProgress]:
             bar.stop()
 
 
-def _plain_lines(console: Console) -> OnProgress:
+def _plain_lines(tell: Callable[[str], None]) -> OnProgress:
     """A line when a member's turn comes; the batch sizes would be too many for a log."""
     said: set[int] = set()
 
     def say(what: str, done: int, total: int) -> None:
         if done < total and done not in said:
             said.add(done)
-            text = f"profiling {done + 1} of {total}: {what.partition(':')[0]}"
-            console.print(text, markup=False, highlight=False, soft_wrap=True)
+            tell(f"profiling {done + 1} of {total}: {what.partition(':')[0]}")
 
     return say
