@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import resource
 
-__all__ = ["connection_room", "raise_descriptor_limit"]
+__all__ = ["connection_room", "grpc_connection_room", "raise_descriptor_limit"]
 
-#: The rest is for gRPC's connections, and for the server itself.
-_HTTP_SHARE = 0.75
+#: The rest is for the server itself.
+_HTTP_SHARE, _GRPC_SHARE = 0.75, 0.2
 _MOST_CONNECTIONS = 1 << 16
 
 
@@ -25,3 +25,8 @@ def raise_descriptor_limit() -> int:
 def connection_room(descriptors: int) -> int:
     """How many HTTP connections there may be with so many file descriptors."""
     return max(1, min(_MOST_CONNECTIONS, int(descriptors * _HTTP_SHARE)))
+
+
+def grpc_connection_room(descriptors: int) -> int:
+    """How many gRPC connections there may be with so many file descriptors."""
+    return max(1, min(_MOST_CONNECTIONS, int(descriptors * _GRPC_SHARE)))

@@ -20,7 +20,7 @@ import msgspec
 import uvloop
 
 from server.body_budget import BodyBudget
-from server.descriptors import connection_room, raise_descriptor_limit
+from server.descriptors import connection_room, grpc_connection_room, raise_descriptor_limit
 from server.errors import QueueFull, RequestError
 from server.front_end_spec import (
     Command,
@@ -132,6 +132,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
         tls,
         address=spec.grpc_address,
         max_request_bytes=spec.max_request_bytes,
+        connections=grpc_connection_room(descriptors),
         limits=spec.limits,
         budget=bodies,
     )

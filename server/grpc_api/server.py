@@ -30,6 +30,8 @@ _LARGEST_LIMIT = 2**31 - 1
 #: grpc.aio takes one new call per turn of the event loop and server, so that a crowd waits outside
 #: and batches stay small. So there are several servers, and the kernel deals connections out.
 _SERVERS = 32
+#: It does not deal them out evenly: a server may have some more than its part of those allowed.
+_UNEVEN, _LEAST_EACH = 2, 16
 #: How long answers that are ready have to reach their clients when the server stops.
 _GRACE_S = 10.0
 
@@ -44,7 +46,10 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(_OLD_NEWS)
 
 
-def _options(max_request_bytes: int, limits: ClientLimits) -> list[tuple[str, int]]:
+def _options(
+    max_request_bytes: int, limits: ClientLimits, connections: int
+) -> list[tuple[str, int]]:
+    each = max(_LEAST_EACH, _UNEVEN * connections // _SERVERS)
     return [
         # Larger messages are refused when their length is known, before they are read.
         ("grpc.max_receive_message_length", min(max_request_bytes, _LARGEST_LIMIT)),
@@ -53,6 +58,8 @@ def _options(max_request_bytes: int, limits: ClientLimits) -> list[tuple[str, in
         ("grpc.so_reuseport", 1),
         # Calls of one connection at once; the client waits with more.
         ("grpc.max_concurrent_streams", 1024),
+        # A server closes those that are more at once.
+        ("grpc.max_allowed_incoming_connections", each),
         ("grpc.max_metadata_size", limits.header_bytes),
         ("grpc.absolute_max_metadata_size", limits.header_bytes),
         # A connection without calls is closed; clients open another when they need it.
@@ -77,6 +84,7 @@ class GrpcServer:
         tls: what connections are encrypted with; None for no encryption.
         address: ``HOST:PORT``, held by the supervisor.
         max_request_bytes: of a message.
+        connections: about so many there may be.
         limits: what clients may take.
         budget: what all messages may hold together.
 
@@ -92,6 +100,7 @@ class GrpcServer:
         *,
         address: str,
         max_request_bytes: int,
+        connections: int,
         limits: ClientLimits,
         budget: BodyBudget,
     ) -> None:
@@ -99,7 +108,7 @@ class GrpcServer:
         self._service = Service(inference, door, limits, budget)
         self._certificates = None if tls is None else Certificates(tls)
         self._address = address
-        self._options = _options(max_request_bytes, limits)
+        self._options = _options(max_request_bytes, limits, connections)
         try:
             self._servers = [self._make() for _ in range(_SERVERS)]
         except RuntimeError as error:
