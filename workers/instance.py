@@ -21,16 +21,30 @@ from workers.meaning import interpreter
 from workers.model_inputs import ModelInput
 from workers.spec import InstanceSpec
 
-__all__ = ["Instance"]
+__all__ = ["DeviceLost", "Instance"]
 
 _log = logging.getLogger(__name__)
 
 
-class Instance:
-    """A member loaded on this device, reading from and writing to its arena."""
+class DeviceLost(Exception):
+    """The device computes nothing any more for this process; a new one may find it well."""
 
-    def __init__(self, spec: InstanceSpec, arena: Arena, model: Model) -> None:
+
+class Instance:
+    """A member loaded on this device, reading from and writing to its arena.
+
+    Args:
+        spec: of the instance.
+        arena: this process's view of it.
+        model: the loaded member.
+        probes: whether an error may have ended the device for this process, as on a GPU.
+    """
+
+    def __init__(
+        self, spec: InstanceSpec, arena: Arena, model: Model, *, probes: bool = False
+    ) -> None:
         self.spec = spec
+        self._probes = probes
         self.latency_s = (0.0, 0.0)
         self._arena = arena
         self._model = model
@@ -89,6 +103,10 @@ class Instance:
         Returns:
             What went wrong with some of the rows, empty if nothing; None if nobody wants them any
             more, so that none was predicted.
+
+        Raises:
+            DeviceLost: if the device does not compute any more; of rows that then failed nothing
+                is written.
         """
         arena = self._arena
         start, stop = ranges[0]
@@ -104,6 +122,8 @@ class Instance:
         answer = self._attempt(slots)
         if isinstance(answer, str):
             if len(rows) == 1:
+                if self._probes:
+                    self._probe(answer)
                 _log.warning("member %s failed on a row: %s", self.spec.source.member, answer)
                 self._done[slots] = -rows
                 return answer
@@ -130,6 +150,22 @@ class Instance:
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return answer
+
+    def _probe(self, error: str) -> None:
+        """Make sure that a row's failure is the row's own: some errors end a GPU for the process.
+
+        Raises:
+            DeviceLost: if the member fails on anything now.
+        """
+        try:
+            self._answer(self._random_inputs(1))
+        except Exception as failure:
+            if "memory" in f"{type(failure).__name__} {failure}".lower():
+                return  # others may have enough of it
+            raise DeviceLost(
+                f"after an error of member {self.spec.source.member!r} ({error}) the device does "
+                f"not compute any more: {failure}"
+            ) from failure
 
     def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())

@@ -68,7 +68,12 @@ class Worker:
 
             pin(memory.buffer, device)
         self._instances = [
-            Instance(instance, arenas[instance.arena], load(instance.source, device))
+            Instance(
+                instance,
+                arenas[instance.arena],
+                load(instance.source, device),
+                probes=device.is_cuda,
+            )
             for instance in spec.instances
         ]
         for instance in self._instances:

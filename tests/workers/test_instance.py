@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
 
-from workers.instance import Instance
+from workers.instance import DeviceLost, Instance
 from workers.spec import (
     Binding,
     InstanceSpec,
@@ -56,12 +56,12 @@ def model():
 
 @pytest.fixture
 def make(arena, model):
-    def make(meaning="values", batch=8, answers=(), **fields):
+    def make(meaning="values", batch=8, answers=(), probes=False, **fields):
         model.answers.update(answers)
         source = ModelSource("b", "fake")
         bindings, fields = (Binding(0),), {"classes": 2, **fields}
         spec = InstanceSpec(0, MEMBER, batch, source, model.signature, bindings, meaning, **fields)
-        return Instance(spec, arena, model)
+        return Instance(spec, arena, model, probes=probes)
 
     return make
 
@@ -128,6 +128,43 @@ def test_out_of_memory_for_a_full_batch_is_no_failure(arena, model, make):
     model.predict = predict_four
     assert make().run([(START, START + 8)]) == ""
     check(arena, range(START, START + 8))
+
+
+def breaking_at(model, poison, error):
+    """Let a model fail for ever once it has seen a row."""
+    predict, broken = model.predict, []
+
+    def once_broken(inputs):
+        broken.extend(row for row in inputs[0] if row[0] == poison)
+        if broken:
+            raise error
+        return predict(inputs)
+
+    model.predict = once_broken
+
+
+def test_a_device_that_is_lost_fails_no_row(arena, model, make):
+    """They are tried again on the next worker, one by one in the end."""
+    claim(arena, START, START + 4, expected=0b111)
+    breaking_at(model, START + 2, RuntimeError("an illegal access was encountered"))
+    with pytest.raises(DeviceLost, match="'b'.*an illegal access"):
+        make(probes=True).run([(START, START + 4)])
+    check(arena, [])
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA out of memory")])
+def test_a_device_without_memory_is_not_lost(arena, model, make, error):
+    claim(arena, START, START + 1, expected=0b111)
+    breaking_at(model, START, error)
+    assert make(probes=True).run([(START, START + 1)])
+    check(arena, [], [START])
+
+
+def test_a_device_that_still_computes_fails_one_row(arena, model, make):
+    claim(arena, START, START + 4, expected=0b111)
+    model.poison = {START + 2}
+    assert make(probes=True).run([(START, START + 4)]) == "RuntimeError: poison in 1 rows"
+    check(arena, [START, START + 1, START + 3], [START + 2])
 
 
 @pytest.mark.parametrize(
