@@ -20,11 +20,11 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
+from server.child import Child
 from server.errors import StartError
 from server.front_end_spec import (
     Drain,
@@ -35,7 +35,6 @@ from server.front_end_spec import (
 )
 from server.notify import Notifier
 from server.rereading import Rereading
-from workers.bootstrap import Failed, Started
 from workers.logs import log_environment, settings_of
 from workers.memory import SharedMemory
 from workers.rule_guard import RuleDeaths
@@ -44,7 +43,6 @@ from workers.spec import CombinerSpec, MemorySpec, WorkerSpec
 __all__ = ["Supervisor"]
 
 _log = logging.getLogger(__name__)
-_START_DEADLINE_S = 300.0
 _QUICK_DEATH_S = 1.0
 _FIRST_BACKOFF_S = 0.1
 _LONGEST_BACKOFF_S = 10.0
@@ -62,46 +60,6 @@ _ENVIRONMENT = {
 }
 _FRONT_END = "front-end"
 _COMBINER = "combiner"
-
-
-@dataclass(eq=False)
-class _Child:
-    """A role and the process that plays it now.
-
-    Attributes:
-        name: the process's name on the board.
-        module: what it runs.
-        device: a worker's device, empty for other roles.
-        incarnation: grows with every start.
-        up: set once a process of this role has been up.
-    """
-
-    name: str
-    module: str
-    device: str = ""
-    incarnation: int = 0
-    process: asyncio.subprocess.Process | None = None
-    alive: bool = False
-    ended: asyncio.Event = field(default_factory=asyncio.Event)
-    up: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def write(self, message: msgspec.Struct) -> None:
-        """Send a line to the process; one that has just died is no error."""
-        if self.process is not None and self.process.stdin is not None:
-            with contextlib.suppress(OSError, RuntimeError):
-                self.process.stdin.write(msgspec.json.encode(message) + b"\n")
-
-    def let_go(self) -> None:
-        """End the process's stdin, which tells it to end."""
-        if self.process is not None and self.process.stdin is not None:
-            self.process.stdin.close()
-
-    def kill(self) -> None:
-        """Kill the process, if it lives."""
-        if self.process is not None and self.alive:
-            with contextlib.suppress(ProcessLookupError):
-                # Not `process.kill()`, which reaps a dead process in the place of the event loop.
-                os.kill(self.process.pid, signal.SIGKILL)
 
 
 class Supervisor:
@@ -148,15 +106,14 @@ class Supervisor:
         self._drained = asyncio.Event()
         self._forced = asyncio.Event()
         self._ready = False
-        self._front_end = _Child(_FRONT_END, "server.front_end")
-        self._combiner = _Child(_COMBINER, "workers.combiner")
+        self._front_end = Child(_FRONT_END, "server.front_end")
+        self._combiner = Child(_COMBINER, "workers.combiner")
         self._workers = [
-            _Child(f"worker {name}", "workers.predictor", device=name)
-            for name in self._worker_specs
+            Child(f"worker {name}", "workers.predictor", device=name) for name in self._worker_specs
         ]
 
     @property
-    def _children(self) -> list[_Child]:
+    def _children(self) -> list[Child]:
         return [self._combiner, *self._workers, self._front_end]
 
     async def run(self) -> None:
@@ -202,7 +159,7 @@ class Supervisor:
         for child in self._children:
             await child.up.wait()
 
-    def _is_over(self, child: _Child) -> bool:
+    def _is_over(self, child: Child) -> bool:
         """Whether a child is not started again: while requests drain, the others are needed."""
         return self._drained.is_set() or (child is self._front_end and self._stopping.is_set())
 
@@ -214,7 +171,7 @@ class Supervisor:
 
     # -- keeping ------------------------------------------------------------------------------
 
-    async def _keep(self, child: _Child) -> None:
+    async def _keep(self, child: Child) -> None:
         """Start a child, again and again, until the server stops."""
         quick_deaths = failed_starts = 0
         while not self._is_over(child):
@@ -232,7 +189,8 @@ class Supervisor:
                 return
             if error is not None and not child.up.is_set():
                 raise StartError(f"{child.name}: {error}")
-            _log.warning("%s died%s; restarting", child.name, f" ({error})" if error else "")
+            why = error or await child.last_words()
+            _log.warning("%s died%s; restarting", child.name, f" ({why})" if why else "")
             if failed_starts >= _FAILED_STARTS:
                 self._give_up(child, error or "it keeps dying")
             quick = error is not None or time.monotonic() - up_since < _QUICK_DEATH_S
@@ -242,21 +200,21 @@ class Supervisor:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._drained.wait(), delay)
 
-    def _give_up(self, child: _Child, error: str) -> None:
+    def _give_up(self, child: Child, error: str) -> None:
         if not child.device:
             raise StartError(f"{child.name} can't be kept alive: {error}")
         _log.error("%s is down: %s", child.name, error)
         self._front_end.write(WorkerDown(child.device))
 
-    async def _start(self, child: _Child) -> str | None:
+    async def _start(self, child: Child) -> str | None:
         """Start a process and wait until it is up; what is wrong, or None if it is."""
         try:
             await self._spawn(child)
         except OSError as error:  # no descriptors, processes or memory are left: there may be later
             return f"it can't be started: {error}"
-        return await self._wait_up(child)
+        return await child.wait_up()
 
-    async def _spawn(self, child: _Child) -> None:
+    async def _spawn(self, child: Child) -> None:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",
@@ -281,7 +239,7 @@ class Supervisor:
         if child.device:
             self._front_end.write(WorkerStarted(child.device, child.incarnation))
 
-    def _spec_of(self, child: _Child) -> msgspec.Struct:
+    def _spec_of(self, child: Child) -> msgspec.Struct:
         if child.device:
             spec = self._worker_specs[child.device]
             return msgspec.structs.replace(spec, incarnation=child.incarnation)
@@ -298,23 +256,7 @@ class Supervisor:
             starting=tuple(starting) if self._ready else (),
         )
 
-    async def _wait_up(self, child: _Child) -> str | None:
-        """Wait for a child's first status line; what is wrong, or None if it is up."""
-        assert child.process is not None
-        assert child.process.stdout is not None
-        try:
-            line = await asyncio.wait_for(child.process.stdout.readline(), _START_DEADLINE_S)
-        except TimeoutError:
-            return f"not up after {_START_DEADLINE_S:.0f} s"
-        if not line:
-            return "it died while it started"
-        match msgspec.json.decode(line, type=Started | Failed):
-            case Failed(error):
-                return error
-            case _:
-                return None
-
-    async def _reap(self, child: _Child) -> None:
+    async def _reap(self, child: Child) -> None:
         assert child.process is not None
         status = await child.process.wait()
         child.alive = False
@@ -391,7 +333,7 @@ class Supervisor:
         for child in self._children:
             child.kill()
 
-    async def _ended(self, children: list[_Child], timeout_s: float) -> bool:
+    async def _ended(self, children: list[Child], timeout_s: float) -> bool:
         """Wait until children have ended, at most so long and not past a second signal."""
         ends = [asyncio.create_task(child.ended.wait()) for child in children if child.alive]
         forced = asyncio.create_task(self._forced.wait())

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import psutil
 import pytest
+import zmq
 from onnx import TensorProto, helper
 from serving import STOP_S, TINY, Load, ask, canary, configuration, fake, post, title, wait_for
 
@@ -176,6 +177,22 @@ def test_a_killed_supervisor_leaves_no_orphans(serve):
         server.process.kill()
         wait_for(lambda: not any(map(title, children)), "the children's end")
         assert isinstance(stuck.exception(), httpx.TransportError)
+
+
+def test_what_a_process_dies_of_is_logged(serve):
+    server = serve(configuration(THREE))
+    combiner = server.child("combiner")
+    (path,) = {
+        connection.laddr
+        for connection in combiner.net_connections("unix")
+        if connection.laddr.endswith("combiner.ipc")
+    }
+    with zmq.Context() as context, context.socket(zmq.PUSH) as stranger:
+        stranger.connect(f"ipc://{path}")
+        stranger.send(b"no message of ours")
+        wait_for(lambda: not title(combiner), "the end of the combiner")
+    wait_for(lambda: "combiner died (" in server.stderr, "a line of the log")
+    canary(server)
 
 
 # -- hangs -------------------------------------------------------------------------------------
