@@ -215,6 +215,9 @@ def test_a_stopped_combiner_is_replaced_and_nothing_is_lost(serve):
     with Load(server, "all", is_mean_of_three, clients=3) as load:
         load.wait_answers(20)
         stopped = server.kill("combiner", signal.SIGSTOP)
+        answer = server.predict("all", [[1, 2]], timeout=50_000)
+        assert answer.status == 504, "a deadline holds without the combiner"
+        assert title(stopped), "nobody has found the hang yet"
         wait_for(lambda: not title(stopped), "the end of the stopped combiner")
         load.wait_answers(20)
         load.stop()
@@ -231,16 +234,6 @@ def test_a_stopped_front_end_is_replaced_and_gives_no_wrong_answer(serve):
         wait_for(server.is_ready, "a new front-end")
         load.wait_answers(20)
         load.stop()
-    canary(server)
-
-
-def test_a_deadline_holds_while_the_combiner_hangs(serve):
-    server = serve(configuration(THREE))
-    stopped = server.kill("combiner", signal.SIGSTOP)
-    answer = server.predict("all", [[1, 2]], timeout=50_000)
-    assert answer.status == 504
-    assert title(stopped), "nobody has found the hang yet"
-    wait_for(lambda: not title(stopped), "the end of the stopped combiner")
     canary(server)
 
 

@@ -86,12 +86,11 @@ def test_a_worker_that_can_not_be_started_is_down_until_it_can(serve):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("place", ["/dev/null/cache", "/proc/cache"])
-def test_a_cache_that_can_not_be_written_costs_time_only(serve, tmp_path, place):
+def test_a_cache_that_can_not_be_written_costs_time_only(serve, tmp_path):
     write_linear(tmp_path / "a.onnx", np.eye(2, dtype=np.float32))
     members = {"a": {"model": str(tmp_path / "a.onnx")}, "b": fake(6)}
     config = {**configuration(members), "placement": {"profile_s": 1}}
-    is_right(serve(config, ENSEMBLED_CACHE=place).client)
+    is_right(serve(config, ENSEMBLED_CACHE="/dev/null/cache").client)
 
 
 def descendants(mark):
@@ -107,7 +106,7 @@ def descendants(mark):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("children", range(4))
+@pytest.mark.parametrize("children", [0, 1, 3])
 def test_a_supervisor_killed_during_start_up_leaves_no_orphans(serve, children):
     mark = f"{os.getpid()}-{children}"
     server = serve(configuration({"a": fake(0), "b": fake(6)}), ready=False, ENSEMBLED_MARK=mark)
