@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from ensembled_client.errors import EnsembledClientError
 
-__all__ = ["Address", "Options"]
+__all__ = ["Address", "Options", "with_api_key"]
 
 _PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 
@@ -88,16 +88,20 @@ class Options:
     Attributes:
         connect_timeout_s: how long connecting may take.
         connections: how many there are at most (HTTP; gRPC needs one).
-        headers: sent with every request (gRPC: its metadata).
+        headers: sent with every request (gRPC: its metadata), the API key among them.
         compression: of requests, "gzip" or "deflate"; None for none.
         root_certificates: a file (PEM) with the certificates to trust instead of the usual ones.
+        certificate: a file (PEM) with the certificate that the server is shown.
+        key: a file (PEM) with the certificate's private key.
     """
 
     connect_timeout_s: float = 5.0
     connections: int = 100
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     compression: str | None = None
     root_certificates: str | os.PathLike[str] | None = None
+    certificate: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
         """Check them.
@@ -107,5 +111,26 @@ class Options:
         """
         if self.compression not in {None, "gzip", "deflate"}:
             raise EnsembledClientError(f"compression is gzip or deflate, not {self.compression!r}")
-        if self.root_certificates is not None and not Path(self.root_certificates).is_file():
-            raise EnsembledClientError(f"no root certificates at {self.root_certificates}")
+        if (self.certificate is None) != (self.key is None):
+            raise EnsembledClientError("a certificate and its key go together")
+        for what, path in (
+            ("root certificates", self.root_certificates),
+            ("certificate", self.certificate),
+            ("key", self.key),
+        ):
+            if path is not None and not Path(path).is_file():
+                raise EnsembledClientError(f"no {what} at {path}")
+
+
+def with_api_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
+    """Headers, and among them the one that shows an API key.
+
+    Raises:
+        EnsembledClientError: if the key can't be a header's text.
+    """
+    added = dict(headers or {})
+    if api_key is not None:
+        if not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key:
+            raise EnsembledClientError("the API key has characters that no key has")
+        added["Authorization"] = f"Bearer {api_key}"
+    return added

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ensembled_client.addresses import Options
+from ensembled_client.addresses import Options, with_api_key
 from ensembled_client.exchange import Subject
 from ensembled_client.handles import AsyncEnsemble, PredictOptions
 from ensembled_client.links import make_link
@@ -38,8 +38,11 @@ class AsyncEnsembleClient:
         connect_timeout: in seconds (HTTP).
         connections: how many there are at most (HTTP); requests beyond wait for one.
         headers: sent with every request.
+        api_key: shown with every request.
         compression: of requests, "gzip" or "deflate".
         root_certificates: a PEM file with the certificates to trust.
+        certificate: a PEM file with the certificate to show to a server that asks for one.
+        key: a PEM file with its private key.
 
     Raises:
         EnsembledClientError: if the URL is none that it can speak to, or grpcio is not there.
@@ -55,10 +58,19 @@ class AsyncEnsembleClient:
         headers: Mapping[str, str] | None = None,
         compression: str | None = None,
         root_certificates: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
     ) -> None:
         self.url = url
         options = Options(
-            connect_timeout, connections, headers or {}, compression, root_certificates
+            connect_timeout,
+            connections,
+            with_api_key(headers, api_key),
+            compression,
+            root_certificates,
+            certificate,
+            key,
         )
         policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
         link = make_link(url, options, for_asyncio=True)

@@ -13,7 +13,7 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ensembled_client.addresses import Options
+from ensembled_client.addresses import Options, with_api_key
 from ensembled_client.exchange import Subject
 from ensembled_client.handles import Ensemble, PredictOptions
 from ensembled_client.links import make_link
@@ -39,14 +39,17 @@ class EnsembleClient:
             `RetryPolicy` with pauses of your own.
         connect_timeout: how long connecting may take, in seconds (HTTP).
         connections: how many there are at most (HTTP).
-        headers: sent with every request, e.g. ``{"Authorization": "Bearer ..."}``.
+        headers: sent with every request.
+        api_key: shown with every request, as ``Authorization: Bearer API_KEY``.
         compression: of requests, "gzip" or "deflate"; worth it for sparse or whole-number
             tensors on slow networks only.
         root_certificates: a PEM file with the certificates to trust with https:// and grpcs://;
             by default the usual authorities (over HTTP those of SSL_CERT_FILE, if it is set).
+        certificate: a PEM file with the certificate to show to a server that asks for one.
+        key: a PEM file with its private key.
 
     Raises:
-        EnsembledClientError: if the URL is not one of those, or grpcio is not there.
+        EnsembledClientError: if the URL is not one of those, a file or grpcio is not there.
     """
 
     def __init__(
@@ -59,10 +62,19 @@ class EnsembleClient:
         headers: Mapping[str, str] | None = None,
         compression: str | None = None,
         root_certificates: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
     ) -> None:
         self.url = url
         options = Options(
-            connect_timeout, connections, headers or {}, compression, root_certificates
+            connect_timeout,
+            connections,
+            with_api_key(headers, api_key),
+            compression,
+            root_certificates,
+            certificate,
+            key,
         )
         policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
         link = make_link(url, options, for_asyncio=False)

@@ -6,6 +6,8 @@ server does not need it.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,10 +39,22 @@ def predict(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Seconds until the answer must be there.")
     ] = None,
+    root_certificates: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Whom to trust (PEM), https and grpcs.")
+    ] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="To show to a server that asks for one.")
+    ] = None,
+    key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The certificate's private key.")
+    ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Ask a running server what an ensemble says, and how much its members agree."""
+    """Ask a running server what an ensemble says, and how much its members agree.
+
+    An API key is taken from ENSEMBLED_API_KEY.
+    """
     with errors_as_lines(debug):
         from server.commands.predict import Question, predict  # noqa: PLC0415
 
@@ -52,5 +66,11 @@ def predict(
             members=None if members is None else members.split(","),
             quorum=quorum,
             timeout_s=timeout,
+            access={
+                "root_certificates": root_certificates,
+                "certificate": certificate,
+                "key": key,
+                "api_key": os.environ.get("ENSEMBLED_API_KEY") or None,
+            },
         )
         predict(question, as_json=as_json)

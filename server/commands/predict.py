@@ -7,8 +7,8 @@ the server through its Python client, tables or JSON flow out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,7 @@ class Question:
         members: only these, None for all.
         quorum: the fewest members that an answer may rest on, None for the ensemble's own.
         timeout_s: until the answer must be there, None for the ensemble's own.
+        access: the client's options about keys and certificates.
     """
 
     ensemble: str
@@ -47,6 +48,7 @@ class Question:
     members: Sequence[str] | None = None
     quorum: int | None = None
     timeout_s: float | None = None
+    access: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def predict(question: Question, *, as_json: bool) -> None:
@@ -64,9 +66,9 @@ def predict(question: Question, *, as_json: bool) -> None:
         ) from None
     refused = (ensembled_client.RequestRejected, ensembled_client.UnknownModel)
     try:
-        client = ensembled_client.EnsembleClient(question.url)
+        client = ensembled_client.EnsembleClient(question.url, **question.access)
     except ensembled_client.EnsembledClientError as error:
-        raise ConfigError(f"--url: {error.message}") from None
+        raise ConfigError(error.message) from None
     try:
         with client:
             whole = _is_ensemble(client.config(question.ensemble), question.ensemble)

@@ -243,6 +243,21 @@ def test_an_asynchronous_handle(model, url):
     asyncio.run(ask())
 
 
+def test_an_api_key(model, make, url):
+    make(url, headers={"X-Team": "blue"}, api_key="ensembled_me").predict("duo", [[1, 2]])
+    (headers,) = model.headers
+    lower = {name.lower(): text for name, text in headers.items()}
+    assert lower["authorization"] == "Bearer ensembled_me"
+    assert lower["x-team"] == "blue"
+
+
+@pytest.mark.parametrize("key", ["", "two words", "line\r\nX: y", "schlüssel"])
+def test_what_can_be_no_api_key(make, key):
+    with pytest.raises(EnsembledClientError, match="characters that no key has") as error:
+        make("http://127.0.0.1:1", api_key=key)
+    assert not key or key not in str(error.value)
+
+
 def test_headers(model, make, url):
     make(url, headers={"Authorization": "Bearer me"}).predict("duo", [[1, 2]])
     (headers,) = model.headers

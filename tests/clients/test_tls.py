@@ -6,7 +6,7 @@ import subprocess
 
 import grpc
 import pytest
-from ensembled_client import ServerFailure, Unavailable
+from ensembled_client import EnsembledClientError, ServerFailure, Unavailable
 from pretending import GrpcServer, HttpServer
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
@@ -25,16 +25,29 @@ def certificate(tmp_path_factory):
     return paths
 
 
+@pytest.fixture
+def wants_certificate():
+    """Whether the server asks for a certificate; the only one it trusts is its own."""
+    return False
+
+
 @pytest.fixture(params=["https", "grpcs"])
-def url(request, model, certificate):
+def url(request, model, certificate, wants_certificate):
     if request.param == "grpcs":
         path, key = (one.read_bytes() for one in certificate)
-        credentials = grpc.ssl_server_credentials([(key, path)])
+        credentials = grpc.ssl_server_credentials(
+            [(key, path)],
+            root_certificates=path if wants_certificate else None,
+            require_client_auth=wants_certificate,
+        )
         with GrpcServer(model, credentials=credentials) as server:
             yield server.url
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
+    if wants_certificate:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(certificate[0])
     with HttpServer(model) as server:
         server.handle_error = lambda *_: None  # a client that hangs up is part of the test
         server.socket = context.wrap_socket(
@@ -58,3 +71,25 @@ def test_a_certificate_that_is_not_trusted(model, make, url):
     with pytest.raises(error, match=text):
         make(url).predict("duo", [[1, 2]])
     assert model.seen == []
+
+
+@pytest.mark.parametrize("wants_certificate", [True])
+def test_a_certificate_to_show(make, url, certificate):
+    path, key = certificate
+    client = make(url, root_certificates=path, certificate=path, key=key)
+    client.wait_until_ready(30)
+    assert client.predict("duo", [[1, 2]]).values.tolist() == [[2, 3]]
+    with pytest.raises(EnsembledClientError):
+        make(url, root_certificates=path, retries=0).predict("duo", [[1, 2]], timeout=10)
+
+
+def test_files_that_are_missing_or_are_something_else(make, certificate, tmp_path):
+    path, key = certificate
+    url = "https://localhost:1"
+    for given, text in (
+        ({"certificate": path}, "a certificate and its key go together"),
+        ({"certificate": path, "key": tmp_path / "none"}, "no key at"),
+        ({"certificate": path, "key": path}, "are no certificate and its key"),
+    ):
+        with pytest.raises(EnsembledClientError, match=text):
+            make(url, **given)

@@ -1,5 +1,6 @@
 """API keys and the limit per client, over HTTP and gRPC, against the real server."""
 
+import json
 import signal
 import socket
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from grpc_calls import connected, infer_request
 from serving import configuration, fake, wait_for
+from typer.testing import CliRunner
 
+from server.cli import app
 from server.commands.key import make_key
 from server.grpc_api.messages import METHODS
 
@@ -137,6 +140,19 @@ def served_methods(server, keys):
     with connected(server.grpc, key=keys["monitor"]) as channel:
         unary = [name for name in METHODS if name != "ModelStreamInfer"]
         return {name for name in unary if grpc_code(channel, name) != "UNIMPLEMENTED"}
+
+
+def test_the_command_line_shows_a_key(guarded, keys, tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", X)
+    asked = ["predict", "m", str(tmp_path / "x.npy"), "--json", "--url"]
+    for url in (guarded.url, f"grpc://{guarded.grpc}"):
+        monkeypatch.setenv("ENSEMBLED_API_KEY", keys["user"])
+        answered = CliRunner().invoke(app, [*asked, url])
+        assert json.loads(answered.stdout)["rows"][0]["values"] == [2, 2], answered.output
+        monkeypatch.delenv("ENSEMBLED_API_KEY")
+        refused = CliRunner().invoke(app, [*asked, url])
+        assert refused.exit_code == 2
+        assert refused.stderr == "error: an API key is needed: Authorization: Bearer KEY\n"
 
 
 def test_a_stream_needs_a_key(guarded, keys):

@@ -1,5 +1,6 @@
 """TLS and mutual TLS over HTTP and gRPC, against the real server."""
 
+import json
 import ssl
 from contextlib import contextmanager
 
@@ -10,6 +11,9 @@ import pytest
 from certificates import Authority, encrypted
 from grpc_calls import connected
 from serving import configuration, fake, wait_for
+from typer.testing import CliRunner
+
+from server.cli import app
 
 pytestmark = pytest.mark.process
 
@@ -75,6 +79,16 @@ def test_clients_must_show_a_certificate_of_the_right_authority(serve, authority
     alice, bob = authority.sign("alice", "alice@x.org"), authority.sign("bob", "bob@x.org")
     tls = tls_of(authority, client_ca=authority.path)
     server = serve(configuration({"m": fake(1)}, tls=tls, limits={"client_requests": 1}))
+    names = ("root_certificates", "certificate", "key")
+    options = [f"--{name.replace('_', '-')}" for name in names]
+    files = [str(path) for path in (authority.path, *alice)]
+    x = tmp_path / "x.npy"
+    np.save(x, X)
+    for url in (f"https://127.0.0.1:{server.port}", f"grpcs://{server.grpc}"):
+        asked = ["predict", "m", str(x), "--json", "--url", url]
+        shown = [word for pair in zip(options, files, strict=True) for word in pair]
+        answered = CliRunner().invoke(app, [*asked, *shown])
+        assert json.loads(answered.stdout)["rows"][0]["values"] == [2, 2], answered.output
     for shown in (None, stranger):
         with https(server, authority.context(shown)) as client, pytest.raises(httpx.TransportError):
             client.get("/v2/health/live")

@@ -13,6 +13,7 @@ import urllib.request
 from typing import Any
 
 from ensembled_client.load.answers import Verdict
+from ensembled_client.load.api_key import authorization, metadata
 from ensembled_client.load.errors import LoadTestError
 from ensembled_client.load.http_lane import connect_error
 from ensembled_client.load.job import Job
@@ -52,7 +53,8 @@ def _ask_http(target: Target) -> dict[str, Any]:
         urllib.request.ProxyHandler({}), *(tls if target.is_secure else [])
     )
     try:
-        with opener.open(url, timeout=_ASK_S) as response:
+        question = urllib.request.Request(url, headers=authorization())
+        with opener.open(question, timeout=_ASK_S) as response:
             document: dict[str, Any] = json.loads(response.read())
             return document
     except urllib.error.HTTPError as error:
@@ -86,7 +88,8 @@ def _ask_grpc(target: Target) -> dict[str, Any]:
     with channel:
         call = channel.unary_unary(messages.METADATA)
         try:
-            answer = call(messages.metadata_request(target.model), timeout=_ASK_S)
+            question = messages.metadata_request(target.model)
+            answer = call(question, timeout=_ASK_S, metadata=metadata())
             return messages.metadata_document(answer)
         except grpc.RpcError as error:
             code, details = error.code(), " ".join((error.details() or "").split())

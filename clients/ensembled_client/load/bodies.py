@@ -1,4 +1,4 @@
-"""Requests as they go to the wire, made of inputs. Pure.
+"""Requests as they go to the wire, made of inputs. Pure, but for the API key.
 
 Three forms: JSON in and out, JSON with raw tensors in and out, and gRPC's message with raw tensors.
 """
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ensembled_client.load.api_key import authorization
 from ensembled_client.load.errors import LoadTestError, UsageError
 from ensembled_client.load.target import Target
 from ensembled_client.load.tensors import Inputs, InputSpec
@@ -113,9 +114,13 @@ def http_request(
         f"User-Agent: ensembled-load\r\n"
         f"Content-Type: {kind}\r\n"
         f"Content-Length: {len(body)}\r\n"
-        f"{length}\r\n"
+        f"{length}{_authorization()}\r\n"
     )
     return head.encode() + body
+
+
+def _authorization() -> str:
+    return "".join(f"{name}: {text}\r\n" for name, text in authorization().items())
 
 
 def _described(spec: InputSpec, array: npt.NDArray[Any]) -> dict[str, Any]:

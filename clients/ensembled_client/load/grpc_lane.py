@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import grpc
 
 from ensembled_client.load.answers import Verdict, classify
+from ensembled_client.load.api_key import metadata
 from ensembled_client.load.grpc_messages import INFER, GrpcJudge
 from ensembled_client.load.lanes import Lane, LaneMaker, OnEnd
 from ensembled_client.load.target import Target
@@ -56,10 +58,12 @@ async def grpc_lanes(
         patience_s: how long an answer is waited for.
     """
     channels = [_channel(target) for _ in range(min(lanes, CHANNELS))]
-    calls = [
+    methods = [
         channel.unary_unary(INFER, request_serializer=None, response_deserializer=None)
         for channel in channels
     ]
+    shown = metadata()
+    calls = [partial(method, metadata=shown) for method in methods] if shown else methods
     made = 0
 
     def make(on_end: OnEnd) -> Lane:

@@ -7,6 +7,7 @@ at once. Messages have no size limit here: the server's own is known and kept to
 from __future__ import annotations
 
 import math
+import os
 from abc import abstractmethod
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,17 @@ class _GrpcLink(Link):
             }[self._options.compression]
         if not self._address.is_encrypted:
             return library.insecure_channel(self._address.authority, **settings)
-        trusted = self._options.root_certificates
-        roots = None if trusted is None else Path(trusted).read_bytes()
-        credentials = grpc.ssl_channel_credentials(roots)
+        options = self._options
+        credentials = grpc.ssl_channel_credentials(
+            _contents(options.root_certificates),
+            _contents(options.key),
+            _contents(options.certificate),
+        )
         return library.secure_channel(self._address.authority, credentials, **settings)
+
+
+def _contents(path: str | os.PathLike[str] | None) -> bytes | None:
+    return None if path is None else Path(path).read_bytes()
 
 
 class GrpcLink(_GrpcLink):

@@ -148,7 +148,7 @@ def _settings(address: Address, options: Options) -> dict[str, Any]:
     origin = httpcore.Origin(address.scheme.encode(), address.host.encode("ascii"), address.port)
     settings: dict[str, Any] = {"origin": origin, "keepalive_expiry": _KEEP_IDLE_S}
     if address.is_encrypted:
-        settings["ssl_context"] = _trust(options)
+        settings["ssl_context"] = _tls(options)
     return settings
 
 
@@ -166,8 +166,21 @@ def _proxy(address: Address) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
+def _tls(options: Options) -> ssl.SSLContext:
+    """What to trust, and which certificate to show."""
+    context = _trust(options)
+    if options.certificate is not None and options.key is not None:
+        try:
+            context.load_cert_chain(options.certificate, options.key)
+        except ssl.SSLError as error:
+            raise EnsembledClientError(
+                f"{options.certificate} and {options.key} are no certificate and its key ({error})"
+            ) from None
+    return context
+
+
 def _trust(options: Options) -> ssl.SSLContext:
-    """What to trust: a file, or what SSL_CERT_FILE names, or the usual authorities."""
+    """A file, or what SSL_CERT_FILE names, or the usual authorities."""
     if options.root_certificates is not None:
         return ssl.create_default_context(cafile=options.root_certificates)
     import httpx  # noqa: PLC0415  (only TLS needs it, and it takes a while)

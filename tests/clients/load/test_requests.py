@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from ensembled_client.load.api_key import metadata
 from ensembled_client.load.bodies import Parameters, http_request, make_workload
 from ensembled_client.load.errors import LoadTestError, UsageError
 from ensembled_client.load.grpc_messages import GrpcJudge, grpc_request
@@ -40,6 +41,22 @@ def split(request):
 
 def values(tensor):
     return tensor.array if tensor.array is not None else [bytes(one) for one in tensor.elements]
+
+
+def test_an_api_key_comes_from_the_environment(monkeypatch):
+    specs = [InputSpec("x", "FP32", (2,))]
+    inputs = next(made_up(specs, 1, 0, SIZE))
+    assert "Authorization" not in split(http_request(HTTP, specs, inputs, Parameters()))[1]
+    assert metadata() == ()
+    monkeypatch.setenv("ENSEMBLED_API_KEY", "ensembled_me")
+    for target in (HTTP, JSON):
+        _, headers, body = split(http_request(target, specs, inputs, Parameters()))
+        assert headers["Authorization"] == "Bearer ensembled_me"
+        assert int(headers["Content-Length"]) == len(body)
+    assert metadata() == (("authorization", "Bearer ensembled_me"),)
+    monkeypatch.setenv("ENSEMBLED_API_KEY", "two\r\nlines")
+    with pytest.raises(UsageError, match="ENSEMBLED_API_KEY: the API key has characters"):
+        http_request(HTTP, specs, inputs, Parameters())
 
 
 @given(SPECS, st.integers(1, 5), st.integers(0, 99), st.sampled_from([HTTP, JSON]))
