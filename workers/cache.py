@@ -7,10 +7,11 @@ their final name only when they are complete, so any number of processes may sha
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from pathlib import Path
 
-__all__ = ["cache_dir", "write_atomically"]
+__all__ = ["cache_dir", "cache_part", "write_atomically"]
 
 
 def cache_dir() -> Path:
@@ -29,6 +30,24 @@ def cache_dir() -> Path:
         directory = (Path(base) if base else Path.home() / ".cache") / "ensembled"
     directory = directory.expanduser().absolute()
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return directory
+
+
+def cache_part(name: str) -> Path:
+    """Return a directory within the cache directory, made if it is missing, for its owner alone.
+
+    Models and signatures in it are believed, so nobody else may have put them there.
+
+    Raises:
+        OSError: if it can't be made, or belongs to another user.
+    """
+    directory = cache_dir() / name
+    directory.mkdir(mode=0o700, exist_ok=True)
+    found = directory.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PermissionError(f"{directory} is not a directory of this user")
+    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        directory.chmod(0o700)
     return directory
 
 

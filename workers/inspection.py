@@ -21,7 +21,7 @@ import msgspec
 
 from workers import backends
 from workers.backends.base import one_line, weights_bytes
-from workers.cache import cache_dir, write_atomically
+from workers.cache import cache_part, write_atomically
 from workers.spec import DeviceSpec, ModelSignature, ModelSource
 
 __all__ = ["Found", "InspectionError", "Refused", "inspect_models", "main"]
@@ -168,9 +168,7 @@ def _cache_file(source: ModelSource) -> Path:
             [_version(distribution) for distribution in runtime],
         ]
     )
-    directory = cache_dir() / "signatures"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory / f"{hashlib.sha256(key).hexdigest()}.json"
+    return cache_part("signatures") / f"{hashlib.sha256(key).hexdigest()}.json"
 
 
 def _version(distribution: str) -> str:

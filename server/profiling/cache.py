@@ -19,7 +19,7 @@ import msgspec
 from allocator.host import cpu_model
 from server.profiling.known import Known
 from server.profiling.pairs import Pair
-from workers.cache import cache_dir, write_atomically
+from workers.cache import cache_part, write_atomically
 
 __all__ = ["fingerprints", "recall", "remember"]
 
@@ -81,9 +81,7 @@ def remember(known: Known, fingerprint: str) -> None:
 
 
 def _file(fingerprint: str) -> Path:
-    directory = cache_dir() / "profiles"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    return directory / f"{fingerprint}.json"
+    return cache_part("profiles") / f"{fingerprint}.json"
 
 
 def _fingerprint(pair: Pair, content: list[str]) -> str:

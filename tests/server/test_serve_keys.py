@@ -3,7 +3,9 @@
 import json
 import signal
 import socket
+import stat
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import httpx
@@ -153,6 +155,12 @@ def test_the_command_line_shows_a_key(guarded, keys, tmp_path, monkeypatch):
         refused = CliRunner().invoke(app, [*asked, url])
         assert refused.exit_code == 2
         assert refused.stderr == "error: an API key is needed: Authorization: Bearer KEY\n"
+
+
+def test_the_sockets_are_the_owners_alone(guarded):
+    (directory,) = Path(guarded.process.environ()["TMPDIR"]).glob("ensembled-*")
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert [path for path in directory.iterdir() if path.is_socket()]
 
 
 def test_a_stream_needs_a_key(guarded, keys):

@@ -20,7 +20,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from workers.cache import cache_dir
+from workers.cache import cache_part
 from workers.recipes.registry import RECIPES, Recipe, RecipeError
 
 __all__ = ["DONE", "Event", "RecipeResult", "ensure", "ensure_with_progress"]
@@ -69,8 +69,7 @@ def ensure(names: Sequence[str], on_progress: OnProgress | None = None) -> dict[
         if name not in RECIPES:
             raise RecipeError(f"there is no recipe {name!r}; there are: {', '.join(RECIPES)}")
     try:
-        directory = cache_dir() / "models"
-        directory.mkdir(mode=0o700, exist_ok=True)
+        directory = cache_part("models")
         wanted = [RECIPES[name] for name in dict.fromkeys(names)]
         for module in dict.fromkeys(recipe.module for recipe in _missing(wanted, directory)):
             of_module = [recipe for recipe in wanted if recipe.module == module]
