@@ -1,4 +1,4 @@
-"""Puts the client distribution on the path, and starts servers that only pretend."""
+"""Starts servers that only pretend."""
 
 import asyncio
 import sys
@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "clients"))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
 from ensembled_client import AsyncEnsembleClient, EnsembleClient, RetryPolicy  # noqa: E402

@@ -173,6 +173,7 @@ class Server:
         url: of its HTTP API.
         grpc: address of its gRPC API, HOST:PORT.
         process: the supervisor.
+        temporary: where its temporary files are.
         client: for the test's own thread.
         exits_with: what the exit status may be in the end.
     """
@@ -324,6 +325,7 @@ def running(
         {**os.environ, "PYTHONPATH": root, "TMPDIR": str(temporary), **environment},
         directory / "stderr.txt",
     )
+    server.temporary = temporary
     try:
         if ready:
             server.wait_ready()
