@@ -119,6 +119,15 @@ class Connection(HttpToolsProtocol):
         if not self.transport.is_closing():
             self._refuse(400, msg)
 
+    def shutdown(self) -> None:
+        """Answer what has come, and close; what has not come whole was not accepted."""
+        self._all.hurry()
+        waits = self._waits()
+        if waits is Waits.HEADER or (waits is Waits.BODY and not self._has_begun):
+            self._refuse(503, "the server is draining", b"retry-after: 1\r\n")
+        else:
+            super().shutdown()
+
     # -- time ---------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
@@ -139,7 +148,7 @@ class Connection(HttpToolsProtocol):
         text = _SLOW.get(waits)
         if waits is Waits.READER:
             self.transport.abort()  # what it does not read is let go of
-        elif text is None or (self.cycle is not None and waits is Waits.BODY and self._has_begun):
+        elif text is None or (waits is Waits.BODY and self._has_begun):
             self.transport.close()
         else:
             if waits is Waits.BODY:
@@ -160,8 +169,8 @@ class Connection(HttpToolsProtocol):
 
     @property
     def _has_begun(self) -> bool:
-        """Whether the answer has."""
-        return self.cycle.response_started
+        """Whether the last answer has."""
+        return self.cycle is not None and self.cycle.response_started
 
     # -- refusals -----------------------------------------------------------------------------
 

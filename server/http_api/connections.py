@@ -25,6 +25,8 @@ __all__ = ["Connections"]
 _log = logging.getLogger(__name__)
 _LONGEST_PAUSE_S = 1.0
 _LOOKS = 4
+#: How long answers that are ready have to reach their clients when the server stops.
+_GRACE_S = 10.0
 _AT_ONCE = 256
 
 
@@ -62,6 +64,10 @@ class Connections:
     def count(self, limit: str) -> None:
         """Note that a limit has ended a connection, or refused it."""
         self.ended[limit] += 1
+
+    def hurry(self) -> None:
+        """Wait no longer than a while for readers: the server is about to stop."""
+        self.limit_s[Waits.READER] = min(self.limit_s[Waits.READER], _GRACE_S)
 
     def statistics(self) -> dict[str, int]:
         """How many connections are open, and how many each limit has ended."""

@@ -364,6 +364,27 @@ def test_resets_while_the_answer_is_awaited(server):
             reset(connection)
 
 
+# -- at the end ---------------------------------------------------------------------------------
+
+
+def test_a_server_that_stops_waits_for_no_slow_client(serve):
+    server = serve(
+        configuration({"a": fake(0, inputs=COLUMNS, outputs=COLUMNS)}, limits={"write_s": 1})
+    )
+    check_canary(server)
+    with contextlib.ExitStack() as stack:
+        silent, half_head, half_body = (stack.enter_context(connected(server)) for _ in range(3))
+        half_head.sendall(b"GET /v2")
+        half_body.sendall(head(1000) + b"x")
+        deaf = stack.enter_context(connected(server, receive_bytes=4096))
+        deaf.sendall(binary_request(rows(20 * MIB // (COLUMNS * 4))))
+        assert deaf.recv(1)  # the rest is never read
+        assert server.stop() == 0
+        assert read_all(silent) == b""
+        for connection in (half_head, half_body):
+            assert "draining" in check_refused(read_all(connection), 503)
+
+
 # -- together -----------------------------------------------------------------------------------
 
 WAITING_BYTES = 8 * MIB
