@@ -143,7 +143,8 @@ class GrpcServer:
         """
         while True:
             try:
-                await self._servers[place].wait_for_termination()
+                # To cancel this wait would cancel what the server's own end waits for.
+                await asyncio.shield(self._servers[place].wait_for_termination())
             except Exception as reason:
                 _log.warning("a gRPC server ended, another takes its place: %s", reason)
             self._servers[place] = server = self._make()
