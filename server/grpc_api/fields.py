@@ -12,13 +12,18 @@ from typing import NamedTuple
 
 from server.errors import InvalidRequest
 
-__all__ = ["Fields", "length_prefixed", "take_apart"]
+__all__ = ["Fields", "length_prefixed", "refuse_many_parts", "take_apart"]
 
 _ID, _RAW = 0x1A, 0x3A
 #: The tags of ModelInferRequest's fields, 1 to 7, all length-delimited (wire type 2).
 _TAGS = frozenset(number << 3 | 2 for number in range(1, 8))
 _LONGEST_SHIFT = 28
 _MAX_FIELDS = 4096
+#: Of a big head: elements of BYTES, parameters, numbers that are not packed.
+_MAX_PARTS = 1 << 15
+_VARINT, _FIXED = 0, {1: 8, 5: 4}
+#: Tags of the fields to look into: of a request, and of an input. (An output has none of these.)
+_INPUTS_OUTPUTS, _CONTENTS, _NOTHING = frozenset({0x2A, 0x32}), frozenset({0x2A}), frozenset[int]()
 
 
 class Fields(NamedTuple):
@@ -62,6 +67,41 @@ def take_apart(message: bytes) -> Fields:
             head.append(message[position:stop])
         position = stop
     raise InvalidRequest(f"the request has more than {_MAX_FIELDS} parts")
+
+
+def refuse_many_parts(head: bytes) -> None:
+    """Look into a big head, before it is parsed: its inputs and outputs, and their contents.
+
+    A parser makes an object of each part, for seconds if there are millions, and lets nobody in.
+
+    Raises:
+        InvalidRequest: if there are too many.
+    """
+    spans = [(0, len(head), _INPUTS_OUTPUTS)]
+    parts = 0
+    while spans:
+        position, end, nested = spans.pop()
+        while position < end:
+            parts += 1
+            if parts > _MAX_PARTS:
+                raise InvalidRequest(f"the request's inputs have more than {_MAX_PARTS} parts")
+            tag, kind = head[position], head[position] & 7
+            if kind == _VARINT:
+                position = _after_varint(head, position + 1)
+            elif kind in _FIXED:
+                position += 1 + _FIXED[kind]
+            elif (span := _span(head, position + 1)) is not None:
+                if tag in nested:
+                    spans.append((*span, _CONTENTS if nested is _INPUTS_OUTPUTS else _NOTHING))
+                position = span[1]
+            else:
+                return  # malformed, which the parser finds as soon as it gets here
+
+
+def _after_varint(message: bytes, position: int) -> int:
+    while position < len(message) and message[position] & 0x80:
+        position += 1
+    return position + 1
 
 
 def _span(message: bytes, position: int) -> tuple[int, int] | None:

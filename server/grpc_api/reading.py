@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 
+from server.errors import InvalidRequest
 from server.grpc_api.codec import Asked, parse_request
-from server.grpc_api.fields import take_apart
+from server.grpc_api.fields import Fields, refuse_many_parts, take_apart
 from server.requests import InferRequest
 
 __all__ = ["make_request", "read_request"]
 
 #: Of what is not raw tensors; a thread costs less than this much of it takes, some milliseconds.
 _LARGE_BYTES = 1 << 18
+#: The parser holds the interpreter lock, in a thread, too: at worst a tenth of a second for this.
+_LARGEST_BYTES = 1 << 23
 
 
 async def read_request(data: bytes) -> Asked:
@@ -27,7 +30,17 @@ async def read_request(data: bytes) -> Asked:
     fields = take_apart(data)
     if len(fields.head) < _LARGE_BYTES:
         return parse_request(fields)
-    return await asyncio.to_thread(parse_request, fields)
+    if len(fields.head) > _LARGEST_BYTES:
+        raise InvalidRequest(
+            f"the request has {len(fields.head)} bytes besides raw_input_contents, at most "
+            f"{_LARGEST_BYTES} are read: send big tensors there"
+        )
+    return await asyncio.to_thread(_parse_large, fields)
+
+
+def _parse_large(fields: Fields) -> Asked:
+    refuse_many_parts(fields.head)
+    return parse_request(fields)
 
 
 async def make_request(asked: Asked, timeout_s: float | None) -> InferRequest:

@@ -33,6 +33,8 @@ __all__ = ["SLICE_BYTES", "Extract", "dump_in_steps", "extract"]
 SLICE_BYTES = 1 << 16
 _WINDOW_BYTES = 1 << 20
 _SLICE_ELEMENTS = 1 << 13
+#: So often is looked for an array: more inputs than any model has.
+_MAX_KEYS = 1024
 
 _KEY = b'"data"'
 _BEFORE_ARRAY = re.compile(rb"[ \t\r\n]{0,64}:[ \t\r\n]{0,64}(?=\[)")
@@ -106,7 +108,13 @@ def extract(
     arrays: dict[str, list[npt.NDArray[np.generic]]] = {}
     cuts: list[tuple[int, int]] = []
     position = done = length = 0
-    while (start := (yield from _find_array(text, position, end))) >= 0:
+    for _ in range(_MAX_KEYS):
+        key_end = yield from _find_key(text, position, end)
+        if key_end < 0:
+            break
+        if (start := _array_after(text, key_end, end)) < 0:
+            position = key_end
+            continue
         position, stop, pieces = yield from _read_array(text, start, end, slice_bytes)
         if pieces is None or stop - start < least_bytes:
             continue
@@ -123,22 +131,25 @@ def extract(
     return Extract(b"".join([*kept, text[done:end]]), arrays, cuts)
 
 
-def _find_array(text: bytes | bytearray, position: int, end: int) -> Steps[int]:
-    """The place of the next ``[`` that begins the value of a key ``"data"``, -1 if there is none.
+def _find_key(text: bytes | bytearray, position: int, end: int) -> Steps[int]:
+    """Where the next ``"data"`` ends, -1 if there is none."""
+    while position < end:
+        found = text.find(_KEY, position, min(end, position + _WINDOW_BYTES))
+        yield
+        if found >= 0:
+            return found + len(_KEY)
+        position += _WINDOW_BYTES - len(_KEY)
+    return -1
+
+
+def _array_after(text: bytes | bytearray, key_end: int, end: int) -> int:
+    """The place of the ``[`` that begins the value of a key ``"data"``, -1 if it is none.
 
     Within a string quotes have a backslash before them, so the key is never found there.
     """
-    while position < end:
-        found = text.find(_KEY, position, min(end, position + _WINDOW_BYTES))
-        if found < 0:
-            position += _WINDOW_BYTES - len(_KEY)
-        else:
-            position = found + len(_KEY)
-            match = _BEFORE_ARRAY.match(text, position, end)
-            if match and not (found and text[found - 1] == _BACKSLASH):
-                return match.end()
-        yield
-    return -1
+    match = _BEFORE_ARRAY.match(text, key_end, end)
+    start = key_end - len(_KEY)
+    return match.end() if match and not (start and text[start - 1] == _BACKSLASH) else -1
 
 
 def _read_array(

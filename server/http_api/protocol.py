@@ -48,6 +48,9 @@ __all__ = [
 Raw = bytes | bytearray | memoryview
 
 _HEADERS = 512  # of a generation
+#: More JSON besides regular arrays of numbers is not read: it can't be taken in steps, and would
+#: hold everybody up for longer than some tens of milliseconds.
+_MAX_PLAIN_BYTES = 1 << 18
 
 
 class _InputHeader(msgspec.Struct):
@@ -92,6 +95,8 @@ def parse_in_steps(
 ) -> Steps[InferRequest]:
     """Parse a big request's body as `parse_request` does, in steps of about a millisecond.
 
+    What is big besides arrays of numbers is refused.
+
     Args:
         body: JSON, or JSON and raw tensors.
         header_length: the length of the JSON in bytes, None if the body is all JSON.
@@ -101,9 +106,11 @@ def parse_in_steps(
         InvalidRequest: in one line.
     """
     end = _json_end(body, header_length)
-    extracted = yield from extract(body, end, least_bytes=slice_bytes // 2, slice_bytes=slice_bytes)
+    least_bytes = slice_bytes // 64
+    extracted = yield from extract(body, end, least_bytes=least_bytes, slice_bytes=slice_bytes)
     if extracted is None:
-        return parse_request(body, header_length)
+        return _parse_plain(body, header_length, end)
+    _check_plain(len(extracted.document))
     header = _read_header(extracted.document, extracted)
     found = {
         index: pieces
@@ -111,7 +118,8 @@ def parse_in_steps(
         if (pieces := extracted.find(item.data)) is not None
     }
     if len({id(pieces) for pieces in found.values()}) != len(extracted.arrays):
-        return parse_request(body, header_length)  # some are elsewhere, where only it would look
+        # Some are elsewhere, where only the ordinary parser would look.
+        return _parse_plain(body, header_length, end)
     for index, pieces in found.items():
         item = header.inputs[index]
         try:
@@ -119,6 +127,20 @@ def parse_in_steps(
         except InvalidRequest as refusal:
             item.data = refusal  # told when it is its turn
     return _request(header, memoryview(body)[end:])
+
+
+def _parse_plain(body: bytes | bytearray, header_length: int | None, end: int) -> InferRequest:
+    """Parse what could not be taken in steps, unless that is too much."""
+    _check_plain(end)
+    return parse_request(body, header_length)
+
+
+def _check_plain(nbytes: int) -> None:
+    if nbytes > _MAX_PLAIN_BYTES:
+        raise InvalidRequest(
+            f"the JSON of the request has {nbytes} bytes besides regular arrays of numbers, at "
+            f"most {_MAX_PLAIN_BYTES} are read: send what is no such array as binary data"
+        )
 
 
 def _json_end(body: bytes | bytearray, header_length: int | None) -> int:

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import InvalidRequest
-from server.grpc_api.fields import length_prefixed, take_apart
+from server.grpc_api.fields import length_prefixed, refuse_many_parts, take_apart
 from server.grpc_api.messages import message_class
 
 Request = message_class("ModelInferRequest")
@@ -100,3 +100,49 @@ def test_a_field_with_its_length(size):
     content = b"x" * size
     request = Request.FromString(b"".join(length_prefixed(7, content)))
     assert list(request.raw_input_contents) == [content]
+
+
+def request_of(fill):
+    request = Request(model_name="m")
+    tensor = request.inputs.add(name="x", datatype="BYTES", shape=[1])
+    request.outputs.add(name="output")
+    fill(tensor)
+    return request.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda tensor: tensor.contents.bytes_contents.extend([b""] * 40_000),
+        lambda tensor: [tensor.parameters[str(i)].SetInParent() for i in range(40_000)],
+    ],
+)
+def test_millions_of_parts_are_refused_before_a_parser_makes_them(fill):
+    with pytest.raises(InvalidRequest, match="more than 32768 parts"):
+        refuse_many_parts(request_of(fill))
+
+
+def test_numbers_that_are_not_packed_are_parts():
+    unpacked = b"\x08\x01" * 40_000  # `bool_contents`, one by one
+    contents = b"".join(length_prefixed(5, unpacked))
+    with pytest.raises(InvalidRequest):
+        refuse_many_parts(b"".join(length_prefixed(5, contents)))
+    fixed = b"\x35abcd" * 40_000  # `fp32_contents`, one by one
+    contents = b"".join(length_prefixed(5, fixed))
+    with pytest.raises(InvalidRequest):
+        refuse_many_parts(b"".join(length_prefixed(5, contents)))
+
+
+@given(st.binary(max_size=200))
+def test_whatever_is_looked_into_an_end_is_found(data):
+    refuse_many_parts(data)
+    refuse_many_parts(b"".join(length_prefixed(5, data)))
+
+
+def test_big_tensors_have_few_parts():
+    refuse_many_parts(
+        request_of(lambda tensor: tensor.contents.fp32_contents.extend([1.0] * 100_000))
+    )
+    refuse_many_parts(
+        request_of(lambda tensor: tensor.contents.bytes_contents.extend([b"ab"] * 16_384))
+    )
