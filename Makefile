@@ -14,10 +14,11 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 COMPAT := .venv-compat/bin
 COMPAT_INSTALLED := .venv-compat/.installed
+AUDIT := .venv-audit/bin
 PROTO := server/grpc_api/open_inference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test compat chaos fuzz check bench docs proto image-check clean
+.PHONY: help setup serve test compat chaos fuzz check audit bench docs proto image-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -56,6 +57,14 @@ check: $(INSTALLED) ## lint, formatting, types, import direction
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+audit: $(INSTALLED) $(AUDIT)/pip-audit ## look the dependencies up among known weaknesses (network)
+	$(BIN)/python -m pip list --exclude-editable --format=freeze | \
+		$(AUDIT)/pip-audit --strict --no-deps --disable-pip -r /dev/stdin
+
+$(AUDIT)/pip-audit:
+	test -x $(AUDIT)/python || $(PYTHON) -m venv .venv-audit
+	$(AUDIT)/python -m pip install pip-audit
 
 bench: $(INSTALLED) ## run the benchmarks
 	$(BIN)/python -m benchmarks.run
