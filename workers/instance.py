@@ -49,6 +49,7 @@ class Instance:
         self._arena = arena
         self._model = model
         self._predictions: Any = arena.predictions[spec.member]
+        self._row_shape = self._predictions.shape[1:]
         self._done = arena.done[spec.member]
         self._interpret = interpreter(spec)
         no_class = f"a class that is none of 0 to {spec.classes - 1}"
@@ -68,18 +69,25 @@ class Instance:
         """Run batches of one row and of the full size, and keep what a warm one took.
 
         Raises:
-            ValueError: if the model answers with NaN, or a class that there is not.
+            ValueError: naming member and file, if the model fails, or answers with NaN, a class
+                that there is not, or not a row per row.
         """
+        source = self.spec.source
         latencies = []
         for batch in (1, self.spec.batch):
             inputs = self._random_inputs(batch)
-            for _ in range(2):
-                started = time.perf_counter()
-                answer = self._answer(inputs)
-                elapsed = time.perf_counter() - started
+            try:
+                for _ in range(2):
+                    started = time.perf_counter()
+                    answer = self._answer(inputs)
+                    elapsed = time.perf_counter() - started
+            except RuntimeError as failure:
+                where = f"member {source.member!r} ({source.path})"
+                raise ValueError(
+                    f"{where}: in the warm-up with {batch} rows: {failure}"
+                ) from failure
             latencies.append(elapsed)
             if np.isnan(answer).any():
-                source = self.spec.source
                 what = self._flaw if self.spec.meaning == "class" else "NaN"
                 raise ValueError(
                     f"member {source.member!r} ({source.path}): {what} in the output of the warm-up"
@@ -171,7 +179,14 @@ class Instance:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())
 
     def _answer(self, inputs: list[Array]) -> Array:
-        return self._interpret(self._model.predict(inputs))
+        answer = self._interpret(self._model.predict(inputs))
+        expected = len(inputs[0]), *self._row_shape
+        if answer.shape != expected:  # which NumPy might stretch, so that rows get others' answers
+            raise RuntimeError(
+                f"answers {list(answer.shape)} to a batch of {expected[0]} rows, "
+                f"not {list(expected)}"
+            )
+        return answer
 
     def _bad_rows(self, answer: Array) -> npt.NDArray[np.bool_] | None:
         """Which rows a member failed on: NaN anywhere, infinity where it can't be meant."""

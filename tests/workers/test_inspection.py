@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.workers.model_files import onnx_source, write_onnx
+from tests.workers.model_files import onnx_source, write_onnx, write_reshaping_onnx
 from workers import cache, inspection
 from workers.inspection import Found, InspectionError, inspect_models
 from workers.spec import FakeOptions, ModelSource, TensorSpec
@@ -58,6 +58,8 @@ def test_reports_all_errors_at_once(tmp_path: Path) -> None:
         write_onnx(tmp_path / "fixed.onnx", shape=(1, 4)): "fixed batch of 1",
         write_onnx(tmp_path / "dynamic.onnx", shape=("n", "m")): "dimension 1 of input 'x'",
         write_onnx(tmp_path / "two.onnx", outputs=("a", "b")): "2 outputs",
+        write_onnx(tmp_path / "opset.onnx", opset=999): "opset",
+        write_reshaping_onnx(tmp_path / "mixes.onnx", (8,)): "its first dimension must be 2",
     }
     sources = [msgspec.structs.replace(onnx_source(path), member=path.stem) for path in expected]
     with pytest.raises(InspectionError) as caught:

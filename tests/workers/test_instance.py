@@ -274,6 +274,31 @@ def test_nan_in_the_warm_up_names_the_member(make, model):
         make().warm_up()
 
 
+def test_a_failure_in_the_warm_up_names_the_member(make, model):
+    model.predict = lambda inputs: (_ for _ in ()).throw(RuntimeError("no kernel"))
+    with pytest.raises(
+        ValueError, match=r"member 'b' \(.*\): in the warm-up with 1 rows: no kernel"
+    ):
+        make().warm_up()
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 2), (4, 1), (4,), (4, 2, 1)])
+def test_an_answer_without_a_row_per_row_is_found_in_the_warm_up(make, model, shape):
+    model.predict = lambda inputs: np.zeros((1, 2) if len(inputs[0]) == 1 else shape, np.float32)
+    with pytest.raises(ValueError, match="member 'b' .*to a batch of 4 rows"):
+        make(batch=4).warm_up()
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (3, 1), (3,), (2,)])
+def test_no_answer_is_stretched_over_rows(arena, make, model, shape):
+    model.predict = lambda inputs: np.zeros(shape, np.float32)
+    claim(arena, START, START + 3, expected=0b111)
+    error = make().run([(START, START + 3)])
+    sign = 1 if shape == (1, 2) else -1  # each row by itself is answered
+    assert bool(error) == (sign < 0)
+    assert arena.done[MEMBER, :3].tolist() == [sign * (START + row) for row in range(3)]
+
+
 # -- before and after the model ----------------------------------------------------------------
 
 
