@@ -19,6 +19,8 @@ FRONT_END = "front-end"
 COMBINER = "combiner"
 _TITLE = "ensembled"
 _MIB = 1 << 20
+#: Memory that has not come back: by more than what a first storm of requests leaves for good.
+_MORE, _SLACK_MIB = 1.25, 32.0
 
 
 def worker_of(device: str) -> str:
@@ -55,6 +57,11 @@ class Census(msgspec.Struct, frozen=True):
             )
             for role, count in now.items()
             if count > before[role]
+        ]
+        grown += [
+            f"{role} has {mib:.0f} MiB, {baseline.rss_mib[role]:.0f} before"
+            for role, mib in self.rss_mib.items()
+            if mib > _MORE * baseline.rss_mib[role] + _SLACK_MIB
         ]
         if self.processes != baseline.processes:
             grown.append(f"{self.processes} processes, {baseline.processes} before")

@@ -24,6 +24,9 @@ from benchmarks.server_process import RunningServer, running_server
 __all__ = ["Report", "Victim", "report_of", "served", "torment"]
 
 _ROOT = Path(__file__).resolve().parents[2]
+#: What no fault is a reason for: an exception that nobody expected, a process that died of one.
+_UNEXPECTED = ("Traceback (most recent call last)", " died (")
+_KILLED = "it died while it started"
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -59,9 +62,11 @@ class Victim:
         processes: of the server.
     """
 
-    def __init__(self, server: RunningServer, scene: Scene, directory: Path) -> None:
+    def __init__(
+        self, server: RunningServer, scene: Scene, directory: Path, log_file: Path
+    ) -> None:
         self._server = server
-        self._directory = directory
+        self._directory, self._log_file = directory, log_file
         self.addresses = server.address, server.grpc
         self.processes = Processes(server.pid, directory, scene.devices)
 
@@ -74,6 +79,9 @@ class Victim:
             yield f"still there after the end: {', '.join(left)}"
         if files := [path.name for path in self._directory.iterdir()]:
             yield f"files left behind: {', '.join(files)}"
+        for line in self._log_file.read_text(errors="replace").splitlines():
+            if any(word in line for word in _UNEXPECTED) and _KILLED not in line:
+                yield f"in the log: {line}"
 
 
 @contextlib.contextmanager
@@ -95,8 +103,9 @@ def served(scene: Scene, log_file: Path | None = None) -> Iterator[Victim]:
         temporary = directory / "t"  # its sockets' paths must be short
         temporary.mkdir()
         environment = {"TMPDIR": str(temporary), "PYTHONPATH": str(_ROOT)}
+        log_file = log_file or directory / "log.txt"
         with running_server(config, log_file=log_file, **environment) as server:
-            yield Victim(server, scene, temporary)
+            yield Victim(server, scene, temporary, log_file)
 
 
 def report_of(plan: Plan, campaign: Campaign) -> Report:

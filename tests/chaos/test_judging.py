@@ -2,12 +2,14 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
 from benchmarks.chaos.asking import LOST, NO_CONNECTION, Ask, Reply
 from benchmarks.chaos.judging import Judge
 from benchmarks.chaos.load import payload
+from benchmarks.chaos.processes import Census
 from benchmarks.chaos.rates import Rates
 from benchmarks.chaos.scene import POISON, mixed
 
@@ -111,3 +113,24 @@ def test_when_throughput_is_back():
     assert with_gap(5.2, 6.0).back_after(5.0, 9.0, 90) == pytest.approx(1.0, abs=0.15)
     assert with_gap(5.0, 9.0).back_after(5.0, 9.0, 90) is None
     assert math.isclose(with_gap(2.0, 3.0).back_after(5.0, 9.0, 90), 0.0)
+
+
+def test_a_census_finds_what_there_is_more_of():
+    first = Census(
+        processes=4,
+        fds={"combiner": 20},
+        threads={"combiner": 3},
+        rss_mib={"combiner": 30.0},
+        shared_files=frozenset(),
+        sockets=frozenset({"combiner.ipc"}),
+    )
+    assert first.more_than(first) == ""
+    for change, word in (
+        ({"processes": 5}, "processes"),
+        ({"fds": {"combiner": 21}}, "descriptors"),
+        ({"threads": {"combiner": 4}}, "threads"),
+        ({"rss_mib": {"combiner": 90.0}}, "MiB"),
+        ({"shared_files": frozenset({"x"})}, "/dev/shm"),
+        ({"sockets": frozenset({"combiner.ipc", "x"})}, "sockets"),
+    ):
+        assert word in msgspec.structs.replace(first, **change).more_than(first)
