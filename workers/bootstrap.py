@@ -45,13 +45,19 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Status:
-    """The child's end of its status channel."""
+    """The child's end of its status channel.
+
+    Attributes:
+        has_started: whether it has said so.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self.has_started = False
 
     def send(self, status: Started | Failed) -> None:
         """Write one status line. A supervisor that is gone is no error: the child ends anyway."""
+        self.has_started |= isinstance(status, Started)
         with contextlib.suppress(OSError):
             self._stream.write(msgspec.json.encode(status) + b"\n")
             self._stream.flush()
@@ -65,7 +71,8 @@ def run_role(
     """Run a role to its end: `main` gets its spec, the rest of stdin and its status channel.
 
     In the list of processes and in the log it is called what its `speaker` says. An exception
-    becomes a `Failed` line and exit status 1; its traceback goes to the log.
+    becomes a `Failed` line and exit status 1. The supervisor tells of it if the child was not up
+    yet, later the log does.
     """
     _die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
@@ -78,8 +85,9 @@ def run_role(
     set_up_logging(name, *settings_of(os.environ))
     try:
         main(spec, commands, status)
-    except Exception as error:
-        logging.getLogger(__name__).debug("the process failed", exc_info=True)
+    except BaseException as error:
+        level = logging.ERROR if status.has_started else logging.DEBUG
+        logging.getLogger(__name__).log(level, "the process failed", exc_info=True)
         status.send(Failed(str(error) or type(error).__name__))
         flush()
         os._exit(1)

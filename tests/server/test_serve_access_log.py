@@ -95,6 +95,10 @@ def test_errors_and_all_the_rest_have_it_too(server, path, sent, status):
         level = "WARNING" if status >= 500 else "INFO"
         assert (told["status"], told["level"], told["protocol"]) == (status, level, "http")
         assert response.json()["error"] in told["message"]
+    else:
+        post(server, [[1, 2]], name=f"after-{name}")
+        assert lines(server, f"after-{name}")
+        assert f'"{name}"' not in server.stderr
 
 
 def test_calls_end_with_their_id(server):

@@ -35,3 +35,4 @@ def test_then_it_ends(serve):
     server.process.send_signal(signal.SIGTERM)
     assert server.wait_end() == 0
     assert "grace period" not in server.stderr
+    assert "Traceback" not in server.stderr

@@ -170,7 +170,8 @@ def test_a_batch_is_told_to_each_of_its_traces_and_a_death_to_those_it_hit(serve
 
 def test_errors_are_told_and_what_is_there_at_the_end_is_sent(serve, collector):
     members = {"a": fake(1, fail="raise", fail_value=666.0)}
-    server = serve(configuration(members, tracing={"endpoint": collector.url, "sample": 1}))
+    tracing = {"endpoint": collector.url, "sample": 1}
+    server = serve(configuration(members, tracing=tracing, log_format="json"))
     failed, refused = new_trace(), new_trace()
     assert infer(server, "a", [[666, 0]], traceparent=traceparent(failed)).status == 500
     assert infer(server, "a", [[1, 2, 3]], traceparent=traceparent(refused)).status == 400
@@ -189,6 +190,8 @@ def test_errors_are_told_and_what_is_there_at_the_end_is_sent(serve, collector):
     assert len({span.trace for span in spans}) == 5
     assert len(spans) == 30
     assert sum(span.parent == "" for span in spans) == 5
+    told = map(json.loads, server.stderr.splitlines())
+    assert [line["status"] for line in told if line.get("trace_id") == failed] == [500]
 
 
 def test_a_collector_that_does_not_answer_harms_nobody(serve):

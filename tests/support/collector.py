@@ -57,17 +57,19 @@ def _read(body: bytes) -> Iterator[Span]:
 
 
 class Collector:
-    """What was sent to `url`."""
+    """What was sent to `url`, and with which keys."""
 
     def __init__(self) -> None:
         collector = self
         self._spans: list[Span] = []
+        self.keys: set[str | None] = set()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 assert self.path == "/v1/traces"
                 collector._spans += _read(body)
+                collector.keys.add(self.headers["Authorization"])
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()

@@ -1,9 +1,12 @@
 """The log's writer: nobody waits for it, and what it loses it counts."""
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
+
+import pytest
 
 from workers.logs import log_environment, settings_of
 
@@ -96,3 +99,33 @@ def test_flushing_does_not_take_long_when_nobody_reads():
         assert process.wait(20) == 0
     os.close(writer)
     os.close(reader)
+
+
+ROLE = """
+import asyncio, msgspec
+from workers.bootstrap import Started, run_role
+from workers.log_lines import Speaker
+class Spec(msgspec.Struct): pass
+def main(spec, commands, status):
+    {first}
+    raise asyncio.CancelledError("why")
+run_role(lambda _: Speaker("combiner"), Spec, main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "told"), [("status.send(Started())", ["Started", "Failed"]), ("pass", ["Failed"])]
+)
+def test_why_a_process_ends_is_told_by_it_or_by_the_supervisor(first, told):
+    done = subprocess.run(
+        [sys.executable, "-c", ROLE.format(first=first)],
+        input=b"{}\n",
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == told
+    logged = done.stderr.decode()
+    assert ("ERROR ensembled combiner: the process failed" in logged) == (len(told) > 1)
+    assert ("CancelledError: why" in logged) == (len(told) > 1)

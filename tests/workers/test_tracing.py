@@ -38,12 +38,14 @@ def test_no_more_wait_than_there_is_room_for():
     assert "9999" in {span.name for span in collector.spans()}  # old ones make room
 
 
-def test_what_is_over_is_sent_at_the_end():
+def test_what_is_over_is_sent_at_the_end(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20k")
     with collecting() as collector:
         spans = spans_to(collector.url)
         spans.start("a").end()
         spans.close()
         (span,) = collector.spans()
+        assert collector.keys == {"Bearer k"}
     assert span.name == "a"
     assert span.process["service.name"] == "mine"
     assert span.process["ensembled.role"] == "front-end"
