@@ -25,7 +25,7 @@ from server.grpc_api.peers import end_connections
 __all__ = ["Answer", "Calls"]
 
 _log = logging.getLogger(__name__)
-_LONGEST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 2.0
 _LOOKS = 4
 
 Context = Any

@@ -71,6 +71,8 @@ class Connection(HttpToolsProtocol):
         if name := certified_name(transport):
             self.app_state = {**self.app_state, CERTIFIED: name}
         if len(self.connections) < self._all.most:
+            # Asked of every connection again and again.
+            self._unsent_bytes = transport.get_write_buffer_size
             super().connection_made(corked)
             return
         self.transport = corked
@@ -157,7 +159,7 @@ class Connection(HttpToolsProtocol):
 
     def _waits(self) -> Waits:
         cycle = self.cycle
-        if self.transport.get_write_buffer_size() or self.transport.is_closing():
+        if self._unsent_bytes() or self.transport.is_closing():
             return Waits.READER
         is_new = cycle is None or cycle.scope is not self.scope
         if cycle is not None and not cycle.response_complete:

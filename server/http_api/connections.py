@@ -1,7 +1,7 @@
 """All HTTP connections: how many there may be, and how long each may wait for its client.
 
 Runs in the front-end. A sweep goes over the connections a few times in each of their limits, at
-most once a second, some hundred at a time: requests need no timers of their own, and a crowd of
+most every two seconds, some hundred at a time: requests need no timers of their own, and a crowd of
 connections delays none of them.
 """
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Connections"]
 
 _log = logging.getLogger(__name__)
-_LONGEST_PAUSE_S = 1.0
+_LONGEST_PAUSE_S = 2.0
 _LOOKS = 4
 #: How long answers that are ready have to reach their clients when the server stops.
 _GRACE_S = 10.0

@@ -387,23 +387,23 @@ def test_a_server_that_stops_waits_for_no_slow_client(serve):
 
 # -- together -----------------------------------------------------------------------------------
 
-WAITING_BYTES = 8 * MIB
+MOST = 30
 
 
 @pytest.fixture(scope="module")
-def tight_server(tmp_path_factory):
+def small_server(tmp_path_factory):
     config = configuration(
         {"a": fake(0, inputs=COLUMNS, outputs=COLUMNS)},
         max_request_bytes=4 * MIB,
-        limits={"waiting_bytes": WAITING_BYTES},
+        limits={"connections": MOST, "waiting_bytes": 8 * MIB},
     )
-    with running(config, tmp_path_factory.mktemp("tight")) as server:
+    with running(config, tmp_path_factory.mktemp("small")) as server:
         yield server
         assert "Traceback" not in server.stderr
 
 
-def test_bodies_together_take_no_more_than_their_share(tight_server):
-    server, length = tight_server, 4 * MIB
+def test_bodies_together_take_no_more_than_their_share(small_server):
+    server, length = small_server, 4 * MIB
     part = bytes(3 * MIB)
     with contextlib.ExitStack() as stack:
         promised = [stack.enter_context(connected(server)) for _ in range(20)]
@@ -437,25 +437,13 @@ def test_bodies_together_take_no_more_than_their_share(tight_server):
     wait_for(is_answered, "that there is memory again")
 
 
-def test_what_is_refused_before_it_is_sent_ends_the_connection(tight_server):
-    with connected(tight_server) as connection:
+def test_what_is_refused_before_it_is_sent_ends_the_connection(small_server):
+    with connected(small_server) as connection:
         connection.sendall(head(100, "Content-Encoding: br", "Expect: 100-continue"))
         check_refused(read_all(connection), 415)
 
 
 # -- many ---------------------------------------------------------------------------------------
-
-MOST = 20
-
-
-@pytest.fixture(scope="module")
-def small_server(tmp_path_factory):
-    config = configuration(
-        {"a": fake(0, inputs=COLUMNS, outputs=COLUMNS)}, limits={"connections": MOST}
-    )
-    with running(config, tmp_path_factory.mktemp("few")) as server:
-        yield server
-        assert "Traceback" not in server.stderr
 
 
 def test_connections_that_the_benchmark_holds(small_server):
