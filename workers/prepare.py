@@ -2,7 +2,7 @@
 
 Runs in threads of the front-end: the bytes of an image (or its pixels) go in, one array per
 preparation comes out; scaling to float is the worker's. Pillow releases the GIL while it decodes
-and resizes.
+and resizes, but for some tens of milliseconds with large images of some formats.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ __all__ = ["MAX_PIXELS", "ImageError", "decode", "prepare", "prepare_all"]
 
 #: Larger images are refused before they are decoded.
 MAX_PIXELS = 50_000_000
+
+#: Some milliseconds of work.
+_TILE_PIXELS = 1 << 18
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -144,13 +147,25 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         raise ImageError("floating-point images are not supported")
     if image.mode.startswith("I"):
         # Pillow would clip at 255 instead of scaling.
-        grey = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        grey = np.asarray(image).clip(0, 65535) >> 8
         image = Image.fromarray(grey.astype(np.uint8))
     if image.has_transparency_data:
-        over = image.convert("RGBA")
-        white = Image.new("RGBA", over.size, "white")
-        return Image.alpha_composite(white, over).convert("RGB")
+        return _over_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lay a transparent image over white, tile by tile: Pillow holds the GIL for each."""
+    opaque = Image.new("RGB", image.size)
+    width = min(image.width, _TILE_PIXELS)
+    height = max(1, _TILE_PIXELS // width)
+    for top in range(0, image.height, height):
+        for left in range(0, image.width, width):
+            box = (left, top, min(left + width, image.width), min(top + height, image.height))
+            tile = image.crop(box).convert("RGBA")
+            white = Image.new("RGBA", tile.size, "white")
+            opaque.paste(Image.alpha_composite(white, tile).convert("RGB"), box)
+    return opaque
 
 
 def _damaged(damage: Exception) -> ImageError:

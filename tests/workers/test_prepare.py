@@ -73,6 +73,29 @@ def test_transparency_lies_over_white() -> None:
     assert colour(encoded(palette, transparency=0)) == (255, 255, 255)
 
 
+@pytest.mark.parametrize("size", [(1000, 700), (700_000, 1), (1, 300_000)])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_large_transparent_images_are_laid_over_white_piece_by_piece(
+    size: tuple[int, int], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 4), np.uint8)
+    whole = Image.fromarray(pixels)
+    image = whole.quantize(200) if mode == "P" else whole.convert(mode)
+    over = image.convert("RGBA")
+    wanted = Image.alpha_composite(Image.new("RGBA", size, "white"), over).convert("RGB")
+    sizes = []
+    composite = Image.alpha_composite
+
+    def note(one: Image.Image, other: Image.Image) -> Image.Image:
+        sizes.append(one.width * one.height)
+        return composite(one, other)
+
+    monkeypatch.setattr(Image, "alpha_composite", note)
+    np.testing.assert_array_equal(np.asarray(decode(encoded(image))), np.asarray(wanted))
+    assert sum(sizes) == size[0] * size[1]
+    assert max(sizes) <= 1 << 18
+
+
 def test_first_frame_of_an_animation() -> None:
     frames = [Image.new("RGB", (8, 8), shade) for shade in (RED, "blue", "green")]
     for kind in ("GIF", "PNG", "WEBP", "TIFF"):
