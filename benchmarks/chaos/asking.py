@@ -254,6 +254,8 @@ _WORDS = {
     "draining": 503,
     "starting": 503,
 }
+#: grpcio's own words for a connection that broke while a call was on it.
+_BROKEN = ("RST_STREAM", "Internal error from Core")
 _STATUS = {
     "INVALID_ARGUMENT": 400,
     "NOT_FOUND": 404,
@@ -274,6 +276,6 @@ def _failure(error: grpc.aio.AioRpcError) -> Reply:
     if name == "DEADLINE_EXCEEDED" and "quorum" not in text:
         return Reply(LOST, error=text)
     broken = name == "UNAVAILABLE" and _status_of(text) == 500
-    if broken or name == "CANCELLED" or "RST_STREAM" in text:
+    if broken or name == "CANCELLED" or any(words in text for words in _BROKEN):
         return Reply(NO_CONNECTION, error=text)
     return Reply(_STATUS.get(name, 500), error=text)
