@@ -38,6 +38,9 @@ class Instance:
         arena: this process's view of it.
         model: the loaded member.
         probes: whether an error may have ended the device for this process, as on a GPU.
+
+    Attributes:
+        failure: what went wrong with the last batch that failed, empty if none did.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Instance:
         self.spec = spec
         self._probes = probes
         self.latency_s = (0.0, 0.0)
+        self.failure = ""
         self._arena = arena
         self._model = model
         self._predictions: Any = arena.predictions[spec.member]
@@ -156,7 +160,8 @@ class Instance:
             answer = self._answer([one.read(slots) for one in self._inputs])
             self._predictions[slots] = answer
         except Exception as error:
-            return f"{type(error).__name__}: {error}"
+            self.failure = f"{type(error).__name__}: {error}"
+            return self.failure
         return answer
 
     def _probe(self, error: str) -> None:

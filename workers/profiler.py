@@ -23,7 +23,6 @@ import numpy as np
 
 from workers.arena import Arena
 from workers.backends import Model, load
-from workers.backends.base import one_line
 from workers.bootstrap import Status, run_role
 from workers.gauges import gauge_of
 from workers.instance import Instance
@@ -101,10 +100,8 @@ class _Profiler:
         start = next(self._rows)
         try:
             error = self._instance.run([(start, start + batch)], forbid_another)
-        except _SecondAttempt as second:
-            failure = second.__context__  # why the first one failed
-            what = "" if failure is None else f"{type(failure).__name__}: {one_line(failure)}"
-            raise _BatchError(_reason(what)) from failure
+        except _SecondAttempt:
+            raise _BatchError(_reason(" ".join(self._instance.failure.split()))) from None
         if error:
             raise _BatchError(_reason(error))
 
