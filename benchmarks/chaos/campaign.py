@@ -236,6 +236,7 @@ class Campaign:
                 await asyncio.sleep(0.02)
                 continue
             self._judge.away.end(time.monotonic())
+            self._judge.full.end(time.monotonic())
             return
 
     async def _missing(self) -> str:

@@ -171,6 +171,7 @@ def _any_model(target: Target) -> Model:
 
 async def _clients_vanish(target: Target) -> None:
     """Clients that go: in the middle of their body, or before their answer is there."""
+    target.judge.full.begin(time.monotonic())
     grpc = GrpcLane(target.addresses[1])
     going: list[Awaitable[None]] = []
     for number in range(_VANISHING):
@@ -199,7 +200,6 @@ async def _storm(target: Target) -> None:
         await asyncio.gather(*asking)
     finally:
         await asyncio.gather(*(one.close() for one in lanes))
-        target.judge.full.end(time.monotonic())
 
 
 async def _slow_member(target: Target) -> None:
