@@ -19,6 +19,7 @@ from tests.fuzz.grpc_lane import FramesLane, GrpcLane
 from tests.fuzz.http_cases import MAX_REQUEST_BYTES, http_case
 from tests.fuzz.http_lane import HttpLane
 from tests.fuzz.resources import Sampler, held, judge
+from tests.support.grpc_calls import connected
 from tests.support.serving import Server, devices, fake, running, wait_for
 
 __all__ = ["campaign", "configuration_of_campaign"]
@@ -27,7 +28,9 @@ __all__ = ["campaign", "configuration_of_campaign"]
 _LANES = {"http": (6, 0.6), "grpc": (4, 0.3), "frames": (2, 0.1)}
 _MAX_IMAGE_PIXELS = 1_000_000
 _WARM_UP = 0.2, 2000
+_CONNECTIONS = 10
 _ENDED = "a gRPC server ended"
+_ENDED_SHARE, _FEW_ENDED = 0.005, 20
 #: To its last line, which is not indented further than its first.
 _TRACEBACK = r"(?m)^( *)Traceback .*\n(?:\1 .*\n)*.*$"
 
@@ -86,6 +89,7 @@ def campaign(requests: int, seed: int, directory: Path) -> dict[str, Any]:
         rows = judge(server, before, slopes_mib, findings)
         try:
             wait_for(server.is_ready, "readiness")
+            wait_for(partial(_answers_calls, server.grpc), "calls are answered")
         except AssertionError as error:
             findings.violate("readiness", str(error))
         _judge_log(server.stderr, findings)
@@ -98,10 +102,21 @@ def campaign(requests: int, seed: int, directory: Path) -> dict[str, Any]:
     }
 
 
+def _answers_calls(address: str) -> bool:
+    """Whether calls are answered on each of several connections."""
+    for _ in range(_CONNECTIONS):
+        with connected(address) as channel:
+            if not channel.is_ready():
+                return False
+    return True
+
+
 def _judge_log(log: str, findings: Findings) -> None:
     """Nothing failed inside, but for servers that broken frames have ended, within gRPC."""
     if findings.ended and _ENDED not in log:
         findings.violate("log", f"{findings.ended} calls were ended, and no server was")
+    if findings.ended > max(_FEW_ENDED, findings.done * _ENDED_SHARE):
+        findings.violate("gRPC", f"{findings.ended} calls were ended with their servers")
     for found in re.finditer(_TRACEBACK, log):
         if "_cygrpc" not in found[0]:
             findings.violate("log", found[0][:3000])

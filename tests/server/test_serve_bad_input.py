@@ -187,6 +187,14 @@ def test_a_content_length_that_is_none_is_refused(server, length):
     assert status == "" or " 400 " in status or " 413 " in status
 
 
+@pytest.mark.parametrize("twice", ["Content-Length: 5", "Transfer-Encoding: chunked"])
+def test_lengths_that_contradict_each_other_are_refused(server, twice):
+    """Or one server would see another request in the body than the next."""
+    status, content = exchange(server, head(len(body()), extra=f"{twice}\r\n") + body())
+    assert " 400 " in status
+    assert set(json.loads(content)) == {"error"}
+
+
 def test_a_body_over_the_limit(server):
     status, content = exchange(server, head(LIMIT + 1))
     assert " 413 " in status
