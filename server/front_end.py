@@ -121,7 +121,7 @@ async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None
     metrics = make_metrics(spec, inference, bodies, connections.statistics)
     api = make_api(inference, infer, metrics, threads)
     server = HttpServer(
-        Entrance(Application(inference, infer, api), door),
+        Entrance(Application(inference, infer, api), door, infer.paths),
         connections,
         listening=socket.socket(fileno=spec.http_fd),
         context=None if tls is None else make_context(tls),

@@ -7,7 +7,7 @@ paths there are. Nothing stands in the way if the doorkeeper has nothing to guar
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container, Iterable
 
 from server.errors import RequestError, Unauthenticated
 from server.http_api import asker
@@ -25,11 +25,20 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class Entrance:
-    """An ASGI application behind a doorkeeper."""
+    """An ASGI application behind a doorkeeper.
 
-    def __init__(self, application: Application, door: Doorkeeper) -> None:
+    Args:
+        application: what is behind.
+        door: lets requests in.
+        infer_paths: where models are asked; what these need is known without a look.
+    """
+
+    def __init__(
+        self, application: Application, door: Doorkeeper, infer_paths: Container[str] = ()
+    ) -> None:
         self._application = application
         self._door = door
+        self._infer_paths = infer_paths
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""
@@ -39,11 +48,12 @@ class Entrance:
 
     async def _guarded(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            path, client = scope["path"], scope["client"]
             name = self._door.admit(
-                need_of(scope["path"]),
-                _authorization(scope),
+                Need.INFER if path in self._infer_paths else need_of(path),
+                _authorization(scope["headers"]),
                 scope["state"].get(CERTIFIED, ""),
-                scope["client"][0] if scope["client"] else "",
+                client[0] if client else "",
             )
         except RequestError as error:
             await refuse(error, scope, receive, asker.echoing(scope, send))
@@ -70,8 +80,8 @@ def need_of(path: str) -> Need:
     return Need.LOOK if rest in _LOOK else Need.ADMIN
 
 
-def _authorization(scope: Scope) -> str | None:
-    values = [value for name, value in scope["headers"] if name == b"authorization"]
+def _authorization(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    values = [value for name, value in headers if name == b"authorization"]
     if len(values) > 1:
         raise Unauthenticated("there is more than one Authorization header")
     return values[0].decode("latin-1") if values else None
