@@ -20,6 +20,7 @@ from server.body_budget import COUNTED_BYTES, BodyBudget
 from server.errors import InvalidRequest, QueueFull, RequestTimeout
 from server.front_end_spec import ClientLimits
 from server.grpc_api.endings import fail
+from server.grpc_api.entrance import Entrance
 from server.grpc_api.peers import end_connections
 
 __all__ = ["Answer", "Calls"]
@@ -38,6 +39,7 @@ class Calls:
     Args:
         limits: what clients may take.
         budget: what all messages may hold together.
+        entrance: lets calls in, before their messages are received.
         on_refused: told when a call came and what became of it, if it was not read.
 
     Attributes:
@@ -49,25 +51,28 @@ class Calls:
         self,
         limits: ClientLimits,
         budget: BodyBudget,
+        entrance: Entrance,
         on_refused: Callable[[float, BaseException], None],
     ) -> None:
         self.open = self.ended = 0
         self._limits = limits
         self._budget = budget
+        self._entrance = entrance
         self._on_refused = on_refused
         self._receiving: dict[asyncio.Task[Any], float] = {}
         self._late: set[asyncio.Task[Any]] = set()
         self._written: dict[asyncio.Task[Any], tuple[float, Context]] = {}
 
-    def unary(self, answer: Answer) -> Any:
-        """A handler of calls with one message and one answer."""
+    def unary(self, name: str, answer: Answer) -> Any:
+        """A handler of a method's calls, with one message and one answer."""
+        take = self._entrance.guarded(name, self._answer)
 
         async def method(_: Any, context: Context) -> bytes | None:
             task = asyncio.current_task()
             assert task is not None
             self.open += 1
             try:
-                answered = await self._answer(answer, context)
+                answered = await take(answer, context)
             except Exception as error:
                 fail(context, error)
                 return None

@@ -65,9 +65,9 @@ class Service:
     def __init__(
         self, inference: Inference, door: Doorkeeper, limits: ClientLimits, budget: BodyBudget
     ) -> None:
-        self.calls = Calls(limits, budget, inference.unaddressed.fail)
-        self._inference = inference
         self._entrance = Entrance(door)
+        self.calls = Calls(limits, budget, self._entrance, inference.unaddressed.fail)
+        self._inference = inference
         self._answer_streamed = self._entrance.guarded(_STREAM, self._answer)
         self._budget = budget
         self._access, self._tracer = inference.access, inference.tracer
@@ -75,12 +75,11 @@ class Service:
 
     def handlers(self) -> Any:
         """What a gRPC server needs to find the methods."""
-        guarded = self._entrance.guarded
         methods = {
-            name: self.calls.unary(guarded(name, _immediate(answer)))
+            name: self.calls.unary(name, _immediate(answer))
             for name, answer in documents(self._inference).items()
         }
-        methods["ModelInfer"] = self.calls.unary(guarded("ModelInfer", self._infer))
+        methods["ModelInfer"] = self.calls.unary("ModelInfer", self._infer)
         methods[_STREAM] = self.calls.stream(self._stream)
         for name in (*METHODS, *_FOREIGN):
             if name not in methods:

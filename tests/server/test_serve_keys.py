@@ -122,11 +122,11 @@ def try_all(guarded, keys, who):
                     assert code == refused, method
 
 
-def grpc_code(channel, method):
+def grpc_code(channel, method, x=X):
     """The status of a call, None if it was answered."""
     try:
         if method == "ModelInfer":
-            channel.infer("all", X)
+            channel.infer("all", x)
         elif method in {"ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"}:
             channel.call(method, name="all")
         else:
@@ -174,11 +174,18 @@ def test_a_stream_needs_a_key(guarded, keys):
         assert answer.error_message == ""
 
 
-def test_a_large_body_without_a_key_is_refused_and_not_read(guarded):
-    with http(guarded) as client:
+def test_a_body_without_a_key_is_not_read(serve, tmp_path):
+    write_keys(tmp_path / "keys.yaml", user=["infer"])
+    config = configuration(
+        {"m": fake(1)}, api_keys_file=str(tmp_path / "keys.yaml"), max_request_bytes=1000
+    )
+    server = serve(config)
+    with http(server) as client:  # else it would be too large
         response = client.post("/v2/models/all/infer", content=b"x" * (8 << 20))
         assert response.status_code == 401
         assert response.headers["connection"] == "close"
+    with connected(server.grpc) as channel:
+        assert grpc_code(channel, "ModelInfer", np.ones((10_000, 2))) == "UNAUTHENTICATED"
 
 
 def test_no_key_and_no_hash_is_ever_logged(serve, tmp_path):

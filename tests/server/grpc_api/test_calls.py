@@ -11,6 +11,9 @@ from server.body_budget import COUNTED_BYTES, BodyBudget
 from server.front_end_spec import ClientLimits
 from server.grpc_api import calls as module
 from server.grpc_api.calls import Calls
+from server.grpc_api.entrance import Entrance
+from server.security.doorkeeper import Doorkeeper
+from server.security.spec import SecuritySpec
 
 LIMITS = ClientLimits(body_s=0.02, write_s=0.02, calls=2)
 
@@ -51,7 +54,8 @@ class Context:
 @asynccontextmanager
 async def calls_of(limits=LIMITS, budget=None):
     refused = []
-    calls = Calls(limits, budget or BodyBudget(), lambda _, error: refused.append(error))
+    entrance = Entrance(Doorkeeper(SecuritySpec(), lambda *_: None))
+    calls = Calls(limits, budget or BodyBudget(), entrance, lambda _, error: refused.append(error))
     sweeping = asyncio.create_task(calls.sweep())
     yield calls, refused
     sweeping.cancel()
@@ -64,7 +68,7 @@ async def echo(data, _):
 def test_a_message_and_its_answer():
     async def run():
         async with calls_of() as (calls, _):
-            method = calls.unary(echo).stream_unary
+            method = calls.unary("ModelInfer", echo).stream_unary
             assert await method(None, Context(b"abc")) == b"abc"
             assert calls.open == 0
 
@@ -75,7 +79,7 @@ def test_a_message_that_does_not_come():
     async def run():
         async with calls_of() as (calls, refused):
             context = Context()
-            assert await calls.unary(echo).stream_unary(None, context) is None
+            assert await calls.unary("ModelInfer", echo).stream_unary(None, context) is None
             assert context.status is grpc.StatusCode.DEADLINE_EXCEEDED
             assert "did not come within 0.02 s" in context.details
             assert [error.outcome for error in refused] == ["body_timeout"]
@@ -88,7 +92,7 @@ def test_a_call_without_a_message():
     async def run():
         async with calls_of() as (calls, _):
             context = Context(grpc.aio.EOF)
-            assert await calls.unary(echo).stream_unary(None, context) is None
+            assert await calls.unary("ModelInfer", echo).stream_unary(None, context) is None
             assert context.status is grpc.StatusCode.INVALID_ARGUMENT
 
     asyncio.run(run())
@@ -97,7 +101,9 @@ def test_a_call_without_a_message():
 def test_a_client_that_gives_up():
     async def run():
         async with calls_of(ClientLimits()) as (calls, refused):
-            call = asyncio.create_task(calls.unary(echo).stream_unary(None, Context()))
+            call = asyncio.create_task(
+                calls.unary("ModelInfer", echo).stream_unary(None, Context())
+            )
             await asyncio.sleep(0)
             assert calls.open == 1
             call.cancel()
@@ -111,7 +117,7 @@ def test_a_client_that_gives_up():
 def test_calls_beyond_the_limit_are_refused_and_not_read():
     async def run():
         async with calls_of(ClientLimits(calls=2)) as (calls, refused):
-            method = calls.unary(echo).stream_unary
+            method = calls.unary("ModelInfer", echo).stream_unary
             contexts = [Context(), Context()]
             first = [asyncio.create_task(method(None, context)) for context in contexts]
             await asyncio.sleep(0)
@@ -139,7 +145,7 @@ def test_messages_count_until_they_are_answered():
                 held.append(budget.held_bytes)
                 return data
 
-            method = calls.unary(answer).stream_unary
+            method = calls.unary("ModelInfer", answer).stream_unary
             big = bytes(COUNTED_BYTES)
             assert await method(None, Context(big)) == big
             assert await method(None, Context(big[1:])) == big[1:]
@@ -169,7 +175,9 @@ def test_an_answer_that_is_not_taken_ends_the_connection(monkeypatch, streams):
                 if streams:
                     await calls.write(b"abc", context)
                 else:
-                    await context.write(await calls.unary(echo).stream_unary(None, context))
+                    await context.write(
+                        await calls.unary("ModelInfer", echo).stream_unary(None, context)
+                    )
 
             task = asyncio.create_task(call())
             await asyncio.wait_for(ended.wait(), 30)

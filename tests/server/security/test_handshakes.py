@@ -60,7 +60,7 @@ def test_over_grpc(files, monkeypatch):
     monkeypatch.setattr(grpc_server, "HANDSHAKE_S", SHORT_S)
 
     async def run():
-        server = grpc.aio.server(options=grpc_server._options(1 << 20))
+        server = grpc.aio.server(options=grpc_server._options(1 << 20, ClientLimits(), 100))
         port = server.add_secure_port("127.0.0.1:0", Certificates(files).credentials())
         await server.start()
         await wait_closed(port)
