@@ -65,10 +65,14 @@ async def echo(data, _):
     return data
 
 
+def echoing(calls):
+    return calls.unary("ModelInfer", echo)
+
+
 def test_a_message_and_its_answer():
     async def run():
         async with calls_of() as (calls, _):
-            method = calls.unary("ModelInfer", echo).stream_unary
+            method = echoing(calls).stream_unary
             assert await method(None, Context(b"abc")) == b"abc"
             assert calls.open == 0
 
@@ -79,7 +83,7 @@ def test_a_message_that_does_not_come():
     async def run():
         async with calls_of() as (calls, refused):
             context = Context()
-            assert await calls.unary("ModelInfer", echo).stream_unary(None, context) is None
+            assert await echoing(calls).stream_unary(None, context) is None
             assert context.status is grpc.StatusCode.DEADLINE_EXCEEDED
             assert "did not come within 0.02 s" in context.details
             assert [error.outcome for error in refused] == ["body_timeout"]
@@ -92,7 +96,7 @@ def test_a_call_without_a_message():
     async def run():
         async with calls_of() as (calls, _):
             context = Context(grpc.aio.EOF)
-            assert await calls.unary("ModelInfer", echo).stream_unary(None, context) is None
+            assert await echoing(calls).stream_unary(None, context) is None
             assert context.status is grpc.StatusCode.INVALID_ARGUMENT
 
     asyncio.run(run())
@@ -101,9 +105,7 @@ def test_a_call_without_a_message():
 def test_a_client_that_gives_up():
     async def run():
         async with calls_of(ClientLimits()) as (calls, refused):
-            call = asyncio.create_task(
-                calls.unary("ModelInfer", echo).stream_unary(None, Context())
-            )
+            call = asyncio.create_task(echoing(calls).stream_unary(None, Context()))
             await asyncio.sleep(0)
             assert calls.open == 1
             call.cancel()
@@ -117,7 +119,7 @@ def test_a_client_that_gives_up():
 def test_calls_beyond_the_limit_are_refused_and_not_read():
     async def run():
         async with calls_of(ClientLimits(calls=2)) as (calls, refused):
-            method = calls.unary("ModelInfer", echo).stream_unary
+            method = echoing(calls).stream_unary
             contexts = [Context(), Context()]
             first = [asyncio.create_task(method(None, context)) for context in contexts]
             await asyncio.sleep(0)
@@ -175,9 +177,7 @@ def test_an_answer_that_is_not_taken_ends_the_connection(monkeypatch, streams):
                 if streams:
                     await calls.write(b"abc", context)
                 else:
-                    await context.write(
-                        await calls.unary("ModelInfer", echo).stream_unary(None, context)
-                    )
+                    await context.write(await echoing(calls).stream_unary(None, context))
 
             task = asyncio.create_task(call())
             await asyncio.wait_for(ended.wait(), 30)
