@@ -44,6 +44,7 @@ JSON = (b"content-type", b"application/json")
 RAW = (b"content-type", b"application/octet-stream")
 _CLOSE = (b"connection", b"close")
 _VARY = (b"vary", b"accept-encoding")
+_MAX_TEXT = 4096
 _BIG_BYTES = 1 << 16
 
 
@@ -72,7 +73,10 @@ def error_answer(error: RequestError) -> HttpAnswer:
         headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, UnsupportedMediaType):
         headers.append((b"accept-encoding", ", ".join(ENCODINGS).encode()))
-    return HttpAnswer(error.http_status, orjson.dumps({"error": error.message}), headers)
+    text = error.message
+    if len(text) > _MAX_TEXT:  # it quotes what the client has sent
+        text = text[: _MAX_TEXT - 1] + "…"
+    return HttpAnswer(error.http_status, orjson.dumps({"error": text}), headers)
 
 
 def parting(send: Send) -> Send:

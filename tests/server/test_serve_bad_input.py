@@ -84,6 +84,12 @@ def test_bodies_that_are_wrong(server, content, complaint):
     assert "\n" not in answer.error
 
 
+def test_a_refusal_quotes_no_more_than_some_of_what_was_sent(server):
+    error = server.client.post(INFER, body(name="y" * 50_000)).error
+    assert error.startswith("the model takes the inputs")
+    assert len(error) == 4096
+
+
 def test_duplicate_keys_and_unknown_keys_do_no_harm(server):
     content = body()[:-1] + b',"inputs":' + body()[len('{"inputs": ') - 1 :][:-1] + b',"more":1}'
     assert server.client.post(INFER, content).status == 200
