@@ -26,7 +26,7 @@ LIMITS = {
     "header_s": 0.3,
     "header_bytes": HEADER_BYTES,
     "body_s": 0.6,
-    "idle_s": 1.5,
+    "idle_s": 1.0,
     "write_s": 0.6,
 }
 
@@ -318,7 +318,7 @@ def test_a_reader_that_never_reads(server):
     request = binary_request(x)
     front_end = server.child("front-end")
     growth = []
-    for _ in range(4):
+    for _ in range(3):
         with connected(server, receive_bytes=4096) as connection:
             connection.sendall(request)
             wait_for(lambda: not connections_of(front_end), "the end of the connection")

@@ -39,7 +39,7 @@ def server(tmp_path_factory):
         limits={
             "body_s": 0.6,
             "write_s": 0.6,
-            "idle_s": 1.5,
+            "idle_s": 1.0,
             "calls": CALLS,
             "header_bytes": HEADER_BYTES,
         },
@@ -131,9 +131,9 @@ def test_idle_connections_are_closed(server):
 def test_a_client_notices_nothing_of_it(server):
     front_end = server.child("front-end")
     with connected(server.grpc) as channel:
-        for _ in range(2):
-            np.testing.assert_array_equal(channel.infer("a", rows(2)).values, rows(2))
-            wait_for(lambda: not connections_of(front_end), "the end of the connection")
+        np.testing.assert_array_equal(channel.infer("a", rows(2)).values, rows(2))
+        wait_for(lambda: not connections_of(front_end), "the end of the connection")
+        np.testing.assert_array_equal(channel.infer("a", rows(3)).values, rows(3))
 
 
 # -- greedy -------------------------------------------------------------------------------------
