@@ -166,7 +166,7 @@ def _note_refusal(inference: Inference, error: RequestError, address: str) -> No
     inference.unaddressed.fail(time.monotonic(), error)
     if not isinstance(error, QueueFull):
         extra = {"client": address, "status": error.http_status}
-        _log.info("refused: %s", error.message, extra=extra)
+        _log.warning("refused: %s", error.message, extra=extra)
 
 
 def _tracer(spec: FrontEndSpec) -> Tracer | None:
