@@ -10,7 +10,7 @@ import pytest
 
 from server.access_log import AccessLog
 from server.errors import ClientGone, DeadlineExceeded, InvalidRequest
-from server.grpc_api.service import _told
+from server.grpc_api.endings import fail
 from server.http_api.infer_route import InferRoute
 from server.inference import Endpoint
 
@@ -66,7 +66,7 @@ def test_an_internal_error_names_the_line_in_the_log(caplog, given):
 
 def test_so_does_a_call(caplog):
     with caplog.at_level(logging.ERROR):
-        status, text, trailing = _told(ZeroDivisionError("oh"))
+        status, text, trailing = fail(ZeroDivisionError("oh"))
     (record,) = caplog.records
     assert record.exc_info[0] is ZeroDivisionError
     assert status.name == "INTERNAL"
