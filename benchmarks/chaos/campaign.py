@@ -67,6 +67,7 @@ class Plan:
         kinds: of faults that may be drawn.
         clients: of the load.
         pause_s: of a client between two requests.
+        margin_s: how much later than its deadline an answer may be.
         within_s: how soon all must be well after a fault.
         rate_within_s: how soon the throughput must be back, None if that is only told.
         quiet_s: without faults, after each.
@@ -81,6 +82,7 @@ class Plan:
     kinds: tuple[str, ...]
     clients: int = 12
     pause_s: float = 0.02
+    margin_s: float = 2.0
     within_s: float = 15.0
     rate_within_s: float | None = None
     quiet_s: float = 1.0
@@ -120,7 +122,7 @@ class Campaign:
         self._kinds = [draw(choose, plan.kinds) for _ in range(plan.faults)]
         serials = itertools.count(1)
         self._serial: Callable[[], int] = lambda: next(serials)
-        self._judge = Judge()
+        self._judge = Judge(plan.margin_s)
         self.load = Load(
             scene,
             addresses,

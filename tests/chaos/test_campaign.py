@@ -20,6 +20,7 @@ def test_a_short_campaign_breaks_no_promise(tmp_path):
         faults=14,
         kinds=QUICK,
         clients=6,
+        margin_s=20.0,
         within_s=60.0,
         quiet_s=0.2,
         calibration_s=1.0,
