@@ -64,14 +64,32 @@ def test_an_internal_error_names_the_line_in_the_log(caplog, given):
     assert document == {"error": f"internal error, see the server's log for request {named}"}
 
 
+class Call:
+    """The context of a call that came with an id."""
+
+    def __init__(self):
+        self.trailing = (("x-request-id", "mine"), ("other", "x"))
+        self.trailing_metadata = lambda: self.trailing
+
+    def set_code(self, code):
+        self.code = code
+
+    def set_details(self, text):
+        self.text = text
+
+    def set_trailing_metadata(self, trailing):
+        self.trailing = trailing
+
+
 def test_so_does_a_call(caplog):
+    call = Call()
     with caplog.at_level(logging.ERROR):
-        status, text, trailing = fail(ZeroDivisionError("oh"))
+        fail(call, ZeroDivisionError("oh"))
     (record,) = caplog.records
     assert record.exc_info[0] is ZeroDivisionError
-    assert status.name == "INTERNAL"
-    assert text == f"internal error, see the server's log for request {record.request_id}"
-    assert dict(trailing) == {"x-request-id": record.request_id}
+    assert call.code.name == "INTERNAL"
+    assert call.text == f"internal error, see the server's log for request {record.request_id}"
+    assert call.trailing == (("x-request-id", record.request_id), ("other", "x"))
 
 
 @pytest.mark.parametrize(
