@@ -14,10 +14,22 @@ from tests.fuzz.findings import Findings
 from tests.fuzz.grpc_lane import ENDED
 from tests.fuzz.pictures import encoded
 from tests.support.grpc_calls import Channel
-from tests.support.serving import Client, Server
+from tests.support.serving import Answer, Client, Server
 
 #: Between two questions, so that the canary is a small part of the load.
 _PAUSE_S = 0.02
+#: In a row, because too much waits: after some seconds it must be answered again.
+_MOST_REFUSED = 100
+
+
+class Refused(Exception):
+    """The answer was 429."""
+
+
+def _values(answer: Answer) -> np.ndarray:
+    if answer.status == 429:
+        raise Refused
+    return answer.values
 
 
 class Canary(threading.Thread):
@@ -40,19 +52,26 @@ class Canary(threading.Thread):
     def run(self) -> None:
         client, channel = Client(self._server.url), Channel(self._server.grpc)
         try:
-            number = 0
+            number = refused = 0
             while not self._ended.wait(_PAUSE_S):
                 number += 1
                 try:
                     self._ask(client, channel, number)
                     self.answered += 1
+                    refused = 0
                 except grpc.RpcError as error:
                     if error.code().name in ENDED:
                         self._findings.end()
+                    elif error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+                        refused += 1
                     else:
                         self._findings.violate("canary", f"{error.code()}: {error.details()}")
+                except Refused:
+                    refused += 1
                 except Exception as error:
                     self._findings.violate("canary", f"{type(error).__name__}: {error}"[:500])
+                if refused == _MOST_REFUSED:
+                    self._findings.violate("canary", f"refused {refused} times in a row")
         finally:
             client.close()
             channel.raw.close()
@@ -66,9 +85,9 @@ class Canary(threading.Thread):
         x = np.array([[number, -0.5], [0.25, number]], np.float32)
         match number % 4:
             case 0:
-                values = client.predict("all", x).values
+                values = _values(client.predict("all", x))
             case 1:
-                values = client.predict("all", x, binary=False).values
+                values = _values(client.predict("all", x, binary=False))
             case 2:
                 values = channel.infer("all", x).values
             case _:
@@ -89,7 +108,7 @@ class Canary(threading.Thread):
         }
         header = json.dumps({"inputs": [tensor]}).encode()
         told = {"Inference-Header-Content-Length": str(len(header))}
-        values = client.post("/v2/models/photos/infer", header + raw, told).values
+        values = _values(client.post("/v2/models/photos/infer", header + raw, told))
         expected = np.array([[grey, grey] for grey in greys], np.float32) + 3
         if not np.allclose(values, expected, atol=0.01):
             raise AssertionError(f"asked photos {greys}, answered {values.tolist()}")
