@@ -72,6 +72,7 @@ class Rereading:
             for line in str(error).splitlines():
                 _log.error("nothing is reloaded: %s", line)
             return None
+        _log.info("the configuration was read again")
         for warning in credentials.warnings:
             _log.warning("%s", warning)
         for key in _differences(self._config.model_dump(), config.model_dump(), ""):

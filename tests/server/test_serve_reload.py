@@ -195,3 +195,12 @@ def test_every_reload_leaves_what_it_found(guarded):
             guarded.reload(GOES_BY)
             assert client.get("/v2").status_code == 200
         wait_for(lambda: front_end.num_fds() <= files, "as many files as before")
+
+
+def test_a_signal_that_comes_before_the_server_is_up(serve):
+    server = serve(configuration({"m": fake(1)}), ready=False)
+    server.child("combiner")
+    server.process.send_signal(signal.SIGHUP)
+    server.wait_ready()
+    wait_for(lambda: "the configuration was read again" in server.stderr, "it is read again")
+    assert server.predict("all", X).values.tolist() == [[2, 2]]
