@@ -28,11 +28,3 @@ def test_requests_are_accepted_until_everybody_has_noticed(serve):
             np.testing.assert_array_equal(channel.infer("a", [[1, 2]]).values, [[2, 3]])
         server.process.send_signal(signal.SIGTERM)  # whoever can't wait says so again
         assert server.wait_end() == 0
-
-
-def test_then_it_ends(serve):
-    server = serve(configuration({"a": fake(1)}, drain_delay_s=0.1))
-    server.process.send_signal(signal.SIGTERM)
-    assert server.wait_end() == 0
-    assert "grace period" not in server.stderr
-    assert "Traceback" not in server.stderr

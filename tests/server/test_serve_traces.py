@@ -203,7 +203,7 @@ def test_a_collector_that_does_not_answer_harms_nobody(serve):
             np.testing.assert_array_equal(answer.values, x + 1)
 
         with Load(server, "a", check, clients=3) as load:
-            load.wait_answers(200)
+            load.wait_answers(50)
             load.stop()
         np.testing.assert_array_equal(ask(server, "a", [[1, 2]]).values, [[2, 3]])
         assert server.stop() == 0
