@@ -47,8 +47,7 @@ def load_config(path: Path) -> Config:
     document = _parse(path)
     overrides = _environment()
     if overrides:
-        section = document.get("server")
-        document["server"] = {**(section if isinstance(section, dict) else {}), **overrides}
+        document["server"] = _merged(document.get("server"), overrides)
     try:
         config = Config.model_validate(document, context={"directory": path.absolute().parent})
     except ValidationError as error:
@@ -56,6 +55,14 @@ def load_config(path: Path) -> Config:
     if missing := [f"{path}: {line}" for line in _missing_files(config)]:
         raise ConfigError(missing)
     return config
+
+
+def _merged(section: Any, overrides: dict[str, Any]) -> dict[str, Any]:
+    """A section with its overrides; a section within it keeps what is not overridden."""
+    merged = dict(section) if isinstance(section, dict) else {}
+    for key, value in overrides.items():
+        merged[key] = _merged(merged.get(key), value) if isinstance(value, dict) else value
+    return merged
 
 
 def override_server(config: Config, **values: Any) -> Config:

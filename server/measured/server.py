@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import select
 import signal
@@ -15,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from allocator.matrix import AllocationMatrix
 
-__all__ = ["MeasurementError", "measured_server", "serve_for_parent"]
+__all__ = ["MeasurementError", "measured_server", "serve_for_parent", "unguarded"]
 
 #: Models are loaded and warmed up before a server is ready.
 _START_S = 300.0
@@ -30,6 +31,9 @@ _STOP_S = 30.0
 _PR_SET_PDEATHSIG = 1
 _READY = b"ready http="
 _ERROR = "error: "
+#: It is for its parent alone, on the loopback address, and all requests are one client's.
+_UNGUARDED: dict[str, Any] = {"tls": None, "api_keys": [], "api_keys_file": None}
+_SERVER = "ENSEMBLED_SERVER"
 _COMMAND = "from server.measured.server import serve_for_parent; serve_for_parent()"
 
 
@@ -59,6 +63,19 @@ def measured_server(config: Path, matrix: AllocationMatrix) -> Iterator[str]:
             yield _wait_ready(process, log)
 
 
+def unguarded(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which a server asks for no keys, and speaks no TLS.
+
+    Args:
+        environment: with which the configuration was found to be valid.
+    """
+    guards = tuple(f"{_SERVER}__{key}".upper() for key in _UNGUARDED)
+    kept = {name: text for name, text in environment.items() if not name.upper().startswith(guards)}
+    section = json.loads(kept.get(_SERVER) or "{}")
+    limit = {f"{_SERVER}__LIMITS__CLIENT_REQUESTS": "0"}
+    return {**kept, **limit, _SERVER: json.dumps({**section, **_UNGUARDED})}
+
+
 def serve_for_parent() -> None:
     """Be the command line in a child process, which is told to stop when its parent dies."""
     with contextlib.suppress(OSError, AttributeError):  # not Linux: the parent's block must do
@@ -76,6 +93,7 @@ def _child(config: Path, allocation: int, log: IO[bytes]) -> Iterator[subprocess
             *(sys.executable, "-P", "-c", _COMMAND, "serve", str(config), *listen),
             *("--allocation", f"/dev/fd/{allocation}"),
         ],
+        env=unguarded(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -7,7 +7,9 @@ from certificates import Authority
 from server.commands.key import make_key
 from server.config import ServerConfig, load_config
 from server.errors import ConfigError
+from server.measured.server import unguarded
 from server.security.credentials import read_credentials
+from server.security.spec import SecuritySpec
 from server.security.tls import make_context
 
 
@@ -199,3 +201,28 @@ def test_who_listens_to_others_is_told_what_is_missing(host, authority):
     assert read(host=host, api_keys=[key], tls=certificates).warnings == ()
     certified = {**certificates, "client_ca": str(authority.path)}
     assert read(host=host, tls=certified).warnings == ()
+
+
+def test_a_server_that_measures_asks_its_parent_for_nothing(authority, tmp_path, monkeypatch):
+    certificate, key = authority.sign("server")
+    fake = {"model": "fake", "fake": {"inputs": {"x": [1]}, "outputs": 1}}
+    server = {
+        "tls": {"certificate": str(certificate), "key": str(key)},
+        "api_keys": [{"name": "alice", "hash": "sha256:" + "0" * 64}],
+        "api_keys_file": write(tmp_path / "keys.yaml", entry("bob")),
+        "limits": {"client_requests": 1, "queue_s": 7},
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({"members": {"m": fake}, "server": server}))
+    assert not read_credentials(load_config(path).server).spec.is_open
+    environment = {
+        "ENSEMBLED_SERVER": '{"drain_s": 3}',
+        "ENSEMBLED_SERVER__TLS__KEY": str(key),
+        "ENSEMBLED_SERVER__MAX_IMAGE_PIXELS": "9",
+    }
+    for name, value in unguarded(environment).items():
+        monkeypatch.setenv(name, value)
+    config = load_config(path)
+    assert read_credentials(config.server).spec == SecuritySpec()
+    told = (config.server.drain_s, config.server.max_image_pixels, config.server.limits.queue_s)
+    assert told == (3, 9, 7)  # what is not about that stays
