@@ -110,8 +110,9 @@ _ENVIRONMENT = """\
 ## Environment
 
 `ENSEMBLED_SERVER__KEY` overrides a key of the `server` section, e.g.
-`ENSEMBLED_SERVER__HTTP_PORT=9000`. The order is: options of the command line, environment,
-file, default. Empty variables are ignored, and no other section can be overridden.
+`ENSEMBLED_SERVER__HTTP_PORT=9000`, and `ENSEMBLED_SERVER__LIMITS__QUEUE_S=5` a key of a section in
+it, whose other keys stay. The order is: options of the command line, environment, file, default.
+Empty variables are ignored, and no other section can be overridden.
 """
 
 _NOTES = {
