@@ -17,6 +17,8 @@ __all__ = ["DeviceState", "Latency", "Member", "OpenJob", "Placement"]
 _CREDITS = 2
 _LEAD_S = 0.001
 _SMOOTHING = 0.2
+#: How many times the usual a batch is believed to take, and what is usual at least.
+_MOST, _LEAST_S = 3.0, 0.001
 
 
 class Latency:
@@ -35,9 +37,15 @@ class Latency:
         self._seconds[0] = one_row_s
 
     def learn(self, rows: int, elapsed_s: float) -> None:
-        """Take in how long a batch of `rows` took."""
+        """Take in how long a batch of `rows` took.
+
+        One that took far longer than usual was held up, mostly, and says little about the next:
+        only if that goes on it is believed.
+        """
         bucket = (rows - 1).bit_length()
-        self._seconds[bucket] += _SMOOTHING * (elapsed_s - self._seconds[bucket])
+        usual_s = self._seconds[bucket]
+        believed_s = min(elapsed_s, _MOST * max(usual_s, _LEAST_S))
+        self._seconds[bucket] += _SMOOTHING * (believed_s - usual_s)
 
     def seconds(self, rows: int) -> float:
         """How long a batch of `rows` should take, or a full one if that is less."""

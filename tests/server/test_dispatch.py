@@ -286,6 +286,23 @@ def test_every_row_is_predicted_once_by_every_member(latencies, steps):
         assert rows == list(range(head)), "each once, in the order of arrival"
 
 
+# -- latencies ---------------------------------------------------------------------------------
+
+
+def test_a_batch_that_was_held_up_says_little_but_slowness_that_lasts_is_learned():
+    latency = Latency(8)
+    latency.warm_up(0.01, 0.02)
+    latency.learn(8, 100.0)
+    assert latency.seconds(8) == pytest.approx(0.02 + 0.2 * 0.04)
+    for _ in range(60):
+        latency.learn(8, 1.0)
+    assert latency.seconds(8) == pytest.approx(1.0, rel=0.01)
+    assert latency.seconds(1) == 0.01
+    for _ in range(60):
+        latency.learn(8, 0.0)
+    assert latency.seconds(8) < 1e-5
+
+
 # -- flows -------------------------------------------------------------------------------------
 
 
