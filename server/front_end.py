@@ -13,7 +13,6 @@ import os
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, assert_never
 
 import msgspec
@@ -96,77 +95,96 @@ class _Commands:
                 assert_never(command)
 
 
-async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:
-    tracer = _tracer(spec)
-    gateway = Gateway(
-        memory=spec.memory,
-        sockets=spec.sockets,
-        epoch=spec.epoch,
-        instances=spec.instances,
-        workers=spec.workers,
-        starting=spec.starting,
-        limits=spec.queue,
-        tracer=tracer,
-    )
-    on_drain = asyncio.Event()
-    gateway.start()
-    threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
-    inference = Inference(spec, gateway, threads, tracer)
-    bodies = BodyBudget(spec.limits.waiting_bytes)
-    infer = InferRoute(inference, threads, max_request_bytes=spec.max_request_bytes, budget=bodies)
-    descriptors = raise_descriptor_limit()
-    connections = Connections(spec.limits, spec.limits.connections or connection_room(descriptors))
-    door = Doorkeeper(spec.security, partial(_note_refusal, inference))
-    tls = spec.security.tls
-    metrics = make_metrics(spec, inference, bodies, connections.statistics)
-    api = make_api(inference, infer, metrics, threads)
-    server = HttpServer(
-        Entrance(Application(inference, infer, api), door, infer.paths),
-        connections,
-        listening=socket.socket(fileno=spec.http_fd),
-        context=None if tls is None else make_context(tls),
-    )
-    grpc = GrpcServer(
-        inference,
-        door,
-        tls,
-        address=spec.grpc_address,
-        max_request_bytes=spec.max_request_bytes,
-        connections=grpc_connection_room(descriptors),
-        limits=spec.limits,
-        budget=bodies,
-    )
-    # Commands are read when the loop comes round: whoever obeys them is there by then.
-    _Commands(commands, gateway, on_drain, Reloading(door, server, grpc))
-    await grpc.start()
-    serving = asyncio.create_task(server.serve())
-    sweeping = asyncio.create_task(connections.sweep(server.server_state))
-    opened = asyncio.create_task(gateway.wait_open())
-    draining = asyncio.create_task(on_drain.wait())
-    await asyncio.wait({serving, opened, draining}, return_when=asyncio.FIRST_COMPLETED)
-    if opened.done():
-        gc.collect()
-        gc.freeze()  # what is here now stays: later collections need not look at it
-        gc.set_threshold(_GC_THRESHOLD)  # requests leave no cycles behind
-        status.send(Started())
-        await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
-    if draining.done():
-        inference.is_leaving = True
-        await asyncio.sleep(spec.drain_delay_s)
-        await gateway.drain()
-        server.should_exit = True
-    await asyncio.gather(serving, grpc.stop())
-    sweeping.cancel()
-    if tracer is not None:
-        tracer.close()
+class FrontEnd:
+    """All that is in this process, put together; made and used in the running event loop.
 
+    Args:
+        spec: all it knows.
+        commands: the supervisor's, to be read.
+    """
 
-def _note_refusal(inference: Inference, error: RequestError, address: str) -> None:
-    """Count a request that was refused at the door; who tries keys is told in the log."""
-    inference.unaddressed.fail(time.monotonic(), error)
-    if not isinstance(error, QueueFull):
-        extra = {"client": address, "status": error.http_status}
-        _log.warning("refused: %s", error.message, extra=extra)
+    def __init__(self, spec: FrontEndSpec, commands: BinaryIO) -> None:
+        self._spec = spec
+        self._tracer = _tracer(spec)
+        self._gateway = Gateway(
+            memory=spec.memory,
+            sockets=spec.sockets,
+            epoch=spec.epoch,
+            instances=spec.instances,
+            workers=spec.workers,
+            starting=spec.starting,
+            limits=spec.queue,
+            tracer=self._tracer,
+        )
+        self._gateway.start()
+        self._threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
+        self._inference = Inference(spec, self._gateway, self._threads, self._tracer)
+        self._bodies = BodyBudget(spec.limits.waiting_bytes)
+        self._door = Doorkeeper(spec.security, self._note_refusal)
+        descriptors = raise_descriptor_limit()
+        most = spec.limits.connections or connection_room(descriptors)
+        self._connections = Connections(spec.limits, most)
+        self._http = self._make_http()
+        self._grpc = GrpcServer(
+            self._inference,
+            self._door,
+            spec.security.tls,
+            address=spec.grpc_address,
+            max_request_bytes=spec.max_request_bytes,
+            connections=grpc_connection_room(descriptors),
+            limits=spec.limits,
+            budget=self._bodies,
+        )
+        self._on_drain = asyncio.Event()
+        reloading = Reloading(self._door, self._http, self._grpc)
+        _Commands(commands, self._gateway, self._on_drain, reloading)
+
+    def _make_http(self) -> HttpServer:
+        spec, inference, threads = self._spec, self._inference, self._threads
+        most_bytes, tls = spec.max_request_bytes, spec.security.tls
+        infer = InferRoute(inference, threads, max_request_bytes=most_bytes, budget=self._bodies)
+        metrics = make_metrics(spec, inference, self._bodies, self._connections.statistics)
+        application = Application(inference, infer, make_api(inference, infer, metrics, threads))
+        return HttpServer(
+            Entrance(application, self._door, infer.paths),
+            self._connections,
+            listening=socket.socket(fileno=spec.http_fd),
+            context=None if tls is None else make_context(tls),
+        )
+
+    async def run(self, status: Status) -> None:
+        """Serve until told to drain; `status` hears when requests are accepted."""
+        await self._grpc.start()
+        serving = asyncio.create_task(self._http.serve())
+        sweeping = asyncio.create_task(self._connections.sweep(self._http.server_state))
+        opened = asyncio.create_task(self._gateway.wait_open())
+        draining = asyncio.create_task(self._on_drain.wait())
+        await asyncio.wait({serving, opened, draining}, return_when=asyncio.FIRST_COMPLETED)
+        if opened.done():
+            gc.collect()
+            gc.freeze()  # what is here now stays: later collections need not look at it
+            gc.set_threshold(_GC_THRESHOLD)  # requests leave no cycles behind
+            status.send(Started())
+            await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
+        if draining.done():
+            await self._drain()
+        await asyncio.gather(serving, self._grpc.stop())
+        sweeping.cancel()
+        if self._tracer is not None:
+            self._tracer.close()
+
+    async def _drain(self) -> None:
+        self._inference.is_leaving = True
+        await asyncio.sleep(self._spec.drain_delay_s)
+        await self._gateway.drain()
+        self._http.should_exit = True
+
+    def _note_refusal(self, error: RequestError, address: str) -> None:
+        """Count a request that was refused at the door; who tries keys is told in the log."""
+        self._inference.unaddressed.fail(time.monotonic(), error)
+        if not isinstance(error, QueueFull):
+            extra = {"client": address, "status": error.http_status}
+            _log.warning("refused: %s", error.message, extra=extra)
 
 
 def _tracer(spec: FrontEndSpec) -> Tracer | None:
@@ -175,6 +193,10 @@ def _tracer(spec: FrontEndSpec) -> Tracer | None:
     from server.tracing import Tracer  # noqa: PLC0415  (only where it is configured)
 
     return Tracer(spec.tracing)
+
+
+async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:
+    await FrontEnd(spec, commands).run(status)
 
 
 def _run(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:
