@@ -49,7 +49,7 @@ _MIB = 1 << 20
 #: A process that was just started still grows; and so does the front-end until its collections of
 #: garbage have found their rhythm, which is what this share of the time is for.
 _WARM_UP_S = 20.0
-_WARM_UP_SHARE = 1 / 3
+_WARM_UP_SHARE = 1 / 2
 #: A slope below that share of the mean per hour is none that anybody would notice.
 _SLIGHT = 0.05
 #: A line through fewer blocks tells nothing.

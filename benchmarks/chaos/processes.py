@@ -19,6 +19,8 @@ FRONT_END = "front-end"
 COMBINER = "combiner"
 _TITLE = "ensembled"
 _MIB = 1 << 20
+#: Threads of pools, which are started when they are needed for the first time.
+_POOLS = 8
 #: Memory that has not come back: by more than what a first storm of requests leaves for good.
 _MORE, _SLACK_MIB = 1.25, 32.0
 
@@ -51,12 +53,12 @@ class Census(msgspec.Struct, frozen=True):
         """What there is more of than there was, "" if there is nothing."""
         grown = [
             f"{role} has {count} {what}, {before[role]} before"
-            for what, now, before in (
-                ("descriptors", self.fds, baseline.fds),
-                ("threads", self.threads, baseline.threads),
+            for what, now, before, slack in (
+                ("descriptors", self.fds, baseline.fds, 0),
+                ("threads", self.threads, baseline.threads, _POOLS),
             )
             for role, count in now.items()
-            if count > before[role]
+            if count > before[role] + slack
         ]
         grown += [
             f"{role} has {mib:.0f} MiB, {baseline.rss_mib[role]:.0f} before"

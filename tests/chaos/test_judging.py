@@ -128,7 +128,7 @@ def test_a_census_finds_what_there_is_more_of():
     for change, word in (
         ({"processes": 5}, "processes"),
         ({"fds": {"combiner": 21}}, "descriptors"),
-        ({"threads": {"combiner": 4}}, "threads"),
+        ({"threads": {"combiner": 14}}, "threads"),
         ({"rss_mib": {"combiner": 90.0}}, "MiB"),
         ({"shared_files": frozenset({"x"})}, "/dev/shm"),
         ({"sockets": frozenset({"combiner.ipc", "x"})}, "sockets"),
