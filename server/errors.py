@@ -15,7 +15,7 @@ process boundary as objects: workers and the combiner report failures as data.
             +-- RequestTimeout       the body came too slowly         408   DEADLINE_EXCEEDED
             +-- RequestTooLarge      body over the limit              413   RESOURCE_EXHAUSTED
             +-- UnsupportedMediaType unknown content encoding         415   INVALID_ARGUMENT
-            +-- QueueFull            waiting room is full             429   RESOURCE_EXHAUSTED
+            +-- QueueFull            too much is waiting already      429   RESOURCE_EXHAUSTED
             +-- MemberFailed         no quorum without this member    500   INTERNAL
             +-- InternalFault        a fault of the server's own      500   INTERNAL
             +-- Unavailable          starting, draining, no quorum    503   UNAVAILABLE
@@ -26,6 +26,7 @@ process boundary as objects: workers and the combiner report failures as data.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 __all__ = [
     "ClientGone",
@@ -37,6 +38,7 @@ __all__ = [
     "InvalidRequest",
     "MemberFailed",
     "QueueFull",
+    "QueueReason",
     "RequestError",
     "RequestTimeout",
     "RequestTooLarge",
@@ -46,6 +48,10 @@ __all__ = [
     "UnknownModel",
     "UnsupportedMediaType",
 ]
+
+#: What there may be too much of: requests or rows that wait for the arena, work that would take
+#: too long, or longer than the request has, bodies, requests of one client, calls.
+QueueReason = Literal["waiting", "time", "deadline", "memory", "client", "calls"]
 
 
 class EnsembledError(Exception):
@@ -148,7 +154,7 @@ class RequestTimeout(RequestError):
 
 
 class RequestTooLarge(RequestError):
-    """The body is larger than `server.max_request_bytes`."""
+    """The body is over the limit, or its images would be when they are decoded."""
 
     http_status = 413
     grpc_status = "RESOURCE_EXHAUSTED"
@@ -170,10 +176,7 @@ class QueueFull(RequestError):
 
     Attributes:
         retry_after_s: how long the client should wait before it tries again.
-        reason: what there is too much of, a word for metrics: ``waiting`` (requests or rows that
-            wait for the arena), ``time`` (work that would take too long), ``deadline`` (work that
-            would take longer than the request has), ``memory`` (bodies), ``client`` (requests of
-            this client).
+        reason: what there is too much of, a word for metrics.
     """
 
     http_status = 429
@@ -184,7 +187,7 @@ class QueueFull(RequestError):
         self,
         message: str = "too many requests are waiting",
         retry_after_s: float = 1.0,
-        reason: str = "waiting",
+        reason: QueueReason = "waiting",
     ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s

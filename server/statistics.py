@@ -11,11 +11,12 @@ import asyncio
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
 from server.accepted import Answer
+from server.errors import QueueReason
 from server.histogram import BATCH_ROWS, Histogram
 
 __all__ = [
@@ -39,7 +40,7 @@ OUTCOMES = (
     *("disconnected", "internal"),
 )
 REASONS = (
-    *("waiting", "time", "deadline", "memory", "client"),
+    *get_args(QueueReason),
     *("starting", "draining", "no_quorum"),
     *("too_large", "body_timeout", "unauthenticated", "forbidden"),
 )

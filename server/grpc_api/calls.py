@@ -133,7 +133,7 @@ class Calls:
 
     def _admit(self, began: float) -> None:
         if self.open + len(self._written) > self._limits.calls:
-            error = QueueFull("too many calls are open", reason="connections")
+            error = QueueFull("too many calls are open", reason="calls")
             self._on_refused(began, error)
             raise error
 

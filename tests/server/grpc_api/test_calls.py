@@ -131,7 +131,7 @@ def test_calls_beyond_the_limit_are_refused_and_not_read():
             for context in contexts:
                 context.message.set_result(b"abc")
             assert await asyncio.gather(*first) == [b"abc", b"abc"]
-            assert [error.reason for error in refused] == ["connections"] * 2
+            assert [error.reason for error in refused] == ["calls"] * 2
             assert await method(None, Context(b"x")) == b"x"
 
     asyncio.run(run())
