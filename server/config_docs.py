@@ -7,6 +7,7 @@ test compares the committed files with what this would write.
 from __future__ import annotations
 
 import json
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,8 @@ def reference() -> str:
     """Return the reference page, Markdown."""
     parts = [_INTRODUCTION, EXAMPLE, _ENVIRONMENT]
     for title, model in _SECTIONS:
-        parts.append(f"\n## {title}\n\n{model.__doc__}\n\n{_NOTES.get(model, '')}")
+        about = cleandoc(model.__doc__ or "")
+        parts.append(f"\n## {title}\n\n{about}\n\n{_NOTES.get(model, '')}")
         parts.append("| key | type | default | meaning |\n| --- | --- | --- | --- |\n")
         properties = model.model_json_schema()["properties"]
         for key, field in model.model_fields.items():
