@@ -27,14 +27,27 @@ def end_connections(peers: Set[str]) -> int:
     wanted = {_read_peer(peer) for peer in peers}
     ended = 0
     for name in os.listdir("/proc/self/fd"):
-        # The copy stays what it is, even if gRPC closes the connection at this moment.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(name))) as copy:
+        with contextlib.suppress(OSError), _copy(int(name)) as copy:
             if copy.family in {socket.AF_INET, socket.AF_INET6}:
                 host, port = copy.getpeername()[:2]
                 if (_address(host), port) in wanted:
                     copy.shutdown(socket.SHUT_RDWR)
                     ended += 1
     return ended
+
+
+def _copy(fd: int) -> socket.socket:
+    """A copy of a socket, which stays what it is even if gRPC closes the connection meanwhile.
+
+    Raises:
+        OSError: if it is no socket.
+    """
+    copy = os.dup(fd)
+    try:
+        return socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
 
 
 def _read_peer(peer: str) -> Peer:

@@ -1,3 +1,4 @@
+import os
 import socket
 
 import pytest
@@ -32,3 +33,9 @@ def test_a_connection_is_ended(pair):
     assert end_connections({peer}) == 1
     assert client.recv(1) == b""
     assert accepted.recv(1) == b""
+
+
+def test_looking_for_connections_leaves_no_descriptor_open(pair):
+    before = os.listdir("/proc/self/fd")
+    end_connections({pair[2]})
+    assert len(os.listdir("/proc/self/fd")) == len(before)
