@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from server.accepted import Request, ServedModel
 from server.cascade import advance, move_on, stage_terms
+from server.flows import NORMAL, Flows
 from workers.terms import Terms, unpack
 
 STAGES = (0b001, 0b011, 0b111)
@@ -58,7 +59,8 @@ def arena():
 def request_of_eight(arena):
     served = ServedModel(0, 0, arena.spec.ensembles[0])
     claim(arena, START, START + 8, expected=0b001, quorum=1, stage=1)
-    return Request(served, [], 8, 0b111, 0b001, 2, None, 0.0, Terms(1, stage=1))
+    flow = Flows().of(0, 0, NORMAL)
+    return Request(served, [], 8, 0b111, 0b001, 2, None, 0.0, Terms(1, stage=1), flow)
 
 
 def test_rows_move_on_once(arena, request_of_eight):

@@ -333,7 +333,7 @@ def running(
         server.close()
         left = list(temporary.glob("ensembled*"))  # a runtime may leave a file of its own
         assert left == [] or server.exits_with == (-signal.SIGKILL,)
-        assert set(os.listdir("/dev/shm")) <= before
+        wait_for(lambda: set(os.listdir("/dev/shm")) <= before, "nothing left in /dev/shm", 5)
     finally:
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
             server.close()
