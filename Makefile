@@ -35,7 +35,7 @@ serve: $(INSTALLED) ## serve CONFIG until Ctrl-C
 	@exec $(BIN)/ensembled serve $(CONFIG)
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q -n 3 --dist worksteal
 
 compat: $(INSTALLED) $(COMPAT_INSTALLED) ## try the clients of other servers, in an environment of their own
 	$(COMPAT)/pytest -q tests/compat/with_tritonclient tests/compat/with_tools
