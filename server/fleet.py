@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _ISOLATE_AFTER = 2
 #: ... and after this many it fails: two in company, three alone.
 _FAIL_AFTER = 5
+_NOBODY = "no worker can serve it"
 
 
 class Worker:
@@ -121,12 +122,18 @@ class Fleet:
         return mask & self._served[arena]
 
     def enqueue(self, arena: int, mask: int, ranges: list[Range], now: float, flow: Flow) -> None:
-        """Let rows of a flow wait for the members in `mask`."""
+        """Let rows of a flow wait for the members in `mask`.
+
+        A member that has gone down since they were accepted fails on them at once.
+        """
         merged = merge(ranges, self._arenas[arena].spec.segment_rows)
         for member in self.members[arena]:
             if mask >> member.index & 1:
                 for start, stop in merged:
-                    member.pending.append(start, stop, now, flow)
+                    if member.given_up:
+                        self._fail(member, start, stop, _NOBODY)
+                    else:
+                        member.pending.append(start, stop, now, flow)
 
     def withdraw(self, arena: int, start: int, stop: int) -> int:
         """Remove rows from every list they still wait in; how many predictions that saves."""
@@ -369,7 +376,7 @@ class Fleet:
         for member in self._all_members:
             while member.given_up and member.pending.rows:
                 for start, stop in member.pending.take(1024).ranges:
-                    self._fail(member, start, stop, "no worker can serve it")
+                    self._fail(member, start, stop, _NOBODY)
 
     def _refresh_given_up(self) -> None:
         given_up = {id(worker.state) for worker in self.workers.values() if worker.given_up}

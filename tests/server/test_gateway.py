@@ -409,6 +409,19 @@ def test_workers_that_can_not_be_reached_get_their_jobs_when_they_say_hello():
         assert request.future.result().rows == 5
 
 
+def test_a_request_that_waited_for_space_does_not_wait_for_a_member_that_is_down_since():
+    with on_stage() as stage:
+        stage.submit(ALL, 12)
+        assert stage.requests[0].claimed == 12, "the arena is full"
+        waiting = [stage.submit(SOME, 3), stage.submit(ALL, 1)]
+        assert [request.claimed for request in waiting] == [0, 0]
+        stage.kill("d0", for_good=True)
+        stage.finish()
+        answer = waiting[0].future.result()
+        assert (answer.used, answer.degraded) == (0b110, True)
+        assert isinstance(waiting[1].future.exception(), MemberFailed)
+
+
 def failing_once(monkeypatch, where, *, after=False):
     """Let a function raise at its first call, before or after it has done its work."""
     calls = []
