@@ -296,8 +296,9 @@ def test_every_request_is_answered_and_every_slot_comes_back(steps):
                 "restart": stage.restart_combiner,
                 "close": lambda n=number: stage.close(n),
             }[what]()
-        for device in DEVICES:
-            stage.revive(device)
+        for device, worker in stage.fleet.workers.items():
+            if not worker.given_up:
+                stage.revive(device)
         stage.finish()
         for request in stage.requests:
             error = request.future.exception()
