@@ -40,15 +40,17 @@ class Flow:
         used_s: its virtual time.
         pending: rows that wait for a member of theirs, once for each such member.
         bias: how long its requests take in comparison with what is forecast, learned.
+        learned: when that was learned, or doubted, last.
     """
 
-    __slots__ = ("bias", "level", "pending", "used_s")
+    __slots__ = ("bias", "learned", "level", "pending", "used_s")
 
     def __init__(self, level: Level) -> None:
         self.level = level
         self.used_s = 0.0
         self.pending = 0
         self.bias = 1.0
+        self.learned = 0.0
 
     def wait(self, rows: int) -> None:
         """Rows of it begin to wait."""

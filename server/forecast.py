@@ -11,7 +11,8 @@ when a device would be through with what is before a new request:
 
 Rows of a member on several devices are split between them as their speeds are. All this is added
 up a hundred times a second, not for every request, and moved on by the rows accepted since. How a
-forecast compares with what happened is learned as the flow's `bias`.
+forecast compares with what happened is learned as the flow's `bias`. That is believed as long as
+requests confirm it: one that has them all refused would never be found wrong.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ _VALID_S = 0.01
 _LEAST_S = 0.005
 _LEARNING = 0.05
 _LEAST_BIAS, _LARGEST_BIAS = 0.5, 4.0
+#: If nothing was learned for so long, or for as long as a request takes, a bias is doubted.
+_DOUBT_S = 0.5
 
 
 class Prospect(NamedTuple):
@@ -140,6 +143,8 @@ class Forecast:
         prospects.sort(key=_total_s)
         wait_s, total_s = prospects[needed - 1]
         request.forecast_s = total_s
+        if now - flow.learned > _DOUBT_S:
+            _doubt(flow, now, total_s)
         return Prospect(wait_s * flow.bias, total_s * flow.bias)
 
     def accept(self, request: Request) -> None:
@@ -185,6 +190,16 @@ def learn(request: Request, now: float) -> None:
     if request.forecast_s >= _LEAST_S and (is_late or is_whole):
         bias = (now - request.accepted) / request.forecast_s
         flow.bias += _LEARNING * (min(max(bias, _LEAST_BIAS), _LARGEST_BIAS) - flow.bias)
+        flow.learned = now
+
+
+def _doubt(flow: Flow, now: float, total_s: float) -> None:
+    """Believe half of a bias that no request has confirmed for long; they take `total_s`."""
+    half_s = max(_DOUBT_S, total_s)
+    age_s = now - flow.learned
+    if age_s > half_s:
+        flow.bias = 1.0 + (flow.bias - 1.0) * 0.5 ** (age_s / half_s)
+        flow.learned = now
 
 
 def _total_s(prospect: Prospect) -> float:

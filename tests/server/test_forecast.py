@@ -128,6 +128,31 @@ def test_what_forecasts_are_wrong_by_is_learned(factor, bias):
     assert request.flow.bias == pytest.approx(bias, rel=0.01)
 
 
+def test_a_bias_that_no_request_confirms_is_doubted():
+    """Else a flow that has all its requests refused since a device was away is refused for ever."""
+    bench = Bench(a={"d0": 0.1})
+    bench.append(10)
+    _, request = bench.prospect(rows=1)
+    flow = request.flow
+    for _ in range(300):
+        learn(request, request.accepted + 100.0)
+    assert flow.bias == pytest.approx(4.0)
+    bench.now = flow.learned + 0.4
+    assert bench.prospect(rows=1)[1].flow.bias == pytest.approx(4.0), "it may be right"
+    bench.now = flow.learned + 0.5001
+    assert bench.prospect(rows=1)[1].flow.bias == pytest.approx(2.5, rel=0.01)
+    bench.now = flow.learned + 5.0
+    assert bench.prospect(rows=1)[1].flow.bias == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_bias_is_not_doubted_before_a_request_could_confirm_it():
+    bench = Bench(a={"d0": 0.1})
+    bench.append(1000)
+    flow = bench.prospect()[1].flow
+    flow.bias, flow.learned = 2.0, bench.now - 9.0
+    assert bench.prospect()[1].flow.bias == 2.0
+
+
 def after(forecast_s, **fields):
     """The bias after a request that took ten times as long as was forecast."""
     bench = Bench(a={"d0": 0.1})
