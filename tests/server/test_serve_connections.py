@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import resource
 import select
 import socket
-import struct
 
 import numpy as np
+import psutil
 import pytest
+from connections import connections_of, few_descriptors, recovering, reset
 from serving import configuration, fake, running, wait_for
 
 from benchmarks.errors import BenchmarkError
@@ -49,18 +49,8 @@ def recovery(request):
     if "server" not in request.fixturenames:
         yield
         return
-    server = request.getfixturevalue("server")
-    check_canary(server)
-    front_end = server.child("front-end")
-    wait_for(lambda: not connections_of(front_end), "that nobody is connected")
-    before = front_end.num_fds()
-    yield
-    check_canary(server)
-    wait_for(lambda: front_end.num_fds() <= before, "that all descriptors are closed")
-
-
-def connections_of(process):
-    return [one for one in process.net_connections("tcp") if one.status != "LISTEN"]
+    with recovering(request.getfixturevalue("server"), check_canary):
+        yield
 
 
 # -- requests by hand -----------------------------------------------------------------------------
@@ -100,12 +90,6 @@ def connected(server, receive_bytes=None):
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         connection.connect((server.host, server.port))
         yield connection
-
-
-def reset(connection):
-    """Close a connection so that the other side is told that it was reset."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 def read_all(connection):
@@ -459,17 +443,6 @@ def test_connections_that_the_benchmark_holds(small_server):
     wait_for(lambda: not connections_of(front_end), "that nobody is connected")
 
 
-@contextlib.contextmanager
-def few_descriptors(process, count):
-    """Let a process have so many descriptors."""
-    limits = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
-    resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (count, limits[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, limits)
-
-
 def ask_for_metadata(connection):
     connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: t\r\n\r\n")
     assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
@@ -493,10 +466,10 @@ def test_connections_beyond_the_limit(small_server):
 
 def test_no_descriptor_is_left(small_server):
     front_end = small_server.child("front-end")
-    check_canary(small_server)
-    wait_for(lambda: not connections_of(front_end), "that nobody is connected")
-    before = front_end.num_fds()
-    with few_descriptors(front_end, before + 5):
+    with (
+        recovering(small_server, check_canary),
+        few_descriptors(front_end, front_end.num_fds() + 5),
+    ):
         with connected(small_server) as first, contextlib.ExitStack() as stack:
             ask_for_metadata(first)
             for _ in range(50):
@@ -507,9 +480,8 @@ def test_no_descriptor_is_left(small_server):
             ask_for_metadata(first)
         wait_for(lambda: not connections_of(front_end), "that nobody is connected")
         check_canary(small_server)
-    wait_for(lambda: front_end.num_fds() <= before, "that all descriptors are closed")
 
 
 def test_the_front_end_may_open_as_many_descriptors_as_the_system_allows(small_server):
-    soft, hard = resource.prlimit(small_server.child("front-end").pid, resource.RLIMIT_NOFILE)
+    soft, hard = small_server.child("front-end").rlimit(psutil.RLIMIT_NOFILE)
     assert soft == hard

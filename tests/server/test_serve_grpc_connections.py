@@ -1,13 +1,11 @@
 """Slow, silent, greedy and rude clients of gRPC, against a running server with small limits."""
 
 import contextlib
-import resource
-import socket
-import struct
 
 import grpc
 import numpy as np
 import pytest
+from connections import connections_of, few_descriptors, recovering, reset_at_end
 from grpc_calls import connected, infer_request
 from raw_http2 import (
     CANCEL,
@@ -52,17 +50,8 @@ def server(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def recovery(server):
     """After every test: a canary is answered, and no descriptor has stayed."""
-    check_canary(server)
-    front_end = server.child("front-end")
-    wait_for(lambda: not connections_of(front_end), "that nobody is connected")
-    before = front_end.num_fds()
-    yield
-    check_canary(server)
-    wait_for(lambda: front_end.num_fds() <= before, "that all descriptors are closed")
-
-
-def connections_of(process):
-    return [one for one in process.net_connections("tcp") if one.status != "LISTEN"]
+    with recovering(server, check_canary):
+        yield
 
 
 def rows(count):
@@ -173,8 +162,7 @@ def test_connections_that_are_reset_in_the_middle_of_a_message(server):
     for _ in range(30):
         with RawConnection(server.grpc) as connection:
             connection.send(call_headers(1), frame(DATA, 0, 1, data[:10_000]))
-            linger = struct.pack("ii", 1, 0)
-            connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            reset_at_end(connection.socket)
 
 
 def test_a_message_with_its_headers_only_counts_as_one(server):
@@ -185,14 +173,9 @@ def test_a_message_with_its_headers_only_counts_as_one(server):
 
 def test_no_descriptor_is_left(server):
     front_end = server.child("front-end")
-    limits = resource.prlimit(front_end.pid, resource.RLIMIT_NOFILE)
-    few = (front_end.num_fds() + 5, limits[1])
-    resource.prlimit(front_end.pid, resource.RLIMIT_NOFILE, few)
-    try:
-        with contextlib.ExitStack() as stack:
-            for _ in range(50):
-                stack.enter_context(RawConnection(server.grpc))
-    finally:
-        resource.prlimit(front_end.pid, resource.RLIMIT_NOFILE, limits)
+    few = front_end.num_fds() + 5
+    with few_descriptors(front_end, few), contextlib.ExitStack() as stack:
+        for _ in range(50):
+            stack.enter_context(RawConnection(server.grpc))
     # gRPC tries again to accept what waits after a while; afterwards all is as before.
     wait_for(lambda: not connections_of(front_end), "that nobody is connected")

@@ -1,6 +1,7 @@
 """What the machine has no more of: descriptors, space for caches; and clocks that jump."""
 
 import ast
+import contextlib
 import os
 import signal
 import socket
@@ -9,17 +10,11 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from connections import few_descriptors
 from networks import write_linear
 from serving import Client, configuration, fake, wait_for
 
 ROOT = Path(__file__).parents[2]
-
-
-def limit_descriptors(process, count):
-    """Let a process have no descriptor of that number or above; what the limit was."""
-    before = process.rlimit(psutil.RLIMIT_NOFILE)
-    process.rlimit(psutil.RLIMIT_NOFILE, (count, before[1]))
-    return before
 
 
 def is_right(client, model="all", add=3.0):
@@ -34,17 +29,12 @@ def test_a_front_end_without_descriptors_serves_the_connections_that_it_has(serv
     server = serve(configuration({"a": fake(0), "b": fake(6)}))
     is_right(server.client)
     front_end = server.child("front-end")
-    before = limit_descriptors(front_end, front_end.num_fds() + 4)
-    connections = []
-    try:
+    few = front_end.num_fds() + 4
+    with few_descriptors(front_end, few), contextlib.ExitStack() as stack:
         for _ in range(40):
-            connections.append(socket.create_connection((server.host, server.port)))
+            stack.enter_context(socket.create_connection((server.host, server.port)))
         for _ in range(20):
             is_right(server.client)
-    finally:
-        for connection in connections:
-            connection.close()
-    front_end.rlimit(psutil.RLIMIT_NOFILE, before)
 
     def served():
         client = Client(server.url)
@@ -66,21 +56,20 @@ def test_a_worker_that_can_not_be_started_is_down_until_it_can(serve):
     config["ensembles"]["strict"] = {"members": list(members)}
     server = serve(config)
     is_right(server.client)
-    before = limit_descriptors(server.process, 3)
-    server.kill("worker cpu:1")
 
     def status(name):
         return server.client.get(f"/v2/models/{name}/ready").status_code
 
-    wait_for(lambda: status("b") == 503, "the worker to be given up", 60)
-    assert [status(name) for name in ("all", "strict", "a")] == [200, 503, 200]
-    assert server.is_ready()
-    answer = server.predict("all", [[1, 2]])
-    assert answer.members == ["a"]
-    assert answer.json["parameters"]["degraded"] is True
-    refused = server.predict("strict", [[1, 2]])
-    assert (refused.status, "quorum" in refused.error) == (503, True)
-    server.process.rlimit(psutil.RLIMIT_NOFILE, before)
+    with few_descriptors(server.process, 3):
+        server.kill("worker cpu:1")
+        wait_for(lambda: status("b") == 503, "the worker to be given up", 60)
+        assert [status(name) for name in ("all", "strict", "a")] == [200, 503, 200]
+        assert server.is_ready()
+        answer = server.predict("all", [[1, 2]])
+        assert answer.members == ["a"]
+        assert answer.json["parameters"]["degraded"] is True
+        refused = server.predict("strict", [[1, 2]])
+        assert (refused.status, "quorum" in refused.error) == (503, True)
     wait_for(lambda: status("strict") == 200, "the worker to come back", 60)
     is_right(server.client, "strict")
 

@@ -4,11 +4,11 @@ import contextlib
 import json
 import random
 import socket
-import struct
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from connections import reset_at_end
 from grpc_calls import connected, infer_request
 from serving import ask, configuration, fake, wait_for
 
@@ -19,7 +19,6 @@ CLIENTS = 300
 #: One in so many is patient.
 PATIENT = 5
 WAVE = 100
-RESET = struct.pack("ii", 1, 0)
 
 
 def payload(number):
@@ -43,7 +42,7 @@ def give_up_over_http(server, rng, x):
         if sent == len(data) and rng.random() < 0.3:
             connection.recv(20)
         if rng.random() < 0.8:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            reset_at_end(connection)
 
 
 def test_a_storm_of_clients_that_give_up_harms_none_that_stays(serve):
