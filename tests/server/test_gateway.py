@@ -394,6 +394,19 @@ def test_members_of_later_stages_that_failed_are_named():
         assert str(error) == "member 'b', 'c' failed on this input"
 
 
+def test_a_deadline_that_passes_while_a_request_waits_for_slots():
+    with on_stage() as stage:
+        first = stage.submit(ALL, stage.arena.capacity)
+        second = stage.submit(ALL, 3, timeout_s=60.0)
+        room = stage.gateway._flights[0].room
+        assert (second.claimed, room.requests) == (0, 1)
+        stage.turn()  # on this stage timers are due at once
+        assert isinstance(second.future.exception(), DeadlineExceeded)
+        assert room.requests == 0
+        stage.finish()
+        assert first.future.result().rows == stage.arena.capacity
+
+
 def test_workers_that_can_not_be_reached_get_their_jobs_when_they_say_hello():
     """A socket that takes no more refuses: nothing is dropped."""
     with on_stage() as stage:
