@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from grpc_calls import connected, infer_request
-from serving import configuration, fake, wait_for
+from serving import configuration, fake, running, wait_for
 from typer.testing import CliRunner
 
 from server.cli import app
@@ -21,6 +21,7 @@ from server.grpc_api.messages import METHODS
 pytestmark = pytest.mark.process
 
 X = np.ones((1, 2), np.float32)
+LIMIT_BYTES = 10_000
 BODY = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
 
 
@@ -32,15 +33,23 @@ def write_keys(path, **scopes):
     return {name: key.key for name, key in keys.items()}
 
 
-@pytest.fixture
-def keys(tmp_path):
-    return write_keys(tmp_path / "keys.yaml", user=["infer"], monitor=["admin"])
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("keys")
 
 
-@pytest.fixture
-def guarded(serve, tmp_path, keys):
-    config = configuration({"m": fake(1)}, api_keys_file=str(tmp_path / "keys.yaml"))
-    return serve(config)
+@pytest.fixture(scope="module")
+def keys(directory):
+    return write_keys(directory / "keys.yaml", user=["infer"], monitor=["admin"])
+
+
+@pytest.fixture(scope="module")
+def guarded(directory, keys):
+    config = configuration(
+        {"m": fake(1)}, api_keys_file=str(directory / "keys.yaml"), max_request_bytes=LIMIT_BYTES
+    )
+    with running(config, directory) as server:
+        yield server
 
 
 def http(server, key=None):
@@ -174,18 +183,14 @@ def test_a_stream_needs_a_key(guarded, keys):
         assert answer.error_message == ""
 
 
-def test_a_body_without_a_key_is_not_read(serve, tmp_path):
-    write_keys(tmp_path / "keys.yaml", user=["infer"])
-    config = configuration(
-        {"m": fake(1)}, api_keys_file=str(tmp_path / "keys.yaml"), max_request_bytes=1000
-    )
-    server = serve(config)
-    with http(server) as client:  # else it would be too large
+def test_a_body_without_a_key_is_not_read(guarded):
+    with http(guarded) as client:  # else it would be too large
         response = client.post("/v2/models/all/infer", content=b"x" * (8 << 20))
         assert response.status_code == 401
         assert response.headers["connection"] == "close"
-    with connected(server.grpc) as channel:
-        assert grpc_code(channel, "ModelInfer", np.ones((10_000, 2))) == "UNAUTHENTICATED"
+    with connected(guarded.grpc) as channel:
+        rows = np.ones((LIMIT_BYTES, 2))
+        assert grpc_code(channel, "ModelInfer", rows) == "UNAUTHENTICATED"
 
 
 def test_no_key_and_no_hash_is_ever_logged(serve, tmp_path):
