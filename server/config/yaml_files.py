@@ -46,5 +46,5 @@ def read_yaml(path: Path) -> Any:
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = " ".join(filter(None, (error.context, error.problem)))
         raise ConfigError(f"{path}{place}: {problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a 13th month, endless brackets
         raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None

@@ -26,6 +26,8 @@ def problems(tmp_path, text):
         ("a: [1", "c.yaml, line 1, column 6: while parsing a flow sequence"),
         ("a: 1\nb: 2\na: 3", "c.yaml, line 3, column 1: the key 'a' is there twice"),
         ("members: {a: {model: 'x\x01'}}", "c.yaml: is not YAML"),
+        ("a: 2026-13-45", "c.yaml: is not YAML: month must be in 1..12"),
+        ("a: " + "[" * 3000, "c.yaml: is not YAML: maximum recursion depth exceeded"),
         (f"members: {{c d: {FAKE}}}", "members.c d: the name 'c d' should consist of"),
         (f"members: {{-x: {FAKE}}}", "members.-x: the name '-x' should"),
         (f"members: {{stats: {FAKE}}}", "the name 'stats' is reserved"),
