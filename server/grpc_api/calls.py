@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
@@ -141,8 +142,23 @@ class Calls:
         data = await self._receive(context)
         if len(data) < COUNTED_BYTES:
             return await answer(data, context)
-        with self._budget.holding(len(data)):
+        with self.holding(len(data)):
             return await answer(data, context)
+
+    @contextmanager
+    def holding(self, nbytes: int) -> Iterator[None]:
+        """Hold what a message takes of the budget, for the length of a block.
+
+        Raises:
+            QueueFull: if that is too much; this is counted.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._budget.holding(nbytes))
+            except QueueFull as error:
+                self._on_refused(time.monotonic(), error)
+                raise
+            yield
 
     async def _receive(self, context: Context) -> bytes:
         """The message of a call, which is counted already.

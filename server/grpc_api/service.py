@@ -69,7 +69,6 @@ class Service:
         self.calls = Calls(limits, budget, self._entrance, inference.unaddressed.fail)
         self._inference = inference
         self._answer_streamed = self._entrance.guarded(_STREAM, self._answer)
-        self._budget = budget
         self._access, self._tracer = inference.access, inference.tracer
         self._streams: set[Stream] = set()
 
@@ -152,7 +151,7 @@ class Service:
             self._read,
             self._answer_streamed,
             text_of,
-            budget=self._budget,
+            holding=self.calls.holding,
             write=self.calls.write,
         )
         self._streams.add(stream)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
-from server.body_budget import BodyBudget
 from server.grpc_api.answers import encode_error, encode_streamed
 from server.grpc_api.codec import Asked
 
@@ -29,7 +29,7 @@ class Stream:
         read: from a serialized request to a request.
         answer: from a request to a serialized ModelInferResponse.
         text_of: what the client is told of an error.
-        budget: what all messages may hold together.
+        holding: counts a message of so many bytes among what all may hold together.
         write: sends an answer in a context.
 
     Attributes:
@@ -44,7 +44,7 @@ class Stream:
         answer: Callable[[Asked, Any], Awaitable[bytes]],
         text_of: Callable[[Exception], str],
         *,
-        budget: BodyBudget,
+        holding: Callable[[int], AbstractContextManager[None]],
         write: Callable[[bytes, Any], Awaitable[None]],
     ) -> None:
         self._messages = messages
@@ -52,7 +52,7 @@ class Stream:
         self._read_request = read
         self._answer = answer
         self._text_of = text_of
-        self._budget = budget
+        self._holding = holding
         self._write = write
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
@@ -89,7 +89,7 @@ class Stream:
     async def _answer_one(self, data: bytes) -> bytes:
         request_id = ""
         try:
-            with self._budget.holding(len(data)):
+            with self._holding(len(data)):
                 asked = await self._read_request(data)
                 request_id = asked.id
                 return encode_streamed(await self._answer(asked, self._context))

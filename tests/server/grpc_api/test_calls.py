@@ -140,7 +140,7 @@ def test_calls_beyond_the_limit_are_refused_and_not_read():
 def test_messages_count_until_they_are_answered():
     async def run():
         budget = BodyBudget(COUNTED_BYTES)
-        async with calls_of(budget=budget) as (calls, _):
+        async with calls_of(budget=budget) as (calls, refused):
             held = []
 
             async def answer(data, context):
@@ -155,6 +155,8 @@ def test_messages_count_until_they_are_answered():
             context = Context(big + b"x")
             assert await method(None, context) is None
             assert context.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert [error.reason for error in refused] == ["memory"]
+            assert budget.held_bytes == 0
 
     asyncio.run(run())
 
