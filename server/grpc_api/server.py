@@ -34,7 +34,8 @@ _SERVERS = 32
 _UNEVEN, _LEAST_EACH = 2, 16
 #: How long answers that are ready have to reach their clients when the server stops.
 _GRACE_S = 10.0
-
+#: A server that could not be replaced is tried to be again that much later.
+_AGAIN_S = 1.0
 
 #: How lines of gRPC begin that only say what a client did: it went before it took its answer,
 #: or sent what is no text.
@@ -147,8 +148,13 @@ class GrpcServer:
                 await asyncio.shield(self._servers[place].wait_for_termination())
             except Exception as reason:
                 _log.warning("a gRPC server ended, another takes its place: %s", reason)
-            self._servers[place] = server = self._make()
-            await server.start()
+            try:
+                server = self._make()
+                await server.start()
+                self._servers[place] = server
+            except Exception as reason:  # such as want of descriptors; there may be some later
+                _log.warning("no gRPC server could be started: %s", reason)
+                await asyncio.sleep(_AGAIN_S)
 
     def renew(self, tls: TlsFiles) -> None:
         """Encrypt new connections with other certificates."""
