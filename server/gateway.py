@@ -203,7 +203,8 @@ class Gateway:
         if trace is not None:
             trace.accepted, request.trace = request.accepted, trace
         flight = self._flights[model.arena]
-        if flight.room.requests or self._forecast.is_anybody_before(model.arena):
+        has_others_before = flight.room.requests or self._forecast.is_anybody_before(model.arena)
+        if has_others_before:
             self._check_time(flight, request)
         if flight.room.requests or not self._place(flight, request):
             if request.claimed == 0:
@@ -211,6 +212,8 @@ class Gateway:
             flight.room.enter(request)
             self._serve_waiting(flight)
         self._requests.add(request)
+        if has_others_before:
+            self._forecast.accept(request)
         if request.left_s:
             request.timer = self._loop.call_later(request.left_s, self._pass_deadline, request)
         return request
@@ -222,7 +225,6 @@ class Gateway:
         rows = flight.room.rows(request.flow)
         prospect = self._forecast.prospect(request, needed, rows)
         check_time(request, prospect, self._limits.queue_s)
-        self._forecast.accept(request)
 
     def _pass_deadline(self, request: Request) -> None:
         self.close(

@@ -436,6 +436,15 @@ def test_a_request_that_waited_for_space_does_not_wait_for_a_member_that_is_down
         assert isinstance(waiting[1].future.exception(), MemberFailed)
 
 
+def test_requests_that_find_no_seat_are_before_nobody():
+    with on_stage() as stage:
+        stage.submit(ALL, 12)
+        stage.turn()
+        assert sum(stage.submit(ALL, 1) is not None for _ in range(100)) == 2, "there are 2 seats"
+        outlooks = stage.gateway._forecast._outlooks.values()
+        assert sum(outlook.accepted for outlook in outlooks) <= 2
+
+
 def failing_once(monkeypatch, where, *, after=False):
     """Let a function raise at its first call, before or after it has done its work."""
     calls = []
