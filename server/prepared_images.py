@@ -62,8 +62,9 @@ async def prepare_images(
             f"{len(images)} images take {nbytes} bytes when they are decoded for the models, "
             f"the limit is {room.limit_bytes}"
         )
-    room.take(nbytes)
+    room.check(nbytes)
     arrays = [np.empty((len(images), size, size, _CHANNELS), np.uint8) for size in sizes]
+    room.take(nbytes)  # not before they are there: who else would give it back
     for array in arrays:
         loop = asyncio.get_running_loop()
         weakref.finalize(array, _give_back, loop, room, array.nbytes).atexit = False

@@ -176,3 +176,14 @@ def test_more_images_than_there_is_memory_for_are_refused():
     tensor = Tensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
     with pytest.raises(RequestTooLarge, match=r"^5 images take 780 bytes"):
         bind(tensor, room=BodyBudget(5 * ROW_BYTES - 1))
+
+
+def test_arrays_that_can_not_be_made_hold_no_memory(monkeypatch):
+    def empty(*_):
+        raise MemoryError("none is left")
+
+    monkeypatch.setattr(prepared_images.np, "empty", empty)
+    room = BodyBudget(100 * ROW_BYTES)
+    with pytest.raises(MemoryError):
+        bind(Tensor("image", "BYTES", [1], elements=[photo(0)[0]]), room=room)
+    assert room.held_bytes == 0
