@@ -30,6 +30,8 @@ from workers.logs import flush, set_up_logging, settings_of
 __all__ = ["Failed", "Started", "Status", "end_with_supervisor", "run_role"]
 
 _PR_SET_PDEATHSIG = 1
+#: What is told of an error is a line of the status channel, whose reader takes 64 KiB of one.
+_MAX_ERROR = 8000
 
 _Spec = TypeVar("_Spec")
 
@@ -88,7 +90,7 @@ def run_role(
     except BaseException as error:
         level = logging.ERROR if status.has_started else logging.DEBUG
         logging.getLogger(__name__).log(level, "the process failed", exc_info=True)
-        status.send(Failed(str(error) or type(error).__name__))
+        status.send(Failed((str(error) or type(error).__name__)[:_MAX_ERROR]))
         flush()
         os._exit(1)
     flush()

@@ -1,13 +1,16 @@
 """The log's writer: nobody waits for it, and what it loses it counts."""
 
+import asyncio
 import contextlib
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
+from server.child import Child
 from workers.logs import log_environment, settings_of
 
 SCRIPT = """
@@ -129,3 +132,20 @@ def test_why_a_process_ends_is_told_by_it_or_by_the_supervisor(first, told):
     logged = done.stderr.decode()
     assert ("ERROR ensembled combiner: the process failed" in logged) == (len(told) > 1)
     assert ("CancelledError: why" in logged) == (len(told) > 1)
+
+
+def test_of_an_error_as_long_as_a_book_the_beginning_is_told():
+    script = ROLE.format(first='raise ValueError("\\x01" * 100_000)')
+    done = subprocess.run(
+        [sys.executable, "-c", script], input=b"{}\n", capture_output=True, check=False, timeout=60
+    )
+
+    async def heard():
+        reader = asyncio.StreamReader()
+        reader.feed_data(done.stdout)
+        reader.feed_eof()
+        child = Child("combiner", "workers.combiner")
+        child.process = SimpleNamespace(stdout=reader)
+        return await child.wait_up()
+
+    assert asyncio.run(heard()).startswith("\x01" * 1000)
