@@ -1,7 +1,7 @@
 """The composition root: from a configuration to a running server.
 
 Runs in the process that becomes the supervisor. Everything that can be found wrong without taking
-traffic is found here, in this order: ports, recipes, models, placement, agreement between members.
+traffic is found here, in this order: keys and certificates, ports, and what `server.plan` looks at.
 """
 
 from __future__ import annotations
@@ -18,39 +18,20 @@ from functools import partial
 
 from setproctitle import setproctitle
 
-from allocator.matrix import AllocationMatrix
-from server.composition.compose import Composition, compose
-from server.composition.members import know_members
-from server.composition.rules import know_rules
-from server.composition.tracing import know_tracing
 from server.config import Config
 from server.config.limits import LimitsConfig
 from server.front_end_spec import ClientLimits, FrontEndSpec, QueueLimits
 from server.notify import Notifier
-from server.planning.allocation_file import read_allocation
-from server.planning.placement import (
-    Placement,
-    arena_budget_bytes,
-    find_devices,
-    place,
-)
-from server.planning.report import summary
+from server.plan import Plan, make_plan
 from server.ports import bind_port, hold_port, notice_absence, spoken_address
-from server.profiling.progress import progress_on_stderr
 from server.rereading import Rereading
 from server.security.credentials import read_credentials
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
 from workers.log_lines import Speaker
 from workers.logs import flush, log_environment, set_up_logging
-from workers.memory import board_bytes, create_memory
-from workers.spec import (
-    CombinerSpec,
-    DeviceSpec,
-    MemorySpec,
-    TracingSpec,
-    WorkerSpec,
-)
+from workers.memory import create_memory
+from workers.spec import CombinerSpec, MemorySpec, WorkerSpec
 
 __all__ = ["check", "serve"]
 
@@ -82,7 +63,7 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     http = bind_port(config.server.host, config.server.http_port)
     grpc = hold_port(config.server.host, config.server.grpc_port)
     log = partial(_log.info, "%s")
-    plan = _plan(config, profile_s=config.placement.profile_s, log=log)
+    plan = make_plan(config, profile_s=config.placement.profile_s, log=log)
     for line in plan.describe():
         log(line)
     sockets = tempfile.mkdtemp(prefix="ensembled-")  # readable by the owner only
@@ -111,77 +92,13 @@ def check(config: Config) -> str:
         ConfigError, StartError: as `serve` would.
     """
     warnings = [f"warning: {line}" for line in read_credentials(config.server).warnings]
-    plan = _plan(config, profile_s=0.0)
+    plan = make_plan(config, profile_s=0.0)
     lines = [
         f"{model.served.name}: {', '.join(model.members)} -> "
         f"{model.served.spec.output.datatype} {list(model.served.spec.output.shape)}"
         for model in plan.composition.models
     ]
     return "\n".join([*lines, *plan.describe(), *warnings, "the configuration is valid"])
-
-
-class _Plan:
-    """What will be served where."""
-
-    def __init__(
-        self,
-        devices: list[DeviceSpec],
-        matrix: AllocationMatrix,
-        composition: Composition,
-        placement: Placement | None,
-        tracing: TracingSpec | None,
-    ) -> None:
-        self.devices = [device for device in devices if device.name in composition.instances]
-        self.matrix = matrix
-        self.composition = composition
-        self.tracing = tracing
-        self._placement = placement
-
-    def describe(self) -> list[str]:
-        """What runs where, and how good that is, in lines for people."""
-        lines = [
-            f"{device}: "
-            + (
-                ", ".join(
-                    f"{member} x{batch}"
-                    for on, member, batch in self.matrix.instances()
-                    if on == device
-                )
-                or "not used"
-            )
-            for device in self.matrix.devices
-        ]
-        if self._placement is not None:
-            lines.append(summary(self._placement.allocation))
-            if estimated := self._placement.found.estimated:
-                names = ", ".join(dict.fromkeys(member for member, _ in estimated))
-                lines.append(f"that rests on estimates, `ensembled profile` measures: {names}")
-        return lines
-
-
-def _plan(config: Config, *, profile_s: float, log: Callable[[str], None] | None = None) -> _Plan:
-    tracing = know_tracing(config)
-    members = know_members(config)
-    metas = know_rules(config, members)
-    devices = find_devices(config)
-    placement = None
-    if config.allocation == "auto":
-        with progress_on_stderr(log) as on_progress:
-            placement = place(
-                config, members, devices, profile_s=profile_s, on_progress=on_progress
-            )
-        matrix = placement.matrix
-    else:
-        matrix = read_allocation(config, members, devices)
-    composition = compose(
-        config,
-        members,
-        matrix,
-        budget_bytes=arena_budget_bytes(config),
-        offset=board_bytes(len(devices) + 2),
-        metas=metas,
-    )
-    return _Plan(devices, matrix, composition, placement, tracing)
 
 
 def _client_limits(limits: LimitsConfig) -> ClientLimits:
@@ -205,7 +122,7 @@ def _say(line: str) -> None:
 
 async def _supervise(
     config: Config,
-    plan: _Plan,
+    plan: Plan,
     *,
     sockets: str,
     http: socket.socket,
@@ -221,38 +138,18 @@ async def _supervise(
     memory = MemorySpec(create_memory(nbytes), nbytes, processes, arenas)
     ready = f"ready http={spoken_address(http)} grpc={spoken_address(grpc)}"
     supervisor = Supervisor(
-        front_end=FrontEndSpec(
-            epoch=0,
-            workers=(),
-            starting=(),
-            devices=tuple(plan.devices),
+        front_end=_front_end(
+            config,
+            plan,
             memory=memory,
             sockets=sockets,
-            instances=plan.composition.instances,
-            models=plan.composition.models,
-            http_fd=http.fileno(),
-            grpc_address=spoken_address(grpc),
-            max_request_bytes=int(config.server.max_request_bytes),
-            queue=QueueLimits(
-                config.server.limits.queue_s,
-                config.server.max_waiting_requests,
-                config.server.limits.waiting_rows,
-            ),
-            max_image_pixels=config.server.max_image_pixels,
-            limits=_client_limits(config.server.limits),
-            drain_delay_s=config.server.drain_delay_s,
-            access_log=config.server.access_log,
-            tracing=plan.tracing,
-            security=rereading.credentials.spec,
+            http=http,
+            grpc=grpc,
+            rereading=rereading,
         ),
         workers=tuple(
             WorkerSpec(
-                device,
-                0,
-                plan.composition.instances[device.name],
-                memory,
-                sockets,
-                plan.tracing,
+                device, 0, plan.composition.instances[device.name], memory, sockets, plan.tracing
             )
             for device in plan.devices
         ),
@@ -265,3 +162,38 @@ async def _supervise(
         on_ready=lambda: _say(ready),
     )
     await supervisor.run()
+
+
+def _front_end(
+    config: Config,
+    plan: Plan,
+    *,
+    memory: MemorySpec,
+    sockets: str,
+    http: socket.socket,
+    grpc: socket.socket,
+    rereading: Rereading,
+) -> FrontEndSpec:
+    server = config.server
+    return FrontEndSpec(
+        epoch=0,
+        workers=(),
+        starting=(),
+        devices=tuple(plan.devices),
+        memory=memory,
+        sockets=sockets,
+        instances=plan.composition.instances,
+        models=plan.composition.models,
+        http_fd=http.fileno(),
+        grpc_address=spoken_address(grpc),
+        max_request_bytes=int(server.max_request_bytes),
+        queue=QueueLimits(
+            server.limits.queue_s, server.max_waiting_requests, server.limits.waiting_rows
+        ),
+        max_image_pixels=server.max_image_pixels,
+        limits=_client_limits(server.limits),
+        drain_delay_s=server.drain_delay_s,
+        access_log=server.access_log,
+        tracing=plan.tracing,
+        security=rereading.credentials.spec,
+    )
