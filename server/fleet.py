@@ -261,15 +261,19 @@ class Fleet:
         job = worker.state.close(finished.job, now)
         if job is None:
             return
-        if finished.elapsed_s:
+        if self._count(job, finished) and finished.elapsed_s:
             job.placement.latency.learn(job.rows, finished.elapsed_s)
-        self._count(job, finished)
         for start, stop in job.ranges:
             self._forget_crashes(job.placement.member, start, stop)
         self._close_job(job)
 
-    def _count(self, job: OpenJob, finished: Finished) -> None:
-        """Count a batch; cell by cell only if not all of its rows were simply predicted."""
+    def _count(self, job: OpenJob, finished: Finished) -> int:
+        """Count a batch; cell by cell only if not all of its rows were simply predicted.
+
+        Returns:
+            How many rows were predicted or failed: none if the batch was skipped, because nobody
+            wanted it any more.
+        """
         member = job.placement.member
         predicted, failed = job.rows, 0
         if not finished.flawless:
@@ -282,6 +286,7 @@ class Fleet:
                 failed += int((done == -rows).sum())
         member.counters.run(predicted, failed, job.opened - job.since, finished.elapsed_s)
         job.placement.counters.run(predicted + failed, finished.elapsed_s)
+        return predicted + failed
 
     # -- what the supervisor says -------------------------------------------------------------
 

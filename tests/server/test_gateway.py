@@ -445,6 +445,24 @@ def test_requests_that_find_no_seat_are_before_nobody():
         assert sum(outlook.accepted for outlook in outlooks) <= 2
 
 
+def test_a_batch_that_was_skipped_does_not_tell_how_long_one_takes():
+    """Else a device whose batches come too late seems to be quick, and more come too late."""
+    with on_stage() as stage:
+        stage.die("d1")
+        stage.submit(SOME, 2, members=0b001)
+        stage.turn()
+        stage.close(0)
+        stage.combine(10)
+        job = stage.jobs["d0"].popleft()
+        worker = stage.fleet.workers["d0"]
+        latency = worker.placements[job.instance].latency
+        before = latency.seconds(2)
+        stage.fleet._on_finished(worker, Finished(job.id, 1e-6, flawless=False), 0.0)
+        assert latency.seconds(2) == before
+        stage.hear(10)
+        stage.finish()
+
+
 def failing_once(monkeypatch, where, *, after=False):
     """Let a function raise at its first call, before or after it has done its work."""
     calls = []
