@@ -173,7 +173,8 @@ class Instance:
         try:
             self._answer(self._random_inputs(1))
         except Exception as failure:
-            if "memory" in f"{type(failure).__name__} {failure}".lower():
+            said = f"{type(failure).__name__} {failure}".lower()
+            if "memory" in said and "illegal memory access" not in said:
                 return  # others may have enough of it
             raise DeviceLost(
                 f"after an error of member {self.spec.source.member!r} ({error}) the device does "

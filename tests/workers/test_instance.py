@@ -146,8 +146,8 @@ def breaking_at(model, poison, error):
 def test_a_device_that_is_lost_fails_no_row(arena, model, make):
     """They are tried again on the next worker, one by one in the end."""
     claim(arena, START, START + 4, expected=0b111)
-    breaking_at(model, START + 2, RuntimeError("an illegal access was encountered"))
-    with pytest.raises(DeviceLost, match="'b'.*an illegal access"):
+    breaking_at(model, START + 2, RuntimeError("an illegal memory access was encountered"))
+    with pytest.raises(DeviceLost, match="'b'.*an illegal memory access"):
         make(probes=True).run([(START, START + 4)])
     check(arena, [])
 
