@@ -91,13 +91,19 @@ class _Delay:
 
 
 class _Outlook:
-    """What a flow has to expect, and how many of its rows were accepted since it was made."""
+    """What a flow has to expect, and how many of its rows were accepted since it was made.
 
-    __slots__ = ("accepted", "delays")
+    Attributes:
+        accepted: rows.
+        decisive: by the members that are expected and how many of them must answer: what the last
+            of these has to expect.
+    """
+
+    __slots__ = ("accepted", "decisive")
 
     def __init__(self) -> None:
         self.accepted = 0
-        self.delays: dict[int, _Delay] = {}
+        self.decisive: dict[tuple[int, int], _Delay] = {}
 
 
 class Forecast:
@@ -133,15 +139,16 @@ class Forecast:
         outlook = self._outlooks.get(flow)
         if outlook is None:
             outlook = self._outlooks[flow] = _Outlook()
-        prospects: list[Prospect] = []
-        for index, member in enumerate(self._members[request.model.arena]):
-            if expected >> index & 1:
-                delay = outlook.delays.get(index)
-                if delay is None:
-                    delay = outlook.delays[index] = self._delay(member, flow, room_rows)
-                prospects.append(delay.prospect(outlook.accepted, request.rows))
-        prospects.sort(key=_total_s)
-        wait_s, total_s = prospects[needed - 1]
+        decisive = outlook.decisive.get((expected, needed))
+        if decisive is None:
+            delays = [
+                self._delay(member, flow, room_rows)
+                for index, member in enumerate(self._members[request.model.arena])
+                if expected >> index & 1
+            ]
+            delays.sort(key=lambda delay: delay.prospect(outlook.accepted, request.rows).total_s)
+            decisive = outlook.decisive[expected, needed] = delays[needed - 1]
+        wait_s, total_s = decisive.prospect(outlook.accepted, request.rows)
         request.forecast_s = total_s
         if now - flow.learned > _DOUBT_S:
             _doubt(flow, now, total_s)
@@ -200,10 +207,6 @@ def _doubt(flow: Flow, now: float, total_s: float) -> None:
     if age_s > half_s:
         flow.bias = 1.0 + (flow.bias - 1.0) * 0.5 ** (age_s / half_s)
         flow.learned = now
-
-
-def _total_s(prospect: Prospect) -> float:
-    return prospect.total_s
 
 
 def _add(load: _Load, placement: Placement, share: float) -> None:
