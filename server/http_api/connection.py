@@ -41,6 +41,8 @@ _SLOW = {
     Waits.HEADER: "the request's headers did not come within {} s",
     Waits.BODY: "the request's body did not come within {} s",
 }
+#: Headers of a request that has a body.
+_BODY = {b"content-length", b"transfer-encoding"}
 #: Around a header's name and value.
 _HEADER_FRAME_BYTES = 4
 
@@ -99,6 +101,10 @@ class Connection(HttpToolsProtocol):
                 self._refuse_headers()
                 raise HttpParserError("too many headers")
             self._frame_bytes = 0
+        if self.parser.should_upgrade() and any(name in _BODY for name, _ in self.headers):
+            # The parser would take the body for what the other protocol says, or a next request.
+            self._refuse(400, "a request with a body can't ask for another protocol (Upgrade)")
+            raise HttpParserError("a body after an upgrade")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:

@@ -204,3 +204,34 @@ def test_headers_that_are_too_large(pieces):
         assert wire.state == "closed"
 
     assert play(test) == {"header_bytes": 1}
+
+
+_UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [b"Content-Length: 40\r\n", b"Transfer-Encoding: chunked\r\n"],
+    ids=["length", "chunks"],
+)
+def test_the_body_of_a_request_that_asks_for_another_protocol_is_no_request(frame):
+    async def test(scene, connection, wire):
+        connection.data_received(b"POST / HTTP/1.1\r\n" + _UPGRADE + frame + b"\r\n")
+        await scene.turn()
+        assert wire.sent.startswith(b"HTTP/1.1 400 ")
+        assert b"Upgrade" in wire.sent
+        assert wire.state == "closed"
+
+    play(test)
+
+
+def test_a_request_without_a_body_that_asks_for_another_protocol_is_answered_in_this_one():
+    async def test(scene, connection, wire):
+        connection.data_received(b"GET / HTTP/1.1\r\n" + _UPGRADE + b"\r\n")
+        await scene.turn()
+        connection.data_received(REQUEST)
+        await scene.turn()
+        assert wire.sent.count(b"HTTP/1.1 200 ") == 2
+        assert wire.state == "open"
+
+    play(test)
