@@ -95,15 +95,15 @@ class _Outlook:
 
     Attributes:
         accepted: rows.
-        decisive: by the members that are expected and how many of them must answer: what the last
-            of these has to expect.
+        decisive: by the members that are expected, how many of them must answer, and about how
+            many rows: what the last of these has to expect.
     """
 
     __slots__ = ("accepted", "decisive")
 
     def __init__(self) -> None:
         self.accepted = 0
-        self.decisive: dict[tuple[int, int], _Delay] = {}
+        self.decisive: dict[tuple[int, int, int], _Delay] = {}
 
 
 class Forecast:
@@ -139,7 +139,8 @@ class Forecast:
         outlook = self._outlooks.get(flow)
         if outlook is None:
             outlook = self._outlooks[flow] = _Outlook()
-        decisive = outlook.decisive.get((expected, needed))
+        what = expected, needed, request.rows.bit_length()
+        decisive = outlook.decisive.get(what)
         if decisive is None:
             delays = [
                 self._delay(member, flow, room_rows)
@@ -147,7 +148,7 @@ class Forecast:
                 if expected >> index & 1
             ]
             delays.sort(key=lambda delay: delay.prospect(outlook.accepted, request.rows).total_s)
-            decisive = outlook.decisive[expected, needed] = delays[needed - 1]
+            decisive = outlook.decisive[what] = delays[needed - 1]
         wait_s, total_s = decisive.prospect(outlook.accepted, request.rows)
         request.forecast_s = total_s
         if now - flow.learned > _DOUBT_S:

@@ -92,6 +92,15 @@ def test_only_what_goes_before_counts():
     assert bench.prospect(flow=(1, NORMAL))[0].wait_s == pytest.approx(0.7)
 
 
+def test_whom_many_rows_wait_for_may_be_another_than_a_lone_row_waits_for():
+    bench = Bench(busy={"d0": 0.01}, slow={"d1": 1.0})
+    bench.append(2000, only={"busy"})
+    lone_s = bench.prospect(rows=1)[0].total_s
+    assert lone_s == pytest.approx(2.0, rel=0.01), "of the busy one"
+    bench.now -= 1.0  # at the same moment
+    assert bench.prospect(rows=100)[0].total_s == pytest.approx(10.0), "of the slow one"
+
+
 def test_what_waits_for_the_arena_counts():
     bench = Bench(a={"d0": 0.1})
     bench.append(10)
