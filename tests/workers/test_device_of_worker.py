@@ -43,7 +43,7 @@ from workers import predictor
 from workers.spec import WorkerSpec
 
 class Worker:
-    def __init__(self, spec):
+    def __init__(self, spec, spans):
         runtimes = sorted({"torch", "onnxruntime"} & set(sys.modules))
         print(os.environ["CUDA_VISIBLE_DEVICES"], runtimes, flush=True)
         os._exit(0)
