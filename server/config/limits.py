@@ -36,7 +36,7 @@ class LimitsConfig(Section):
     """How many HTTP connections may be open, others are refused (503); if absent, three quarters
     of the file descriptors that the operating system allows, 65536 at most."""
     calls: int = Field(default=4096, ge=1)
-    """How many calls may be open over gRPC, streams among them; others are refused
+    """How many calls may be open over gRPC, at most half of them streams; others are refused
     (RESOURCE_EXHAUSTED)."""
     waiting_bytes: Bytes = ByteSize(512 << 20)
     """Memory for requests' bodies while they are received and until they are answered; beyond

@@ -44,7 +44,9 @@ class Calls:
         on_refused: told when a call came and what became of it, if it was not read.
 
     Attributes:
-        open: how many there are that have no answer yet.
+        open: how many there are that have no answer yet, streams included.
+        streams: how many streams there are: at most half of the calls that there may be, because a
+            stream that says nothing is no offence, and calls must get their turn beside them.
         ended: connections whose clients did not take an answer.
     """
 
@@ -55,7 +57,7 @@ class Calls:
         entrance: Entrance,
         on_refused: Callable[[float, BaseException], None],
     ) -> None:
-        self.open = self.ended = 0
+        self.open = self.streams = self.ended = 0
         self._limits = limits
         self._budget = budget
         self._entrance = entrance
@@ -91,13 +93,15 @@ class Calls:
 
         async def method(messages: AsyncIterator[bytes], context: Context) -> None:
             self.open += 1
+            self.streams += 1
             try:
-                self._admit(time.monotonic())
+                self._admit(time.monotonic(), is_stream=True)
                 await run(messages, context)
             except QueueFull as error:
                 fail(context, error)
             finally:
                 self.open -= 1
+                self.streams -= 1
 
         return grpc.stream_stream_rpc_method_handler(method)
 
@@ -132,8 +136,9 @@ class Calls:
         if slow:
             self.ended += end_connections({context.peer() for context in slow})
 
-    def _admit(self, began: float) -> None:
-        if self.open + len(self._written) > self._limits.calls:
+    def _admit(self, began: float, *, is_stream: bool = False) -> None:
+        most = self._limits.calls
+        if self.open + len(self._written) > most or (is_stream and self.streams > most // 2):
             error = QueueFull("too many calls are open", reason="calls")
             self._on_refused(began, error)
             raise error

@@ -137,6 +137,25 @@ def test_calls_beyond_the_limit_are_refused_and_not_read():
     asyncio.run(run())
 
 
+def test_streams_take_no_more_than_half_of_the_calls():
+    async def run():
+        async with calls_of() as (calls, refused):
+            over = asyncio.Event()
+            method = calls.stream(lambda *_: over.wait()).stream_stream
+            first, second = Context(), Context()
+            silent = asyncio.create_task(method(None, first))
+            await asyncio.sleep(0)
+            await method(None, second)
+            assert second.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert [error.reason for error in refused] == ["calls"]
+            assert await echoing(calls).stream_unary(None, Context(b"abc")) == b"abc"
+            over.set()
+            await silent
+            assert (calls.open, calls.streams, first.status) == (0, 0, None)
+
+    asyncio.run(run())
+
+
 def test_messages_count_until_they_are_answered():
     async def run():
         budget = BodyBudget(COUNTED_BYTES)
