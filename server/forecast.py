@@ -192,10 +192,12 @@ def learn(request: Request, now: float) -> None:
     One that ran into its deadline has taken at least that long. Of others that failed, or whose
     members did not all answer, nothing is learned.
     """
+    if request.forecast_s < _LEAST_S:
+        return
     flow = request.flow
     is_late = isinstance(request.close_reason, DeadlineExceeded)
     is_whole = request.error is request.close_reason is None and not request.short
-    if request.forecast_s >= _LEAST_S and (is_late or is_whole):
+    if is_late or is_whole:
         bias = (now - request.accepted) / request.forecast_s
         flow.bias += _LEARNING * (min(max(bias, _LEAST_BIAS), _LARGEST_BIAS) - flow.bias)
         flow.learned = now
