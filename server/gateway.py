@@ -17,10 +17,10 @@ import zmq
 
 from server.accepted import Bound, Request, ServedModel
 from server.admission import admit, check_time
-from server.batching import Range
+from server.dispatching import Dispatching
 from server.errors import DeadlineExceeded, RequestError, Unavailable
 from server.fleet import Fleet
-from server.flows import Flow, Flows
+from server.flows import Flows
 from server.forecast import Forecast, learn
 from server.front_end_spec import QueueLimits
 from server.inflight import InFlight
@@ -125,8 +125,12 @@ class Gateway:
         for name, incarnation in workers:
             self.fleet.started(name, incarnation)
         self._opened = asyncio.Event()
-        self._dispatch_due = False
-        self._fresh: list[tuple[int, int, Flow, list[Range]]] = []
+        self._dispatching = Dispatching(
+            self.fleet,
+            self._flights,
+            call_soon=self._call_soon,
+            on_sent=self._hear_workers,
+        )
 
     def start(self) -> None:
         """Listen to the sockets and ask everybody to be idle."""
@@ -239,7 +243,7 @@ class Gateway:
             return
         request.close_reason = reason
         model = request.model
-        self._enqueue_fresh()
+        self._dispatching.enqueue_fresh()
         for start, stop in self._flights[model.arena].close(request):
             self.fleet.withdraw(model.arena, start, stop)
             self._combiner.send(encode(Close(model.arena, start, stop)))
@@ -259,7 +263,7 @@ class Gateway:
             span = flight.place(request)
             if span is None:
                 return False
-            self._enqueue(request, span)
+            self._dispatching.let_wait(request, request.expected, span)
         return True
 
     def _serve_waiting(self, flight: InFlight) -> None:
@@ -268,7 +272,7 @@ class Gateway:
             span = flight.place(request)
             if span is None:
                 return
-            self._enqueue(request, span)
+            self._dispatching.let_wait(request, request.expected, span)
             flight.room.has_claimed(request, span[1] - span[0])
 
     def _finish(self, request: Request) -> None:
@@ -285,7 +289,7 @@ class Gateway:
         for request, (start, stop), complete in flight.settle(ended):
             # Whoever was not waited for must not find another row in its slot.
             if not complete and flight.are_awaited(start, stop):
-                self._enqueue_fresh()
+                self._dispatching.enqueue_fresh()
                 saved = self.fleet.withdraw(index, start, stop)
                 request.saved += saved if ended.certain else 0
             if complete or not self.fleet.hold(index, start, stop):
@@ -312,7 +316,7 @@ class Gateway:
         available = self.fleet.available(arena, _EVERYBODY)
         for request, span, mask in self._flights[arena].defer(deferred, available):
             if mask:
-                self._let_wait(request, mask, span)
+                self._dispatching.let_wait(request, mask, span)
             else:
                 self._wake_combiner((Predictions(arena, *span),))
 
@@ -362,41 +366,10 @@ class Gateway:
     def _hear_workers(self) -> None:
         if self.fleet.receive():
             self._open_if_idle()
-            self._dispatch_soon()
+            self._dispatching.soon()
 
-    def _enqueue(self, request: Request, span: Range) -> None:
-        """Let a request's rows wait for their members, from the next dispatch on."""
-        self._let_wait(request, request.expected, span)
-
-    def _let_wait(self, request: Request, expected: int, span: Range) -> None:
-        fresh, flow = self._fresh, request.flow
-        if fresh and fresh[-1][2] is flow and fresh[-1][1] == expected:
-            fresh[-1][3].append(span)
-        else:
-            fresh.append((request.model.arena, expected, flow, [span]))
-        self._dispatch_soon()
-
-    def _enqueue_fresh(self) -> None:
-        fresh, self._fresh = self._fresh, []
-        now = time.monotonic()
-        for arena, expected, flow, ranges in fresh:
-            self.fleet.enqueue(arena, expected, ranges, now, flow)
-
-    def _dispatch_soon(self) -> None:
-        """Dispatch once the requests that have already arrived are in, too."""
-        if not self._dispatch_due:
-            self._dispatch_due = True
-            self._loop.call_soon(self._dispatch)
-
-    def _dispatch(self) -> None:
-        self._dispatch_due = False
-        self._enqueue_fresh()
-        now = time.monotonic()
-        jobs = self.fleet.dispatch(now)
-        for job in jobs:
-            self._flights[job.placement.member.arena].start(job.ranges, now)
-        if jobs:
-            self._hear_workers()
+    def _call_soon(self, function: Callable[[], None]) -> None:
+        self._loop.call_soon(function)
 
     def _tick(self) -> None:
         """Beat; look after requests that take long, and devices that have overrun."""
@@ -407,7 +380,7 @@ class Gateway:
             if request.on_slow is not None and request.accepted < slow:
                 request.on_slow(request)
                 request.on_slow = None
-        self._dispatch_soon()
+        self._dispatching.soon()
 
     def _wake_combiner(self, ranges: tuple[Predictions, ...]) -> None:
         self._combiner.send(encode(Predicted(ranges)))
@@ -424,11 +397,11 @@ class Gateway:
             del self._unheard[device]
         self.fleet.reaped(device, incarnation, executing)
         self._open_if_idle()
-        self._dispatch_soon()
+        self._dispatching.soon()
 
     def worker_down(self, device: str) -> None:
         """A worker keeps dying at its start: what waits for it alone fails, fresh rows too."""
-        self._enqueue_fresh()
+        self._dispatching.enqueue_fresh()
         self.fleet.gave_up(device)
 
     def _open_if_idle(self) -> None:

@@ -88,7 +88,7 @@ class Stage:
             call_later=lambda _, function, *arguments: self.call_soon(function, *arguments),
         )
         gateway._combiner = SimpleNamespace(send=lambda m: self.to_combiner.append(self.decode(m)))
-        gateway._hear_workers = lambda: None
+        gateway._hear_workers = gateway._dispatching._on_sent = lambda: None
         self.jobs = {device: deque() for device in DEVICES}
         self.incarnation = dict.fromkeys(DEVICES, 1)
         self.fleet._send = self.assign
@@ -148,7 +148,7 @@ class Stage:
         def finished():
             if self.incarnation[device] == incarnation:
                 self.fleet._on_finished(worker, Finished(job.id, 0.001, how != FAILS), 0.0)
-                self.gateway._dispatch_soon()
+                self.gateway._dispatching.soon()
 
         self.call_soon(finished)
 
@@ -210,7 +210,7 @@ class Stage:
         if self.fleet.workers[device].incarnation == 0:
             self.gateway.worker_started(device, self.incarnation[device])
             self.hello(device)
-            self.gateway._dispatch_soon()
+            self.gateway._dispatching.soon()
 
     def close(self, number):
         if self.requests:
@@ -220,7 +220,7 @@ class Stage:
     def finish(self):
         """Let everything go its way, and check what is left."""
         for _ in range(200):
-            self.gateway._dispatch_soon()
+            self.gateway._dispatching.soon()
             self.turn()
             for device in DEVICES:
                 self.work(device, UNSURE)
@@ -412,7 +412,7 @@ def test_workers_that_can_not_be_reached_get_their_jobs_when_they_say_hello():
     with on_stage() as stage:
         stage.fleet._send = lambda worker, message: False
         request = stage.submit(ALL, 5)
-        stage.gateway._dispatch_soon()
+        stage.gateway._dispatching.soon()
         stage.turn()
         assert not any(worker.state.up for worker in stage.fleet.workers.values())
         assert not any(worker.state.jobs for worker in stage.fleet.workers.values())
@@ -486,7 +486,7 @@ def test_an_exception_while_batches_are_assembled_loses_no_row(monkeypatch, afte
     calls = failing_once(monkeypatch, "server.fleet.choose", after=after)
     with on_stage() as stage:
         request = stage.submit(ALL, 7)
-        stage.gateway._dispatch_soon()
+        stage.gateway._dispatching.soon()
         with pytest.raises(RuntimeError, match="once"):  # which the event loop logs
             stage.turn()
         stage.finish()
