@@ -31,6 +31,7 @@ class Child:
         device: a worker's device, empty for other roles.
         incarnation: grows with every start.
         up: set once a process of this role has been up.
+        is_down: whether it has died at its starts, again and again, and was not up since.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Child:
     incarnation: int = 0
     process: asyncio.subprocess.Process | None = None
     alive: bool = False
+    is_down: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     up: asyncio.Event = field(default_factory=asyncio.Event)
 

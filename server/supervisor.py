@@ -180,6 +180,7 @@ class Supervisor:
             if error is None:
                 failed_starts = 0
                 child.up.set()
+                child.is_down = False
             else:
                 failed_starts += 1
                 child.kill()
@@ -204,6 +205,7 @@ class Supervisor:
         if not child.device:
             raise StartError(f"{child.name} can't be kept alive: {error}")
         _log.error("%s is down: %s", child.name, error)
+        child.is_down = True
         self._front_end.write(WorkerDown(child.device))
 
     async def _start(self, child: Child) -> str | None:
@@ -238,6 +240,10 @@ class Supervisor:
         child.write(self._spec_of(child))
         if child.device:
             self._front_end.write(WorkerStarted(child.device, child.incarnation))
+        if child is self._front_end:
+            for worker in self._workers:
+                if worker.is_down:
+                    child.write(WorkerDown(worker.device))
 
     def _spec_of(self, child: Child) -> msgspec.Struct:
         if child.device:
