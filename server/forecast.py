@@ -9,9 +9,9 @@ when a device would be through with what is before a new request:
 - of what waits there with the same priority, all of it, or what its own flow has times the number
   of flows that share the device, whichever is less: flows take turns (`server.flows`).
 
-Rows of a member on several devices are split between them as their speeds are. All this is added
-up a hundred times a second, not for every request, and moved on by the rows accepted since. How a
-forecast compares with what happened is learned as the flow's `bias`. That is believed as long as
+Rows of a member on several devices are split between them as their speeds are. This is summed up a
+hundred times a second at most, not for every request, and moved on by the rows accepted since. How
+a forecast compares with what happened is learned as the flow's `bias`. That is believed as long as
 requests confirm it: one that has them all refused would never be found wrong.
 """
 
@@ -29,7 +29,8 @@ from server.flows import Flow
 
 __all__ = ["Forecast", "Prospect", "learn"]
 
-_VALID_S = 0.01
+#: How long a sum is good for: the longer, the more instances there are, since it takes longer.
+_VALID_S, _MOST_VALID_S, _INSTANCES = 0.01, 0.1, 20
 #: Of less nothing is learned: other things take as long.
 _LEAST_S = 0.005
 _LEARNING = 0.05
@@ -115,6 +116,8 @@ class Forecast:
 
     def __init__(self, members: Sequence[Sequence[Member]]) -> None:
         self._members = members
+        instances = sum(len(member.placements) for arena in members for member in arena)
+        self._valid_s = min(_VALID_S * max(1.0, instances / _INSTANCES), _MOST_VALID_S)
         self._until = 0.0
         self._loads: dict[DeviceState, _Load] = {}
         self._outlooks: dict[Flow, _Outlook] = {}
@@ -133,7 +136,7 @@ class Forecast:
         """
         flow, now, expected = request.flow, request.accepted, request.expected
         if now >= self._until:
-            self._until = now + _VALID_S
+            self._until = now + self._valid_s
             self._loads = self._measure(now)
             self._outlooks.clear()
         outlook = self._outlooks.get(flow)
