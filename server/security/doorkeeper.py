@@ -107,10 +107,6 @@ class Doorkeeper:
             else:
                 del self._at_work[name]
 
-    def statistics(self) -> dict[str, int]:
-        """How many requests of each client are at work."""
-        return dict(self._at_work)
-
     def _holder(self, token: str, need: Need) -> str:
         """Whose key it is, if it is for that."""
         digest = hashlib.sha256(token.encode(errors="surrogateescape")).digest()

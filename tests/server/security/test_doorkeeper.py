@@ -134,7 +134,7 @@ def test_no_client_has_more_at_work_than_it_may(limit, steps):
         elif inside[address]:
             door.leave(address)
             inside[address] -= 1
-        assert door.statistics() == {name: n for name, n in inside.items() if n}
+        assert door._at_work == {name: n for name, n in inside.items() if n}
 
 
 def test_questions_about_health_count_for_nobody():
@@ -142,4 +142,4 @@ def test_questions_about_health_count_for_nobody():
     for _ in range(3):
         door.leave(door.ask(Need.NOTHING))
         door.ask(Need.NOTHING)
-    assert door.statistics() == {}
+    assert door._at_work == {}
