@@ -131,6 +131,8 @@ def test_times_by_stage_add_up(server, change):
 def test_batches_by_instance(server, change):
     server.predict("a", np.zeros((5, 2)))
     device = {"device": "cpu:0"}
+    # The rows may be answered before the worker has said what its batch took.
+    wait_for(lambda: change("batch_rows_count", member="a", **device), "a batch that is counted")
     assert change("batch_rows_count", member="a", **device) == 1
     assert change("batch_rows_sum", member="a", **device) == 5
     assert change("batch_rows_bucket", member="a", le="4.0", **device) == 0
