@@ -20,7 +20,7 @@ from server.admission import admit, check_time
 from server.dispatching import Dispatching
 from server.errors import DeadlineExceeded, RequestError, Unavailable
 from server.fleet import Fleet
-from server.flows import Flows
+from server.flows import Flow, Flows
 from server.forecast import Forecast, learn
 from server.front_end_spec import QueueLimits
 from server.inflight import InFlight
@@ -267,11 +267,16 @@ class Gateway:
         return True
 
     def _serve_waiting(self, flight: InFlight) -> None:
-        """Let waiting requests claim what has become free, a piece each in turn."""
-        while (request := flight.room.first) is not None:
+        """Let waiting requests claim what has become free, a piece each in turn.
+
+        A flow that gets nothing more, because it has its share, keeps none of the others waiting.
+        """
+        passed_over: set[Flow] = set()
+        while (request := flight.room.first(passed_over)) is not None:
             span = flight.place(request)
             if span is None:
-                return
+                passed_over.add(request.flow)
+                continue
             self._dispatching.let_wait(request, request.expected, span)
             flight.room.has_claimed(request, span[1] - span[0])
 
@@ -308,7 +313,8 @@ class Gateway:
         """Free rows that had ended while a job still held them."""
         flight = self._flights[arena]
         flight.slots.free(start, stop)
-        self._serve_waiting(flight)
+        if flight.room.requests:
+            self._serve_waiting(flight)
 
     def _defer(self, deferred: Deferred) -> None:
         """Let rows wait for the next stage of their cascade."""

@@ -60,11 +60,11 @@ class InFlight:
         self._bits = (np.uint64(1) << members)[:, np.newaxis]
 
     def place(self, request: Request) -> Range | None:
-        """Claim slots for (more of) a request and write its inputs; None if the arena is full.
+        """Claim slots for (more of) a request and write its inputs; None if it gets none now.
 
         The rows are complete in the arena when this returns, before any message names them.
         """
-        span = self.slots.claim(request.rows - request.claimed)
+        span = self.slots.claim(request.rows - request.claimed, request.flow, request.accepted)
         if span is None:
             return None
         start, stop = span

@@ -2,13 +2,14 @@
 
 Runs in the front-end; pure. It is bounded by requests and by rows, for each flow by itself: a
 flood of requests to one model leaves the others' room alone. Whose turn it is, is told by the flow
-(`server.flows`), as it is for the devices.
+(`server.flows`), as it is for the devices. Who has its share of the arena (`server.slots`) is
+passed over.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from server.accepted import Request
 from server.errors import QueueFull
@@ -52,12 +53,10 @@ class WaitingRoom:
         line = self._lines.get(flow)
         return line.rows if line is not None else 0
 
-    @property
-    def first(self) -> Request | None:
-        """Whose turn it is."""
-        if not self.requests:
-            return None
-        return self._lines[min(self._lines, key=turn_of)].requests[0]
+    def first(self, passed_over: Collection[Flow] = ()) -> Request | None:
+        """Whose turn it is, but for some flows."""
+        flows = [flow for flow in self._lines if flow not in passed_over]
+        return self._lines[min(flows, key=turn_of)].requests[0] if flows else None
 
     def check(self, request: Request) -> None:
         """Whether there is a seat for a request.

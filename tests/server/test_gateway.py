@@ -436,6 +436,30 @@ def test_a_request_that_waited_for_space_does_not_wait_for_a_member_that_is_down
         assert isinstance(waiting[1].future.exception(), MemberFailed)
 
 
+def test_rows_of_a_member_that_is_being_restarted_leave_others_room():
+    """Nor are the others kept waiting behind those that may have no more of the arena."""
+    with on_stage() as stage:
+        healthy = {"members": 0b110}
+        stage.submit(SOME, 1, **healthy)
+        stage.finish()
+        stage.die("d0")
+        flood = stage.submit(ALL, 14)
+        assert flood.claimed == 8, "one segment of three is for the other model"
+        for _ in range(5):
+            others = [stage.submit(SOME, rows, **healthy) for rows in (6, 1)]
+            assert [request.claimed for request in others] == [4, 0]
+            for _ in range(20):
+                stage.turn()
+                stage.work("d1", SURE)
+                stage.combine(10)
+                stage.hear(10)
+            assert [request.future.result().rows for request in others] == [6, 1]
+        assert (flood.claimed, flood.future.done()) == (8, False)
+        stage.revive("d0")
+        stage.finish()
+        assert flood.future.result().rows == 14
+
+
 def test_requests_that_find_no_seat_are_before_nobody():
     with on_stage() as stage:
         stage.submit(ALL, 12)

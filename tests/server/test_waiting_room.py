@@ -20,7 +20,7 @@ def request(rows, ensemble=0, level=NORMAL, flows=FLOWS):
 
 def claim(room, rows):
     """Let whoever's turn it is claim rows; who it was."""
-    first = room.first
+    first = room.first()
     rows = min(rows, first.rows - first.claimed)
     first.claimed += rows
     room.has_claimed(first, rows)
@@ -56,7 +56,7 @@ def test_requests_of_a_flow_take_turns_piece_by_piece():
     room.enter(a)
     room.enter(b)
     assert [claim(room, 2) for _ in range(5)] == [a, b, a, b, a]
-    assert (room.first, room.requests, room.rows(a.flow)) == (None, 0, 0)
+    assert (room.first(), room.requests, room.rows(a.flow)) == (None, 0, 0)
 
 
 def test_what_is_urgent_comes_first_then_who_had_least():
@@ -78,4 +78,14 @@ def test_who_leaves_takes_the_rest_of_the_rows_along():
     claim(room, 2)
     room.leave(a)
     room.leave(a)
-    assert (room.requests, room.rows(a.flow), room.first) == (1, 3, b)
+    assert (room.requests, room.rows(a.flow), room.first()) == (1, 3, b)
+
+
+def test_who_has_its_share_is_passed_over():
+    room = WaitingRoom(9, 99)
+    a, b = request(5), request(3, ensemble=1)
+    room.enter(a)
+    room.enter(b)
+    assert room.first({a.flow}) is b
+    assert room.first({b.flow}) is a
+    assert room.first({a.flow, b.flow}) is None

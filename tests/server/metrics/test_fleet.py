@@ -31,7 +31,7 @@ def scrape(*collectors):
 
 def test_what_waits_for_an_arena():
     room, slots = WaitingRoom(9, 99), SlotAllocator(4, 8)
-    slots.claim(5)
+    slots.claim(5, FLOW, 0.0)
     for rows, claimed in ((7, 3), (2, 0)):
         request = SimpleNamespace(rows=rows, claimed=claimed, flow=FLOW)
         room.enter(request)
