@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from httptools import HttpParserError
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from server.http_api.body import LATE
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from server.http_api.connections import Connections
 
 __all__ = ["Connection", "Waits"]
+
+
+_log = logging.getLogger(__name__)
 
 
 class Waits(enum.Enum):
@@ -64,6 +69,10 @@ class Connection(HttpToolsProtocol):
         self._frame_bytes = 0
         self._last = (Waits.IDLE, 0)
         self._since = connections.now
+        #: The request that is being answered while others are waiting behind it.
+        self._first: Any = None
+        self._is_framed_again = False
+        self._is_deaf = False
 
     # -- what the transport and the parser say ------------------------------------------------
 
@@ -81,15 +90,49 @@ class Connection(HttpToolsProtocol):
         self._all.count("connections")
         self._refuse(503, "too many connections are open", b"retry-after: 1\r\n")
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered, and the last one, that their client has gone."""
+        if self._first is not None:
+            self._first.disconnected = True
+            self._first.message_event.set()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
         """Parse what came; without an end of headers, or of what frames a body, it is too much."""
+        if self._is_deaf:
+            return
         self._frame_bytes += len(data)
-        super().data_received(data)
+        self._parse(data)
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope and not cycle.more_body:
             self._frame_bytes = 0
         elif self._frame_bytes > self._limits.header_bytes and not self.transport.is_closing():
             self._refuse_headers()
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Parse what came; whoever asks for another protocol (Upgrade) is answered in this one."""
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(data)
+                    return
+                except HttpParserUpgrade as upgrade:
+                    data = memoryview(data)[upgrade.args[0] :]
+                    if self._is_framed_again:
+                        self._frame_again()
+        except HttpParserError as error:
+            self._refuse_damaged(error)
+
+    def _frame_again(self) -> None:
+        """Begin the request anew that has just begun, as if it had asked for no other protocol.
+
+        After a request that does, the parser takes a body for what the other protocol says.
+        """
+        self._is_framed_again = False
+        head = _head(self.parser.get_method(), self.url, self.headers)
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(head)
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless its headers, which came at once, are too many."""
@@ -102,15 +145,26 @@ class Connection(HttpToolsProtocol):
                 raise HttpParserError("too many headers")
             self._frame_bytes = 0
         if self.parser.should_upgrade() and any(name in _BODY for name, _ in self.headers):
-            # The parser would take the body for what the other protocol says, or a next request.
-            self._refuse(400, "a request with a body can't ask for another protocol (Upgrade)")
-            raise HttpParserError("a body after an upgrade")
+            if self.parser.get_method() == b"CONNECT":
+                raise HttpParserError("a tunnel with a body")
+            self._is_framed_again = True
+            return
+        running = self.cycle
         super().on_headers_complete()
+        if self.pipeline and self._first is None:
+            self._first = running
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._frame_bytes = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note that a request is there as a whole."""
+        cycle = self.cycle
+        if not (self._is_framed_again or cycle.response_complete):
+            cycle.more_body = False
+            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, if it is there already."""
@@ -120,12 +174,9 @@ class Connection(HttpToolsProtocol):
             return
         self.flow.resume_reading()
         if self.pipeline:
-            self._start_asgi_task(*self.pipeline.pop())
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP."""
-        if not self.transport.is_closing():
-            self._refuse(400, msg)
+            cycle, application = self.pipeline.pop()
+            self._first = cycle if self.pipeline else None
+            self._start_asgi_task(cycle, application)
 
     def shutdown(self) -> None:
         """Answer what has come, and close; what has not come whole was not accepted."""
@@ -182,13 +233,30 @@ class Connection(HttpToolsProtocol):
 
     # -- refusals -----------------------------------------------------------------------------
 
+    def _refuse_damaged(self, error: HttpParserError) -> None:
+        """Refuse what is not HTTP; what was refused for another reason is so already."""
+        if self._is_deaf:
+            return
+        # What is wrong within a callback is for us to understand.
+        reason = "" if error.__context__ is not None else f": {error}"
+        client = f"{self.client[0]}:{self.client[1]}" if self.client else ""
+        _log.warning("what came is not HTTP%s", reason, extra={"client": client})
+        self._refuse(400, f"the request is not HTTP{reason}")
+
     def _refuse_headers(self) -> None:
         self._all.count("header_bytes")
         limit = self._limits.header_bytes
         self._refuse(431, f"the request's headers are larger than the limit of {limit} bytes")
 
     def _refuse(self, status: int, message: str, more: bytes = b"") -> None:
-        """Answer in the place of the application, which is told that the client has gone."""
+        """Answer in the place of the application, which is told that the client has gone.
+
+        Whole requests that came before are answered; then it is too late for this answer.
+        """
+        self._is_deaf = True
+        if (last := self._last_whole()) is not None:
+            last.keep_alive = False
+            return
         body = orjson.dumps({"error": message})
         for name, value in self.server_state.default_headers:
             more += name + b": " + value + b"\r\n"
@@ -201,3 +269,20 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+    def _last_whole(self) -> Any:
+        """The last request that came whole and waits for its answer, and for this one nobody."""
+        cycle = self.cycle
+        if cycle is None or cycle.response_complete:
+            return None
+        if cycle.more_body and self.pipeline:  # another is being answered, this one never will be
+            self.pipeline.popleft()
+            self.cycle = self.pipeline[0][0] if self.pipeline else self._first
+        return None if self.cycle.more_body else self.cycle
+
+
+def _head(method: bytes, url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The head of a request as it came, without the wish for another protocol."""
+    lines = [b"%b %b HTTP/1.1" % (method, url)]
+    lines += [b"%b: %b" % header for header in headers if header[0] != b"upgrade"]
+    return b"\r\n".join([*lines, b"\r\n"])

@@ -68,6 +68,8 @@ class Scene:
         self.config.load()
         self.state = ServerState()
         self.began = self.connections.now
+        self.bodies = []
+        self.gone = 0
 
     def connect(self):
         connection, wire = (
@@ -78,11 +80,19 @@ class Scene:
         return connection, wire
 
     async def answer(self, _scope, receive, send):
+        body = b""
         while (message := await receive()).get("more_body"):
-            pass
+            body += message["body"]
         if message["type"] == "http.disconnect":
             return
-        await self.may_answer.wait()
+        self.bodies.append(body + message["body"])
+        if not self.may_answer.is_set():
+            gone, may = asyncio.create_task(receive()), asyncio.create_task(self.may_answer.wait())
+            await asyncio.wait({gone, may}, return_when=asyncio.FIRST_COMPLETED)
+            if not self.may_answer.is_set():
+                self.gone += 1
+            gone.cancel()
+            may.cancel()
         head = [(b"content-length", b"2")]
         await send({"type": "http.response.start", "status": 200, "headers": head})
         await send({"type": "http.response.body", "body": b"ok"})
@@ -210,28 +220,84 @@ _UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
 
 
 @pytest.mark.parametrize(
-    "frame",
-    [b"Content-Length: 40\r\n", b"Transfer-Encoding: chunked\r\n"],
+    "framed",
+    [b"Content-Length: 3\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"],
     ids=["length", "chunks"],
 )
-def test_the_body_of_a_request_that_asks_for_another_protocol_is_no_request(frame):
+@pytest.mark.parametrize("is_in_pieces", [False, True])
+def test_a_body_with_a_wish_for_another_protocol_is_a_body_and_no_request(framed, is_in_pieces):
+    wish = b"POST /x HTTP/1.1\r\nHost: t\r\n" + _UPGRADE + framed
+
     async def test(scene, connection, wire):
-        connection.data_received(b"POST / HTTP/1.1\r\n" + _UPGRADE + frame + b"\r\n")
+        data = wish + wish + REQUEST
+        for piece in [data[i : i + 1] for i in range(len(data))] if is_in_pieces else [data]:
+            connection.data_received(piece)
         await scene.turn()
-        assert wire.sent.startswith(b"HTTP/1.1 400 ")
-        assert b"Upgrade" in wire.sent
-        assert wire.state == "closed"
+        assert wire.sent.count(b"HTTP/1.1 200 ") == 3
+        assert wire.state == "open"
+        assert scene.bodies == [b"abc"] * 3
 
     play(test)
 
 
 def test_a_request_without_a_body_that_asks_for_another_protocol_is_answered_in_this_one():
     async def test(scene, connection, wire):
-        connection.data_received(b"GET / HTTP/1.1\r\n" + _UPGRADE + b"\r\n")
-        await scene.turn()
-        connection.data_received(REQUEST)
-        await scene.turn()
-        assert wire.sent.count(b"HTTP/1.1 200 ") == 2
+        connection.data_received((b"GET / HTTP/1.1\r\n" + _UPGRADE + b"\r\n") * 2000 + REQUEST)
+        for _ in range(2001):
+            await scene.turn()
+        assert wire.sent.count(b"HTTP/1.1 200 ") == 2001
         assert wire.state == "open"
+
+    play(test)
+
+
+def test_a_tunnel_is_refused():
+    async def test(_scene, connection, wire):
+        connection.data_received(b"CONNECT a:1 HTTP/1.1\r\n" + HEAD.split(b"\r\n", 1)[1])
+        assert wire.sent.startswith(b"HTTP/1.1 400 ")
+        assert wire.state == "closed"
+
+    play(test)
+
+
+@pytest.mark.parametrize("before", [1, 2, 3])
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        b"nonsense\r\n\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+        HEAD[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n",
+    ],
+    ids=["head", "body", "large"],
+)
+def test_whole_requests_before_one_that_is_damaged_are_answered(damaged, before):
+    async def test(scene, connection, wire):
+        scene.may_answer.clear()
+        connection.data_received(REQUEST * before)
+        connection.data_received(damaged)
+        connection.data_received(b"and more")
+        await scene.turn()
+        assert wire.sent == b""
+        scene.may_answer.set()
+        for _ in range(before):
+            await scene.turn()
+        assert wire.sent.count(b"HTTP/1.1 200 ") == before
+        assert wire.sent.count(b"HTTP/1.1 ") == before
+        assert wire.sent.count(b"connection: close") == 1
+        assert wire.sent.index(b"connection: close") > wire.sent.rindex(b"HTTP/1.1 ")
+        assert wire.state == "closed"
+
+    play(test)
+
+
+def test_a_client_that_goes_takes_the_request_with_it_that_others_wait_behind():
+    async def test(scene, connection, wire):
+        scene.may_answer.clear()
+        connection.data_received(REQUEST * 3)
+        await scene.turn()
+        wire.state = "closed"
+        connection.connection_lost(None)
+        await scene.turn()
+        assert scene.gone == 1
 
     play(test)
