@@ -163,7 +163,8 @@ class FrontEnd:
         if opened.done():
             gc.collect()
             gc.freeze()  # what is here now stays: later collections need not look at it
-            gc.set_threshold(_GC_THRESHOLD)  # requests leave no cycles behind
+            # Requests leave no cycles behind; those of calls are seen to (`grpc_api.leftovers`).
+            gc.set_threshold(_GC_THRESHOLD)
             status.send(Started())
             await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
         if draining.done():

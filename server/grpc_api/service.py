@@ -23,6 +23,7 @@ from server.grpc_api.codec import Asked
 from server.grpc_api.documents import documents
 from server.grpc_api.endings import end, fail, text_of
 from server.grpc_api.entrance import Entrance
+from server.grpc_api.leftovers import Leftovers, Methods
 from server.grpc_api.messages import METHODS, SERVICE
 from server.grpc_api.reading import make_request, read_request
 from server.grpc_api.stream import Stream
@@ -71,6 +72,7 @@ class Service:
         self._answer_streamed = self._entrance.guarded(_STREAM, self._answer)
         self._access, self._tracer = inference.access, inference.tracer
         self._streams: set[Stream] = set()
+        self._leftovers = Leftovers()
 
     def handlers(self) -> Any:
         """What a gRPC server needs to find the methods."""
@@ -83,7 +85,8 @@ class Service:
         for name in (*METHODS, *_FOREIGN):
             if name not in methods:
                 methods[name] = _unsupported(name)
-        return grpc.method_handlers_generic_handler(SERVICE, methods)
+        by_path = {f"/{SERVICE}/{name}": method for name, method in methods.items()}
+        return Methods(by_path, self._leftovers)
 
     def end_streams(self) -> None:
         """Let each stream answer what it has read, and end."""

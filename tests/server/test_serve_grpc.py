@@ -322,6 +322,16 @@ def test_refused_requests_let_go_of_their_tensors(serve, connect, case):
     assert front_end.memory_info().rss - before < times * len(data) / 2
 
 
+def test_metadata_is_let_go_of(server, channel):
+    front_end = server.child("front-end")
+    metadata, times = (("x-large", "x" * 60_000),), 1000
+    channel.bytes_call("ServerLive", b"", metadata=metadata)
+    before = front_end.memory_info().rss
+    for _ in range(times):
+        channel.bytes_call("ServerLive", b"", metadata=metadata)
+    assert front_end.memory_info().rss - before < times * 60_000 / 3
+
+
 @pytest.mark.parametrize("algorithm", ["Gzip", "Deflate"])
 def test_compressed_requests(channel, algorithm):
     algorithm = grpc.Compression[algorithm]
