@@ -20,7 +20,7 @@ from server.config.problems import describe
 from server.config.yaml_files import read_yaml
 from server.errors import ConfigError
 from server.security.spec import ApiKey, SecuritySpec, TlsFiles
-from server.security.tls import make_context
+from server.security.tls import make_context, untimely
 
 __all__ = ["Credentials", "read_credentials"]
 
@@ -60,6 +60,8 @@ def read_credentials(server: ServerConfig) -> Credentials:
         )
         make_context(tls)
         warnings += _warn_of_readers("tls.key", server.tls.key)
+        if wrong := untimely(tls):
+            warnings.append(f"server.tls.certificate: {server.tls.certificate} {wrong}")
     spec = SecuritySpec(_checked(keys), server.limits.client_requests, tls)
     return Credentials(spec, (*warnings, *_warn_of_reach(server.host, spec)))
 

@@ -13,12 +13,16 @@ from server.errors import ConfigError
 from server.security.spec import TlsFiles
 from workers.memory import create_memory
 
-__all__ = ["HANDSHAKE_S", "make_context"]
+__all__ = ["HANDSHAKE_S", "make_context", "untimely"]
 
 #: A client that has not shaken hands by then is let go, over both protocols.
 HANDSHAKE_S = 10.0
 
 _KEY = "server.tls.key"
+#: OpenSSL's numbers for what is wrong with a certificate's dates.
+_UNTIMELY = {9: "is not valid yet", 10: "has expired"}
+#: OpenSSL's words for a key of another certificate: of the same kind, and of another.
+_FOREIGN_KEY = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
 
 def make_context(files: TlsFiles) -> ssl.SSLContext:
@@ -37,6 +41,31 @@ def make_context(files: TlsFiles) -> ssl.SSLContext:
         context.verify_mode = ssl.CERT_REQUIRED
         _trust(context, files.client_ca, "client_ca")
     return context
+
+
+def untimely(files: TlsFiles) -> str:
+    """What clients have against the certificate's dates; empty if they are right.
+
+    Found by shaking hands, without a network, with a client that trusts it but for that: the ssl
+    module tells the dates of nothing else.
+    """
+    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    trusting.check_hostname = False
+    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    _trust(trusting, files.certificate, "certificate")
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(back, there)
+    server = make_context(files).wrap_bio(there, back, server_side=True)
+    for side in (client, server, client):
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError as error:
+            return _UNTIMELY.get(error.verify_code, "")
+        except ssl.SSLError:  # whatever it is, it is no date
+            break
+    return ""
 
 
 def _trust(context: ssl.SSLContext, pem: bytes, key: str) -> None:
@@ -63,8 +92,11 @@ def _load_key(context: ssl.SSLContext, files: TlsFiles) -> None:
     except ssl.SSLError as error:
         if is_encrypted:
             raise ConfigError(f"{_KEY}: the key must not be encrypted") from None
-        if "MISMATCH" in str(error.reason):
+        if error.reason in _FOREIGN_KEY:
             raise ConfigError(f"{_KEY}: it is not the key of server.tls.certificate") from None
+        if error.reason is not None:  # too weak, say
+            why = error.reason.lower().replace("_", " ")
+            raise ConfigError(f"server.tls: OpenSSL does not take the files: {why}") from None
         raise ConfigError(f"{_KEY}: the file holds no private key (PEM)") from None
     finally:
         os.close(fd)

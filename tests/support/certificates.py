@@ -6,6 +6,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 import grpc
@@ -25,12 +26,19 @@ class Authority:
         self.path = directory / "authority.pem"
         self._authority.cert_pem.write_to_path(self.path)
 
-    def sign(self, name: str, *identities: str) -> tuple[Path, Path]:
-        """Sign a certificate with this common name; the paths of it and of its key."""
+    def sign(self, name: str, *identities: str, **dates: datetime) -> tuple[Path, Path]:
+        """Sign a certificate with this common name; the paths of it and of its key.
+
+        Args:
+            name: the common name.
+            identities: what it is for; this machine if there are none.
+            dates: `not_before` and `not_after`.
+        """
         signed = self._authority.issue_cert(
             *(identities or ("localhost", "127.0.0.1")),
             common_name=name,
             key_type=trustme.KeyType.ECDSA,
+            **dates,
         )
         certificate, key = self._directory / f"{name}.pem", self._directory / f"{name}-key.pem"
         certificate.unlink(missing_ok=True)

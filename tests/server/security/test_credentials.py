@@ -1,4 +1,5 @@
 import subprocess
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import yaml
@@ -152,6 +153,42 @@ def test_files_that_do_not(authority, tmp_path):
     assert swapped == "server.tls.certificate: the file holds no certificate (PEM)"
     missing = problem(tls=tls(certificate, tmp_path / "none.pem"))
     assert missing.startswith("server.tls.key: cannot read")
+
+
+def make_rsa(directory, bits):
+    """A certificate and its RSA key."""
+    certificate, key = directory / f"rsa{bits}.pem", directory / f"rsa{bits}-key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", f"rsa:{bits}", "-nodes", "-subj", "/CN=rsa"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return certificate, key
+
+
+def test_a_key_of_another_kind(authority, tmp_path):
+    certificate, key = authority.sign("server")
+    rsa_certificate, rsa_key = make_rsa(tmp_path, 2048)
+    line = "server.tls.key: it is not the key of server.tls.certificate"
+    assert problem(tls=tls(certificate, rsa_key)) == line
+    assert problem(tls=tls(rsa_certificate, key)) == line
+
+
+def test_a_key_that_is_too_weak(tmp_path):
+    line = problem(tls=tls(*make_rsa(tmp_path, 1024)))
+    assert line == "server.tls: OpenSSL does not take the files: ee key too small"
+
+
+@pytest.mark.parametrize("has_clients_ca", [False, True])
+def test_a_certificate_out_of_its_time(authority, has_clients_ca):
+    past, future = datetime(2001, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
+    more = {"client_ca": str(authority.path)} if has_clients_ca else {}
+    for dates, wrong in (
+        ({"not_before": past, "not_after": past + timedelta(days=1)}, "has expired"),
+        ({"not_before": future, "not_after": future + timedelta(days=1)}, "is not valid yet"),
+    ):
+        certificate, key = authority.sign("server", **dates)
+        told = read(tls=tls(certificate, key, **more)).warnings
+        assert told == (f"server.tls.certificate: {certificate} {wrong}",)
+    assert read(tls=tls(*authority.sign("server"), **more)).warnings == ()
 
 
 def test_a_key_that_others_can_read(authority):
