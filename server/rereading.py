@@ -72,6 +72,9 @@ class Rereading:
             for line in str(error).splitlines():
                 _log.error("nothing is reloaded: %s", line)
             return None
+        except Exception:  # a mistake of ours: the next signal must find somebody who listens
+            _log.exception("nothing is reloaded: reading the configuration failed")
+            return None
         _log.info("the configuration was read again")
         for warning in credentials.warnings:
             _log.warning("%s", warning)

@@ -72,8 +72,12 @@ def _check_name(name: str) -> str:
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
     directory = (info.context or {}).get("directory", Path.cwd())
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home directory {path.parts[0]}") from None
     # Links stay: a link's target may lack the suffix that tells the format.
-    return Path(os.path.abspath(directory / path.expanduser()))
+    return Path(os.path.abspath(directory / path))
 
 
 Name = Annotated[str, AfterValidator(_check_name)]

@@ -47,6 +47,7 @@ def problems(tmp_path, text):
         (MEMBERS + "server: {arena_bytes: -5}", "server.arena_bytes: should be a number"),
         (MEMBERS + "server: {drain_s: .inf}", "server.drain_s: should be a finite number"),
         (MEMBERS + "allocation: plan.json", "c.yaml: allocation: there is no file"),
+        (MEMBERS + "allocation: ~nobody-is-called-so/x", "there is no home directory ~nobody-is"),
         (MEMBERS + "allocation: 3", "allocation: should be auto or the path"),
         (MEMBERS + "devices: all", "devices: should be auto or a list of devices, not 'all'"),
         (MEMBERS + "devices: []", "devices: should not be empty"),
