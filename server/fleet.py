@@ -187,7 +187,7 @@ class Fleet:
     def _send_jobs(self, worker: Worker, jobs: list[OpenJob]) -> None:
         message = Assign(
             self._epoch,
-            tuple(self._message(job) for job in jobs),
+            tuple([self._message(job) for job in jobs]),
         )
         if self._send(worker, message):
             return

@@ -82,11 +82,13 @@ class Combiner:
         self._tell(outcomes)
 
     def _tell(self, outcomes: list[Outcome]) -> None:
-        ended = tuple(outcome for outcome in outcomes if isinstance(outcome, Ended))
+        # Tuples of lists, as elsewhere on the way of a request: CPython makes one of a generator by
+        # shrinking a longer one, and keeps up to 2,000 of the length that comes out.
+        ended = tuple([outcome for outcome in outcomes if isinstance(outcome, Ended)])
         if ended:
             self._front_end.send(encode(Combined(ended)))
         if len(ended) < len(outcomes):
-            deferred = tuple(outcome for outcome in outcomes if isinstance(outcome, Deferred))
+            deferred = tuple([outcome for outcome in outcomes if isinstance(outcome, Deferred)])
             self._front_end.send(encode(Unsure(deferred)))
 
 

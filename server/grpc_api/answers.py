@@ -34,7 +34,7 @@ def encode_answer(
         degraded: whether these are fewer than were asked.
         outputs: as they were wanted.
     """
-    described = tuple((tensor.name, tensor.datatype, *tensor.shape) for tensor in outputs)
+    described = tuple([(tensor.name, tensor.datatype, *tensor.shape) for tensor in outputs])
     pieces: list[bytes | bytearray | memoryview]
     pieces = [_answer_head(model, members, degraded, described)]
     if request_id:

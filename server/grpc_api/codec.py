@@ -160,8 +160,8 @@ def _read_head(message: Any) -> Head:
         message.model_name,
         message.model_version,
         read_parameters(_values(message.parameters)),
-        tuple(_wanted(output) for output in message.outputs) or (WantedOutput(),),
-        tuple(_input(item) for item in message.inputs),
+        tuple([_wanted(output) for output in message.outputs]) or (WantedOutput(),),
+        tuple([_input(item) for item in message.inputs]),
     )
 
 

@@ -217,7 +217,7 @@ def _wanted_outputs(header: _RequestHeader) -> tuple[WantedOutput, ...]:
         raise InvalidRequest("parameter binary_data_output is true or false")
     if not header.outputs:
         return (WantedOutput(COMBINED, binary),)
-    return tuple(_wanted_output(output, binary) for output in header.outputs)
+    return tuple([_wanted_output(output, binary) for output in header.outputs])
 
 
 def _wanted_output(output: _OutputHeader, binary: bool) -> WantedOutput:
