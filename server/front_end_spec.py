@@ -76,6 +76,7 @@ class ClientLimits(msgspec.Struct, frozen=True):
     connections: int | None = None
     calls: int = 4096
     waiting_bytes: int = 512 << 20
+    unread_bytes: int = 512 << 20
 
 
 class QueueLimits(msgspec.Struct, frozen=True):

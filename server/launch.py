@@ -111,6 +111,7 @@ def _client_limits(limits: LimitsConfig) -> ClientLimits:
         connections=limits.connections,
         calls=limits.calls,
         waiting_bytes=int(limits.waiting_bytes),
+        unread_bytes=int(limits.unread_bytes),
     )
 
 

@@ -22,6 +22,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from server.http_api.body import LATE
 from server.http_api.certified import CERTIFIED, certified_name
 from server.http_api.corked import CorkedTransport
+from server.http_api.pieces import PieceTransport
 
 if TYPE_CHECKING:
     from server.http_api.connections import Connections
@@ -73,17 +74,24 @@ class Connection(HttpToolsProtocol):
         self._first: Any = None
         self._is_framed_again = False
         self._is_deaf = False
+        #: Whether the client is to take its answer before the next request is begun.
+        self._is_held_up = False
+        #: What an answer is kept in until its client takes it, if the connection is encrypted.
+        self._pieces: PieceTransport | None = None
 
     # -- what the transport and the parser say ------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin with a corked transport, or refuse a connection that is one too many."""
-        corked: Any = CorkedTransport(transport, self.loop)
+        if transport.get_extra_info("sslcontext") is not None:
+            self._pieces = PieceTransport(transport)
+        wire: Any = transport if self._pieces is None else self._pieces
+        corked: Any = CorkedTransport(wire, self.loop)
         if name := certified_name(transport):
             self.app_state = {**self.app_state, CERTIFIED: name}
         if len(self.connections) < self._all.most:
             # Asked of every connection again and again.
-            self._unsent_bytes = transport.get_write_buffer_size
+            self.unsent_bytes = wire.get_write_buffer_size
             super().connection_made(corked)
             return
         self.transport = corked
@@ -95,6 +103,7 @@ class Connection(HttpToolsProtocol):
         if self._first is not None:
             self._first.disconnected = True
             self._first.message_event.set()
+        self._all.unread.let_go(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -167,16 +176,43 @@ class Connection(HttpToolsProtocol):
             cycle.message_event.set()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, if it is there already."""
+        """Go on with the next request, if it is there already and the client takes its answers."""
         self._answered += 1
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        if self.flow.write_paused:
+            self.flow.pause_reading()
+            self._is_held_up = True
+        else:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        self._is_held_up = False
         self.flow.resume_reading()
         if self.pipeline:
             cycle, application = self.pipeline.pop()
             self._first = cycle if self.pipeline else None
             self._start_asgi_task(cycle, application)
+
+    def pause_writing(self) -> None:
+        """Note that the client is slow to take its answer; if too many are, some are ended."""
+        super().pause_writing()
+        if self._pieces is not None:
+            self._pieces.pause()
+        for reader in self._all.unread.hold(self):
+            self._all.count("unread")
+            # Not here: this may be in the middle of a write.
+            self.loop.call_soon(reader.transport.abort)
+
+    def resume_writing(self) -> None:
+        """Go on where that was waited for, once all has been sent."""
+        if self._pieces is not None and not self._pieces.resume():
+            return
+        self._all.unread.let_go(self)
+        super().resume_writing()
+        if self._is_held_up and not self.transport.is_closing():
+            self._go_on()
 
     def shutdown(self) -> None:
         """Answer what has come, and close; what has not come whole was not accepted."""
@@ -216,7 +252,7 @@ class Connection(HttpToolsProtocol):
 
     def _waits(self) -> Waits:
         cycle = self.cycle
-        if self._unsent_bytes() or self.transport.is_closing():
+        if self.unsent_bytes() or self.transport.is_closing():
             return Waits.READER
         is_new = cycle is None or cycle.scope is not self.scope
         if cycle is not None and not cycle.response_complete:

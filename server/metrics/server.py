@@ -18,7 +18,7 @@ from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 __all__ = ["LoopLag", "ServerMetrics"]
 
 _TICK_S = 0.05
-_LIMITS = ("connections", "idle", "header", "header_bytes", "body", "write")
+_LIMITS = ("connections", "idle", "header", "header_bytes", "body", "write", "unread")
 
 
 class LoopLag:

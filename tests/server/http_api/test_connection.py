@@ -9,7 +9,9 @@ from uvicorn.server import ServerState
 from server.front_end_spec import ClientLimits
 from server.http_api.connections import Connections
 
-LIMITS = ClientLimits(header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000)
+LIMITS = ClientLimits(
+    header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000, unread_bytes=1000
+)
 HEAD = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n"
 REQUEST = HEAD + b"abc"
 
@@ -21,12 +23,15 @@ class Wire:
         self.sent = b""
         self.unsent_bytes = 0
         self.state = "open"
+        self.is_read = True
+        self.on_write = lambda: None
 
     def write(self, data):
         self.sent += data
+        self.on_write()
 
     def writelines(self, chunks):
-        self.sent += b"".join(chunks)
+        self.write(b"".join(chunks))
 
     def get_write_buffer_size(self):
         return self.unsent_bytes
@@ -44,9 +49,10 @@ class Wire:
         return default
 
     def pause_reading(self):
-        pass
+        self.is_read = False
 
-    resume_reading = pause_reading
+    def resume_reading(self):
+        self.is_read = True
 
 
 class Scene:
@@ -185,6 +191,42 @@ def test_an_answer_that_is_not_taken():
         assert wire.state == "aborted"
 
     assert play(test) == {"write": 1}
+
+
+def test_whoever_takes_no_answer_has_no_further_request_begun():
+    async def test(scene, connection, wire):
+        wire.on_write = connection.pause_writing
+        connection.data_received(REQUEST * 3)
+        await scene.turn()
+        assert (len(scene.bodies), wire.sent.count(b"ok"), wire.is_read) == (1, 1, False)
+        connection.resume_writing()
+        await scene.turn()
+        assert (len(scene.bodies), wire.sent.count(b"ok"), wire.is_read) == (2, 2, False)
+        wire.on_write = lambda: None
+        connection.resume_writing()
+        await scene.turn()
+        assert (len(scene.bodies), wire.sent.count(b"ok"), wire.is_read) == (3, 3, True)
+
+    play(test)
+
+
+def test_whoever_takes_no_answer_is_ended_if_others_need_the_memory():
+    async def test(scene, connection, wire):
+        other, others_wire = scene.connect()
+        wire.unsent_bytes, others_wire.unsent_bytes = 700, 200
+        connection.pause_writing()
+        other.pause_writing()
+        await scene.turn()
+        assert (wire.state, others_wire.state) == ("open", "open")
+        others_wire.unsent_bytes = 400
+        other.pause_writing()
+        await scene.turn()
+        assert (wire.state, others_wire.state) == ("aborted", "open")
+        assert scene.connections.unread.held_bytes == 400
+        other.connection_lost(None)
+        assert scene.connections.unread.held_bytes == 0
+
+    assert play(test) == {"unread": 1}
 
 
 def test_a_connection_too_many():
