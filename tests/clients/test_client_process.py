@@ -33,7 +33,7 @@ def config():
         "low": low,
         "high": high,
         "plain": fake(0, **options),
-        "slow": fake(sleep_ms=500, **options),
+        "slow": fake(sleep_ms=500, batch_size=1, **options),
         "broken": fake(fail="raise", **options),
     }
     where = {name: 1 if name == "slow" else 0 for name in members}
@@ -126,7 +126,7 @@ def test_uncertainty(client):
 
 
 def test_deadlines(client):
-    prediction = client.predict("late", X, timeout=0.2)
+    prediction = client.predict("late", X, timeout=1)  # for its rows, slow takes longer
     assert (prediction.members, prediction.degraded) == (("plain",), True)
     with pytest.raises(DeadlineExceeded, match="quorum") as caught:
         client.predict("stuck", X, timeout=0.05)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import special
+from scraping import wait_counted
 from serving import ask_outputs, configuration, fake, running, wait_for
 
 pytestmark = pytest.mark.process
@@ -58,6 +59,7 @@ def predicted(server):
 
 
 def test_rows_leave_at_their_stage(server):
+    wait_counted(server.client)
     before, saved = predicted(server), statistics(server, "cascade")["predictions_saved"]
     sureness = np.array([0.95, 0.6, 0.99, 0.7, 0.92, 0.8, 0.91])
     x = rows_of(sureness)

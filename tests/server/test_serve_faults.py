@@ -132,7 +132,7 @@ def test_front_ends_killed_in_a_row_without_traffic_between(serve):
 
 
 def test_a_new_front_end_does_not_wait_for_a_worker_that_takes_long_to_start(serve):
-    members = {"a": fake(0), "b": fake(6)}
+    members = {"a": fake(0), "b": fake(6, sleep_ms=250)}  # its warm-up is four predictions
     config = configuration(members, ensemble={"quorum": 1}, on=2, where={"a": 0, "b": 1})
     if len(config["devices"]) < 2:
         pytest.skip("needs two cores")
@@ -141,7 +141,7 @@ def test_a_new_front_end_does_not_wait_for_a_worker_that_takes_long_to_start(ser
     starting = server.kill("worker cpu:1", signal.SIGSTOP)  # it has its name, and loads
     server.kill("front-end")
     wait_for(server.is_ready, "a new front-end")
-    answer = server.predict("all", [[1, 2]], timeout=300_000)
+    answer = server.predict("all", [[1, 2]], timeout=1_500_000)
     np.testing.assert_array_equal(answer.values, [[1, 2]])
     assert answer.members == ["a"]
     starting.send_signal(signal.SIGCONT)
@@ -245,7 +245,7 @@ def test_a_row_that_hangs_its_worker(serve):
     )
     first = server.child("worker cpu:1")
     x = np.array([[POISON, 5.0]], np.float32)
-    answer = server.predict("all", x, timeout=300_000)
+    answer = server.predict("all", x, timeout=1_500_000)
     np.testing.assert_array_equal(answer.values, x + 1.5)
     assert (answer.members, answer.json["parameters"]["degraded"]) == (["a", "b"], True)
     wait_for(lambda: not title(first), "the end of the worker that hangs")
@@ -334,16 +334,16 @@ def test_a_quorum_answers_without_the_member_that_failed(serve, fail):
 
 # -- deadlines ---------------------------------------------------------------------------------
 
-SLOW = {"a": fake(0), "b": fake(2), "slow": fake(7, sleep_ms=600, batch_size=1)}
+SLOW = {"a": fake(0), "b": fake(2), "slow": fake(7, sleep_ms=1200)}
 
 
 def test_a_deadline_with_a_quorum_and_without(serve):
     where = {"a": 0, "b": 0, "slow": 1}
-    config = configuration(SLOW, ensemble={"quorum": 2, "deadline_ms": 200}, on=2, where=where)
+    config = configuration(SLOW, ensemble={"quorum": 2, "deadline_ms": 800}, on=2, where=where)
     config["ensembles"]["strict"] = {"members": list(SLOW)}
     server = serve(config)
     x = np.array([[5, 6], [7, 8]], np.float32)
-    for options in ({}, {"timeout": 60_000_000}, {"timeout": 150_000}):
+    for options in ({}, {"timeout": 60_000_000}, {"timeout": 600_000}):
         answer = server.predict("all", x, **options)
         np.testing.assert_array_equal(answer.values, x + 1)
         assert (answer.members, answer.json["parameters"]["degraded"]) == (["a", "b"], True)

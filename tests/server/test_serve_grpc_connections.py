@@ -137,9 +137,15 @@ def test_metadata_that_is_too_large(server):
 def test_calls_beyond_the_limit(server):
     with RawConnection(server.grpc) as connection:
         connection.send(*(call_headers(2 * i + 1) for i in range(CALLS + 5)))
-        trailers = [wait_trailers(connection, 2 * (CALLS + i) + 1) for i in range(5)]
-        assert b"too many calls are open" in trailers[0]
-        assert b"retry-after" in trailers[0]
+        trailers = []
+        while len(trailers) < CALLS + 5:
+            kind, flags, _, payload = connection.read_frame()
+            if kind == HEADERS and flags & END_STREAM:
+                trailers.append(payload)
+        # Of those that say the same, only the first is sure not to be compressed.
+        refusals = [one for one in trailers if b"too many calls are open" in one]
+        assert 1 <= len(refusals) <= 5
+        assert b"retry-after" in refusals[0]
 
 
 # -- rude ---------------------------------------------------------------------------------------

@@ -211,7 +211,7 @@ def test_no_key_and_no_hash_is_ever_logged(serve, tmp_path):
     server.process.send_signal(signal.SIGHUP)
     wait_for(lambda: "nothing is reloaded" in server.stderr, "the mistake is found")
     digest = entry.partition("sha256:")[2][:64]
-    assert "refused: the API key is not known" in server.stderr
+    wait_for(lambda: "refused: the API key is not known" in server.stderr, "the refusal")
     for secret in (keys["user"], digest, "no-such-key"):
         assert secret not in server.stderr
     for process in [server.process, *server.children()]:

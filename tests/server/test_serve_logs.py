@@ -24,6 +24,8 @@ def test_every_process_logs_lines_of_json(serve):
     config = configuration({"a": fake(1, fail="raise", fail_value=POISON)}, log_format="json")
     server = serve(config)
     assert server.predict("a", [[POISON, 0]]).status == 500
+    # A thread writes what the worker has logged: whoever is killed at once may not have told it.
+    wait_for(lambda: "failed on a row" in server.stderr, "the worker's line")
     server.kill("worker cpu:0")
     server.kill("combiner")
     wait_for(lambda: server.predict("a", [[1, 2]]).status == 200, "both to be back")

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import special, stats
+from scraping import wait_counted
 from serving import ask_outputs, configuration, fake, post_outputs, running, wait_for
 
 pytestmark = pytest.mark.process
@@ -149,6 +150,7 @@ def counts(server, model):
 def test_statistics_count_requests_per_ensemble_and_rows_per_member(server):
     models = ("all", "strict", "a", "c")
     names = ("inference_count", "success", "fail", "queue", "compute_infer")
+    wait_counted(server.client)
     before = {model: counts(server, model) for model in models}
 
     def gained(model):

@@ -144,6 +144,7 @@ def test_a_batch_is_told_to_each_of_its_traces_and_a_death_to_those_it_hit(serve
         assert lost.process["ensembled.role"] == "front-end"
         assert replayed.process["process.pid"] == server.child("worker cpu:0").pid
 
+        wait_for(lambda: open_jobs(server) == 0, "that the worker has told of its jobs")
         server.kill("worker cpu:0", signal.SIGSTOP)
         asked = [send()]
         wait_for(lambda: open_jobs(server) == 1, "a job")

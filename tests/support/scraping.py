@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
-from serving import Client
+from serving import Client, wait_for
 
 DOCUMENT = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
 _ROW = re.compile(r"^\| `(ensembled_\w+)` \| (\w+) \|([^|]*)\|", re.MULTILINE)
@@ -50,6 +50,27 @@ class Scrape:
             for label, _ in labels
             if label != "le"
         }
+
+
+def whole_scrape(client: Client) -> Scrape:
+    """A scrape with what the kernel is asked for: if that takes long, a scrape goes without it."""
+
+    def scraped() -> Scrape | None:
+        scrape = Scrape(client)
+        return scrape if scrape.labels("ensembled_process_threads") else None
+
+    return wait_for(scraped, "what processes take")
+
+
+def wait_counted(client: Client) -> None:
+    """Wait until every batch is counted: its rows may be answered before its worker has told."""
+    name = "ensembled_device_open_jobs"
+
+    def no_open_jobs() -> bool:
+        values = Scrape(client).values
+        return not any(value for (sample, _), value in values.items() if sample == name)
+
+    wait_for(no_open_jobs, "that every batch is counted")
 
 
 def documented_metrics() -> dict[str, tuple[str, set[str]]]:

@@ -31,7 +31,7 @@ import psutil
 import pytest
 import yaml
 
-START_S = 60.0
+START_S = 100.0
 STOP_S = 15.0
 _TITLE = "ensembled"
 

@@ -94,21 +94,21 @@ def test_needs_no_child_for_fakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "reason"),
+    ("script", "timeout_s", "reason"),
     [
-        ("kill -SEGV $$", "died of SIGSEGV"),
-        ("echo first >&2; echo last words >&2; exit 3", "exited 3: last words"),
-        ("echo '[]'", "exited 0: no message"),
-        ("exec sleep 60", "did not load and answer within 0.3 s"),
+        ("kill -SEGV $$", 60, "died of SIGSEGV"),
+        ("echo first >&2; echo last words >&2; exit 3", 60, "exited 3: last words"),
+        ("echo '[]'", 60, "exited 0: no message"),
+        ("exec sleep 60", 0.3, "did not load and answer within 0.3 s"),
     ],
 )
 def test_survives_its_child(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, reason: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, timeout_s: float, reason: str
 ) -> None:
     source = onnx_source(write_onnx(tmp_path / "a.onnx"))
     replace_child(monkeypatch, tmp_path, script)
     with pytest.raises(InspectionError) as caught:
-        inspect_models([source], timeout_s=0.3)
+        inspect_models([source], timeout_s=timeout_s)
     (message,) = caught.value.messages
     assert message.startswith(f"member m ({source.path}): ")
     assert reason in message

@@ -5,9 +5,16 @@ import threading
 import pytest
 from collector import Collector, collecting
 
+from workers import tracing
 from workers.log_lines import Speaker
 from workers.spec import TracingSpec
 from workers.tracing import Spans
+
+
+@pytest.fixture
+def patient(monkeypatch):
+    """The end takes as long as it takes, where the collector does answer."""
+    monkeypatch.setattr(tracing, "_CLOSE_S", 30.0)
 
 
 def spans_to(url):
@@ -33,6 +40,7 @@ def test_the_end_waits_for_no_collector(monkeypatch, listens):
     collector.server.server_close()
 
 
+@pytest.mark.usefixtures("patient")
 def test_no_more_wait_than_there_is_room_for():
     collector = Collector()
     spans = spans_to(collector.url)
@@ -44,6 +52,7 @@ def test_no_more_wait_than_there_is_room_for():
     assert "9999" in {span.name for span in collector.spans()}  # old ones make room
 
 
+@pytest.mark.usefixtures("patient")
 def test_what_is_over_is_sent_at_the_end(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20k")
     with collecting() as collector:

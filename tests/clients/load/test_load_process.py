@@ -119,7 +119,7 @@ def test_inputs_members_and_timeouts_reach_the_server(server, url, tmp_path):
 
 def test_files_and_text(url, tmp_path):
     out, err = load(
-        url, "all", "--duration", 0.5, "--warmup", 0.1, "--deadline-ms", 60_000,
+        url, "all", "--duration", 2, "--warmup", 0.1, "--deadline-ms", 60_000,
         "--output", tmp_path / "o.json", "--plot", tmp_path / "p.svg",
     )  # fmt: skip
     assert "requests/s within 60000 ms (100.00% of the answers)" in out

@@ -219,7 +219,7 @@ def test_logits_that_are_called_probabilities(files):
     members = config_of()["members"]
     members["soft"] |= {"output": "probabilities", "temperature": 1.0}
     result = files.calibrate(config=files.config(config_of(members)))
-    assert result.exit_code == 2
+    assert result.exit_code == 2, result.output
     assert "members.soft.output: what it gives for row 0 are no probabilities" in result.stderr
 
 
