@@ -142,7 +142,9 @@ class FrontEnd:
     def _make_http(self) -> HttpServer:
         spec, inference, threads = self._spec, self._inference, self._threads
         most_bytes, tls = spec.max_request_bytes, spec.security.tls
-        infer = InferRoute(inference, threads, max_request_bytes=most_bytes, budget=self._bodies)
+        infer = InferRoute(
+            inference, threads, max_request_bytes=most_bytes, budget=self._bodies, door=self._door
+        )
         metrics = make_metrics(spec, inference, self._bodies, self._connections.statistics)
         application = Application(inference, infer, make_api(inference, infer, metrics, threads))
         return HttpServer(

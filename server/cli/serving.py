@@ -24,6 +24,7 @@ class Scope(Enum):
 
     INFER = "infer"
     ADMIN = "admin"
+    URGENT = "urgent"
 
 
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
@@ -97,7 +98,7 @@ def key(
     name: Annotated[str, typer.Argument(help="Whose it is.")],
     *,
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it is good for; may be given twice.")
+        list[Scope] | None, typer.Option(help="What it is good for; may be given several times.")
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -17,7 +17,7 @@ __all__ = ["ApiKeyConfig", "KeyHash", "Scope", "SecretFile", "TlsConfig"]
 
 _PATTERN = "sha256:[0-9a-f]{64}"
 
-Scope = Literal["infer", "admin"]
+Scope = Literal["infer", "admin", "urgent"]
 
 
 def _check_hash(value: Any) -> Any:
@@ -63,4 +63,6 @@ class ApiKeyConfig(Section):
     """`sha256:` and the SHA-256 of the key, in hexadecimal digits."""
     scopes: tuple[Scope, ...] = Field(default=("infer",), min_length=1)
     """What it is good for: `infer` is asking models; `admin` is statistics, metrics, the list of
-    all models and the API's description. Either may ask what a model is like."""
+    all models and the API's description; `urgent`, beside `infer`, is asking with `priority: 1`,
+    for which no scope is needed as long as no key has this one. Any key may ask what a model is
+    like."""

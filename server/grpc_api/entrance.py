@@ -73,6 +73,15 @@ class Entrance:
         if self._door.is_guarded:
             self._door.check(_NEEDS.get(name, Need.ADMIN), *_shown(context))
 
+    def check_urgent(self, context: Any) -> None:
+        """Look whether who calls may go before others.
+
+        Raises:
+            Unauthenticated, Forbidden: if it may not.
+        """
+        if self._door.keeps_urgent:
+            self._door.check_urgent(_shown(context)[0])
+
 
 def _shown(context: Any) -> tuple[str | None, str, str]:
     """What a client shows: its authorization, whom its certificate names, its address."""

@@ -137,9 +137,26 @@ class Service:
         except UnknownModel as error:
             self._inference.unaddressed.fail(arrived, error)
             raise
-        request = await _request(asked, endpoint, context)
+        request = await self._request(asked, endpoint, context)
         inferred = await self._inference.infer(endpoint, request, trace)
         return encode_answer(model, asked.id, inferred.members, inferred.degraded, inferred.outputs)
+
+    async def _request(self, asked: Asked, endpoint: Endpoint, context: Context) -> InferRequest:
+        """Make the request; one that is refused counts as a failure of the model that it names."""
+        arrived = time.monotonic()
+        try:
+            left_s = context.time_remaining()
+            if left_s is not None:
+                left_s -= min(left_s * _MARGIN, _MAX_MARGIN_S)
+                if left_s <= 0:
+                    raise DeadlineExceeded("the deadline has passed before the request was read")
+            request = await make_request(asked, left_s)
+            if request.parameters.is_urgent:
+                self._entrance.check_urgent(context)
+        except BaseException as error:
+            endpoint.counters.fail(arrived, error)
+            raise
+        return request
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> None:
         asker.echo(context)
@@ -164,21 +181,6 @@ class Service:
             self._streams.discard(stream)
         if stream.was_ended:
             end(context, grpc.StatusCode.UNAVAILABLE, "the server is draining")
-
-
-async def _request(asked: Asked, endpoint: Endpoint, context: Context) -> InferRequest:
-    """Make the request; one that is malformed counts as a failure of the model that it names."""
-    arrived = time.monotonic()
-    try:
-        left_s = context.time_remaining()
-        if left_s is not None:
-            left_s -= min(left_s * _MARGIN, _MAX_MARGIN_S)
-            if left_s <= 0:
-                raise DeadlineExceeded("the deadline has passed before the request was read")
-        return await make_request(asked, left_s)
-    except BaseException as error:
-        endpoint.counters.fail(arrived, error)
-        raise
 
 
 def _immediate(answer: Callable[[bytes], bytes]) -> Answer:

@@ -16,7 +16,7 @@ from server.http_api.body import Receive
 from server.http_api.certified import CERTIFIED
 from server.security.doorkeeper import Doorkeeper, Need
 
-__all__ = ["Entrance", "need_of"]
+__all__ = ["Entrance", "authorization_of", "need_of"]
 
 _OPEN = {"/v2/health/live", "/v2/health/ready"}
 _LOOK: tuple[list[str], ...] = ([], ["ready"], ["config"])
@@ -51,7 +51,7 @@ class Entrance:
             path, client = scope["path"], scope["client"]
             name = self._door.admit(
                 Need.INFER if path in self._infer_paths else need_of(path),
-                _authorization(scope["headers"]),
+                authorization_of(scope["headers"]),
                 scope["state"].get(CERTIFIED, ""),
                 client[0] if client else "",
             )
@@ -80,7 +80,12 @@ def need_of(path: str) -> Need:
     return Need.LOOK if rest in _LOOK else Need.ADMIN
 
 
-def _authorization(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+def authorization_of(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """What a request shows to be let in.
+
+    Raises:
+        Unauthenticated: if it shows more than one thing.
+    """
     values = [value for name, value in headers if name == b"authorization"]
     if len(values) > 1:
         raise Unauthenticated("there is more than one Authorization header")

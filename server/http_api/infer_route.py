@@ -25,11 +25,13 @@ from server.errors import (
     Unavailable,
     UnknownModel,
 )
+from server.flows import NORMAL
 from server.front_end_spec import ModelSpec
 from server.http_api import asker
 from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
 from server.http_api.body import LATE, BodyReader, Disconnected, Receive, read_length
 from server.http_api.compression import LEAST_BYTES
+from server.http_api.entrance import authorization_of
 from server.http_api.json_numbers import SLICE_BYTES
 from server.http_api.plans import PlanCache
 from server.http_api.protocol import (
@@ -43,6 +45,7 @@ from server.http_api.steps import Turns
 from server.inference import Endpoint, Inference
 from server.outputs import member_names
 from server.requests import InferRequest, WantedOutput
+from server.security.doorkeeper import Doorkeeper
 from server.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -71,6 +74,7 @@ class InferRoute:
         threads: where big bodies are inflated and compressed.
         max_request_bytes: of a body.
         budget: what all bodies may hold together, from their reading to their answers.
+        door: knows who may be urgent.
     """
 
     def __init__(
@@ -80,11 +84,13 @@ class InferRoute:
         *,
         max_request_bytes: int,
         budget: BodyBudget,
+        door: Doorkeeper,
     ) -> None:
         self._inference = inference
         self._gateway = inference.gateway
         self._access, self._tracer = inference.access, inference.tracer
         self._threads = threads
+        self._door = door
         self._bodies = BodyReader(max_request_bytes, threads, budget)
         self._turns = Turns()
         self.paths = {
@@ -191,6 +197,8 @@ class InferRoute:
             bound = await self._inference.bind(path.endpoint, request)
             if header_length is not None and not model.takes_images:
                 path.plans.remember(body, header_length, request, bound)
+        if bound.wish.level != NORMAL and self._door.keeps_urgent:
+            self._door.check_urgent(authorization_of(scope["headers"]))
         accepted = self._gateway.submit(
             model.served, bound, arrived=arrived, on_slow=partial(self._watch, receive), trace=trace
         )

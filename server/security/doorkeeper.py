@@ -30,6 +30,8 @@ class Need(Enum):
     """What the server and a model are like: any key will do."""
     INFER = "infer"
     ADMIN = "admin"
+    URGENT = "urgent"
+    """To go before others, beside `INFER`; free to all as long as no key has this scope."""
 
 
 class Doorkeeper:
@@ -41,6 +43,7 @@ class Doorkeeper:
 
     Attributes:
         is_guarded: whether anybody is to be looked at.
+        keeps_urgent: whether only some may be urgent: those whose key has that scope.
     """
 
     def __init__(self, spec: SecuritySpec, on_refusal: Callable[[RequestError, str], None]) -> None:
@@ -53,6 +56,7 @@ class Doorkeeper:
         self._keys = spec.keys
         self._limit = spec.client_requests
         self.is_guarded = bool(spec.keys or spec.client_requests)
+        self.keeps_urgent = any(Need.URGENT.value in key.scopes for key in spec.keys)
 
     def check(self, need: Need, authorization: str | None, certified: str, address: str) -> str:
         """Look at a client, but don't let it in yet.
@@ -97,6 +101,16 @@ class Doorkeeper:
                 raise error
             self._at_work[name] = count + 1
         return name
+
+    def check_urgent(self, authorization: str | None) -> None:
+        """Look whether a client that was let in may go before others.
+
+        Raises:
+            Unauthenticated: if its key was taken away meanwhile.
+            Forbidden: if it may not.
+        """
+        if self.keeps_urgent:
+            self._holder(_token(authorization), Need.URGENT)
 
     def leave(self, name: str) -> None:
         """Let a request go that was admitted under this name."""

@@ -17,7 +17,7 @@ class ApiKey(msgspec.Struct, frozen=True):
     Attributes:
         name: whose it is.
         digest: the SHA-256 of the key, 32 bytes.
-        scopes: what it is good for, "infer" and "admin".
+        scopes: what it is good for, "infer", "admin" and "urgent".
     """
 
     name: str

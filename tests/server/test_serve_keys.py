@@ -183,6 +183,52 @@ def test_a_stream_needs_a_key(guarded, keys):
         assert answer.error_message == ""
 
 
+def binary_request(**parameters):
+    """One whose header the server will know again."""
+    tensor = BODY["inputs"][0] | {"parameters": {"binary_data_size": X.nbytes}}
+    del tensor["data"]
+    header = json.dumps({"inputs": [tensor], "parameters": parameters}).encode()
+    return {
+        "content": header + X.tobytes(),
+        "headers": {"Inference-Header-Content-Length": str(len(header))},
+    }
+
+
+def test_urgent_requests_may_be_for_some_keys_only(serve, tmp_path):
+    path = tmp_path / "keys.yaml"
+    keys = write_keys(path, user=["infer"], boss=["infer", "urgent"], late=["urgent"])
+    server = serve(configuration({"m": fake(1)}, api_keys_file=str(path)))
+    urgent = [binary_request(priority=1), {"json": BODY | {"parameters": {"priority": 1}}}]
+    normal = [binary_request(), {"json": BODY}, {"json": BODY | {"parameters": {"priority": 2}}}]
+    refused = "the API key of 'user' lacks the scope 'urgent'"
+    with http(server, keys["user"]) as user, http(server, keys["boss"]) as boss:
+        for _ in range(2):  # what one may send and the server knows again is not for all
+            for client, request in [(boss, one) for one in urgent] + [
+                (user, one) for one in normal
+            ]:
+                assert client.post("/v2/models/all/infer", **request).status_code == 200
+            for request in urgent:
+                response = user.post("/v2/models/all/infer", **request)
+                assert (response.status_code, response.json()) == (403, {"error": refused})
+    with http(server, keys["late"]) as late:
+        assert late.post("/v2/models/all/infer", **normal[0]).status_code == 403
+    with connected(server.grpc, key=keys["user"]) as channel:
+        assert channel.infer("all", X).values.tolist() == [[2, 2]]
+        with pytest.raises(grpc.RpcError) as refusal:
+            channel.infer("all", X, priority=1)
+        assert refusal.value.code() is grpc.StatusCode.PERMISSION_DENIED
+        requests = [infer_request("all", X, priority=number) for number in (1, 0)]
+        assert [answer.error_message for answer in channel.stream(requests)] == [refused, ""]
+    with connected(server.grpc, key=keys["boss"]) as channel:
+        assert channel.infer("all", X, priority=1).values.tolist() == [[2, 2]]
+
+
+def test_without_a_key_for_urgent_requests_all_keys_may_send_them(guarded, keys):
+    with http(guarded, keys["user"]) as client:
+        response = client.post("/v2/models/all/infer", **binary_request(priority=1))
+        assert response.status_code == 200
+
+
 def test_a_body_without_a_key_is_not_read(guarded):
     with http(guarded) as client:  # else it would be too large
         response = client.post("/v2/models/all/infer", content=b"x" * (8 << 20))

@@ -70,7 +70,10 @@ def test_keys_come_from_the_configuration_and_from_a_file(tmp_path):
         ("- {name: alice, hash: 12345678}", "0.hash: should be sha256: and 64 hexadecimal digits"),
         ("- {name: alice}", "0.hash: is required"),
         ("- {name: alice, key: SECRET}", "0.hash: is required"),
-        (entry().replace('"infer"', '"SECRET"'), "0.scopes.0: should be 'infer' or 'admin'"),
+        (
+            entry().replace('"infer"', '"SECRET"'),
+            "0.scopes.0: should be 'infer', 'admin' or 'urgent'",
+        ),
         (f"{entry()}\n{entry()}", "alice: there is a key of that name already"),
     ],
     ids=map(str, range(10)),

@@ -143,3 +143,17 @@ def test_questions_about_health_count_for_nobody():
         door.leave(door.ask(Need.NOTHING))
         door.ask(Need.NOTHING)
     assert door._at_work == {}
+
+
+def test_all_may_be_urgent_until_a_key_is_made_for_that():
+    door = Door()
+    assert not door.keeps_urgent
+    door.check_urgent(f"Bearer {ALICE}")
+    door.change(SecuritySpec((*KEYS, api_key("eve", EVE, "infer", "urgent"))))
+    assert door.keeps_urgent
+    door.check_urgent(f"Bearer {EVE}")
+    with pytest.raises(Forbidden, match="the API key of 'alice' lacks the scope 'urgent'"):
+        door.check_urgent(f"Bearer {ALICE}")
+    with pytest.raises(Unauthenticated):
+        door.check_urgent(None)
+    assert not Door((), 1).keeps_urgent
