@@ -110,18 +110,27 @@ def _lines(
 
 
 def _missing_files(config: Config) -> Iterator[str]:
+    for place, path in _files(config):
+        try:
+            if not path.is_file():
+                yield f"{place}: there is no file {path}"
+        except OSError as error:  # not even whether it is there can be told
+            yield f"{place}: cannot look at {path}: {error.strerror}"
+
+
+def _files(config: Config) -> Iterator[tuple[str, Path]]:
+    """The files that a configuration names, and where it does."""
     for key, path in config.server.files().items():
-        if not path.is_file():
-            yield f"server.{key}: there is no file {path}"
+        yield f"server.{key}", path
     for name, member in config.members.items():
-        if isinstance(member.model, Path) and not member.model.is_file():
-            yield f"members.{name}.model: there is no file {member.model}"
-        if member.labels is not None and not member.labels.is_file():
-            yield f"members.{name}.labels: there is no file {member.labels}"
+        if isinstance(member.model, Path):
+            yield f"members.{name}.model", member.model
+        if member.labels is not None:
+            yield f"members.{name}.labels", member.labels
     for name, ensemble in config.ensembles.items():
-        if ensemble.meta is not None and not ensemble.meta.is_file():
-            yield f"ensembles.{name}.meta: there is no file {ensemble.meta}"
-        if ensemble.labels is not None and not ensemble.labels.is_file():
-            yield f"ensembles.{name}.labels: there is no file {ensemble.labels}"
-    if isinstance(config.allocation, Path) and not config.allocation.is_file():
-        yield f"allocation: there is no file {config.allocation}"
+        if ensemble.meta is not None:
+            yield f"ensembles.{name}.meta", ensemble.meta
+        if ensemble.labels is not None:
+            yield f"ensembles.{name}.labels", ensemble.labels
+    if isinstance(config.allocation, Path):
+        yield "allocation", config.allocation

@@ -48,6 +48,7 @@ def problems(tmp_path, text):
         (MEMBERS + "server: {drain_s: .inf}", "server.drain_s: should be a finite number"),
         (MEMBERS + "allocation: plan.json", "c.yaml: allocation: there is no file"),
         (MEMBERS + "allocation: ~nobody-is-called-so/x", "there is no home directory ~nobody-is"),
+        (MEMBERS + f"allocation: {'x' * 300}", "allocation: cannot look at"),
         (MEMBERS + "allocation: 3", "allocation: should be auto or the path"),
         (MEMBERS + "devices: all", "devices: should be auto or a list of devices, not 'all'"),
         (MEMBERS + "devices: []", "devices: should not be empty"),
