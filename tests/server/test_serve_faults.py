@@ -11,6 +11,7 @@ import psutil
 import pytest
 import zmq
 from onnx import TensorProto, helper
+from scraping import Scrape
 from serving import STOP_S, TINY, Load, ask, canary, configuration, fake, post, title, wait_for
 
 pytestmark = pytest.mark.process
@@ -48,6 +49,11 @@ def is_mean_of_three(answer, x):
     np.testing.assert_array_equal(answer.values, x + 3)
     assert answer.members == ["a", "b", "c"]
     assert answer.json["parameters"]["degraded"] is False
+
+
+def is_mean_of_two(answer, x):
+    assert answer.status == 200, answer.json
+    np.testing.assert_array_equal(answer.values, x + 3)
 
 
 # -- kill -9 -----------------------------------------------------------------------------------
@@ -374,8 +380,8 @@ def test_a_deadline_while_waiting_for_slots(serve):
 def test_clients_that_disconnect_free_their_rows(serve):
     server = serve(configuration({"slow": fake(1, sleep_ms=30, batch_size=1)}, **TINY))
     for _ in range(3):
-        # Far more rows than could be predicted in the test's time, were they not dropped.
-        connections = [post(server, "slow", np.ones((500, 2))) for _ in range(2)]
+        # Each takes three times as long as the test waits for room, were its rows not dropped.
+        connections = [post(server, "slow", np.ones((3000, 2))) for _ in range(2)]
         wait_for(lambda: server.predict("slow", [[1, 2]], timeout=1).status == 429, "being full")
         for connection in connections:
             connection.close()
@@ -450,20 +456,34 @@ def test_a_worker_that_dies_at_every_start_is_left_out_until_it_lives(serve, tmp
 
 
 def test_sigterm_under_load_answers_what_was_accepted(serve):
-    server = serve(configuration({"a": fake(0, sleep_ms=20), "b": fake(6, sleep_ms=20)}))
+    slow = fake(1, sleep_ms=200, batch_size=2)
+    config = configuration({"a": fake(0, sleep_ms=20), "b": fake(6, sleep_ms=20), "slow": slow})
+    config["ensembles"]["all"]["members"] = ["a", "b"]
+    server = serve(config)
 
-    def check(answer, x):
+    def in_flight():
+        scrape = Scrape(server.client)
+        return scrape.value("requests_in_flight", model="slow", priority="normal")
+
+    def is_answered(x):
+        try:
+            answer = ask(server, "slow", x)
+        except httpx.TransportError:  # it came when nobody was there any more
+            return False
         if answer.status == 503:
-            assert answer.error
-        else:
-            np.testing.assert_array_equal(answer.values, x + 3)
+            return False
+        np.testing.assert_array_equal(answer.values, x + 1)
+        return True
 
-    with Load(server, "all", check) as load:
-        load.tolerates_absence = True  # from new connections, once the door is shut
+    with Load(server, "all", is_mean_of_two) as load, ThreadPoolExecutor(12) as pool:
         load.wait_answers(20)
+        asked = [pool.submit(is_answered, np.full((2, 2), float(i))) for i in range(12)]
+        accepted = wait_for(lambda: (count := in_flight()) >= 6 and count, "some to be accepted")
+        load.tolerates_absence = True  # once the door is shut
         server.process.send_signal(signal.SIGTERM)
+        assert sum(request.result() for request in asked) >= accepted
         assert server.wait_end() == 0
-        load._stop.set()
+        load.stop()
 
 
 def test_sigterm_answers_requests_in_flight_and_waiting(serve):
