@@ -330,7 +330,8 @@ class Supervisor:
             if self._ready:
                 self._front_end.write(Drain())
                 if not await self._ended([self._front_end], self._drain_s):
-                    _log.error("requests are still in flight after the grace period")
+                    when = "a second signal" if self._forced.is_set() else "the grace period"
+                    _log.error("requests are still in flight after %s", when)
             self._front_end.kill()
         self._drained.set()
         for child in self._children:

@@ -506,6 +506,7 @@ def test_the_grace_period_ends(serve):
         server.process.send_signal(signal.SIGTERM)
         assert server.wait_end(STOP_S) == 0
         assert isinstance(stuck.exception(), httpx.TransportError)
+    assert "still in flight after the grace period" in server.stderr
 
 
 def test_a_worker_killed_while_draining_is_replaced(serve):
@@ -542,6 +543,7 @@ def test_a_second_signal_forces_the_end(serve):
         server.process.send_signal(signal.SIGTERM)
         server.wait_end(STOP_S)
         assert isinstance(stuck.exception(), httpx.TransportError)
+    assert "still in flight after a second signal" in server.stderr
 
 
 def test_descriptors_and_memory_come_back(serve):
