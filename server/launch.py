@@ -10,9 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable
 from functools import partial
 
@@ -26,6 +24,7 @@ from server.plan import Plan, make_plan
 from server.ports import bind_port, hold_port, notice_absence, spoken_address
 from server.rereading import Rereading
 from server.security.credentials import read_credentials
+from server.socket_directory import socket_directory
 from server.supervisor import Supervisor
 from workers.arena import arena_bytes
 from workers.log_lines import Speaker
@@ -66,21 +65,20 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     plan = make_plan(config, profile_s=config.placement.profile_s, log=log)
     for line in plan.describe():
         log(line)
-    sockets = tempfile.mkdtemp(prefix="ensembled-")  # readable by the owner only
     try:
-        asyncio.run(
-            _supervise(
-                config,
-                plan,
-                sockets=sockets,
-                http=http,
-                grpc=grpc,
-                rereading=rereading,
-                notifier=notifier,
+        with socket_directory() as sockets:
+            asyncio.run(
+                _supervise(
+                    config,
+                    plan,
+                    sockets=sockets,
+                    http=http,
+                    grpc=grpc,
+                    rereading=rereading,
+                    notifier=notifier,
+                )
             )
-        )
     finally:
-        shutil.rmtree(sockets, ignore_errors=True)
         flush()
     return 0
 

@@ -183,6 +183,10 @@ def test_a_killed_supervisor_leaves_no_orphans(serve):
         server.process.kill()
         wait_for(lambda: not any(map(title, children)), "the children's end")
         assert isinstance(stuck.exception(), httpx.TransportError)
+    left = set(server.temporary.glob("ensembled*"))
+    assert left, "the supervisor could not put its sockets away"
+    canary(serve(configuration({"a": fake(0)}), TMPDIR=str(server.temporary)), "a", 0.0)
+    assert not left & set(server.temporary.glob("ensembled*")), "the next one does"
 
 
 def test_what_a_process_dies_of_is_logged(serve):

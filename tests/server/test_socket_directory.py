@@ -1,0 +1,55 @@
+"""The directory of sockets: who may look into it, and what becomes of those of dead servers."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from server.socket_directory import socket_directory
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_each_server_has_its_own(temporary):
+    with socket_directory() as first, socket_directory() as second:
+        assert first != second
+        for path in map(Path, (first, second)):
+            assert path.stat().st_mode & 0o777 == 0o700
+            (path / "x.ipc").touch()
+    assert list(temporary.iterdir()) == []
+
+
+def test_what_a_dead_server_has_left_is_removed_and_nothing_else(temporary):
+    dead = temporary / "ensembled.dead"
+    dead.mkdir()
+    (dead / "x.ipc").touch()
+    others = [temporary / name for name in ("ensembled", "ensembled.file", "ensembled.link")]
+    others[0].mkdir()
+    others[1].touch()
+    others[2].symlink_to(others[0])
+    with socket_directory():
+        assert not dead.exists()
+    assert sorted(temporary.iterdir()) == others
+
+
+@pytest.mark.parametrize("step", [(tempfile, "mkdtemp"), (os, "open")], ids=lambda step: step[1])
+def test_a_directory_that_is_taken_for_a_dead_ones_is_made_again(temporary, monkeypatch, step):
+    do = getattr(*step)
+
+    def do_and_lose(*arguments, **options):
+        monkeypatch.undo()
+        monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+        done = do(*arguments, **options)
+        with socket_directory():  # another server starts just now
+            assert len(list(temporary.iterdir())) == 1
+        return done
+
+    monkeypatch.setattr(*step, do_and_lose)
+    with socket_directory() as made:
+        assert [str(path) for path in temporary.iterdir()] == [made]
+    assert list(temporary.iterdir()) == []
