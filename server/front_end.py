@@ -185,9 +185,11 @@ class FrontEnd:
     def _note_refusal(self, error: RequestError, address: str) -> None:
         """Count a request that was refused at the door; who tries keys is told in the log."""
         self._inference.unaddressed.fail(time.monotonic(), error)
-        if not isinstance(error, QueueFull):
+        is_busy = isinstance(error, QueueFull)  # its client has too much at work
+        if not is_busy or self._spec.access_log == "all":
+            level = logging.INFO if is_busy else logging.WARNING
             extra = {"client": address, "status": error.http_status}
-            _log.warning("refused: %s", error.message, extra=extra)
+            _log.log(level, "refused: %s", error.message, extra=extra)
 
 
 def _tracer(spec: FrontEndSpec) -> Tracer | None:

@@ -68,6 +68,8 @@ class Connection(HttpToolsProtocol):
         self._answered = 0
         #: Upper bound of the bytes that are no body since the last that were.
         self._frame_bytes = 0
+        #: Those of the last piece that came.
+        self._piece_bytes = 0
         self._last = (Waits.IDLE, 0)
         self._since = connections.now
         #: The request that is being answered while others are waiting behind it.
@@ -110,7 +112,8 @@ class Connection(HttpToolsProtocol):
         """Parse what came; without an end of headers, or of what frames a body, it is too much."""
         if self._is_deaf:
             return
-        self._frame_bytes += len(data)
+        self._piece_bytes = len(data)
+        self._frame_bytes += self._piece_bytes
         self._parse(data)
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope and not cycle.more_body:
@@ -145,8 +148,8 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless its headers, which came at once, are too many."""
-        if self._frame_bytes > self._limits.header_bytes:
-            # The body that came with them is not theirs.
+        if max(self._frame_bytes, self._piece_bytes) > self._limits.header_bytes:
+            # The body that came with them is not theirs, nor is the request before it.
             frames = len(self.headers) * _HEADER_FRAME_BYTES
             texts = sum(len(name) + len(value) for name, value in self.headers)
             if len(self.url) + texts + frames > self._limits.header_bytes:

@@ -289,6 +289,7 @@ def test_a_client_has_only_so_many_requests_at_work(serve, tmp_path, with_keys):
     if with_keys:
         keys = write_keys(tmp_path / "keys.yaml", user=["infer"], other=["infer"])
         more["api_keys_file"] = str(tmp_path / "keys.yaml")
+    more["access_log"] = "all"
     server = serve(configuration({"m": fake(1)}, limits={"client_requests": 2}, **more))
     key = keys["user"] or ""
     with (
@@ -317,3 +318,4 @@ def test_a_client_has_only_so_many_requests_at_work(serve, tmp_path, with_keys):
         assert channel.infer("all", X).values.tolist() == [[2, 2]]
         (answer,) = channel.stream([infer_request("all", X)])
         assert answer.error_message == ""
+    wait_for(lambda: "INFO ensembled front-end: refused: 2 req" in server.stderr, "the refusal")

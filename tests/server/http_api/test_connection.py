@@ -315,8 +315,7 @@ def test_a_tunnel_is_refused():
 def test_whole_requests_before_one_that_is_damaged_are_answered(damaged, before):
     async def test(scene, connection, wire):
         scene.may_answer.clear()
-        connection.data_received(REQUEST * before)
-        connection.data_received(damaged)
+        connection.data_received(REQUEST * before + damaged)
         connection.data_received(b"and more")
         await scene.turn()
         assert wire.sent == b""
