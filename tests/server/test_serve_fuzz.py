@@ -1,5 +1,6 @@
 """Damaged requests on raw connections: always an answer or an end, and the next answer is right."""
 
+import contextlib
 import json
 import re
 import socket
@@ -41,7 +42,8 @@ def ask(server):
             received = b""
             try:
                 connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
+                with contextlib.suppress(OSError):  # the server may have ended the connection
+                    connection.shutdown(socket.SHUT_WR)
                 while chunk := connection.recv(1 << 16):
                     received += chunk
             except (ConnectionError, BrokenPipeError):

@@ -198,7 +198,13 @@ class Server:
 
     def wait_ready(self) -> None:
         """Wait for the line that says that the server takes traffic."""
-        line = self._lines.get(timeout=START_S)
+        try:
+            line = self._lines.get(timeout=START_S)
+        except queue.Empty:
+            there = [title(child) for child in self.children()]
+            raise AssertionError(
+                f"not ready within {START_S} s: {there}; stderr: {self.stderr}"
+            ) from None
         assert line.startswith("ready http="), f"{line!r}; stderr: {self.stderr}"
         addresses = dict(part.split("=") for part in line.split()[1:])
         address, self.grpc = addresses["http"], addresses["grpc"]
