@@ -7,6 +7,7 @@ out; progress arrives from the children as JSON lines.
 from __future__ import annotations
 
 import fcntl
+import logging
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,9 @@ from workers.recipes.registry import RECIPES, Recipe, RecipeError
 
 __all__ = ["DONE", "Event", "RecipeResult", "ensure", "ensure_with_progress"]
 
-#: The last stage of every recipe.
+_log = logging.getLogger(__name__)
+#: The first stage of every recipe, and the last.
+_FIRST = "waiting"
 DONE = "done"
 
 OnProgress = Callable[[str, str], None]
@@ -83,17 +86,22 @@ def ensure(names: Sequence[str], on_progress: OnProgress | None = None) -> dict[
 
 
 def ensure_with_progress(names: Sequence[str]) -> dict[str, RecipeResult]:
-    """Do what `ensure` does, and draw the progress on stderr if something has to be made.
+    """Do what `ensure` does, and tell how it goes if something has to be made.
+
+    On a terminal that is a bar, else a line of the log for each model that is to be made, or is.
 
     Raises:
         RecipeError: see `ensure`.
     """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        return ensure(names, _log_ends)
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=console,
     )
     tasks = {name: bar.add_task(name, total=None, visible=False) for name in names}
 
@@ -110,6 +118,11 @@ def ensure_with_progress(names: Sequence[str]) -> dict[str, RecipeResult]:
     finally:
         if bar.live.is_started:  # stopping prints a line, even of nothing
             bar.stop()
+
+
+def _log_ends(name: str, stage: str) -> None:
+    if stage in {_FIRST, DONE}:
+        _log.info("making the model %s: %s", name, stage)
 
 
 def _result(recipe: Recipe, directory: Path) -> RecipeResult:
@@ -142,7 +155,7 @@ def _make(recipes: Sequence[Recipe], directory: Path, report: OnProgress) -> Non
     """
     names = [recipe.name for recipe in recipes]
     for name in names:
-        report(name, "waiting")
+        report(name, _FIRST)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=directory) as unfinished:
         # -P: a directory `workers` where the user happens to be is not ours.
         command = [sys.executable, "-P", "-m", "workers.recipes", unfinished, *names]

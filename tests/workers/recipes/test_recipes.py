@@ -1,6 +1,7 @@
 """Recipes: what they make is good, and is made once."""
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,26 @@ def test_tiny_networks_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert ensure(["mlp_0", "mlp_4"], lambda *_: forbidden()) == made
     assert ensure_with_progress(["mlp_0"]) == {"mlp_0": made["mlp_0"]}
     assert not list((tmp_path / "models").glob(".making-*"))
+
+
+def test_what_is_made_is_told_in_the_log_where_there_is_no_terminal(tmp_path: Path) -> None:
+    code = (
+        "from workers.log_lines import Speaker\n"
+        "from workers.logs import flush, set_up_logging\n"
+        "from workers.recipes import ensure_with_progress\n"
+        "set_up_logging(Speaker('supervisor'), 'info', 'json')\n"
+        "ensure_with_progress(['mlp_1'])\n"
+        "flush()"
+    )
+    environment = {"ENSEMBLED_CACHE": str(tmp_path), "PATH": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+    )
+    assert [json.loads(line)["message"] for line in done.stderr.splitlines()] == [
+        "making the model mlp_1: waiting",
+        "making the model mlp_1: done",
+    ]
+    assert done.stdout == b""
 
 
 def test_concurrent_runs_make_each_model_once(tmp_path: Path) -> None:
