@@ -316,8 +316,8 @@ class Connection(HttpToolsProtocol):
             return None
         if cycle.more_body and self.pipeline:  # another is being answered, this one never will be
             self.pipeline.popleft()
-            self.cycle = self.pipeline[0][0] if self.pipeline else self._first
-        return None if self.cycle.more_body else self.cycle
+            cycle = self.cycle = self.pipeline[0][0] if self.pipeline else self._first
+        return None if cycle.more_body or cycle.response_complete else cycle
 
 
 def _head(method: bytes, url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -331,6 +331,29 @@ def test_whole_requests_before_one_that_is_damaged_are_answered(damaged, before)
     play(test)
 
 
+def test_damage_behind_an_answer_that_its_client_does_not_take_ends_the_connection():
+    async def test(scene, connection, wire):
+        write = wire.writelines
+
+        def write_and_fill(chunks):
+            write(chunks)
+            connection.pause_writing()
+
+        wire.writelines = write_and_fill
+        scene.may_answer.clear()
+        connection.data_received(REQUEST + b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await scene.turn()
+        scene.may_answer.set()
+        await scene.turn()
+        assert wire.sent.endswith(b"ok"), "the next waits until the client takes this"
+        connection.data_received(b"x\r\n")
+        assert wire.sent.count(b"HTTP/1.1 200 ") == 1
+        assert wire.sent.count(b"HTTP/1.1 400 ") == 1
+        assert wire.state == "closed"
+
+    play(test)
+
+
 def test_a_client_that_goes_takes_the_request_with_it_that_others_wait_behind():
     async def test(scene, connection, wire):
         scene.may_answer.clear()
