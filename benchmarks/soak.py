@@ -46,8 +46,8 @@ _BLOCK_S = 15.0
 _LEFT_OUT = {"a crowd for a slow member", "kill the front-end", "hang the front-end"}
 _KINDS = tuple(kind for kind in KINDS if kind not in _LEFT_OUT)
 _MIB = 1 << 20
-#: A process that was just started still grows; and so does the front-end until its collections of
-#: garbage have found their rhythm, which is what this share of the time is for.
+#: A process that was just started still grows; and so does the front-end until its heap has room
+#: for the largest crowd that the faults bring, which is what this share of the time is for.
 _WARM_UP_S = 20.0
 _WARM_UP_SHARE = 1 / 2
 #: A slope below that share of the mean per hour is none that anybody would notice.
