@@ -42,6 +42,7 @@ from server.metrics.metrics import make_metrics
 from server.reloading import Reloading
 from server.security.doorkeeper import Doorkeeper
 from server.security.tls import make_context
+from server.unread_answers import UnreadAnswers
 from workers.bootstrap import Started, Status, run_role
 from workers.log_lines import Speaker
 
@@ -123,7 +124,8 @@ class FrontEnd:
         self._door = Doorkeeper(spec.security, self._note_refusal)
         descriptors = raise_descriptor_limit()
         most = spec.limits.connections or connection_room(descriptors)
-        self._connections = Connections(spec.limits, most)
+        unread = UnreadAnswers(spec.limits.unread_bytes)
+        self._connections = Connections(spec.limits, most, unread)
         self._http = self._make_http()
         self._grpc = GrpcServer(
             self._inference,
@@ -134,6 +136,7 @@ class FrontEnd:
             connections=grpc_connection_room(descriptors),
             limits=spec.limits,
             budget=self._bodies,
+            unread=unread,
         )
         self._on_drain = asyncio.Event()
         reloading = Reloading(self._door, self._http, self._grpc)

@@ -44,9 +44,10 @@ class LimitsConfig(Section):
     are not counted. Images may take as much again when they are decoded for the models; a request
     whose images would take more by themselves is refused (413)."""
     unread_bytes: Bytes = Field(default=ByteSize(512 << 20), ge=1 << 20)
-    """Memory for answers that clients do not read, over HTTP: beyond that, connections are closed
-    that hold more than an equal part, the ones first that have waited longest. Make it several
-    times the largest answer. The first 64 KiB of a connection are not counted."""
+    """Memory for answers that clients do not read: beyond that, connections are closed that hold
+    more than an equal part, the ones first that have waited longest. Make it several times the
+    largest answer. What is less than 64 KiB on a connection over HTTP, or in a call over gRPC, is
+    not counted."""
     client_requests: int = Field(default=0, ge=0)
     """How many requests of one client are worked on at once, more are refused (429); 0 is no
     limit. A client is an API key; without keys, what a client's certificate names, or an

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import grpc
@@ -23,6 +24,8 @@ from server.front_end_spec import ClientLimits
 from server.grpc_api.endings import fail
 from server.grpc_api.entrance import Entrance
 from server.grpc_api.peers import end_connections
+from server.grpc_api.taker import Taker
+from server.unread_answers import UnreadAnswers
 
 __all__ = ["Answer", "Calls"]
 
@@ -40,6 +43,7 @@ class Calls:
     Args:
         limits: what clients may take.
         budget: what all messages may hold together.
+        unread: what all answers that clients do not read may hold together.
         entrance: lets calls in, before their messages are received.
         on_refused: told when a call came and what became of it, if it was not read.
 
@@ -54,12 +58,14 @@ class Calls:
         self,
         limits: ClientLimits,
         budget: BodyBudget,
+        unread: UnreadAnswers,
         entrance: Entrance,
         on_refused: Callable[[float, BaseException], None],
     ) -> None:
         self.open = self.streams = self.ended = 0
         self._limits = limits
         self._budget = budget
+        self._unread = unread
         self._entrance = entrance
         self._on_refused = on_refused
         self._receiving: dict[asyncio.Task[Any], float] = {}
@@ -84,6 +90,10 @@ class Calls:
             # gRPC writes it when this returns, and ends the task when it is written.
             self._written[task] = time.monotonic(), context
             task.add_done_callback(self._written.pop)
+            if len(answered) >= COUNTED_BYTES:
+                taker = self.taker(context)
+                taker.hold(len(answered))
+                task.add_done_callback(taker.go)
             return answered
 
         return grpc.stream_unary_rpc_method_handler(method)
@@ -104,6 +114,13 @@ class Calls:
                 self.streams -= 1
 
         return grpc.stream_stream_rpc_method_handler(method)
+
+    def taker(self, context: Context) -> Taker:
+        """Who takes the answers of a call."""
+        return Taker(self._unread, partial(self._end, context))
+
+    def _end(self, context: Context) -> None:
+        self.ended += end_connections({context.peer()})
 
     async def write(self, answer: bytes, context: Context) -> None:
         """Write an answer to a stream."""

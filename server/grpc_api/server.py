@@ -21,6 +21,7 @@ from server.inference import Inference
 from server.security.doorkeeper import Doorkeeper
 from server.security.spec import TlsFiles
 from server.security.tls import HANDSHAKE_S
+from server.unread_answers import UnreadAnswers
 
 __all__ = ["GrpcServer"]
 
@@ -88,6 +89,7 @@ class GrpcServer:
         connections: about so many there may be.
         limits: what clients may take.
         budget: what all messages may hold together.
+        unread: what all answers that clients do not read may hold together.
 
     Raises:
         StartError: if the port can't be listened on.
@@ -104,9 +106,10 @@ class GrpcServer:
         connections: int,
         limits: ClientLimits,
         budget: BodyBudget,
+        unread: UnreadAnswers,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
-        self._service = Service(inference, door, limits, budget)
+        self._service = Service(inference, door, limits, budget, unread)
         self._certificates = None if tls is None else Certificates(tls)
         self._address = address
         self._options = _options(max_request_bytes, limits, connections)

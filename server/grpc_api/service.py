@@ -30,6 +30,7 @@ from server.grpc_api.stream import Stream
 from server.inference import Endpoint, Inference
 from server.requests import InferRequest
 from server.security.doorkeeper import Doorkeeper
+from server.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:
     from server.tracing import RequestTrace, Tracer
@@ -58,16 +59,22 @@ class Service:
         door: lets calls in.
         limits: what clients may take.
         budget: what all messages may hold together.
+        unread: what all answers that clients do not read may hold together.
 
     Attributes:
         calls: all that are open.
     """
 
     def __init__(
-        self, inference: Inference, door: Doorkeeper, limits: ClientLimits, budget: BodyBudget
+        self,
+        inference: Inference,
+        door: Doorkeeper,
+        limits: ClientLimits,
+        budget: BodyBudget,
+        unread: UnreadAnswers,
     ) -> None:
         self._entrance = Entrance(door)
-        self.calls = Calls(limits, budget, self._entrance, inference.unaddressed.fail)
+        self.calls = Calls(limits, budget, unread, self._entrance, inference.unaddressed.fail)
         self._inference = inference
         self._answer_streamed = self._entrance.guarded(_STREAM, self._answer)
         self._access, self._tracer = inference.access, inference.tracer
@@ -173,6 +180,7 @@ class Service:
             text_of,
             holding=self.calls.holding,
             write=self.calls.write,
+            taker=self.calls.taker(context),
         )
         self._streams.add(stream)
         try:

@@ -13,6 +13,7 @@ from typing import Any
 
 from server.grpc_api.answers import encode_error, encode_streamed
 from server.grpc_api.codec import Asked
+from server.grpc_api.taker import Taker
 
 __all__ = ["Stream"]
 
@@ -31,6 +32,7 @@ class Stream:
         text_of: what the client is told of an error.
         holding: counts a message of so many bytes among what all may hold together.
         write: sends an answer in a context.
+        taker: who takes the answers, told of each that is there, and each that has been sent.
 
     Attributes:
         was_ended: whether the server did not read on.
@@ -46,6 +48,7 @@ class Stream:
         *,
         holding: Callable[[int], AbstractContextManager[None]],
         write: Callable[[bytes, Any], Awaitable[None]],
+        taker: Taker,
     ) -> None:
         self._messages = messages
         self._context = context
@@ -54,6 +57,7 @@ class Stream:
         self._text_of = text_of
         self._holding = holding
         self._write = write
+        self._taker = taker
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
@@ -70,10 +74,13 @@ class Stream:
         self._reader = asyncio.create_task(self._read())
         try:
             while (task := await self._answers.get()) is not None:
-                await self._write(await task, self._context)
+                answer = await task
+                await self._write(answer, self._context)
+                self._taker.take(len(answer))
                 self._places.release()
         finally:
             self._reader.cancel()
+            self._taker.go()
             while not self._answers.empty():
                 if (task := self._answers.get_nowait()) is not None:
                     task.cancel()
@@ -87,6 +94,11 @@ class Stream:
             self._answers.put_nowait(None)
 
     async def _answer_one(self, data: bytes) -> bytes:
+        answer = await self._answer_or_refuse(data)
+        self._taker.hold(len(answer))
+        return answer
+
+    async def _answer_or_refuse(self, data: bytes) -> bytes:
         request_id = ""
         try:
             with self._holding(len(data)):

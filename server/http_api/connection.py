@@ -203,10 +203,16 @@ class Connection(HttpToolsProtocol):
         super().pause_writing()
         if self._pieces is not None:
             self._pieces.pause()
-        for reader in self._all.unread.hold(self):
-            self._all.count("unread")
-            # Not here: this may be in the middle of a write.
-            self.loop.call_soon(reader.transport.abort)
+        self._all.unread.hold(self)
+
+    def has_several(self) -> bool:
+        """Whether more than one answer waits to be sent: the next request is not begun then."""
+        return False
+
+    def end_unread(self) -> None:
+        """End the connection: others need the memory that its answers take."""
+        self._all.count("unread")
+        self.loop.call_soon(self.transport.abort)  # this may be in the middle of a write
 
     def resume_writing(self) -> None:
         """Go on where that was waited for, once all has been sent."""

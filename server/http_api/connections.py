@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.front_end_spec import ClientLimits
 from server.http_api.connection import Connection, Waits
-from server.http_api.unread import UnreadAnswers
+from server.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState
@@ -37,15 +37,15 @@ class Connections:
     Args:
         limits: of each.
         most: how many there may be.
+        unread: what all answers that clients do not read may hold together.
 
     Attributes:
         limit_s: how long a connection may wait, by what it waits for.
         now: when the last sweep was, on the monotonic clock.
         ended: how many connections were refused or ended, by which limit.
-        unread: answers that their clients do not read.
     """
 
-    def __init__(self, limits: ClientLimits, most: int) -> None:
+    def __init__(self, limits: ClientLimits, most: int, unread: UnreadAnswers) -> None:
         self.limits = limits
         self.most = most
         self.limit_s = {
@@ -57,7 +57,7 @@ class Connections:
         }
         self.now = time.monotonic()
         self.ended: Counter[str] = Counter()
-        self.unread: UnreadAnswers[Connection] = UnreadAnswers(limits.unread_bytes)
+        self.unread = unread
         self._open: set[Any] = set()
 
     def make(self, **options: Any) -> Connection:

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from certificates import Authority
 from connections import connections_of
+from grpc_calls import connected, infer_request
+from raw_http2 import RawConnection, call_headers, data_frames, message
 from serving import configuration, fake, wait_for
 
 pytestmark = pytest.mark.process
@@ -98,6 +100,43 @@ def test_answers_that_nobody_reads_take_no_more_than_their_share(serve, tmp_path
         other = stack.enter_context(place.connected())
         other.sendall(request(1))
         read_answer(other, b"", 1)
+
+
+def has_ended(connection):
+    """Whether the server has closed it; what has come of it is forgotten."""
+    connection.setblocking(False)
+    try:
+        while connection.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+@pytest.mark.parametrize(
+    ("method", "connections", "messages"),
+    [("ModelInfer", 6, 1), ("ModelStreamInfer", 1, 5)],
+    ids=["calls", "a stream"],
+)
+def test_over_grpc_they_share_the_same_bound(serve, tmp_path, method, connections, messages):
+    place = Place(serve, tmp_path, encrypted=False, unread_bytes=16 * MIB, write_s=300)
+    data = message(infer_request("all", np.zeros((250, 1))).SerializeToString())  # 10 MB back
+    with contextlib.ExitStack() as stack:
+        sockets = []
+        for _ in range(connections):
+            greedy = stack.enter_context(RawConnection(place.server.grpc, window=0))
+            greedy.send(call_headers(1, method), data_frames(1, data * messages))
+            sockets.append(greedy.socket)
+        most = 1 if messages == 1 else 0  # a lone answer is let be
+        wait_for(
+            lambda: sum(map(has_ended, sockets)) >= connections - most,
+            "that those with much are ended",
+        )
+        with connected(place.server.grpc) as channel:
+            assert channel.infer("all", [[3]]).values[0, 0] == 3
+            assert sum(map(has_ended, sockets)) == connections - most
 
 
 def test_over_tls_an_answer_is_to_be_read_in_time_too(serve, tmp_path):

@@ -14,6 +14,7 @@ from server.grpc_api.calls import Calls
 from server.grpc_api.entrance import Entrance
 from server.security.doorkeeper import Doorkeeper
 from server.security.spec import SecuritySpec
+from server.unread_answers import UnreadAnswers
 
 LIMITS = ClientLimits(body_s=0.02, write_s=0.02, calls=2)
 
@@ -55,7 +56,13 @@ class Context:
 async def calls_of(limits=LIMITS, budget=None):
     refused = []
     entrance = Entrance(Doorkeeper(SecuritySpec(), lambda *_: None))
-    calls = Calls(limits, budget or BodyBudget(), entrance, lambda _, error: refused.append(error))
+    calls = Calls(
+        limits,
+        budget or BodyBudget(),
+        UnreadAnswers(limits.unread_bytes),
+        entrance,
+        lambda _, error: refused.append(error),
+    )
     sweeping = asyncio.create_task(calls.sweep())
     yield calls, refused
     sweeping.cancel()
@@ -209,5 +216,50 @@ def test_an_answer_that_is_not_taken_ends_the_connection(monkeypatch, streams):
             assert before >= 1
             calls._look(time.monotonic() + 1000)
             assert calls.ended == before
+
+    asyncio.run(run())
+
+
+def test_answers_that_are_not_taken_share_a_bound(monkeypatch):
+    async def run():
+        ended = []
+
+        def end(peers):
+            ended.append(peers)
+            return 1
+
+        monkeypatch.setattr(module, "end_connections", end)
+        async with calls_of(ClientLimits(unread_bytes=3 * COUNTED_BYTES)) as (calls, _):
+            contexts = [Context(bytes(COUNTED_BYTES)) for _ in range(4)]
+
+            async def call(context):
+                await context.write(await echoing(calls).stream_unary(None, context))
+
+            tasks = [asyncio.create_task(call(context)) for context in contexts]
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert (len(ended), calls.ended) == (1, 1)
+            assert calls._unread.held_bytes == 3 * COUNTED_BYTES
+            for context in contexts:
+                context.taken.set()
+            await asyncio.gather(*tasks)
+            await asyncio.sleep(0)
+            assert calls._unread.held_bytes == 0
+
+    asyncio.run(run())
+
+
+def test_the_answers_of_a_stream_count_from_when_they_are_there():
+    async def run():
+        async with calls_of() as (calls, _):
+            taker = calls.taker(Context())
+            taker.hold(100)
+            taker.hold(50)
+            taker.take(100)
+            taker.hold(7)
+            assert calls._unread.held_bytes == 57
+            taker.go()
+            taker.hold(1000)  # an answer that came too late for anybody
+            assert calls._unread.held_bytes == 0
 
     asyncio.run(run())

@@ -8,10 +8,9 @@ from uvicorn.server import ServerState
 
 from server.front_end_spec import ClientLimits
 from server.http_api.connections import Connections
+from server.unread_answers import UnreadAnswers
 
-LIMITS = ClientLimits(
-    header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000, unread_bytes=1000
-)
+LIMITS = ClientLimits(header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000)
 HEAD = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n"
 REQUEST = HEAD + b"abc"
 
@@ -59,7 +58,7 @@ class Scene:
     """A connection, its transport, and an application that answers when it may."""
 
     def __init__(self):
-        self.connections = Connections(LIMITS, most=2)
+        self.connections = Connections(LIMITS, most=2, unread=UnreadAnswers(1000))
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.config = Config(

@@ -15,6 +15,7 @@ from server.http_api import server as http_server
 from server.http_api.connections import Connections
 from server.security.spec import TlsFiles
 from server.security.tls import make_context
+from server.unread_answers import UnreadAnswers
 
 SHORT_S = 0.2
 
@@ -43,7 +44,7 @@ def test_over_http(files, monkeypatch):
 
     async def run():
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            connections = Connections(ClientLimits(), 10)
+            connections = Connections(ClientLimits(), 10, UnreadAnswers(1 << 20))
             context = make_context(files)
             server = http_server.HttpServer(None, connections, listening=listening, context=context)
             server.config.load()
