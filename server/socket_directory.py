@@ -17,6 +17,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import zmq
+
+from server.errors import StartError
+from workers.channels import FRONT_END
+
 __all__ = ["socket_directory"]
 
 _PREFIX = "ensembled."
@@ -28,12 +33,15 @@ def socket_directory() -> Iterator[str]:
 
     Raises:
         OSError: if none can be made.
+        StartError: if its name is too long.
     """
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             _remove_if_dead(path)
     path, lock = _make()
     try:
+        if len(os.fsencode(path / FRONT_END)) > zmq.IPC_PATH_MAX_LEN:
+            raise StartError(f"{path.parent} is too long a name for sockets: set TMPDIR")
         yield str(path)
     finally:
         shutil.rmtree(path, ignore_errors=True)

@@ -451,6 +451,7 @@ def test_a_worker_that_dies_at_every_start_is_left_out_until_it_lives(serve, tmp
     server.kill("front-end")
     wait_for(server.is_ready, "a new front-end")
     assert (state("a"), state("all")) == (503, 200), "it knows who is down"
+    assert Scrape(server.client).value("worker_given_up", device="cpu:0") == 1
     away.rename(model)
     wait_for(lambda: state("a") == 200, "the worker to come back", deadline_s=60)
     np.testing.assert_array_equal(server.predict("all", x).values, x + 1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from server.errors import StartError
 from server.socket_directory import socket_directory
 
 
@@ -53,3 +54,12 @@ def test_a_directory_that_is_taken_for_a_dead_ones_is_made_again(temporary, monk
     with socket_directory() as made:
         assert [str(path) for path in temporary.iterdir()] == [made]
     assert list(temporary.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_for_sockets_is_told(temporary, monkeypatch):
+    long = temporary / ("x" * 107)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with pytest.raises(StartError, match="too long a name for sockets: set TMPDIR"):
+        socket_directory().__enter__()
+    assert list(long.iterdir()) == []
