@@ -7,6 +7,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from server.front_end_spec import ClientLimits
+from server.http_api.connection import Waits
 from server.http_api.connections import Connections
 from server.unread_answers import UnreadAnswers
 
@@ -226,6 +227,22 @@ def test_whoever_takes_no_answer_is_ended_if_others_need_the_memory():
         assert scene.connections.unread.held_bytes == 0
 
     assert play(test) == {"unread": 1}
+
+
+def test_when_the_server_stops_readers_have_ten_seconds_at_most():
+    async def test(scene, connection, wire):
+        scene.connections.limit_s[Waits.READER] = 60.0
+        connection.data_received(REQUEST)
+        await scene.turn()
+        wire.unsent_bytes = 1
+        connection.shutdown()
+        connection.look(0.0)
+        connection.look(9.9)
+        assert wire.state != "aborted"
+        connection.look(10.0)
+        assert wire.state == "aborted"
+
+    assert play(test) == {"write": 1}
 
 
 def test_a_connection_too_many():
