@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from server.inflight import Piece
     from server.tracing import RequestTrace
 
-__all__ = ["Answer", "Bound", "Extras", "Request", "ServedModel", "StoredInput", "Wish"]
+__all__ = [
+    "Answer",
+    "Bound",
+    "Extras",
+    "Request",
+    "ServedModel",
+    "StoredInput",
+    "Wish",
+    "answer_bytes",
+]
 
 _ALL = -1
 
@@ -103,6 +112,14 @@ class Bound(msgspec.Struct, frozen=True):
     wish: Wish = Wish()
 
 
+def answer_bytes(model: EnsembleSpec, bound: Bound) -> int:
+    """What the answer to a request will hold, for the most part."""
+    wish, row_bytes = bound.wish, model.output.row_bytes
+    if wish.has_extras:
+        row_bytes += len(wish.predictions) * model.predicted.row_bytes
+    return bound.rows * row_bytes
+
+
 class Extras:
     """What a request gets beside the combined answer; filled in piece by piece.
 
@@ -179,6 +196,7 @@ class Request(msgspec.Struct, eq=False):
         short: whether an answer rests on fewer members than it should.
         saved: predictions, members times rows, that were not needed.
         started: when the last of its jobs was handed to a worker; before `accepted` if none was.
+        held_bytes: what is counted for its answer.
         trace: its trace, if it is traced.
     """
 
@@ -205,6 +223,7 @@ class Request(msgspec.Struct, eq=False):
     saved: int = 0
     started: float = 0.0
     values: bytes | bytearray = b""
+    held_bytes: int = 0
     close_reason: RequestError | None = None
     error: RequestError | None = None
     trace: RequestTrace | None = None

@@ -53,6 +53,10 @@ class BodyBudget:
             QueueFull: if these are too many.
         """
         self.check(nbytes)
+        self.hold(nbytes)
+
+    def hold(self, nbytes: int) -> None:
+        """Hold so many more, even if these are too many."""
         self.held_bytes += nbytes
 
     def give(self, nbytes: int) -> None:

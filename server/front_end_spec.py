@@ -86,11 +86,13 @@ class QueueLimits(msgspec.Struct, frozen=True):
         queue_s: how long what is before a request may take.
         waiting_requests: how many of a model and a priority may wait for slots of the arena.
         waiting_rows: how many rows these may have together.
+        answer_bytes: what all answers may hold while they are put together.
     """
 
     queue_s: float
     waiting_requests: int
     waiting_rows: int
+    answer_bytes: int
 
 
 class FrontEndSpec(msgspec.Struct, frozen=True):

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import zmq
 
-from server.accepted import Bound, Request, ServedModel
+from server.accepted import Bound, Request, ServedModel, answer_bytes
 from server.admission import admit, check_time
+from server.body_budget import COUNTED_BYTES, BodyBudget
 from server.dispatching import Dispatching
 from server.errors import DeadlineExceeded, RequestError, Unavailable
 from server.fleet import Fleet
@@ -104,6 +105,7 @@ class Gateway:
             for arena in arenas
         ]
         self._requests: set[Request] = set()
+        self._answers = BodyBudget(limits.answer_bytes)
         self.draining = False
         self._combiner_idle = False
         self._unheard = {name: number for name, number in workers if name not in starting}
@@ -188,12 +190,16 @@ class Gateway:
         Raises:
             InvalidRequest: if more members should answer than are asked.
             Unavailable: while starting or draining, or if the quorum is impossible.
-            QueueFull: if too many requests or rows wait already, or it can't be done in time.
+            QueueFull: if too many requests or rows wait already, if their answers hold too much, or
+                if it can't be done in time.
         """
         if not self.is_open:
             if self.draining:
                 raise Unavailable("the server is draining", "draining")
             raise Unavailable("starting up", "starting")
+        nbytes = answer_bytes(model.spec, bound)
+        if nbytes >= COUNTED_BYTES and self._answers.held_bytes:
+            self._answers.check(nbytes)
         request = admit(
             model,
             bound,
@@ -216,6 +222,9 @@ class Gateway:
             flight.room.enter(request)
             self._serve_waiting(flight)
         self._requests.add(request)
+        if nbytes >= COUNTED_BYTES:
+            request.held_bytes = nbytes
+            self._answers.hold(nbytes)
         if has_others_before:
             self._forecast.accept(request)
         if request.left_s:
@@ -282,6 +291,9 @@ class Gateway:
 
     def _finish(self, request: Request) -> None:
         self._requests.discard(request)
+        if request.held_bytes:
+            self._answers.give(request.held_bytes)
+            request.held_bytes = 0
         now = time.monotonic()
         if request.forecast_s:
             learn(request, now)

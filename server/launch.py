@@ -187,7 +187,10 @@ def _front_end(
         grpc_address=spoken_address(grpc),
         max_request_bytes=int(server.max_request_bytes),
         queue=QueueLimits(
-            server.limits.queue_s, server.max_waiting_requests, server.limits.waiting_rows
+            server.limits.queue_s,
+            server.max_waiting_requests,
+            server.limits.waiting_rows,
+            int(server.limits.waiting_bytes),
         ),
         max_image_pixels=server.max_image_pixels,
         limits=_client_limits(server.limits),

@@ -42,7 +42,8 @@ class LimitsConfig(Section):
     """Memory for requests' bodies while they are received and until they are answered; beyond
     that, others are refused (429). Bodies that come in one piece of less than 64 KiB, as most do,
     are not counted. Images may take as much again when they are decoded for the models; a request
-    whose images would take more by themselves is refused (413)."""
+    whose images would take more by themselves is refused (413). Answers may take as much again
+    while they are put together."""
     unread_bytes: Bytes = Field(default=ByteSize(512 << 20), ge=1 << 20)
     """Memory for answers that clients do not read: beyond that, connections are closed that hold
     more than an equal part, the ones first that have waited longest. Make it several times the

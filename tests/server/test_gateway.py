@@ -51,6 +51,7 @@ SPEC = arena_spec(
 ALL, SOME, STAGED, UNEQUAL = (ServedModel(0, i, spec) for i, spec in enumerate(SPEC.ensembles))
 DEVICES = {"d0": (0, 1, 2), "d1": (1, 2)}
 _X = TensorSpec("x", "FP32", (2,))
+ANSWER_BYTES = 100
 SURE, UNSURE, FAILS = range(3)
 
 
@@ -78,7 +79,9 @@ class Stage:
             epoch=1,
             instances={d: tuple(map(instance, members)) for d, members in DEVICES.items()},
             workers=[(device, 1) for device in DEVICES],
-            limits=QueueLimits(queue_s=60.0, waiting_requests=2, waiting_rows=16),
+            limits=QueueLimits(
+                60.0, waiting_requests=2, waiting_rows=16, answer_bytes=ANSWER_BYTES
+            ),
         )
         self.close_sockets(gateway)
         self.fleet = gateway.fleet
@@ -231,6 +234,7 @@ class Stage:
             assert request.future.done(), request
         assert not self.gateway._requests
         assert self.gateway._flights[0].slots.held == 0
+        assert self.gateway._answers.held_bytes == 0
         assert all(member.pending.rows == 0 for member in self.fleet._all_members)
         assert all(owner is None for owner in self.gateway._flights[0]._owners)
         assert not self.combiner._reasons
@@ -458,6 +462,26 @@ def test_rows_of_a_member_that_is_being_restarted_leave_others_room():
         stage.revive("d0")
         stage.finish()
         assert flood.future.result().rows == 14
+
+
+def test_answers_hold_no_more_than_they_may_while_they_are_put_together(monkeypatch):
+    """But one that is alone may be larger."""
+    monkeypatch.setattr("server.gateway.COUNTED_BYTES", 9)
+    with on_stage() as stage:
+        held = stage.gateway._answers
+        large = stage.submit(ALL, 20)
+        assert held.held_bytes == 20 * 8
+        small = stage.submit(ALL, 1)
+        assert held.held_bytes == 20 * 8, "too small to count"
+        assert stage.submit(ALL, 2) is None
+        stage.close(0)
+        stage.finish()
+        several = [stage.submit(ALL, 3) for _ in range(2)]
+        assert held.held_bytes == 2 * 3 * 8
+        assert stage.submit(ALL, 3, predictions=(0, 1)) is None, "that is three answers in one"
+        stage.finish()
+        assert [request.future.result().rows for request in (small, *several)] == [1, 3, 3]
+        assert isinstance(large.future.exception(), DeadlineExceeded)
 
 
 def test_requests_that_find_no_seat_are_before_nobody():
