@@ -1,8 +1,11 @@
 """https:// and grpcs://, with a certificate of our own."""
 
+import contextlib
 import shutil
+import socket
 import ssl
 import subprocess
+import threading
 
 import grpc
 import pytest
@@ -81,6 +84,32 @@ def test_a_certificate_to_show(make, url, certificate):
     assert client.predict("duo", [[1, 2]]).values.tolist() == [[2, 3]]
     with pytest.raises(EnsembledClientError):
         make(url, root_certificates=path, retries=0).predict("duo", [[1, 2]], timeout=10)
+
+
+def test_a_certificate_that_is_missed_after_the_handshake(make, certificate):
+    """In TLS 1.3 the client has ended its part by then, and is told while it awaits an answer."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(certificate[0])
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as open_ones:
+
+        def refuse():
+            connection, _ = listener.accept()
+            encrypted = context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+            open_ones.enter_context(encrypted)  # that it is closed would tell the client, too
+            with contextlib.suppress(ssl.SSLError):
+                encrypted.do_handshake()
+
+        refusing = threading.Thread(target=refuse)
+        refusing.start()
+        url = f"https://localhost:{listener.getsockname()[1]}"
+        client = make(url, root_certificates=certificate[0], retries=0)
+        with pytest.raises(Unavailable, match="certificate required"):
+            client.predict("duo", [[1, 2]], timeout=60)
+        refusing.join()
 
 
 def test_files_that_are_missing_or_are_something_else(make, certificate, tmp_path):

@@ -194,6 +194,9 @@ _ERRORS = (
     httpcore.ProxyError,
     httpcore.TimeoutException,
     httpcore.UnsupportedProtocol,
+    # For asyncio, an alert that comes after the handshake: in TLS 1.3 that is how a server tells
+    # that it wants another certificate.
+    ssl.SSLError,
 )
 
 
