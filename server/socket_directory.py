@@ -20,11 +20,11 @@ from pathlib import Path
 import zmq
 
 from server.errors import StartError
-from workers.channels import FRONT_END
+from workers.channels import COMBINER, FRONT_END, WORKERS
 
 __all__ = ["socket_directory"]
 
-_PREFIX = "ensembled."
+_PREFIX = "ensembled-sockets-"
 
 
 @contextmanager
@@ -63,12 +63,19 @@ def _make() -> tuple[Path, int]:
 
 
 def _remove_if_dead(path: Path) -> None:
+    """Remove a directory if it is one of ours and its server is dead; it has nothing but sockets.
+
+    Raises:
+        OSError: if it has something else, or its server lives.
+    """
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         return
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(path)
+        for name in (WORKERS, FRONT_END, COMBINER):
+            (path / name).unlink(missing_ok=True)
+        path.rmdir()
     finally:
         os.close(lock)

@@ -1,4 +1,4 @@
-"""A client's HTTP connection: uvicorn's protocol, with an eye on what the client takes.
+"""A client's HTTP connection, with an eye on what the client takes.
 
 Runs in the front-end. Bytes of a client flow in, ASGI calls come of them, and answers flow out,
 head and body in one system call. No request has a timer: `Connections` looks at every connection
@@ -11,17 +11,16 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from httptools import HttpParserError
 
 from server.http_api.body import LATE
 from server.http_api.certified import CERTIFIED, certified_name
 from server.http_api.corked import CorkedTransport
+from server.http_api.framing import FramedConnection
 from server.http_api.pieces import PieceTransport
 
 if TYPE_CHECKING:
@@ -47,13 +46,11 @@ _SLOW = {
     Waits.HEADER: "the request's headers did not come within {} s",
     Waits.BODY: "the request's body did not come within {} s",
 }
-#: Headers of a request that has a body.
-_BODY = {b"content-length", b"transfer-encoding"}
 #: Around a header's name and value.
 _HEADER_FRAME_BYTES = 4
 
 
-class Connection(HttpToolsProtocol):
+class Connection(FramedConnection):
     """One connection.
 
     Args:
@@ -72,9 +69,6 @@ class Connection(HttpToolsProtocol):
         self._piece_bytes = 0
         self._last = (Waits.IDLE, 0)
         self._since = connections.now
-        #: The request that is being answered while others are waiting behind it.
-        self._first: Any = None
-        self._is_framed_again = False
         self._is_deaf = False
         #: Whether the client is to take its answer before the next request is begun.
         self._is_held_up = False
@@ -101,10 +95,7 @@ class Connection(HttpToolsProtocol):
         self._refuse(503, "too many connections are open", b"retry-after: 1\r\n")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request that is being answered, and the last one, that their client has gone."""
-        if self._first is not None:
-            self._first.disconnected = True
-            self._first.message_event.set()
+        """Nothing is unread any more."""
         self._all.unread.let_go(self)
         super().connection_lost(exc)
 
@@ -114,37 +105,15 @@ class Connection(HttpToolsProtocol):
             return
         self._piece_bytes = len(data)
         self._frame_bytes += self._piece_bytes
-        self._parse(data)
+        try:
+            self.parse(data)
+        except HttpParserError as error:
+            self._refuse_damaged(error)
         cycle = self.cycle
         if cycle is not None and cycle.scope is self.scope and not cycle.more_body:
             self._frame_bytes = 0
         elif self._frame_bytes > self._limits.header_bytes and not self.transport.is_closing():
             self._refuse_headers()
-
-    def _parse(self, data: bytes | memoryview) -> None:
-        """Parse what came; whoever asks for another protocol (Upgrade) is answered in this one."""
-        try:
-            while True:
-                try:
-                    self.parser.feed_data(data)
-                    return
-                except HttpParserUpgrade as upgrade:
-                    data = memoryview(data)[upgrade.args[0] :]
-                    if self._is_framed_again:
-                        self._frame_again()
-        except HttpParserError as error:
-            self._refuse_damaged(error)
-
-    def _frame_again(self) -> None:
-        """Begin the request anew that has just begun, as if it had asked for no other protocol.
-
-        After a request that does, the parser takes a body for what the other protocol says.
-        """
-        self._is_framed_again = False
-        head = _head(self.parser.get_method(), self.url, self.headers)
-        self.parser = HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.parser.feed_data(head)
 
     def on_headers_complete(self) -> None:
         """Begin a request, unless its headers, which came at once, are too many."""
@@ -156,27 +125,12 @@ class Connection(HttpToolsProtocol):
                 self._refuse_headers()
                 raise HttpParserError("too many headers")
             self._frame_bytes = 0
-        if self.parser.should_upgrade() and any(name in _BODY for name, _ in self.headers):
-            if self.parser.get_method() == b"CONNECT":
-                raise HttpParserError("a tunnel with a body")
-            self._is_framed_again = True
-            return
-        running = self.cycle
         super().on_headers_complete()
-        if self.pipeline and self._first is None:
-            self._first = running
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._frame_bytes = 0
         super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Note that a request is there as a whole."""
-        cycle = self.cycle
-        if not (self._is_framed_again or cycle.response_complete):
-            cycle.more_body = False
-            cycle.message_event.set()
 
     def on_response_complete(self) -> None:
         """Go on with the next request, if it is there already and the client takes its answers."""
@@ -193,10 +147,7 @@ class Connection(HttpToolsProtocol):
     def _go_on(self) -> None:
         self._is_held_up = False
         self.flow.resume_reading()
-        if self.pipeline:
-            cycle, application = self.pipeline.pop()
-            self._first = cycle if self.pipeline else None
-            self._start_asgi_task(cycle, application)
+        self.begin_next()
 
     def pause_writing(self) -> None:
         """Note that the client is slow to take its answer; if too many are, some are ended."""
@@ -299,7 +250,7 @@ class Connection(HttpToolsProtocol):
         Whole requests that came before are answered; then it is too late for this answer.
         """
         self._is_deaf = True
-        if (last := self._last_whole()) is not None:
+        if (last := self.last_whole()) is not None:
             last.keep_alive = False
             return
         body = orjson.dumps({"error": message})
@@ -314,20 +265,3 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-
-    def _last_whole(self) -> Any:
-        """The last request that came whole and waits for its answer, and for this one nobody."""
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            return None
-        if cycle.more_body and self.pipeline:  # another is being answered, this one never will be
-            self.pipeline.popleft()
-            cycle = self.cycle = self.pipeline[0][0] if self.pipeline else self._first
-        return None if cycle.more_body or cycle.response_complete else cycle
-
-
-def _head(method: bytes, url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The head of a request as it came, without the wish for another protocol."""
-    lines = [b"%b %b HTTP/1.1" % (method, url)]
-    lines += [b"%b: %b" % header for header in headers if header[0] != b"upgrade"]
-    return b"\r\n".join([*lines, b"\r\n"])

@@ -166,7 +166,7 @@ def test_the_command_line_shows_a_key(guarded, keys, tmp_path, monkeypatch):
 
 
 def test_the_sockets_are_the_owners_alone(guarded):
-    (directory,) = guarded.temporary.glob("ensembled.*")
+    (directory,) = guarded.temporary.glob("ensembled-*")
     assert stat.S_IMODE(directory.stat().st_mode) == 0o700
     assert [path for path in directory.iterdir() if path.is_socket()]
 

@@ -8,6 +8,7 @@ import pytest
 
 from server.errors import StartError
 from server.socket_directory import socket_directory
+from workers.channels import COMBINER, FRONT_END, WORKERS
 
 
 @pytest.fixture
@@ -26,16 +27,21 @@ def test_each_server_has_its_own(temporary):
 
 
 def test_what_a_dead_server_has_left_is_removed_and_nothing_else(temporary):
-    dead = temporary / "ensembled.dead"
-    dead.mkdir()
-    (dead / "x.ipc").touch()
-    others = [temporary / name for name in ("ensembled", "ensembled.file", "ensembled.link")]
-    others[0].mkdir()
-    others[1].touch()
-    others[2].symlink_to(others[0])
+    dead, full, file, link = (
+        temporary / f"ensembled-sockets-{name}" for name in ("dead", "full", "file", "link")
+    )
+    empty = temporary / "ensembled"
+    for directory in (dead, full, empty):
+        directory.mkdir()
+    for name in (WORKERS, FRONT_END, COMBINER):
+        (dead / name).touch()
+    (full / "mine").touch()
+    file.touch()
+    link.symlink_to(empty)
     with socket_directory():
         assert not dead.exists()
-    assert sorted(temporary.iterdir()) == others
+    assert set(temporary.iterdir()) == {full, file, link, empty}
+    assert (full / "mine").exists()
 
 
 @pytest.mark.parametrize("step", [(tempfile, "mkdtemp"), (os, "open")], ids=lambda step: step[1])
