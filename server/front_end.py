@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, BinaryIO, assert_never
 import msgspec
 import uvloop
 
-from server.body_budget import BodyBudget
-from server.descriptors import connection_room, grpc_connection_room, raise_descriptor_limit
 from server.errors import QueueFull, RequestError
 from server.front_end_spec import (
     Command,
@@ -30,24 +28,30 @@ from server.front_end_spec import (
     WorkerReaped,
     WorkerStarted,
 )
-from server.gateway import Gateway
+from server.gateway.body_budget import BodyBudget
+from server.gateway.gateway import Gateway
 from server.grpc_api.server import GrpcServer
 from server.http_api.api import Application, make_api
 from server.http_api.connections import Connections
 from server.http_api.entrance import Entrance
 from server.http_api.infer_route import InferRoute
 from server.http_api.server import HttpServer
-from server.inference import Inference
+from server.inference.inference import Inference
+from server.inference.unread_answers import UnreadAnswers
 from server.metrics.metrics import make_metrics
 from server.reloading import Reloading
 from server.security.doorkeeper import Doorkeeper
 from server.security.tls import make_context
-from server.unread_answers import UnreadAnswers
+from server.supervision.descriptors import (
+    connection_room,
+    grpc_connection_room,
+    raise_descriptor_limit,
+)
 from workers.bootstrap import Started, Status, run_role
 from workers.log_lines import Speaker
 
 if TYPE_CHECKING:
-    from server.tracing import Tracer
+    from server.gateway.tracing import Tracer
 
 __all__ = ["main"]
 
@@ -198,7 +202,7 @@ class FrontEnd:
 def _tracer(spec: FrontEndSpec) -> Tracer | None:
     if spec.tracing is None:
         return None
-    from server.tracing import Tracer  # noqa: PLC0415  (only where it is configured)
+    from server.gateway.tracing import Tracer  # noqa: PLC0415  (only where it is configured)
 
     return Tracer(spec.tracing)
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from server.accepted import ServedModel
+from server.gateway.accepted import ServedModel
 from server.security.spec import SecuritySpec
 from workers.spec import (
     DeviceSpec,

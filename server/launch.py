@@ -19,13 +19,13 @@ from setproctitle import setproctitle
 from server.config import Config
 from server.config.limits import LimitsConfig
 from server.front_end_spec import ClientLimits, FrontEndSpec, QueueLimits
-from server.notify import Notifier
 from server.plan import Plan, make_plan
-from server.ports import bind_port, hold_port, notice_absence, spoken_address
-from server.rereading import Rereading
 from server.security.credentials import read_credentials
-from server.socket_directory import socket_directory
-from server.supervisor import Supervisor
+from server.supervision.notify import Notifier
+from server.supervision.ports import bind_port, hold_port, notice_absence, spoken_address
+from server.supervision.rereading import Rereading
+from server.supervision.socket_directory import socket_directory
+from server.supervision.supervisor import Supervisor
 from workers.arena import arena_bytes
 from workers.log_lines import Speaker
 from workers.logs import flush, log_environment, set_up_logging

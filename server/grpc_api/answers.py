@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from server.descriptions import MODEL_VERSION
 from server.grpc_api.fields import length_prefixed
 from server.grpc_api.messages import message_class
-from server.outputs import OutputTensor
+from server.inference.descriptions import MODEL_VERSION
+from server.inference.outputs import OutputTensor
 
 __all__ = ["encode_answer", "encode_error", "encode_streamed"]
 

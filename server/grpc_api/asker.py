@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from server.grpc_api.codec import Asked
-from server.request_ids import HEADER, acceptable
+from server.inference.request_ids import HEADER, acceptable
 
 __all__ = ["about", "carrier", "echo"]
 

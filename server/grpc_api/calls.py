@@ -18,14 +18,14 @@ from typing import Any
 
 import grpc
 
-from server.body_budget import COUNTED_BYTES, BodyBudget
 from server.errors import InvalidRequest, QueueFull, RequestTimeout
 from server.front_end_spec import ClientLimits
+from server.gateway.body_budget import COUNTED_BYTES, BodyBudget
 from server.grpc_api.endings import fail
 from server.grpc_api.entrance import Entrance
 from server.grpc_api.peers import end_connections
 from server.grpc_api.taker import Taker
-from server.unread_answers import UnreadAnswers
+from server.inference.unread_answers import UnreadAnswers
 
 __all__ = ["Answer", "Calls"]
 

@@ -16,14 +16,14 @@ from google.protobuf.message import DecodeError
 from server.errors import InvalidRequest
 from server.grpc_api.fields import Fields
 from server.grpc_api.messages import message_class
-from server.requests import (
+from server.inference.requests import (
     InferRequest,
     Parameters,
     WantedOutput,
     read_parameters,
     refuse_shared_memory,
 )
-from server.tensors import Tensor, bytes_to_wire, tensor_from_bytes
+from server.inference.tensors import Tensor, bytes_to_wire, tensor_from_bytes
 from workers.spec import DTYPES
 
 __all__ = ["Asked", "parse", "parse_request"]

@@ -11,10 +11,10 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from server.descriptions import model_metadata, server_metadata
 from server.grpc_api.codec import parse
 from server.grpc_api.messages import message_class
-from server.inference import Inference
+from server.inference.descriptions import model_metadata, server_metadata
+from server.inference.inference import Inference
 
 __all__ = ["documents"]
 

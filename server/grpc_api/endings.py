@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from server.errors import InternalFault, QueueFull, RequestError, Unavailable
-from server.request_ids import HEADER, new_id
+from server.inference.request_ids import HEADER, new_id
 
 __all__ = ["end", "fail", "text_of"]
 

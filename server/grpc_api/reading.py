@@ -11,7 +11,7 @@ import asyncio
 from server.errors import InvalidRequest
 from server.grpc_api.codec import Asked, parse_request
 from server.grpc_api.fields import Fields, refuse_many_parts, take_apart
-from server.requests import InferRequest
+from server.inference.requests import InferRequest
 
 __all__ = ["make_request", "read_request"]
 

@@ -1,7 +1,7 @@
 """The gRPC server in the front-end's event loop: the port, its limits, its beginning and its end.
 
 In: calls of clients. Out: their answers, by `Service`. The supervisor holds the port (see
-`server.ports`), so that it is there for the next front-end, too.
+`server.supervision.ports`), so that it is there for the next front-end, too.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 import grpc
 
-from server.body_budget import BodyBudget
 from server.errors import StartError
 from server.front_end_spec import ClientLimits
+from server.gateway.body_budget import BodyBudget
 from server.grpc_api.certificates import Certificates
 from server.grpc_api.service import Service
-from server.inference import Inference
+from server.inference.inference import Inference
+from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper
 from server.security.spec import TlsFiles
 from server.security.tls import HANDSHAKE_S
-from server.unread_answers import UnreadAnswers
 
 __all__ = ["GrpcServer"]
 

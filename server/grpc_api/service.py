@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from server.body_budget import BodyBudget
 from server.errors import DeadlineExceeded, RequestError, UnknownModel
 from server.front_end_spec import ClientLimits
+from server.gateway.body_budget import BodyBudget
 from server.grpc_api import asker
 from server.grpc_api.answers import encode_answer
 from server.grpc_api.calls import Answer, Calls
@@ -27,13 +27,13 @@ from server.grpc_api.leftovers import Leftovers, Methods
 from server.grpc_api.messages import METHODS, SERVICE
 from server.grpc_api.reading import make_request, read_request
 from server.grpc_api.stream import Stream
-from server.inference import Endpoint, Inference
-from server.requests import InferRequest
+from server.inference.inference import Endpoint, Inference
+from server.inference.requests import InferRequest
+from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper
-from server.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:
-    from server.tracing import RequestTrace, Tracer
+    from server.gateway.tracing import RequestTrace, Tracer
 
 __all__ = ["Service"]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from server.unread_answers import UnreadAnswers
+from server.inference.unread_answers import UnreadAnswers
 
 __all__ = ["Taker"]
 

@@ -16,7 +16,6 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from server.descriptions import model_metadata, server_metadata
 from server.errors import InternalFault, RequestError
 from server.http_api import asker
 from server.http_api.answers import Scope, Send, error_answer, parting
@@ -25,9 +24,10 @@ from server.http_api.infer_route import InferRoute
 from server.http_api.metrics_route import add_metrics_route
 from server.http_api.openapi import describe_api
 from server.http_api.repository import add_repository_routes, add_unsupported_routes
-from server.inference import Inference
+from server.inference.descriptions import model_metadata, server_metadata
+from server.inference.inference import Inference
+from server.inference.request_ids import HEADER, new_id
 from server.metrics.exposition import Exposition
-from server.request_ids import HEADER, new_id
 
 __all__ = ["Application", "make_api"]
 

@@ -10,9 +10,9 @@ from collections.abc import MutableMapping
 from typing import Any
 from urllib.parse import unquote
 
-from server import request_ids
 from server.http_api.answers import Header, Scope, Send
-from server.request_ids import acceptable
+from server.inference import request_ids
+from server.inference.request_ids import acceptable
 
 __all__ = ["HEADER", "about", "carrier", "echo", "echoing", "request_id"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.front_end_spec import ClientLimits
 from server.http_api.connection import Connection, Waits
-from server.unread_answers import UnreadAnswers
+from server.inference.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:
     from uvicorn.server import ServerState

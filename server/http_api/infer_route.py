@@ -14,9 +14,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
-from server.accepted import Answer, Request
-from server.body_budget import BodyBudget
-from server.descriptions import MODEL_VERSION
 from server.errors import (
     ClientGone,
     InternalFault,
@@ -25,8 +22,10 @@ from server.errors import (
     Unavailable,
     UnknownModel,
 )
-from server.flows import NORMAL
 from server.front_end_spec import ModelSpec
+from server.gateway.accepted import Answer, Request
+from server.gateway.body_budget import BodyBudget
+from server.gateway.flows import NORMAL
 from server.http_api import asker
 from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
 from server.http_api.body import LATE, BodyReader, Disconnected, Receive, read_length
@@ -41,15 +40,16 @@ from server.http_api.protocol import (
     parse_in_steps,
     parse_request,
 )
-from server.http_api.steps import Turns
-from server.inference import Endpoint, Inference
-from server.outputs import member_names
-from server.requests import InferRequest, WantedOutput
+from server.inference.descriptions import MODEL_VERSION
+from server.inference.inference import Endpoint, Inference
+from server.inference.outputs import member_names
+from server.inference.requests import InferRequest, WantedOutput
+from server.inference.steps import Turns
+from server.inference.tensors import Tensor
 from server.security.doorkeeper import Doorkeeper
-from server.tensors import Tensor
 
 if TYPE_CHECKING:
-    from server.tracing import RequestTrace, Tracer
+    from server.gateway.tracing import RequestTrace, Tracer
 
 __all__ = ["InferRoute"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 
-from server.accepted import Bound, StoredInput, Wish
+from server.gateway.accepted import Bound, StoredInput, Wish
 from server.http_api.recent import Recent
-from server.requests import InferRequest, WantedOutput
+from server.inference.requests import InferRequest, WantedOutput
 
 __all__ = ["Plan", "PlanCache"]
 

@@ -14,21 +14,21 @@ import msgspec
 import numpy as np
 import orjson
 
-from server.accepted import Answer
-from server.descriptions import MODEL_VERSION
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
+from server.gateway.accepted import Answer
 from server.http_api.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
 from server.http_api.recent import Recent
-from server.http_api.steps import Steps
-from server.outputs import COMBINED, OutputTensor, member_names, output_tensors
-from server.requests import (
+from server.inference.descriptions import MODEL_VERSION
+from server.inference.outputs import COMBINED, OutputTensor, member_names, output_tensors
+from server.inference.requests import (
     InferRequest,
     WantedOutput,
     read_parameters,
     refuse_shared_memory,
 )
-from server.tensors import (
+from server.inference.steps import Steps
+from server.inference.tensors import (
     Tensor,
     bytes_from_wire,
     tensor_from_bytes,

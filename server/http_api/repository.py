@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 
 from server.errors import InvalidRequest
 from server.http_api.body import BodyReader, Disconnected
-from server.inference import Inference
+from server.inference.inference import Inference
 
 __all__ = ["add_repository_routes", "add_unsupported_routes"]
 

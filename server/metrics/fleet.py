@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 
-from server.body_budget import BodyBudget
-from server.fleet import Worker
-from server.fleet_state import Member, Placement
-from server.gateway import Gateway
-from server.inflight import InFlight
+from server.gateway.body_budget import BodyBudget
+from server.gateway.fleet import Worker
+from server.gateway.fleet_state import Member, Placement
+from server.gateway.gateway import Gateway
+from server.gateway.inflight import InFlight
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 
 __all__ = ["ArenaMetrics", "FleetMetrics"]

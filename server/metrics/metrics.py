@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from server.body_budget import BodyBudget
 from server.front_end_spec import FrontEndSpec
-from server.inference import Inference
+from server.gateway.body_budget import BodyBudget
+from server.inference.inference import Inference
 from server.metrics.devices import DeviceMetrics
 from server.metrics.exposition import Exposition
 from server.metrics.fleet import ArenaMetrics, FleetMetrics

@@ -10,10 +10,10 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
-from server.flows import HIGH, NORMAL
-from server.inference import Endpoint, Inference
+from server.gateway.flows import HIGH, NORMAL
+from server.gateway.statistics import OUTCOMES, REASONS, ModelCounters, RequestTimes
+from server.inference.inference import Endpoint, Inference
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
-from server.statistics import OUTCOMES, REASONS, ModelCounters, RequestTimes
 
 __all__ = ["ModelMetrics"]
 

@@ -11,8 +11,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
 
-from server.histogram import LAGS_S, Histogram
-from server.inference import Inference
+from server.gateway.histogram import LAGS_S, Histogram
+from server.inference.inference import Inference
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 
 __all__ = ["LoopLag", "ServerMetrics"]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from serving import Answer, running
 
-from server.tensors import bytes_to_wire
+from server.inference.tensors import bytes_to_wire
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from serving import configuration, fake
 
-from server.notify import Notifier
+from server.supervision.notify import Notifier
 
 UNIT = Path(__file__).parents[2] / "configs" / "systemd" / "ensembled.service"
 

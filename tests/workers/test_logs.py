@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.child import Child
+from server.supervision.child import Child
 from workers.logs import log_environment, settings_of
 
 SCRIPT = """

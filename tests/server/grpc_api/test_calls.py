@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
-from server.body_budget import COUNTED_BYTES, BodyBudget
 from server.front_end_spec import ClientLimits
+from server.gateway.body_budget import COUNTED_BYTES, BodyBudget
 from server.grpc_api import calls as module
 from server.grpc_api.calls import Calls
 from server.grpc_api.entrance import Entrance
+from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper
 from server.security.spec import SecuritySpec
-from server.unread_answers import UnreadAnswers
 
 LIMITS = ClientLimits(body_s=0.02, write_s=0.02, calls=2)
 

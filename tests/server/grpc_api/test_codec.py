@@ -11,9 +11,9 @@ from server.grpc_api.answers import encode_answer, encode_error, encode_streamed
 from server.grpc_api.codec import parse, parse_request
 from server.grpc_api.fields import take_apart
 from server.grpc_api.messages import message_class
-from server.outputs import OutputTensor
-from server.requests import Parameters, WantedOutput
-from server.tensors import bytes_to_wire
+from server.inference.outputs import OutputTensor
+from server.inference.requests import Parameters, WantedOutput
+from server.inference.tensors import bytes_to_wire
 from workers.spec import DTYPES
 
 Request = message_class("ModelInferRequest")

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.body_budget import COUNTED_BYTES, BodyBudget
 from server.errors import InvalidRequest, QueueFull, RequestTooLarge
+from server.gateway.body_budget import COUNTED_BYTES, BodyBudget
 from server.http_api.body import BodyReader, Disconnected, linger, read_length
 
 LIMIT = 100_000

@@ -9,7 +9,7 @@ from uvicorn.server import ServerState
 from server.front_end_spec import ClientLimits
 from server.http_api.connection import Waits
 from server.http_api.connections import Connections
-from server.unread_answers import UnreadAnswers
+from server.inference.unread_answers import UnreadAnswers
 
 LIMITS = ClientLimits(header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000)
 HEAD = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n"

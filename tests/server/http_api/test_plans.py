@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from server.accepted import Bound, ServedModel
-from server.binding import bind_tensors
 from server.front_end_spec import ModelSpec
+from server.gateway.accepted import Bound, ServedModel
 from server.http_api.plans import PlanCache
 from server.http_api.protocol import parse_request
-from server.outputs import wish_for
-from server.requests import WantedOutput
+from server.inference.binding import bind_tensors
+from server.inference.outputs import wish_for
+from server.inference.requests import WantedOutput
 from workers.spec import EnsembleSpec, TensorSpec
 
 OUTPUT = TensorSpec("output", "FP32", (2,))

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from server.accepted import Answer, ServedModel
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
+from server.gateway.accepted import Answer, ServedModel
 from server.http_api.protocol import encode_answer, parse_request
-from server.requests import InferRequest, WantedOutput
-from server.tensors import bytes_to_wire
+from server.inference.requests import InferRequest, WantedOutput
+from server.inference.tensors import bytes_to_wire
 from workers.scores import CLASS_SCORES
 from workers.spec import EnsembleSpec, TensorSpec
 

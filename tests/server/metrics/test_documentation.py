@@ -10,7 +10,7 @@ from scraping import documented_queries, documented_words
 
 from server import errors
 from server.errors import RequestError
-from server.statistics import OUTCOMES, REASONS
+from server.gateway.statistics import OUTCOMES, REASONS
 from tests.container.promql import problems
 
 ALERTS = Path(__file__).parents[3] / "configs/prometheus/alerts.yml"

@@ -3,15 +3,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.batching import PendingRanges
-from server.body_budget import BodyBudget
-from server.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
-from server.flows import NORMAL, Flows
+from server.gateway.batching import PendingRanges
+from server.gateway.body_budget import BodyBudget
+from server.gateway.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
+from server.gateway.flows import NORMAL, Flows
+from server.gateway.slots import SlotAllocator
+from server.gateway.waiting_room import WaitingRoom
 from server.metrics import fleet
 from server.metrics.exposition import Exposition
 from server.metrics.fleet import ArenaMetrics, FleetMetrics
-from server.slots import SlotAllocator
-from server.waiting_room import WaitingRoom
 
 FLOW = Flows().of(0, 0, NORMAL)
 NOW = 50.0

@@ -13,9 +13,9 @@ from server.grpc_api import server as grpc_server
 from server.grpc_api.certificates import Certificates
 from server.http_api import server as http_server
 from server.http_api.connections import Connections
+from server.inference.unread_answers import UnreadAnswers
 from server.security.spec import TlsFiles
 from server.security.tls import make_context
-from server.unread_answers import UnreadAnswers
 
 SHORT_S = 0.2
 

@@ -1,0 +1,1 @@
+"""From a request that was accepted to its answer: admission, slots, dispatch, the fleet."""

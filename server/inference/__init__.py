@@ -1,0 +1,1 @@
+"""What the protocols share: requests, tensors and images in, answers out."""

@@ -1,0 +1,206 @@
+"""One way from a request to its answer, under every protocol.
+
+Runs in the front-end. An `InferRequest` is checked against its model, its rows go through the
+gateway, and its answer comes back as tensors; whatever comes of it is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from server.errors import ClientGone, UnknownModel
+from server.front_end_spec import FrontEndSpec, ModelSpec
+from server.gateway.accepted import Answer, Bound, Request
+from server.gateway.body_budget import BodyBudget
+from server.gateway.gateway import Gateway
+from server.gateway.statistics import ModelCounters, member_statistics, model_statistics
+from server.inference.access_log import AccessLog
+from server.inference.binding import bind_images, bind_tensors
+from server.inference.descriptions import MODEL_VERSION, model_config
+from server.inference.outputs import OutputTensor, member_names, output_tensors, wish_for
+from server.inference.requests import InferRequest
+
+if TYPE_CHECKING:
+    from server.gateway.tracing import RequestTrace, Tracer
+
+__all__ = ["Endpoint", "Inference", "Inferred"]
+
+
+class Endpoint:
+    """A model that can be asked.
+
+    Attributes:
+        model: what clients see of it.
+        counters: what became of the requests to it.
+    """
+
+    def __init__(self, model: ModelSpec) -> None:
+        self.model = model
+        self.counters = ModelCounters()
+
+
+class Inferred(msgspec.Struct, frozen=True):
+    """The answer to an infer request.
+
+    Attributes:
+        members: names of those that every row rests on, separated by commas.
+        degraded: whether these are fewer than were asked.
+        outputs: as they were wanted.
+    """
+
+    members: str
+    degraded: bool
+    outputs: list[OutputTensor]
+
+
+class Inference:
+    """All models, and the way to their answers.
+
+    Args:
+        spec: what this front-end serves.
+        gateway: where rows go.
+        threads: where images are decoded.
+        tracer: begins the traces of requests, if there is tracing.
+
+    Attributes:
+        unaddressed: what became of the requests that name no model that is there.
+        access: the log of requests that are over.
+        is_leaving: whether the server is told to stop: it is not ready, though it may still answer.
+    """
+
+    def __init__(
+        self,
+        spec: FrontEndSpec,
+        gateway: Gateway,
+        threads: Executor,
+        tracer: Tracer | None = None,
+    ) -> None:
+        self.gateway = gateway
+        self.endpoints: Mapping[str, Endpoint] = {
+            model.served.name: Endpoint(model) for model in spec.models
+        }
+        self.unaddressed = ModelCounters()
+        self._spec = spec
+        self._threads = threads
+        self._image_room = BodyBudget(spec.limits.waiting_bytes)
+        self.tracer = tracer
+        self.is_leaving = False
+        self.access = AccessLog(spec.access_log)
+
+    # -- what there is ------------------------------------------------------------------------
+
+    def find(self, name: str, version: str = "") -> Endpoint:
+        """The endpoint of a model; every model has one version.
+
+        Raises:
+            UnknownModel: if there is no such model or version.
+        """
+        endpoint = self.endpoints.get(name)
+        if endpoint is None:
+            raise UnknownModel(name)
+        if version not in {"", MODEL_VERSION}:
+            raise UnknownModel(name, version)
+        return endpoint
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the server takes traffic: started, not draining, some quorum can be met."""
+        return any(self.can_answer(endpoint) for endpoint in self.endpoints.values())
+
+    def can_answer(self, endpoint: Endpoint) -> bool:
+        """Whether a model takes traffic: it can meet its quorum now."""
+        if self.is_leaving or not self.gateway.is_open:
+            return False
+        return self.gateway.can_answer(endpoint.model.served)
+
+    def config(self, endpoint: Endpoint) -> dict[str, Any]:
+        """The protocol's configuration of a model."""
+        return model_config(endpoint.model, self._spec)
+
+    def index(self, *, ready_only: bool = False) -> list[dict[str, Any]]:
+        """The protocol's repository index: each model with its state."""
+        entries = []
+        for name, endpoint in self.endpoints.items():
+            can_answer = self.can_answer(endpoint)
+            if can_answer or not ready_only:
+                state = "READY" if can_answer else "UNAVAILABLE"
+                reason = "" if can_answer else "too few of its members are up for its quorum"
+                entries.append(
+                    {"name": name, "version": MODEL_VERSION, "state": state, "reason": reason}
+                )
+        return entries
+
+    def statistics(self, endpoints: list[Endpoint] | None = None) -> dict[str, Any]:
+        """The protocol's statistics of some models, of all if none are named."""
+        if endpoints is None:
+            endpoints = list(self.endpoints.values())
+        return {"model_stats": [self._statistics(endpoint) for endpoint in endpoints]}
+
+    def _statistics(self, endpoint: Endpoint) -> dict[str, Any]:
+        served = endpoint.model.served
+        if endpoint.model.is_member:
+            counted = self.gateway.fleet.counters(served.arena, served.spec.members[0])
+            return member_statistics(served.name, MODEL_VERSION, counted)
+        return model_statistics(served.name, MODEL_VERSION, endpoint.counters)
+
+    # -- answers ------------------------------------------------------------------------------
+
+    async def infer(
+        self,
+        endpoint: Endpoint,
+        request: InferRequest,
+        trace: RequestTrace | None = None,
+    ) -> Inferred:
+        """Have a request answered.
+
+        If the task is cancelled, the client has gone: its rows are given up.
+
+        Args:
+            endpoint: the model that it names.
+            request: what the client wants.
+            trace: of the request, if it is traced.
+
+        Raises:
+            RequestError: if there is no answer.
+        """
+        model, arrived = endpoint.model, time.monotonic()
+        try:
+            bound = await self.bind(endpoint, request)
+            accepted = self.gateway.submit(model.served, bound, arrived=arrived, trace=trace)
+            answer = await self._wait_answer(accepted)
+            if trace is not None:
+                trace.answered(answer, member_names(model, answer.used))
+            outputs = output_tensors(model, answer, request.outputs)
+        except BaseException as error:
+            endpoint.counters.fail(arrived, error)
+            raise
+        endpoint.counters.succeed(arrived, answer)
+        return Inferred(",".join(member_names(model, answer.used)), answer.degraded, outputs)
+
+    async def bind(self, endpoint: Endpoint, request: InferRequest) -> Bound:
+        """Check a request against its model.
+
+        Raises:
+            InvalidRequest: if they don't fit together.
+        """
+        model = endpoint.model
+        wish = wish_for(model, request.parameters, request.outputs)
+        if model.takes_images:
+            pixels, room = self._spec.max_image_pixels, self._image_room
+            rows, inputs = await bind_images(model, request.tensors, self._threads, pixels, room)
+        else:
+            rows, inputs = bind_tensors(model, request.tensors)
+        return Bound(inputs, rows, wish)
+
+    async def _wait_answer(self, accepted: Request) -> Answer:
+        try:
+            return await accepted.future
+        except asyncio.CancelledError:
+            self.gateway.close(accepted, ClientGone())
+            raise

@@ -1,0 +1,208 @@
+"""A model's outputs: which there are, what the gateway must know to give them, and their tensors.
+
+Runs in the front-end, under every protocol; pure. The combined answer comes first and by default
+alone; uncertainty, members' own predictions and the members of each row come on request.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from server.errors import InvalidRequest
+from server.front_end_spec import ModelSpec
+from server.gateway.accepted import Answer, Wish
+from server.gateway.flows import HIGH, NORMAL
+from server.inference.requests import Parameters, WantedOutput
+from server.inference.tensors import bytes_to_wire
+from workers.scores import CLASS_SCORES
+from workers.spec import TensorSpec
+
+__all__ = [
+    "COMBINED",
+    "OutputTensor",
+    "extra_outputs",
+    "member_names",
+    "output_tensors",
+    "wish_for",
+]
+
+COMBINED = "output"
+_CLASS = "class"
+_MASK = "member_mask"
+_MEMBER = f"{COMBINED}."
+
+
+class OutputTensor(msgspec.Struct, frozen=True):
+    """An output on its way.
+
+    Attributes:
+        shape: with the batch dimension first.
+        data: raw and little-endian, as on the wire; BYTES elements each have their length before.
+    """
+
+    name: str
+    datatype: str
+    shape: list[int]
+    data: bytes | bytearray | memoryview
+
+
+def extra_outputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
+    """The outputs that a model gives on request, without their batch dimension."""
+    spec = model.served.spec
+    if model.is_member:
+        return ()
+    predicted = spec.predicted
+    return (
+        *([TensorSpec(_CLASS, "INT64", ())] if _gives_classes(model) else []),
+        *(TensorSpec(name, "FP32", ()) for name in spec.scores),
+        TensorSpec(_MASK, "BOOL", (len(model.members),)),
+        *(
+            TensorSpec(_MEMBER + name, predicted.datatype, predicted.shape)
+            for name in model.members
+        ),
+    )
+
+
+def member_names(model: ModelSpec, mask: int) -> list[str]:
+    """Names of the members in a mask, in the ensemble's order."""
+    return [
+        name
+        for member, name in zip(model.served.spec.members, model.members, strict=True)
+        if mask >> member & 1
+    ]
+
+
+def wish_for(model: ModelSpec, parameters: Parameters, outputs: Sequence[WantedOutput]) -> Wish:
+    """What the gateway must know of a request.
+
+    Raises:
+        InvalidRequest: if the model has no such member or output, or an output is wanted twice.
+    """
+    index = dict(zip(model.members, model.served.spec.members, strict=True))
+    members = 0
+    for name in parameters.members:
+        if name not in index:
+            raise InvalidRequest(
+                f"parameter members: {model.served.name!r} has no member {name!r}, "
+                f"it has {', '.join(model.members)}"
+            )
+        members |= 1 << index[name]
+    _check_subset(model, members, parameters.quorum)
+    names = [output.name for output in outputs]
+    if len(set(names)) < len(names):
+        raise InvalidRequest("an output is asked for twice")
+    extras = {} if names == [COMBINED] else {tensor.name for tensor in extra_outputs(model)}
+    for output in outputs:
+        if output.name != COMBINED and output.name not in extras:
+            raise InvalidRequest(
+                f"{model.served.name!r} has no output {output.name!r}, "
+                f"it has {', '.join([COMBINED, *(t.name for t in extra_outputs(model))])}"
+            )
+        if output.classes:
+            _check_classes(model, output)
+    return Wish(
+        timeout_s=parameters.timeout_s,
+        members=members or -1,
+        quorum=parameters.quorum,
+        scores=any(name in model.served.spec.scores for name in names),
+        predictions=tuple(
+            index[name.removeprefix(_MEMBER)] for name in names if name.startswith(_MEMBER)
+        ),
+        masks=_MASK in names,
+        class_only=names == [_CLASS],
+        level=HIGH if parameters.is_urgent else NORMAL,
+    )
+
+
+def _check_subset(model: ModelSpec, members: int, quorum: int) -> None:
+    """Refuse what a rule that needs all members can't answer."""
+    spec = model.served.spec
+    too_few = members not in (0, spec.mask) or 0 < quorum < len(spec.members)
+    if spec.needs_all and too_few:
+        raise InvalidRequest(
+            f"rule {spec.rule} of {spec.name!r} needs all of its members, "
+            "ask for them all and without a smaller quorum"
+        )
+
+
+def _gives_classes(model: ModelSpec) -> bool:
+    spec = model.served.spec
+    return spec.scores == CLASS_SCORES and len(spec.output.shape) == 1
+
+
+def _check_classes(model: ModelSpec, output: WantedOutput) -> None:
+    spec = model.served.spec
+    shape = spec.output.shape if output.name == COMBINED else spec.predicted.shape
+    if output.name != COMBINED and not output.name.startswith(_MEMBER):
+        raise InvalidRequest(f"classification: {output.name!r} does not consist of classes")
+    if len(shape) != 1:
+        raise InvalidRequest(f"classification needs an output per class, not {list(shape)}")
+
+
+def output_tensors(
+    model: ModelSpec, answer: Answer, outputs: Sequence[WantedOutput]
+) -> list[OutputTensor]:
+    """The tensors of an answer, in the order in which they are wanted.
+
+    Args:
+        model: what was asked.
+        answer: to a wish that `wish_for` made of these outputs.
+        outputs: as the client wants them.
+    """
+    return [_output_tensor(model, answer, output) for output in outputs]
+
+
+def _output_tensor(model: ModelSpec, answer: Answer, wanted: WantedOutput) -> OutputTensor:
+    spec = model.served.spec
+    if wanted.name not in {COMBINED, _CLASS}:
+        return _extra_tensor(model, answer, wanted)
+    values, described = answer.values, spec.output
+    if wanted.name == COMBINED and not wanted.classes:
+        return OutputTensor(COMBINED, described.datatype, [answer.rows, *described.shape], values)
+    scores = np.frombuffer(values, described.dtype).reshape(answer.rows, -1)
+    if wanted.classes:
+        return _classes(model, scores, wanted)
+    return _tensor(_CLASS, "INT64", scores.argmax(axis=1).astype(np.int64))
+
+
+def _extra_tensor(model: ModelSpec, answer: Answer, wanted: WantedOutput) -> OutputTensor:
+    spec, extras = model.served.spec, answer.extras
+    assert extras is not None, "it was wished for"
+    if wanted.name == _MASK:
+        bits = np.array(spec.members, np.uint64)
+        mask = (extras.used[:, np.newaxis] >> bits & np.uint64(1)).astype(np.bool_)
+        return _tensor(_MASK, "BOOL", mask)
+    if wanted.name in spec.scores:
+        return _tensor(wanted.name, "FP32", extras.scores[:, spec.scores.index(wanted.name)])
+    member = spec.members[model.members.index(wanted.name.removeprefix(_MEMBER))]
+    prediction = extras.predictions[member]
+    if wanted.classes:
+        return _classes(model, prediction, wanted)
+    return _tensor(wanted.name, spec.predicted.datatype, prediction)
+
+
+def _tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> OutputTensor:
+    return OutputTensor(name, datatype, list(array.shape), array.tobytes())
+
+
+def _classes(model: ModelSpec, scores: npt.NDArray[Any], wanted: WantedOutput) -> OutputTensor:
+    """The best classes of each row as BYTES [rows, k]: ``score:index[:label]``, best first."""
+    rows = len(scores)
+    k = min(wanted.classes, scores.shape[1])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    texts = [
+        _class_text(scores[row, index], int(index), model.labels)
+        for row in range(rows)
+        for index in best[row]
+    ]
+    return OutputTensor(wanted.name, "BYTES", [rows, k], bytes_to_wire(texts))
+
+
+def _class_text(score: Any, index: int, labels: Sequence[str]) -> bytes:
+    text = f"{score:f}:{index}"
+    return (f"{text}:{labels[index]}" if labels else text).encode()

@@ -1,0 +1,1 @@
+"""The processes, the ports and the signals: what the supervisor does."""

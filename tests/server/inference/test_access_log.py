@@ -1,0 +1,106 @@
+"""A fault of the server is told under an id, over both protocols: the log has the rest."""
+
+import asyncio
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
+import pytest
+
+from server.errors import ClientGone, DeadlineExceeded, InvalidRequest
+from server.grpc_api.endings import fail
+from server.http_api.infer_route import InferRoute
+from server.inference.access_log import AccessLog
+from server.inference.inference import Endpoint
+
+
+class Broken:
+    """A gateway whose every use is a fault."""
+
+    @property
+    def is_open(self):
+        raise ZeroDivisionError("oh")
+
+
+def ask(*headers):
+    """What a route with a broken gateway answers: status, headers, document."""
+    model = SimpleNamespace(served=SimpleNamespace(name="m"))
+    inference = SimpleNamespace(
+        gateway=Broken(), endpoints={"m": Endpoint(model)}, access=AccessLog("none"), tracer=None
+    )
+    scope = {
+        "type": "http",
+        "path": "/v2/models/m/infer",
+        "headers": [(b"x-request-id", value) for value in headers],
+        "client": ("::1", 5),
+    }
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+
+    async def receive():
+        raise AssertionError
+
+    with ThreadPoolExecutor(1) as threads:
+        route = InferRoute(inference, threads, max_request_bytes=10, budget=None, door=None)
+        asyncio.run(route(scope, receive, send))
+    start, body = sent
+    return start["status"], dict(start["headers"]), json.loads(body["body"])
+
+
+@pytest.mark.parametrize("given", [(), (b"mine",), (b"not one",)])
+def test_an_internal_error_names_the_line_in_the_log(caplog, given):
+    with caplog.at_level(logging.ERROR):
+        status, headers, document = ask(*given)
+    assert status == 500
+    (record,) = caplog.records
+    assert record.exc_info[0] is ZeroDivisionError
+    assert (record.model, record.protocol) == ("m", "http")
+    named = record.request_id
+    assert named == "mine" if given == (b"mine",) else len(named) == 16
+    assert headers[b"x-request-id"] == named.encode()
+    assert document == {"error": f"internal error, see the server's log for request {named}"}
+
+
+class Call:
+    """The context of a call that came with an id."""
+
+    def __init__(self):
+        self.trailing = (("x-request-id", "mine"), ("other", "x"))
+        self.trailing_metadata = lambda: self.trailing
+
+    def set_code(self, code):
+        self.code = code
+
+    def set_details(self, text):
+        self.text = text
+
+    def set_trailing_metadata(self, trailing):
+        self.trailing = trailing
+
+
+def test_so_does_a_call(caplog):
+    call = Call()
+    with caplog.at_level(logging.ERROR):
+        fail(call, ZeroDivisionError("oh"))
+    (record,) = caplog.records
+    assert record.exc_info[0] is ZeroDivisionError
+    assert call.code.name == "INTERNAL"
+    assert call.text == f"internal error, see the server's log for request {record.request_id}"
+    assert call.trailing == (("x-request-id", record.request_id), ("other", "x"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [("none", []), ("errors", ["failed"]), ("all", ["refused", "failed", "refused"])],
+)
+def test_who_has_a_line(caplog, kind, told):
+    log = AccessLog(kind)
+    errors = [InvalidRequest("x"), DeadlineExceeded("x"), ClientGone()]
+    with caplog.at_level(logging.INFO):
+        for error in errors:
+            assert log.failed(0.0, error, lambda: {"request_id": "r"}) is error
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == told
+    assert {record.request_id for record in caplog.records} <= {"r"}
