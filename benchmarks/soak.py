@@ -45,6 +45,10 @@ _BLOCK_S = 15.0
 #: is seen in a long life.
 _LEFT_OUT = {"a crowd for a slow member", "kill the front-end", "hang the front-end"}
 _KINDS = tuple(kind for kind in KINDS if kind not in _LEFT_OUT)
+#: Nor the combiner's, as soon as slopes are measured: its heap has its size after some fifteen
+#: faults, and between two deaths there would be six.
+_SHORT_LIVES = {"kill the combiner", "hang the combiner", "kill all but the front-end"}
+_LATER_KINDS = tuple(kind for kind in _KINDS if kind not in _SHORT_LIVES)
 _MIB = 1 << 20
 #: A process that was just started still grows; and so does the front-end until its heap has room
 #: for the largest crowd that the faults bring, which is what this share of the time is for.
@@ -175,6 +179,7 @@ def soak(options: argparse.Namespace) -> tuple[Report, Slopes]:
             options.seed,
             faults=max(1, round(options.seconds / options.every)),
             kinds=_KINDS,
+            later_kinds=_LATER_KINDS,
             clients=_CLIENTS,
             spacing_s=options.every,
             period_s=period_s,

@@ -65,6 +65,7 @@ class Plan:
         seed: decides everything that is left to chance.
         faults: how many.
         kinds: of faults that may be drawn.
+        later_kinds: those of the second half, if they are others.
         clients: of the load.
         pause_s: of a client between two requests.
         margin_s: how much later than its deadline an answer may be.
@@ -90,6 +91,7 @@ class Plan:
     period_s: float = 0.0
     calibration_s: float = 3.0
     every: int = 25
+    later_kinds: tuple[str, ...] = ()
 
 
 class Campaign:
@@ -119,7 +121,10 @@ class Campaign:
         self._plan, self._scene, self._addresses = plan, scene, addresses
         self._processes, self._on_fault = processes, on_fault
         choose = random.Random(plan.seed)
-        self._kinds = [draw(choose, plan.kinds) for _ in range(plan.faults)]
+        halves = plan.kinds, plan.later_kinds or plan.kinds
+        self._kinds = [
+            draw(choose, halves[2 * number >= plan.faults]) for number in range(plan.faults)
+        ]
         serials = itertools.count(1)
         self._serial: Callable[[], int] = lambda: next(serials)
         self._judge = Judge(plan.margin_s)
