@@ -52,7 +52,6 @@ class HttpServer(uvicorn.Server):
                 headers=_HEADERS,
                 interface="asgi3",
                 ws="none",
-                date_header=False,
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -1,6 +1,7 @@
 """The HTTP API as its description says it is, and the paths around inference."""
 
 import json
+from email.utils import parsedate_to_datetime
 
 import numpy as np
 import pytest
@@ -76,12 +77,13 @@ def test_no_page_fetches_scripts_from_elsewhere(server):
         assert server.client.get(path).status_code == 404
 
 
-def test_every_response_is_what_its_type_says_and_is_not_kept(server):
+def test_every_response_has_a_date_and_is_what_its_type_says_and_is_not_kept(server):
     x = np.ones((1, 2), np.float32)
     answers = [server.predict("all", x), server.predict("all", x, binary=False)]
     found = [server.client.get(path) for path in ("/v2", "/v2/health/live", "/v2/models/none")]
     refused = server.client.post("/v2/models/all/infer", b"{")
     for response in (*answers, *found, refused):
+        assert parsedate_to_datetime(response.headers["date"]).tzinfo is not None
         assert response.headers["x-content-type-options"] == "nosniff"
         assert response.headers["cache-control"] == "no-store"
         assert "server" not in response.headers
