@@ -28,8 +28,8 @@ from server.front_end_spec import (
     WorkerReaped,
     WorkerStarted,
 )
-from server.gateway.body_budget import BodyBudget
 from server.gateway.gateway import Gateway
+from server.gateway.memory_budget import MemoryBudget
 from server.grpc_api.server import GrpcServer
 from server.http_api.api import Application, make_api
 from server.http_api.connections import Connections
@@ -119,12 +119,13 @@ class FrontEnd:
             workers=spec.workers,
             starting=spec.starting,
             limits=spec.queue,
+            loop=asyncio.get_running_loop(),
             tracer=self._tracer,
         )
         self._gateway.start()
         self._threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
         self._inference = Inference(spec, self._gateway, self._threads, self._tracer)
-        self._bodies = BodyBudget(spec.limits.waiting_bytes)
+        self._bodies = MemoryBudget(spec.limits.waiting_bytes)
         self._door = Doorkeeper(spec.security, self._note_refusal)
         descriptors = raise_descriptor_limit()
         most = spec.limits.connections or connection_room(descriptors)

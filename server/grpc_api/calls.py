@@ -20,7 +20,7 @@ import grpc
 
 from server.errors import InvalidRequest, QueueFull, RequestTimeout
 from server.front_end_spec import ClientLimits
-from server.gateway.body_budget import COUNTED_BYTES, BodyBudget
+from server.gateway.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.grpc_api.endings import fail
 from server.grpc_api.entrance import Entrance
 from server.grpc_api.peers import end_connections
@@ -57,7 +57,7 @@ class Calls:
     def __init__(
         self,
         limits: ClientLimits,
-        budget: BodyBudget,
+        budget: MemoryBudget,
         unread: UnreadAnswers,
         entrance: Entrance,
         on_refused: Callable[[float, BaseException], None],

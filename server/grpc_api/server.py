@@ -14,7 +14,7 @@ import grpc
 
 from server.errors import StartError
 from server.front_end_spec import ClientLimits
-from server.gateway.body_budget import BodyBudget
+from server.gateway.memory_budget import MemoryBudget
 from server.grpc_api.certificates import Certificates
 from server.grpc_api.service import Service
 from server.inference.inference import Inference
@@ -105,7 +105,7 @@ class GrpcServer:
         max_request_bytes: int,
         connections: int,
         limits: ClientLimits,
-        budget: BodyBudget,
+        budget: MemoryBudget,
         unread: UnreadAnswers,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)

@@ -15,7 +15,7 @@ import grpc
 
 from server.errors import DeadlineExceeded, RequestError, UnknownModel
 from server.front_end_spec import ClientLimits
-from server.gateway.body_budget import BodyBudget
+from server.gateway.memory_budget import MemoryBudget
 from server.grpc_api import asker
 from server.grpc_api.answers import encode_answer
 from server.grpc_api.calls import Answer, Calls
@@ -70,7 +70,7 @@ class Service:
         inference: Inference,
         door: Doorkeeper,
         limits: ClientLimits,
-        budget: BodyBudget,
+        budget: MemoryBudget,
         unread: UnreadAnswers,
     ) -> None:
         self._entrance = Entrance(door)

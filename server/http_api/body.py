@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from server.errors import InvalidRequest, RequestTooLarge
-from server.gateway.body_budget import COUNTED_BYTES, BodyBudget, Hold
+from server.gateway.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
 from server.http_api.compression import Inflater, read_encoding
 
 __all__ = ["LATE", "BodyReader", "Disconnected", "Receive", "linger", "read_length"]
@@ -44,10 +44,12 @@ class BodyReader:
         budget: what all bodies may hold together.
     """
 
-    def __init__(self, max_bytes: int, threads: Executor, budget: BodyBudget | None = None) -> None:
+    def __init__(
+        self, max_bytes: int, threads: Executor, budget: MemoryBudget | None = None
+    ) -> None:
         self._max_bytes = max_bytes
         self._threads = threads
-        self._budget = BodyBudget() if budget is None else budget
+        self._budget = MemoryBudget() if budget is None else budget
 
     async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | bytearray:
         """Read a whole body: in one piece as it comes, in several into one buffer.

@@ -24,8 +24,8 @@ from server.errors import (
 )
 from server.front_end_spec import ModelSpec
 from server.gateway.accepted import Answer, Request
-from server.gateway.body_budget import BodyBudget
 from server.gateway.flows import NORMAL
+from server.gateway.memory_budget import MemoryBudget
 from server.http_api import asker
 from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
 from server.http_api.body import LATE, BodyReader, Disconnected, Receive, read_length
@@ -83,7 +83,7 @@ class InferRoute:
         threads: Executor,
         *,
         max_request_bytes: int,
-        budget: BodyBudget,
+        budget: MemoryBudget,
         door: Doorkeeper,
     ) -> None:
         self._inference = inference

@@ -14,7 +14,7 @@ import numpy as np
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
 from server.gateway.accepted import StoredInput
-from server.gateway.body_budget import BodyBudget
+from server.gateway.memory_budget import MemoryBudget
 from server.inference.prepared_images import Encoded, prepare_images
 from server.inference.tensors import Tensor
 from workers.spec import TensorSpec
@@ -87,7 +87,7 @@ async def bind_images(
     tensors: Sequence[Tensor],
     threads: Executor,
     max_pixels: int,
-    room: BodyBudget,
+    room: MemoryBudget,
 ) -> tuple[int, list[StoredInput]]:
     """Check and prepare the images of a request.
 

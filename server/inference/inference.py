@@ -17,8 +17,8 @@ import msgspec
 from server.errors import ClientGone, UnknownModel
 from server.front_end_spec import FrontEndSpec, ModelSpec
 from server.gateway.accepted import Answer, Bound, Request
-from server.gateway.body_budget import BodyBudget
 from server.gateway.gateway import Gateway
+from server.gateway.memory_budget import MemoryBudget
 from server.gateway.statistics import ModelCounters, member_statistics, model_statistics
 from server.inference.access_log import AccessLog
 from server.inference.binding import bind_images, bind_tensors
@@ -88,7 +88,7 @@ class Inference:
         self.unaddressed = ModelCounters()
         self._spec = spec
         self._threads = threads
-        self._image_room = BodyBudget(spec.limits.waiting_bytes)
+        self._image_room = MemoryBudget(spec.limits.waiting_bytes)
         self.tracer = tracer
         self.is_leaving = False
         self.access = AccessLog(spec.access_log)

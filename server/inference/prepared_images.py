@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.errors import InvalidRequest, RequestTooLarge
-from server.gateway.body_budget import BodyBudget
+from server.gateway.memory_budget import MemoryBudget
 from workers.prepare import ImageError, prepare_all
 from workers.spec import Preparation
 
@@ -36,7 +36,7 @@ async def prepare_images(
     preparations: Sequence[Preparation],
     threads: Executor,
     max_pixels: int,
-    room: BodyBudget,
+    room: MemoryBudget,
 ) -> list[npt.NDArray[np.uint8]]:
     """Prepare images.
 
@@ -72,7 +72,7 @@ async def prepare_images(
     return arrays
 
 
-def _give_back(loop: asyncio.AbstractEventLoop, room: BodyBudget, nbytes: int) -> None:
+def _give_back(loop: asyncio.AbstractEventLoop, room: MemoryBudget, nbytes: int) -> None:
     """Give back what an array took that is no more; a thread may have been the last to hold it."""
     with suppress(RuntimeError):  # the loop is closed, and nobody counts any more
         loop.call_soon_threadsafe(room.give, nbytes)

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 
-from server.gateway.body_budget import BodyBudget
 from server.gateway.fleet import Worker
 from server.gateway.fleet_state import Member, Placement
 from server.gateway.gateway import Gateway
 from server.gateway.inflight import InFlight
+from server.gateway.memory_budget import MemoryBudget
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 
 __all__ = ["ArenaMetrics", "FleetMetrics"]
@@ -158,7 +158,7 @@ class ArenaMetrics:
         bodies: what requests hold beside them.
     """
 
-    def __init__(self, gateway: Gateway, bodies: BodyBudget) -> None:
+    def __init__(self, gateway: Gateway, bodies: MemoryBudget) -> None:
         self._flights = gateway.flights
         self._bodies = bodies
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from server.front_end_spec import FrontEndSpec
-from server.gateway.body_budget import BodyBudget
+from server.gateway.memory_budget import MemoryBudget
 from server.inference.inference import Inference
 from server.metrics.devices import DeviceMetrics
 from server.metrics.exposition import Exposition
@@ -26,7 +26,7 @@ __all__ = ["make_metrics"]
 def make_metrics(
     spec: FrontEndSpec,
     inference: Inference,
-    bodies: BodyBudget,
+    bodies: MemoryBudget,
     connections: Callable[[], Mapping[str, int]],
 ) -> Exposition:
     """Make the collectors, in the running event loop, whose lag is measured from now on.

@@ -82,14 +82,14 @@ class Stage:
             limits=QueueLimits(
                 60.0, waiting_requests=2, waiting_rows=16, answer_bytes=ANSWER_BYTES
             ),
+            loop=SimpleNamespace(
+                create_future=loop.create_future,
+                call_soon=self.call_soon,
+                call_later=lambda _, function, *arguments: self.call_soon(function, *arguments),
+            ),
         )
         self.close_sockets(gateway)
-        self.fleet = gateway.fleet
-        gateway._loop = SimpleNamespace(
-            create_future=loop.create_future,
-            call_soon=self.call_soon,
-            call_later=lambda _, function, *arguments: self.call_soon(function, *arguments),
-        )
+        self.fleet, self.ledger = gateway.fleet, gateway._ledger
         gateway._combiner = SimpleNamespace(send=lambda m: self.to_combiner.append(self.decode(m)))
         gateway._hear_workers = gateway._dispatching._on_sent = lambda: None
         self.jobs = {device: deque() for device in DEVICES}
@@ -181,9 +181,9 @@ class Stage:
         for _ in range(min(count, len(self.to_front_end))):
             match self.to_front_end.popleft():
                 case Deferred() as deferred:
-                    self.gateway._defer(deferred)
+                    self.ledger.defer(deferred)
                 case Ended() as ended:
-                    self.gateway._try_to_settle(0, ended)
+                    self.ledger.settle(0, ended)
 
     def restart_combiner(self):
         """It dies; all that it was told, and part of what it said, is lost."""
@@ -232,11 +232,11 @@ class Stage:
             self.hear(1000)
         for request in self.requests:
             assert request.future.done(), request
-        assert not self.gateway._requests
-        assert self.gateway._flights[0].slots.held == 0
-        assert self.gateway._answers.held_bytes == 0
+        assert not self.gateway.requests
+        assert self.gateway.flights[0].slots.held == 0
+        assert self.ledger._answers.held_bytes == 0
         assert all(member.pending.rows == 0 for member in self.fleet._all_members)
-        assert all(owner is None for owner in self.gateway._flights[0]._owners)
+        assert all(owner is None for owner in self.gateway.flights[0]._owners)
         assert not self.combiner._reasons
 
 
@@ -402,7 +402,7 @@ def test_a_deadline_that_passes_while_a_request_waits_for_slots():
     with on_stage() as stage:
         first = stage.submit(ALL, stage.arena.capacity)
         second = stage.submit(ALL, 3, timeout_s=60.0)
-        room = stage.gateway._flights[0].room
+        room = stage.gateway.flights[0].room
         assert (second.claimed, room.requests) == (0, 1)
         stage.turn()  # on this stage timers are due at once
         assert isinstance(second.future.exception(), DeadlineExceeded)
@@ -466,9 +466,9 @@ def test_rows_of_a_member_that_is_being_restarted_leave_others_room():
 
 def test_answers_hold_no_more_than_they_may_while_they_are_put_together(monkeypatch):
     """But one that is alone may be larger."""
-    monkeypatch.setattr("server.gateway.gateway.COUNTED_BYTES", 9)
+    monkeypatch.setattr("server.gateway.ledger.COUNTED_BYTES", 9)
     with on_stage() as stage:
-        held = stage.gateway._answers
+        held = stage.ledger._answers
         large = stage.submit(ALL, 20)
         assert held.held_bytes == 20 * 8
         small = stage.submit(ALL, 1)
@@ -489,7 +489,7 @@ def test_requests_that_find_no_seat_are_before_nobody():
         stage.submit(ALL, 12)
         stage.turn()
         assert sum(stage.submit(ALL, 1) is not None for _ in range(100)) == 2, "there are 2 seats"
-        outlooks = stage.gateway._forecast._outlooks.values()
+        outlooks = stage.ledger._forecast._outlooks.values()
         assert sum(outlook.accepted for outlook in outlooks) <= 2
 
 

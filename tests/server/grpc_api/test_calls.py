@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from server.front_end_spec import ClientLimits
-from server.gateway.body_budget import COUNTED_BYTES, BodyBudget
+from server.gateway.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.grpc_api import calls as module
 from server.grpc_api.calls import Calls
 from server.grpc_api.entrance import Entrance
@@ -58,7 +58,7 @@ async def calls_of(limits=LIMITS, budget=None):
     entrance = Entrance(Doorkeeper(SecuritySpec(), lambda *_: None))
     calls = Calls(
         limits,
-        budget or BodyBudget(),
+        budget or MemoryBudget(),
         UnreadAnswers(limits.unread_bytes),
         entrance,
         lambda _, error: refused.append(error),
@@ -165,7 +165,7 @@ def test_streams_take_no_more_than_half_of_the_calls():
 
 def test_messages_count_until_they_are_answered():
     async def run():
-        budget = BodyBudget(COUNTED_BYTES)
+        budget = MemoryBudget(COUNTED_BYTES)
         async with calls_of(budget=budget) as (calls, refused):
             held = []
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import InvalidRequest, QueueFull, RequestTooLarge
-from server.gateway.body_budget import COUNTED_BYTES, BodyBudget
+from server.gateway.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.http_api.body import BodyReader, Disconnected, linger, read_length
 
 LIMIT = 100_000
@@ -148,7 +148,7 @@ BIG = COUNTED_BYTES
     "chunks", [[bytes(BIG)], [bytes(BIG - 1), b"x"], [b"x"] * 10 + [bytes(BIG)], [bytes(BIG), b""]]
 )
 def test_what_was_read_is_held_until_it_is_released(chunks):
-    budget = BodyBudget(LIMIT)
+    budget = MemoryBudget(LIMIT)
     body, _ = read(messages(chunks), budget=budget)
     assert budget.held_bytes == len(body)
     BodyReader(LIMIT, NoThreads(), budget).release(body)
@@ -156,16 +156,16 @@ def test_what_was_read_is_held_until_it_is_released(chunks):
 
 
 def test_small_bodies_are_not_counted():
-    budget = BodyBudget(0)
+    budget = MemoryBudget(0)
     assert read(messages([bytes(BIG - 1)]), budget=budget)[0] == bytes(BIG - 1)
-    budget = BodyBudget(10)
+    budget = MemoryBudget(10)
     body, _ = read(messages([b"a" * 4] * 2), budget=budget)
     BodyReader(LIMIT, NoThreads(), budget).release(body)
     assert budget.held_bytes == 0
 
 
 def test_pieces_of_a_body_count_as_they_come():
-    budget, held = BodyBudget(LIMIT), []
+    budget, held = MemoryBudget(LIMIT), []
     left = messages([bytes(10)] * 3 + [bytes(BIG)])
 
     async def receive():
@@ -180,7 +180,7 @@ def test_pieces_of_a_body_count_as_they_come():
 @pytest.mark.parametrize("headers", [{}, {b"content-encoding": b"gzip"}])
 @pytest.mark.parametrize("end", ["too large", "gone", "memory"])
 def test_a_body_that_is_not_read_to_its_end_holds_nothing(headers, end):
-    budget = BodyBudget(LIMIT // 2 if end == "memory" else 2 * LIMIT)
+    budget = MemoryBudget(LIMIT // 2 if end == "memory" else 2 * LIMIT)
     given = messages([bytes(LIMIT // 2)] * 2 + [b"x", b""])
     if headers:
         given[0]["body"] = gzip.compress(bytes(LIMIT // 2), 0)
@@ -195,7 +195,7 @@ def test_a_body_that_is_not_read_to_its_end_holds_nothing(headers, end):
 
 
 def test_a_body_is_refused_if_others_hold_too_much():
-    budget = BodyBudget(LIMIT)
+    budget = MemoryBudget(LIMIT)
     budget.take(LIMIT - BIG)
     with pytest.raises(QueueFull, match="hold") as caught:
         read(messages([bytes(BIG), b"x"]), budget=budget)
@@ -209,9 +209,9 @@ def test_a_body_is_refused_if_others_hold_too_much():
 
 
 def test_a_body_holds_what_it_inflates_to():
-    budget = BodyBudget(10 * LIMIT)
+    budget = MemoryBudget(10 * LIMIT)
     small = gzip.compress(bytes(BIG))
     body, _ = read(messages([small[:40], small[40:]]), GZIP, budget=budget)
     assert budget.held_bytes == len(body) == BIG
     with pytest.raises(QueueFull):
-        read(messages([small]), GZIP, budget=BodyBudget(BIG // 2))
+        read(messages([small]), GZIP, budget=MemoryBudget(BIG // 2))

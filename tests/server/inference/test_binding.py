@@ -9,7 +9,7 @@ from PIL import Image
 from server.errors import InvalidRequest, QueueFull, RequestTooLarge
 from server.front_end_spec import ModelSpec
 from server.gateway.accepted import ServedModel
-from server.gateway.body_budget import BodyBudget
+from server.gateway.memory_budget import MemoryBudget
 from server.inference import prepared_images
 from server.inference.binding import bind_images, bind_tensors
 from server.inference.tensors import Tensor, tensor_from_bytes, tensor_from_values
@@ -66,7 +66,7 @@ def test_tensors_that_do_not_fit_are_refused(tensors, complaint):
 def bind(tensor, max_pixels=10_000, room=None):
     async def run():
         with ThreadPoolExecutor(2) as threads:
-            given = room or BodyBudget()
+            given = room or MemoryBudget()
             return await bind_images(PHOTOS, [tensor], threads, max_pixels, given)
 
     return asyncio.run(run())
@@ -155,7 +155,7 @@ def test_decoded_images_hold_memory_until_they_are_freed():
     tensor = Tensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
 
     async def run():
-        room = BodyBudget(8 * ROW_BYTES)
+        room = MemoryBudget(8 * ROW_BYTES)
         with ThreadPoolExecutor(2) as threads:
             _, stored = await bind_images(PHOTOS, [tensor], threads, 10_000, room)
             assert room.held_bytes == 5 * ROW_BYTES
@@ -175,7 +175,7 @@ def test_decoded_images_hold_memory_until_they_are_freed():
 def test_more_images_than_there_is_memory_for_are_refused():
     tensor = Tensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
     with pytest.raises(RequestTooLarge, match=r"^5 images take 780 bytes"):
-        bind(tensor, room=BodyBudget(5 * ROW_BYTES - 1))
+        bind(tensor, room=MemoryBudget(5 * ROW_BYTES - 1))
 
 
 def test_arrays_that_can_not_be_made_hold_no_memory(monkeypatch):
@@ -183,7 +183,7 @@ def test_arrays_that_can_not_be_made_hold_no_memory(monkeypatch):
         raise MemoryError("none is left")
 
     monkeypatch.setattr(prepared_images.np, "empty", empty)
-    room = BodyBudget(100 * ROW_BYTES)
+    room = MemoryBudget(100 * ROW_BYTES)
     with pytest.raises(MemoryError):
         bind(Tensor("image", "BYTES", [1], elements=[photo(0)[0]]), room=room)
     assert room.held_bytes == 0

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import pytest
 
 from server.gateway.batching import PendingRanges
-from server.gateway.body_budget import BodyBudget
 from server.gateway.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
 from server.gateway.flows import NORMAL, Flows
+from server.gateway.memory_budget import MemoryBudget
 from server.gateway.slots import SlotAllocator
 from server.gateway.waiting_room import WaitingRoom
 from server.metrics import fleet
@@ -36,7 +36,7 @@ def test_what_waits_for_an_arena():
         request = SimpleNamespace(rows=rows, claimed=claimed, flow=FLOW)
         room.enter(request)
     flight = SimpleNamespace(arena=SimpleNamespace(capacity=32), room=room, slots=slots)
-    bodies = BodyBudget(1000)
+    bodies = MemoryBudget(1000)
     bodies.take(300)
     values = scrape(ArenaMetrics(SimpleNamespace(flights=[flight]), bodies))
     assert values['arena_slots{arena="0"}'] == 32

@@ -1,7 +1,7 @@
-"""The memory that bodies may take together, from their first bytes to their answers.
+"""The memory that requests may take together: their bodies, their images, or their answers.
 
-Used in the front-end by every protocol. A request holds as much as has come of it, not what it has
-announced, so a client that only promises takes nothing from the others.
+Used in the front-end by every protocol. A request holds as much as has come of its body, not what
+it has announced, so a client that only promises takes nothing from the others.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from contextlib import contextmanager
 
 from server.errors import QueueFull
 
-__all__ = ["COUNTED_BYTES", "BodyBudget", "Hold"]
+__all__ = ["COUNTED_BYTES", "Hold", "MemoryBudget"]
 
-#: A body that is smaller, and comes in one piece, is not counted: as many of them as may wait for
-#: the arena take little memory, and most requests are of this kind.
+#: A body that is smaller, and comes in one piece, is not counted, nor is an answer: as many of them
+#: as may wait for the arena take little memory, and most requests are of this kind.
 COUNTED_BYTES = 1 << 16
 
 
-class BodyBudget:
+class MemoryBudget:
     """A number of bytes.
 
     Args:
@@ -82,7 +82,7 @@ class BodyBudget:
 class Hold:
     """What one request holds of a budget while it comes in."""
 
-    def __init__(self, budget: BodyBudget) -> None:
+    def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._nbytes = 0
 

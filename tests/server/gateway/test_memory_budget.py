@@ -3,11 +3,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import QueueFull
-from server.gateway.body_budget import BodyBudget, Hold
+from server.gateway.memory_budget import Hold, MemoryBudget
 
 
 def test_a_refusal_holds_nothing_and_says_how_it_is():
-    budget = BodyBudget(10)
+    budget = MemoryBudget(10)
     budget.take(7)
     with pytest.raises(QueueFull, match="7 bytes of 10, and this one would need 4 more") as caught:
         budget.take(4)
@@ -20,7 +20,7 @@ def test_a_refusal_holds_nothing_and_says_how_it_is():
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40)), max_size=50))
 def test_holds_add_up_and_stay_within_the_limit(steps):
-    budget = BodyBudget(100)
+    budget = MemoryBudget(100)
     holds, held = [Hold(budget) for _ in range(4)], [0] * 4
     for index, nbytes in steps:
         others = sum(held) - held[index]
