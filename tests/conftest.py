@@ -10,4 +10,4 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 settings.register_profile("ensembled", derandomize=True, deadline=None, database=None)
 settings.load_profile("ensembled")
 
-pytest_plugins = ["serving"]
+pytest_plugins = ["serving", "grpc_calls"]

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from serving import Client, Load, configuration, devices, fake, running
+from crowd import Load
+from serving import Client, configuration, devices, fake, running
 
 from workers.recipes import ensure_with_progress
 from workers.recipes.digits import NAMES, held_out

@@ -8,7 +8,7 @@ import grpc
 import numpy as np
 import psutil
 import pytest
-from grpc_calls import InferAnswer, connected, infer_request
+from grpc_calls import InferAnswer, connected, infer_request, is_full, refused, status
 from serving import configuration, fake, running, wait_for
 
 from server.grpc_api.messages import message_class
@@ -34,31 +34,6 @@ def server(tmp_path_factory):
 def channel(server):
     with connected(server.grpc) as channel:
         yield channel
-
-
-@pytest.fixture
-def connect():
-    """Channels that are closed at the end of the test, before the servers are stopped."""
-    opened = []
-
-    def start(server):
-        opened.append(connected(server.grpc))
-        return opened[-1].__enter__()
-
-    yield start
-    for context in opened:
-        context.__exit__(None, None, None)
-
-
-def refused(call, *arguments, **options):
-    """The error that a call ends with."""
-    with pytest.raises(grpc.RpcError) as info:
-        call(*arguments, **options)
-    return info.value
-
-
-def status(error):
-    return error.code().name
 
 
 # -- everything but inference ------------------------------------------------------------------
@@ -341,14 +316,6 @@ def test_compressed_requests(channel, algorithm):
     assert (values == 3).all()
 
 
-def is_full(channel):
-    """The error that says so, or None."""
-    try:
-        channel.infer("slow", [[1, 2]], timeout=1)
-    except grpc.RpcError as error:
-        return error if status(error) == "RESOURCE_EXHAUSTED" else None
-
-
 def test_a_full_arena_says_when_to_come_back(serve, connect):
     channel = connect(serve(configuration({"slow": fake(1, sleep_ms=30, batch_size=1)}, **TINY)))
     call = channel.method("ModelInfer")
@@ -466,89 +433,3 @@ def test_a_cancelled_stream_frees_the_rows_of_all_that_it_had_read(serve, connec
     np.testing.assert_array_equal(channel.infer("slow", X).values, X + 1)
     (stats,) = channel.call("ModelStatistics", name="slow").model_stats
     assert stats.inference_count < 2 * 64  # rows of what a stream may have in work
-
-
-# -- the end, and new beginnings ---------------------------------------------------------------
-
-
-def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(serve, connect):
-    server = serve(configuration({"slow": fake(1, sleep_ms=30, batch_size=1)}, **TINY))
-    channel = connect(server)
-    go = threading.Event()
-
-    def requests():
-        yield infer_request("slow", X)
-        go.wait(60)
-
-    try:
-        stream = channel.stream(requests())
-        np.testing.assert_array_equal(InferAnswer(next(stream).infer_response).values, X + 1)
-        rows = 2 * channel.call("ModelConfig", name="slow").config.max_batch_size
-        x = np.arange(2 * rows).reshape(rows, 2)
-        accepted = channel.method("ModelInfer").future(infer_request("slow", x), timeout=60)
-        wait_for(lambda: is_full(channel), "a full house")
-        server.process.terminate()
-        wait_for(lambda: not channel.is_ready(), "draining")
-        assert channel.call("ServerLive").live
-        assert status(refused(channel.infer, "slow", X)) == "UNAVAILABLE"
-        np.testing.assert_array_equal(InferAnswer(accepted.result()).values, x + 1)
-        error = refused(next, stream)
-        assert (status(error), error.details()) == ("UNAVAILABLE", "the server is draining")
-        assert server.wait_end() == 0
-    finally:
-        go.set()
-
-
-def test_a_new_front_end_takes_the_port_over(serve, connect):
-    server = serve(configuration({"a": fake(1)}))
-    channel = connect(server)
-    for _ in range(2):
-        np.testing.assert_array_equal(channel.infer("a", X).values, X + 1)
-        server.kill("front-end")
-        assert status(refused(channel.infer, "a", X)) == "UNAVAILABLE"
-        wait_for(channel.is_ready, "a new front-end")
-    np.testing.assert_array_equal(channel.infer("a", X).values, X + 1)
-
-
-@pytest.mark.parametrize("host", ["::1", "localhost"])
-def test_hosts_by_other_names(serve, connect, host):
-    config = configuration({"a": fake(1)})
-    server = serve(config, arguments=("--host", host))
-    if host == "::1":
-        assert server.grpc.startswith("[::1]:")
-    np.testing.assert_array_equal(connect(server).infer("a", X).values, X + 1)
-    np.testing.assert_array_equal(server.predict("a", X).values, X + 1)
-
-
-# -- ports -------------------------------------------------------------------------------------
-
-
-def fails_to_start(serve, config, *arguments):
-    """The last line of a server that can't start."""
-    server = serve(config, arguments=arguments, ready=False)
-    server.exits_with = (1,)
-    assert server.wait_end(60) == 1
-    return server.stderr.splitlines()[-1]
-
-
-def test_a_port_that_is_taken_is_refused_at_once(serve):
-    config = configuration({"a": fake(1)})
-    first = serve(config)
-    _, _, port = first.grpc.rpartition(":")
-    for taken in (port, str(first.port)):
-        line = fails_to_start(serve, config, "--grpc-port", taken)
-        assert line.startswith("error: ")
-        assert f"127.0.0.1:{taken}" in line
-        assert "in use" in line
-    # Nor while there is no front-end to listen on it.
-    first.child("front-end").suspend()
-    assert "in use" in fails_to_start(serve, config, "--grpc-port", port)
-    first.child("front-end").resume()
-    with connected(first.grpc) as channel:
-        wait_for(channel.is_ready, "the front-end, or another, if it was suspended for too long")
-        np.testing.assert_array_equal(channel.infer("a", X).values, X + 1)
-    first.stop()
-    again = serve(config, arguments=("--grpc-port", port))
-    assert again.grpc == first.grpc
-    with connected(again.grpc) as channel:
-        np.testing.assert_array_equal(channel.infer("a", X).values, X + 1)

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import grpc
 import numpy as np
 import pytest
+from crowd import Load
 from grpc_calls import connected
-from serving import TINY, Load, canary, configuration, fake, post, wait_for
+from serving import TINY, canary, configuration, fake, post, wait_for
 
 pytestmark = pytest.mark.process
 

@@ -9,8 +9,9 @@ import numpy as np
 import onnx
 import pytest
 import yaml
+from crowd import Load
 from onnx import TensorProto, helper, numpy_helper
-from serving import Load, configuration, fake
+from serving import configuration, fake
 
 pytestmark = pytest.mark.process
 

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from collector import collecting
+from crowd import Load
 from grpc_calls import connected, infer_request
-from serving import Load, ask, configuration, fake, wait_for
+from serving import ask, configuration, fake, wait_for
 
 from server.grpc_api.messages import SERVICE, message_class
 

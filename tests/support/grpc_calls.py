@@ -1,13 +1,17 @@
-"""A plain gRPC client for process tests: messages of the server's own .proto, errors as raised."""
+"""A plain gRPC client for process tests: messages of the server's own .proto, errors as raised.
+
+The fixture `connect` opens channels that are closed before the servers of a test are stopped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import grpc
 import numpy as np
+import pytest
 
 from server.grpc_api.messages import SERVICE, message_class
 
@@ -134,3 +138,30 @@ def connected(address: str, **options: Any) -> Iterator[Channel]:
         yield channel
     finally:
         channel.raw.close()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[[Any], Channel]]:
+    """Channels that are closed at the end of the test, before the servers are stopped."""
+    with ExitStack() as opened:
+        yield lambda server: opened.enter_context(connected(server.grpc))
+
+
+def refused(call: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """The error that a call ends with."""
+    with pytest.raises(grpc.RpcError) as info:
+        call(*arguments, **options)
+    return info.value
+
+
+def status(error: Any) -> str:
+    """The name of its code."""
+    return error.code().name
+
+
+def is_full(channel: Channel) -> Any:
+    """The error that says so, or None."""
+    try:
+        channel.infer("slow", [[1, 2]], timeout=1)
+    except grpc.RpcError as error:
+        return error if status(error) == "RESOURCE_EXHAUSTED" else None

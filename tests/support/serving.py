@@ -20,7 +20,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -431,85 +430,3 @@ def configuration(
 
 #: An arena of a few dozen rows at most: little more than what is left for alignment.
 TINY = {"arena_bytes": (64 << 10) + 2000, "max_waiting_requests": 1}
-
-
-# -- load --------------------------------------------------------------------------------------
-
-
-class Load:
-    """Clients that ask without pause until told to stop, and check every answer.
-
-    Each request has its own payload; `check(answer, x)` raises if the answer is not right.
-    """
-
-    def __init__(
-        self,
-        server: Server,
-        model: str,
-        check: Callable[[Answer, np.ndarray], None],
-        *,
-        clients: int = 6,
-        rows: int = 3,
-    ) -> None:
-        self._server, self._model, self._check = server, model, check
-        self._rows = rows
-        self._stop = threading.Event()
-        self.answered = 0
-        #: Whether a closed connection, or 503, is an answer, too: the front-end is not there.
-        self.tolerates_absence = False
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(clients)
-        self._clients = [self._pool.submit(self._ask, number) for number in range(clients)]
-
-    def _ask(self, number: int) -> None:
-        client = Client(self._server.url)
-        generator = np.random.default_rng(number)
-        try:
-            for count in range(10**6):
-                if self._stop.is_set():
-                    return
-                rows = int(generator.integers(1, self._rows + 1))
-                x = np.empty((rows, 2), np.float32)
-                x[:, 0] = number * 100_000 + count
-                x[:, 1] = np.arange(rows)
-                try:
-                    answer = client.predict(self._model, x, binary=count % 3 > 0)
-                except httpx.TransportError:
-                    if not self.tolerates_absence:
-                        raise
-                    client.close()
-                    client = Client(self._server.url)
-                    continue
-                if answer.status == 503 and self.tolerates_absence:
-                    continue
-                self._check(answer, x)
-                with self._lock:
-                    self.answered += 1
-        finally:
-            client.close()
-
-    def wait_answers(self, more: int) -> None:
-        """Wait until so many more requests are answered, or a client has failed."""
-        goal = self.answered + more
-        wait_for(
-            lambda: self.answered >= goal or any(client.done() for client in self._clients),
-            f"{more} more answers",
-            60,
-        )
-        for client in self._clients:
-            if client.done():
-                client.result()
-
-    def stop(self) -> None:
-        """Let every client finish its request; raise what any of them raised."""
-        self._stop.set()
-        for client in self._clients:
-            client.result(timeout=60)
-        self._pool.shutdown()
-
-    def __enter__(self) -> Load:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._pool.shutdown()

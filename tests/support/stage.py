@@ -1,0 +1,249 @@
+"""A gateway on a stage: workers are played, messages go through queues, and no time passes.
+
+The arena, the fleet and the combiner's eyes are the real ones; a restart may lose messages.
+"""
+
+import asyncio
+import tempfile
+from collections import deque
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import msgspec
+import numpy as np
+from arenas import arena_spec, ensemble, mapped, open_arena
+
+from server.errors import DeadlineExceeded, QueueFull, Unavailable
+from server.front_end_spec import QueueLimits
+from server.gateway.accepted import Bound, ServedModel, Wish
+from server.gateway.gateway import Gateway
+from workers.arena_combiner import ArenaCombiner
+from workers.messages import (
+    Close,
+    CombinerHello,
+    Deferred,
+    Ended,
+    Finished,
+    Hello,
+    Predicted,
+    Predictions,
+    ToCombiner,
+)
+from workers.scores import CLASS_SCORES
+from workers.spec import InstanceSpec, ModelSignature, ModelSource, TensorSpec
+
+STAGES = {"stages": (0b001, 0b011, 0b111), "thresholds": (0.9, 0.8)}
+SPEC = arena_spec(
+    segments=3,
+    segment_rows=4,
+    ensembles=(
+        ensemble("all", (0, 1, 2), scores=CLASS_SCORES),
+        ensemble("some", (0, 1, 2), scores=CLASS_SCORES, quorum=1),
+        ensemble("staged", (0, 1, 2), scores=CLASS_SCORES, quorum=2, **STAGES),
+        ensemble("unequal", (0, 1, 2), rule="weighted_mean", weights=(1.5, 2.0, 1.0), quorum=2),
+    ),
+)
+ALL, SOME, STAGED, UNEQUAL = (ServedModel(0, i, spec) for i, spec in enumerate(SPEC.ensembles))
+DEVICES = {"d0": (0, 1, 2), "d1": (1, 2)}
+_X = TensorSpec("x", "FP32", (2,))
+ANSWER_BYTES = 100
+SURE, UNSURE, FAILS = range(3)
+
+
+def instance(member):
+    signature = ModelSignature((_X,), TensorSpec("output", "FP32", (2,)), 0)
+    source = ModelSource(SPEC.members[member], "fake")
+    return InstanceSpec(0, member, 2, source, signature, (), "probabilities")
+
+
+class Stage:
+    """A gateway whose loop, workers and combiner move only when they are told to."""
+
+    def __init__(self, memory, sockets, loop):
+        self.arena = open_arena(memory)
+        self.memory = memory
+        self.combiner = ArenaCombiner(0, open_arena(memory))
+        self.to_combiner, self.to_front_end = deque(), deque()
+        self.turns = deque()
+        self.decode = msgspec.msgpack.Decoder(ToCombiner).decode
+        self.ended: set[int] = set()
+        self.requests = []
+        self.gateway = gateway = Gateway(
+            memory=memory,
+            sockets=sockets,
+            epoch=1,
+            instances={d: tuple(map(instance, members)) for d, members in DEVICES.items()},
+            workers=[(device, 1) for device in DEVICES],
+            limits=QueueLimits(
+                60.0, waiting_requests=2, waiting_rows=16, answer_bytes=ANSWER_BYTES
+            ),
+            loop=SimpleNamespace(
+                create_future=loop.create_future,
+                call_soon=self.call_soon,
+                call_later=lambda _, function, *arguments: self.call_soon(function, *arguments),
+            ),
+        )
+        self.close_sockets(gateway)
+        self.fleet, self.ledger = gateway.fleet, gateway._ledger
+        gateway._combiner = SimpleNamespace(send=lambda m: self.to_combiner.append(self.decode(m)))
+        gateway._hear_workers = gateway._dispatching._on_sent = lambda: None
+        self.jobs = {device: deque() for device in DEVICES}
+        self.incarnation = dict.fromkeys(DEVICES, 1)
+        self.fleet._send = self.assign
+        for device in DEVICES:
+            self.hello(device)
+        gateway._on_combiner_hello(CombinerHello(1))
+        gateway._open_if_idle()
+
+    def close_sockets(self, gateway):
+        for socket in (gateway._inbox, gateway._combiner, gateway.fleet.router):
+            socket.close(0)
+
+    def call_soon(self, function, *arguments):
+        self.turns.append((function, arguments))
+
+    def assign(self, worker, message):
+        self.jobs[worker.state.name].extend(message.jobs)
+        return True
+
+    def hello(self, device):
+        latencies = tuple((0.001, 0.002) for _ in DEVICES[device])
+        self.fleet._on_hello(self.fleet.workers[device], Hello(1, 0, latencies))
+
+    # -- what may happen
+
+    def submit(self, model, rows, **wish):
+        inputs = [(0, np.zeros((rows, 2), np.float32))]
+        try:
+            request = self.gateway.submit(model, Bound(inputs, rows, Wish(**wish)), arrived=0.0)
+        except (QueueFull, Unavailable):
+            return None
+        self.requests.append(request)
+        return request
+
+    def turn(self):
+        """A turn of the front-end's event loop."""
+        for _ in range(len(self.turns)):
+            function, arguments = self.turns.popleft()
+            function(*arguments)
+
+    def work(self, device, how):
+        """Let a worker do its first job: its answer is sure, or not, or none."""
+        if not self.jobs[device]:
+            return
+        job = self.jobs[device].popleft()
+        member = DEVICES[device][job.instance]
+        for start, stop in job.ranges:
+            slots, rows = self.arena.slots(start, stop), self.arena.numbers(start, stop)
+            np.testing.assert_array_equal(self.arena.row[slots], rows, "a row that is gone")
+            first = 0.95 if how == SURE else 0.4 + member / 10
+            self.arena.predictions[member][slots] = [first, 1 - first]
+            self.arena.done[member, slots] = -rows if how == FAILS else rows
+            self.to_combiner.append(Predicted((Predictions(0, start, stop),)))
+        # The word of it comes to the front-end in some later turn.
+        worker, incarnation = self.fleet.workers[device], self.incarnation[device]
+
+        def finished():
+            if self.incarnation[device] == incarnation:
+                self.fleet._on_finished(worker, Finished(job.id, 0.001, how != FAILS), 0.0)
+                self.gateway._dispatching.soon()
+
+        self.call_soon(finished)
+
+    def combine(self, count=1):
+        """Let the combiner take in messages."""
+        for _ in range(min(count, len(self.to_combiner))):
+            message = self.to_combiner.popleft()
+            if isinstance(message, Close):
+                self.told(self.combiner.evaluate(message.start, message.stop))
+            else:
+                for item in message.ranges:
+                    self.told(self.combiner.evaluate(item.start, item.stop, item.error))
+
+    def scan(self):
+        self.told(self.combiner.scan())
+
+    def told(self, outcomes):
+        for outcome in outcomes:
+            if isinstance(outcome, Ended):
+                rows = set(range(outcome.start, outcome.stop))
+                assert not rows & self.ended, "ended twice"
+                self.ended |= rows
+            self.to_front_end.append(outcome)
+
+    def hear(self, count=1):
+        """Let the front-end take in what the combiner has said."""
+        for _ in range(min(count, len(self.to_front_end))):
+            match self.to_front_end.popleft():
+                case Deferred() as deferred:
+                    self.ledger.defer(deferred)
+                case Ended() as ended:
+                    self.ledger.settle(0, ended)
+
+    def restart_combiner(self):
+        """It dies; all that it was told, and part of what it said, is lost."""
+        self.to_combiner.clear()
+        self.to_front_end.clear()
+        self.combiner = ArenaCombiner(0, open_arena(self.memory))
+        self.gateway._on_combiner_hello(CombinerHello(1))
+
+    def kill(self, device, *, for_good=False):
+        """A worker dies and is started anew, perhaps in vain."""
+        self.die(device)
+        if for_good:
+            self.gateway.worker_down(device)
+        else:
+            self.revive(device)
+
+    def die(self, device):
+        """A worker dies, and for now there is no other."""
+        if self.fleet.workers[device].incarnation == 0:
+            return
+        jobs = self.jobs[device]
+        self.gateway.worker_reaped(device, self.incarnation[device], jobs[0].id if jobs else 0)
+        jobs.clear()
+        self.incarnation[device] += 1
+
+    def revive(self, device):
+        if self.fleet.workers[device].incarnation == 0:
+            self.gateway.worker_started(device, self.incarnation[device])
+            self.hello(device)
+            self.gateway._dispatching.soon()
+
+    def close(self, number):
+        if self.requests:
+            request = self.requests[number % len(self.requests)]
+            self.gateway.close(request, DeadlineExceeded("too late"))
+
+    def finish(self):
+        """Let everything go its way, and check what is left."""
+        for _ in range(200):
+            self.gateway._dispatching.soon()
+            self.turn()
+            for device in DEVICES:
+                self.work(device, UNSURE)
+            self.scan()
+            self.combine(1000)
+            self.hear(1000)
+        for request in self.requests:
+            assert request.future.done(), request
+        assert not self.gateway.requests
+        assert self.gateway.flights[0].slots.held == 0
+        assert self.ledger._answers.held_bytes == 0
+        assert all(member.pending.rows == 0 for member in self.fleet._all_members)
+        assert all(owner is None for owner in self.gateway.flights[0]._owners)
+        assert not self.combiner._reasons
+
+
+@contextmanager
+def on_stage():
+    loop = asyncio.new_event_loop()
+    with mapped(SPEC) as memory, tempfile.TemporaryDirectory(prefix="et-") as sockets:
+        stage = Stage(memory, sockets, loop)
+        try:
+            yield stage
+        finally:
+            for request in stage.requests:
+                if request.future.done():
+                    request.future.exception()
+            loop.close()
