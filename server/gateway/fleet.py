@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from server.gateway.dispatch import choose
 from server.gateway.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
 from server.gateway.flows import Flow
 from server.gateway.statistics import MemberCounters
+from server.gateway.suspects import FAIL_AFTER, Suspects, Verdict
 from workers.arena import Arena
 from workers.channels import WORKERS, Decoder, can_receive, open_socket
 from workers.messages import Assign, Finished, Hello, Job, Predictions, Ready, Reset, encode
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 __all__ = ["Fleet", "Worker"]
 
 _log = logging.getLogger(__name__)
-#: A row that was being executed at this many deaths goes out alone from then on ...
-_ISOLATE_AFTER = 2
-#: ... and after this many it fails: two in company, three alone.
-_FAIL_AFTER = 5
 _NOBODY = "no worker can serve it"
 
 
@@ -94,7 +90,7 @@ class Fleet:
         self._decoder: Decoder[Hello | Ready] = Decoder(Hello | Ready)
         self._next_job = 1
         self._by_identity: dict[bytes, Worker] = {}
-        self._crashes: defaultdict[tuple[Member, int], int] = defaultdict(int)
+        self._suspects = Suspects()
         self.members: list[list[Member]] = [
             [
                 Member(name, index, position, PendingRanges(arena.spec.segment_rows))
@@ -140,7 +136,7 @@ class Fleet:
         saved = 0
         for member in self.members[arena]:
             saved += member.pending.withdraw(start, stop)
-            self._forget_crashes(member, start, stop)
+            self._suspects.acquit(member, start, stop)
         return saved
 
     def hold(self, arena: int, start: int, stop: int) -> bool:
@@ -264,7 +260,7 @@ class Fleet:
         if self._count(job, finished) and finished.elapsed_s:
             job.placement.latency.learn(job.rows, finished.elapsed_s)
         for start, stop in job.ranges:
-            self._forget_crashes(job.placement.member, start, stop)
+            self._suspects.acquit(job.placement.member, start, stop)
         self._close_job(job)
 
     def _count(self, job: OpenJob, finished: Finished) -> int:
@@ -350,22 +346,15 @@ class Fleet:
         """
         others: list[tuple[int, Flow]] = []
         for row, flow in rows:
-            self._crashes[member, row] += 1
-            crashes = self._crashes[member, row]
-            if crashes >= _FAIL_AFTER:
-                del self._crashes[member, row]
-                why = f"its worker died {crashes} times on this row"
-                self._fail(member, row, row + 1, why)
-            elif crashes >= _ISOLATE_AFTER:
-                member.pending.isolate(row, time.monotonic(), flow)
-            else:
-                others.append((row, flow))
+            match self._suspects.blame(member, row):
+                case Verdict.FAILS:
+                    why = f"its worker died {FAIL_AFTER} times on this row"
+                    self._fail(member, row, row + 1, why)
+                case Verdict.ALONE:
+                    member.pending.isolate(row, time.monotonic(), flow)
+                case Verdict.AGAIN:
+                    others.append((row, flow))
         return others
-
-    def _forget_crashes(self, member: Member, start: int, stop: int) -> None:
-        if self._crashes:
-            for row in range(start, stop):
-                self._crashes.pop((member, row), None)
 
     def _fail(self, member: Member, start: int, stop: int, why: str) -> None:
         """Mark rows as failed in the place of a worker that is reaped."""
