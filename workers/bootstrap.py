@@ -77,7 +77,9 @@ def run_role(
     yet, later the log does.
     """
     _die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C is the supervisor's
+    # What a terminal, or an init, sends to the whole group is the supervisor's.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     commands = os.fdopen(os.dup(0), "rb", buffering=0)
     status = Status(os.fdopen(os.dup(1), "wb"))
     os.dup2(2, 1)

@@ -204,3 +204,14 @@ def test_a_signal_that_comes_before_the_server_is_up(serve):
     server.wait_ready()
     wait_for(lambda: "the configuration was read again" in server.stderr, "it is read again")
     assert server.predict("all", X).values.tolist() == [[2, 2]]
+
+
+def test_a_signal_to_the_whole_group_ends_no_process(serve):
+    server = serve(configuration({"m": fake(1)}))
+    pids = {child.pid for child in server.children()}
+    for child in server.children():
+        child.send_signal(signal.SIGHUP)
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: "the configuration was read again" in server.stderr, "the reload")
+    np.testing.assert_array_equal(server.predict("m", X).values, X + 1)
+    assert {child.pid for child in server.children()} == pids
