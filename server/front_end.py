@@ -1,4 +1,4 @@
-"""The front-end process: one event loop with the HTTP and gRPC servers over the gateway.
+"""The front-end process: one event loop with the HTTP and gRPC servers over the engine.
 
 In: requests from clients, messages from workers and combiner, commands from the supervisor.
 Out: answers, assignments, and `Started` once requests are accepted.
@@ -18,6 +18,9 @@ from typing import TYPE_CHECKING, BinaryIO, assert_never
 import msgspec
 import uvloop
 
+from server.engine.engine import Engine
+from server.engine.links import Links
+from server.engine.memory_budget import MemoryBudget
 from server.errors import QueueFull, RequestError
 from server.front_end_spec import (
     Command,
@@ -28,12 +31,11 @@ from server.front_end_spec import (
     WorkerReaped,
     WorkerStarted,
 )
-from server.gateway.gateway import Gateway
-from server.gateway.memory_budget import MemoryBudget
 from server.grpc_api.server import GrpcServer
 from server.http_api.api import Application, make_api
 from server.http_api.connections import Connections
 from server.http_api.entrance import Entrance
+from server.http_api.fast_infer import FastInfer
 from server.http_api.infer_route import InferRoute
 from server.http_api.server import HttpServer
 from server.inference.inference import Inference
@@ -51,7 +53,7 @@ from workers.bootstrap import Started, Status, run_role
 from workers.log_lines import Speaker
 
 if TYPE_CHECKING:
-    from server.gateway.tracing import Tracer
+    from server.engine.tracing import Tracer
 
 __all__ = ["main"]
 
@@ -65,10 +67,10 @@ class _Commands:
     """The supervisor's commands, read from stdin without blocking the loop."""
 
     def __init__(
-        self, stream: BinaryIO, gateway: Gateway, on_drain: asyncio.Event, reloading: Reloading
+        self, stream: BinaryIO, engine: Engine, on_drain: asyncio.Event, reloading: Reloading
     ) -> None:
         self._fd = stream.fileno()
-        self._gateway = gateway
+        self._engine = engine
         self._on_drain = on_drain
         self._reloading = reloading
         self._rest = b""
@@ -87,11 +89,11 @@ class _Commands:
     def _obey(self, command: Command) -> None:
         match command:
             case WorkerStarted():
-                self._gateway.worker_started(command.device, command.incarnation)
+                self._engine.worker_started(command.device, command.incarnation)
             case WorkerReaped():
-                self._gateway.worker_reaped(command.device, command.incarnation, command.executing)
+                self._engine.worker_reaped(command.device, command.incarnation, command.executing)
             case WorkerDown():
-                self._gateway.worker_down(command.device)
+                self._engine.worker_down(command.device)
             case Drain():
                 self._on_drain.set()
             case Reload():
@@ -111,9 +113,9 @@ class FrontEnd:
     def __init__(self, spec: FrontEndSpec, commands: BinaryIO) -> None:
         self._spec = spec
         self._tracer = _tracer(spec)
-        self._gateway = Gateway(
+        self._engine = Engine(
             memory=spec.memory,
-            sockets=spec.sockets,
+            links=Links(spec.sockets),
             epoch=spec.epoch,
             instances=spec.instances,
             workers=spec.workers,
@@ -122,16 +124,15 @@ class FrontEnd:
             loop=asyncio.get_running_loop(),
             tracer=self._tracer,
         )
-        self._gateway.start()
+        self._engine.start()
         self._threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
-        self._inference = Inference(spec, self._gateway, self._threads, self._tracer)
+        self._inference = Inference(spec, self._engine, self._threads, self._tracer)
         self._bodies = MemoryBudget(spec.limits.waiting_bytes)
         self._door = Doorkeeper(spec.security, self._note_refusal)
         descriptors = raise_descriptor_limit()
         most = spec.limits.connections or connection_room(descriptors)
         unread = UnreadAnswers(spec.limits.unread_bytes)
-        self._connections = Connections(spec.limits, most, unread)
-        self._http = self._make_http()
+        self._http = self._make_http(most, unread)
         self._grpc = GrpcServer(
             self._inference,
             self._door,
@@ -145,14 +146,22 @@ class FrontEnd:
         )
         self._on_drain = asyncio.Event()
         reloading = Reloading(self._door, self._http, self._grpc)
-        _Commands(commands, self._gateway, self._on_drain, reloading)
+        _Commands(commands, self._engine, self._on_drain, reloading)
 
-    def _make_http(self) -> HttpServer:
+    def _make_http(self, most: int, unread: UnreadAnswers) -> HttpServer:
         spec, inference, threads = self._spec, self._inference, self._threads
         most_bytes, tls = spec.max_request_bytes, spec.security.tls
         infer = InferRoute(
             inference, threads, max_request_bytes=most_bytes, budget=self._bodies, door=self._door
         )
+        fast = FastInfer(
+            inference,
+            infer.paths,
+            max_request_bytes=most_bytes,
+            budget=self._bodies,
+            door=self._door,
+        )
+        self._connections = Connections(spec.limits, most, unread, fast)
         metrics = make_metrics(spec, inference, self._bodies, self._connections.statistics)
         application = Application(inference, infer, make_api(inference, infer, metrics, threads))
         return HttpServer(
@@ -167,7 +176,7 @@ class FrontEnd:
         await self._grpc.start()
         serving = asyncio.create_task(self._http.serve())
         sweeping = asyncio.create_task(self._connections.sweep(self._http.server_state))
-        opened = asyncio.create_task(self._gateway.wait_open())
+        opened = asyncio.create_task(self._engine.wait_open())
         draining = asyncio.create_task(self._on_drain.wait())
         await asyncio.wait({serving, opened, draining}, return_when=asyncio.FIRST_COMPLETED)
         if opened.done():
@@ -187,7 +196,7 @@ class FrontEnd:
     async def _drain(self) -> None:
         self._inference.is_leaving = True
         await asyncio.sleep(self._spec.drain_delay_s)
-        await self._gateway.drain()
+        await self._engine.drain()
         self._http.should_exit = True
 
     def _note_refusal(self, error: RequestError, address: str) -> None:
@@ -203,7 +212,7 @@ class FrontEnd:
 def _tracer(spec: FrontEndSpec) -> Tracer | None:
     if spec.tracing is None:
         return None
-    from server.gateway.tracing import Tracer  # noqa: PLC0415  (only where it is configured)
+    from server.engine.tracing import Tracer  # noqa: PLC0415  (only where it is configured)
 
     return Tracer(spec.tracing)
 

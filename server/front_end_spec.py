@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from server.gateway.accepted import ServedModel
+from server.engine.spec import QueueLimits, ServedModel
 from server.security.spec import SecuritySpec
 from workers.spec import (
     DeviceSpec,
@@ -77,22 +77,6 @@ class ClientLimits(msgspec.Struct, frozen=True):
     calls: int = 4096
     waiting_bytes: int = 512 << 20
     unread_bytes: int = 512 << 20
-
-
-class QueueLimits(msgspec.Struct, frozen=True):
-    """How much may wait.
-
-    Attributes:
-        queue_s: how long what is before a request may take.
-        waiting_requests: how many of a model and a priority may wait for slots of the arena.
-        waiting_rows: how many rows these may have together.
-        answer_bytes: what all answers may hold while they are put together.
-    """
-
-    queue_s: float
-    waiting_requests: int
-    waiting_rows: int
-    answer_bytes: int
 
 
 class FrontEndSpec(msgspec.Struct, frozen=True):

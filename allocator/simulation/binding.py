@@ -1,7 +1,7 @@
 """Late binding in the simulation: which member runs next, and on which device.
 
 Used within one simulation run: pending rows flow in, jobs flow out. The decisions are those of
-`server.gateway.dispatch.choose`, which may not be imported here and tells why (a test holds the two
+`server.engine.dispatch.choose`, which may not be imported here and tells why (a test holds the two
 together): the member whose oldest row has waited longest, then the one with the fewest open jobs,
 then the one with the longest job; on the device that, alone, would be through with all its rows
 first, busy or not; then on others with room that help; two credits per device, and more for tiny

@@ -15,9 +15,9 @@ from server.composition.classes import classes_of
 from server.composition.known_member import IMAGE, KnownMember
 from server.composition.rule_checks import MetaModel, meta_output
 from server.config import Config, EnsembleConfig
+from server.engine.spec import ServedModel
 from server.errors import ConfigError
 from server.front_end_spec import ModelSpec
-from server.gateway.accepted import ServedModel
 from workers.arena import arena_bytes, bytes_per_row, group_blocks
 from workers.rules import is_custom
 from workers.scores import CLASS_SCORES, VALUE_SCORES

@@ -18,9 +18,9 @@ from typing import Any
 
 import grpc
 
+from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.errors import InvalidRequest, QueueFull, RequestTimeout
 from server.front_end_spec import ClientLimits
-from server.gateway.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.grpc_api.endings import fail
 from server.grpc_api.entrance import Entrance
 from server.grpc_api.peers import end_connections

@@ -12,9 +12,9 @@ from typing import Any
 
 import grpc
 
+from server.engine.memory_budget import MemoryBudget
 from server.errors import StartError
 from server.front_end_spec import ClientLimits
-from server.gateway.memory_budget import MemoryBudget
 from server.grpc_api.certificates import Certificates
 from server.grpc_api.service import Service
 from server.inference.inference import Inference

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from server.engine.memory_budget import MemoryBudget
 from server.errors import DeadlineExceeded, RequestError, UnknownModel
 from server.front_end_spec import ClientLimits
-from server.gateway.memory_budget import MemoryBudget
 from server.grpc_api import asker
 from server.grpc_api.answers import encode_answer
 from server.grpc_api.calls import Answer, Calls
@@ -33,7 +33,7 @@ from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper
 
 if TYPE_CHECKING:
-    from server.gateway.tracing import RequestTrace, Tracer
+    from server.engine.tracing import RequestTrace, Tracer
 
 __all__ = ["Service"]
 

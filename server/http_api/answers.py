@@ -30,6 +30,7 @@ __all__ = [
     "HttpAnswer",
     "Scope",
     "Send",
+    "VARY",
     "compressed",
     "error_answer",
     "parting",
@@ -43,7 +44,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 JSON = (b"content-type", b"application/json")
 RAW = (b"content-type", b"application/octet-stream")
 _CLOSE = (b"connection", b"close")
-_VARY = (b"vary", b"accept-encoding")
+VARY = (b"vary", b"accept-encoding")
 _MAX_TEXT = 4096
 _BIG_BYTES = 1 << 16
 
@@ -118,7 +119,7 @@ async def compressed(
         threads: where it is compressed if it is big.
     """
     body = answer.body
-    answer.headers.append(_VARY)
+    answer.headers.append(VARY)
     accept = request_headers.get(b"accept-encoding")
     encoding = preferred(accept) if accept is not None else ""
     if not encoding:

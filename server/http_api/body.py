@@ -13,8 +13,8 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any
 
+from server.engine.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
 from server.errors import InvalidRequest, RequestTooLarge
-from server.gateway.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
 from server.http_api.compression import Inflater, read_encoding
 
 __all__ = ["LATE", "BodyReader", "Disconnected", "Receive", "linger", "read_length"]

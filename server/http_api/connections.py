@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
+from email.utils import formatdate
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ from server.http_api.connection import Connection, Waits
 from server.inference.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:
+    from uvicorn.config import Config
     from uvicorn.server import ServerState
+
+    from server.http_api.fast_infer import FastInfer
 
 __all__ = ["Connections"]
 
@@ -29,6 +33,11 @@ _LOOKS = 4
 #: How long answers that are ready have to reach their clients when the server stops.
 _GRACE_S = 10.0
 _AT_ONCE = 256
+_SCRATCH_BYTES = 1 << 18
+
+#: Sent with every response: it is what its type says, and nobody's cache keeps it. There are no
+#: pages and no cookies here, which the other headers of this kind are about.
+_HEADERS = b"date: %b\r\nx-content-type-options: nosniff\r\ncache-control: no-store\r\n"
 
 
 class Connections:
@@ -38,14 +47,18 @@ class Connections:
         limits: of each.
         most: how many there may be.
         unread: what all answers that clients do not read may hold together.
+        fast: the way of requests that need no application.
 
     Attributes:
+        scratch: where what comes is put first, unless it has a place.
         limit_s: how long a connection may wait, by what it waits for.
         now: when the last sweep was, on the monotonic clock.
         ended: how many connections were refused or ended, by which limit.
     """
 
-    def __init__(self, limits: ClientLimits, most: int, unread: UnreadAnswers) -> None:
+    def __init__(
+        self, limits: ClientLimits, most: int, unread: UnreadAnswers, fast: FastInfer
+    ) -> None:
         self.limits = limits
         self.most = most
         self.limit_s = {
@@ -58,11 +71,30 @@ class Connections:
         self.now = time.monotonic()
         self.ended: Counter[str] = Counter()
         self.unread = unread
+        self.fast = fast
+        self.scratch = memoryview(bytearray(_SCRATCH_BYTES))
+        self._second = 0
+        self._common = b""
         self._open: set[Any] = set()
 
-    def make(self, **options: Any) -> Connection:
-        """A connection of uvicorn's server, for which these are its options."""
-        return Connection(connections=self, **options)
+    def make(
+        self, *, config: Config, server_state: ServerState, app_state: dict[str, Any]
+    ) -> Connection:
+        """A connection of uvicorn's server."""
+        return Connection(
+            connections=self,
+            application=config.loaded_app,
+            server_state=server_state,
+            app_state=app_state,
+        )
+
+    def common_headers(self) -> bytes:
+        """What all responses have, as lines."""
+        second = int(time.time())
+        if second != self._second:
+            self._second = second
+            self._common = _HEADERS % formatdate(second, usegmt=True).encode()
+        return self._common
 
     def count(self, limit: str) -> None:
         """Note that a limit has ended a connection, or refused it."""

@@ -1,46 +1,111 @@
-"""Where requests begin and end on a connection: uvicorn's protocol, but for what it leaves open.
+"""Where requests begin and end in what a client sends: httptools, and what it leaves open.
 
-Runs in the front-end, under every HTTP connection. Bytes flow in, requests that are to be answered
-one after another flow out. Whoever asks for another protocol (``Upgrade``) is answered in this one.
-It is known which request is being answered while others wait behind it, so that it can be told when
-its client has gone, and which was the last to come whole, when what follows is damaged.
+Runs in the front-end, under every HTTP connection. Bytes flow in, heads and bodies flow out.
+Whoever asks for another protocol (``Upgrade``) is answered in this one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from typing import Protocol
+from urllib.parse import unquote
 
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from httptools import HttpParserError, HttpParserUpgrade
 
-__all__ = ["FramedConnection"]
-
-#: Headers of a request that has a body.
-_BODY = {b"content-length", b"transfer-encoding"}
+__all__ = ["Head", "Receiver", "RequestParser"]
 
 
-class FramedConnection(HttpToolsProtocol):
-    """One connection.
+class Head:
+    """The head of a request.
 
-    Args:
-        options: uvicorn's.
+    Attributes:
+        method: as it came, such as ``POST``.
+        url: as it came.
+        headers: names in lower case, and values.
+        http_version: ``1.0`` or ``1.1``.
+        keep_alive: whether the connection is to stay.
+        path: without escapes.
+        query: as it came, without the question mark.
     """
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        #: The request that is being answered while others are waiting behind it.
-        self._first: Any = None
+    __slots__ = ("headers", "http_version", "keep_alive", "method", "path", "query", "url")
+
+    def __init__(
+        self,
+        method: bytes,
+        url: bytes,
+        headers: list[tuple[bytes, bytes]],
+        http_version: str,
+        keep_alive: bool,
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.http_version = http_version
+        self.keep_alive = keep_alive
+        parsed = httptools.parse_url(url)
+        path = parsed.path.decode("ascii")
+        self.path: str = unquote(path) if "%" in path else path
+        self.query: bytes = parsed.query or b""
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it takes on the wire."""
+        framing = 4 * len(self.headers)
+        texts = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.url) + texts + framing
+
+
+class Receiver(Protocol):
+    """Gets what was parsed."""
+
+    def begin_message(self) -> None:
+        """A request begins."""
+        ...
+
+    def take_head(self, head: Head) -> None:
+        """Its head is there.
+
+        Raises:
+            HttpParserError: if that is too much.
+        """
+        ...
+
+    def take_body(self, data: bytes) -> None:
+        """Some of its body is there."""
+        ...
+
+    def end_message(self) -> None:
+        """It is there as a whole."""
+        ...
+
+
+class RequestParser:
+    """Parses what one client sends.
+
+    Args:
+        receiver: gets what comes of it.
+    """
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
         self._is_framed_again = False
+        self.on_body = receiver.take_body
+        self._parser = self._make()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request that is being answered, and the last one, that their client has gone."""
-        if self._first is not None:
-            self._first.disconnected = True
-            self._first.message_event.set()
-        super().connection_lost(exc)
+    def _make(self) -> httptools.HttpRequestParser:
+        parser = httptools.HttpRequestParser(self)
+        # A client may send on behind its last request: that is not read, but no damage to it.
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        return parser
 
-    def parse(self, data: bytes) -> None:
+    def skip_body(self) -> None:
+        """What is left of the body will come past this parser: begin anew behind it."""
+        self._parser = self._make()
+
+    def feed(self, data: bytes) -> None:
         """Parse what came.
 
         Raises:
@@ -49,7 +114,7 @@ class FramedConnection(HttpToolsProtocol):
         rest: bytes | memoryview = data
         while True:
             try:
-                self.parser.feed_data(rest)
+                self._parser.feed_data(rest)
                 return
             except HttpParserUpgrade as upgrade:
                 rest = memoryview(rest)[upgrade.args[0] :]
@@ -62,56 +127,43 @@ class FramedConnection(HttpToolsProtocol):
         After a request that does, the parser takes a body for what the other protocol says.
         """
         self._is_framed_again = False
-        head = _head(self.parser.get_method(), self.url, self.headers)
-        self.parser = HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-        self.parser.feed_data(head)
+        lines = [b"%b %b HTTP/1.1" % (self._parser.get_method(), self._url)]
+        lines += [b"%b: %b" % header for header in self._headers if header[0] != b"upgrade"]
+        self._parser = self._make()
+        self._parser.feed_data(b"\r\n".join([*lines, b"\r\n"]))
+
+    # -- what httptools calls -------------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        self._url = b""
+        self._headers = []
+        self._receiver.begin_message()
+
+    def on_url(self, url: bytes) -> None:
+        """Part of its URL."""
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One of its headers."""
+        self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Begin a request, or see to it that it is begun as it is meant."""
-        if self.parser.should_upgrade() and any(name in _BODY for name, _ in self.headers):
-            if self.parser.get_method() == b"CONNECT":
+        """Its head is there; one that asks for another protocol is begun as it is meant."""
+        parser = self._parser
+        method = parser.get_method()
+        if parser.should_upgrade() and any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in self._headers
+        ):
+            if method == b"CONNECT":
                 raise HttpParserError("a tunnel with a body")
             self._is_framed_again = True
             return
-        running = self.cycle
-        super().on_headers_complete()
-        if self.pipeline and self._first is None:
-            self._first = running
+        version = parser.get_http_version()
+        keep_alive = version != "1.0" and parser.should_keep_alive()
+        self._receiver.take_head(Head(method, self._url, self._headers, version, keep_alive))
 
     def on_message_complete(self) -> None:
-        """Note that a request is there as a whole."""
-        cycle = self.cycle
-        if not (self._is_framed_again or cycle.response_complete):
-            cycle.more_body = False
-            cycle.message_event.set()
-
-    def begin_next(self) -> None:
-        """Begin to answer the next request, if it is there already."""
-        if self.pipeline:
-            cycle, application = self.pipeline.pop()
-            self._first = cycle if self.pipeline else None
-            self._start_asgi_task(cycle, application)
-
-    def last_whole(self) -> Any:
-        """The last request that came whole and waits for its answer.
-
-        What came after it is damaged: a request of which only a part is there is given up.
-
-        Returns:
-            Its cycle, None if there is none.
-        """
-        cycle = self.cycle
-        if cycle is None or cycle.response_complete:
-            return None
-        if cycle.more_body and self.pipeline:  # another is being answered, this one never will be
-            self.pipeline.popleft()
-            cycle = self.cycle = self.pipeline[0][0] if self.pipeline else self._first
-        return None if cycle.more_body or cycle.response_complete else cycle
-
-
-def _head(method: bytes, url: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The head of a request as it came, without the wish for another protocol."""
-    lines = [b"%b %b HTTP/1.1" % (method, url)]
-    lines += [b"%b: %b" % header for header in headers if header[0] != b"upgrade"]
-    return b"\r\n".join([*lines, b"\r\n"])
+        """It is there as a whole."""
+        if not self._is_framed_again:
+            self._receiver.end_message()

@@ -1,8 +1,9 @@
-"""The hot path: an infer request over HTTP, as a plain ASGI application.
+"""Infer requests over HTTP of any kind, as a plain ASGI application.
 
 Runs in the front-end. FastAPI's own request handling would halve the request rate, so this route
 stands beside it and does only what an inference needs: read the body once, parse its header, hand
-the tensors to the gateway, write the answer.
+the tensors to the engine, write the answer. What it learns about the kinds of requests that come
+again, `fast_infer` goes by.
 """
 
 from __future__ import annotations
@@ -14,25 +15,24 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
+from server.engine.flows import NORMAL
+from server.engine.memory_budget import MemoryBudget
+from server.engine.request import Answer
 from server.errors import (
     ClientGone,
     InternalFault,
     InvalidRequest,
     RequestTimeout,
-    Unavailable,
     UnknownModel,
 )
 from server.front_end_spec import ModelSpec
-from server.gateway.accepted import Answer, Request
-from server.gateway.flows import NORMAL
-from server.gateway.memory_budget import MemoryBudget
 from server.http_api import asker
 from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
 from server.http_api.body import LATE, BodyReader, Disconnected, Receive, read_length
 from server.http_api.compression import LEAST_BYTES
 from server.http_api.entrance import authorization_of
 from server.http_api.json_numbers import SLICE_BYTES
-from server.http_api.plans import PlanCache
+from server.http_api.plans import BIG_ANSWER_BYTES, PlanCache
 from server.http_api.protocol import (
     describe_answer,
     encode_answer,
@@ -49,21 +49,20 @@ from server.inference.tensors import Tensor
 from server.security.doorkeeper import Doorkeeper
 
 if TYPE_CHECKING:
-    from server.gateway.tracing import RequestTrace, Tracer
+    from server.engine.tracing import RequestTrace, Tracer
 
-__all__ = ["InferRoute"]
+__all__ = ["InferPath", "InferRoute"]
 
 _HEADER_LENGTH = b"inference-header-content-length"
-_BIG_ANSWER_BYTES = 1 << 15
 _MAX_CLASSES_DIGITS = 18
 
 
-class _Path:
+class InferPath:
     """Where a model is asked, and the plans of the requests it has seen."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
-        self.plans = PlanCache()
+        self.plans = PlanCache([spec.name for spec in endpoint.model.inputs])
 
 
 class InferRoute:
@@ -87,7 +86,7 @@ class InferRoute:
         door: Doorkeeper,
     ) -> None:
         self._inference = inference
-        self._gateway = inference.gateway
+        self._engine = inference.engine
         self._access, self._tracer = inference.access, inference.tracer
         self._threads = threads
         self._door = door
@@ -95,7 +94,7 @@ class InferRoute:
         self._turns = Turns()
         self.paths = {
             f"/v2/models/{name}{version}/infer": path
-            for name, path in ((name, _Path(at)) for name, at in inference.endpoints.items())
+            for name, path in ((name, InferPath(at)) for name, at in inference.endpoints.items())
             for version in ("", f"/versions/{MODEL_VERSION}")
         }
 
@@ -106,6 +105,9 @@ class InferRoute:
             answer = await self._answer(scope, receive, began)
         except Disconnected:
             return
+        except asyncio.CancelledError:
+            self._access.failed(began, ClientGone(), partial(asker.about, scope))
+            raise
         except Exception as error:
             told = self._access.failed(began, error, partial(asker.about, scope))
             # What it has passed through holds the request, which holds the error: let go of the
@@ -137,7 +139,7 @@ class InferRoute:
             trace.end()
         return answer
 
-    def _begin_trace(self, tracer: Tracer, path: _Path, scope: Scope) -> RequestTrace | None:
+    def _begin_trace(self, tracer: Tracer, path: InferPath, scope: Scope) -> RequestTrace | None:
         model = path.endpoint.model.served.name
         what = {"http.request.method": "POST", "url.path": scope["path"], "ensembled.model": model}
         trace = tracer.begin("POST /v2/models/{model}/infer", asker.carrier(scope), what)
@@ -146,11 +148,9 @@ class InferRoute:
         return trace
 
     async def _infer(
-        self, path: _Path, scope: Scope, receive: Receive, trace: RequestTrace | None
+        self, path: InferPath, scope: Scope, receive: Receive, trace: RequestTrace | None
     ) -> HttpAnswer:
-        if not self._gateway.is_open:
-            reason = "draining" if self._gateway.draining else "starting"
-            raise Unavailable("the server is starting up or draining", reason)
+        self._engine.check_open()
         headers = dict(scope["headers"])
         header_length = read_length(headers.get(_HEADER_LENGTH), "Inference-Header-Content-Length")
         try:
@@ -163,7 +163,6 @@ class InferRoute:
             return await self._predict(
                 path,
                 scope,
-                receive,
                 headers=headers,
                 header_length=header_length,
                 body=body,
@@ -174,9 +173,8 @@ class InferRoute:
 
     async def _predict(
         self,
-        path: _Path,
+        path: InferPath,
         scope: Scope,
-        receive: Receive,
         *,
         headers: dict[bytes, bytes],
         header_length: int | None,
@@ -197,12 +195,9 @@ class InferRoute:
             bound = await self._inference.bind(path.endpoint, request)
             if header_length is not None and not model.takes_images:
                 path.plans.remember(body, header_length, request, bound)
-        if bound.wish.level != NORMAL and self._door.keeps_urgent:
+        if bound.prepared.wish.level != NORMAL and self._door.keeps_urgent:
             self._door.check_urgent(authorization_of(scope["headers"]))
-        accepted = self._gateway.submit(
-            model.served, bound, arrived=arrived, on_slow=partial(self._watch, receive), trace=trace
-        )
-        answer = await accepted.future
+        answer = await self._inference.answer(bound, arrived, trace)
         if trace is not None:
             trace.answered(answer, member_names(model, answer.used))
         out, json_length = await self._encode(model, answer, request_id, outputs)
@@ -223,7 +218,7 @@ class InferRoute:
     async def _encode(
         self, model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
     ) -> tuple[bytes, int | None]:
-        is_big = len(answer.values) * len(outputs) > _BIG_ANSWER_BYTES
+        is_big = len(answer.values) * len(outputs) > BIG_ANSWER_BYTES
         has_classes = any(wanted.classes for wanted in outputs)
         if not is_big or (not has_classes and all(wanted.binary for wanted in outputs)):
             return encode_answer(model, answer, request_id, outputs)
@@ -235,22 +230,11 @@ class InferRoute:
             document, raw = describe()
         return await self._turns.run(encode_in_steps(document, raw))
 
-    def _watch(self, receive: Receive, accepted: Request) -> None:
-        """Watch the connection of a client that has been waiting for a while."""
-        watcher = asyncio.create_task(_wait_disconnect(receive))
-        accepted.future.add_done_callback(lambda _: watcher.cancel())
-        watcher.add_done_callback(lambda _: self._gateway.close(accepted, ClientGone()))
-
     def _unknown(self, path: str) -> UnknownModel:
         parts = path.split("/")  # ["", "v2", "models", name, ..., "infer"]
         name = unquote(parts[3])
         known = name in self._inference.endpoints
         return UnknownModel(name, parts[5] if known and len(parts) > 6 else "")
-
-
-async def _wait_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
 
 
 def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:

@@ -6,25 +6,29 @@ byte for byte; all that its tensors' names, types, shapes and sizes say is then 
 
 from __future__ import annotations
 
-import msgspec
-import numpy as np
+from collections.abc import Sequence
 
-from server.gateway.accepted import Bound, StoredInput, Wish
+import msgspec
+
+from server.engine.request import Prepared, StoredInput
 from server.http_api.recent import Recent
+from server.inference.binding import Bound
 from server.inference.requests import InferRequest, WantedOutput
 
-__all__ = ["Plan", "PlanCache"]
+__all__ = ["BIG_ANSWER_BYTES", "Plan", "PlanCache"]
 
 _PLANS = 512  # of a generation
 _MAX_HEADER_BYTES = 4096
+#: What describes an answer, about.
+_JSON_BYTES = 512
+#: Numbers of more bytes are written as JSON in steps.
+BIG_ANSWER_BYTES = 1 << 15
 
 
 class _Slice(msgspec.Struct, frozen=True):
     view: int
-    dtype: np.dtype[np.generic]
-    shape: tuple[int, ...]
-    count: int
     start: int
+    stop: int
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -35,34 +39,45 @@ class Plan(msgspec.Struct, frozen=True):
         rows: of every input.
         slices: where in the body which view's rows are.
         outputs: how the answer is wanted.
-        wish: what the gateway is to know.
+        answer_bytes: at most so large is the answer, about.
+        is_usual: whether that is the combined output in binary, and nothing else.
+        is_slow: whether it takes long enough to encode that others must not wait for it.
+        heads: of usual answers, but for their values, by the members used and whether degraded.
+        prepared: what is asked.
     """
 
     body_bytes: int
     rows: int
     slices: tuple[_Slice, ...]
     outputs: tuple[WantedOutput, ...]
-    wish: Wish
+    prepared: Prepared
+    answer_bytes: int
+    is_usual: bool
+    is_slow: bool
+    heads: dict[tuple[int, bool], bytes] = {}
+
+    def inputs(self, body: bytes | bytearray | memoryview, start: int = 0) -> list[StoredInput]:
+        """What goes into the arena of a body of `body_bytes` that begins at `start`: no copy."""
+        view = memoryview(body)
+        return [(item.view, view[start + item.start : start + item.stop]) for item in self.slices]
 
     def bind(self, body: bytes | bytearray) -> Bound:
-        """What a body of `body_bytes` asks, without a copy."""
-        inputs: list[StoredInput] = [
-            (
-                item.view,
-                np.frombuffer(body, item.dtype, item.count, item.start).reshape(item.shape),
-            )
-            for item in self.slices
-        ]
-        return Bound(inputs, self.rows, self.wish)
+        """What such a body asks."""
+        return Bound(self.prepared, self.inputs(body), self.rows)
 
 
 class PlanCache:
-    """The plans of one model, by header: those in use; bounded."""
+    """The plans of one model, by header: those in use; bounded.
 
-    def __init__(self) -> None:
+    Args:
+        inputs: the names of the model's inputs, in its order.
+    """
+
+    def __init__(self, inputs: Sequence[str]) -> None:
+        self._inputs = inputs
         self._plans: Recent[bytes, Plan] = Recent(_PLANS)
 
-    def find(self, body: bytes | bytearray, header_length: int) -> Plan | None:
+    def find(self, body: bytes | bytearray | memoryview, header_length: int) -> Plan | None:
         """The plan of a body, if its header was seen lately."""
         if header_length > _MAX_HEADER_BYTES:  # to hash a long one would take longer than it saves
             return None
@@ -83,14 +98,28 @@ class PlanCache:
         """
         if request.id or header_length > _MAX_HEADER_BYTES:
             return
-        views = {id(array): view for view, array in bound.inputs}
+        views = {name: view for name, (view, _) in zip(self._inputs, bound.inputs, strict=True)}
         slices: list[_Slice] = []
         start = header_length
         for tensor in request.tensors:
-            array = tensor.array
-            assert array is not None, "a bound tensor is one"
-            slices.append(_Slice(views[id(array)], array.dtype, array.shape, array.size, start))
-            start += array.nbytes
+            assert tensor.array is not None, "a bound tensor is one"
+            stop = start + tensor.array.nbytes
+            slices.append(_Slice(views[tensor.name], start, stop))
+            start = stop
         if start == len(body):
-            plan = Plan(len(body), bound.rows, tuple(slices), request.outputs, bound.wish)
+            outputs = request.outputs
+            answer_bytes = bound.rows * bound.prepared.row_bytes * len(outputs)
+            plan = Plan(
+                len(body),
+                bound.rows,
+                tuple(slices),
+                outputs,
+                bound.prepared,
+                answer_bytes + _JSON_BYTES,
+                outputs == (WantedOutput(binary=True),),
+                any(output.classes for output in outputs)
+                or (
+                    answer_bytes > BIG_ANSWER_BYTES and not all(output.binary for output in outputs)
+                ),
+            )
             self._plans.put(bytes(body[:header_length]), plan)

@@ -14,9 +14,9 @@ import msgspec
 import numpy as np
 import orjson
 
+from server.engine.request import Answer
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.gateway.accepted import Answer
 from server.http_api.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
 from server.http_api.recent import Recent
 from server.inference.descriptions import MODEL_VERSION

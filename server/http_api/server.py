@@ -20,10 +20,6 @@ from server.security.tls import HANDSHAKE_S
 
 __all__ = ["HttpServer"]
 
-#: Sent with every response: it is what its type says, and nobody's cache keeps it. There are no
-#: pages and no cookies here, which the other headers of this kind are about.
-_HEADERS = [("x-content-type-options", "nosniff"), ("cache-control", "no-store")]
-
 _SHUTDOWN_S = 5.0
 
 
@@ -49,7 +45,6 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 application,
                 http=connections.make,  # type: ignore[arg-type]
-                headers=_HEADERS,
                 interface="asgi3",
                 ws="none",
                 lifespan="off",
@@ -57,6 +52,7 @@ class HttpServer(uvicorn.Server):
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
+                date_header=False,
             )
         )
         self._listening = listening

@@ -8,29 +8,50 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from server.engine.memory_budget import MemoryBudget
+from server.engine.request import Prepared, StoredInput
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.gateway.accepted import StoredInput
-from server.gateway.memory_budget import MemoryBudget
 from server.inference.prepared_images import Encoded, prepare_images
 from server.inference.tensors import Tensor
 from workers.spec import TensorSpec
 
-__all__ = ["bind_images", "bind_tensors"]
+__all__ = ["Bound", "bind_images", "bind_tensors", "raw_rows"]
 
 _IMAGE = "image"
 _IMAGE_INPUT = TensorSpec(_IMAGE, "BYTES", ())
 _IMAGE_DIMENSIONS = 4
 
 
+class Bound(NamedTuple):
+    """A request that was checked against its model.
+
+    Attributes:
+        prepared: what it asks.
+        inputs: what goes into the arena; unchanged until the request is answered.
+        rows: at least 1.
+    """
+
+    prepared: Prepared
+    inputs: list[StoredInput]
+    rows: int
+
+
+def raw_rows(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array, row by row, as they go into the arena; a copy only if need be."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
 def bind_tensors(model: ModelSpec, tensors: Sequence[Tensor]) -> tuple[int, list[StoredInput]]:
     """Check the tensors of a request against a model's inputs.
 
     Returns:
-        The number of rows, and the arrays with the views they go to.
+        The number of rows, and their bytes with the views that they go to.
 
     Raises:
         InvalidRequest: if an input is missing, unknown, repeated, or of a wrong type or shape.
@@ -48,7 +69,7 @@ def bind_tensors(model: ModelSpec, tensors: Sequence[Tensor]) -> tuple[int, list
                 f"input {spec.name!r} has {tensor.shape[0]} rows, {model.inputs[0].name!r} {rows}"
             )
         assert tensor.array is not None
-        stored.append((view, tensor.array))
+        stored.append((view, raw_rows(tensor.array)))
     return rows, stored
 
 
@@ -99,7 +120,7 @@ async def bind_images(
         room: what prepared images take of it they give back when they are freed.
 
     Returns:
-        The number of rows, and per preparation uint8 [n, size, size, 3] with its view.
+        The number of rows, and per preparation the bytes of uint8 [n, size, size, 3] with its view.
 
     Raises:
         InvalidRequest: if the input is not that, or an image can't be used.
@@ -110,7 +131,7 @@ async def bind_images(
     preparations = [preparation for _, preparation in model.preparations]
     arrays = await prepare_images(images, preparations, threads, max_pixels, room)
     views = [view for view, _ in model.preparations]
-    return len(images), list(zip(views, arrays, strict=True))
+    return len(images), list(zip(views, map(raw_rows, arrays), strict=True))
 
 
 def _images(tensor: Tensor) -> Sequence[Encoded]:

@@ -1,7 +1,7 @@
 """One way from a request to its answer, under every protocol.
 
 Runs in the front-end. An `InferRequest` is checked against its model, its rows go through the
-gateway, and its answer comes back as tensors; whatever comes of it is counted.
+engine, and its answer comes back as tensors; whatever comes of it is counted.
 """
 
 from __future__ import annotations
@@ -10,24 +10,25 @@ import asyncio
 import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from server.engine.engine import Engine
+from server.engine.memory_budget import MemoryBudget
+from server.engine.request import Answer, Outcome, Prepared
+from server.engine.statistics import ModelCounters, member_statistics, model_statistics
 from server.errors import ClientGone, UnknownModel
 from server.front_end_spec import FrontEndSpec, ModelSpec
-from server.gateway.accepted import Answer, Bound, Request
-from server.gateway.gateway import Gateway
-from server.gateway.memory_budget import MemoryBudget
-from server.gateway.statistics import ModelCounters, member_statistics, model_statistics
 from server.inference.access_log import AccessLog
-from server.inference.binding import bind_images, bind_tensors
+from server.inference.binding import Bound, bind_images, bind_tensors
 from server.inference.descriptions import MODEL_VERSION, model_config
 from server.inference.outputs import OutputTensor, member_names, output_tensors, wish_for
 from server.inference.requests import InferRequest
 
 if TYPE_CHECKING:
-    from server.gateway.tracing import RequestTrace, Tracer
+    from server.engine.tracing import RequestTrace, Tracer
 
 __all__ = ["Endpoint", "Inference", "Inferred"]
 
@@ -64,7 +65,7 @@ class Inference:
 
     Args:
         spec: what this front-end serves.
-        gateway: where rows go.
+        engine: where rows go.
         threads: where images are decoded.
         tracer: begins the traces of requests, if there is tracing.
 
@@ -77,11 +78,11 @@ class Inference:
     def __init__(
         self,
         spec: FrontEndSpec,
-        gateway: Gateway,
+        engine: Engine,
         threads: Executor,
         tracer: Tracer | None = None,
     ) -> None:
-        self.gateway = gateway
+        self.engine = engine
         self.endpoints: Mapping[str, Endpoint] = {
             model.served.name: Endpoint(model) for model in spec.models
         }
@@ -115,9 +116,9 @@ class Inference:
 
     def can_answer(self, endpoint: Endpoint) -> bool:
         """Whether a model takes traffic: it can meet its quorum now."""
-        if self.is_leaving or not self.gateway.is_open:
+        if self.is_leaving or not self.engine.is_open:
             return False
-        return self.gateway.can_answer(endpoint.model.served)
+        return self.engine.can_answer(endpoint.model.served)
 
     def config(self, endpoint: Endpoint) -> dict[str, Any]:
         """The protocol's configuration of a model."""
@@ -145,7 +146,7 @@ class Inference:
     def _statistics(self, endpoint: Endpoint) -> dict[str, Any]:
         served = endpoint.model.served
         if endpoint.model.is_member:
-            counted = self.gateway.fleet.counters(served.arena, served.spec.members[0])
+            counted = self.engine.fleet.counters(served.arena, served.spec.members[0])
             return member_statistics(served.name, MODEL_VERSION, counted)
         return model_statistics(served.name, MODEL_VERSION, endpoint.counters)
 
@@ -172,8 +173,7 @@ class Inference:
         model, arrived = endpoint.model, time.monotonic()
         try:
             bound = await self.bind(endpoint, request)
-            accepted = self.gateway.submit(model.served, bound, arrived=arrived, trace=trace)
-            answer = await self._wait_answer(accepted)
+            answer = await self.answer(bound, arrived, trace)
             if trace is not None:
                 trace.answered(answer, member_names(model, answer.used))
             outputs = output_tensors(model, answer, request.outputs)
@@ -196,11 +196,31 @@ class Inference:
             rows, inputs = await bind_images(model, request.tensors, self._threads, pixels, room)
         else:
             rows, inputs = bind_tensors(model, request.tensors)
-        return Bound(inputs, rows, wish)
+        return Bound(Prepared(model.served, wish), inputs, rows)
 
-    async def _wait_answer(self, accepted: Request) -> Answer:
+    async def answer(
+        self, bound: Bound, arrived: float, trace: RequestTrace | None = None
+    ) -> Answer:
+        """Wait for the answer to a request; its rows are given up if the task is cancelled.
+
+        Raises:
+            RequestError: if there is none.
+        """
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        request = self.engine.submit(
+            *bound, partial(_resolve, future), arrived=arrived, trace=trace
+        )
         try:
-            return await accepted.future
+            return await future
         except asyncio.CancelledError:
-            self.gateway.close(accepted, ClientGone())
+            self.engine.close(request, ClientGone())
             raise
+
+
+def _resolve(future: asyncio.Future[Answer], outcome: Outcome) -> None:
+    if future.done():
+        return  # nobody waits any more
+    if isinstance(outcome, Answer):
+        future.set_result(outcome)
+    else:
+        future.set_exception(outcome)

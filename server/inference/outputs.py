@@ -1,4 +1,4 @@
-"""A model's outputs: which there are, what the gateway must know to give them, and their tensors.
+"""A model's outputs: which there are, what the engine must know to give them, and their tensors.
 
 Runs in the front-end, under every protocol; pure. The combined answer comes first and by default
 alone; uncertainty, members' own predictions and the members of each row come on request.
@@ -13,10 +13,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from server.engine.flows import HIGH, NORMAL
+from server.engine.request import Answer, Wish
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.gateway.accepted import Answer, Wish
-from server.gateway.flows import HIGH, NORMAL
 from server.inference.requests import Parameters, WantedOutput
 from server.inference.tensors import bytes_to_wire
 from workers.scores import CLASS_SCORES
@@ -78,7 +78,7 @@ def member_names(model: ModelSpec, mask: int) -> list[str]:
 
 
 def wish_for(model: ModelSpec, parameters: Parameters, outputs: Sequence[WantedOutput]) -> Wish:
-    """What the gateway must know of a request.
+    """What the engine must know of a request.
 
     Raises:
         InvalidRequest: if the model has no such member or output, or an output is wanted twice.

@@ -15,8 +15,8 @@ from contextlib import suppress
 import numpy as np
 import numpy.typing as npt
 
+from server.engine.memory_budget import MemoryBudget
 from server.errors import InvalidRequest, RequestTooLarge
-from server.gateway.memory_budget import MemoryBudget
 from workers.prepare import ImageError, prepare_all
 from workers.spec import Preparation
 

@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.utils import floatToGoString
 
-from server.gateway.histogram import Histogram
+from server.engine.histogram import Histogram
 
 __all__ = ["AnyFamily", "Counters", "Gauges", "Histograms"]
 

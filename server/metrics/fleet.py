@@ -1,6 +1,6 @@
 """Metrics of members, of their instances, of workers and of arenas.
 
-Runs in the front-end's event loop. What the fleet and the gateway know anyway flows in, metric
+Runs in the front-end's event loop. What the fleet and the engine know anyway flows in, metric
 families flow out.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 
-from server.gateway.fleet import Worker
-from server.gateway.fleet_state import Member, Placement
-from server.gateway.gateway import Gateway
-from server.gateway.inflight import InFlight
-from server.gateway.memory_budget import MemoryBudget
+from server.engine.arena_requests import ArenaRequests
+from server.engine.engine import Engine
+from server.engine.fleet import Worker
+from server.engine.fleet_state import Member, Placement
+from server.engine.memory_budget import MemoryBudget
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 
 __all__ = ["ArenaMetrics", "FleetMetrics"]
@@ -28,12 +28,12 @@ class FleetMetrics:
     """Collects those of members, instances and workers.
 
     Args:
-        gateway: has the fleet.
+        engine: has the fleet.
     """
 
-    def __init__(self, gateway: Gateway) -> None:
-        self._workers = gateway.fleet.workers
-        self._members = [member for members in gateway.fleet.members for member in members]
+    def __init__(self, engine: Engine) -> None:
+        self._workers = engine.fleet.workers
+        self._members = [member for members in engine.fleet.members for member in members]
         self._placements = [
             placement for worker in self._workers.values() for placement in worker.placements
         ]
@@ -154,40 +154,40 @@ class ArenaMetrics:
     """Collects those of the arenas and of what waits for them.
 
     Args:
-        gateway: has the arenas.
+        engine: has the arenas.
         bodies: what requests hold beside them.
     """
 
-    def __init__(self, gateway: Gateway, bodies: MemoryBudget) -> None:
-        self._flights = gateway.flights
+    def __init__(self, engine: Engine, bodies: MemoryBudget) -> None:
+        self._arenas = engine.arenas
         self._bodies = bodies
 
     async def collect(self) -> AsyncIterator[AnyFamily]:
         """Slots, and what waits for them."""
 
-        def each(name: str, text: str, value: Callable[[InFlight], float]) -> AnyFamily:
-            samples = (((str(at),), value(flight)) for at, flight in enumerate(self._flights))
+        def each(name: str, text: str, value: Callable[[ArenaRequests], float]) -> AnyFamily:
+            samples = (((str(at),), value(arena)) for at, arena in enumerate(self._arenas))
             return Gauges(name, text, _ARENA, samples)
 
         yield each(
             "ensembled_arena_slots",
             "Rows that fit into the arena.",
-            lambda flight: flight.arena.capacity,
+            lambda arena: arena.arena.capacity,
         )
         yield each(
             "ensembled_arena_used_slots",
             "Slots of the arena that are claimed.",
-            lambda flight: flight.slots.held,
+            lambda arena: arena.slots.held,
         )
         yield each(
             "ensembled_arena_waiting_requests",
             "Requests that wait for slots of the arena.",
-            lambda flight: flight.room.requests,
+            lambda arena: arena.room.requests,
         )
         yield each(
             "ensembled_arena_waiting_rows",
             "Rows of requests that wait for slots of the arena.",
-            lambda flight: sum(request.rows - request.claimed for request in flight.room),
+            lambda arena: sum(request.rows - request.claimed for request in arena.room),
         )
         yield Gauges(
             "ensembled_bodies_bytes",

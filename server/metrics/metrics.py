@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from server.engine.memory_budget import MemoryBudget
 from server.front_end_spec import FrontEndSpec
-from server.gateway.memory_budget import MemoryBudget
 from server.inference.inference import Inference
 from server.metrics.devices import DeviceMetrics
 from server.metrics.exposition import Exposition
@@ -33,18 +33,18 @@ def make_metrics(
 
     Args:
         spec: what this front-end serves.
-        inference: has the counters of models, and the gateway.
+        inference: has the counters of models, and the engine.
         bodies: what requests' bodies take.
         connections: tells how many HTTP connections are open, and how many each limit has ended.
     """
     lag = LoopLag()
     lag.start()
-    gateway = inference.gateway
+    engine = inference.engine
     return Exposition(
         {
             "models": ModelMetrics(inference).collect,
-            "fleet": FleetMetrics(gateway).collect,
-            "arenas": ArenaMetrics(gateway, bodies).collect,
+            "fleet": FleetMetrics(engine).collect,
+            "arenas": ArenaMetrics(engine, bodies).collect,
             "server": ServerMetrics(inference, lag, connections).collect,
             "processes": ProcessMetrics(SharedMemory(spec.memory)).collect,
             "devices": DeviceMetrics(spec.devices, Gpus(spec.devices)).collect,

@@ -1,6 +1,6 @@
 """Metrics of the models that clients ask, and of their requests.
 
-Runs in the front-end's event loop. The counters that `Inference` and the gateway keep anyway flow
+Runs in the front-end's event loop. The counters that `Inference` and the engine keep anyway flow
 in, metric families flow out.
 """
 
@@ -10,8 +10,8 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
-from server.gateway.flows import HIGH, NORMAL
-from server.gateway.statistics import OUTCOMES, REASONS, ModelCounters, RequestTimes
+from server.engine.flows import HIGH, NORMAL
+from server.engine.statistics import OUTCOMES, REASONS, ModelCounters, RequestTimes
 from server.inference.inference import Endpoint, Inference
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 
@@ -74,7 +74,7 @@ class ModelMetrics:
     def _in_flight(self) -> AnyFamily:
         flying = Counter(
             (request.model.name, request.flow.level.number)
-            for request in self._inference.gateway.requests
+            for request in self._inference.engine.requests
         )
         return Gauges(
             "ensembled_requests_in_flight",
@@ -161,7 +161,7 @@ class ModelMetrics:
 
     def _members_up(self, endpoint: Endpoint) -> int:
         served = endpoint.model.served
-        members = self._inference.gateway.fleet.members[served.arena]
+        members = self._inference.engine.fleet.members[served.arena]
         return sum(members[index].is_up for index in served.spec.members)
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
 
-from server.gateway.histogram import LAGS_S, Histogram
+from server.engine.histogram import LAGS_S, Histogram
 from server.inference.inference import Inference
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 

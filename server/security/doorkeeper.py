@@ -58,6 +58,14 @@ class Doorkeeper:
         self.is_guarded = bool(spec.keys or spec.client_requests)
         self.keeps_urgent = any(Need.URGENT.value in key.scopes for key in spec.keys)
 
+    def identify(self, need: Need, authorization: str | None, certified: str, address: str) -> str:
+        """`check`, but nobody is told of a refusal."""
+        if need is Need.NOTHING:
+            return ""
+        if not self._keys:
+            return certified or address
+        return self._holder(_token(authorization), need)
+
     def check(self, need: Need, authorization: str | None, certified: str, address: str) -> str:
         """Look at a client, but don't let it in yet.
 
@@ -74,12 +82,8 @@ class Doorkeeper:
             Unauthenticated: if it has no key, or none of ours.
             Forbidden: if its key is not for that.
         """
-        if need is Need.NOTHING:
-            return ""
-        if not self._keys:
-            return certified or address
         try:
-            return self._holder(_token(authorization), need)
+            return self.identify(need, authorization, certified, address)
         except RequestError as error:
             self._on_refusal(error, address)
             raise

@@ -61,7 +61,7 @@ def test_what_is_copied_is_there_and_sent():
         path = PROJECT / source
         files = [path] if path.is_file() else [each for each in path.rglob("*") if each.is_file()]
         assert any(is_sent(str(file.relative_to(PROJECT))) for file in files), (stage, source)
-    assert not is_sent("server/gateway/__pycache__/slots.cpython-311.pyc")
+    assert not is_sent("server/engine/__pycache__/slots.cpython-311.pyc")
     assert not is_sent("tests/conftest.py")
     assert not is_sent(".git/config")
 

@@ -108,7 +108,7 @@ def test_a_supervisor_killed_during_start_up_leaves_no_orphans(serve, children):
 
 def test_no_deadline_is_kept_by_a_clock_that_can_jump():
     """The wall clock is for people: it is in what is told, never in what is decided."""
-    told = {"server/gateway/statistics.py", "workers/tracing.py"}
+    told = {"server/engine/statistics.py", "workers/tracing.py"}
     using = set()
     for package in ("server", "workers"):
         for path in (ROOT / package).rglob("*.py"):

@@ -1,22 +1,19 @@
-"""A gateway on a stage: workers are played, messages go through queues, and no time passes.
+"""An engine on a stage: workers are played, messages go through queues, and no time passes.
 
 The arena, the fleet and the combiner's eyes are the real ones; a restart may lose messages.
 """
 
-import asyncio
-import tempfile
 from collections import deque
 from contextlib import contextmanager
 from types import SimpleNamespace
 
-import msgspec
 import numpy as np
 from arenas import arena_spec, ensemble, mapped, open_arena
 
+from server.engine.engine import Engine
+from server.engine.request import Answer, Prepared, Wish
+from server.engine.spec import QueueLimits, ServedModel
 from server.errors import DeadlineExceeded, QueueFull, Unavailable
-from server.front_end_spec import QueueLimits
-from server.gateway.accepted import Bound, ServedModel, Wish
-from server.gateway.gateway import Gateway
 from workers.arena_combiner import ArenaCombiner
 from workers.messages import (
     Close,
@@ -27,7 +24,8 @@ from workers.messages import (
     Hello,
     Predicted,
     Predictions,
-    ToCombiner,
+    Ready,
+    Reset,
 )
 from workers.scores import CLASS_SCORES
 from workers.spec import InstanceSpec, ModelSignature, ModelSource, TensorSpec
@@ -56,21 +54,68 @@ def instance(member):
     return InstanceSpec(0, member, 2, source, signature, (), "probabilities")
 
 
-class Stage:
-    """A gateway whose loop, workers and combiner move only when they are told to."""
+class Outcome:
+    """What becomes of a request; it is told once."""
 
-    def __init__(self, memory, sockets, loop):
+    def __init__(self):
+        self._told = []
+
+    def __call__(self, outcome):
+        assert not self._told, "an outcome is told once"
+        self._told.append(outcome)
+
+    def done(self):
+        return bool(self._told)
+
+    def exception(self):
+        (outcome,) = self._told
+        return None if isinstance(outcome, Answer) else outcome
+
+    def result(self):
+        (outcome,) = self._told
+        assert isinstance(outcome, Answer), outcome
+        return outcome
+
+
+class PlayedLinks:
+    """Links whose other ends are played."""
+
+    def __init__(self):
+        self.jobs = {device: deque() for device in DEVICES}
+        self.to_combiner = deque()
+        self.can_send = True
+
+    def started(self, device, incarnation):
+        pass
+
+    def forget(self, device):
+        pass
+
+    def send(self, device, message):
+        if self.can_send and not isinstance(message, Reset):
+            self.jobs[device].extend(message.jobs)
+        return self.can_send
+
+    def tell_combiner(self, message):
+        self.to_combiner.append(message)
+
+
+class Stage:
+    """An engine whose loop, workers and combiner move only when they are told to."""
+
+    def __init__(self, memory):
         self.arena = open_arena(memory)
         self.memory = memory
         self.combiner = ArenaCombiner(0, open_arena(memory))
-        self.to_combiner, self.to_front_end = deque(), deque()
+        self.to_front_end = deque()
         self.turns = deque()
-        self.decode = msgspec.msgpack.Decoder(ToCombiner).decode
+        self.links = PlayedLinks()
+        self.jobs, self.to_combiner = self.links.jobs, self.links.to_combiner
         self.ended: set[int] = set()
         self.requests = []
-        self.gateway = gateway = Gateway(
+        self.engine = engine = Engine(
             memory=memory,
-            sockets=sockets,
+            links=self.links,
             epoch=1,
             instances={d: tuple(map(instance, members)) for d, members in DEVICES.items()},
             workers=[(device, 1) for device in DEVICES],
@@ -78,46 +123,35 @@ class Stage:
                 60.0, waiting_requests=2, waiting_rows=16, answer_bytes=ANSWER_BYTES
             ),
             loop=SimpleNamespace(
-                create_future=loop.create_future,
                 call_soon=self.call_soon,
                 call_later=lambda _, function, *arguments: self.call_soon(function, *arguments),
             ),
         )
-        self.close_sockets(gateway)
-        self.fleet, self.ledger = gateway.fleet, gateway._ledger
-        gateway._combiner = SimpleNamespace(send=lambda m: self.to_combiner.append(self.decode(m)))
-        gateway._hear_workers = gateway._dispatching._on_sent = lambda: None
-        self.jobs = {device: deque() for device in DEVICES}
+        self.fleet = engine.fleet
         self.incarnation = dict.fromkeys(DEVICES, 1)
-        self.fleet._send = self.assign
         for device in DEVICES:
             self.hello(device)
-        gateway._on_combiner_hello(CombinerHello(1))
-        gateway._open_if_idle()
-
-    def close_sockets(self, gateway):
-        for socket in (gateway._inbox, gateway._combiner, gateway.fleet.router):
-            socket.close(0)
+        engine._combiner_hello(CombinerHello(1))
 
     def call_soon(self, function, *arguments):
         self.turns.append((function, arguments))
 
-    def assign(self, worker, message):
-        self.jobs[worker.state.name].extend(message.jobs)
-        return True
-
     def hello(self, device):
         latencies = tuple((0.001, 0.002) for _ in DEVICES[device])
-        self.fleet._on_hello(self.fleet.workers[device], Hello(1, 0, latencies))
+        self.engine._hear_worker(device, Hello(1, 0, latencies))
 
     # -- what may happen
 
     def submit(self, model, rows, **wish):
-        inputs = [(0, np.zeros((rows, 2), np.float32))]
+        inputs, outcome = [(0, memoryview(bytes(rows * 8)))], Outcome()
         try:
-            request = self.gateway.submit(model, Bound(inputs, rows, Wish(**wish)), arrived=0.0)
+            request = self.engine.submit(
+                Prepared(model, Wish(**wish)), inputs, rows, outcome, arrived=0.0
+            )
         except (QueueFull, Unavailable):
+            assert not outcome.done()
             return None
+        assert not outcome.done(), "not within `submit`"
         self.requests.append(request)
         return request
 
@@ -141,12 +175,13 @@ class Stage:
             self.arena.done[member, slots] = -rows if how == FAILS else rows
             self.to_combiner.append(Predicted((Predictions(0, start, stop),)))
         # The word of it comes to the front-end in some later turn.
-        worker, incarnation = self.fleet.workers[device], self.incarnation[device]
+        incarnation = self.incarnation[device]
 
         def finished():
             if self.incarnation[device] == incarnation:
-                self.fleet._on_finished(worker, Finished(job.id, 0.001, how != FAILS), 0.0)
-                self.gateway._dispatching.soon()
+                done = Finished(job.id, 0.001, how != FAILS)
+                self.engine._hear_worker(device, Ready(1, (done,)))
+                self.engine._pass_on()
 
         self.call_soon(finished)
 
@@ -156,7 +191,7 @@ class Stage:
             message = self.to_combiner.popleft()
             if isinstance(message, Close):
                 self.told(self.combiner.evaluate(message.start, message.stop))
-            else:
+            elif isinstance(message, Predicted):
                 for item in message.ranges:
                     self.told(self.combiner.evaluate(item.start, item.stop, item.error))
 
@@ -176,22 +211,22 @@ class Stage:
         for _ in range(min(count, len(self.to_front_end))):
             match self.to_front_end.popleft():
                 case Deferred() as deferred:
-                    self.ledger.defer(deferred)
+                    self.engine._defer(deferred)
                 case Ended() as ended:
-                    self.ledger.settle(0, ended)
+                    self.engine._settle(0, ended)
 
     def restart_combiner(self):
         """It dies; all that it was told, and part of what it said, is lost."""
         self.to_combiner.clear()
         self.to_front_end.clear()
         self.combiner = ArenaCombiner(0, open_arena(self.memory))
-        self.gateway._on_combiner_hello(CombinerHello(1))
+        self.engine._combiner_hello(CombinerHello(1))
 
     def kill(self, device, *, for_good=False):
         """A worker dies and is started anew, perhaps in vain."""
         self.die(device)
         if for_good:
-            self.gateway.worker_down(device)
+            self.engine.worker_down(device)
         else:
             self.revive(device)
 
@@ -200,25 +235,25 @@ class Stage:
         if self.fleet.workers[device].incarnation == 0:
             return
         jobs = self.jobs[device]
-        self.gateway.worker_reaped(device, self.incarnation[device], jobs[0].id if jobs else 0)
+        self.engine.worker_reaped(device, self.incarnation[device], jobs[0].id if jobs else 0)
         jobs.clear()
         self.incarnation[device] += 1
 
     def revive(self, device):
         if self.fleet.workers[device].incarnation == 0:
-            self.gateway.worker_started(device, self.incarnation[device])
+            self.engine.worker_started(device, self.incarnation[device])
             self.hello(device)
-            self.gateway._dispatching.soon()
+            self.engine._dispatch_soon()
 
     def close(self, number):
         if self.requests:
             request = self.requests[number % len(self.requests)]
-            self.gateway.close(request, DeadlineExceeded("too late"))
+            self.engine.close(request, DeadlineExceeded("too late"))
 
     def finish(self):
         """Let everything go its way, and check what is left."""
         for _ in range(200):
-            self.gateway._dispatching.soon()
+            self.engine._dispatch_soon()
             self.turn()
             for device in DEVICES:
                 self.work(device, UNSURE)
@@ -226,24 +261,16 @@ class Stage:
             self.combine(1000)
             self.hear(1000)
         for request in self.requests:
-            assert request.future.done(), request
-        assert not self.gateway.requests
-        assert self.gateway.flights[0].slots.held == 0
-        assert self.ledger._answers.held_bytes == 0
+            assert request.on_done.done(), request
+        assert not self.engine.requests
+        assert self.engine.arenas[0].slots.held == 0
+        assert self.engine._answers.held_bytes == 0
         assert all(member.pending.rows == 0 for member in self.fleet._all_members)
-        assert all(owner is None for owner in self.gateway.flights[0]._owners)
+        assert all(owner is None for owner in self.engine.arenas[0]._owners)
         assert not self.combiner._reasons
 
 
 @contextmanager
 def on_stage():
-    loop = asyncio.new_event_loop()
-    with mapped(SPEC) as memory, tempfile.TemporaryDirectory(prefix="et-") as sockets:
-        stage = Stage(memory, sockets, loop)
-        try:
-            yield stage
-        finally:
-            for request in stage.requests:
-                if request.future.done():
-                    request.future.exception()
-            loop.close()
+    with mapped(SPEC) as memory:
+        yield Stage(memory)

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 
 from allocator.simulation.binding import Binder
 from allocator.simulation.jobs import Costs, DeviceState, InstanceState
-from server.gateway import dispatch
-from server.gateway.batching import PendingRanges, merge
-from server.gateway.flows import NORMAL, Flows
+from server.engine import dispatch
+from server.engine.batching import PendingRanges, merge
+from server.engine.flows import NORMAL, Flows
 
 SEGMENT = 1 << 40
 #: Multiples of a power of two, so that sums are exact and ties are ties in both.

@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import grpc
 import pytest
 
+from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.front_end_spec import ClientLimits
-from server.gateway.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.grpc_api import calls as module
 from server.grpc_api.calls import Calls
 from server.grpc_api.entrance import Entrance

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.errors import InvalidRequest, QueueFull, RequestTooLarge
-from server.gateway.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.http_api.body import BodyReader, Disconnected, linger, read_length
 
 LIMIT = 100_000

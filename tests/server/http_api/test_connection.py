@@ -1,6 +1,7 @@
 """What a connection waits for, and for how long, by a clock of the test's."""
 
 import asyncio
+from types import SimpleNamespace
 
 import pytest
 from uvicorn import Config
@@ -59,7 +60,8 @@ class Scene:
     """A connection, its transport, and an application that answers when it may."""
 
     def __init__(self):
-        self.connections = Connections(LIMITS, most=2, unread=UnreadAnswers(1000))
+        nothing_is_fast = SimpleNamespace(receive=lambda *_: None, is_infer=lambda _: False)
+        self.connections = Connections(LIMITS, 2, UnreadAnswers(1000), nothing_is_fast)
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.config = Config(

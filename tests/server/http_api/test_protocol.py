@@ -5,9 +5,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from server.engine.request import Answer
+from server.engine.spec import ServedModel
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.gateway.accepted import Answer, ServedModel
 from server.http_api.protocol import encode_answer, parse_request
 from server.inference.requests import InferRequest, WantedOutput
 from server.inference.tensors import bytes_to_wire

@@ -16,18 +16,17 @@ from server.inference.inference import Endpoint
 
 
 class Broken:
-    """A gateway whose every use is a fault."""
+    """An engine whose every use is a fault."""
 
-    @property
-    def is_open(self):
+    def check_open(self):
         raise ZeroDivisionError("oh")
 
 
 def ask(*headers):
-    """What a route with a broken gateway answers: status, headers, document."""
-    model = SimpleNamespace(served=SimpleNamespace(name="m"))
+    """What a route with a broken engine answers: status, headers, document."""
+    model = SimpleNamespace(served=SimpleNamespace(name="m"), inputs=())
     inference = SimpleNamespace(
-        gateway=Broken(), endpoints={"m": Endpoint(model)}, access=AccessLog("none"), tracer=None
+        engine=Broken(), endpoints={"m": Endpoint(model)}, access=AccessLog("none"), tracer=None
     )
     scope = {
         "type": "http",

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
+from server.engine.request import Answer, Extras, Wish
+from server.engine.spec import ServedModel
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
-from server.gateway.accepted import Answer, Extras, ServedModel, Wish
 from server.inference.outputs import extra_outputs, output_tensors, wish_for
 from server.inference.requests import Parameters, WantedOutput
 from server.inference.tensors import bytes_from_wire

@@ -9,8 +9,8 @@ import yaml
 from scraping import documented_queries, documented_words
 
 from server import errors
+from server.engine.statistics import OUTCOMES, REASONS
 from server.errors import RequestError
-from server.gateway.statistics import OUTCOMES, REASONS
 from tests.container.promql import problems
 
 ALERTS = Path(__file__).parents[3] / "configs/prometheus/alerts.yml"

@@ -5,7 +5,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
-from server.gateway.histogram import Histogram
+from server.engine.histogram import Histogram
 from server.metrics.exposition import Exposition
 from server.metrics.families import Counters, Gauges, Histograms
 

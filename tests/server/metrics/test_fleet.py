@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.gateway.batching import PendingRanges
-from server.gateway.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
-from server.gateway.flows import NORMAL, Flows
-from server.gateway.memory_budget import MemoryBudget
-from server.gateway.slots import SlotAllocator
-from server.gateway.waiting_room import WaitingRoom
+from server.engine.batching import PendingRanges
+from server.engine.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
+from server.engine.flows import NORMAL, Flows
+from server.engine.memory_budget import MemoryBudget
+from server.engine.slots import SlotAllocator
+from server.engine.waiting_room import WaitingRoom
 from server.metrics import fleet
 from server.metrics.exposition import Exposition
 from server.metrics.fleet import ArenaMetrics, FleetMetrics
@@ -35,10 +35,10 @@ def test_what_waits_for_an_arena():
     for rows, claimed in ((7, 3), (2, 0)):
         request = SimpleNamespace(rows=rows, claimed=claimed, flow=FLOW)
         room.enter(request)
-    flight = SimpleNamespace(arena=SimpleNamespace(capacity=32), room=room, slots=slots)
+    arena = SimpleNamespace(arena=SimpleNamespace(capacity=32), room=room, slots=slots)
     bodies = MemoryBudget(1000)
     bodies.take(300)
-    values = scrape(ArenaMetrics(SimpleNamespace(flights=[flight]), bodies))
+    values = scrape(ArenaMetrics(SimpleNamespace(arenas=[arena]), bodies))
     assert values['arena_slots{arena="0"}'] == 32
     assert values['arena_used_slots{arena="0"}'] == 5
     assert values['arena_waiting_requests{arena="0"}'] == 2

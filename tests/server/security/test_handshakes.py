@@ -44,7 +44,7 @@ def test_over_http(files, monkeypatch):
 
     async def run():
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            connections = Connections(ClientLimits(), 10, UnreadAnswers(1 << 20))
+            connections = Connections(ClientLimits(), 10, UnreadAnswers(1 << 20), fast=None)
             context = make_context(files)
             server = http_server.HttpServer(None, connections, listening=listening, context=context)
             server.config.load()

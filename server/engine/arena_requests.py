@@ -1,0 +1,248 @@
+"""The requests of one arena: who owns which slot, what goes in, and what comes back.
+
+Runs in the front-end. A request's rows go into the arena in pieces, each within one segment; a
+piece is copied out as its rows end, and no request holds slots while it waits for more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from server.engine.batching import Range
+from server.engine.cascade import move_on
+from server.engine.request import Request, Trace
+from server.engine.slots import SlotAllocator
+from server.engine.waiting_room import WaitingRoom
+from server.errors import MemberFailed, RequestError, Unavailable
+from workers.arena import Arena
+from workers.messages import Deferred, Ended
+from workers.terms import unpack
+
+__all__ = ["ArenaRequests"]
+
+
+class ArenaRequests:
+    """The front-end's side of one arena.
+
+    Args:
+        arena: its cells.
+        room: where requests wait for space in it.
+    """
+
+    def __init__(self, arena: Arena, room: WaitingRoom) -> None:
+        spec = arena.spec
+        generation = arena.last_row() // arena.capacity + 1
+        self.arena = arena
+        self.room = room
+        self.slots = SlotAllocator(spec.segments, spec.segment_rows, generation)
+        self._inputs = [
+            (view.reshape(-1).view(np.uint8).data, view[:1].nbytes) for view in arena.views
+        ]
+        # Cell by cell: quicker for a lone row than arrays of one element.
+        self._row, self._ensemble = arena.row.data, arena.ensemble.data
+        self._expected, self._terms = arena.expected.data, arena.terms.data
+        self._started = [0.0] * arena.capacity
+        self._owners: list[Request | None] = [None] * arena.capacity
+        self._offsets = [0] * arena.capacity
+        members = np.arange(len(spec.members), dtype=np.uint64)
+        self._bits = (np.uint64(1) << members)[:, np.newaxis]
+
+    def place(self, request: Request) -> Range | None:
+        """Claim slots for (more of) a request and write its inputs; None if it gets none now.
+
+        The rows are complete in the arena when this returns, before any message names them.
+        """
+        admission, offset = request.admission, request.claimed
+        span = self.slots.claim(request.rows - offset, admission.flow, request.accepted)
+        if span is None:
+            return None
+        start, stop = span
+        count, slot = stop - start, start % self.arena.capacity
+        for view, rows in request.inputs:
+            stored, size = self._inputs[view]
+            stored[slot * size : (slot + count) * size] = rows[
+                offset * size : (offset + count) * size
+            ]
+        if count == 1:
+            self._ensemble[slot] = request.prepared.model.ensemble
+            self._expected[slot] = admission.expected
+            self._terms[slot] = admission.cell
+            self._row[slot] = start
+            self._owners[slot] = request
+            self._offsets[slot] = offset
+        else:
+            arena, slots = self.arena, slice(slot, slot + count)
+            arena.ensemble[slots] = request.prepared.model.ensemble
+            arena.expected[slots] = admission.expected
+            arena.terms[slots] = admission.cell
+            arena.row[slots] = arena.numbers(start, stop)
+            self._owners[slots] = [request] * count
+            self._offsets[slots] = range(offset, offset + count)
+        request.spans.append((start, stop, offset))
+        request.claimed += count
+        return span
+
+    def start(self, ranges: Sequence[Range], now: float) -> None:
+        """Note that rows were handed to a worker."""
+        for start, stop in ranges:
+            slot = start % self.arena.capacity
+            self._started[slot : slot + stop - start] = [now] * (stop - start)
+
+    def traces(self, ranges: Sequence[Range]) -> list[Trace]:
+        """The traces of the requests whose rows these are, each once."""
+        owned = (request for span in ranges for request, _, _ in self._owned(*span))
+        found = dict.fromkeys(request.trace for request in owned)
+        return [trace for trace in found if trace is not None]
+
+    def _owned(self, start: int, stop: int) -> Iterator[tuple[Request, int, int]]:
+        """The requests that own rows of [start, stop), each with adjacent rows that it owns.
+
+        A row that was told of twice, or is gone, is nobody's.
+        """
+        owners, numbers = self._owners, self._row
+        first = start - start % self.arena.capacity
+        row = start
+        while row < stop:
+            owner = owners[row - first]
+            if owner is None or numbers[row - first] != row:
+                row += 1
+                continue
+            end = row + 1
+            if owner.rows > 1:
+                while end < stop and owners[end - first] is owner and numbers[end - first] == end:
+                    end += 1
+            yield owner, row, end
+            row = end
+
+    def defer(self, deferred: Deferred, available: int) -> list[tuple[Request, Range, int]]:
+        """Let the next stage of their cascade predict rows.
+
+        Args:
+            deferred: the rows, and the stage that they were at.
+            available: mask of the members that are up.
+
+        Returns:
+            The requests and ranges that moved on, with the members that are to predict them: 0 if
+            none is left.
+        """
+        further: list[tuple[Request, Range, int]] = []
+        for request, start, stop in self._owned(deferred.start, deferred.stop):
+            ranges, mask = move_on(self.arena, request, (start, stop), deferred.stage, available)
+            further += [(request, span, mask) for span in ranges]
+        return further
+
+    def settle(self, ended: Ended) -> list[tuple[Request, Range, bool]]:
+        """Take in that rows have ended: copy answers out, note failures.
+
+        Returns the requests concerned, which of their rows ended, and whether every member they
+        waited for had settled these rows (if not, a worker may still hold them).
+        """
+        settled: list[tuple[Request, Range, bool]] = []
+        first = ended.start - ended.start % self.arena.capacity
+        values = b""
+        for request, start, stop in self._owned(ended.start, ended.stop):
+            slot = start - first
+            expected = request.admission.expected
+            if not ended.answered:
+                request.error = (
+                    request.error or request.close_reason or self._failure(request, ended)
+                )
+            else:
+                spec = request.prepared.model.spec
+                values = values or self.arena.answer_bytes(spec, ended.start, ended.stop)
+                size = spec.output.row_bytes
+                offset = self._offsets[slot]
+                request.take(
+                    offset, values[(start - ended.start) * size : (stop - ended.start) * size]
+                )
+                if request.extras is not None:
+                    slots = self.arena.slots(start, stop)
+                    request.extras.take(offset, self.arena, slots, ended.used)
+                asked = request.admission.asked
+                if request.admission.terms.stage:
+                    expected = self._expected[slot]
+                    asked = spec.stages[unpack(self._terms[slot]).stage - 1]
+                    saved = request.admission.asked & ~asked
+                    request.saved += saved.bit_count() * (stop - start)
+                request.used &= ended.used
+                request.short |= asked != (expected if ended.certain else ended.used)
+            request.started = max(request.started, self._started[slot])
+            self._owners[slot : slot + stop - start] = [None] * (stop - start)
+            request.settled += stop - start
+            complete = ended.answered and ended.used == expected
+            settled.append((request, (start, stop), complete))
+        return settled
+
+    def _failure(self, request: Request, ended: Ended) -> RequestError:
+        if ended.error:
+            return MemberFailed(ended.error)
+        arena, slots = self.arena, self.arena.slots(ended.start, ended.stop)
+        failed = (arena.done[:, slots] == -arena.numbers(ended.start, ended.stop)).any(axis=1)
+        expected = int(np.bitwise_or.reduce(arena.expected[slots]))
+        names = [
+            repr(arena.spec.members[member])
+            for member in request.model.spec.members
+            if expected >> member & 1 and failed[member]
+        ]
+        if names:
+            return MemberFailed(f"member {', '.join(names)} failed on this input")
+        quorum = request.admission.quorum
+        if expected.bit_count() < quorum:  # of a cascade whose later members are down
+            return Unavailable(
+                f"{request.model.name!r} can't meet its quorum of {quorum}: "
+                f"only {expected.bit_count()} of its members are up"
+            )
+        return MemberFailed("what the members predicted could not be combined")
+
+    def are_awaited(self, start: int, stop: int) -> bool:
+        """Whether some rows were not closed, and some member that they expect has not settled them.
+
+        So they may still be in its list.
+        """
+        arena, slots = self.arena, self.arena.slots(start, stop)
+        rows = arena.numbers(start, stop)
+        awaited = (arena.expected[slots] & self._bits) != 0
+        awaited &= np.abs(arena.done[:, slots]) != rows
+        return bool((awaited & (arena.closing[slots] != rows)).any())
+
+    def close(self, request: Request) -> list[Range]:
+        """Mark what a request still has in the arena as to be closed, and return it.
+
+        It claims no more; its rows stay claimed until the combiner has ended them.
+        """
+        self.room.leave(request)
+        ranges: list[Range] = []
+        for first, last, _ in request.spans:
+            for owner, start, stop in self._owned(first, last):
+                if owner is request:
+                    slots = self.arena.slots(start, stop)
+                    self.arena.closing[slots] = self.arena.numbers(start, stop)
+                    ranges.append((start, stop))
+        return ranges
+
+    def unsettled_ends(self) -> list[Ended]:
+        """Rows that have ended in the arena although nobody said so (a message was lost)."""
+        arena = self.arena
+        told = [owner is not None for owner in self._owners]
+        lost = np.flatnonzero(np.array(told) & (np.abs(arena.ended) == arena.row))
+        return [self._end_of(int(slot)) for slot in lost]
+
+    def _end_of(self, slot: int) -> Ended:
+        """What the combiner has said, or would have, of the row in a slot, which has ended."""
+        arena, row = self.arena, int(self.arena.row[slot])
+        answered = bool(arena.ended[slot] > 0)
+        may_be_early = answered and unpack(self._terms[slot]).early
+        return Ended(
+            arena=-1,
+            start=row,
+            stop=row + 1,
+            used=int(arena.used[slot]),
+            answered=answered,
+            certain=may_be_early and self.are_awaited(row, row + 1),
+        )
+
+    def reset(self) -> None:
+        """Forget every row of a former front-end: all its clients are gone."""
+        self.arena.row[:] = 0

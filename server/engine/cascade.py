@@ -1,0 +1,84 @@
+"""The stages of a cascade: who is asked next, and what becomes of a row's cells then.
+
+Runs in the front-end; pure but for the arena's cells. A cascade asks its members stage by stage,
+and a row leaves it as soon as the members asked so far are sure enough; the combiner decides that.
+Source: Wang et al., "Wisdom of Committees: An Overlooked Approach To Faster and More Accurate
+Models" (ICLR 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from server.engine.batching import Range
+from server.engine.request import Request
+from workers.arena import Arena
+from workers.terms import Terms, unpack
+
+__all__ = ["advance", "move_on", "stage_terms"]
+
+
+def advance(stages: Sequence[int], stage: int, available: int) -> tuple[int, int]:
+    """The stage after one, and the members that are asked then.
+
+    A stage of which no member is up is passed over.
+
+    Args:
+        stages: masks of the members asked up to and including each stage.
+        stage: how many stages were asked so far.
+        available: mask of the members that are up.
+
+    Returns:
+        How many stages are asked then, and the mask of the additional members; the last stage and
+        no member if nobody is left.
+    """
+    asked = stages[stage - 1] if stage else 0
+    for reached in range(stage + 1, len(stages) + 1):
+        mask = stages[reached - 1] & ~asked & available
+        if mask:
+            return reached, mask
+    return len(stages), 0
+
+
+def stage_terms(quorum: int, stages: Sequence[int], stage: int) -> Terms:
+    """The terms of a row of which so many stages are asked.
+
+    Its quorum is the ensemble's, or all that were asked so far, if they are fewer.
+    """
+    return Terms(min(quorum, stages[stage - 1].bit_count()), stage=stage)
+
+
+def move_on(
+    arena: Arena, request: Request, rows: Range, stage: int, available: int
+) -> tuple[list[Range], int]:
+    """Let the next stage predict those of a request's rows that are at a stage.
+
+    Others are past it already, or closed; a repeated message changes nothing.
+
+    Args:
+        arena: where they are.
+        request: whose they are.
+        rows: adjacent, within one segment.
+        stage: how many stages were asked.
+        available: mask of the members that are up.
+
+    Returns:
+        The ranges that moved on, and the members that are to predict them; if none is left, the
+        combiner ends these rows.
+    """
+    stages = request.model.spec.stages
+    reached, mask = advance(stages, stage, available)
+    cell = stage_terms(request.admission.quorum, stages, reached).pack()
+    terms, expected, closing = arena.terms.data, arena.expected.data, arena.closing.data
+    ranges: list[Range] = []
+    for row in range(*rows):
+        slot = row % arena.capacity
+        if unpack(terms[slot]).stage != stage or closing[slot] == row:
+            continue
+        expected[slot] |= mask
+        terms[slot] = cell  # after `expected`: the combiner reads them in the other order
+        if ranges and ranges[-1][1] == row:
+            ranges[-1] = (ranges[-1][0], row + 1)
+        else:
+            ranges.append((row, row + 1))
+    return ranges, mask

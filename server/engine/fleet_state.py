@@ -1,0 +1,201 @@
+"""The fleet as the dispatcher sees it: members, their placements, devices and the jobs they hold.
+
+Runs in the front-end; pure (the clock is an argument). `server.engine.fleet` keeps it up to date,
+`server.engine.dispatch` decides by it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from server.engine.batching import PendingRanges, Range
+from server.engine.flows import Flow
+from server.engine.statistics import InstanceCounters, MemberCounters
+
+__all__ = ["ArenaRange", "DeviceState", "Hold", "Latency", "Member", "OpenJob", "Placement"]
+
+_CREDITS = 2
+_LEAD_S = 0.001
+_SMOOTHING = 0.2
+#: How many times the usual a batch is believed to take, and what is usual at least.
+_MOST, _LEAST_S = 3.0, 0.001
+
+
+class Latency:
+    """Estimates of seconds per batch of an instance: per power of two, learned as it runs."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+        self._full = (batch - 1).bit_length()
+        self._seconds = [0.0] * (batch.bit_length() + 1)
+
+    def warm_up(self, one_row_s: float, full_s: float) -> None:
+        """Start from two measurements; what lies between them is interpolated."""
+        for bucket in range(len(self._seconds)):
+            share = min(1 << bucket, self.batch) / self.batch
+            self._seconds[bucket] = one_row_s + (full_s - one_row_s) * share
+        self._seconds[0] = one_row_s
+
+    def learn(self, rows: int, elapsed_s: float) -> None:
+        """Take in how long a batch of `rows` took.
+
+        One that took far longer than usual was held up, mostly, and says little about the next:
+        only if that goes on it is believed.
+        """
+        bucket = (rows - 1).bit_length()
+        usual_s = self._seconds[bucket]
+        believed_s = min(elapsed_s, _MOST * max(usual_s, _LEAST_S))
+        self._seconds[bucket] += _SMOOTHING * (believed_s - usual_s)
+
+    def seconds(self, rows: int) -> float:
+        """How long a batch of `rows` should take, or a full one if that is less."""
+        return self._seconds[(rows - 1).bit_length() if rows < self.batch else self._full]
+
+    def total(self, rows: int) -> float:
+        """How long `rows` should take, batch after batch."""
+        if rows < self.batch:
+            return self._seconds[(rows - 1).bit_length()]
+        rest = rows % self.batch
+        seconds = rows // self.batch * self._seconds[self._full]
+        return seconds + self._seconds[(rest - 1).bit_length()] if rest else seconds
+
+
+#: Rows of an arena: its index, the first row, one past the last.
+ArenaRange = tuple[int, int, int]
+
+
+@dataclass(slots=True, eq=False)
+class Hold:
+    """Rows that have ended while open jobs may still touch them.
+
+    Attributes:
+        rows: which.
+        jobs: how many jobs hold them.
+    """
+
+    rows: ArenaRange
+    jobs: int
+
+
+@dataclass(slots=True)
+class OpenJob:
+    """A job that a worker holds.
+
+    Attributes:
+        since: when its oldest row came.
+        opened: when it was bound.
+        shares: the flows that its rows belong to, each with its ranges.
+        holds: rows that are released with the last job that holds them.
+    """
+
+    id: int
+    placement: Placement
+    ranges: list[Range]
+    rows: int
+    expected_s: float
+    since: float
+    opened: float
+    shares: list[tuple[Flow, list[Range]]]
+    holds: list[Hold] = field(default_factory=list)
+
+
+@dataclass(slots=True, eq=False)
+class DeviceState:
+    """A device as the dispatcher sees it: up or not, and the jobs it holds in their order.
+
+    Attributes:
+        expected_s: of all these jobs together.
+        head_since: when the first of them began.
+    """
+
+    name: str
+    up: bool = False
+    jobs: dict[int, OpenJob] = field(default_factory=dict)
+    expected_s: float = 0.0
+    head_since: float = 0.0
+
+    def backlog_s(self, now: float) -> float:
+        """How long what it holds should still take.
+
+        A job that has overrun its estimate is expected to go on for as long again as it is late,
+        so that work turns away from a device that hangs.
+        """
+        if not self.jobs:
+            return 0.0
+        running = next(iter(self.jobs.values())).expected_s
+        spent = now - self.head_since
+        if spent <= running:
+            return self.expected_s - spent
+        return self.expected_s - running + (spent - running)
+
+    def has_room(self, placement: Placement, now: float) -> bool:
+        """Whether it takes one more job of that placement."""
+        held = len(self.jobs)
+        if held < _CREDITS:
+            return True
+        return self.backlog_s(now) < _LEAD_S and all(
+            job.placement is not placement for job in self.jobs.values()
+        )
+
+    def open(self, job: OpenJob, now: float) -> None:
+        """Add a job it was given."""
+        if not self.jobs:
+            self.head_since = now
+        self.jobs[job.id] = job
+        self.expected_s += job.expected_s
+        job.placement.member.open_jobs += 1
+
+    def close(self, job_id: int, now: float) -> OpenJob | None:
+        """Remove a job that is over; None if it isn't open."""
+        self.head_since = now
+        job = self.jobs.pop(job_id, None)
+        if job is not None:
+            self.expected_s = self.expected_s - job.expected_s if self.jobs else 0.0
+            job.placement.member.open_jobs -= 1
+        return job
+
+
+@dataclass(slots=True, eq=False)
+class Placement:
+    """A member on a device: one instance.
+
+    Attributes:
+        device: where it is loaded.
+        instance: its index among the worker's instances.
+        member: whose rows it takes.
+        latency: what its batches take; knows the batch size.
+        counters: what it has done.
+    """
+
+    device: DeviceState
+    instance: int
+    member: Member
+    latency: Latency
+    counters: InstanceCounters = field(default_factory=InstanceCounters)
+
+
+@dataclass(slots=True, eq=False)
+class Member:
+    """A member with its pending rows and its placements.
+
+    Attributes:
+        arena: index of its arena.
+        index: its index among the arena's members.
+        given_up: every device that holds it is down for good.
+        open_jobs: how many of its jobs workers hold.
+        counters: what it has done.
+    """
+
+    name: str
+    arena: int
+    index: int
+    pending: PendingRanges
+    placements: list[Placement] = field(default_factory=list)
+    given_up: bool = False
+    open_jobs: int = 0
+    counters: MemberCounters = field(default_factory=MemberCounters)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether some worker serves it now."""
+        return any(placement.device.up for placement in self.placements)

@@ -1,0 +1,325 @@
+"""A request in the engine: what it asks of its model, and the one answer that it gets.
+
+Used in the front-end, between the protocols and the engine; knows neither.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import numpy as np
+
+from server.engine.flows import NORMAL, Flow
+from server.engine.spec import ServedModel
+from server.errors import RequestError
+from workers.arena import Arena
+from workers.predictions import ClassMap
+from workers.spec import EnsembleSpec
+from workers.terms import Terms
+
+__all__ = [
+    "Admission",
+    "Answer",
+    "Extras",
+    "Outcome",
+    "Prepared",
+    "Request",
+    "Span",
+    "StoredInput",
+    "Trace",
+    "Wish",
+]
+
+_log = logging.getLogger(__name__)
+_ALL = -1
+
+#: A view of the arena and the bytes that go there: rows one after another, each as the view has it.
+StoredInput = tuple[int, memoryview]
+
+#: Adjacent rows [start, stop) of a request, within one segment; the first is its `offset`-th row.
+Span = tuple[int, int, int]
+
+
+class Trace(Protocol):
+    """What the engine knows of a request's trace (see `server.engine.tracing`).
+
+    Attributes:
+        packed: its span, as workers get it.
+        accepted: when the engine took the request, on the monotonic clock.
+    """
+
+    packed: bytes
+    accepted: float
+
+
+class Wish(msgspec.Struct, frozen=True):
+    """What a request asks of its model; by default the ensemble as it is configured.
+
+    Attributes:
+        timeout_s: its own deadline, 0 for none; the model's holds as well.
+        members: mask of the members that it wants, -1 for all.
+        quorum: the fewest members the answer may rest on, 0 for the ensemble's own (or all that
+            it wants, if those are fewer).
+        scores: whether it wants to know how much the members agree.
+        predictions: members whose own predictions it wants, by index.
+        masks: whether it wants to know which members each row rests on.
+        class_only: whether it wants to know each row's best class, and nothing else.
+        level: its priority (`server.engine.flows`).
+    """
+
+    timeout_s: float = 0.0
+    members: int = _ALL
+    quorum: int = 0
+    scores: bool = False
+    predictions: tuple[int, ...] = ()
+    masks: bool = False
+    class_only: bool = False
+    level: int = NORMAL
+
+    @property
+    def asks_everybody(self) -> bool:
+        """Whether each row needs the prediction of every member that it names."""
+        return self.scores or bool(self.predictions) or self.members != _ALL
+
+    @property
+    def has_extras(self) -> bool:
+        """Whether it wants more than the combined answer."""
+        return self.scores or self.masks or bool(self.predictions)
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """On which terms requests with one wish are taken, as long as the same members are up.
+
+    Attributes:
+        members_up: the version of the set of members that are up (see `Fleet.version`).
+        asked: mask of the members that the client wants.
+        expected: those of them that rows wait for at first.
+        quorum: the fewest members that each row's answer may rest on.
+        terms: on which rows are answered at first.
+        cell: `terms`, as the arena has them.
+        flow: with whom they take their turns.
+    """
+
+    members_up: int
+    asked: int
+    expected: int
+    quorum: int
+    terms: Terms
+    cell: int
+    flow: Flow
+
+
+class Prepared:
+    """All that is the same for every request with one wish to one model.
+
+    Made once for requests that come again, and then worth keeping.
+
+    Attributes:
+        model: what is asked.
+        wish: what is asked of it.
+        limit_s: how long a request may take from its arrival, 0 for ever.
+        row_bytes: what a row's answer holds, for the most part.
+        has_extras: whether more is wanted than the combined answer.
+        admission: on which terms the last one was taken.
+    """
+
+    __slots__ = ("admission", "has_extras", "limit_s", "model", "row_bytes", "wish")
+
+    def __init__(self, model: ServedModel, wish: Wish) -> None:
+        self.model = model
+        self.wish = wish
+        deadlines = [seconds for seconds in (wish.timeout_s, model.deadline_s) if seconds]
+        self.limit_s = min(deadlines, default=0.0)
+        self.has_extras = wish.has_extras
+        self.row_bytes = model.spec.output.row_bytes
+        if self.has_extras:
+            self.row_bytes += len(wish.predictions) * model.spec.predicted.row_bytes
+        self.admission: Admission | None = None
+
+
+class Extras:
+    """What a request gets beside the combined answer; filled in piece by piece.
+
+    Attributes:
+        scores: FP32 [rows, scores of the ensemble], in the order of its spec.
+        used: uint64 [rows], masks of the members that each row rests on.
+        predictions: by member, [rows, *shape], in the ensemble's classes; NaN where it did not
+            contribute.
+    """
+
+    def __init__(self, model: EnsembleSpec, wish: Wish, rows: int) -> None:
+        self.used = np.zeros(rows, np.uint64)
+        self.scores = np.zeros((rows if wish.scores else 0, len(model.scores)), np.float32)
+        shape, dtype = (rows, *model.predicted.shape), model.predicted.dtype
+        self.predictions = {member: np.full(shape, np.nan, dtype) for member in wish.predictions}
+        self._maps = {
+            member: ClassMap(columns)
+            for member, columns in zip(model.members, model.columns, strict=bool(model.columns))
+            if member in self.predictions
+        }
+
+    def take(self, row: int, arena: Arena, slots: slice, used: int) -> None:
+        """Take in some rows that have ended, the first of which is the request's `row`-th."""
+        rows = slice(row, row + slots.stop - slots.start)
+        self.used[rows] = used
+        if len(self.scores):
+            self.scores[rows] = arena.scores[slots, : self.scores.shape[1]]
+        for member, values in self.predictions.items():
+            if not used >> member & 1:
+                continue
+            if member in self._maps:
+                self._maps[member].write(arena.predictions[member][slots], values[rows])
+            else:
+                values[rows] = arena.predictions[member][slots]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What the ensemble says of a request's rows.
+
+    Attributes:
+        values: the combined output, row-major, of the model's output type.
+        rows: how many.
+        used: mask of the members that every row's answer rests on.
+        degraded: whether some row's answer rests on fewer members than it should.
+        extras: what was wished for beside it.
+        accepted: when the request was accepted, on the monotonic clock in seconds.
+        started: when the last of its jobs was handed to a worker.
+        ended: when its last row was combined.
+        saved: predictions, members times rows, that were not needed.
+    """
+
+    values: bytes | bytearray
+    rows: int
+    used: int
+    degraded: bool
+    extras: Extras | None = None
+    accepted: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
+    saved: int = 0
+
+
+Outcome = Answer | RequestError
+
+
+class Request(msgspec.Struct, eq=False):
+    """A request between its acceptance and its one outcome.
+
+    Attributes:
+        inputs: what goes into the arena; unchanged until it is done.
+        rows: at least 1.
+        on_done: called once with the outcome, from the event loop, never within `submit`.
+        accepted: when, on the monotonic clock.
+        left_s: how long it may take from then, 0 for ever.
+        forecast_s: how long it should take but for the bias of its flow, 0 if nobody was before it.
+        spans: its rows in the arena.
+        claimed: how many of its rows have, or had, a slot.
+        settled: how many of these have ended.
+        used: mask of the members that every settled row rests on.
+        short: whether an answer rests on fewer members than it should.
+        saved: predictions, members times rows, that were not needed.
+        started: when the last of its jobs was handed to a worker; before `accepted` if none was.
+        held_bytes: what is counted for its answer.
+        is_done: whether it has its outcome.
+    """
+
+    prepared: Prepared
+    admission: Admission
+    inputs: list[StoredInput]
+    rows: int
+    on_done: Callable[[Outcome], None]
+    accepted: float
+    left_s: float = 0.0
+    forecast_s: float = 0.0
+    extras: Extras | None = None
+    timer: asyncio.TimerHandle | None = None
+    spans: list[Span] = []
+    claimed: int = 0
+    settled: int = 0
+    used: int = -1
+    short: bool = False
+    saved: int = 0
+    started: float = 0.0
+    values: bytes | bytearray = b""
+    held_bytes: int = 0
+    close_reason: RequestError | None = None
+    error: RequestError | None = None
+    trace: Trace | None = None
+    is_done: bool = False
+
+    @property
+    def model(self) -> ServedModel:
+        """What it asks."""
+        return self.prepared.model
+
+    @property
+    def flow(self) -> Flow:
+        """With whom it takes its turns."""
+        return self.admission.flow
+
+    @property
+    def expected(self) -> int:
+        """Mask of the members that its rows wait for at first."""
+        return self.admission.expected
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all the rows that it has, and will have, in the arena have ended."""
+        return self.settled == self.claimed and (self.claimed == self.rows or self.gives_up)
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether it claims no more rows."""
+        return self.error is not None or self.close_reason is not None
+
+    def take(self, row: int, values: bytes) -> None:
+        """Take in the answers of some rows, the first of which is the request's `row`-th."""
+        size = self.prepared.model.spec.output.row_bytes
+        if len(values) == self.rows * size:
+            self.values = values
+            return
+        if not self.values:
+            self.values = bytearray(self.rows * size)
+        memoryview(self.values)[row * size : row * size + len(values)] = values
+
+    def give_up(self) -> None:
+        """Tell why it was closed; its rows stay in the arena until the combiner has ended them."""
+        assert self.close_reason is not None
+        self._tell(self.close_reason)
+
+    def resolve(self, now: float) -> None:
+        """Give the outcome: all rows have ended."""
+        if self.timer is not None:
+            self.timer.cancel()
+        error = self.error
+        if error is None and self.claimed < self.rows:
+            error = self.close_reason
+        if error is not None:
+            self._tell(error)
+            return
+        self._tell(
+            Answer(
+                self.values,
+                self.rows,
+                self.used,
+                self.short,
+                self.extras,
+                self.accepted,
+                max(self.started, self.accepted),
+                now,
+                self.saved,
+            )
+        )
+
+    def _tell(self, outcome: Outcome) -> None:
+        if self.is_done:
+            return
+        self.is_done = True
+        try:
+            self.on_done(outcome)
+        except Exception:  # others' answers must not wait for it
+            _log.exception("an outcome could not be told")

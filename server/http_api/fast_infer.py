@@ -1,0 +1,503 @@
+"""Infer requests of a known kind: from their bytes to the engine and back, without a task.
+
+Runs in the front-end, under every HTTP connection. A binary request whose JSON header was seen
+before (`plans`) needs no parsing: its payload goes to the engine as it lies, and the answer's head
+is known but for a few numbers. One that is like the connection's last, byte for byte up to the
+payload, needs no HTTP parser either. Everything else is left to the ASGI application, where the
+same request is answered in the same way (`infer_route`), only slower.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from server.engine.flows import NORMAL
+from server.engine.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
+from server.engine.request import Answer, Request
+from server.errors import (
+    ClientGone,
+    InternalFault,
+    QueueFull,
+    RequestError,
+    RequestTimeout,
+    Unauthenticated,
+)
+from server.http_api import asker
+from server.http_api.answers import RAW, VARY, error_answer
+from server.http_api.asgi_call import AsgiCall, Writer, response_head
+from server.http_api.compression import LEAST_BYTES
+from server.http_api.framing import Head
+from server.http_api.plans import Plan
+from server.http_api.protocol import encode_answer
+from server.inference.inference import Endpoint, Inference
+from server.inference.request_ids import acceptable
+from server.security.doorkeeper import Doorkeeper, Need
+
+if TYPE_CHECKING:
+    from server.http_api.infer_route import InferPath
+
+__all__ = ["FastCall", "FastInfer", "Incoming", "Repeat"]
+
+_LENGTH = b"inference-header-content-length"
+_OK = b"HTTP/1.1 200 OK\r\n"
+_CLOSE = b"connection: close\r\n"
+_MAX_LENGTH_DIGITS = 18
+#: Headers of requests that are left to the application.
+_UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect"}
+_ONCE = {b"content-length", _LENGTH, b"authorization", asker.HEADER}
+
+
+class Connection(Writer, Protocol):
+    """What the calls here know of their connection."""
+
+    client: tuple[str, int] | None
+    certified: str
+
+    def answer(self, call: FastCall, data: bytes) -> None:
+        """Send the whole answer."""
+        ...
+
+
+class Asked(NamedTuple):
+    """What the head of an infer request says.
+
+    Attributes:
+        path: of which model.
+        length: of the body.
+        header_length: of the JSON in it.
+        authorization: what the client shows, if anything.
+        takes_encoded: whether the answer may be compressed.
+        request_id: what the client calls it, "" for nothing.
+        keep_alive: whether the connection stays.
+    """
+
+    path: InferPath
+    length: int
+    header_length: int
+    authorization: str | None
+    takes_encoded: bool
+    request_id: str
+    keep_alive: bool
+
+
+class Repeat(NamedTuple):
+    """A request that may come again.
+
+    Attributes:
+        prefix: its bytes, but for the payload.
+        nbytes: how many it has altogether.
+        start: where its body begins.
+        asked: what its head says.
+        plan: what to do with its body.
+    """
+
+    prefix: bytes
+    nbytes: int
+    start: int
+    asked: Asked
+    plan: Plan
+
+
+class Incoming:
+    """An infer request while its body comes, into one piece of memory.
+
+    Memory is taken for all that is announced, but the kernel gives it page by page, as it is
+    filled; so does the budget.
+
+    Attributes:
+        asked: what its head says.
+        body: all of it, once `more_body` is false.
+        more_body: whether it is not there as a whole.
+        keep_alive: whether the connection stays when it is answered.
+        is_late: whether its client took too long.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_fast",
+        "_filled",
+        "_hold",
+        "_parts",
+        "asked",
+        "began",
+        "body",
+        "head",
+        "is_late",
+        "keep_alive",
+        "more_body",
+    )
+
+    def __init__(self, fast: FastInfer, head: Head, asked: Asked) -> None:
+        self.head = head
+        self.asked = asked
+        self.began = time.monotonic()
+        self.body: bytes | memoryview = b""
+        self.more_body = True
+        self.keep_alive = asked.keep_alive
+        self.is_late = False
+        self._fast = fast
+        self._hold: Hold | None = None
+        self._parts: list[bytes] = []
+        self._buffer = memoryview(b"")
+        self._filled = 0
+
+    @property
+    def left(self) -> int:
+        """How many bytes are still to come."""
+        return self.asked.length - self._filled
+
+    def feed(self, data: bytes) -> None:
+        """Some of it has come together with the head."""
+        self._parts.append(data)
+
+    def expect_rest(self) -> bool:
+        """Make room for the rest; whether it may come, which it must then do by `free`."""
+        came = b"".join(self._parts)
+        self._parts.clear()
+        self._hold = Hold(self._fast.budget)
+        self._buffer = np.empty(self.asked.length, np.uint8).data
+        self._buffer[: len(came)] = came
+        self._filled = len(came)
+        return True
+
+    def free(self) -> memoryview:
+        """Where the rest goes."""
+        return self._buffer[self._filled :]
+
+    def took(self, nbytes: int) -> bool:
+        """So much more of it is there; whether that is more than bodies may hold together."""
+        self._filled += nbytes
+        assert self._hold is not None
+        try:
+            self._hold.settle(self._filled)
+        except QueueFull:
+            return True
+        return False
+
+    def end_body(self) -> None:
+        """All of it is there."""
+        self.more_body = False
+        if self._hold is None:
+            parts = self._parts
+            self.body = parts[0] if len(parts) == 1 else b"".join(parts)
+            if len(self.body) >= COUNTED_BYTES:
+                self._hold = Hold(self._fast.budget)
+                self._hold.hold(len(self.body))
+        else:
+            self.body = self._buffer
+            if len(self.body) < COUNTED_BYTES:
+                self._hold.settle(0)
+
+    def take_hold(self) -> Hold | None:
+        """What it holds of the budget, for whoever has the body from now on."""
+        hold, self._hold = self._hold, None
+        return hold
+
+    def as_asgi(self, writer: Writer) -> AsgiCall:
+        """Leave it to the application."""
+        call = AsgiCall(self.head, writer, is_infer=True)
+        call.keep_alive = self.keep_alive
+        self._release()
+        if self.more_body:
+            call.feed(self._buffer[: self._filled])
+        else:
+            call.feed(self.body)
+            call.end_body()
+        return call
+
+    def disconnect(self, *, cancel: bool = False) -> None:
+        """The client has gone, or took too long."""
+        del cancel  # nothing runs yet
+        self._release()
+        error = RequestTimeout("the body did not come in time") if self.is_late else ClientGone()
+        self._fast.count_failure(self.asked, self.began, error)
+
+    def _release(self) -> None:
+        if self._hold is not None:
+            self._hold.settle(0)
+            self._hold = None
+
+
+class FastCall:
+    """An infer request that goes to the engine.
+
+    Attributes:
+        keep_alive: whether the connection stays when it is answered.
+    """
+
+    __slots__ = (
+        "_arrived",
+        "_asked",
+        "_client",
+        "_connection",
+        "_fast",
+        "_hold",
+        "_is_admitted",
+        "_plan",
+        "_request",
+        "keep_alive",
+    )
+
+    def __init__(
+        self,
+        fast: FastInfer,
+        connection: Connection,
+        asked: Asked,
+        plan: Plan,
+        hold: Hold | None = None,
+    ) -> None:
+        self.keep_alive = asked.keep_alive
+        self._fast = fast
+        self._connection = connection
+        self._asked = asked
+        self._plan = plan
+        self._hold = hold
+        self._arrived = time.monotonic()
+        self._request: Request | None = None
+        self._is_admitted = False
+        self._client = ""
+
+    def submit(self, body: bytes | memoryview, start: int = 0) -> None:
+        """Have it answered; a refusal comes in the next turn.
+
+        Args:
+            body: holds the request's body.
+            start: where that begins.
+        """
+        fast = self._fast
+        try:
+            if fast.door.is_guarded:
+                client = self._connection.client
+                self._client = fast.door.admit(
+                    Need.INFER,
+                    self._asked.authorization,
+                    self._connection.certified,
+                    client[0] if client else "",
+                )
+            self._is_admitted = True
+            plan = self._plan
+            self._request = fast.engine.submit(
+                plan.prepared,
+                plan.inputs(body, start),
+                plan.rows,
+                self._done,
+                arrived=self._arrived,
+            )
+        except Exception as error:
+            asyncio.get_running_loop().call_soon(self._done, error)
+
+    def repeat(self, data: bytes) -> Repeat | None:
+        """How to know another request like it, if this came as these bytes and no others."""
+        asked = self._asked
+        start = len(data) - asked.length
+        if start <= 0 or not self.keep_alive or asked.request_id:
+            return None
+        prefix = data[: start + asked.header_length]
+        return Repeat(prefix, len(data), start, asked, self._plan)
+
+    def disconnect(self, *, cancel: bool = False) -> None:
+        """The client has gone: its rows are given up."""
+        del cancel
+        if self._request is not None:
+            self._fast.engine.close(self._request, ClientGone())
+
+    def _done(self, outcome: Answer | Exception) -> None:
+        asked, fast = self._asked, self._fast
+        try:
+            if isinstance(outcome, Answer):
+                data = self._encode(outcome)
+                asked.path.endpoint.counters.succeed(self._arrived, outcome)
+            else:
+                data = self._refusal(outcome)
+        except Exception as error:  # a fault of ours: the client is told so
+            data = self._refusal(error)
+        if self._hold is not None:
+            self._hold.settle(0)
+        if self._client:
+            fast.door.leave(self._client)
+        self._request = None
+        self._connection.answer(self, data)
+
+    def _more_headers(self) -> bytes:
+        lines = b"" if self.keep_alive else _CLOSE
+        if self._fast.inference.is_leaving:
+            self.keep_alive, lines = False, _CLOSE
+        if self._asked.request_id:
+            lines += b"%b: %b\r\n" % asker.echo(self._asked.request_id)
+        return lines
+
+    def _encode(self, answer: Answer) -> bytes:
+        plan = self._plan
+        common = self._connection.common_headers() + self._more_headers()
+        if not plan.is_usual:
+            return _OK + common + self._described(answer)
+        key = answer.used, answer.degraded
+        heads = plan.heads
+        head = heads.get(key)
+        if head is None:
+            head = heads[key] = self._described(answer)[: -len(answer.values)]
+        return b"".join((_OK, common, head, answer.values))
+
+    def _described(self, answer: Answer) -> bytes:
+        """The rest of the response's head, and its body."""
+        model = self._asked.path.endpoint.model
+        body, json_length = encode_answer(model, answer, "", self._plan.outputs)
+        if json_length is None:
+            lines = b"content-type: application/json\r\n"
+        else:
+            lines = b"%b: %b\r\n%b: %d\r\n" % (*RAW, _LENGTH, json_length)
+        if len(body) >= LEAST_BYTES:
+            lines += b"%b: %b\r\n" % VARY
+        return b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body)
+
+    def _refusal(self, error: Exception) -> bytes:
+        """The response to a request that has failed; it is counted, and told in the log."""
+        asked, fast = self._asked, self._fast
+        told = error if isinstance(error, RequestError) else None
+        if self._is_admitted or told is None:  # the door counts whom it refuses
+            told = fast.count_failure(asked, self._arrived, error, self._connection.client)
+        error.__traceback__ = None  # it holds the request, which holds the error
+        answer = error_answer(told)
+        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
+        named = told.request_id if isinstance(told, InternalFault) else asked.request_id
+        if named:
+            headers.append(asker.echo(named))
+        if isinstance(told, Unauthenticated) or fast.inference.is_leaving:
+            self.keep_alive = False
+        if not self.keep_alive:
+            headers = [header for header in headers if header[0] != b"connection"]
+            headers.append((b"connection", b"close"))
+        return (
+            response_head(answer.status, self._connection.common_headers(), headers) + answer.body
+        )
+
+
+class FastInfer:
+    """The way of requests of a known kind, for all connections.
+
+    Args:
+        inference: knows the models.
+        paths: where they are asked.
+        max_request_bytes: of a body.
+        budget: what all bodies may hold together.
+        door: lets requests in.
+
+    Attributes:
+        engine: where rows go.
+        inference, budget, door: as given.
+    """
+
+    def __init__(
+        self,
+        inference: Inference,
+        paths: Mapping[str, InferPath],
+        *,
+        max_request_bytes: int,
+        budget: MemoryBudget,
+        door: Doorkeeper,
+    ) -> None:
+        self.inference = inference
+        self.engine = inference.engine
+        self.budget = budget
+        self.door = door
+        self._paths = paths
+        self._max_bytes = max_request_bytes
+        # Who wants to know all of every request has it answered by the application.
+        self._is_off = inference.tracer is not None or inference.access.tells_all
+
+    def is_infer(self, head: Head) -> bool:
+        """Whether a request is to a model that there is."""
+        return head.path in self._paths and head.method == b"POST"
+
+    def receive(self, connection: Connection, head: Head) -> Incoming | None:
+        """A request begins whose body may come as a whole; None if it is for the application."""
+        path = self._paths.get(head.path)
+        if path is None or self._is_off or head.method != b"POST":
+            return None
+        asked = _read_head(head, path)
+        if asked is None or not self.engine.is_open or asked.length > self._max_bytes:
+            return None
+        if asked.length >= COUNTED_BYTES:
+            try:
+                self.budget.check(asked.length)
+            except QueueFull:
+                return None
+        if self.door.is_guarded:
+            try:
+                self.door.identify(Need.INFER, asked.authorization, connection.certified, "")
+            except RequestError:
+                return None
+        return Incoming(self, head, asked)
+
+    def begin(self, connection: Connection, incoming: Incoming) -> FastCall | None:
+        """Make a call of a request that is there as a whole, if it is of a known kind."""
+        asked = incoming.asked
+        plan = asked.path.plans.find(incoming.body, asked.header_length)
+        if plan is None or not self._may_take(asked, plan):
+            return None
+        call = FastCall(self, connection, asked, plan, incoming.take_hold())
+        call.keep_alive = incoming.keep_alive
+        return call
+
+    def _may_take(self, asked: Asked, plan: Plan) -> bool:
+        if plan.is_slow or (asked.takes_encoded and plan.answer_bytes >= LEAST_BYTES):
+            return False
+        return plan.prepared.wish.level == NORMAL or not self.door.keeps_urgent
+
+    def repeat(self, connection: Connection, repeat: Repeat) -> FastCall | None:
+        """A call of a request that is like another; None if that is not known any more."""
+        if self.door.keeps_urgent or not self.engine.is_open:
+            return None
+        return FastCall(self, connection, repeat.asked, repeat.plan)
+
+    def count_failure(
+        self,
+        asked: Asked,
+        began: float,
+        error: Exception,
+        client: tuple[str, int] | None = None,
+    ) -> RequestError:
+        """Count a request that has failed; what its client is told."""
+        endpoint: Endpoint = asked.path.endpoint
+        endpoint.counters.fail(began, error)
+
+        def about() -> dict[str, str]:
+            return {
+                "protocol": "http",
+                "model": endpoint.model.served.name,
+                "client": f"{client[0]}:{client[1]}" if client else "",
+                "request_id": asked.request_id,
+                "trace_id": "",
+            }
+
+        return self.inference.access.failed(began, error, about)
+
+
+def _read_head(head: Head, path: InferPath) -> Asked | None:
+    """What a head says, if it is that of a plain binary request."""
+    found: dict[bytes, bytes] = {}
+    for name, value in head.headers:
+        if name in _UNUSUAL or (name in _ONCE and name in found):
+            return None
+        found[name] = value
+    length, header_length = found.get(b"content-length", b""), found.get(_LENGTH, b"")
+    for given in (length, header_length):
+        if not given.isdigit() or len(given) > _MAX_LENGTH_DIGITS:
+            return None
+    if int(header_length) > int(length):
+        return None
+    authorization = found.get(b"authorization")
+    return Asked(
+        path,
+        int(length),
+        int(header_length),
+        None if authorization is None else authorization.decode("latin-1"),
+        b"accept-encoding" in found,
+        acceptable(found.get(asker.HEADER, b"").decode("latin-1")),
+        head.keep_alive,
+    )

@@ -1,0 +1,113 @@
+import msgspec
+import pytest
+
+from server.engine.admission import admit, check_time, time_left_s
+from server.engine.flows import NORMAL, Flows
+from server.engine.forecast import Prospect
+from server.engine.request import Prepared, Request, Wish
+from server.engine.spec import ServedModel
+from server.errors import InvalidRequest, QueueFull, Unavailable
+from workers.spec import EnsembleSpec, TensorSpec
+from workers.terms import Terms
+
+OUTPUT = TensorSpec("output", "FP32", (2,))
+ALL = 0b111
+FLOW = Flows().of(0, 0, NORMAL)
+
+
+def model(**changes):
+    fields = {"rule": "mean", "weights": (), "quorum": 2, "output": OUTPUT, **changes}
+    return ServedModel(0, 0, EnsembleSpec("all", (0, 1, 2), **fields))
+
+
+def admitted(wish, *, available=ALL, **changes):
+    return admit(Prepared(model(**changes), wish), available, FLOW)
+
+
+def accepted(wish, spent_s=0.0):
+    """A request whose admission took so long."""
+    prepared = Prepared(model(), wish)
+    admission = admit(prepared, ALL, FLOW)
+    return Request(prepared, admission, [], 4, None, 5.0, time_left_s(prepared, spent_s))
+
+
+def test_a_plain_request_asks_all_that_are_up():
+    admission = admitted(Wish(), available=0b101)
+    assert (admission.asked, admission.expected, admission.quorum) == (ALL, 0b101, 2)
+    assert (admission.terms, admission.cell) == (Terms(2), Terms(2).pack())
+
+
+@pytest.mark.parametrize(
+    ("wish", "quorum"),
+    [
+        (Wish(members=0b001), 1),
+        (Wish(members=0b011), 2),
+        (Wish(quorum=3), 3),
+        (Wish(members=0b110, quorum=1), 1),
+    ],
+)
+def test_the_quorum_is_the_requests_or_the_ensembles_or_all_that_are_asked(wish, quorum):
+    assert admitted(wish).quorum == quorum
+
+
+def test_no_more_members_can_be_needed_than_are_asked():
+    with pytest.raises(InvalidRequest, match="quorum of 2 can't be met by 1"):
+        admitted(Wish(members=0b100, quorum=2))
+
+
+def test_what_is_impossible_now_is_refused_now():
+    with pytest.raises(Unavailable, match="only 1 of its members are up"):
+        admitted(Wish(), available=0b100)
+    with pytest.raises(Unavailable, match="quorum of 1"):
+        admitted(Wish(members=0b001), available=0b110)
+
+
+def test_extras_and_the_class_alone_are_terms():
+    assert admitted(Wish(scores=True)).terms == Terms(2, scores=True)
+    assert admitted(Wish(class_only=True)).terms == Terms(2, early=True)
+    assert Prepared(model(), Wish(masks=True)).has_extras
+
+
+STAGES = {"stages": (0b001, 0b111), "thresholds": (0.9,)}
+
+
+def test_a_cascade_begins_with_its_first_stage_that_is_up():
+    request = admitted(Wish(), **STAGES)
+    assert (request.asked, request.expected, request.terms) == (ALL, 0b001, Terms(1, stage=1))
+    request = admitted(Wish(), available=0b110, **STAGES)
+    assert (request.expected, request.terms) == (0b110, Terms(2, stage=2))
+
+
+@pytest.mark.parametrize("wish", [Wish(members=ALL), Wish(scores=True), Wish(predictions=(2,))])
+def test_who_needs_every_member_asks_all_at_once(wish):
+    request = admitted(wish, **STAGES)
+    assert (request.expected, request.terms.stage) == (ALL, 0)
+
+
+# -- time --------------------------------------------------------------------------------------
+
+
+def test_the_earlier_deadline_counts_from_the_arrival():
+    def left_s(timeout_s, deadline_s):
+        served = msgspec.structs.replace(model(), deadline_s=deadline_s)
+        return time_left_s(Prepared(served, Wish(timeout_s=timeout_s)), spent_s=1.0)
+
+    assert left_s(0, 0) == 0.0
+    assert (left_s(3.0, 0), left_s(0, 3.0), left_s(9.0, 3.0), left_s(3.0, 9.0)) == (2.0,) * 4
+    assert 0 < left_s(0.5, 0) < 1e-6, "it has passed, which is not the same as none"
+
+
+def test_what_would_wait_too_long_is_refused():
+    request = accepted(Wish())
+    check_time(request, Prospect(9.9, 99.0), queue_s=10.0)
+    with pytest.raises(QueueFull) as refusal:
+        check_time(request, Prospect(12.5, 13.0), queue_s=10.0)
+    assert (refusal.value.reason, refusal.value.retry_after_s) == ("time", 2.5)
+
+
+def test_what_can_not_make_its_deadline_is_refused():
+    request = accepted(Wish(timeout_s=5.0), spent_s=1.0)
+    check_time(request, Prospect(1.0, 2.9), queue_s=10.0)
+    with pytest.raises(QueueFull) as refusal:
+        check_time(request, Prospect(1.0, 3.5), queue_s=10.0)
+    assert (refusal.value.reason, refusal.value.retry_after_s) == ("deadline", 0.5)
