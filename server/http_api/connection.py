@@ -204,9 +204,12 @@ class Connection(asyncio.BufferedProtocol):
                 if is_new and self._begun == 1 and isinstance(current, FastCall):
                     self._repeat = current.repeat(data)
                 return
-        elif isinstance(call, Incoming) and call.expect_rest():
+        elif isinstance(call, Incoming):
+            may_stay = call.expect_rest()
             self._left = call.left
             self._parser.skip_body()
+            if not may_stay:
+                self._leave_to_application(call)
             return
         if self._frame_bytes > self._limits.header_bytes and not self._transport.is_closing():
             self._refuse_headers()
@@ -262,17 +265,18 @@ class Connection(asyncio.BufferedProtocol):
             self._count_direct(len(data))
 
     def _took(self, call: Incoming, nbytes: int) -> None:
-        """Count what has come of a body into its place; it has no place if others take too much."""
+        """Count what has come of a body into its place."""
         if not call.took(nbytes):
-            self._count_direct(nbytes)
-            return
-        further = call.as_asgi(self)
-        self._incoming = further
+            self._leave_to_application(call)
+        self._count_direct(nbytes)
+
+    def _leave_to_application(self, call: Incoming) -> None:
+        """Others' bodies leave this one no memory, which is for the application to say."""
+        further = self._incoming = call.as_asgi(self)
         if call is self._current:
             self._begin(further)
         else:
             self._waiting[self._waiting.index(call)] = further
-        self._count_direct(nbytes)
 
     def _count_direct(self, nbytes: int) -> None:
         self._left -= nbytes

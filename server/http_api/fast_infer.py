@@ -156,28 +156,27 @@ class Incoming:
         self._parts.append(data)
 
     def expect_rest(self) -> bool:
-        """Make room for the rest; whether it may come, which it must then do by `free`."""
+        """Make room for the rest, which goes to `free`; whether bodies may hold what has come."""
         came = b"".join(self._parts)
         self._parts.clear()
         self._hold = Hold(self._fast.budget)
         self._buffer = np.empty(self.asked.length, np.uint8).data
         self._buffer[: len(came)] = came
-        self._filled = len(came)
-        return True
+        return self.took(len(came))
 
     def free(self) -> memoryview:
         """Where the rest goes."""
         return self._buffer[self._filled :]
 
     def took(self, nbytes: int) -> bool:
-        """So much more of it is there; whether that is more than bodies may hold together."""
+        """So much more of it is there; whether bodies may hold that."""
         self._filled += nbytes
         assert self._hold is not None
         try:
             self._hold.settle(self._filled)
         except QueueFull:
-            return True
-        return False
+            return False
+        return True
 
     def end_body(self) -> None:
         """All of it is there."""

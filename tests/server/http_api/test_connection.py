@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 from uvicorn import Config
 from uvicorn.server import ServerState
+from wire import Wire
 
 from server.front_end_spec import ClientLimits
 from server.http_api.connection import Waits
@@ -15,45 +16,6 @@ from server.inference.unread_answers import UnreadAnswers
 LIMITS = ClientLimits(header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000)
 HEAD = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n"
 REQUEST = HEAD + b"abc"
-
-
-class Wire:
-    """A transport that keeps what is written."""
-
-    def __init__(self):
-        self.sent = b""
-        self.unsent_bytes = 0
-        self.state = "open"
-        self.is_read = True
-        self.on_write = lambda: None
-
-    def write(self, data):
-        self.sent += data
-        self.on_write()
-
-    def writelines(self, chunks):
-        self.write(b"".join(chunks))
-
-    def get_write_buffer_size(self):
-        return self.unsent_bytes
-
-    def is_closing(self):
-        return self.state != "open"
-
-    def close(self):
-        self.state = "closed"
-
-    def abort(self):
-        self.state = "aborted"
-
-    def get_extra_info(self, _name, default=None):
-        return default
-
-    def pause_reading(self):
-        self.is_read = False
-
-    def resume_reading(self):
-        self.is_read = True
 
 
 class Scene:
