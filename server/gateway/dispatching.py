@@ -26,7 +26,7 @@ class Dispatching:
         fleet: the workers, and the lists in which rows wait for them.
         flights: what is in each arena.
         call_soon: has a function called in the next turn of the event loop.
-        on_sent: called when workers were sent something.
+        hear: takes in what workers and combiner have said: it may have waited.
     """
 
     def __init__(
@@ -35,12 +35,12 @@ class Dispatching:
         flights: Sequence[InFlight],
         *,
         call_soon: Callable[[Callable[[], None]], object],
-        on_sent: Callable[[], None],
+        hear: Callable[[], None],
     ) -> None:
         self._fleet = fleet
         self._flights = flights
         self._call_soon = call_soon
-        self._on_sent = on_sent
+        self._hear = hear
         self._is_due = False
         self._fresh: list[tuple[int, int, Flow, list[Range]]] = []
 
@@ -67,11 +67,12 @@ class Dispatching:
             self._call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        self._is_due = False
+        try:
+            self._hear()
+        finally:
+            self._is_due = False
         self.enqueue_fresh()
         now = time.monotonic()
         jobs = self._fleet.dispatch(now)
         for job in jobs:
             self._flights[job.placement.member.arena].start(job.ranges, now)
-        if jobs:
-            self._on_sent()

@@ -1,8 +1,8 @@
 """The workers as the front-end sees them: what each holds, and what becomes of it.
 
-Runs in the front-end. Out: `Assign` and `Reset`. In: `Hello` and `Ready` from the workers, and the
-supervisor's word that one was started, has been reaped or is down. A range is handed out again only
-after the worker that held it was reaped.
+Runs in the front-end. `Assign` and `Reset` flow out through `Links`; `Hello` and `Ready` flow in,
+and the supervisor's word that a worker was started, has been reaped or is down. A range is handed
+out again only after the worker that held it was reaped.
 """
 
 from __future__ import annotations
@@ -13,17 +13,16 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import zmq
 
 from server.gateway.batching import PendingRanges, Range, merge
 from server.gateway.dispatch import choose
 from server.gateway.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
 from server.gateway.flows import Flow
+from server.gateway.links import Links
 from server.gateway.statistics import MemberCounters
 from server.gateway.suspects import FAIL_AFTER, Suspects, Verdict
 from workers.arena import Arena
-from workers.channels import WORKERS, Decoder, can_receive, open_socket
-from workers.messages import Assign, Finished, Hello, Job, Predictions, Ready, Reset, encode
+from workers.messages import Assign, Finished, Hello, Job, Predictions, Ready
 from workers.spec import InstanceSpec
 
 if TYPE_CHECKING:
@@ -40,14 +39,12 @@ class Worker:
 
     Attributes:
         incarnation: 0 if no process is there.
-        identity: routing id of its socket.
         given_up: whether the supervisor has called it down: it keeps dying at its start.
     """
 
     def __init__(self, name: str) -> None:
         self.state = DeviceState(name)
         self.incarnation = 0
-        self.identity = b""
         self.given_up = False
         self.placements: list[Placement] = []
 
@@ -56,7 +53,7 @@ class Fleet:
     """All workers, and the rows that wait for them.
 
     Args:
-        sockets: the private socket directory.
+        links: the way to them.
         epoch: this front-end's.
         arenas: by index.
         instances: by device, in the order the worker knows them.
@@ -67,13 +64,12 @@ class Fleet:
     Attributes:
         members: by arena and index.
         workers: by device.
-        router: the socket.
     """
 
     def __init__(
         self,
         *,
-        sockets: str,
+        links: Links,
         epoch: int,
         arenas: Sequence[Arena],
         instances: dict[str, tuple[InstanceSpec, ...]],
@@ -81,15 +77,13 @@ class Fleet:
         release: Callable[[int, int, int], None],
         traces: JobTraces | None = None,
     ) -> None:
+        self._links = links
         self._epoch = epoch
         self._arenas = arenas
         self._wake_combiner = wake_combiner
         self._release = release
         self._traces = traces
-        self.router = open_socket(zmq.ROUTER, sockets, WORKERS, bind=True)
-        self._decoder: Decoder[Hello | Ready] = Decoder(Hello | Ready)
         self._next_job = 1
-        self._by_identity: dict[bytes, Worker] = {}
         self._suspects = Suspects()
         self.members: list[list[Member]] = [
             [
@@ -151,6 +145,7 @@ class Fleet:
         hold = [arena, start, stop, len(jobs)]
         for job in jobs:
             job.holds.append(hold)
+            self._links.want_ready(job.placement.device.name, True)
         return bool(jobs)
 
     def _close_job(self, job: OpenJob) -> None:
@@ -178,14 +173,23 @@ class Fleet:
             by_device.setdefault(job.placement.device.name, []).append(job)
         for name, jobs in by_device.items():
             self._send_jobs(self.workers[name], jobs)
+        for worker in self.workers.values():
+            self._links.want_ready(worker.state.name, self._is_room_awaited(worker))
         return chosen
+
+    def _is_room_awaited(self, worker: Worker) -> bool:
+        """Whether a worker's next word that it is ready lets something go on."""
+        for placement in worker.placements:
+            if placement.member.pending.rows:
+                return True
+        return any([job.holds for job in worker.state.jobs.values()])
 
     def _send_jobs(self, worker: Worker, jobs: list[OpenJob]) -> None:
         message = Assign(
             self._epoch,
             tuple([self._message(job) for job in jobs]),
         )
-        if self._send(worker, message):
+        if self._links.assign(worker.state.name, message):
             return
         worker.state.up = False  # until it says Hello again
         self._unbind(worker, jobs, time.monotonic())
@@ -208,38 +212,20 @@ class Fleet:
         traces = () if self._traces is None else self._traces.packed(job)
         return Job(job.id, job.placement.instance, tuple(job.ranges), traces)
 
-    def _send(self, worker: Worker, message: Assign | Reset) -> bool:
-        try:
-            self.router.send(worker.identity, zmq.NOBLOCK | zmq.SNDMORE)
-            self.router.send(encode(message), zmq.NOBLOCK)
-        except zmq.ZMQError as error:
-            _log.warning("worker %s can't be reached: %s", worker.state.name, error)
-            return False
-        return True
-
     # -- what workers say ---------------------------------------------------------------------
 
-    def receive(self) -> bool:
-        """Handle what the workers sent; whether there was anything."""
-        heard = False
-        while can_receive(self.router):
-            identity = self.router.recv(zmq.NOBLOCK)
-            payload = self.router.recv(zmq.NOBLOCK)
-            heard = True
-            worker = self._by_identity.get(identity)
-            if worker is None:
-                continue  # of a process that is gone
-            message = self._decoder.decode(payload)
-            if message.epoch != self._epoch:
-                if isinstance(message, Hello):
-                    self._send(worker, Reset(self._epoch))
-            elif isinstance(message, Hello):
-                self._on_hello(worker, message)
-            else:
-                now = time.monotonic()
-                for finished in message.finished:
-                    self._on_finished(worker, finished, now)
-        return heard
+    def hear(self, name: str, message: Hello | Ready) -> None:
+        """Handle what a device's worker has said."""
+        worker = self.workers[name]
+        if message.epoch != self._epoch:
+            if isinstance(message, Hello):
+                self._links.reset_worker(name)
+        elif isinstance(message, Hello):
+            self._on_hello(worker, message)
+        else:
+            now = time.monotonic()
+            for finished in message.finished:
+                self._on_finished(worker, finished, now)
 
     def _on_hello(self, worker: Worker, message: Hello) -> None:
         if not worker.state.up:
@@ -290,8 +276,7 @@ class Fleet:
         """A new process is being started for a device."""
         worker = self.workers[name]
         worker.incarnation = incarnation
-        worker.identity = f"{name}/{incarnation}".encode()
-        self._by_identity[worker.identity] = worker
+        self._links.started(name, incarnation)
 
     def reaped(self, name: str, incarnation: int, executing: int) -> None:
         """A worker is dead and waited for; `executing` is the job it was running, 0 if none."""
@@ -299,7 +284,7 @@ class Fleet:
         if worker.incarnation != incarnation:
             return
         worker.incarnation = 0
-        del self._by_identity[worker.identity]
+        self._links.forget(name)
         worker.state.up = False
         now = time.monotonic()
         jobs = [job for id in list(worker.state.jobs) if (job := worker.state.close(id, now))]

@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
-import zmq
-
 from server.errors import RequestError, Unavailable
 from server.front_end_spec import QueueLimits
 from server.gateway.accepted import Bound, Request, ServedModel
@@ -22,16 +20,9 @@ from server.gateway.dispatching import Dispatching
 from server.gateway.fleet import Fleet
 from server.gateway.inflight import InFlight
 from server.gateway.ledger import Ledger
+from server.gateway.links import Links
 from server.gateway.waiting_room import WaitingRoom
 from workers.arena import Arena
-from workers.channels import (
-    COMBINER,
-    FRONT_END,
-    Decoder,
-    descriptor,
-    drain,
-    open_socket,
-)
 from workers.memory import BoardRow, SharedMemory
 from workers.messages import (
     Combined,
@@ -41,7 +32,6 @@ from workers.messages import (
     Reset,
     ToCombiner,
     Unsure,
-    encode,
 )
 from workers.spec import InstanceSpec, MemorySpec
 
@@ -52,7 +42,6 @@ __all__ = ["Gateway"]
 
 _TICK_S = 0.05
 _SHORT_S = 0.001
-_MESSAGES_AT_ONCE = 64
 
 
 class Gateway:
@@ -102,13 +91,9 @@ class Gateway:
             InFlight(arena, WaitingRoom(limits.waiting_requests, limits.waiting_rows))
             for arena in arenas
         ]
-        self._inbox = open_socket(zmq.PULL, sockets, FRONT_END, bind=True)
-        self._combiner = open_socket(zmq.PUSH, sockets, COMBINER, bind=False)
-        self._decoder: Decoder[Combined | CombinerHello | Unsure] = Decoder(
-            Combined | CombinerHello | Unsure
-        )
+        self._links = Links(memory=shared, sockets=sockets, epoch=epoch)
         self.fleet = Fleet(
-            sockets=sockets,
+            links=self._links,
             epoch=epoch,
             arenas=arenas,
             instances=instances,
@@ -119,7 +104,7 @@ class Gateway:
         for name, incarnation in workers:
             self.fleet.started(name, incarnation)
         self._dispatching = Dispatching(
-            self.fleet, self.flights, call_soon=loop.call_soon, on_sent=self._hear_workers
+            self.fleet, self.flights, call_soon=loop.call_soon, hear=self._hear
         )
         self._ledger = Ledger(
             self.fleet,
@@ -131,9 +116,8 @@ class Gateway:
         )
 
     def start(self) -> None:
-        """Listen to the sockets and ask everybody to be idle."""
-        self._loop.add_reader(descriptor(self._inbox), self._hear_combiner)
-        self._loop.add_reader(descriptor(self.fleet.router), self._hear_workers)
+        """Listen to the others and ask everybody to be idle."""
+        self._links.start(self._loop, self._hear)
         self._tell_combiner(Reset(self._epoch))
         self._tick()
 
@@ -205,13 +189,9 @@ class Gateway:
 
     # -- events -------------------------------------------------------------------------------
 
-    # A ZeroMQ descriptor signals edges, and any use of its socket may swallow one: so both
-    # receive until nothing is left, and the one socket that is also sent to is looked at again
-    # after every send.
-
-    def _hear_combiner(self) -> None:
-        messages = drain(self._inbox, self._decoder, _MESSAGES_AT_ONCE)
-        for message in messages:
+    def _hear(self) -> None:
+        """Take in what workers and combiner have said."""
+        for message in self._links.receive():
             match message:
                 case Combined():
                     for ended in message.ended:
@@ -221,13 +201,10 @@ class Gateway:
                         self._ledger.defer(deferred)
                 case CombinerHello():
                     self._on_combiner_hello(message)
-        if len(messages) == _MESSAGES_AT_ONCE:
-            self._loop.call_soon(self._hear_combiner)
-
-    def _hear_workers(self) -> None:
-        if self.fleet.receive():
-            self._open_if_idle()
-            self._dispatching.soon()
+                case (device, said):
+                    self.fleet.hear(device, said)
+                    self._open_if_idle()
+                    self._dispatching.soon()
 
     def _on_combiner_hello(self, message: CombinerHello) -> None:
         if message.epoch != self._epoch:
@@ -238,7 +215,7 @@ class Gateway:
         self._ledger.settle_forgotten()
 
     def _tell_combiner(self, message: ToCombiner) -> None:
-        self._combiner.send(encode(message))
+        self._links.tell_combiner(message)
 
     def _wake_combiner(self, ranges: tuple[Predictions, ...]) -> None:
         self._tell_combiner(Predicted(ranges))

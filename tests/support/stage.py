@@ -28,6 +28,7 @@ from workers.messages import (
     Predicted,
     Predictions,
     ToCombiner,
+    encode,
 )
 from workers.scores import CLASS_SCORES
 from workers.spec import InstanceSpec, ModelSignature, ModelSource, TensorSpec
@@ -83,28 +84,41 @@ class Stage:
                 call_later=lambda _, function, *arguments: self.call_soon(function, *arguments),
             ),
         )
-        self.close_sockets(gateway)
+        gateway._links.close()
         self.fleet, self.ledger = gateway.fleet, gateway._ledger
-        gateway._combiner = SimpleNamespace(send=lambda m: self.to_combiner.append(self.decode(m)))
-        gateway._hear_workers = gateway._dispatching._on_sent = lambda: None
+        gateway._links = self.fleet._links = self
+        self.takes_jobs = True
         self.jobs = {device: deque() for device in DEVICES}
         self.incarnation = dict.fromkeys(DEVICES, 1)
-        self.fleet._send = self.assign
         for device in DEVICES:
             self.hello(device)
         gateway._on_combiner_hello(CombinerHello(1))
         gateway._open_if_idle()
 
-    def close_sockets(self, gateway):
-        for socket in (gateway._inbox, gateway._combiner, gateway.fleet.router):
-            socket.close(0)
-
     def call_soon(self, function, *arguments):
         self.turns.append((function, arguments))
 
-    def assign(self, worker, message):
-        self.jobs[worker.state.name].extend(message.jobs)
-        return True
+    # -- the links to workers and combiner
+
+    def started(self, device, incarnation):
+        pass
+
+    def forget(self, device):
+        pass
+
+    def assign(self, device, message):
+        if self.takes_jobs:
+            self.jobs[device].extend(message.jobs)
+        return self.takes_jobs
+
+    def tell_combiner(self, message):
+        self.to_combiner.append(self.decode(encode(message)))
+
+    def want_ready(self, device, wanted):
+        pass
+
+    def receive(self):
+        return ()
 
     def hello(self, device):
         latencies = tuple((0.001, 0.002) for _ in DEVICES[device])
@@ -238,7 +252,10 @@ class Stage:
 @contextmanager
 def on_stage():
     loop = asyncio.new_event_loop()
-    with mapped(SPEC) as memory, tempfile.TemporaryDirectory(prefix="et-") as sockets:
+    with (
+        mapped(SPEC, devices=tuple(DEVICES)) as memory,
+        tempfile.TemporaryDirectory(prefix="et-") as sockets,
+    ):
         stage = Stage(memory, sockets, loop)
         try:
             yield stage

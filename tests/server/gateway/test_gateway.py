@@ -173,15 +173,15 @@ def test_a_deadline_that_passes_while_a_request_waits_for_slots():
 
 
 def test_workers_that_can_not_be_reached_get_their_jobs_when_they_say_hello():
-    """A socket that takes no more refuses: nothing is dropped."""
+    """A ring that is full refuses: nothing is dropped."""
     with on_stage() as stage:
-        stage.fleet._send = lambda worker, message: False
+        stage.takes_jobs = False
         request = stage.submit(ALL, 5)
         stage.gateway._dispatching.soon()
         stage.turn()
         assert not any(worker.state.up for worker in stage.fleet.workers.values())
         assert not any(worker.state.jobs for worker in stage.fleet.workers.values())
-        stage.fleet._send = stage.assign
+        stage.takes_jobs = True
         for device in DEVICES:
             stage.hello(device)
         stage.finish()
