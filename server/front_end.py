@@ -51,6 +51,7 @@ from server.supervision.descriptors import (
 )
 from workers.bootstrap import Started, Status, run_role
 from workers.log_lines import Speaker
+from workers.memory import SharedMemory
 
 if TYPE_CHECKING:
     from server.engine.tracing import Tracer
@@ -113,9 +114,10 @@ class FrontEnd:
     def __init__(self, spec: FrontEndSpec, commands: BinaryIO) -> None:
         self._spec = spec
         self._tracer = _tracer(spec)
+        memory = SharedMemory(spec.memory)
         self._engine = Engine(
-            memory=spec.memory,
-            links=Links(spec.sockets),
+            memory=memory,
+            links=Links(memory=memory, sockets=spec.sockets, epoch=spec.epoch),
             epoch=spec.epoch,
             instances=spec.instances,
             workers=spec.workers,

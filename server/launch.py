@@ -27,10 +27,12 @@ from server.supervision.rereading import Rereading
 from server.supervision.socket_directory import socket_directory
 from server.supervision.supervisor import Supervisor
 from workers.arena import arena_bytes
+from workers.bells import make_eventfds
 from workers.log_lines import Speaker
 from workers.logs import flush, log_environment, set_up_logging
 from workers.memory import create_memory
-from workers.spec import CombinerSpec, MemorySpec, WorkerSpec
+from workers.queues import queues_bytes, ring_bytes
+from workers.spec import CombinerSpec, MemorySpec, QueuesSpec, WorkerSpec
 
 __all__ = ["check", "serve"]
 
@@ -133,8 +135,15 @@ async def _supervise(
     http.listen(_BACKLOG)
     arenas = plan.composition.arenas
     processes = ("front-end", "combiner", *(f"worker {device.name}" for device in plan.devices))
-    nbytes = arenas[-1].offset + arena_bytes(arenas[-1])
-    memory = MemorySpec(create_memory(nbytes), nbytes, processes, arenas)
+    queues = QueuesSpec(
+        offset=arenas[-1].offset + arena_bytes(arenas[-1]),
+        ring_bytes=ring_bytes(plan.composition.instances.values()),
+        processes=processes,
+        devices=tuple(device.name for device in plan.devices),
+        bells=make_eventfds(len(processes)) if config.server.bell == "eventfd" else (),
+    )
+    nbytes = queues.offset + queues_bytes(queues)
+    memory = MemorySpec(create_memory(nbytes), nbytes, processes, arenas, queues)
     ready = f"ready http={spoken_address(http)} grpc={spoken_address(grpc)}"
     supervisor = Supervisor(
         front_end=_front_end(

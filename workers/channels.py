@@ -6,7 +6,12 @@ Used by the front-end, the workers and the combiner::
     front-end  PULL   front-end.ipc  <-  PUSH                                  combiner
     combiner   PULL   combiner.ipc   <-  PUSH                                  worker, front-end
 
-High-water marks are off: credits bound what is in flight. Nothing lingers: the arena is the truth.
+They carry what is rare: hellos, resets, what has no room in the rings of `workers.queues`, and, if
+ZeroMQ is the bell, empty messages that only wake. High-water marks are off: credits bound what is
+in flight. Nothing lingers: the arena is the truth.
+
+A socket's descriptor signals edges, and any use of the socket may swallow one: so whoever waits for
+it receives until nothing is left, after whatever it has sent.
 """
 
 from __future__ import annotations
@@ -26,7 +31,6 @@ __all__ = [
     "descriptor",
     "drain",
     "open_socket",
-    "wait_receive",
 ]
 
 WORKERS = "workers.ipc"
@@ -71,21 +75,13 @@ def open_socket(
     return socket
 
 
-def drain(socket: zmq.Socket[bytes], decoder: Decoder[_T], limit: int = 256) -> list[_T]:
-    """Receive what is waiting on `socket`, at most `limit` messages, without blocking."""
+def drain(socket: zmq.Socket[bytes], decoder: Decoder[_T]) -> list[_T]:
+    """Receive all that is waiting on `socket`, without blocking."""
     messages: list[_T] = []
-    while len(messages) < limit and can_receive(socket):
-        messages.append(decoder.decode(socket.recv(zmq.NOBLOCK)))
+    while can_receive(socket):
+        if payload := socket.recv(zmq.NOBLOCK):
+            messages.append(decoder.decode(payload))
     return messages
-
-
-def wait_receive(socket: zmq.Socket[bytes], decoder: Decoder[_T]) -> list[_T]:
-    """Wait for a message, at most the socket's timeout; return it and what waits behind it."""
-    try:
-        first = socket.recv()
-    except zmq.Again:
-        return []
-    return [decoder.decode(first), *drain(socket, decoder)]
 
 
 def descriptor(socket: zmq.Socket[bytes]) -> int:

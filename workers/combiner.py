@@ -1,9 +1,10 @@
 """The combiner process: ends rows that are ready, in whatever arena, and tells the front-end.
 
 In: `Predicted` from the workers, `Close` and `Reset` from the front-end. Out: `Combined` and
-`Unsure`. It keeps nothing that a restart would lose: a new combiner scans the arenas and carries
-on, and the same scan, four times a second, finds whatever a lost message should have told it.
-What becomes of a row is in `workers.arena_combiner`.
+`Unsure`. What workers say, and what it says itself, lies in rings (`workers.queues`). It keeps
+nothing that a restart would lose: a new combiner scans the arenas and carries on, and the same
+scan, four times a second, finds whatever a lost message should have told it. What becomes of a row
+is in `workers.arena_combiner`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import zmq
 
 from workers.arena import Arena
 from workers.arena_combiner import ArenaCombiner, Outcome
+from workers.bells import Sleeper
 from workers.bootstrap import Started, Status, end_with_supervisor, run_role
-from workers.channels import COMBINER, FRONT_END, Decoder, open_socket, wait_receive
+from workers.channels import COMBINER, FRONT_END, Decoder, descriptor, drain, open_socket
 from workers.log_lines import Speaker
 from workers.memory import SharedMemory
 from workers.messages import (
@@ -31,11 +33,12 @@ from workers.messages import (
     Unsure,
     encode,
 )
+from workers.queues import Queues
 from workers.spec import CombinerSpec
 
 __all__ = ["main"]
 
-_SCAN_MS = 250
+_SCAN_S = 0.25
 
 
 class Combiner:
@@ -49,20 +52,39 @@ class Combiner:
             for index, arena in enumerate(spec.memory.arenas)
         ]
         self._inbox = open_socket(zmq.PULL, spec.sockets, COMBINER, bind=True)
-        self._inbox.rcvtimeo = _SCAN_MS
         self._front_end = open_socket(zmq.PUSH, spec.sockets, FRONT_END, bind=False)
         self._decoder: Decoder[ToCombiner] = Decoder(ToCombiner)
+        queues = Queues(memory.buffer, spec.memory.queues)
+        self._predicted = list(queues.predicted.values())
+        self._combined = queues.combined
+        self._bell = queues.bell("front-end", lambda: self._front_end.send(b""))
+        self._sleeper = Sleeper(
+            queues.asleep["combiner"],
+            self._predicted,
+            (*queues.own_descriptors("combiner"), descriptor(self._inbox)),
+        )
 
     def run(self) -> None:
         """Serve until the supervisor lets go of the process."""
+        for ring in self._predicted:
+            ring.skip()  # the scan finds it
         self._front_end.send(encode(CombinerHello(epoch=0)))
         next_scan = 0.0
         while True:
             self._board.beat()
-            self._handle(wait_receive(self._inbox, self._decoder))
-            if time.monotonic() >= next_scan:
-                next_scan = time.monotonic() + _SCAN_MS / 1000
+            self._handle(self._receive())
+            now = time.monotonic()
+            if now >= next_scan:
+                next_scan = now + _SCAN_S
                 self._tell([outcome for arena in self._arenas for outcome in arena.scan()])
+            self._sleeper.wait(next_scan - now)
+
+    def _receive(self) -> list[ToCombiner]:
+        messages: list[ToCombiner] = []
+        for ring in self._predicted:
+            for _, payload in ring.pop():
+                messages.append(self._decoder.decode(payload))
+        return messages + drain(self._inbox, self._decoder)
 
     def _handle(self, messages: list[ToCombiner]) -> None:
         ranges: dict[tuple[int, int, int], str] = {}
@@ -86,10 +108,16 @@ class Combiner:
         # shrinking a longer one, and keeps up to 2,000 of the length that comes out.
         ended = tuple([outcome for outcome in outcomes if isinstance(outcome, Ended)])
         if ended:
-            self._front_end.send(encode(Combined(ended)))
+            self._send(encode(Combined(ended)))
         if len(ended) < len(outcomes):
             deferred = tuple([outcome for outcome in outcomes if isinstance(outcome, Deferred)])
-            self._front_end.send(encode(Unsure(deferred)))
+            self._send(encode(Unsure(deferred)))
+
+    def _send(self, message: bytes) -> None:
+        if self._combined.push(message):
+            self._bell.ring_if_needed()
+        else:
+            self._front_end.send(message)
 
 
 def _run(spec: CombinerSpec, commands: BinaryIO, status: Status) -> None:

@@ -1,9 +1,9 @@
 """The worker process of one device: holds the device's instances and runs one batch at a time.
 
 In: `Assign` and `Reset` from the front-end. Out: `Predicted` to the combiner, `Ready` to the
-front-end; both are sent together for the jobs finished since the last time, as soon as the queue
-is empty or a millisecond of work has gathered. A job's predictions are written to the arena before
-its `done` cells, and those before any message.
+front-end; both are told together for the jobs finished since the last time, as soon as the queue is
+empty or a millisecond of work has gathered. All but `Reset` goes through rings (`workers.queues`).
+A job's predictions are written to the arena before its `done` cells, and those before any message.
 
 What one job does to the arena is in `workers.instance`.
 """
@@ -19,8 +19,9 @@ import zmq
 
 from workers.arena import Arena
 from workers.backends import load
+from workers.bells import Sleeper
 from workers.bootstrap import Started, Status, end_with_supervisor, run_role
-from workers.channels import COMBINER, WORKERS, Decoder, drain, open_socket, wait_receive
+from workers.channels import COMBINER, WORKERS, Decoder, descriptor, drain, open_socket
 from workers.instance import Instance
 from workers.log_lines import Speaker
 from workers.memory import SharedMemory
@@ -36,6 +37,7 @@ from workers.messages import (
     ToWorker,
     encode,
 )
+from workers.queues import Queues
 from workers.spec import DeviceSpec, WorkerSpec
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main", "settle"]
 
-_HEARTBEAT_MS = 500
+_HEARTBEAT_S = 0.5
 _FLUSH_NS = 1_000_000
 _HANG_S = 2.0
 _HANG_FACTOR = 10.0
@@ -61,8 +63,9 @@ class Worker:
     def __init__(self, spec: WorkerSpec, spans: BatchSpans | None) -> None:
         device = spec.device
         memory = SharedMemory(spec.memory)
-        self._board = memory.board(f"worker {device.name}")
-        arenas = [Arena(memory, arena) for arena in spec.memory.arenas]
+        name = f"worker {device.name}"
+        self._board = memory.board(name)
+        self._arenas = arenas = [Arena(memory, arena) for arena in spec.memory.arenas]
         if device.is_cuda:
             from workers.pinned import pin  # noqa: PLC0415  (only where there is a GPU)
 
@@ -85,9 +88,21 @@ class Worker:
             bind=False,
             identity=f"{device.name}/{spec.incarnation}",
         )
-        self._front_end.rcvtimeo = _HEARTBEAT_MS
         self._combiner = open_socket(zmq.PUSH, spec.sockets, COMBINER, bind=False)
         self._decoder: Decoder[ToWorker] = Decoder(ToWorker)
+        queues = Queues(memory.buffer, spec.memory.queues)
+        self._incarnation = spec.incarnation
+        self._assigned = queues.assigned[device.name]
+        self._ready = queues.finished[device.name]
+        self._is_ready_wanted = queues.wanted[device.name]
+        self._predicted = queues.predicted[device.name]
+        self._front_end_bell = queues.bell("front-end", lambda: self._front_end.send(b""))
+        self._combiner_bell = queues.bell("combiner", lambda: self._combiner.send(b""))
+        self._sleeper = Sleeper(
+            queues.asleep[name],
+            (self._assigned,),
+            (*queues.own_descriptors(name), descriptor(self._front_end)),
+        )
         self._epoch = 0
         self._jobs: deque[Job] = deque()
         self._executing = 0
@@ -99,15 +114,26 @@ class Worker:
     def run(self) -> None:
         """Serve until the supervisor lets go of the process."""
         self._board.beat()  # before anybody can give it work
+        self._assigned.skip()
         self._hello()
         while True:
             self._board.beat()
-            messages = wait_receive(self._front_end, self._decoder)
-            if messages:
+            while messages := drain(self._front_end, self._decoder):
                 self._take(messages)
+            self._fetch()
+            if self._jobs:
                 self._work()
-            else:
+            elif not self._sleeper.wait(_HEARTBEAT_S):
                 self._hello()
+
+    def _fetch(self) -> None:
+        """Take what is assigned to this worker, and to no former one."""
+        messages = [
+            self._decoder.decode(payload)
+            for incarnation, payload in self._assigned.pop()
+            if incarnation == self._incarnation
+        ]
+        self._take(messages)
 
     def _take(self, messages: list[ToWorker]) -> None:
         for message in messages:
@@ -140,7 +166,9 @@ class Worker:
             if not self._jobs or now_ns - flushed_ns > _FLUSH_NS:
                 self._flush()
                 now_ns = flushed_ns = time.monotonic_ns()
-                self._take(drain(self._front_end, self._decoder))
+                self._fetch()
+                if self._jobs:
+                    self._take(drain(self._front_end, self._decoder))
 
     def _begin(self, expected_s: float) -> None:
         """Publish what is being executed, and when it counts as hung."""
@@ -158,10 +186,25 @@ class Worker:
                 self._predictions.append(settled)
 
     def _flush(self) -> None:
-        self._combiner.send(encode(Predicted(tuple(self._predictions))))
-        self._front_end.send(encode(Ready(self._epoch, tuple(self._finished))))
+        ready = encode(Ready(self._epoch, tuple(self._finished)))
+        if not self._ready.push(ready, self._incarnation):
+            self._front_end.send(ready)
+        predicted = encode(Predicted(tuple(self._predictions)))
+        if not self._predicted.push(predicted):
+            self._combiner.send(predicted)
+        # Of the workers that share a row, the last one at least sees that it is.
+        if self._combiner_bell.is_needed() and self._may_end():
+            self._combiner_bell.ring()
+        if self._is_ready_wanted[0]:  # else it is read with what the combiner says
+            self._front_end_bell.ring_if_needed()
         self._predictions.clear()
         self._finished.clear()
+
+    def _may_end(self) -> bool:
+        """Whether the combiner could end any of the rows that it is told of."""
+        return any(
+            [self._arenas[one.arena].may_end(one.start, one.stop) for one in self._predictions]
+        )
 
     def _hello(self) -> None:
         latencies = tuple(instance.latency_s for instance in self._instances)

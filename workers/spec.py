@@ -29,6 +29,7 @@ __all__ = [
     "ModelSource",
     "OutputMeaning",
     "Preparation",
+    "QueuesSpec",
     "Scaling",
     "TensorSpec",
     "TracingSpec",
@@ -326,6 +327,24 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     classes: int = 0
 
 
+class QueuesSpec(msgspec.Struct, frozen=True):
+    """The block of the shared memory with the queues between processes (see `workers.queues`).
+
+    Attributes:
+        offset: where it begins in the shared memory, in bytes.
+        ring_bytes: the capacity of each ring.
+        processes: those that sleep and are woken.
+        devices: those whose workers have rings.
+        bells: the inherited eventfd of each process; empty if ZeroMQ wakes them.
+    """
+
+    offset: int = 0
+    ring_bytes: int = 0
+    processes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    bells: tuple[int, ...] = ()
+
+
 class MemorySpec(msgspec.Struct, frozen=True):
     """The shared memory as an inherited file descriptor, and what lies in it."""
 
@@ -333,6 +352,7 @@ class MemorySpec(msgspec.Struct, frozen=True):
     nbytes: int
     processes: tuple[str, ...]
     arenas: tuple[ArenaSpec, ...]
+    queues: QueuesSpec = QueuesSpec()
 
 
 class TracingSpec(msgspec.Struct, frozen=True):

@@ -32,6 +32,9 @@ class ServerConfig(Section):
     """Port for gRPC."""
     arena_bytes: Bytes | None = None
     """Shared memory for the rows in flight; if absent, 256 MiB or 10% of the memory if less."""
+    bell: Literal["eventfd", "zmq"] = "eventfd"
+    """How processes of the server wake each other: by the kernel's event counters, or by empty
+    ZeroMQ messages, which is slower."""
     max_request_bytes: Bytes = ByteSize(64 << 20)
     """Largest body over HTTP (as it comes, and decompressed), and largest message over gRPC."""
     max_waiting_requests: int = Field(default=1024, ge=0)

@@ -50,7 +50,7 @@ from workers.messages import (
     Reset,
     Unsure,
 )
-from workers.spec import InstanceSpec, MemorySpec
+from workers.spec import InstanceSpec
 
 if TYPE_CHECKING:
     from server.engine.tracing import Tracer
@@ -91,7 +91,7 @@ class Engine:
     def __init__(
         self,
         *,
-        memory: MemorySpec,
+        memory: SharedMemory,
         links: Links,
         epoch: int,
         instances: dict[str, tuple[InstanceSpec, ...]],
@@ -110,9 +110,8 @@ class Engine:
         self._opened = asyncio.Event()
         self._drained = asyncio.Event()
         self.draining = False
-        shared = SharedMemory(memory)
-        self._board: BoardRow = shared.board("front-end")
-        arenas = [Arena(shared, spec) for spec in memory.arenas]
+        self._board: BoardRow = memory.board("front-end")
+        arenas = [Arena(memory, spec) for spec in memory.spec.arenas]
         self.arenas = [
             ArenaRequests(arena, WaitingRoom(limits.waiting_requests, limits.waiting_rows))
             for arena in arenas
@@ -344,7 +343,10 @@ class Engine:
             self._loop.call_soon(self._dispatch)
 
     def _dispatch(self) -> None:
-        self._is_due = False
+        try:
+            self._hear()  # who has room now may not have said so aloud
+        finally:
+            self._is_due = False
         self._enqueue_fresh()
         now = time.monotonic()
         by_device: dict[str, list[OpenJob]] = {}
@@ -357,9 +359,15 @@ class Engine:
             message = Assign(self._epoch, tuple([self._message(job) for job in jobs]))
             for job in jobs:
                 self.arenas[job.placement.member.arena].start(job.ranges, now)
-            if not self._links.send(device, message):
+            if not self._links.assign(device, message):
                 self.fleet.not_sent(device, jobs, now)
+        self._want_ready()
         self._pass_on()
+
+    def _want_ready(self) -> None:
+        """Be woken by those workers whose next end of a job lets something go on."""
+        for device, worker in self.fleet.workers.items():
+            self._links.want_ready(device, self.fleet.awaits_ready(worker))
 
     def _message(self, job: OpenJob) -> Job:
         traces = () if self._traces is None else self._traces.packed(job)
@@ -399,7 +407,7 @@ class Engine:
     def _hear_worker(self, device: str, said: Hello | Ready) -> None:
         if said.epoch != self._epoch:
             if isinstance(said, Hello):
-                self._links.send(device, Reset(self._epoch))
+                self._links.reset_worker(device)
             return
         if isinstance(said, Ready):
             self.fleet.ready(device, said, time.monotonic())
@@ -440,6 +448,8 @@ class Engine:
                 request.saved += saved if ended.certain else 0
             if complete or not self.fleet.hold(index, start, stop):
                 arena.slots.free(start, stop)
+            else:
+                self._want_ready()
             if request.settled == request.rows:
                 self._finish(request)
                 continue

@@ -160,6 +160,13 @@ class Fleet:
         self._next_job += len(chosen)
         return chosen
 
+    def awaits_ready(self, worker: Worker) -> bool:
+        """Whether something goes on as soon as a worker has finished a job."""
+        for placement in worker.placements:
+            if placement.member.pending.rows:
+                return True
+        return any([job.holds for job in worker.state.jobs.values()])
+
     def not_sent(self, device: str, jobs: list[OpenJob], now: float) -> None:
         """A worker could not be sent these jobs: it gets nothing until it says Hello again."""
         worker = self.workers[device]

@@ -95,7 +95,7 @@ class Supervisor:
         self._combiner_spec = combiner
         self._memory = SharedMemory(memory)
         self._rule_deaths = RuleDeaths()
-        self._inherited = (memory.fd, front_end.http_fd)
+        self._inherited = (memory.fd, front_end.http_fd, *memory.queues.bells)
         self._environment = {**_ENVIRONMENT, **environment}
         self._rereading = rereading
         self._notifier = notifier

@@ -22,6 +22,17 @@ POISON = -1234.0
 THREE = {"a": fake(0), "b": fake(3), "c": fake(6)}
 
 
+@pytest.fixture(params=["eventfd", "zmq"])
+def serve(serve, request):
+    """Start a server whose processes wake each other in one way or the other."""
+
+    def start(config, **options):
+        config["server"]["bell"] = request.param
+        return serve(config, **options)
+
+    return start
+
+
 def write_identity(path):
     """A model that answers with its input, FP32 [n, 2]."""
     shape = ["n", 2]

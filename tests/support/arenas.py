@@ -9,11 +9,22 @@ from contextlib import contextmanager
 import numpy as np
 
 from workers.arena import Arena, arena_bytes
+from workers.bells import make_eventfds
 from workers.memory import SharedMemory, board_bytes, create_memory
-from workers.spec import ArenaSpec, BlockSpec, EnsembleSpec, MemorySpec, TensorSpec
+from workers.queues import queues_bytes
+from workers.spec import (
+    ArenaSpec,
+    BlockSpec,
+    EnsembleSpec,
+    MemorySpec,
+    QueuesSpec,
+    TensorSpec,
+)
 from workers.terms import Terms
 
 PROCESSES = ("front-end", "combiner", "worker cpu:0")
+DEVICES = ("cpu:0",)
+RING_BYTES = 4096
 
 
 def vector(elements: int, datatype: str = "FP32") -> TensorSpec:
@@ -40,14 +51,26 @@ def arena_spec(**changes: object) -> ArenaSpec:
 
 
 @contextmanager
-def mapped(*specs: ArenaSpec) -> Iterator[MemorySpec]:
-    """Shared memory that holds these arenas; its descriptor is closed in the end."""
-    nbytes = specs[-1].offset + arena_bytes(specs[-1])
+def mapped(
+    *specs: ArenaSpec, bell: str = "eventfd", devices: tuple[str, ...] = DEVICES
+) -> Iterator[MemorySpec]:
+    """Shared memory that holds these arenas and queues; its descriptors are closed in the end."""
+    processes = ("front-end", "combiner", *(f"worker {device}" for device in devices))
+    bells = make_eventfds(len(processes)) if bell == "eventfd" else ()
+    queues = QueuesSpec(
+        offset=specs[-1].offset + arena_bytes(specs[-1]),
+        ring_bytes=RING_BYTES,
+        processes=processes,
+        devices=devices,
+        bells=bells,
+    )
+    nbytes = queues.offset + queues_bytes(queues)
     fd = create_memory(nbytes)
     try:
-        yield MemorySpec(fd, nbytes, PROCESSES, specs)
+        yield MemorySpec(fd, nbytes, PROCESSES, specs, queues)
     finally:
-        os.close(fd)
+        for descriptor in (fd, *bells):
+            os.close(descriptor)
 
 
 def open_arena(memory: MemorySpec, index: int = 0) -> Arena:

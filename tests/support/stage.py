@@ -15,6 +15,7 @@ from server.engine.request import Answer, Prepared, Wish
 from server.engine.spec import QueueLimits, ServedModel
 from server.errors import DeadlineExceeded, QueueFull, Unavailable
 from workers.arena_combiner import ArenaCombiner
+from workers.memory import SharedMemory
 from workers.messages import (
     Close,
     CombinerHello,
@@ -25,7 +26,6 @@ from workers.messages import (
     Predicted,
     Predictions,
     Ready,
-    Reset,
 )
 from workers.scores import CLASS_SCORES
 from workers.spec import InstanceSpec, ModelSignature, ModelSource, TensorSpec
@@ -91,10 +91,16 @@ class PlayedLinks:
     def forget(self, device):
         pass
 
-    def send(self, device, message):
-        if self.can_send and not isinstance(message, Reset):
+    def assign(self, device, message):
+        if self.can_send:
             self.jobs[device].extend(message.jobs)
         return self.can_send
+
+    def want_ready(self, device, wanted):
+        pass
+
+    def receive(self):
+        return []
 
     def tell_combiner(self, message):
         self.to_combiner.append(message)
@@ -114,7 +120,7 @@ class Stage:
         self.ended: set[int] = set()
         self.requests = []
         self.engine = engine = Engine(
-            memory=memory,
+            memory=SharedMemory(memory),
             links=self.links,
             epoch=1,
             instances={d: tuple(map(instance, members)) for d, members in DEVICES.items()},

@@ -173,7 +173,7 @@ def test_a_deadline_that_passes_while_a_request_waits_for_slots():
 
 
 def test_workers_that_can_not_be_reached_get_their_jobs_when_they_say_hello():
-    """A socket that takes no more refuses: nothing is dropped."""
+    """A ring that is full refuses: nothing is dropped."""
     with on_stage() as stage:
         stage.links.can_send = False
         request = stage.submit(ALL, 5)

@@ -1,0 +1,116 @@
+"""A ring in shared memory: a queue of byte records from one producer process to one consumer.
+
+Used in every process; pure but for `fence`. Layout, one writer per cell, each on a cache line of
+its own::
+
+    0        64       128                                              128 + capacity
+    +--------+--------+-----------------------------------------------+
+    | head   | tail   |   ... | length, tag, payload | length, tag ... |
+    +--------+--------+-----------------------------------------------+
+     consumer producer
+
+Head and tail are positions in bytes that only grow; what lies in between, modulo the capacity, is
+unread. A record is written before the tail that takes it in, and copied out before the head that
+gives its place back. So a process may be killed between any two stores: a record is there as a
+whole or not at all, and whoever follows goes on from the head and the tail in the memory.
+
+Python has no memory fences. An uncontended lock is taken and given back by atomic instructions,
+which on x86 are full fences; stores are not reordered with stores there, nor loads with loads. On
+Arm they order what CPython's lock orders, which is less than is promised here by the letter. So
+nobody depends on a fence for ever: whoever sleeps looks at its rings from time to time.
+"""
+
+from __future__ import annotations
+
+import struct
+import threading
+
+__all__ = ["RING_HEADER_BYTES", "Ring", "fence"]
+
+#: Before the records: head and tail.
+RING_HEADER_BYTES = 128
+_HEAD, _TAIL = 0, 8
+_RECORD = struct.Struct("<II")
+_ALIGNMENT = 8
+
+_lock = threading.Lock()
+
+
+def fence() -> None:
+    """Let what was stored before be seen before anything that is loaded or stored after."""
+    with _lock:
+        pass
+
+
+class Ring:
+    """One process's view of a ring, as its producer or its consumer.
+
+    Args:
+        buffer: the ring's part of the shared memory, zeros at first: `RING_HEADER_BYTES` and its
+            capacity, a multiple of 8.
+    """
+
+    def __init__(self, buffer: memoryview) -> None:
+        self._cells = buffer[:RING_HEADER_BYTES].cast("q")
+        self._data = buffer[RING_HEADER_BYTES:]
+        self.capacity = len(self._data)
+
+    def push(self, payload: bytes, tag: int = 0) -> bool:
+        """Append a record, with a number that says who sends it or whom it is for.
+
+        Returns:
+            Whether there was room; if not, nothing has changed.
+        """
+        cells, capacity = self._cells, self.capacity
+        tail = cells[_TAIL]
+        record = _RECORD.pack(len(payload), tag) + payload
+        size = len(record)
+        after = tail + size + -size % _ALIGNMENT
+        if after - cells[_HEAD] > capacity:
+            return False
+        start = tail % capacity
+        stop = start + size
+        if stop <= capacity:
+            self._data[start:stop] = record
+        else:
+            cut = capacity - start
+            self._data[start:] = record[:cut]
+            self._data[: stop - capacity] = record[cut:]
+        fence()
+        cells[_TAIL] = after
+        return True
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is unread."""
+        cells = self._cells
+        return bool(cells[_HEAD] == cells[_TAIL])
+
+    def pop(self, limit: int = 256) -> list[tuple[int, bytes]]:
+        """Take out what is unread, at most `limit` records, each as (tag, payload)."""
+        cells = self._cells
+        head, tail = cells[_HEAD], cells[_TAIL]
+        records: list[tuple[int, bytes]] = []
+        if head == tail:
+            return records
+        fence()
+        unread, start = self._read(head, tail), 0
+        while start < len(unread) and len(records) < limit:
+            size, tag = _RECORD.unpack_from(unread, start)
+            start += _RECORD.size
+            records.append((tag, unread[start : start + size]))
+            start += size + -size % _ALIGNMENT
+        fence()
+        cells[_HEAD] = head + start
+        return records
+
+    def skip(self) -> None:
+        """Leave unread what a former consumer has left."""
+        self._cells[_HEAD] = self._cells[_TAIL]
+
+    def _read(self, first: int, last: int) -> bytes:
+        start = first % self.capacity
+        stop = start + last - first
+        if stop <= self.capacity:
+            return bytes(self._data[start:stop])
+        return bytes(self._data[start:]) + bytes(self._data[: stop - self.capacity])
