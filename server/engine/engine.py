@@ -3,9 +3,8 @@
 Runs in the front-end's event loop, under every protocol; it knows none of them. Calls go one way::
 
     protocols --submit, close--> Engine --> ArenaRequests (slots, inputs, answers)
-        ^                          | |
-        +--on_done(outcome)--------+ +----> Fleet (pending rows, devices) --> dispatch.choose
-                                   +------> Links (messages to workers and combiner)
+        ^                          |  +---> Dispatcher --> Fleet (pending rows) --> dispatch.choose
+        +----on_done(outcome)------+  +---> Links (messages to workers and combiner)
 
 Rows go into the arena when they are submitted, and to workers in the next turn of the event loop,
 together with all others that have come by then. What the combiner has ended in one turn is
@@ -22,9 +21,8 @@ from typing import TYPE_CHECKING, assert_never
 
 from server.engine.admission import admit, check_time, time_left_s
 from server.engine.arena_requests import ArenaRequests
-from server.engine.batching import Range
+from server.engine.dispatcher import Dispatcher
 from server.engine.fleet import Fleet
-from server.engine.fleet_state import OpenJob
 from server.engine.flows import Flow, Flows
 from server.engine.forecast import Forecast, learn
 from server.engine.links import Links
@@ -36,14 +34,12 @@ from server.errors import DeadlineExceeded, RequestError, Unavailable
 from workers.arena import Arena
 from workers.memory import BoardRow, SharedMemory
 from workers.messages import (
-    Assign,
     Close,
     Combined,
     CombinerHello,
     Deferred,
     Ended,
     Hello,
-    Job,
     Predicted,
     Predictions,
     Ready,
@@ -120,12 +116,13 @@ class Engine:
         self._traces = None if tracer is None else tracer.of_jobs(self.arenas)
         for name, incarnation in workers:
             self.worker_started(name, incarnation)
+        self._dispatcher = Dispatcher(
+            self.fleet, self.arenas, links, epoch=epoch, traces=self._traces
+        )
         self._flows = Flows()
         self._forecast = Forecast(self.fleet.members)
         self._answers = MemoryBudget(limits.answer_bytes)
         self._requests: set[Request] = set()
-        #: Rows that join the lists of their members in the next turn.
-        self._fresh: list[tuple[int, int, Flow, list[Range]]] = []
         self._is_due = False
         #: By arena, whether rows wait for its members; None if nobody has looked this turn.
         self._anybody_before: list[bool | None] = [None] * len(arenas)
@@ -236,7 +233,7 @@ class Engine:
             return
         request.close_reason = reason
         arena = request.model.arena
-        self._enqueue_fresh()
+        self._dispatcher.enqueue_fresh()
         for start, stop in self.arenas[arena].close(request):
             self.fleet.withdraw(arena, start, stop)
             self._links.tell_combiner(Close(arena, start, stop))
@@ -288,7 +285,8 @@ class Engine:
             span = arena.place(request)
             if span is None:
                 return False
-            self._enqueue(request, request.admission.expected, span)
+            self._dispatcher.add(request, request.admission.expected, span)
+            self._dispatch_soon()
         return True
 
     def _serve_waiting(self, arena: int) -> None:
@@ -303,7 +301,8 @@ class Engine:
             if span is None:
                 passed_over.add(request.flow)
                 continue
-            self._enqueue(request, request.expected, span)
+            self._dispatcher.add(request, request.expected, span)
+            self._dispatch_soon()
             requests.room.has_claimed(request, span[1] - span[0])
 
     def _finish(self, request: Request) -> None:
@@ -320,22 +319,6 @@ class Engine:
 
     # -- to the workers -----------------------------------------------------------------------
 
-    def _enqueue(self, request: Request, members: int, span: Range) -> None:
-        """Let a request's rows wait for the members in a mask, from the next turn on."""
-        fresh, flow = self._fresh, request.admission.flow
-        if fresh and fresh[-1][2] is flow and fresh[-1][1] == members:
-            fresh[-1][3].append(span)
-        else:
-            fresh.append((request.prepared.model.arena, members, flow, [span]))
-        self._dispatch_soon()
-
-    def _enqueue_fresh(self) -> None:
-        """Let them wait from now on: whoever looks for rows in the lists finds them there."""
-        fresh, self._fresh = self._fresh, []
-        now = time.monotonic()
-        for arena, members, flow, ranges in fresh:
-            self.fleet.enqueue(arena, members, ranges, now, flow)
-
     def _dispatch_soon(self) -> None:
         """Give out what can be given out, in the next turn."""
         if not self._is_due:
@@ -347,31 +330,11 @@ class Engine:
             self._hear()  # who has room now may not have said so aloud
         finally:
             self._is_due = False
-        self._enqueue_fresh()
-        now = time.monotonic()
-        by_device: dict[str, list[OpenJob]] = {}
         try:
-            for job in self.fleet.dispatch(now):
-                by_device.setdefault(job.placement.device.name, []).append(job)
+            self._dispatcher.dispatch()
         finally:
             self._anybody_before = [None] * len(self.arenas)
-        for device, jobs in by_device.items():
-            message = Assign(self._epoch, tuple([self._message(job) for job in jobs]))
-            for job in jobs:
-                self.arenas[job.placement.member.arena].start(job.ranges, now)
-            if not self._links.assign(device, message):
-                self.fleet.not_sent(device, jobs, now)
-        self._want_ready()
         self._pass_on()
-
-    def _want_ready(self) -> None:
-        """Be woken by those workers whose next end of a job lets something go on."""
-        for device, worker in self.fleet.workers.items():
-            self._links.want_ready(device, self.fleet.awaits_ready(worker))
-
-    def _message(self, job: OpenJob) -> Job:
-        traces = () if self._traces is None else self._traces.packed(job)
-        return Job(job.id, job.placement.instance, tuple(job.ranges), traces)
 
     def _pass_on(self) -> None:
         """Pass on what has come of rows in the fleet without a word of their workers."""
@@ -443,13 +406,13 @@ class Engine:
         for request, (start, stop), complete in arena.settle(ended):
             # Whoever was not waited for must not find another row in its slot.
             if not complete and arena.are_awaited(start, stop):
-                self._enqueue_fresh()
+                self._dispatcher.enqueue_fresh()
                 saved = self.fleet.withdraw(index, start, stop)
                 request.saved += saved if ended.certain else 0
             if complete or not self.fleet.hold(index, start, stop):
                 arena.slots.free(start, stop)
             else:
-                self._want_ready()
+                self._dispatcher.want_ready()
             if request.settled == request.rows:
                 self._finish(request)
                 continue
@@ -466,7 +429,8 @@ class Engine:
         available = self.fleet.available(arena, _EVERYBODY)
         for request, span, mask in self.arenas[arena].defer(deferred, available):
             if mask:
-                self._enqueue(request, mask, span)
+                self._dispatcher.add(request, mask, span)
+                self._dispatch_soon()
             else:
                 self._links.tell_combiner(Predicted((Predictions(arena, *span),)))
 
@@ -498,7 +462,7 @@ class Engine:
 
     def worker_down(self, device: str) -> None:
         """A worker keeps dying at its start: what waits for it alone fails, fresh rows too."""
-        self._enqueue_fresh()
+        self._dispatcher.enqueue_fresh()
         self.fleet.gave_up(device)
         self._pass_on()
 

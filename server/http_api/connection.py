@@ -22,8 +22,9 @@ from httptools import HttpParserError
 from server.http_api.asgi_call import Application, AsgiCall, response_head
 from server.http_api.body import LATE
 from server.http_api.certified import CERTIFIED, certified_name
-from server.http_api.fast_infer import FastCall, Incoming, Repeat
+from server.http_api.fast_infer import FastCall, Repeat
 from server.http_api.framing import Head, RequestParser
+from server.http_api.incoming import Client, Incoming
 from server.http_api.pieces import PieceTransport
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._parser = RequestParser(self)
         self.common_headers = connections.common_headers
-        self.client: tuple[str, int] | None = None
+        self.client: Client = None
         self.certified = ""
         #: The request that is being answered, and those that wait for their turn.
         self._current: _Call | FastCall | None = None

@@ -12,9 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
-
-import numpy as np
+from typing import NamedTuple, Protocol
 
 from server.engine.flows import NORMAL
 from server.engine.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
@@ -24,65 +22,35 @@ from server.errors import (
     InternalFault,
     QueueFull,
     RequestError,
-    RequestTimeout,
     Unauthenticated,
 )
 from server.http_api import asker
 from server.http_api.answers import RAW, VARY, error_answer
-from server.http_api.asgi_call import AsgiCall, Writer, response_head
+from server.http_api.asgi_call import Writer, response_head
 from server.http_api.compression import LEAST_BYTES
 from server.http_api.framing import Head
-from server.http_api.plans import Plan
+from server.http_api.incoming import Asked, Client, Incoming, read_head
+from server.http_api.plans import InferPath, Plan
 from server.http_api.protocol import encode_answer
-from server.inference.inference import Endpoint, Inference
-from server.inference.request_ids import acceptable
+from server.inference.inference import Inference
 from server.security.doorkeeper import Doorkeeper, Need
 
-if TYPE_CHECKING:
-    from server.http_api.infer_route import InferPath
-
-__all__ = ["FastCall", "FastInfer", "Incoming", "Repeat"]
+__all__ = ["FastCall", "FastInfer", "Repeat"]
 
 _LENGTH = b"inference-header-content-length"
 _OK = b"HTTP/1.1 200 OK\r\n"
 _CLOSE = b"connection: close\r\n"
-_MAX_LENGTH_DIGITS = 18
-#: Headers of requests that are left to the application.
-_UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect"}
-_ONCE = {b"content-length", _LENGTH, b"authorization", asker.HEADER}
 
 
 class Connection(Writer, Protocol):
     """What the calls here know of their connection."""
 
-    client: tuple[str, int] | None
+    client: Client
     certified: str
 
     def answer(self, call: FastCall, data: bytes) -> None:
         """Send the whole answer."""
         ...
-
-
-class Asked(NamedTuple):
-    """What the head of an infer request says.
-
-    Attributes:
-        path: of which model.
-        length: of the body.
-        header_length: of the JSON in it.
-        authorization: what the client shows, if anything.
-        takes_encoded: whether the answer may be compressed.
-        request_id: what the client calls it, "" for nothing.
-        keep_alive: whether the connection stays.
-    """
-
-    path: InferPath
-    length: int
-    header_length: int
-    authorization: str | None
-    takes_encoded: bool
-    request_id: str
-    keep_alive: bool
 
 
 class Repeat(NamedTuple):
@@ -101,125 +69,6 @@ class Repeat(NamedTuple):
     start: int
     asked: Asked
     plan: Plan
-
-
-class Incoming:
-    """An infer request while its body comes, into one piece of memory.
-
-    Memory is taken for all that is announced, but the kernel gives it page by page, as it is
-    filled; so does the budget.
-
-    Attributes:
-        asked: what its head says.
-        body: all of it, once `more_body` is false.
-        more_body: whether it is not there as a whole.
-        keep_alive: whether the connection stays when it is answered.
-        is_late: whether its client took too long.
-    """
-
-    __slots__ = (
-        "_buffer",
-        "_fast",
-        "_filled",
-        "_hold",
-        "_parts",
-        "asked",
-        "began",
-        "body",
-        "head",
-        "is_late",
-        "keep_alive",
-        "more_body",
-    )
-
-    def __init__(self, fast: FastInfer, head: Head, asked: Asked) -> None:
-        self.head = head
-        self.asked = asked
-        self.began = time.monotonic()
-        self.body: bytes | memoryview = b""
-        self.more_body = True
-        self.keep_alive = asked.keep_alive
-        self.is_late = False
-        self._fast = fast
-        self._hold: Hold | None = None
-        self._parts: list[bytes] = []
-        self._buffer = memoryview(b"")
-        self._filled = 0
-
-    @property
-    def left(self) -> int:
-        """How many bytes are still to come."""
-        return self.asked.length - self._filled
-
-    def feed(self, data: bytes) -> None:
-        """Some of it has come together with the head."""
-        self._parts.append(data)
-
-    def expect_rest(self) -> bool:
-        """Make room for the rest, which goes to `free`; whether bodies may hold what has come."""
-        came = b"".join(self._parts)
-        self._parts.clear()
-        self._hold = Hold(self._fast.budget)
-        self._buffer = np.empty(self.asked.length, np.uint8).data
-        self._buffer[: len(came)] = came
-        return self.took(len(came))
-
-    def free(self) -> memoryview:
-        """Where the rest goes."""
-        return self._buffer[self._filled :]
-
-    def took(self, nbytes: int) -> bool:
-        """So much more of it is there; whether bodies may hold that."""
-        self._filled += nbytes
-        assert self._hold is not None
-        try:
-            self._hold.settle(self._filled)
-        except QueueFull:
-            return False
-        return True
-
-    def end_body(self) -> None:
-        """All of it is there."""
-        self.more_body = False
-        if self._hold is None:
-            parts = self._parts
-            self.body = parts[0] if len(parts) == 1 else b"".join(parts)
-            if len(self.body) >= COUNTED_BYTES:
-                self._hold = Hold(self._fast.budget)
-                self._hold.hold(len(self.body))
-        else:
-            self.body = self._buffer
-            if len(self.body) < COUNTED_BYTES:
-                self._hold.settle(0)
-
-    def take_hold(self) -> Hold | None:
-        """What it holds of the budget, for whoever has the body from now on."""
-        hold, self._hold = self._hold, None
-        return hold
-
-    def as_asgi(self, writer: Writer) -> AsgiCall:
-        """Leave it to the application."""
-        call = AsgiCall(self.head, writer, is_infer=True)
-        call.keep_alive = self.keep_alive
-        self._release()
-        if self.more_body:
-            call.feed(self._buffer[: self._filled])
-        else:
-            call.feed(self.body)
-            call.end_body()
-        return call
-
-    def disconnect(self, *, cancel: bool = False) -> None:
-        """The client has gone, or took too long."""
-        del cancel  # nothing runs yet
-        self._release()
-        error = RequestTimeout("the body did not come in time") if self.is_late else ClientGone()
-        self._fast.count_failure(self.asked, self.began, error)
-
-    def _release(self) -> None:
-        if self._hold is not None:
-            self._hold.settle(0)
-            self._hold = None
 
 
 class FastCall:
@@ -359,7 +208,8 @@ class FastCall:
         asked, fast = self._asked, self._fast
         told = error if isinstance(error, RequestError) else None
         if self._is_admitted or told is None:  # the door counts whom it refuses
-            told = fast.count_failure(asked, self._arrived, error, self._connection.client)
+            client = self._connection.client
+            told = asked.path.count_failure(error, self._arrived, client, asked.request_id)
         error.__traceback__ = None  # it holds the request, which holds the error
         answer = error_answer(told)
         headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
@@ -418,7 +268,7 @@ class FastInfer:
         path = self._paths.get(head.path)
         if path is None or self._is_off or head.method != b"POST":
             return None
-        asked = _read_head(head, path)
+        asked = read_head(head, path)
         if asked is None or not self.engine.is_open or asked.length > self._max_bytes:
             return None
         if asked.length >= COUNTED_BYTES:
@@ -431,7 +281,7 @@ class FastInfer:
                 self.door.identify(Need.INFER, asked.authorization, connection.certified, "")
             except RequestError:
                 return None
-        return Incoming(self, head, asked)
+        return Incoming(head, asked, self.budget, connection.client)
 
     def begin(self, connection: Connection, incoming: Incoming) -> FastCall | None:
         """Make a call of a request that is there as a whole, if it is of a known kind."""
@@ -453,50 +303,3 @@ class FastInfer:
         if self.door.keeps_urgent or not self.engine.is_open:
             return None
         return FastCall(self, connection, repeat.asked, repeat.plan)
-
-    def count_failure(
-        self,
-        asked: Asked,
-        began: float,
-        error: Exception,
-        client: tuple[str, int] | None = None,
-    ) -> RequestError:
-        """Count a request that has failed; what its client is told."""
-        endpoint: Endpoint = asked.path.endpoint
-        endpoint.counters.fail(began, error)
-
-        def about() -> dict[str, str]:
-            return {
-                "protocol": "http",
-                "model": endpoint.model.served.name,
-                "client": f"{client[0]}:{client[1]}" if client else "",
-                "request_id": asked.request_id,
-                "trace_id": "",
-            }
-
-        return self.inference.access.failed(began, error, about)
-
-
-def _read_head(head: Head, path: InferPath) -> Asked | None:
-    """What a head says, if it is that of a plain binary request."""
-    found: dict[bytes, bytes] = {}
-    for name, value in head.headers:
-        if name in _UNUSUAL or (name in _ONCE and name in found):
-            return None
-        found[name] = value
-    length, header_length = found.get(b"content-length", b""), found.get(_LENGTH, b"")
-    for given in (length, header_length):
-        if not given.isdigit() or len(given) > _MAX_LENGTH_DIGITS:
-            return None
-    if int(header_length) > int(length):
-        return None
-    authorization = found.get(b"authorization")
-    return Asked(
-        path,
-        int(length),
-        int(header_length),
-        None if authorization is None else authorization.decode("latin-1"),
-        b"accept-encoding" in found,
-        acceptable(found.get(asker.HEADER, b"").decode("latin-1")),
-        head.keep_alive,
-    )

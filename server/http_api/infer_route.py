@@ -32,7 +32,7 @@ from server.http_api.body import LATE, BodyReader, Disconnected, Receive, read_l
 from server.http_api.compression import LEAST_BYTES
 from server.http_api.entrance import authorization_of
 from server.http_api.json_numbers import SLICE_BYTES
-from server.http_api.plans import BIG_ANSWER_BYTES, PlanCache
+from server.http_api.plans import BIG_ANSWER_BYTES, InferPath
 from server.http_api.protocol import (
     describe_answer,
     encode_answer,
@@ -41,7 +41,7 @@ from server.http_api.protocol import (
     parse_request,
 )
 from server.inference.descriptions import MODEL_VERSION
-from server.inference.inference import Endpoint, Inference
+from server.inference.inference import Inference
 from server.inference.outputs import member_names
 from server.inference.requests import InferRequest, WantedOutput
 from server.inference.steps import Turns
@@ -51,18 +51,10 @@ from server.security.doorkeeper import Doorkeeper
 if TYPE_CHECKING:
     from server.engine.tracing import RequestTrace, Tracer
 
-__all__ = ["InferPath", "InferRoute"]
+__all__ = ["InferRoute"]
 
 _HEADER_LENGTH = b"inference-header-content-length"
 _MAX_CLASSES_DIGITS = 18
-
-
-class InferPath:
-    """Where a model is asked, and the plans of the requests it has seen."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self.endpoint = endpoint
-        self.plans = PlanCache([spec.name for spec in endpoint.model.inputs])
 
 
 class InferRoute:
@@ -94,7 +86,9 @@ class InferRoute:
         self._turns = Turns()
         self.paths = {
             f"/v2/models/{name}{version}/infer": path
-            for name, path in ((name, InferPath(at)) for name, at in inference.endpoints.items())
+            for name, path in (
+                (name, InferPath(at, inference.access)) for name, at in inference.endpoints.items()
+            )
             for version in ("", f"/versions/{MODEL_VERSION}")
         }
 

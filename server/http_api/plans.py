@@ -11,11 +11,14 @@ from collections.abc import Sequence
 import msgspec
 
 from server.engine.request import Prepared, StoredInput
+from server.errors import RequestError
 from server.http_api.recent import Recent
+from server.inference.access_log import AccessLog
 from server.inference.binding import Bound
+from server.inference.inference import Endpoint
 from server.inference.requests import InferRequest, WantedOutput
 
-__all__ = ["BIG_ANSWER_BYTES", "Plan", "PlanCache"]
+__all__ = ["BIG_ANSWER_BYTES", "InferPath", "Plan", "PlanCache"]
 
 _PLANS = 512  # of a generation
 _MAX_HEADER_BYTES = 4096
@@ -123,3 +126,34 @@ class PlanCache:
                 ),
             )
             self._plans.put(bytes(body[:header_length]), plan)
+
+
+class InferPath:
+    """Where a model is asked over HTTP.
+
+    Attributes:
+        endpoint: the model.
+        plans: of the requests that it has seen.
+    """
+
+    def __init__(self, endpoint: Endpoint, access: AccessLog) -> None:
+        self.endpoint = endpoint
+        self.plans = PlanCache([spec.name for spec in endpoint.model.inputs])
+        self._access = access
+
+    def count_failure(
+        self, error: Exception, began: float, client: tuple[str, int] | None, request_id: str
+    ) -> RequestError:
+        """Count a request that has failed; what its client is told."""
+        self.endpoint.counters.fail(began, error)
+
+        def about() -> dict[str, str]:
+            return {
+                "protocol": "http",
+                "model": self.endpoint.model.served.name,
+                "client": f"{client[0]}:{client[1]}" if client else "",
+                "request_id": request_id,
+                "trace_id": "",
+            }
+
+        return self._access.failed(began, error, about)

@@ -19,7 +19,7 @@ from server.errors import ClientGone, QueueFull
 from server.front_end_spec import ClientLimits, ModelSpec
 from server.http_api.connections import Connections
 from server.http_api.fast_infer import FastInfer
-from server.http_api.infer_route import InferPath
+from server.http_api.plans import InferPath
 from server.http_api.protocol import parse_request
 from server.inference.access_log import AccessLog
 from server.inference.binding import Bound, bind_tensors
@@ -101,7 +101,7 @@ class Scene:
         self.model = model(width)
         self.engine = PlayedEngine()
         self.endpoint = Endpoint(self.model)
-        self.path = InferPath(self.endpoint)
+        self.path = InferPath(self.endpoint, AccessLog("none"))
         self.budget = MemoryBudget() if budget is None else budget
         inference = SimpleNamespace(
             engine=self.engine, tracer=None, access=AccessLog("none"), is_leaving=False
