@@ -92,7 +92,7 @@ def test_a_target_runs_the_server_as_a_user_behind_tini(target):
     assert last["ENTRYPOINT"].words == ["tini", "--", "ensembled"]
     command = last["CMD"].words
     assert command[0] in {each.callback.__name__ for each in app.registered_commands}
-    assert PYPROJECT["scripts"] == {"ensembled": "server.cli:main"}
+    assert PYPROJECT["scripts"] == {"ensembled": "server.entry:main"}
 
 
 @pytest.mark.parametrize("target", TARGETS)
