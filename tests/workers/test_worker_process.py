@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 
 import msgspec
@@ -12,6 +11,7 @@ import zmq
 from arenas import arena_spec, claim, mapped, open_arena, vector
 
 from workers.channels import COMBINER, WORKERS, open_socket
+from workers.child_process import child_command
 from workers.messages import Assign, Hello, Job, Predicted, Predictions, Ready, Reset, encode
 from workers.spec import (
     Binding,
@@ -45,15 +45,17 @@ class Bench:
         self.combiner = open_socket(zmq.PULL, directory, COMBINER, bind=True)
         for socket in (self.router, self.combiner):
             socket.rcvtimeo = 30_000
+        reader, status = os.pipe()
+        self.status = os.fdopen(reader, "rb")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "workers.predictor"],
+            child_command("workers.predictor", status, 2),
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(memory.fd,),
+            pass_fds=(memory.fd, status),
         )
+        os.close(status)
         self.process.stdin.write(msgspec.json.encode(spec) + b"\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline() == b'{"type":"Started"}\n'
+        assert self.status.readline() == b'{"type":"Started"}\n'
 
     def send(self, message):
         self.router.send_multipart((IDENTITY, encode(message)))
@@ -74,7 +76,7 @@ class Bench:
         finally:
             self.process.kill()
             self.process.wait()
-            self.process.stdout.close()
+            self.status.close()
             self.router.close()
             self.combiner.close()
 
