@@ -10,22 +10,23 @@ import sys
 
 OLDEST = (3, 11)
 #: What an environment for development takes with torch for CPUs, and pip while it installs that.
-ROOM_BYTES = 2 * 10**9
+ROOM_BYTES = 3 * 10**9
 
 
 def problem(version, has_venv, free_bytes):
     """Return what is wrong, or an empty text."""
     if version < OLDEST:
-        wanted = ".".join(map(str, OLDEST))
-        found = ".".join(map(str, version))
-        return "Python %s is too old, at least %s is needed: make PYTHON=python%s setup" % (
-            found, wanted, wanted,
-        )  # fmt: skip
+        example = f"make PYTHON=python{_text(OLDEST)} setup"
+        return f"Python {_text(version)} is too old, {_text(OLDEST)} is needed: {example}"
     if not has_venv:
-        return "this Python has no venv module: apt install python%d.%d-venv" % version
+        return f"this Python has no venv module: apt install python{_text(version)}-venv"
     if free_bytes < ROOM_BYTES:
-        return "%.1f GB are free here, %.0f GB are needed" % (free_bytes / 1e9, ROOM_BYTES / 1e9)
+        return f"{free_bytes / 1e9:.1f} GB are free here, {ROOM_BYTES / 1e9:.1f} are needed"
     return ""
+
+
+def _text(version):
+    return ".".join(map(str, version))
 
 
 if __name__ == "__main__":

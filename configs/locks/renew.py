@@ -69,7 +69,14 @@ def resolve(requirements: Sequence[str], *options: str) -> list[str]:
         wanted, found = Path(directory, "wanted.in"), Path(directory, "found.txt")
         wanted.write_text("".join(f"{_located(one)}\n" for one in requirements))
         command = [
-            *(str(Path(sys.executable).with_name("uv")), "pip", "compile", "--quiet", "--only-binary", ":all:"),
+            *(
+                str(Path(sys.executable).with_name("uv")),
+                "pip",
+                "compile",
+                "--quiet",
+                "--no-config",
+            ),
+            *("--only-binary", ":all:"),
             *("--no-header", "--no-annotate", *options, "--output-file", str(found), str(wanted)),
         ]
         subprocess.run(command, check=True)
