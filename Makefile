@@ -1,7 +1,7 @@
 # The one task runner of the project; `make help` lists the targets.
 #
 # The first target that needs it makes a virtual environment in .venv (it takes a while). A stamp
-# file remembers that, so later runs start at once, until pyproject.toml or the list of weights
+# file remembers that, so later runs start at once, until pyproject.toml or a lock in configs/locks
 # changes. Another Python: make PYTHON=python3.12 setup. Another ensemble: make serve CONFIG=...
 # More or fewer faults, or the same ones again: make chaos FAULTS=50 SEED=7
 
@@ -9,41 +9,75 @@ PYTHON ?= python3
 CONFIG ?= configs/imagenet.yaml
 REQUESTS ?= 100000
 FAULTS ?= 200
+TESTS ?= -q -n 3 --dist worksteal
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 COMPAT := .venv-compat/bin
 COMPAT_INSTALLED := .venv-compat/.installed
-AUDIT := .venv-audit/bin
 PROTO := server/grpc_api/open_inference
+LOCKS := configs/locks
+SETUP := build dev weights
+# Exactly what a lock holds, as wheels: nothing is resolved, and nothing compiled.
+LOCKED := -m pip install --require-hashes --no-deps --only-binary :all:
+# torch's build, and CUDA with it, is for the machine's package index to decide.
+TORCH := -m pip install --constraint $(LOCKS)/torch.txt torch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test compat chaos fuzz check audit bench docs proto image-check clean
+.PHONY: help setup serve test test-latest test-lowest compat chaos fuzz check audit lock bench docs \
+	proto image-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## make the virtual environment
 
-$(INSTALLED): pyproject.toml clients/pyproject.toml configs/weights.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -e '.[dev]' -e './clients[grpc,load,plot]'
-	$(BIN)/python -m pip install --no-deps -r configs/weights.txt
+$(INSTALLED): pyproject.toml clients/pyproject.toml $(addprefix $(LOCKS)/,$(SETUP:=.txt) torch.txt)
+	@$(PYTHON) $(LOCKS)/preflight.py
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(BIN)/python $(LOCKED) $(SETUP:%=-r $(LOCKS)/%.txt)
+	$(BIN)/python $(TORCH)
+	$(BIN)/python -m pip install --no-deps --no-build-isolation -e . -e ./clients
 	touch $@
 
 serve: $(INSTALLED) ## serve CONFIG until Ctrl-C
 	@exec $(BIN)/ensembled serve $(CONFIG)
 
 test: $(INSTALLED) ## run the tests
-	$(BIN)/pytest -q -n 3 --dist worksteal
+	$(BIN)/pytest $(TESTS)
+
+# Both in an environment that is thrown away: the ranges of pyproject.toml, not the locks.
+test-latest: ## run the tests with the newest releases that pyproject.toml allows
+	@$(PYTHON) $(LOCKS)/preflight.py
+	rm -rf .venv-latest
+	$(PYTHON) -m venv .venv-latest
+	.venv-latest/bin/python -m pip install -e '.[dev]' -e './clients[grpc,load,plot]'
+	.venv-latest/bin/python $(LOCKED) -r $(LOCKS)/weights.txt
+	.venv-latest/bin/python -m pip freeze --exclude-editable
+	.venv-latest/bin/pytest $(TESTS)
+	rm -rf .venv-latest
+
+test-lowest: .venv-lock/bin/uv ## run the tests with the oldest releases that it allows
+	@$(PYTHON) $(LOCKS)/preflight.py
+	rm -rf .venv-lowest
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lock/bin/python $(LOCKS)/renew.py --lowest > .venv-lowest/lowest.txt
+	.venv-lowest/bin/python -m pip install --no-deps --only-binary :all: -r .venv-lowest/lowest.txt
+	.venv-lowest/bin/python $(TORCH)
+	.venv-lowest/bin/python $(LOCKED) -r $(LOCKS)/build.txt -r $(LOCKS)/weights.txt
+	.venv-lowest/bin/python -m pip install --no-deps --no-build-isolation -e . -e ./clients
+	.venv-lowest/bin/pytest $(TESTS)
+	rm -rf .venv-lowest
 
 compat: $(INSTALLED) $(COMPAT_INSTALLED) ## try the clients of other servers, in an environment of their own
 	$(COMPAT)/pytest -q tests/compat/with_tritonclient tests/compat/with_tools
 	$(COMPAT)/pytest -q tests/compat/with_kserve
 
-$(COMPAT_INSTALLED): tests/compat/requirements.txt
-	test -x $(COMPAT)/python || $(PYTHON) -m venv .venv-compat
-	$(COMPAT)/python -m pip install --no-compile -r tests/compat/requirements.txt
+$(COMPAT_INSTALLED): $(LOCKS)/compat.txt $(LOCKS)/perf-analyzer.txt
+	test -x $(COMPAT)/pip || $(PYTHON) -m venv .venv-compat
+	$(COMPAT)/python $(LOCKED) --no-compile -r $(LOCKS)/compat.txt
+	$(COMPAT)/python $(LOCKED) -r $(LOCKS)/perf-analyzer.txt || \
+		echo "perf-analyzer needs a newer system: its tests are skipped"
 	touch $@
 
 chaos: $(INSTALLED) ## torment a server with random faults under load, some ten minutes
@@ -58,13 +92,22 @@ check: $(INSTALLED) ## lint, formatting, types, import direction
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-audit: $(INSTALLED) $(AUDIT)/pip-audit ## look the dependencies up among known weaknesses (network)
+audit: $(INSTALLED) .venv-audit/bin/pip-audit ## look the dependencies up among known weaknesses (network)
 	$(BIN)/python -m pip list --exclude-editable --format=freeze | \
-		$(AUDIT)/pip-audit --strict --no-deps --disable-pip -r /dev/stdin
+		.venv-audit/bin/pip-audit --strict --no-deps --disable-pip -r /dev/stdin
 
-$(AUDIT)/pip-audit:
-	test -x $(AUDIT)/python || $(PYTHON) -m venv .venv-audit
-	$(AUDIT)/python -m pip install pip-audit
+.venv-audit/bin/pip-audit: $(LOCKS)/audit.txt
+	test -x .venv-audit/bin/pip || $(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python $(LOCKED) -r $(LOCKS)/audit.txt
+	touch $@
+
+lock: .venv-lock/bin/uv ## resolve all environments anew and write configs/locks (network)
+	.venv-lock/bin/python $(LOCKS)/renew.py
+
+.venv-lock/bin/uv: $(LOCKS)/uv.txt
+	test -x .venv-lock/bin/pip || $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python $(LOCKED) -r $(LOCKS)/uv.txt
+	touch $@
 
 bench: $(INSTALLED) ## run the benchmarks
 	$(BIN)/python -m benchmarks.run

@@ -21,6 +21,7 @@ from server.config.limits import LimitsConfig
 from server.front_end_spec import ClientLimits, FrontEndSpec, QueueLimits
 from server.plan import Plan, make_plan
 from server.security.credentials import read_credentials
+from server.stdout import echo
 from server.supervision.notify import Notifier
 from server.supervision.ports import bind_port, hold_port, notice_absence, spoken_address
 from server.supervision.rereading import Rereading
@@ -31,6 +32,7 @@ from workers.bells import make_eventfds
 from workers.log_lines import Speaker
 from workers.logs import flush, log_environment, set_up_logging
 from workers.memory import create_memory
+from workers.printed import stdout_logged
 from workers.queues import queues_bytes, ring_bytes
 from workers.spec import CombinerSpec, MemorySpec, QueuesSpec, WorkerSpec
 
@@ -64,7 +66,8 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     http = bind_port(config.server.host, config.server.http_port)
     grpc = hold_port(config.server.host, config.server.grpc_port)
     log = partial(_log.info, "%s")
-    plan = make_plan(config, profile_s=config.placement.profile_s, log=log)
+    with stdout_logged("the supervisor"):
+        plan = make_plan(config, profile_s=config.placement.profile_s, log=log)
     for line in plan.describe():
         log(line)
     try:
@@ -118,7 +121,7 @@ def _client_limits(limits: LimitsConfig) -> ClientLimits:
 def _say(line: str) -> None:
     """Print a line; that nobody may read any more is no reason to end."""
     with contextlib.suppress(OSError):
-        os.write(1, f"{line}\n".encode())
+        echo(line)
 
 
 async def _supervise(

@@ -1,10 +1,12 @@
 """How every child process of the server starts and ends.
 
-Runs in each child. Its standard streams are its control channel with the supervisor:
+Runs in each child, after `workers.child_main`. Its channel with the supervisor:
 
 - stdin: the role's spec as one line of JSON, then whatever the role listens for; its end means
   that the supervisor has let go of the child, or is dead: either way the child must end;
-- stdout: status lines (`Started` or `Failed`); what libraries print goes to stderr instead.
+- the descriptor that is its first argument: status lines (`Started` or `Failed`);
+- the descriptor that is its second argument: the log. What libraries print on stdout and stderr is
+  read by the supervisor, which logs it.
 
 On Linux the kernel also kills the child when the supervisor dies, so that not even a child that
 is stuck inside a prediction is orphaned.
@@ -17,13 +19,15 @@ import ctypes
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NoReturn, TypeVar
 
 import msgspec
 from setproctitle import setproctitle
 
+from workers.child_main import flush_c
 from workers.log_lines import Speaker
 from workers.logs import flush, set_up_logging, settings_of
 
@@ -57,8 +61,11 @@ class Status:
         self._stream = stream
         self.has_started = False
 
-    def send(self, status: Started | Failed) -> None:
-        """Write one status line. A supervisor that is gone is no error: the child ends anyway."""
+    def send(self, status: msgspec.Struct) -> None:
+        """Write one line: of the child's status, or what else its parent waits for.
+
+        A parent that is gone is no error: the child ends anyway.
+        """
         self.has_started |= isinstance(status, Started)
         with contextlib.suppress(OSError):
             self._stream.write(msgspec.json.encode(status) + b"\n")
@@ -72,6 +79,7 @@ def run_role(
 ) -> None:
     """Run a role to its end: `main` gets its spec, the rest of stdin and its status channel.
 
+    The descriptors of the status channel and of the log are the arguments of the command line.
     In the list of processes and in the log it is called what its `speaker` says. An exception
     becomes a `Failed` line and exit status 1. The supervisor tells of it if the child was not up
     yet, later the log does.
@@ -81,22 +89,20 @@ def run_role(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     commands = os.fdopen(os.dup(0), "rb", buffering=0)
-    status = Status(os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)
+    status_fd, log_fd = map(int, sys.argv[1:3])
+    status = Status(os.fdopen(status_fd, "wb"))
     spec = msgspec.json.decode(_first_line(commands), type=spec_type)
     name = speaker(spec)
     setproctitle(name.title)
-    set_up_logging(name, *settings_of(os.environ))
+    set_up_logging(name, *settings_of(os.environ), fd=log_fd)
     try:
         main(spec, commands, status)
     except BaseException as error:
         level = logging.ERROR if status.has_started else logging.DEBUG
         logging.getLogger(__name__).log(level, "the process failed", exc_info=True)
         status.send(Failed((str(error) or type(error).__name__)[:_MAX_ERROR]))
-        flush()
-        os._exit(1)
-    flush()
-    os._exit(0)
+        _exit(1)
+    _exit(0)
 
 
 def end_with_supervisor(commands: BinaryIO, on_end: Callable[[], None] = lambda: None) -> None:
@@ -111,10 +117,15 @@ def end_with_supervisor(commands: BinaryIO, on_end: Callable[[], None] = lambda:
         while commands.read(4096):
             pass
         on_end()
-        flush()
-        os._exit(0)
+        _exit(0)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def _exit(code: int) -> NoReturn:
+    flush()
+    flush_c()
+    os._exit(code)
 
 
 def _first_line(stream: BinaryIO) -> bytes:

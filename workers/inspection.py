@@ -1,8 +1,8 @@
 """Finds out the signatures of models, in child processes that may crash and pay for the runtimes.
 
 The supervisor (and `ensembled check`) calls `inspect_models`; it sends every child a JSON list of
-`ModelSource` on stdin and reads a JSON list of findings, in order, from its stdout. What was found
-before is taken from the cache, without a process.
+`ModelSource` on stdin and gets a JSON list of findings, in order, through a descriptor. What was
+found before is taken from the cache, without a process.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import msgspec
 from workers import backends
 from workers.backends.base import one_line, weights_bytes
 from workers.cache import cache_part, write_atomically
+from workers.child_process import ask_child
 from workers.spec import DeviceSpec, ModelSignature, ModelSource
 
 __all__ = ["Found", "InspectionError", "Refused", "inspect_models", "main"]
@@ -87,13 +88,10 @@ def inspect_models(
 
 
 def main() -> None:
-    """Inspect the models that stdin lists and write the findings to stdout: the child's part."""
-    answer_fd = os.dup(1)
-    # Runtimes print what they like to stdout, from C as well: keep the answer apart from it.
-    os.dup2(2, 1)
+    """Inspect the models that stdin lists and write the findings: the child's part."""
     sources = msgspec.json.decode(sys.stdin.buffer.read(), type=list[ModelSource])
     findings = [_inspect(source) for source in sources]
-    with os.fdopen(answer_fd, "wb") as answer:
+    with os.fdopen(int(sys.argv[1]), "wb") as answer:
         answer.write(msgspec.json.encode(findings))
 
 
@@ -126,25 +124,22 @@ def _ask_child(source: ModelSource, timeout_s: float) -> Finding:
     """Inspect one model in a process of its own; its death or silence is a finding, too."""
     where = f"member {source.member} ({source.path})"
     try:
-        child = subprocess.run(
-            # -P: a directory `workers` where the user happens to be is not ours.
-            [sys.executable, "-P", "-m", "workers.inspection"],
-            input=msgspec.json.encode([source]),
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
+        child = ask_child(
+            f"inspection of {source.member}",
+            "workers.inspection",
+            msgspec.json.encode([source]),
+            timeout_s,
         )
     except subprocess.TimeoutExpired:
         return Refused(f"{where}: did not load and answer within {timeout_s:g} s")
-    if child.returncode < 0:
-        died_of = signal.Signals(-child.returncode).name
+    if child.code < 0:
+        died_of = signal.Signals(-child.code).name
         return Refused(f"{where}: the process that loaded it died of {died_of}")
     try:
-        (finding,) = msgspec.json.decode(child.stdout, type=list[Finding])
+        (finding,) = msgspec.json.decode(child.answer, type=list[Finding])
     except (msgspec.DecodeError, ValueError):
-        lines = child.stderr.decode(errors="replace").strip().splitlines()
-        last = lines[-1] if lines else "no message"
-        return Refused(f"{where}: the process that loaded it exited {child.returncode}: {last}")
+        last = child.last_line or "no message"
+        return Refused(f"{where}: the process that loaded it exited {child.code}: {last}")
     return finding
 
 

@@ -1,8 +1,9 @@
 """Where the log goes: to stderr, from a thread of its own, so that nobody ever waits for it.
 
-Used in every process of the server. Records of `logging` flow in, lines flow to stderr. What can't
-be written (a full disk, a closed pipe) is lost, and so is what comes while a reader who does not
-read has left no room: never more than `_MAX_LINES` wait. How much was lost is said afterwards.
+Used in every process of the server. Records of `logging` flow in, lines flow to stderr, which a
+child holds as a descriptor of its own. What can't be written (a full disk, a closed pipe) is lost,
+and so is what comes while a reader who does not read has left no room: never more than `_MAX_LINES`
+wait. How much was lost is said afterwards.
 """
 
 from __future__ import annotations
@@ -42,14 +43,20 @@ def settings_of(environment: Mapping[str, str]) -> tuple[str, Format]:
     return environment.get(_LEVEL) or "info", style
 
 
-def set_up_logging(speaker: Speaker, level: str, style: Format) -> None:
-    """Send this process's log to stderr, and with it what would be printed there.
+def set_up_logging(speaker: Speaker, level: str, style: Format, fd: int = _STDERR) -> None:
+    """Send this process's log to stderr, and with it what Python would print there.
 
     To be called once, before anything is opened: if stderr is closed, it becomes the null device,
     lest the next file that is opened takes its place and gets the log.
+
+    Args:
+        speaker: this process.
+        level: the least severe that is told.
+        style: how lines look.
+        fd: where they go.
     """
     _hold_standard_streams()
-    handler = _Handler(_STDERR)
+    handler = _Handler(fd)
     handler.setFormatter(JsonFormatter(speaker) if style == "json" else HumanFormatter(speaker))
     handler.addFilter(FloodFilter())
     root = logging.getLogger()

@@ -1,9 +1,9 @@
 """Measures one member on one device, in a process that may crash and that pays for the runtime.
 
-Runs as a child (`python -P -m workers.profiler`) of the process that profiles, which holds it by
-a `ProfilerProcess`: a worker with one instance, a private arena and no sockets. A spec and then
-commands flow in on its stdin (`workers.profiler_messages`); each is answered with a line on its
-stdout as soon as the answer is known.
+Runs as a child of the process that profiles, which holds it by a `ProfilerProcess`: a worker with
+one instance, a private arena and no sockets. A spec and then commands flow in on its stdin
+(`workers.profiler_messages`); each is answered with a line on its status channel as soon as the
+answer is known.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -162,19 +161,14 @@ def fill_rows(arena: Arena) -> None:
 
 def main() -> None:
     """Entry point of the child."""
-    replies = os.fdopen(os.dup(1), "wb")
-
-    def reply(message: Loaded | Measured) -> None:
-        replies.write(msgspec.json.encode(message) + b"\n")
-        replies.flush()
 
     def run(spec: ProfilerSpec, commands: BinaryIO, status: Status) -> None:
         _be_first_to_die()
         settle(spec.device)
         profiler = _Profiler(spec)
-        reply(Loaded(profiler.worker_bytes))
+        status.send(Loaded(profiler.worker_bytes))
         for line in iter(commands.readline, b""):
-            reply(profiler.measure(msgspec.json.decode(line, type=Measure)))
+            status.send(profiler.measure(msgspec.json.decode(line, type=Measure)))
 
     run_role(lambda spec: Speaker("profiler", spec.instance.source.member), ProfilerSpec, run)
 

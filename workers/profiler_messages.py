@@ -2,7 +2,7 @@
 
 Used in both: each message is a line of JSON, a `ProfilerSpec` and then `Measure` commands on the
 child's stdin, a `Loaded` and then a `Measured` for each command (or the reason why not) on its
-stdout.
+status channel.
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@ import os
 import select
 import signal
 import subprocess
-import sys
-import tempfile
 import time
 from types import TracebackType
 from typing import Self
@@ -22,7 +20,9 @@ import msgspec
 
 from workers.arena import arena_bytes
 from workers.bootstrap import Failed
+from workers.child_process import child_command
 from workers.memory import create_memory
+from workers.printed import PrintReader
 from workers.profiler_messages import PROCESSES, Loaded, Measure, Measured, ProfilerSpec, Reply
 from workers.spec import ArenaSpec, DeviceSpec, InstanceSpec, MemorySpec
 
@@ -45,19 +45,25 @@ class ProfilerProcess:
     def __init__(self, device: DeviceSpec, instance: InstanceSpec, arena: ArenaSpec) -> None:
         nbytes = arena.offset + arena_bytes(arena)
         fd = create_memory(nbytes)
-        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115 (closed in the end)
+        self._printed = PrintReader(f"profiler of {instance.source.member}")
+        self._replies, status = os.pipe()
+        log = os.open(os.devnull, os.O_WRONLY)  # what goes wrong is an exception here
         self._unread = b""
         try:
             self._child = subprocess.Popen(
-                # -P: a directory `workers` where the user happens to be is not ours.
-                [sys.executable, "-P", "-m", "workers.profiler"],
+                child_command("workers.profiler", status, log),
                 stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._complaints,
-                pass_fds=(fd,),
+                stdout=self._printed.fd,
+                stderr=self._printed.fd,
+                pass_fds=(fd, status, log),
             )
+        except BaseException:
+            os.close(self._replies)
+            raise
         finally:
-            os.close(fd)
+            for mine in (fd, status, log):
+                os.close(mine)
+            self._printed.started()
         self._send(ProfilerSpec(device, instance, MemorySpec(fd, nbytes, PROCESSES, (arena,))))
 
     def __enter__(self) -> Self:
@@ -72,7 +78,7 @@ class ProfilerProcess:
         self._child.kill()
         with contextlib.suppress(BrokenPipeError):  # a command that nobody took
             self._child.__exit__(kind, error, trace)
-        self._complaints.close()
+        os.close(self._replies)
 
     def wait_loaded(self, timeout_s: float) -> Loaded:
         """Wait until the member is loaded.
@@ -126,14 +132,12 @@ class ProfilerProcess:
         return reply
 
     def _line(self, deadline: float) -> bytes:
-        """Return the next line, empty if the child has closed its stdout."""
-        assert self._child.stdout is not None
-        fd = self._child.stdout.fileno()
+        """Return the next line, empty if the child has ended."""
         while b"\n" not in self._unread:
             left = deadline - time.monotonic()
-            if left <= 0 or not select.select([fd], [], [], left)[0]:
+            if left <= 0 or not select.select([self._replies], [], [], left)[0]:
                 raise TimeoutError
-            chunk = os.read(fd, 1 << 16)
+            chunk = os.read(self._replies, 1 << 16)
             if not chunk:
                 return b""
             self._unread += chunk
@@ -146,6 +150,4 @@ class ProfilerProcess:
             return "out of memory (its process was killed)"
         if code < 0:
             return f"its process died of {signal.Signals(-code).name}"
-        self._complaints.seek(0)
-        lines = self._complaints.read().decode(errors="replace").strip().splitlines()
-        return f"its process exited {code}: {lines[-1] if lines else 'no message'}"
+        return f"its process exited {code}: {self._printed.last_line() or 'no message'}"

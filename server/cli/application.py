@@ -7,7 +7,6 @@ wrote, 1 for what failed at run time.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -15,6 +14,7 @@ from typing import Annotated
 import typer
 
 from server.errors import EnsembledError
+from server.stdout import libraries_print_to_stderr, stdout, typer_prints_to_stdout
 
 __all__ = ["app", "errors_as_lines", "main"]
 
@@ -29,8 +29,9 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run the command line; the entry point of the console script."""
-    app()
+    """Run the command line."""
+    with typer_prints_to_stdout():
+        app()
 
 
 def _print_version(wanted: bool) -> None:
@@ -55,11 +56,12 @@ def _options(
 def errors_as_lines(debug: bool) -> Iterator[None]:
     """Turn what goes wrong within the block into lines and an exit code, unless debugging."""
     try:
-        yield
+        with libraries_print_to_stderr():
+            yield
     except (typer.Exit, typer.Abort):
         raise
     except BrokenPipeError:  # who read our output has had enough; nor can it be flushed at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
         raise typer.Exit(1) from None
     except Exception as error:
         if debug:

@@ -15,6 +15,7 @@ import typer
 from server.cli.application import app, errors_as_lines
 from server.cli.options import ConfigPath, Debug
 from server.errors import ConfigError
+from server.stdout import echo
 
 __all__ = ["check", "health", "key", "serve"]
 
@@ -73,7 +74,7 @@ def check(config: ConfigPath, debug: Debug = False) -> None:
         loaded = load_config(config)
         import server.launch  # noqa: PLC0415
 
-        typer.echo(server.launch.check(loaded))
+        echo(server.launch.check(loaded))
 
 
 @app.command()
@@ -90,7 +91,7 @@ def health(
         from server.commands.health import ask_ready  # noqa: PLC0415
         from server.config import load_config  # noqa: PLC0415
 
-        typer.echo(ask_ready(load_config(config), timeout_s=timeout))
+        echo(ask_ready(load_config(config), timeout_s=timeout))
 
 
 @app.command()
@@ -107,5 +108,5 @@ def key(
         from server.commands.key import make_key  # noqa: PLC0415
 
         made = make_key(name, tuple(one.value for one in scope or [Scope.INFER]))
-        typer.echo(made.entry)
+        echo(made.entry)
         typer.echo(f"the key, which is shown only now: {made.key}", err=True)

@@ -31,6 +31,7 @@ from server.measured.allocation import (
 from server.planning.placement import find_devices, place
 from server.planning.report import print_allocation, result_document
 from server.profiling.progress import progress_on_stderr
+from server.stdout import echo
 
 __all__ = ["Request", "allocate_config", "allocate_files", "read_problem"]
 
@@ -220,7 +221,7 @@ def _tell(
     if request.plot is not None:
         _draw(request.plot, allocation, problem)
     if request.as_json:
-        print(document)
+        echo(document)
     else:
         console = stdout_console()
         print_allocation(console, allocation, problem, corrections, figures)

@@ -19,6 +19,7 @@ from server.commands.calibrate_tables import show
 from server.commands.output import check_output, stdout_console, write_output
 from server.config import Config
 from server.errors import ConfigError
+from server.stdout import echo
 
 __all__ = ["Telling", "calibrate"]
 
@@ -69,12 +70,12 @@ def calibrate(
     """
     found = calibrate_ensemble(config, path, source, options)
     if telling.as_json:
-        print(json.dumps(_document(found)))
+        echo(json.dumps(_document(found)))
     else:
         show(stdout_console(), found)
         for note in found.notes:
             print(f"note: {note}", file=sys.stderr)
-        print(found.yaml, end="")
+        echo(found.yaml, end="")
     if telling.output is not None:
         write_output("--output", telling.output, found.yaml)
     if telling.plot is not None:

@@ -5,12 +5,14 @@ Runs in the process of the command line.
 
 from __future__ import annotations
 
-import sys
+import contextlib
+import os
 from pathlib import Path
 
 from rich.console import Console
 
 from server.errors import ConfigError
+from server.stdout import stdout
 
 __all__ = ["check_output", "stdout_console", "write_output"]
 
@@ -22,8 +24,12 @@ def stdout_console() -> Console:
 
     Into a file or a pipe, tables are as wide as they need to be.
     """
-    width = None if sys.stdout.isatty() else _WIDE
-    return Console(width=width, markup=False, highlight=False, soft_wrap=True)
+    stream = stdout()
+    width: int | None = _WIDE
+    if stream.isatty():  # Rich would ask the standard descriptors, of which stdout is none
+        with contextlib.suppress(OSError):
+            width = None if "COLUMNS" in os.environ else os.get_terminal_size(stream.fileno())[0]
+    return Console(file=stream, width=width, markup=False, highlight=False, soft_wrap=True)
 
 
 def check_output(option: str, path: Path | None) -> None:

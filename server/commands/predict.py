@@ -17,6 +17,7 @@ import numpy as np
 from server.commands.output import stdout_console
 from server.commands.predict_tables import show
 from server.errors import ConfigError, EnsembledError
+from server.stdout import echo
 
 if TYPE_CHECKING:
     from ensembled_client import Prediction
@@ -82,7 +83,7 @@ def predict(question: Question, *, as_json: bool) -> None:
     if as_json:
         documents = [_document(names, answer, question.top) for names, answer in answers]
         rows = [row for document in documents for row in document]
-        print(json.dumps({"ensemble": question.ensemble, "rows": rows}))
+        echo(json.dumps({"ensemble": question.ensemble, "rows": rows}))
         return
     console = stdout_console()
     for names, answer in answers:

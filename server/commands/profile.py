@@ -18,6 +18,7 @@ from server.config import Config
 from server.planning.placement import find_devices
 from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr
+from server.stdout import echo
 
 __all__ = ["profile", "profiles_document"]
 
@@ -44,7 +45,7 @@ def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) 
     if output is not None:
         write_output("--output", output, document + "\n")
     if as_json:
-        print(document)
+        echo(document)
         return
     console = stdout_console()
     console.print(_table(found))

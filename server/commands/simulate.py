@@ -18,6 +18,7 @@ from allocator.simulation import simulate as simulate_serving
 from server.commands.simulate_inputs import Subject
 from server.commands.simulate_report import show
 from server.errors import ConfigError
+from server.stdout import echo
 
 __all__ = ["Load", "simulate"]
 
@@ -118,7 +119,7 @@ def simulate(
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if as_json:
-        print(_document(matrix, arrivals, figures, seed))
+        echo(_document(matrix, arrivals, figures, seed))
     else:
         show(matrix, devices, arrivals, figures, deadline_ms)
 

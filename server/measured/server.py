@@ -34,7 +34,10 @@ _ERROR = "error: "
 #: It is for its parent alone, on the loopback address, and all requests are one client's.
 _UNGUARDED: dict[str, Any] = {"tls": None, "api_keys": [], "api_keys_file": None}
 _SERVER = "ENSEMBLED_SERVER"
-_COMMAND = "from server.measured.server import serve_for_parent; serve_for_parent()"
+_COMMAND = (
+    "from server.stdout import keep_stdout; keep_stdout(); "
+    "from server.measured.server import serve_for_parent; serve_for_parent()"
+)
 
 
 class MeasurementError(Exception):

@@ -1,8 +1,8 @@
 """The supervisor: the parent of all other processes. It starts, watches, restarts and stops them.
 
-It carries no data. It speaks with each child over the child's standard streams (see
-`workers.bootstrap`): the spec and commands in, status lines out; what a child publishes on the
-board of the shared memory tells whether it hangs. Every child has a keeper: a task that starts the
+It carries no data. It speaks with each child over pipes (see `workers.bootstrap`): the spec and
+commands in, status lines out; what a child publishes on the board of the shared memory tells
+whether it hangs. Every child has a keeper: a task that starts the
 process, waits for it to be up, waits for its death, and starts it again.
 
 A worker's ranges are handed out again only when it is reaped: so the front-end is told of a death
@@ -17,7 +17,6 @@ import contextlib
 import logging
 import os
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -95,7 +94,7 @@ class Supervisor:
         self._combiner_spec = combiner
         self._memory = SharedMemory(memory)
         self._rule_deaths = RuleDeaths()
-        self._inherited = (memory.fd, front_end.http_fd, *memory.queues.bells)
+        self._descriptors = _descriptors(memory, front_end.http_fd)
         self._environment = {**_ENVIRONMENT, **environment}
         self._rereading = rereading
         self._notifier = notifier
@@ -217,24 +216,15 @@ class Supervisor:
         return await child.wait_up()
 
     async def _spawn(self, child: Child) -> None:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",
-            "-m",
-            child.module,
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            pass_fds=self._inherited,
-            env={**os.environ, **self._environment},
-            process_group=0,
-        )
+        await child.spawn(self._descriptors[child.name], {**os.environ, **self._environment})
+        assert child.process is not None
         # From here to the last write nothing is awaited: what the front-end is told in its spec
         # and what it is told by commands fit together.
         self._memory.board(child.name).clear()
-        child.process, child.alive = process, True
+        child.alive = True
         if self._is_over(child):  # it was not there yet when the others were told to end
             child.kill()
-        self._memory.board(child.name).note_start(process.pid)
+        self._memory.board(child.name).note_start(child.process.pid)
         child.incarnation += 1
         child.ended.clear()
         child.write(self._spec_of(child))
@@ -266,6 +256,8 @@ class Supervisor:
         assert child.process is not None
         status = await child.process.wait()
         child.alive = False
+        if child.pipes is not None:
+            child.pipes.drain()
         self._memory.board(child.name).note_end()
         child.let_go()
         if not self._stopping.is_set():
@@ -354,3 +346,22 @@ class Supervisor:
         for task in (*pending, forced):
             task.cancel()
         return not pending
+
+
+def _descriptors(memory: MemorySpec, http_fd: int) -> dict[str, tuple[int, ...]]:
+    """What each process inherits: the memory, its own bell and those that it rings.
+
+    Only the front-end has the listening socket.
+    """
+    queues = memory.queues
+    bells = dict(zip(queues.processes, queues.bells, strict=False))  # none, if ZeroMQ rings
+
+    def of(*names: str) -> tuple[int, ...]:
+        return (memory.fd, *(bells[name] for name in names if name in bells))
+
+    workers = [f"worker {device}" for device in queues.devices]
+    return {
+        _FRONT_END: (*of(_FRONT_END, *workers), http_fd),
+        _COMBINER: of(_COMBINER, _FRONT_END),
+        **{worker: of(worker, _COMBINER, _FRONT_END) for worker in workers},
+    }

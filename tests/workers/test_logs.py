@@ -116,17 +116,22 @@ run_role(lambda _: Speaker("combiner"), Spec, main)
 """
 
 
-@pytest.mark.parametrize(
-    ("first", "told"), [("status.send(Started())", ["Started", "Failed"]), ("pass", ["Failed"])]
-)
-def test_why_a_process_ends_is_told_by_it_or_by_the_supervisor(first, told):
-    done = subprocess.run(
-        [sys.executable, "-c", ROLE.format(first=first)],
+def run_role(script):
+    """Its status lines on stdout, its log on stderr."""
+    return subprocess.run(
+        [sys.executable, "-c", script, "1", "2"],
         input=b"{}\n",
         capture_output=True,
         check=False,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize(
+    ("first", "told"), [("status.send(Started())", ["Started", "Failed"]), ("pass", ["Failed"])]
+)
+def test_why_a_process_ends_is_told_by_it_or_by_the_supervisor(first, told):
+    done = run_role(ROLE.format(first=first))
     assert done.returncode == 1
     assert [json.loads(line)["type"] for line in done.stdout.splitlines()] == told
     logged = done.stderr.decode()
@@ -136,16 +141,14 @@ def test_why_a_process_ends_is_told_by_it_or_by_the_supervisor(first, told):
 
 def test_of_an_error_as_long_as_a_book_the_beginning_is_told():
     script = ROLE.format(first='raise ValueError("\\x01" * 100_000)')
-    done = subprocess.run(
-        [sys.executable, "-c", script], input=b"{}\n", capture_output=True, check=False, timeout=60
-    )
+    done = run_role(script)
 
     async def heard():
         reader = asyncio.StreamReader()
         reader.feed_data(done.stdout)
         reader.feed_eof()
         child = Child("combiner", "workers.combiner")
-        child.process = SimpleNamespace(stdout=reader)
+        child.pipes = SimpleNamespace(status=reader)
         return await child.wait_up()
 
     assert asyncio.run(heard()).startswith("\x01" * 1000)

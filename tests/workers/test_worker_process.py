@@ -16,6 +16,7 @@ from arenas import arena_spec, claim, mapped, open_arena, vector
 from serving import wait_for
 
 from workers.channels import COMBINER, WORKERS, open_socket
+from workers.child_process import child_command
 from workers.memory import SharedMemory
 from workers.messages import Assign, Hello, Job, Predicted, Predictions, Ready, Reset, encode
 from workers.queues import Queues
@@ -38,7 +39,7 @@ KILLED = """
 import os, signal, sys
 from workers import bells, predictor, rings
 
-left = int(sys.argv[1])
+left = int(sys.argv[3])
 
 def fence():
     global left
@@ -79,19 +80,21 @@ class Bench:
         self.combiner = open_socket(zmq.PULL, directory, COMBINER, bind=True)
         for socket in (self.router, self.combiner):
             socket.rcvtimeo = 30_000
-        command = ["-m", "workers.predictor"]
+        reader, status = os.pipe()
+        self.status = os.fdopen(reader, "rb")
+        command = child_command("workers.predictor", status, 2)
         if killed_at is not None:
-            command = ["-c", KILLED, str(killed_at)]
+            command = [sys.executable, "-c", KILLED, str(status), "2", str(killed_at)]
         self.process = subprocess.Popen(
-            [sys.executable, *command],
+            command,
             cwd=ROOT,
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            pass_fds=(memory.fd, *memory.queues.bells),
+            pass_fds=(memory.fd, *memory.queues.bells, status),
         )
+        os.close(status)
         self.process.stdin.write(msgspec.json.encode(spec) + b"\n")
         self.process.stdin.flush()
-        assert self.process.stdout.readline() == b'{"type":"Started"}\n'
+        assert self.status.readline() == b'{"type":"Started"}\n'
 
     def reset(self, epoch):
         self.router.send_multipart((self.identity, encode(Reset(epoch))))
@@ -121,7 +124,7 @@ class Bench:
         finally:
             self.process.kill()
             self.process.wait()
-            self.process.stdout.close()
+            self.status.close()
             self.router.close()
             self.combiner.close()
 

