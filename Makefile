@@ -18,7 +18,7 @@ AUDIT := .venv-audit/bin
 PROTO := server/grpc_api/open_inference
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test compat chaos fuzz check audit bench docs proto image-check clean
+.PHONY: help setup serve test compat chaos fuzz check audit bench bench-peers docs proto image-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ $(AUDIT)/pip-audit:
 
 bench: $(INSTALLED) ## run the benchmarks
 	$(BIN)/python -m benchmarks.run
+
+bench-peers: $(INSTALLED) ## measure other servers beside ours, in environments of their own
+	$(BIN)/python -m benchmarks.peers $(PEERS)
 
 docs: $(INSTALLED) ## write docs/configuration.md anew
 	$(BIN)/python -m server.config_docs

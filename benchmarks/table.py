@@ -14,6 +14,7 @@ from benchmarks.figures import (
 )
 
 __all__ = [
+    "limit_text",
     "markdown",
     "overhead_table",
     "protocol_table",
@@ -80,15 +81,21 @@ def serving_table(figures: ServingFigures) -> str:
             for one in figures.idle_memory
         ],
     )
-    return "\n\n".join((_limit_text(figures.limit), loads, memory))
+    return "\n\n".join((limit_text(figures.limit), loads, memory))
 
 
-def _limit_text(limit: LimitFigures) -> str:
+def limit_text(limit: LimitFigures) -> str:
+    """Return what the members do without a server, in a sentence."""
     batches = ", ".join(f"{name} {batch}" for name, batch in limit.batches.items())
+    split = ""
+    if limit.split_ms is not None:
+        cores = " | ".join(" + ".join(names) for names in limit.split)
+        split = f"; best split over the cores ({cores}) {spread(limit.split_ms)} ms"
     return (
         f"Limit without a server, {limit.cores} cores: {spread(limit.rows_per_s)} rows/s "
         f"(batch sizes: {batches}); at batch 1 the slowest member takes "
-        f"{spread(limit.slowest_ms)} ms, all members in turn {spread(limit.in_turn_ms)} ms."
+        f"{spread(limit.slowest_ms)} ms, all members in turn {spread(limit.in_turn_ms)} ms"
+        f"{split}."
     )
 
 
