@@ -173,6 +173,7 @@ class PayloadFigures(msgspec.Struct, frozen=True):
         p50_ms: latency of a request, median.
         p99_ms: latency of a request.
         more_than_memcpy_ms: p50 less the copy.
+        front_end_cpu_us: CPU time of a request in the front-end; None in old results.
     """
 
     payload_bytes: int
@@ -182,6 +183,7 @@ class PayloadFigures(msgspec.Struct, frozen=True):
     p50_ms: Spread
     p99_ms: Spread
     more_than_memcpy_ms: Spread
+    front_end_cpu_us: Spread | None = None
 
 
 class MemberCost(msgspec.Struct, frozen=True):

@@ -13,7 +13,15 @@ from pathlib import Path
 import msgspec
 import psutil
 
-__all__ = ["ProcessCost", "Usage", "costs_per_request", "family", "role", "usage_of"]
+__all__ = [
+    "ProcessCost",
+    "Usage",
+    "costs_per_request",
+    "family",
+    "role",
+    "total_cpu_us",
+    "usage_of",
+]
 
 _PROC = Path("/proc")
 _SWITCHES = re.compile(r"^(?:non)?voluntary_ctxt_switches:\s*(\d+)$", re.MULTILINE)
@@ -120,3 +128,8 @@ def costs_per_request(
             )
         )
     return tuple(costs)
+
+
+def total_cpu_us(costs: Iterable[ProcessCost]) -> float:
+    """Return the CPU time of a request in the processes of all roles together."""
+    return sum(cost.cpu_us for cost in costs)

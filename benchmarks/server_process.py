@@ -22,6 +22,7 @@ import psutil
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import ProcessMemory
+from benchmarks.process_cost import Usage, family, usage_of
 
 __all__ = ["RunningServer", "last_lines", "parse_ready", "running_server"]
 
@@ -54,25 +55,19 @@ class RunningServer:
         self.pid = process.pid
         self.address = address
         self.grpc = grpc
-        self._parent = psutil.Process(process.pid)
-
-    def processes(self) -> list[psutil.Process]:
-        """All that it consists of, the supervisor first."""
-        return [self._parent, *self._parent.children(recursive=True)]
 
     def stop(self) -> int:
         """Tell it to stop; its exit status, which is not 0 if it had to be killed."""
         _stop(self._process)
         return self._process.returncode
 
-    def cpu_s(self) -> float:
-        """User and system time that all its processes have spent so far, in seconds."""
-        times = [process.cpu_times() for process in self.processes()]
-        return sum(time.user + time.system for time in times)
+    def usage(self) -> dict[str, Usage]:
+        """Return what its processes have used so far, by role."""
+        return usage_of(family(self.pid))
 
     def memory(self) -> tuple[ProcessMemory, ...]:
         """Return the memory of each of its processes now."""
-        return tuple(_memory(process) for process in self.processes())
+        return tuple(_memory(process) for process in family(self.pid))
 
 
 def _memory(process: psutil.Process) -> ProcessMemory:

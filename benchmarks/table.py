@@ -16,6 +16,7 @@ from benchmarks.figures import (
 __all__ = [
     "limit_text",
     "markdown",
+    "optional",
     "overhead_table",
     "protocol_table",
     "quantity",
@@ -37,6 +38,11 @@ def spread(value: Spread) -> str:
     """Return a median with its range, e.g. ``15,230 (14,800–15,600)``."""
     low, high = _number(value.low), _number(value.high)
     return f"{_number(value.median)} ({low}–{high})"
+
+
+def optional(value: Spread | None) -> str:
+    """Return the same, or nothing of what was not measured."""
+    return "" if value is None else spread(value)
 
 
 def _number(value: float) -> str:
@@ -66,7 +72,7 @@ def serving_table(figures: ServingFigures) -> str:
                 str(load.connections),
                 spread(load.rows_per_s),
                 spread(load.of_limit),
-                spread(load.of_by_hand) if load.of_by_hand else "",
+                optional(load.of_by_hand),
                 spread(load.p50_ms),
                 spread(load.p50_of_in_turn),
                 spread(load.p99_ms),
@@ -102,7 +108,10 @@ def limit_text(limit: LimitFigures) -> str:
 def overhead_table(figures: OverheadFigures) -> str:
     """Return the tables of the path's price: per payload, and per member."""
     payloads = markdown(
-        ("payload", "protocol", "body", "p50 ms", "p99 ms", "memcpy ms", "p50 less memcpy, ms"),
+        (
+            *("payload", "protocol", "body", "p50 ms", "p99 ms", "memcpy ms"),
+            *("p50 less memcpy, ms", "front-end CPU µs"),
+        ),
         [
             (
                 quantity(one.payload_bytes),
@@ -112,6 +121,7 @@ def overhead_table(figures: OverheadFigures) -> str:
                 spread(one.p99_ms),
                 spread(one.memcpy_ms),
                 spread(one.more_than_memcpy_ms),
+                optional(one.front_end_cpu_us),
             )
             for one in figures.payloads
         ],
@@ -124,7 +134,7 @@ def overhead_table(figures: OverheadFigures) -> str:
                 str(one.connections),
                 spread(one.requests_per_s),
                 spread(one.cpu_us_per_request),
-                spread(one.us_per_extra_member) if one.us_per_extra_member else "",
+                optional(one.us_per_extra_member),
             )
             for one in figures.members
         ],

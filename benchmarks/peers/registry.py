@@ -51,5 +51,9 @@ PEERS = {
     for peer in (
         Peer("uvicorn", None, "/", is_server_alone=True),
         Peer("mosec", "mosec", "/inference"),
+        Peer("pytriton", "nvidia-pytriton", "", open_inference=True),
+        Peer("litserve", "litserve", "/predict"),
+        Peer("bentoml", "bentoml", "/raw"),
+        Peer("ray", "ray", "/"),
     )
 }

@@ -90,9 +90,7 @@ def running_ours(
     with _server_of(case.config, checkout) as server:
         check_answer(ask(server.address, request), asked.expected)
         name = "ours" if checkout is None else f"ours ({_commit(home)})"
-        yield System(
-            name, _commit(home), server.address, request, lambda: usage_of(server.processes())
-        )
+        yield System(name, _commit(home), server.address, request, server.usage)
 
 
 @contextlib.contextmanager

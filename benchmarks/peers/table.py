@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.figures import PeerCase, PeerFigures, Spread
-from benchmarks.table import limit_text, markdown, spread
+from benchmarks.figures import PeerCase, PeerFigures
+from benchmarks.table import limit_text, markdown, optional, spread
 
 __all__ = ["peer_table"]
 
@@ -25,8 +25,8 @@ def _peer_case(case: PeerCase) -> str:
     loads = [
         (
             *(f"{load.system}, {load.connections}", spread(load.requests_per_s)),
-            *(_optional(load.ours), spread(load.p50_ms), _optional(load.ours_p50)),
-            *(spread(load.p99_ms), _optional(load.of_limit), _optional(load.p50_of_split)),
+            *(optional(load.ours), spread(load.p50_ms), optional(load.ours_p50)),
+            *(spread(load.p99_ms), optional(load.of_limit), optional(load.p50_of_split)),
         )
         for load in case.loads
     ]
@@ -55,7 +55,3 @@ def _peer_case(case: PeerCase) -> str:
 
 def _only(used: Sequence[bool], cells: Sequence[str]) -> list[str]:
     return [cell for cell, is_used in zip(cells, used, strict=True) if is_used]
-
-
-def _optional(value: Spread | None) -> str:
-    return "" if value is None else spread(value)
