@@ -53,7 +53,7 @@ PEERS = {
         Peer("mosec", "mosec", "/inference"),
         Peer("pytriton", "nvidia-pytriton", "", open_inference=True),
         Peer("litserve", "litserve", "/predict"),
-        Peer("bentoml", "bentoml", "/raw"),
+        Peer("bentoml", "bentoml", "/raw/"),
         Peer("ray", "ray", "/"),
     )
 }

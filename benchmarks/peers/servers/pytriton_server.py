@@ -6,6 +6,8 @@ Open Inference Protocol with binary tensors.
 
 from __future__ import annotations
 
+import os
+import sysconfig
 from collections.abc import Callable
 
 import numpy as np
@@ -31,6 +33,9 @@ def _function(task: Task) -> Callable[..., dict[str, Rows]]:
 
 def main() -> None:
     """Serve until a signal."""
+    # Triton's own interpreter must be of the same release as the library it loads modules from.
+    found = (sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH"))
+    os.environ["LD_LIBRARY_PATH"] = ":".join(path for path in found if path)
     task = Task.read()
     config = TritonConfig(
         http_address="127.0.0.1",
