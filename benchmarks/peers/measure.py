@@ -1,14 +1,16 @@
 """Servers of one case in turn: what each does in each round, and what that is beside ours.
 
-All run at once; those that are not being measured are idle. The order changes from round to round.
+All run at once, and those that are not being measured are idle; those that keep a core busy even so
+run only in their turns. The order changes from round to round.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +19,7 @@ from benchmarks.figures import PeerCase, PeerLoad, RoleCost, Spread
 from benchmarks.limit import Limit, LimitRound, LimitRounds
 from benchmarks.members import expected_answer, random_input
 from benchmarks.peers.registry import Peer
-from benchmarks.peers.running import Asked, System, running_ours, running_peer
+from benchmarks.peers.running import Asked, System, checkout_name, running_ours, running_peer
 from benchmarks.peers.servers.task import Task
 from benchmarks.process_cost import ProcessCost, costs_per_request
 from benchmarks.serving import Case
@@ -65,6 +67,21 @@ class Measured:
     cost: tuple[ProcessCost, ...] = ()
 
 
+@dataclass(frozen=True)
+class Contender:
+    """A server that is measured.
+
+    Attributes:
+        name: in tables.
+        start: has it run, for the length of a block.
+        is_restless: whether it runs only in its turns.
+    """
+
+    name: str
+    start: Callable[[], AbstractContextManager[System]]
+    is_restless: bool = False
+
+
 #: Of one case: by server and number of connections, the rounds.
 Rounds = dict[tuple[str, int], list[Measured]]
 
@@ -96,52 +113,75 @@ def measure_case(name: str, case: Case, plan: Plan) -> PeerCase:
         BenchmarkError: if nothing is left to measure.
     """
     left_out: dict[str, str] = {}
+    versions: dict[str, str] = {}
     rounds: Rounds = {}
     limits: list[LimitRound] = []
     with ExitStack() as stack:
-        systems = _start(name, case, plan, stack, left_out)
-        if not systems:
-            raise BenchmarkError("; ".join(left_out.values()) or "nothing is to be measured")
+        contenders = _residents(_contenders(name, case, plan), case, stack, left_out)
         limit_rounds = _limit(case, plan, stack)
-        order: list[System | LimitRounds] = [*systems, *([limit_rounds] if limit_rounds else [])]
+        order: list[Contender | LimitRounds] = [*contenders]
+        if limit_rounds:
+            order.append(limit_rounds)
         for number in range(plan.rounds):
             print(f"{name}: round {number + 1} of {plan.rounds}", file=sys.stderr, flush=True)
             for one in turns(order, number):
                 if isinstance(one, LimitRounds):
                     limits.append(one.measure())
                 elif one.name not in left_out:
-                    _measure(one, case, plan, rounds, left_out)
-    kept = [one for one in systems if one.name not in left_out]
+                    try:
+                        versions[one.name] = _turn(one, case, plan, rounds)
+                    except BenchmarkError as error:
+                        _leave_out(one.name, error, left_out)
+    kept = [one.name for one in contenders if one.name not in left_out]
+    if not kept:
+        raise BenchmarkError("; ".join(left_out.values()) or "no server is to be measured")
     return PeerCase(
         case=name,
-        versions={one.name: one.version for one in kept},
+        versions={one: versions[one] for one in kept},
         left_out=left_out,
         limit=limit_rounds.figures() if limit_rounds else None,
-        loads=peer_loads([one.name for one in kept], case.connections, rounds, limits),
+        loads=peer_loads(kept, case.connections, rounds, limits),
     )
 
 
-def _start(
-    name: str, case: Case, plan: Plan, stack: ExitStack, left_out: dict[str, str]
-) -> list[System]:
-    """Start all servers, one after the other."""
+def _contenders(name: str, case: Case, plan: Plan) -> list[Contender]:
+    """Return all servers of a plan, none of which runs yet."""
     asked, task = _asked(case)
-    starts: list[tuple[str, AbstractContextManager[System]]] = []
-    if plan.with_ours:
-        starts.append((OURS, running_ours(case, asked, task)))
-    starts += [(str(path), running_ours(case, asked, task, path)) for path in plan.checkouts]
-    starts += [(peer.name, running_peer(peer, peer.task(task, name), asked)) for peer in plan.peers]
-    systems = []
-    for who, start in starts:
+    found = [Contender(OURS, partial(running_ours, case, asked, task))] if plan.with_ours else []
+    found += [
+        Contender(checkout_name(path), partial(running_ours, case, asked, task, path))
+        for path in plan.checkouts
+    ]
+    return found + [
+        Contender(
+            peer.name, partial(running_peer, peer, peer.task(task, name), asked), peer.is_restless
+        )
+        for peer in plan.peers
+    ]
+
+
+def _residents(
+    contenders: Sequence[Contender], case: Case, stack: ExitStack, left_out: dict[str, str]
+) -> list[Contender]:
+    """Start those that may run all the time; return all but those that don't start."""
+    found = []
+    for one in contenders:
         try:
-            system = stack.enter_context(start)
-            for connections in case.connections:
-                run_wrk(system.address, system.request, connections, _WARM_UP_S)
+            found.append(one if one.is_restless else _resident(one, case, stack))
         except BenchmarkError as error:
-            _leave_out(who, error, left_out)
-        else:
-            systems.append(system)
-    return systems
+            _leave_out(one.name, error, left_out)
+    return found
+
+
+def _resident(contender: Contender, case: Case, stack: ExitStack) -> Contender:
+    system = stack.enter_context(contender.start())
+    _warm_up(system, case)
+    return replace(contender, start=lambda: nullcontext(system))
+
+
+def _warm_up(system: System, case: Case) -> None:
+    for connections in case.connections:
+        run_wrk(system.address, system.request, connections, _WARM_UP_S)
 
 
 def _leave_out(name: str, error: BenchmarkError, left_out: dict[str, str]) -> None:
@@ -176,20 +216,18 @@ def _limit(case: Case, plan: Plan, stack: ExitStack) -> LimitRounds | None:
     return LimitRounds(limit, plan.seconds, with_split=case.with_split)
 
 
-def _measure(
-    system: System, case: Case, plan: Plan, rounds: Rounds, left_out: dict[str, str]
-) -> None:
-    """Measure a server in one round."""
-    for connections in case.connections:
-        before = system.usage() if plan.with_cost else {}
-        try:
+def _turn(contender: Contender, case: Case, plan: Plan, rounds: Rounds) -> str:
+    """Measure a server in one round; return its version."""
+    with contender.start() as system:
+        if contender.is_restless:
+            _warm_up(system, case)
+        for connections in case.connections:
+            before = system.usage() if plan.with_cost else {}
             result = run_wrk(system.address, system.request, connections, plan.seconds)
-        except BenchmarkError as error:
-            _leave_out(system.name, error, left_out)
-            return
-        after = system.usage() if plan.with_cost else {}
-        cost = costs_per_request(before, after, result.requests)
-        rounds.setdefault((system.name, connections), []).append(Measured(result, cost))
+            after = system.usage() if plan.with_cost else {}
+            cost = costs_per_request(before, after, result.requests)
+            rounds.setdefault((system.name, connections), []).append(Measured(result, cost))
+        return system.version
 
 
 def peer_loads(
@@ -206,8 +244,9 @@ def peer_loads(
         rounds: what they did.
         limits: what the members did without a server; empty if that was not measured.
     """
+    ours = {number: rounds[OURS, number] if OURS in names else None for number in connections}
     return tuple(
-        _load(name, number, rounds[name, number], rounds.get((OURS, number)), limits)
+        _load(name, number, rounds[name, number], ours[number], limits)
         for number in connections
         for name in names
     )

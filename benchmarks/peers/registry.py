@@ -22,6 +22,7 @@ class Peer:
         workers: processes that run all members each.
         batches: rows of a batch at most, by case.
         wait_ms: how long the first row of a batch waits for others.
+        is_restless: it spends a tenth of a core while nobody asks: runs only when it is measured.
         is_server_alone: it answers without members, so that its answers are not checked.
     """
 
@@ -32,6 +33,7 @@ class Peer:
     workers: int = 2
     batches: tuple[tuple[str, int], ...] = (("small", 64), ("heavy", 4))
     wait_ms: int = 1
+    is_restless: bool = False
     is_server_alone: bool = False
 
     @property
@@ -52,8 +54,8 @@ PEERS = {
         Peer("uvicorn", None, "/", is_server_alone=True),
         Peer("mosec", "mosec", "/inference"),
         Peer("pytriton", "nvidia-pytriton", "", open_inference=True),
-        Peer("litserve", "litserve", "/predict"),
+        Peer("litserve", "litserve", "/predict", is_restless=True),
         Peer("bentoml", "bentoml", "/raw/"),
-        Peer("ray", "ray", "/"),
+        Peer("ray", "ray", "/", is_restless=True),
     )
 }

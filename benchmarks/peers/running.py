@@ -30,7 +30,7 @@ from benchmarks.server_process import RunningServer, last_lines, running_server
 from benchmarks.serving import Case
 from workers.backends.base import Array
 
-__all__ = ["Asked", "System", "running_ours", "running_peer"]
+__all__ = ["Asked", "System", "checkout_name", "running_ours", "running_peer"]
 
 _ROOT = Path(__file__).resolve().parent.parent.parent
 _START_S = 120.0
@@ -86,11 +86,15 @@ def running_ours(
         BenchmarkError: if it does not become ready, or its answer is wrong.
     """
     request = binary_request(task.model, task.input, asked.row)
-    home = _ROOT if checkout is None else checkout.resolve()
     with _server_of(case.config, checkout) as server:
         check_answer(ask(server.address, request), asked.expected)
-        name = "ours" if checkout is None else f"ours ({_commit(home)})"
-        yield System(name, _commit(home), server.address, request, server.usage)
+        yield System(
+            name="ours" if checkout is None else checkout_name(checkout),
+            version=_commit(_ROOT if checkout is None else checkout),
+            address=server.address,
+            request=request,
+            usage=server.usage,
+        )
 
 
 @contextlib.contextmanager
@@ -104,6 +108,11 @@ def _server_of(config: Path, checkout: Path | None) -> Iterator[RunningServer]:
     command = (python, "-P", "-c", "from server.cli import main; main()")
     with running_server(config, command=command, PYTHONPATH=str(checkout.resolve())) as server:
         yield server
+
+
+def checkout_name(checkout: Path) -> str:
+    """What this project's server in another copy of it is called: by its commit."""
+    return f"ours at {_commit(checkout)}"
 
 
 def _commit(checkout: Path) -> str:
@@ -128,11 +137,18 @@ def running_peer(peer: Peer, task: Task, asked: Asked) -> Iterator[System]:
     task = replace(task, port=_free_port())
     address = f"127.0.0.1:{task.port}"
     request = _request(peer, task, asked.row)
-    environment = {**os.environ, VARIABLE: task.text(), "PYTHONPATH": str(_ROOT)}
-    with tempfile.TemporaryFile() as log:
+    with (
+        tempfile.TemporaryFile() as log,
+        tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as scratch,
+    ):
         process = subprocess.Popen(
             [python, "-P", "-m", peer.module],
-            env=environment,
+            env={
+                **os.environ,
+                VARIABLE: task.text(),
+                "PYTHONPATH": str(_ROOT),
+                "TMPDIR": scratch,
+            },
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -8,11 +8,19 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 
 import numpy as np
 
+_SCRATCH = tempfile.gettempdir()
 os.environ |= {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    "RAY_SERVE_ENABLE_HA_PROXY": "1",  # HAProxy, which comes with it, does six times its own proxy
+    "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{_SCRATCH}/haproxy/haproxy.cfg",
+    "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{_SCRATCH}/haproxy/admin.sock",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{_SCRATCH}/haproxy",
+    "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{_SCRATCH}/haproxy/server-state",
+    "RAY_TMPDIR": _SCRATCH,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
 }
