@@ -147,9 +147,16 @@ class WayFigures(msgspec.Struct, frozen=True):
 
 
 class ProtocolFigures(msgspec.Struct, frozen=True, tag="protocols"):
-    """One ensemble over every protocol."""
+    """One ensemble over every protocol.
+
+    Attributes:
+        ways: to ask it.
+        grpc_of_echo: calls/s over gRPC by those of an echo of raw bytes, in the same round; None in
+            old results.
+    """
 
     ways: tuple[WayFigures, ...]
+    grpc_of_echo: Spread | None = None
 
 
 class ServingFigures(msgspec.Struct, frozen=True, tag="serving"):

@@ -170,10 +170,13 @@ def validation_table(figures: ValidationFigures) -> str:
 
 def protocol_table(figures: ProtocolFigures) -> str:
     """Return the table of one ensemble over every protocol."""
-    return markdown(
+    ways = markdown(
         ("", "requests/s", "p50 ms"),
         [
             (one.name, spread(one.requests_per_s), spread(one.p50_ms) if one.p50_ms.high else "")
             for one in figures.ways
         ],
     )
+    if figures.grpc_of_echo is None:
+        return ways
+    return f"{ways}\n\ngRPC does {spread(figures.grpc_of_echo)} of an echo of raw bytes."

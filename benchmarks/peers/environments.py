@@ -38,22 +38,22 @@ def python_for(peer: Peer) -> Path:
         return python
     print(f"{peer.name}: making its environment ...", file=sys.stderr, flush=True)
     shutil.rmtree(home, ignore_errors=True)
-    _run(peer, [sys.executable, "-m", "venv", str(home)])
-    _run(peer, [str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)])
+    _run([sys.executable, "-m", "venv", str(home)])
+    _run([str(python), "-m", "pip", "install", "--quiet", "-r", str(requirements)])
     stamp.write_text(wanted, encoding="ascii")
     return python
 
 
-def _run(peer: Peer, command: list[str]) -> None:
+def _run(command: list[str]) -> None:
     try:
         ended = subprocess.run(
             command, capture_output=True, text=True, timeout=_INSTALL_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BenchmarkError(f"{peer.name} can't be installed: {error}") from None
+        raise BenchmarkError(f"can't be installed: {error}") from None
     if ended.returncode != 0:
         lines = (ended.stderr or ended.stdout).strip().splitlines()
-        raise BenchmarkError(f"{peer.name} can't be installed: {lines[-1] if lines else 'pip'}")
+        raise BenchmarkError(f"can't be installed: {lines[-1] if lines else 'pip'}")
 
 
 def version_of(peer: Peer, python: Path) -> str:

@@ -134,7 +134,9 @@ def measure_case(name: str, case: Case, plan: Plan) -> PeerCase:
                         _leave_out(one.name, error, left_out)
     kept = [one.name for one in contenders if one.name not in left_out]
     if not kept:
-        raise BenchmarkError("; ".join(left_out.values()) or "no server is to be measured")
+        raise BenchmarkError(
+            "; ".join(": ".join(one) for one in left_out.items()) or "no server is to be measured"
+        )
     return PeerCase(
         case=name,
         versions={one: versions[one] for one in kept},

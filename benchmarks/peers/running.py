@@ -166,9 +166,7 @@ def running_peer(peer: Peer, task: Task, asked: Asked) -> Iterator[System]:
                 lambda: usage_of(family(process.pid)),
             )
         except BenchmarkError as error:
-            raise BenchmarkError(
-                f"{peer.name}: {error}; its log ends: {last_lines(log)}"
-            ) from error
+            raise BenchmarkError(f"{error}; its log ends: {last_lines(log)}") from error
         finally:
             _stop(process)
 

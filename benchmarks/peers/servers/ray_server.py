@@ -17,6 +17,7 @@ os.environ |= {
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_SERVE_ENABLE_HA_PROXY": "1",  # HAProxy, which comes with it, does six times its own proxy
     "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{_SCRATCH}/haproxy/haproxy.cfg",
+    "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": f"{_SCRATCH}/haproxy/metrics.sock",
     "RAY_SERVE_HAPROXY_SOCKET_PATH": f"{_SCRATCH}/haproxy/admin.sock",
     "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": f"{_SCRATCH}/haproxy",
     "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": f"{_SCRATCH}/haproxy/server-state",
