@@ -4,6 +4,7 @@
 # file remembers that, so later runs start at once, until pyproject.toml or the list of weights
 # changes. Another Python: make PYTHON=python3.12 setup. Another ensemble: make serve CONFIG=...
 # More or fewer faults, or the same ones again: make chaos FAULTS=50 SEED=7
+# Some of it: make bench-peers BENCH_PEERS='--only small --peers ours,mosec --cost'
 
 PYTHON ?= python3
 CONFIG ?= configs/imagenet.yaml
@@ -70,7 +71,7 @@ bench: $(INSTALLED) ## run the benchmarks
 	$(BIN)/python -m benchmarks.run
 
 bench-peers: $(INSTALLED) ## measure other servers beside ours, in environments of their own
-	$(BIN)/python -m benchmarks.peers $(PEERS)
+	$(BIN)/python -m benchmarks.peers $(BENCH_PEERS)
 
 docs: $(INSTALLED) ## write docs/configuration.md anew
 	$(BIN)/python -m server.config_docs

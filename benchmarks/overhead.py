@@ -25,7 +25,7 @@ from benchmarks.figures import MemberCost, OverheadFigures, PayloadFigures, Spre
 from benchmarks.infer_request import InferRequest, ask, binary_request, check_answer, json_request
 from benchmarks.limit import errors_as_lines
 from benchmarks.members import random_input
-from benchmarks.process_cost import ProcessCost, costs_per_request, total_cpu_us
+from benchmarks.process_cost import ProcessCost, costs_per_request, total
 from benchmarks.server_process import RunningServer, running_server
 from benchmarks.wrk import WrkResult, find_wrk, run_wrk
 from workers.backends.base import Array
@@ -188,7 +188,7 @@ def _measure_members(rounds: int, seconds: int) -> tuple[MemberCost, ...]:
         for _ in range(rounds):
             for members, server in servers.items():
                 result, costs = _run_wrk_costs(server, request, _CONNECTIONS, seconds)
-                measured[members].append((result.requests_per_s, total_cpu_us(costs)))
+                measured[members].append((result.requests_per_s, total(costs).cpu_us))
     return member_costs(measured)
 
 

@@ -7,7 +7,7 @@ the time of a thread that ended between them is missing.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -19,13 +19,13 @@ __all__ = [
     "costs_per_request",
     "family",
     "role",
-    "total_cpu_us",
+    "total",
     "usage_of",
 ]
 
 _PROC = Path("/proc")
 _SWITCHES = re.compile(r"^(?:non)?voluntary_ctxt_switches:\s*(\d+)$", re.MULTILINE)
-_OURS = "ensembled"
+_OURS, _ALL = "ensembled", "all"
 
 
 class Usage(msgspec.Struct, frozen=True):
@@ -82,7 +82,7 @@ def role(title: str) -> str:
     """Return what a process of ours is for by its title; ``all`` for anybody else's."""
     name, _, rest = title.partition(" ")
     if name != _OURS:
-        return "all"
+        return _ALL
     return "workers" if rest.startswith("worker ") else rest or "supervisor"
 
 
@@ -130,6 +130,11 @@ def costs_per_request(
     return tuple(costs)
 
 
-def total_cpu_us(costs: Iterable[ProcessCost]) -> float:
-    """Return the CPU time of a request in the processes of all roles together."""
-    return sum(cost.cpu_us for cost in costs)
+def total(costs: Sequence[ProcessCost]) -> ProcessCost:
+    """Return what a request costs the processes of all roles together."""
+    return ProcessCost(
+        role=_ALL,
+        cpu_us=sum(cost.cpu_us for cost in costs),
+        waiting_us=sum(cost.waiting_us for cost in costs),
+        switches=sum(cost.switches for cost in costs),
+    )

@@ -176,7 +176,7 @@ def read_results(directory: Path) -> list[Result]:
 def page(results: Sequence[Result]) -> str:
     """Return the Markdown page of some results."""
     head = (
-        "# Results\n\n<!-- Written by `make bench` (python -m benchmarks.run). -->\n\n"
+        "# Results\n\n<!-- Written by `make bench` and `make bench-peers`. -->\n\n"
         "Medians of all rounds, with the lowest and the highest in brackets. Ratios are of things\n"
         "measured in turn in the same round; the load generator runs on the same machine."
     )

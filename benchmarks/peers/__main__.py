@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
 from pathlib import Path
 
@@ -72,6 +73,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=_RESULTS, metavar="DIRECTORY")
     options = parse_measurement(parser, seconds=_SECONDS, rounds=_ROUNDS)
     plan = _plan(options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # servers are stopped
     with errors_as_lines():
         find_wrk()
         cases = [measure_case(name, case, plan) for name, case in _cases(options.only).items()]

@@ -50,10 +50,10 @@ def _run(command: list[str]) -> None:
             command, capture_output=True, text=True, timeout=_INSTALL_S, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise BenchmarkError(f"can't be installed: {error}") from None
+        raise BenchmarkError(f"can't be installed; {error}") from None
     if ended.returncode != 0:
         lines = (ended.stderr or ended.stdout).strip().splitlines()
-        raise BenchmarkError(f"can't be installed: {lines[-1] if lines else 'pip'}")
+        raise BenchmarkError(f"can't be installed; {lines[-1] if lines else 'pip says nothing'}")
 
 
 def version_of(peer: Peer, python: Path) -> str:

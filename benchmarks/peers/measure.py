@@ -21,7 +21,7 @@ from benchmarks.members import expected_answer, random_input
 from benchmarks.peers.registry import Peer
 from benchmarks.peers.running import Asked, System, checkout_name, running_ours, running_peer
 from benchmarks.peers.servers.task import Task
-from benchmarks.process_cost import ProcessCost, costs_per_request
+from benchmarks.process_cost import ProcessCost, costs_per_request, total
 from benchmarks.serving import Case
 from benchmarks.wrk import WrkResult, run_wrk
 from server.composition.members import know_members, model_sources
@@ -187,7 +187,8 @@ def _warm_up(system: System, case: Case) -> None:
 
 
 def _leave_out(name: str, error: BenchmarkError, left_out: dict[str, str]) -> None:
-    left_out[name] = str(error)
+    """Remember why; logs, which may name places, are only printed."""
+    left_out[name] = str(error).partition(";")[0]
     print(f"{name} is left out: {error}", file=sys.stderr, flush=True)
 
 
@@ -285,11 +286,12 @@ def _spread(values: Iterable[float]) -> Spread | None:
 
 
 def _costs(rounds: Sequence[Measured]) -> tuple[RoleCost, ...]:
-    """Summarise what a request cost the processes of each role that was there all the time."""
-    roles = [cost.role for cost in rounds[0].cost]
-    by_role = {
-        role: [cost for one in rounds for cost in one.cost if cost.role == role] for role in roles
-    }
+    """Summarise what a request cost the processes of each role, and all together."""
+    by_role: dict[str, list[ProcessCost]] = {}
+    for one in rounds:
+        together = [total(one.cost)] if len(one.cost) > 1 else []
+        for cost in [*one.cost, *together]:
+            by_role.setdefault(cost.role, []).append(cost)
     return tuple(
         RoleCost(
             role=role,

@@ -23,10 +23,11 @@ def measured(rate, p50_ms, *cost):
     return Measured(WrkResult(rate * 2, 2.0, p50_ms, p50_ms * 3, {}), cost)
 
 
+COMBINER = ProcessCost("combiner", 10, 0, 1)
 ROUNDS = {
     (OURS, 1): [
-        measured(100, 1.0, ProcessCost("front-end", 70, 3, 2)),
-        measured(300, 4.0, ProcessCost("front-end", 50, 1, 4)),
+        measured(100, 1.0, ProcessCost("front-end", 70, 3, 2), COMBINER),
+        measured(300, 4.0, ProcessCost("front-end", 50, 1, 4), COMBINER),
     ],
     ("slow", 1): [measured(50, 4.0), measured(100, 8.0)],
 }
@@ -50,6 +51,8 @@ def test_ratios_are_of_the_same_round():
     assert ours.of_limit is None
     assert ours.cost == (
         RoleCost("front-end", Spread(60, 50, 70), Spread(2, 1, 3), Spread(3, 2, 4)),
+        RoleCost("combiner", Spread(10, 10, 10), Spread(0, 0, 0), Spread(1, 1, 1)),
+        RoleCost("all", Spread(70, 60, 80), Spread(2, 1, 3), Spread(4, 3, 5)),
     )
     assert slow.ours == Spread(2.5, 2, 3)
     assert slow.ours_p50 == Spread(0.375, 0.25, 0.5)
@@ -72,11 +75,11 @@ def test_without_ours_there_are_no_ratios():
 
 def test_the_table_and_the_results_file(tmp_path):
     loads = peer_loads([OURS, "slow"], [1], ROUNDS, [])
-    left_out = {"gone": "can't be installed: no such release"}
+    left_out = {"gone": "can't be installed"}
     case = PeerCase("small", {OURS: "abc", "slow": "1.2"}, left_out, None, loads)
     text = peer_table(PeerFigures((case,)))
     assert "ours abc, slow 1.2." in text
-    assert "Left out: gone: can't be installed: no such release." in text
+    assert "Left out: gone: can't be installed." in text
     assert "| ours, 1 | 200 (100–300) |  | 2.5 (1–4) |  | 7.5 (3–12) |" in text
     assert "| slow, 1 | 75 (50–100) | 2.5 (2–3) | 6 (4–8) | 0.375 (0.25–0.5) |" in text
     assert "| ours, 1 | front-end | 60 (50–70) | 2 (1–3) | 3 (2–4) |" in text
@@ -119,7 +122,7 @@ def test_a_peer_that_can_not_be_installed(monkeypatch, tmp_path):
     requirements.write_text("-r missing.txt\n")
     monkeypatch.setattr("benchmarks.peers.environments.REQUIREMENTS", str(tmp_path / "{name}.txt"))
     monkeypatch.setattr("benchmarks.peers.environments._ENVIRONMENTS", tmp_path / "environments")
-    with pytest.raises(BenchmarkError, match=r"can't be installed: .*missing\.txt"):
+    with pytest.raises(BenchmarkError, match=r"can't be installed; .*missing\.txt"):
         python_for(Peer("gone", "gone", "/"))
 
 

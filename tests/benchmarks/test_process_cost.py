@@ -10,7 +10,7 @@ from benchmarks.process_cost import (
     costs_per_request,
     family,
     role,
-    total_cpu_us,
+    total,
     usage_of,
 )
 
@@ -35,7 +35,7 @@ def test_what_requests_cost_between_two_readings():
     after = {"front-end": Usage(3_000_000, 1_500_000, 30), "workers": Usage(1_000_000, 0, 5)}
     costs = costs_per_request(before, after, 10)
     assert costs == (ProcessCost("front-end", 200, 100, 2), ProcessCost("workers", 100, 0, 0.5))
-    assert total_cpu_us(costs) == 300
+    assert total(costs) == ProcessCost("all", 300, 100, 2.5)
 
 
 def test_this_process_has_used_time_of_a_core():

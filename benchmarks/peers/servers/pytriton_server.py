@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sysconfig
+import tempfile
 from collections.abc import Callable
 
 import numpy as np
@@ -44,7 +45,7 @@ def main() -> None:
         allow_metrics=False,
         log_verbose=0,
     )
-    with Triton(config=config) as triton:
+    with Triton(config=config, workspace=f"{tempfile.gettempdir()}/pytriton") as triton:
         triton.bind(
             model_name=task.model,
             infer_func=[_function(task) for _ in range(task.workers)],
