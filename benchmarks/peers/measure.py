@@ -176,8 +176,10 @@ def _residents(
 
 
 def _resident(contender: Contender, case: Case, stack: ExitStack) -> Contender:
-    system = stack.enter_context(contender.start())
-    _warm_up(system, case)
+    with ExitStack() as started:
+        system = started.enter_context(contender.start())
+        _warm_up(system, case)
+        stack.push(started.pop_all())
     return replace(contender, start=lambda: nullcontext(system))
 
 
