@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import signal
 import sys
 from pathlib import Path
@@ -29,6 +30,7 @@ __all__ = ["main"]
 _RESULTS = Path(__file__).resolve().parent.parent / "results"
 _CONNECTIONS = {"small": (1, 32, 128), "heavy": (1, 16)}
 _ROUNDS, _SECONDS = 7, 2
+_BUSY_LOAD = 1.0
 
 
 def _cases(only: str | None) -> dict[str, Case]:
@@ -74,6 +76,11 @@ def main() -> None:
     options = parse_measurement(parser, seconds=_SECONDS, rounds=_ROUNDS)
     plan = _plan(options)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # servers are stopped
+    if (load := os.getloadavg()[0]) > _BUSY_LOAD:
+        text = (
+            f"the machine is busy (load {load:.1f}): CPU per request (--cost) holds, rates do not"
+        )
+        print(text, file=sys.stderr, flush=True)
     with errors_as_lines():
         find_wrk()
         cases = [measure_case(name, case, plan) for name, case in _cases(options.only).items()]
