@@ -4,6 +4,7 @@
 # file remembers that, so later runs start at once, until pyproject.toml or a lock in configs/locks
 # changes. Another Python: make PYTHON=python3.12 setup. Another ensemble: make serve CONFIG=...
 # More or fewer faults, or the same ones again: make chaos FAULTS=50 SEED=7
+# Some of it: make bench-peers BENCH_PEERS='--only small --peers ours,mosec --cost'
 
 PYTHON ?= python3
 CONFIG ?= configs/imagenet.yaml
@@ -24,8 +25,8 @@ LOCKED := -m pip install --require-hashes --no-deps --only-binary :all:
 TORCH := -m pip install --constraint $(LOCKS)/torch.txt torch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-latest test-lowest compat chaos fuzz check audit lock bench docs \
-	proto image-check clean
+.PHONY: help setup serve test test-latest test-lowest compat chaos fuzz check audit lock bench \
+	bench-peers docs proto image-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -111,6 +112,9 @@ lock: .venv-lock/bin/uv ## resolve all environments anew and write configs/locks
 
 bench: $(INSTALLED) ## run the benchmarks
 	$(BIN)/python -m benchmarks.run
+
+bench-peers: $(INSTALLED) ## measure other servers beside ours, in environments of their own
+	$(BIN)/python -m benchmarks.peers $(BENCH_PEERS)
 
 docs: $(INSTALLED) ## write docs/configuration.md anew
 	$(BIN)/python -m server.config_docs

@@ -18,8 +18,12 @@ __all__ = [
     "OverheadFigures",
     "PairFigures",
     "PayloadFigures",
+    "PeerCase",
+    "PeerFigures",
+    "PeerLoad",
     "ProcessMemory",
     "ProtocolFigures",
+    "RoleCost",
     "ServingFigures",
     "Spread",
     "ValidationFigures",
@@ -72,6 +76,9 @@ class LimitFigures(msgspec.Struct, frozen=True):
         rows_per_s: rows of the whole ensemble, all processes together.
         slowest_ms: the slowest member alone at batch 1.
         in_turn_ms: all members at batch 1, one after the other.
+        split_ms: one row by all members at batch 1, spread over the cores in the best way, until
+            the last core is done; None if it is not measured.
+        split: the members of each core for that.
     """
 
     cores: int
@@ -79,6 +86,8 @@ class LimitFigures(msgspec.Struct, frozen=True):
     rows_per_s: Spread
     slowest_ms: Spread
     in_turn_ms: Spread
+    split_ms: Spread | None = None
+    split: tuple[tuple[str, ...], ...] = ()
 
 
 class LoadFigures(msgspec.Struct, frozen=True):
@@ -138,9 +147,16 @@ class WayFigures(msgspec.Struct, frozen=True):
 
 
 class ProtocolFigures(msgspec.Struct, frozen=True, tag="protocols"):
-    """One ensemble over every protocol."""
+    """One ensemble over every protocol.
+
+    Attributes:
+        ways: to ask it.
+        grpc_of_echo: calls/s over gRPC by those of an echo of raw bytes, in the same round; None in
+            old results.
+    """
 
     ways: tuple[WayFigures, ...]
+    grpc_of_echo: Spread | None = None
 
 
 class ServingFigures(msgspec.Struct, frozen=True, tag="serving"):
@@ -164,6 +180,7 @@ class PayloadFigures(msgspec.Struct, frozen=True):
         p50_ms: latency of a request, median.
         p99_ms: latency of a request.
         more_than_memcpy_ms: p50 less the copy.
+        front_end_cpu_us: CPU time of a request in the front-end; None in old results.
     """
 
     payload_bytes: int
@@ -173,6 +190,7 @@ class PayloadFigures(msgspec.Struct, frozen=True):
     p50_ms: Spread
     p99_ms: Spread
     more_than_memcpy_ms: Spread
+    front_end_cpu_us: Spread | None = None
 
 
 class MemberCost(msgspec.Struct, frozen=True):
@@ -199,6 +217,74 @@ class OverheadFigures(msgspec.Struct, frozen=True, tag="overhead"):
 
     payloads: tuple[PayloadFigures, ...]
     members: tuple[MemberCost, ...]
+
+
+class RoleCost(msgspec.Struct, frozen=True):
+    """What a request costs the processes of one role, see `benchmarks.process_cost`.
+
+    Attributes:
+        role: of the processes.
+        cpu_us: time on a core per request.
+        waiting_us: time waiting for one per request.
+        switches: context switches per request.
+    """
+
+    role: str
+    cpu_us: Spread
+    waiting_us: Spread
+    switches: Spread
+
+
+class PeerLoad(msgspec.Struct, frozen=True):
+    """One server under load from some number of connections, beside ours in the same rounds.
+
+    Attributes:
+        system: which server.
+        connections: of the load generator, each with one request at a time.
+        requests_per_s: answered.
+        p50_ms: latency, median.
+        p99_ms: latency.
+        ours: requests/s of ours by its; None for ours itself, and where ours is not measured.
+        ours_p50: p50 of ours by its.
+        of_limit: requests/s by the limit's; None where that is not measured.
+        p50_of_split: p50 by the time of the best split of the members over the cores.
+        cost: by role; empty where it is not measured.
+    """
+
+    system: str
+    connections: int
+    requests_per_s: Spread
+    p50_ms: Spread
+    p99_ms: Spread
+    ours: Spread | None = None
+    ours_p50: Spread | None = None
+    of_limit: Spread | None = None
+    p50_of_split: Spread | None = None
+    cost: tuple[RoleCost, ...] = ()
+
+
+class PeerCase(msgspec.Struct, frozen=True):
+    """An ensemble served by several servers in turn.
+
+    Attributes:
+        case: its name.
+        versions: of the servers measured.
+        left_out: why the others are not, by name.
+        limit: what the members do without a server; None if it is not measured.
+        loads: what was measured, by connections.
+    """
+
+    case: str
+    versions: dict[str, str]
+    left_out: dict[str, str]
+    limit: LimitFigures | None
+    loads: tuple[PeerLoad, ...]
+
+
+class PeerFigures(msgspec.Struct, frozen=True, tag="peers"):
+    """Other servers beside ours."""
+
+    cases: tuple[PeerCase, ...]
 
 
 class PairFigures(msgspec.Struct, frozen=True):

@@ -23,6 +23,7 @@ __all__ = [
     "ask",
     "binary_request",
     "check_answer",
+    "exchange",
     "json_request",
     "model_input",
 ]
@@ -76,7 +77,7 @@ def model_input(address: str, model: str) -> TensorSpec:
     Raises:
         BenchmarkError: if the model has another number of inputs.
     """
-    described = json.loads(_exchange(address, InferRequest(f"/v2/models/{model}", b""))[0])
+    described = json.loads(exchange(address, InferRequest(f"/v2/models/{model}", b""))[0])
     if len(described["inputs"]) != 1:
         raise BenchmarkError(f"{model} has {len(described['inputs'])} inputs, one is measured")
     (tensor,) = described["inputs"]
@@ -89,7 +90,7 @@ def ask(address: str, request: InferRequest) -> npt.NDArray[np.float32]:
     Raises:
         BenchmarkError: if the answer is not one.
     """
-    body, json_length = _exchange(address, request)
+    body, json_length = exchange(address, request)
     answer = json.loads(body[:json_length])
     (output,) = answer["outputs"]
     if output["datatype"] != "FP32":
@@ -99,7 +100,14 @@ def ask(address: str, request: InferRequest) -> npt.NDArray[np.float32]:
     return np.frombuffer(body[json_length:], "<f4").reshape(output["shape"])
 
 
-def _exchange(address: str, request: InferRequest) -> tuple[bytes, int | None]:
+def exchange(address: str, request: InferRequest) -> tuple[bytes, int | None]:
+    """Send a request once; its answer's body, and how much of that is JSON if not all of it.
+
+    Raises:
+        BenchmarkError: if the answer is an error.
+        OSError: if nobody answers.
+        http.client.HTTPException: if what comes is not an answer.
+    """
     connection = http.client.HTTPConnection(address, timeout=_TIMEOUT_S)
     try:
         method = "POST" if request.body else "GET"

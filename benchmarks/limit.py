@@ -14,22 +14,33 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import msgspec
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import LimitFigures, Spread
-from benchmarks.limit_process import Command, InTurn, Probe, Reply, Setup, Single, Timing
+from benchmarks.limit_process import (
+    Command,
+    InTurn,
+    Probe,
+    Reply,
+    Row,
+    Setup,
+    Single,
+    Timing,
+)
 from server.composition.members import model_sources
 from server.config import load_config
 from server.errors import EnsembledError
 from workers.recipes import RecipeError
 from workers.spec import ModelSource
 
-__all__ = ["BATCHES", "Limit", "LimitRounds", "errors_as_lines", "main"]
+__all__ = ["BATCHES", "Limit", "LimitRound", "LimitRounds", "errors_as_lines", "main", "splits"]
 
 #: The batch sizes that are tried, smallest first; each divides all that come after it.
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -39,6 +50,40 @@ _SEED = 0
 _CLEARLY_WORSE = 1.1
 _LONGEST_CALL_S = 1.0
 _PROBE_S = 0.2
+_LEAST_ROWS = 7
+
+
+def splits(members: int, cores: int) -> list[tuple[tuple[int, ...], ...]]:
+    """Return the ways to spread members over cores that are alike: of each core, its members.
+
+    Args:
+        members: how many, 1 or more.
+        cores: how many.
+    """
+    found: list[list[list[int]]] = [[]]
+    for member in range(members):
+        found = [
+            [*(group for group in groups if group is not chosen), [*chosen, member]]
+            for groups in found
+            for chosen in [*groups, *([[]] if len(groups) < cores else [])]
+        ]
+    return [tuple(map(tuple, [*sorted(groups), *[[]] * (cores - len(groups))])) for groups in found]
+
+
+class LimitRound(NamedTuple):
+    """The limit in one round.
+
+    Attributes:
+        rows_per_s: of the whole ensemble.
+        slowest_ms: the slowest member at batch 1.
+        in_turn_ms: all members in turn at batch 1.
+        split_ms: a row by all members spread over the cores; None if it is not measured.
+    """
+
+    rows_per_s: float
+    slowest_ms: float
+    in_turn_ms: float
+    split_ms: float | None = None
 
 
 class Limit:
@@ -98,6 +143,11 @@ class Limit:
             child.stdout.close()
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the members."""
+        return tuple(self._names)
+
+    @property
     def cores(self) -> int:
         """How many processes there are."""
         return len(self._children)
@@ -139,6 +189,35 @@ class Limit:
         (timing,) = self._ask(self._children[:1], Single(seconds))
         return max(timing.members_s), timing.seconds
 
+    def best_split(self, seconds: float) -> tuple[tuple[int, ...], ...]:
+        """Find the members of each core that have one row done first at batch 1.
+
+        Args:
+            seconds: for each way to spread the members.
+        """
+        found = {
+            split: self.split_s(split, seconds) for split in splits(len(self._names), self.cores)
+        }
+        return min(found, key=found.__getitem__)
+
+    def split_s(self, split: Sequence[Sequence[int]], seconds: float) -> float:
+        """Measure one row by all members at batch 1, spread over the cores: the median.
+
+        All cores begin at the same time, and the last one ends the row. What telling them takes
+        is not in it.
+
+        Args:
+            split: the members of each core.
+            seconds: how long.
+        """
+        rows: list[float] = []
+        started = time.perf_counter()
+        while len(rows) < _LEAST_ROWS or time.perf_counter() - started < seconds:
+            for child, members in zip(self._children, split, strict=True):
+                _send(child, Row(tuple(members)))
+            rows.append(max(_receive(child).seconds for child in self._children))
+        return statistics.median(rows)
+
     def _ask(self, children: Sequence[subprocess.Popen[bytes]], command: Command) -> list[Timing]:
         for child in children:
             _send(child, command)
@@ -151,25 +230,40 @@ class LimitRounds:
     Args:
         limit: the processes.
         seconds: of each measurement of a round.
+        with_split: whether a row spread over the cores is measured, too.
     """
 
-    def __init__(self, limit: Limit, seconds: float) -> None:
+    def __init__(self, limit: Limit, seconds: float, *, with_split: bool = False) -> None:
         self._limit = limit
         self._seconds = seconds
-        self._batches = limit.best_batches(min(_PROBE_S, seconds))
-        self._rounds: list[tuple[float, float, float]] = []
+        probe_s = min(_PROBE_S, seconds)
+        self._batches = limit.best_batches(probe_s)
+        self._split = limit.best_split(probe_s) if with_split else ()
+        self._rounds: list[LimitRound] = []
 
-    def measure(self) -> tuple[float, float, float]:
-        """Measure a round: rows/s, the slowest member's and all members' milliseconds."""
+    def measure(self) -> LimitRound:
+        """Measure a round."""
         rate = self._limit.rows_per_s(self._batches, self._seconds)
         slowest_s, in_turn_s = self._limit.latency_s(self._seconds / 2)
-        self._rounds.append((rate, slowest_s * 1e3, in_turn_s * 1e3))
+        split_ms = None
+        if self._split:
+            split_ms = self._limit.split_s(self._split, self._seconds / 2) * 1e3
+        self._rounds.append(LimitRound(rate, slowest_s * 1e3, in_turn_s * 1e3, split_ms))
         return self._rounds[-1]
 
     def figures(self) -> LimitFigures:
         """Summarise the rounds."""
-        rates, slowest, in_turn = (Spread.of(column) for column in zip(*self._rounds, strict=True))
-        return LimitFigures(self._limit.cores, self._batches, rates, slowest, in_turn)
+        names = self._limit.names
+        splits_ms = [one.split_ms for one in self._rounds if one.split_ms is not None]
+        return LimitFigures(
+            cores=self._limit.cores,
+            batches=self._batches,
+            rows_per_s=Spread.of([one.rows_per_s for one in self._rounds]),
+            slowest_ms=Spread.of([one.slowest_ms for one in self._rounds]),
+            in_turn_ms=Spread.of([one.in_turn_ms for one in self._rounds]),
+            split_ms=Spread.of(splits_ms) if splits_ms else None,
+            split=tuple(tuple(names[member] for member in part) for part in self._split),
+        )
 
 
 def _send(child: subprocess.Popen[bytes], message: Setup | Command) -> None:
@@ -208,7 +302,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with errors_as_lines(), Limit(model_sources(load_config(options.config))) as limit:
-        rounds = LimitRounds(limit, options.seconds)
+        rounds = LimitRounds(limit, options.seconds, with_split=True)
         for _ in range(max(1, options.rounds)):
             rounds.measure()
         figures = rounds.figures()
@@ -221,8 +315,11 @@ def main() -> None:
         ("all members in turn", figures.rows_per_s, "rows/s"),
         ("slowest member, batch 1", figures.slowest_ms, "ms"),
         ("all members, batch 1", figures.in_turn_ms, "ms"),
+        ("best split, batch 1", figures.split_ms, "ms"),
     ):
-        print(f"{text:24} {spread.median:12.3f} {unit} ({spread.low:.3f} to {spread.high:.3f})")
+        if spread is not None:
+            line = f"{spread.median:12.3f} {unit} ({spread.low:.3f} to {spread.high:.3f})"
+            print(f"{text:24} {line}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,18 @@ from workers.backends import Model, ModelError, load
 from workers.backends.base import Array
 from workers.spec import ModelSource
 
-__all__ = ["Command", "Failed", "InTurn", "Probe", "Reply", "Setup", "Single", "Timing", "main"]
+__all__ = [
+    "Command",
+    "Failed",
+    "InTurn",
+    "Probe",
+    "Reply",
+    "Row",
+    "Setup",
+    "Single",
+    "Timing",
+    "main",
+]
 
 _LEAST_CALLS = 7
 
@@ -54,7 +65,13 @@ class Single(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-Command = Probe | InTurn | Single
+class Row(msgspec.Struct, frozen=True, tag=True):
+    """Call some members in turn at batch 1, once."""
+
+    members: tuple[int, ...]
+
+
+Command = Probe | InTurn | Single | Row
 
 
 class Timing(msgspec.Struct, frozen=True, tag=True):
@@ -93,6 +110,8 @@ class _Members:
                 return self._in_turn(command)
             case Single():
                 return self._single(command)
+            case Row():
+                return Timing(1, sum(self._call(member, 1) for member in command.members))
 
     def _call(self, member: int, batch: int) -> float:
         inputs = self._inputs.get((member, batch))

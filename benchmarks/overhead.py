@@ -1,7 +1,8 @@
 """The price of the path, with members that cost nothing: ``python -m benchmarks.overhead``.
 
 Per payload and protocol: a request's latency at one connection, beside one copy of the payload
-in memory. Per number of members: the CPU time of a request in all processes of the server.
+in memory, and its CPU time in the front-end. Per number of members: the CPU time of a request in
+all processes of the server.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import contextlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,6 +25,7 @@ from benchmarks.figures import MemberCost, OverheadFigures, PayloadFigures, Spre
 from benchmarks.infer_request import InferRequest, ask, binary_request, check_answer, json_request
 from benchmarks.limit import errors_as_lines
 from benchmarks.members import random_input
+from benchmarks.process_cost import ProcessCost, costs_per_request, total
 from benchmarks.server_process import RunningServer, running_server
 from benchmarks.wrk import WrkResult, find_wrk, run_wrk
 from workers.backends.base import Array
@@ -113,10 +116,31 @@ def _row(shape: tuple[int, ...]) -> Array:
     return random_input(TensorSpec(_INPUT, "FP32", shape), 1, _SEED)
 
 
+class _Payload(NamedTuple):
+    """One payload in one round."""
+
+    copy_ms: float
+    result: WrkResult
+    front_end_us: float
+
+
+def _front_end_us(costs: Iterable[ProcessCost]) -> float:
+    return sum(cost.cpu_us for cost in costs if cost.role == "front-end")
+
+
+def _run_wrk_costs(
+    server: RunningServer, request: InferRequest, connections: int, seconds: int
+) -> tuple[WrkResult, tuple[ProcessCost, ...]]:
+    """Send a request again and again, and tell what each cost the server."""
+    before = server.usage()
+    result = run_wrk(server.address, request, connections, seconds)
+    return result, costs_per_request(before, server.usage(), result.requests)
+
+
 def _measure_payload(shape: tuple[int, ...], rounds: int, seconds: int) -> list[PayloadFigures]:
     row = _row(shape)
     requests = {name: make(_ENSEMBLE, _INPUT, row) for name, make in _PROTOCOLS.items()}
-    measured: dict[str, list[tuple[float, WrkResult]]] = {name: [] for name in requests}
+    measured: dict[str, list[_Payload]] = {name: [] for name in requests}
     with _fakes(_PAYLOAD_MEMBERS, shape) as server:
         for request in requests.values():
             check_answer(ask(server.address, request)[0], row.ravel()[:_OUTPUTS])
@@ -124,16 +148,18 @@ def _measure_payload(shape: tuple[int, ...], rounds: int, seconds: int) -> list[
         for _ in range(rounds):
             for name, request in requests.items():
                 copy_ms = memcpy_s(row) * 1e3
-                measured[name].append((copy_ms, run_wrk(server.address, request, 1, seconds)))
+                result, costs = _run_wrk_costs(server, request, 1, seconds)
+                measured[name].append(_Payload(copy_ms, result, _front_end_us(costs)))
     return [
         PayloadFigures(
             payload_bytes=row.nbytes,
             body_bytes=len(requests[name].body),
             protocol=name,
-            memcpy_ms=Spread.of([copy_ms for copy_ms, _ in results]),
-            p50_ms=Spread.of([result.p50_ms for _, result in results]),
-            p99_ms=Spread.of([result.p99_ms for _, result in results]),
-            more_than_memcpy_ms=Spread.of([result.p50_ms - copy_ms for copy_ms, result in results]),
+            memcpy_ms=Spread.of([one.copy_ms for one in results]),
+            p50_ms=Spread.of([one.result.p50_ms for one in results]),
+            p99_ms=Spread.of([one.result.p99_ms for one in results]),
+            more_than_memcpy_ms=Spread.of([one.result.p50_ms - one.copy_ms for one in results]),
+            front_end_cpu_us=Spread.of([one.front_end_us for one in results]),
         )
         for name, results in measured.items()
     ]
@@ -161,10 +187,8 @@ def _measure_members(rounds: int, seconds: int) -> tuple[MemberCost, ...]:
             run_wrk(server.address, request, _CONNECTIONS, _WARM_UP_S)
         for _ in range(rounds):
             for members, server in servers.items():
-                before_s = server.cpu_s()
-                result = run_wrk(server.address, request, _CONNECTIONS, seconds)
-                cpu_us = (server.cpu_s() - before_s) / result.requests * 1e6
-                measured[members].append((result.requests_per_s, cpu_us))
+                result, costs = _run_wrk_costs(server, request, _CONNECTIONS, seconds)
+                measured[members].append((result.requests_per_s, total(costs).cpu_us))
     return member_costs(measured)
 
 

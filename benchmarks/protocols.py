@@ -1,8 +1,8 @@
 """One small ensemble over every protocol, and our client: ``python -m benchmarks.protocols``.
 
 Every round has wrk over HTTP (binary tensors, then JSON) and h2load over gRPC with 32 requests in
-flight, then wrk and the Python client with one, so that ratios are of things measured next to each
-other. One row per request; needs wrk and h2load.
+flight, there beside an echo of raw bytes, then wrk and the Python client with one, so that ratios
+are of things measured next to each other. One row per request; needs wrk and h2load.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from ensembled_client import EnsembleClient
 from benchmarks.command import parse_measurement
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import ProtocolFigures, Spread, WayFigures
-from benchmarks.h2load import find_h2load, run_h2load
+from benchmarks.grpc_echo import running_echo
+from benchmarks.h2load import H2loadResult, find_h2load, run_h2load
 from benchmarks.infer_request import (
     InferRequest,
     ask,
@@ -42,6 +43,7 @@ __all__ = ["main", "measure_protocols"]
 _CASE = CASES["small"]
 _CONNECTIONS, _IN_FLIGHT = 8, 4
 _WARM_UP_S = 1
+_GRPC, _ECHO = "gRPC, 32 in flight", "gRPC echo of raw bytes, 32 in flight"
 
 
 def measure_protocols(rounds: int, seconds: int) -> ProtocolFigures:
@@ -57,7 +59,7 @@ def measure_protocols(rounds: int, seconds: int) -> ProtocolFigures:
     find_wrk()
     find_h2load()
     config = load_config(_CASE.config)
-    with running_server(_CASE.config) as server:
+    with running_server(_CASE.config) as server, running_echo() as echo:
         tensor = model_input(server.address, _CASE.ensemble)
         row = random_input(tensor, 1, 0)
         expected = expected_answer(config, _CASE.ensemble, row)
@@ -66,7 +68,14 @@ def measure_protocols(rounds: int, seconds: int) -> ProtocolFigures:
         for request in requests:
             check_answer(ask(server.address, request), expected)
         _check_grpc(server, row, expected)
-        measure = _Measure(server, requests, _message(tensor.name, row), tensor.name, row)
+        measure = _Measure(
+            server=server,
+            echo=echo,
+            requests=requests,
+            message=_message(tensor.name, row),
+            name=tensor.name,
+            row=row,
+        )
         measure.all(_WARM_UP_S)
         measured = [measure.all(seconds) for _ in range(rounds)]
     ways = [
@@ -78,7 +87,8 @@ def measure_protocols(rounds: int, seconds: int) -> ProtocolFigures:
         )
         for name in measured[0]
     ]
-    return ProtocolFigures(tuple(ways))
+    of_echo = Spread.of([one[_GRPC][0] / one[_ECHO][0] for one in measured])
+    return ProtocolFigures(tuple(ways), of_echo)
 
 
 class _Measure:
@@ -86,13 +96,16 @@ class _Measure:
 
     def __init__(
         self,
+        *,
         server: RunningServer,
+        echo: str,
         requests: list[InferRequest],
         message: bytes,
         name: str,
         row: Array,
     ) -> None:
         self._server = server
+        self._echo = echo
         self._binary, self._json = requests
         self._message = message
         self._input = {name: row}
@@ -109,24 +122,28 @@ class _Measure:
         ):
             result = run_wrk(address, request, connections, seconds)
             measured[name] = result.requests_per_s, result.p50_ms
-        measured["gRPC, 32 in flight"] = self._grpc(seconds), 0.0
+        measured[_GRPC] = self._grpc(seconds), 0.0
+        measured[_ECHO] = self._h2load(self._echo, seconds).requests_per_s, 0.0
         for scheme, at in (("http", address), ("grpc", self._server.grpc)):
             measured[f"Python client, {scheme}, alone"] = self._client(f"{scheme}://{at}", seconds)
         return measured
 
     def _grpc(self, seconds: int) -> float:
         before = _successes(self._server.address)
-        result = run_h2load(
-            self._server.grpc,
+        result = self._h2load(self._server.grpc, seconds)
+        answered = _successes(self._server.address) - before
+        if answered < result.requests:
+            raise BenchmarkError(f"{result.requests} calls ended, but {answered} were answered")
+        return result.requests_per_s
+
+    def _h2load(self, address: str, seconds: int) -> H2loadResult:
+        return run_h2load(
+            address,
             self._message,
             connections=_CONNECTIONS,
             in_flight=_IN_FLIGHT,
             seconds=seconds,
         )
-        answered = _successes(self._server.address) - before
-        if answered < result.requests:
-            raise BenchmarkError(f"{result.requests} calls ended, but {answered} were answered")
-        return result.requests_per_s
 
     def _client(self, url: str, seconds: int) -> tuple[float, float]:
         times: list[float] = []

@@ -18,10 +18,12 @@ import psutil
 
 from benchmarks.figures import (
     OverheadFigures,
+    PeerFigures,
     ProtocolFigures,
     ServingFigures,
     ValidationFigures,
 )
+from benchmarks.peers.table import peer_table
 from benchmarks.table import overhead_table, protocol_table, serving_table, validation_table
 
 __all__ = [
@@ -41,11 +43,12 @@ _TITLES = {
     "heavy": "Three EfficientNet-Lite at 224 x 224, FP32, one row per request, binary",
     "overhead": "The path alone: fake members, whose predictions cost nothing",
     "protocols": "Five small networks over every protocol, and the Python client",
+    "peers": "The same members in other servers",
     "validation": "The simulation beside the server",
 }
 
 
-Figures = ServingFigures | OverheadFigures | ProtocolFigures | ValidationFigures
+Figures = ServingFigures | OverheadFigures | ProtocolFigures | PeerFigures | ValidationFigures
 
 
 class Hardware(msgspec.Struct, frozen=True):
@@ -173,7 +176,7 @@ def read_results(directory: Path) -> list[Result]:
 def page(results: Sequence[Result]) -> str:
     """Return the Markdown page of some results."""
     head = (
-        "# Results\n\n<!-- Written by `make bench` (python -m benchmarks.run). -->\n\n"
+        "# Results\n\n<!-- Written by `make bench` and `make bench-peers`. -->\n\n"
         "Medians of all rounds, with the lowest and the highest in brackets. Ratios are of things\n"
         "measured in turn in the same round; the load generator runs on the same machine."
     )
@@ -188,6 +191,8 @@ def _section(result: Result) -> str:
             table = overhead_table(result.figures)
         case ProtocolFigures():
             table = protocol_table(result.figures)
+        case PeerFigures():
+            table = peer_table(result.figures)
         case ValidationFigures():
             table = validation_table(result.figures)
     software = ", ".join(f"{name} {number}" for name, number in result.software.items())

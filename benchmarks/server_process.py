@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -22,8 +22,9 @@ import psutil
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import ProcessMemory
+from benchmarks.process_cost import Usage, family, usage_of
 
-__all__ = ["RunningServer", "parse_ready", "running_server"]
+__all__ = ["RunningServer", "last_lines", "parse_ready", "running_server"]
 
 _START_S = 300.0
 _STOP_S = 30.0
@@ -54,24 +55,19 @@ class RunningServer:
         self.pid = process.pid
         self.address = address
         self.grpc = grpc
-        self._parent = psutil.Process(process.pid)
-
-    def _processes(self) -> list[psutil.Process]:
-        return [self._parent, *self._parent.children(recursive=True)]
 
     def stop(self) -> int:
         """Tell it to stop; its exit status, which is not 0 if it had to be killed."""
         _stop(self._process)
         return self._process.returncode
 
-    def cpu_s(self) -> float:
-        """User and system time that all its processes have spent so far, in seconds."""
-        times = [process.cpu_times() for process in self._processes()]
-        return sum(time.user + time.system for time in times)
+    def usage(self) -> dict[str, Usage]:
+        """Return what its processes have used so far, by role."""
+        return usage_of(family(self.pid))
 
     def memory(self) -> tuple[ProcessMemory, ...]:
         """Return the memory of each of its processes now."""
-        return tuple(_memory(process) for process in self._processes())
+        return tuple(_memory(process) for process in family(self.pid))
 
 
 def _memory(process: psutil.Process) -> ProcessMemory:
@@ -82,7 +78,11 @@ def _memory(process: psutil.Process) -> ProcessMemory:
 
 @contextlib.contextmanager
 def running_server(
-    config: Path, *, log_file: Path | None = None, **environment: str
+    config: Path,
+    *,
+    log_file: Path | None = None,
+    command: Sequence[str] = (),
+    **environment: str,
 ) -> Iterator[RunningServer]:
     """Serve a configuration for the length of a block.
 
@@ -91,6 +91,7 @@ def running_server(
     Args:
         config: its file.
         log_file: where its log is kept, nowhere if not given.
+        command: what to run instead of this installation's `ensembled`.
         environment: more variables.
 
     Raises:
@@ -98,7 +99,7 @@ def running_server(
     """
     with tempfile.TemporaryFile() if log_file is None else log_file.open("w+b") as log:
         process = subprocess.Popen(
-            [_command(), "serve", str(config), "--host", "127.0.0.1", *_ANY_PORTS],
+            [*(command or [_command()]), "serve", str(config), "--host", "127.0.0.1", *_ANY_PORTS],
             env={**os.environ, **environment},
             stdout=subprocess.PIPE,
             stderr=log,
@@ -106,7 +107,7 @@ def running_server(
         try:
             yield RunningServer(process, *_wait_ready(process))
         except BenchmarkError as error:
-            raise BenchmarkError(f"{error}; the server's log ends: {_last_lines(log)}") from error
+            raise BenchmarkError(f"{error}; the server's log ends: {last_lines(log)}") from error
         finally:
             _stop(process)
             assert process.stdout is not None
@@ -136,7 +137,7 @@ def _wait_ready(process: subprocess.Popen[bytes]) -> tuple[str, str]:
     return addresses
 
 
-def _last_lines(log: IO[bytes]) -> str:
+def last_lines(log: IO[bytes]) -> str:
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
     return "; ".join(lines[-_LOG_LINES:]) or "nothing"

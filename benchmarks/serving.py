@@ -23,7 +23,7 @@ from benchmarks.infer_request import (
     check_answer,
     model_input,
 )
-from benchmarks.limit import Limit, LimitRounds, errors_as_lines
+from benchmarks.limit import Limit, LimitRound, LimitRounds, errors_as_lines
 from benchmarks.members import expected_answer, random_input
 from benchmarks.server_process import RunningServer, running_server
 from benchmarks.wrk import WrkResult, find_wrk, run_wrk
@@ -46,18 +46,22 @@ class Case:
         ensemble: its name.
         connections: of the load generator, in the order they are measured.
         by_hand: the same ensemble, placed by hand, to be measured beside it.
+        with_split: whether the limit has a row spread over the cores, too.
     """
 
     config: Path
     ensemble: str
     connections: tuple[int, ...]
     by_hand: Path | None = None
+    with_split: bool = False
 
 
 #: By their names on the command line.
 CASES = {
     "small": Case(_HERE / "small.yaml", "mlps", (1, 32, 128)),
-    "heavy": Case(_HERE / "heavy.yaml", "efficientnets", (1, 4, 16), _HERE / "heavy_by_hand.yaml"),
+    "heavy": Case(
+        _HERE / "heavy.yaml", "efficientnets", (1, 4, 16), _HERE / "heavy_by_hand.yaml", True
+    ),
 }
 
 
@@ -82,7 +86,7 @@ def measure_serving(case: Case, rounds: int, seconds: int) -> ServingFigures:
         by_hand = (
             None if case.by_hand is None else stack.enter_context(running_server(case.by_hand))
         )
-        limit_rounds = LimitRounds(limit, seconds)
+        limit_rounds = LimitRounds(limit, seconds, with_split=case.with_split)
         for connections in case.connections:
             run_wrk(server.address, request, connections, _WARM_UP_S)
             if by_hand is not None:
@@ -112,12 +116,12 @@ class Round:
     """One round at one number of connections.
 
     Attributes:
-        limit: rows/s, the slowest member's ms, all members' in turn.
+        limit: what the members did without it.
         server: what the server did.
         by_hand: what it did with a placement made by hand, if there is one.
     """
 
-    limit: tuple[float, float, float]
+    limit: LimitRound
     server: WrkResult
     by_hand: WrkResult | None = None
 
@@ -144,9 +148,9 @@ def load_figures(connections: int, rounds: Sequence[Round]) -> LoadFigures:
         rows_per_s=Spread.of(rates),
         p50_ms=Spread.of([one.server.p50_ms for one in rounds]),
         p99_ms=Spread.of([one.server.p99_ms for one in rounds]),
-        of_limit=Spread.of([one.server.requests_per_s / one.limit[0] for one in rounds]),
-        p50_of_slowest=Spread.of([one.server.p50_ms / one.limit[1] for one in rounds]),
-        p50_of_in_turn=Spread.of([one.server.p50_ms / one.limit[2] for one in rounds]),
+        of_limit=Spread.of([one.server.requests_per_s / one.limit.rows_per_s for one in rounds]),
+        p50_of_slowest=Spread.of([one.server.p50_ms / one.limit.slowest_ms for one in rounds]),
+        p50_of_in_turn=Spread.of([one.server.p50_ms / one.limit.in_turn_ms for one in rounds]),
         of_by_hand=Spread.of(by_hand) if by_hand else None,
     )
 

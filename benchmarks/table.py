@@ -14,7 +14,9 @@ from benchmarks.figures import (
 )
 
 __all__ = [
+    "limit_text",
     "markdown",
+    "optional",
     "overhead_table",
     "protocol_table",
     "quantity",
@@ -36,6 +38,11 @@ def spread(value: Spread) -> str:
     """Return a median with its range, e.g. ``15,230 (14,800–15,600)``."""
     low, high = _number(value.low), _number(value.high)
     return f"{_number(value.median)} ({low}–{high})"
+
+
+def optional(value: Spread | None) -> str:
+    """Return the same, or nothing of what was not measured."""
+    return "" if value is None else spread(value)
 
 
 def _number(value: float) -> str:
@@ -65,7 +72,7 @@ def serving_table(figures: ServingFigures) -> str:
                 str(load.connections),
                 spread(load.rows_per_s),
                 spread(load.of_limit),
-                spread(load.of_by_hand) if load.of_by_hand else "",
+                optional(load.of_by_hand),
                 spread(load.p50_ms),
                 spread(load.p50_of_in_turn),
                 spread(load.p99_ms),
@@ -80,22 +87,31 @@ def serving_table(figures: ServingFigures) -> str:
             for one in figures.idle_memory
         ],
     )
-    return "\n\n".join((_limit_text(figures.limit), loads, memory))
+    return "\n\n".join((limit_text(figures.limit), loads, memory))
 
 
-def _limit_text(limit: LimitFigures) -> str:
+def limit_text(limit: LimitFigures) -> str:
+    """Return what the members do without a server, in a sentence."""
     batches = ", ".join(f"{name} {batch}" for name, batch in limit.batches.items())
+    split = ""
+    if limit.split_ms is not None:
+        cores = " | ".join(" + ".join(names) for names in limit.split)
+        split = f"; best split over the cores ({cores}) {spread(limit.split_ms)} ms"
     return (
         f"Limit without a server, {limit.cores} cores: {spread(limit.rows_per_s)} rows/s "
         f"(batch sizes: {batches}); at batch 1 the slowest member takes "
-        f"{spread(limit.slowest_ms)} ms, all members in turn {spread(limit.in_turn_ms)} ms."
+        f"{spread(limit.slowest_ms)} ms, all members in turn {spread(limit.in_turn_ms)} ms"
+        f"{split}."
     )
 
 
 def overhead_table(figures: OverheadFigures) -> str:
     """Return the tables of the path's price: per payload, and per member."""
     payloads = markdown(
-        ("payload", "protocol", "body", "p50 ms", "p99 ms", "memcpy ms", "p50 less memcpy, ms"),
+        (
+            *("payload", "protocol", "body", "p50 ms", "p99 ms", "memcpy ms"),
+            *("p50 less memcpy, ms", "front-end CPU µs"),
+        ),
         [
             (
                 quantity(one.payload_bytes),
@@ -105,6 +121,7 @@ def overhead_table(figures: OverheadFigures) -> str:
                 spread(one.p99_ms),
                 spread(one.memcpy_ms),
                 spread(one.more_than_memcpy_ms),
+                optional(one.front_end_cpu_us),
             )
             for one in figures.payloads
         ],
@@ -117,7 +134,7 @@ def overhead_table(figures: OverheadFigures) -> str:
                 str(one.connections),
                 spread(one.requests_per_s),
                 spread(one.cpu_us_per_request),
-                spread(one.us_per_extra_member) if one.us_per_extra_member else "",
+                optional(one.us_per_extra_member),
             )
             for one in figures.members
         ],
@@ -153,10 +170,13 @@ def validation_table(figures: ValidationFigures) -> str:
 
 def protocol_table(figures: ProtocolFigures) -> str:
     """Return the table of one ensemble over every protocol."""
-    return markdown(
+    ways = markdown(
         ("", "requests/s", "p50 ms"),
         [
             (one.name, spread(one.requests_per_s), spread(one.p50_ms) if one.p50_ms.high else "")
             for one in figures.ways
         ],
     )
+    if figures.grpc_of_echo is None:
+        return ways
+    return f"{ways}\n\ngRPC does {spread(figures.grpc_of_echo)} of an echo of raw bytes."

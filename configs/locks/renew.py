@@ -42,13 +42,13 @@ TOOLS = {
 #: Other servers that benchmarks compare with, each in an environment of its own, and what runs the
 #: same networks there.
 PEERS = {
-    "bentoml": ["bentoml"],
+    "bentoml": ["bentoml", "httptools", "uvloop"],
     "litserve": ["litserve"],
     "mosec": ["mosec"],
-    "pytriton": ["nvidia-pytriton"],
+    "pytriton": ["nvidia-pytriton>=0.7"],  # which keeps NumPy below 2
     "ray": ["ray[serve]"],
 }
-RUNTIME = ["onnxruntime>=1.27", "numpy>=2.0"]
+RUNTIME = ["onnxruntime>=1.27", "numpy"]
 
 #: The requirements of these names are ours, not to be looked for in an index.
 OURS = {"server": str(ROOT), "client": str(ROOT / "clients")}

@@ -14,6 +14,7 @@ from benchmarks.figures import (
     Spread,
     percentile,
 )
+from benchmarks.limit import LimitRound
 from benchmarks.overhead import member_costs
 from benchmarks.results_file import Result, make_result, page, read_results, write_result
 from benchmarks.serving import Round, load_figures
@@ -66,9 +67,9 @@ def test_load_figures_pair_the_server_with_the_limit_of_its_round():
     load = load_figures(
         16,
         [
-            Round((100, 10, 20), result(90, 15), result(60, 20)),
-            Round((50, 20, 40), result(50, 40), result(50, 40)),
-            Round((100, 10, 20), result(80, 12), result(40, 20)),
+            Round(LimitRound(100, 10, 20), result(90, 15), result(60, 20)),
+            Round(LimitRound(50, 20, 40), result(50, 40), result(50, 40)),
+            Round(LimitRound(100, 10, 20), result(80, 12), result(40, 20)),
         ],
     )
     assert load.of_by_hand == Spread(1.5, 1.0, 2.0)

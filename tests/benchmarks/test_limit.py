@@ -8,7 +8,7 @@ import yaml
 
 from benchmarks import limit as limit_module
 from benchmarks.errors import BenchmarkError
-from benchmarks.limit import BATCHES, Limit, LimitRounds
+from benchmarks.limit import BATCHES, Limit, LimitRounds, splits
 from benchmarks.members import expected_answer, random_input
 from benchmarks.overhead import MEMBERS, PAYLOADS, fake_config, memcpy_s
 from benchmarks.server_process import running_server
@@ -44,11 +44,26 @@ def test_the_limit_of_fakes(config_path):
         batches = limit.best_batches(0.001)
         assert batches.keys() == {"low", "high", "broken"}
         assert set(batches.values()) <= set(BATCHES)
-        rounds = LimitRounds(limit, 0.01)
+        rounds = LimitRounds(limit, 0.01, with_split=True)
         measured = [rounds.measure() for _ in range(2)]
         figures = rounds.figures()
-    assert figures.rows_per_s.low == min(rate for rate, _, _ in measured) > 0
-    assert all(slowest <= in_turn for _, slowest, in_turn in measured)
+    assert figures.rows_per_s.low == min(one.rows_per_s for one in measured) > 0
+    assert all(one.slowest_ms <= one.in_turn_ms for one in measured)
+    assert figures.split_ms.low > 0
+    assert {name for part in figures.split for name in part} == {"low", "high", "broken"}
+
+
+def test_the_ways_to_spread_members_over_cores():
+    assert splits(1, 2) == [((0,), ())]
+    assert sorted(splits(2, 2)) == [((0,), (1,)), ((0, 1), ())]
+    assert sorted(splits(3, 2)) == [
+        ((0,), (1, 2)),
+        ((0, 1), (2,)),
+        ((0, 1, 2), ()),
+        ((0, 2), (1,)),
+    ]
+    assert splits(3, 1) == [((0, 1, 2),)]
+    assert len(splits(5, 2)) == 2**4
 
 
 @pytest.mark.process
@@ -109,9 +124,10 @@ def test_memcpy_takes_time():
 @pytest.mark.process
 def test_a_server_for_a_block(config_path):
     with running_server(config_path) as server:
-        before_s = server.cpu_s()
         names = [process.name for process in server.memory()]
-        assert server.cpu_s() >= before_s > 0
+        usage = server.usage()
+    assert usage.keys() == {"supervisor", "front-end", "workers", "combiner"}
+    assert all(used.cpu_ns > 0 and used.switches > 0 for used in usage.values())
     assert {"ensembled", "ensembled combiner", "ensembled front-end"} < set(names)
 
 
