@@ -3,8 +3,8 @@
 Runs in the worker, once a member is warm: its weights are laid out then, and so is the memory for
 its activations. A network walks through tens of megabytes for each batch; with pages of 4 KiB the
 processor's table of recent pages (the TLB) holds a fraction of them. Runtimes don't ask for huge
-pages, and where the kernel's setting is `madvise`, they get none. On three EfficientNets a batch
-took 1.5 to 3% less CPU time so.
+pages, and where the kernel's setting is `madvise`, they get none. Three EfficientNets took 2% less
+CPU time so, in two processes that took turns on one core.
 """
 
 from __future__ import annotations
