@@ -25,6 +25,10 @@ from allocator.throughput import typical_rows_per_s
 __all__ = ["Branched", "binaries", "fastest", "fewest", "some_place"]
 
 _GAP = 1e-5
+#: As small as the differences that make an order.
+_ORDER_GAP = 1e-8
+#: More batch sizes of a member than there are.
+_MOST_SIZES = 32
 #: An empty model has members without any option, so no solution.
 _FINISHED = (
     highspy.HighsModelStatus.kOptimal,
@@ -74,7 +78,9 @@ def fastest(
     return Branched(found.cells, found.bound * scale, found.finished)
 
 
-def fewest(problem: Problem, start: Cells, at_least: float, time_limit_s: float) -> Branched:
+def fewest(
+    problem: Problem, start: Cells, at_least: float, time_limit_s: float, *, in_order: bool = False
+) -> Branched:
     """Search for the fewest instances.
 
     Args:
@@ -82,10 +88,12 @@ def fewest(problem: Problem, start: Cells, at_least: float, time_limit_s: float)
         start: cells that are fast enough.
         at_least: the throughput to keep, rows/s.
         time_limit_s: when to stop.
+        in_order: whether, of as few, those are wanted that come first in the order of devices,
+            members and, the fastest first, batch sizes.
     """
-    program = _Instances(problem, problem.efficient, instance_gain=-1.0)
+    program = _Instances(problem, problem.efficient, instance_gain=-1.0, in_order=in_order)
     program.limit_time(at_least=at_least, at_most=at_least)
-    found = program.solve(start, time_limit_s)
+    found = program.solve(start, time_limit_s, gap=_ORDER_GAP if in_order else _GAP)
     return Branched(found.cells, -found.bound, found.finished)
 
 
@@ -106,6 +114,7 @@ class _Instances:
         problem: Problem,
         options: Callable[[int, int], Sequence[Profile]],
         instance_gain: float = 0.0,
+        in_order: bool = False,
     ) -> None:
         self._problem = problem
         self._program = Program()
@@ -115,8 +124,13 @@ class _Instances:
         for device in devices:
             for member in members:
                 own = []
-                for one in options(device, member):
-                    column = program.column(upper=1, integer=True, gain=instance_gain)
+                choices = options(device, member)
+                for position, one in enumerate(choices):
+                    gain = instance_gain
+                    if in_order:
+                        rank = device * len(members) + member, len(choices) - 1 - position
+                        gain -= _later(*rank, len(devices) * len(members))
+                    column = program.column(upper=1, integer=True, gain=gain)
                     self._columns[device, member, one.batch] = column
                     own.append((column, 1.0))
                 if len(own) > 1:
@@ -162,11 +176,11 @@ class _Instances:
         for terms in speeds:
             program.row(terms, lower=0)
 
-    def solve(self, start: Cells | None, time_limit_s: float) -> Branched:
+    def solve(self, start: Cells | None, time_limit_s: float, *, gap: float = _GAP) -> Branched:
         """Solve it, from some cells if there are any."""
         end = time.monotonic() + time_limit_s
         solver = self._program.solver()
-        solver.setOptionValue("mip_rel_gap", _GAP)
+        solver.setOptionValue("mip_rel_gap", gap)
         while True:
             # The solver's clock goes on from run to run; a new row makes it forget the start.
             left_s = max(end - time.monotonic(), 0.01)
@@ -207,3 +221,11 @@ class _Instances:
             columns, ones = np.array(together, np.int32), np.ones(len(together))
             solver.addRow(-highspy.kHighsInf, len(together) - 1.0, len(columns), columns, ones)
         return len(over) > 0
+
+
+def _later(cell: int, slower: int, cells: int) -> float:
+    """What an instance costs for coming later in the order; all of them cost less than one more.
+
+    By roots of the cells' numbers: sums of whole numbers would often be equal.
+    """
+    return (math.sqrt(cell + 1) / math.sqrt(cells) + slower) / (_MOST_SIZES * cells)

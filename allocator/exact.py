@@ -178,18 +178,22 @@ def _branch(problem: Problem, found: Found, clock: Clock) -> Found:
     return Found(cells, throughput, max(min(result.bound, found.bound), throughput))
 
 
-def fewest_instances(problem: Problem, found: Found, *, clock: Clock) -> Found:
-    """Take away instances as long as 99.9% of the throughput remain.
+def fewest_instances(
+    problem: Problem, found: Found, *, clock: Clock, tolerance: float = 0.0
+) -> Found:
+    """Take away instances as long as 99.9% of the throughput remain, or what is tolerated.
 
     Those that do the least go first; where the problem is small, branch and bound proves the
-    number to be the least.
+    number to be the least. With a tolerance, it also chooses among those with as few instances by
+    what does not depend on the profiles' noise.
 
     Args:
         problem: members, devices and profiles.
         found: the allocation to be thinned out.
         clock: how long it may take.
+        tolerance: what share of the throughput is within the noise of the profiles.
     """
-    least = _ALMOST * found.throughput
+    least = min(_ALMOST, 1 - tolerance) * found.throughput
     cells = found.cells.copy()
     model = ThroughputModel(problem)
     model.put_all(cells)
@@ -207,13 +211,13 @@ def fewest_instances(problem: Problem, found: Found, *, clock: Clock) -> Found:
         else:
             model.put(device, member, int(cells[device, member]))
     minimum = max(len(problem.members), math.ceil(_fewest_by_work(problem, least)))
-    if np.count_nonzero(cells) > minimum and branch.binaries(problem) <= _TINY:
-        result = branch.fewest(problem, cells, least, clock.left_s())
+    if (tolerance or np.count_nonzero(cells) > minimum) and branch.binaries(problem) <= _TINY:
+        result = branch.fewest(problem, cells, least, clock.left_s(), in_order=tolerance > 0)
         clock.limited |= not result.finished
         # The solver's tolerances are not the linear program's: what counts is the latter.
         if (
             result.cells is not None
-            and np.count_nonzero(result.cells) < np.count_nonzero(cells)
+            and (tolerance or np.count_nonzero(result.cells) < np.count_nonzero(cells))
             and solve_throughput(problem, result.cells)[0] >= least
         ):
             cells = result.cells

@@ -73,6 +73,7 @@ def search(
     seed: int = 0,
     max_iterations: int = 10,
     max_neighbours: int = 100,
+    tolerance: float = 0.0,
 ) -> Allocation:
     """Search for the allocation with the highest throughput.
 
@@ -85,6 +86,8 @@ def search(
         seed: of all chance.
         max_iterations: of greedy.
         max_neighbours: of greedy, in each iteration.
+        tolerance: allocations that differ by less, as a share of the throughput, are alike to
+            `exact` and `auto`: the one with the fewest instances is found.
 
     Raises:
         NoPlaceError: if there is no room for all members, or none was found in time.
@@ -122,7 +125,7 @@ def search(
     if solver in ("auto", "exact"):
         effort = _BEST if solver == "exact" else _GOOD
         found = exact(problem, list(starts.values()), clock=clock, effort=effort, seed=seed)
-        found, name = fewest_instances(problem, found, clock=clock), "exact"
+        found, name = fewest_instances(problem, found, clock=clock, tolerance=tolerance), "exact"
     else:
         name = next(key for key in (solver.replace("-", "_"), "exact") if key in starts)
         throughput = solve_throughput(problem, starts[name])[0]

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from workers.arena import Arena, Array, Cells
 from workers.backends import Model
+from workers.huge_pages import HUGE_PAGE_BYTES, collapse
 from workers.meaning import interpreter
 from workers.model_inputs import ModelInput
 from workers.spec import InstanceSpec
@@ -72,6 +73,8 @@ class Instance:
     def warm_up(self) -> None:
         """Run batches of one row and of the full size, and keep what a warm one took.
 
+        Where that is the memory of this process, it is put on huge pages then.
+
         Raises:
             ValueError: naming member and file, if the model fails, or answers with NaN, a class
                 that there is not, or not a row per row.
@@ -97,6 +100,8 @@ class Instance:
                     f"member {source.member!r} ({source.path}): {what} in the output of the warm-up"
                 )
         self.latency_s = latencies[0], latencies[1]
+        if not self._probes and self.spec.signature.parameter_bytes >= HUGE_PAGE_BYTES:
+            collapse()
         self._model.arm()
 
     def run(

@@ -49,10 +49,10 @@ def probabilities(logits: Array, temperature: float = 1.0) -> Array:
     """
     values = _wide(logits)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite logits become NaN: a failed row
-        shifted = values - values.max(axis=-1, keepdims=True)
+        shifted = values - np.maximum.reduce(values, axis=-1, keepdims=True)
         if temperature != 1:
             shifted /= temperature
-        return _normalised(np.exp(shifted))
+        return _normalised(np.exp(shifted, out=shifted))
 
 
 def tempered(given: Array, temperature: float) -> Array:
@@ -89,5 +89,5 @@ def _wide(values: Array) -> Array:
 
 
 def _normalised(powers: Array) -> Array:
-    powers /= powers.sum(axis=-1, keepdims=True)
+    powers /= np.add.reduce(powers, axis=-1, keepdims=True)
     return powers

@@ -15,7 +15,7 @@ import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, assert_never
 
 import msgspec
 import numpy as np
@@ -31,6 +31,9 @@ from workers.predictor import settle
 from workers.profiler_messages import (
     LEAST_RUNS,
     LONG_RUN_S,
+    Command,
+    Compare,
+    Compared,
     Loaded,
     Measure,
     Measured,
@@ -65,29 +68,52 @@ class _Profiler:
         self._instance = Instance(spec.instance, self._arena, model)
         model.arm()
         self._rows = self._ranges_of_rows()
+        # Where one thread computes, its time on the core is the time that it takes by itself:
+        # what others do on that core meanwhile is no part of it.
+        alone = not device.is_cuda and len(device.cores) == 1
+        self._clock = time.process_time if alone else time.perf_counter
 
-    def measure(self, command: Measure) -> Measured:
-        """Run batches, the first of them for its memory alone.
+    def obey(self, command: Command) -> Measured | Compared:
+        """Run batches.
 
         Raises:
             _BatchError: if a run fails.
         """
+        match command:
+            case Measure():
+                return self._measure(command)
+            case Compare():
+                return self._compare(command)
+            case _:
+                assert_never(command)
+
+    def _measure(self, command: Measure) -> Measured:
+        """Run batches of one size, the first of them for its memory alone."""
         self._gauge.restart_peak()
         self._run(command.batch)
         spent: list[float] = []
-        started = now = time.perf_counter()
-        while len(spent) < LEAST_RUNS or now - started < command.seconds:
-            before = now
-            self._run(command.batch)
-            now = time.perf_counter()
-            spent.append(now - before)
+        end = time.perf_counter() + command.seconds
+        while len(spent) < LEAST_RUNS or time.perf_counter() < end:
+            spent.append(self._run(command.batch))
             if spent[-1] > LONG_RUN_S:
                 break
         self._added = max(self._added, self._gauge.peak() - self._before)
         return Measured(command.batch, statistics.median(spent), self._added)
 
-    def _run(self, batch: int) -> None:
-        """Do what a worker does for a job; but what fails is not tried again in halves."""
+    def _compare(self, command: Compare) -> Compared:
+        """Run batches of several sizes in turn."""
+        spent: list[list[float]] = [[] for _ in command.batches]
+        end = time.perf_counter() + command.seconds
+        while not spent[0] or time.perf_counter() < end:
+            for runs, batch in zip(spent, command.batches, strict=True):
+                runs.append(self._run(batch))
+        return Compared(tuple(map(statistics.median, spent)))
+
+    def _run(self, batch: int) -> float:
+        """Do what a worker does for a job, and return the seconds that it took.
+
+        What fails is not tried again in halves.
+        """
         attempts = 0
 
         def forbid_another(_: float) -> None:
@@ -97,12 +123,15 @@ class _Profiler:
                 raise _SecondAttempt
 
         start = next(self._rows)
+        before = self._clock()
         try:
             error = self._instance.run([(start, start + batch)], forbid_another)
         except _SecondAttempt:
             raise _BatchError(_reason(" ".join(self._instance.failure.split()))) from None
+        spent_s = self._clock() - before
         if error:
             raise _BatchError(_reason(error))
+        return spent_s
 
     def _ranges_of_rows(self) -> Iterator[int]:
         """Yield where ranges begin, segment after segment, with numbers that were never used."""
@@ -168,7 +197,7 @@ def main() -> None:
         profiler = _Profiler(spec)
         status.send(Loaded(profiler.worker_bytes))
         for line in iter(commands.readline, b""):
-            status.send(profiler.measure(msgspec.json.decode(line, type=Measure)))
+            status.send(profiler.obey(msgspec.json.decode(line, type=Command)))
 
     run_role(lambda spec: Speaker("profiler", spec.instance.source.member), ProfilerSpec, run)
 

@@ -1,8 +1,8 @@
 """What a profiler and the process that holds it say to each other.
 
-Used in both: each message is a line of JSON, a `ProfilerSpec` and then `Measure` commands on the
-child's stdin, a `Loaded` and then a `Measured` for each command (or the reason why not) on its
-status channel.
+Used in both: each message is a line of JSON, a `ProfilerSpec` and then `Command`s on the
+child's stdin, a `Loaded` and then a `Measured` or `Compared` for each command (or the reason why
+not) on its status channel.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ __all__ = [
     "LEAST_RUNS",
     "LONG_RUN_S",
     "PROCESSES",
+    "Command",
+    "Compare",
+    "Compared",
     "Loaded",
     "Measure",
     "Measured",
@@ -44,7 +47,7 @@ class ProfilerSpec(msgspec.Struct, frozen=True):
     memory: MemorySpec
 
 
-class Measure(msgspec.Struct, frozen=True):
+class Measure(msgspec.Struct, frozen=True, tag=True):
     """A command: run batches of a size, `LEAST_RUNS` of them at least.
 
     Attributes:
@@ -54,6 +57,21 @@ class Measure(msgspec.Struct, frozen=True):
 
     batch: int
     seconds: float
+
+
+class Compare(msgspec.Struct, frozen=True, tag=True):
+    """A command: run batches of several sizes in turn; each has been measured before.
+
+    Attributes:
+        batches: the sizes, rows.
+        seconds: for how long, about; each size is run once at least.
+    """
+
+    batches: tuple[int, ...]
+    seconds: float
+
+
+Command = Measure | Compare
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -80,5 +98,15 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
     memory_bytes: int
 
 
+class Compared(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Compare`.
+
+    Attributes:
+        latencies_s: seconds per batch of each size, the median of its runs.
+    """
+
+    latencies_s: tuple[float, ...]
+
+
 #: A line from the child.
-Reply = Loaded | Measured | Failed
+Reply = Loaded | Measured | Compared | Failed

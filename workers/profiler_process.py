@@ -23,7 +23,15 @@ from workers.bootstrap import Failed
 from workers.child_process import child_command
 from workers.memory import create_memory
 from workers.printed import PrintReader
-from workers.profiler_messages import PROCESSES, Loaded, Measure, Measured, ProfilerSpec, Reply
+from workers.profiler_messages import (
+    PROCESSES,
+    Command,
+    Compared,
+    Loaded,
+    Measured,
+    ProfilerSpec,
+    Reply,
+)
 from workers.spec import ArenaSpec, DeviceSpec, InstanceSpec, MemorySpec
 
 __all__ = ["ProfilerError", "ProfilerProcess"]
@@ -94,8 +102,8 @@ class ProfilerProcess:
         assert isinstance(reply, Loaded)
         return reply
 
-    def start(self, command: Measure) -> None:
-        """Let the child begin to measure.
+    def start(self, command: Command) -> None:
+        """Let the child begin to run batches.
 
         Args:
             command: what.
@@ -116,13 +124,27 @@ class ProfilerProcess:
         assert isinstance(reply, Measured)
         return reply
 
-    def _send(self, message: ProfilerSpec | Measure) -> None:
+    def wait_compared(self, timeout_s: float) -> Compared:
+        """Wait for what the child has found out about several batch sizes.
+
+        Args:
+            timeout_s: for how long, at most.
+
+        Raises:
+            ProfilerError: if a batch could not be run.
+            TimeoutError: if that takes longer than `timeout_s`.
+        """
+        reply = self._reply(timeout_s)
+        assert isinstance(reply, Compared)
+        return reply
+
+    def _send(self, message: ProfilerSpec | Command) -> None:
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead: reading tells why
             self._child.stdin.write(msgspec.json.encode(message) + b"\n")
             self._child.stdin.flush()
 
-    def _reply(self, timeout_s: float) -> Loaded | Measured:
+    def _reply(self, timeout_s: float) -> Loaded | Measured | Compared:
         line = self._line(time.monotonic() + timeout_s)
         if not line:
             raise ProfilerError(self._cause_of_death())

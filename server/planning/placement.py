@@ -20,7 +20,9 @@ from server.composition.compose import KnownMember, compose
 from server.config import Config
 from server.errors import ConfigError
 from server.planning.costs import PlannedProblem, plan_problem
+from server.planning.preference import prefer_small_batches
 from server.profiling import Measurements, OnProgress, profile_members
+from server.profiling.comparison import SAME
 from workers.spec import DeviceSpec
 
 __all__ = [
@@ -115,11 +117,18 @@ def place(
     largest = _largest_batches(config, members)
     found = profile_members(config, members, devices, budget_s=profile_s, on_progress=on_progress)
     planned = plan_problem(found, devices, largest, row_bytes=row_bytes(members))
+    planned = prefer_small_batches(planned, found)
     limit_s = time_limit_s or config.placement.time_limit_s
     try:
         if config.placement.objective == "latency":
             return _place_for_latency(config, found, planned, limit_s, seed)
-        allocation = search(planned.problem, solver=solver, time_limit_s=limit_s, seed=seed)
+        allocation = search(
+            planned.problem,
+            solver=solver,
+            time_limit_s=limit_s,
+            seed=seed,
+            tolerance=SAME if found.noise else 0.0,
+        )
     except (NoPlaceError, OverloadError) as error:
         raise ConfigError(str(error)) from None
     if config.placement.spare_memory == "fill":

@@ -24,7 +24,7 @@ from workers.cache import cache_part, write_atomically
 __all__ = ["fingerprints", "recall", "remember"]
 
 #: Part of every fingerprint: raise it when what is measured, or how, changes.
-_REVISION = 1
+_REVISION = 2
 
 
 def fingerprints(pairs: Iterable[Pair]) -> dict[tuple[str, str], str]:
@@ -65,6 +65,7 @@ def recall(pair: Pair, fingerprint: str | None) -> Known:
         and (known.ended or len(batches) < len(pair.batches))
         and all(one.latency_s > 0 and one.memory_bytes >= 0 for one in known.measured)
         and known.colocation >= 1
+        and all(size in batches and error >= 0 for size, error in known.noise.items())
     )
     return known if plausible else Known()
 

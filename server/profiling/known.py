@@ -12,6 +12,9 @@ from workers.profiler_messages import LEAST_RUNS, LONG_RUN_S, Measured
 
 __all__ = ["MEASURING_S", "Known", "rows_per_s"]
 
+#: A batch size that has so small a share of the best one's rows per second is no rival of it.
+_RIVAL = 0.85
+
 #: How long a batch size is measured, if its runs are short.
 MEASURING_S = 0.3
 
@@ -24,6 +27,8 @@ class Known(msgspec.Struct, frozen=True):
         worker_bytes: what a worker takes there without any member, 0 if it is not known.
         ended: whether there is nothing to be gained from larger batches.
         shortfall: why larger batches (or, with nothing measured, any) can't be used; may be empty.
+        noise: by batch size, of those that were compared with each other, the relative standard
+            error of the rows per second beside those of the fastest; empty as long as none were.
         crowd: how many instances ran side by side for `colocation`, 0 for none yet.
         colocation: by what factor a batch takes longer in that crowd.
     """
@@ -32,6 +37,7 @@ class Known(msgspec.Struct, frozen=True):
     worker_bytes: int = 0
     ended: bool = False
     shortfall: str = ""
+    noise: dict[int, float] = {}
     crowd: int = 0
     colocation: float = 1.0
 
@@ -39,6 +45,17 @@ class Known(msgspec.Struct, frozen=True):
     def best(self) -> Measured:
         """The batch size with most rows per second; something must have been measured."""
         return max(self.measured, key=rows_per_s)
+
+    @property
+    def rivals(self) -> tuple[Measured, ...]:
+        """The batch sizes that may be the best, ascending."""
+        fastest = max(map(rows_per_s, self.measured), default=0.0)
+        return tuple(one for one in self.measured if rows_per_s(one) >= _RIVAL * fastest)
+
+    @property
+    def needs_comparison(self) -> bool:
+        """Whether it is still to be found out which of several batch sizes is the best."""
+        return self.ended and not self.noise and len(self.rivals) > 1
 
     def measuring_s(self, batch: int) -> float:
         """Return how long it takes to measure a batch size, going by the one nearest below.

@@ -33,6 +33,8 @@ class Measurements:
             the runtimes in use. Kinds on which nothing was ever measured are not there.
         colocation: by member and kind, by what factor a batch takes longer while the other
             devices of this kind (eight at most, with it) are as busy; 1.0 or more.
+        noise: by member and kind, the relative standard error of the rows per second of those
+            batch sizes that were compared with each other.
         missing: member, kind, and why it can't run there at all or not with larger batches.
         estimated: members and kinds of which nothing could be measured in time.
         from_cache: how many members, per kind, had been measured completely before.
@@ -43,6 +45,7 @@ class Measurements:
     profiles: Profiles
     worker_bytes: Mapping[str, int] = field(default_factory=dict)
     colocation: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    noise: Mapping[tuple[str, str], Mapping[int, float]] = field(default_factory=dict)
     missing: tuple[tuple[str, str, str], ...] = ()
     estimated: tuple[tuple[str, str], ...] = ()
     from_cache: int = 0
@@ -94,6 +97,7 @@ def collect(
         profiles=table,
         worker_bytes=_worker_bytes(pairs, known),
         colocation={p.key: known[p.key].colocation for p in pairs if table.of(*p.key)},
+        noise={p.key: known[p.key].noise for p in pairs if known[p.key].noise},
         missing=tuple(missing),
         estimated=tuple(estimated),
         from_cache=from_cache,

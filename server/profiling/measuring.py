@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 
 import msgspec
 
 from server.profiling.allowance import Allowance
+from server.profiling.comparison import LEAST_BLOCKS, compare
 from server.profiling.known import MEASURING_S, Known, rows_per_s
 from server.profiling.pairs import Pair
-from workers.profiler_messages import Measure, Measured
+from workers.profiler_messages import Compare, Measure, Measured
 from workers.profiler_process import ProfilerError, ProfilerProcess
 from workers.spec import DeviceSpec
 
@@ -26,6 +27,10 @@ __all__ = ["Measuring"]
 #: No larger batch is tried after one that takes longer, or has fallen so far behind the best.
 _LONG_BATCH_S = 2.0
 _WORTH = 0.9
+#: Batch sizes are compared in blocks of so many seconds, about, until that is precise, or for so
+#: many in all.
+_BLOCK_S = 0.1
+_COMPARING_S = 8.0
 #: How often instances run side by side; the least influence counts, since others add to it.
 _ROUNDS = 3
 #: When a process counts as hung: while it loads; while it measures, if no longer is expected.
@@ -65,6 +70,10 @@ class Measuring:
         if not self._known.ended and self._may_begin(self._next_batch()):
             self._say("loading")
             self._ascend()
+        if self._known.needs_comparison:
+            self._say("comparing batch sizes")
+            with suppress(ProfilerError, TimeoutError):  # it will be tried again another time
+                self._compare(self._known.rivals)
         if self._known.ended and self._pair.needs_crowd(self._known):
             self._say(f"on {len(self._pair.crowd)} devices at once")
             with suppress(ProfilerError, TimeoutError):  # it will be tried again another time
@@ -128,6 +137,39 @@ class Measuring:
             reason = f"batch {tried} and above: {reason}"
         self._update(ended=True, shortfall=reason)
 
+    def _compare(self, rivals: Sequence[Measured]) -> None:
+        """Run batches of the sizes that may be the best in turn, until it is clear which is.
+
+        Raises:
+            ProfilerError, TimeoutError: if that does not work.
+        """
+        sizes = [one.batch for one in rivals]
+        block_s = max(_BLOCK_S, sum(one.latency_s for one in rivals))
+        if not self._allowance.suffices_for(self._load_s + LEAST_BLOCKS * block_s):
+            return
+        with self._process(self._pair.devices[0]) as process:
+            self._wait_loaded(process)
+            self._run_in_turn(process, sizes, block_s)  # warm
+            enough = time.monotonic() + _COMPARING_S
+            blocks = [self._run_in_turn(process, sizes, block_s) for _ in range(LEAST_BLOCKS)]
+            found = compare(sizes, blocks)
+            while (
+                not found.is_precise
+                and time.monotonic() < enough
+                and self._allowance.suffices_for(block_s)
+            ):
+                blocks.append(self._run_in_turn(process, sizes, block_s))
+                found = compare(sizes, blocks)
+        measured = _rescaled(self._known.measured, found.latency_s)
+        self._update(measured=measured, noise=found.noise)
+
+    def _run_in_turn(
+        self, process: ProfilerProcess, sizes: Sequence[int], block_s: float
+    ) -> tuple[float, ...]:
+        process.start(Compare(tuple(sizes), _BLOCK_S))
+        hung_s = max(_HANG_S, _HANG_FACTOR * block_s)
+        return process.wait_compared(self._allowance.timeout_s(hung_s)).latencies_s
+
     def _colocate(self, crowd: Sequence[DeviceSpec]) -> None:
         """Run the best batch size on several devices at once, and compare with one alone.
 
@@ -179,3 +221,14 @@ class Measuring:
 
     def _update(self, **changes: object) -> None:
         self._known = msgspec.structs.replace(self._known, **changes)
+
+
+def _rescaled(measured: Sequence[Measured], latencies: Mapping[int, float]) -> tuple[Measured, ...]:
+    """What was measured, as it would have been when some of the sizes were compared."""
+    slower = statistics.median(
+        latencies[one.batch] / one.latency_s for one in measured if one.batch in latencies
+    )
+    return tuple(
+        msgspec.structs.replace(one, latency_s=latencies.get(one.batch, one.latency_s * slower))
+        for one in measured
+    )

@@ -78,7 +78,7 @@ class Pair:
         """
         if self.is_fake or not self.batches:
             return True
-        return known.ended and not self.needs_crowd(known)
+        return known.ended and not known.needs_comparison and not self.needs_crowd(known)
 
 
 def pairs_of(

@@ -129,6 +129,35 @@ def test_instances_that_do_nothing_go():
     assert thin.throughput == pytest.approx(10)
 
 
+@FEW
+@given(TINY, st.sampled_from([0.02, 0.2]))
+def test_with_a_tolerance_it_takes_the_fewest_within_it(problem, tolerance):
+    known = list(every_allocation(problem))
+    if not known:
+        return
+    found, clock = run(problem, known[0][0])
+    thin = fewest_instances(problem, found, clock=clock, tolerance=tolerance)
+    assert problem.faults(problem.matrix(thin.cells)) == []
+    assert thin.throughput >= (1 - tolerance) * found.throughput * (1 - 1e-6)
+    enough = (1 - tolerance) * found.throughput * (1 + 1e-4)
+    fewest = min(np.count_nonzero(cells) for cells, throughput in known if throughput >= enough)
+    assert np.count_nonzero(thin.cells) <= fewest
+
+
+@FEW
+@given(st.lists(st.floats(-0.003, 0.003), min_size=3, max_size=3))
+def test_with_a_tolerance_small_changes_of_the_profiles_change_nothing(changes):
+    """Any of the three members may be the one that both devices share."""
+    rates = {name: 100 * (1 + change) for name, change in zip("abc", changes, strict=True)}
+    one = profiles(**{name: {1: (rate, 1)} for name, rate in rates.items()})
+    problem = Problem(tuple("abc"), (device("cuda:0", 9), device("cuda:1", 9)), one)
+    starts = problem.empty()
+    starts[0] = 1
+    found, clock = run(problem, starts)
+    thin = fewest_instances(problem, found, clock=clock, tolerance=0.01)
+    assert thin.cells.tolist() == [[1, 1, 0], [1, 0, 1]]
+
+
 @pytest.mark.parametrize(
     ("throughput", "bound", "gap"), [(9, 10, 0.1), (10, 10, 0), (10, 9, 0), (5, math.inf, 1)]
 )

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from server.composition.compose import KnownMember
 from server.config import Config
 from server.profiling import profile_members
-from workers.profiler_messages import Loaded, Measured
+from workers.profiler_messages import Compare, Compared, Loaded, Measured
 from workers.spec import DeviceSpec, FakeOptions, ModelSignature, ModelSource, TensorSpec
 
 MIB = 1 << 20
@@ -59,6 +59,7 @@ class Script:
         self.load = load
         self.crowded = crowded
         self.open = []
+        self.compared = []
         self.started = []
 
     def __call__(self, device, instance, arena):
@@ -88,15 +89,29 @@ class _Actor(AbstractContextManager):
         return Loaded(70 * MIB)
 
     def start(self, command):
+        if isinstance(command, Compare):
+            self.script.compared.append(command.batches)
+            return
         self.batch = command.batch
         self.script.open.append((self.device, command.batch))
 
     def wait_measured(self, timeout_s):
         assert 0 < timeout_s < math.inf
-        answer = self.script.answers[self.batch]
-        if isinstance(answer, list):
-            answer = answer.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
+        answer = self._answer(self.batch)
         alone = self.script.open[-1][0] == self.script.open[0][0]
         return Measured(self.batch, answer * (1 if alone else self.script.crowded), MIB)
+
+    def wait_compared(self, timeout_s):
+        assert 0 < timeout_s < math.inf
+        return Compared(tuple(map(self._answer, self.script.compared[-1])))
+
+    def _answer(self, batch):
+        """What the script says; of several answers the last one stays."""
+        answer = self.script.answers[batch]
+        if isinstance(answer, list):
+            answer = answer.pop(0) if len(answer) > 1 else answer[0]
+        if callable(answer):
+            answer = answer()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer

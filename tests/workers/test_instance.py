@@ -1,9 +1,12 @@
 import weakref
 
+import msgspec
 import numpy as np
 import pytest
 from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
 
+import workers.instance
+from workers.huge_pages import HUGE_PAGE_BYTES
 from workers.instance import DeviceLost, Instance
 from workers.spec import (
     Binding,
@@ -266,6 +269,17 @@ def test_warm_up_measures_and_arms(make, model):
     instance.run([(START, START + 4)], attempts.append)
     assert attempts == [max(instance.latency_s)]
     assert model.armed
+
+
+@pytest.mark.parametrize("weights_bytes", [HUGE_PAGE_BYTES, HUGE_PAGE_BYTES - 1])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_big_weights_in_ram_are_put_on_huge_pages(make, model, monkeypatch, weights_bytes, on_gpu):
+    calls = []
+    monkeypatch.setattr(workers.instance, "collapse", lambda: calls.append(len(model.batches)))
+    model.signature = msgspec.structs.replace(model.signature, parameter_bytes=weights_bytes)
+    make(probes=on_gpu).warm_up()
+    wanted = weights_bytes >= HUGE_PAGE_BYTES and not on_gpu
+    assert calls == [len(model.batches)] * wanted, "when all of its memory is there"
 
 
 def test_nan_in_the_warm_up_names_the_member(make, model):

@@ -8,7 +8,7 @@ import pytest
 from arenas import arena_spec, ensemble, vector
 
 from tests.workers.model_files import Affine, export, onnx_source, torch_source, write_onnx
-from workers.profiler_messages import ARENA_OFFSET, Measure
+from workers.profiler_messages import ARENA_OFFSET, Compare, Measure
 from workers.profiler_process import ProfilerError, ProfilerProcess
 from workers.spec import (
     Binding,
@@ -72,6 +72,15 @@ def test_what_loading_and_running_a_model_takes(backend, tmp_path):
     assert eight.latency_s > 0
     # What the runtime took was there before; the model itself is next to nothing.
     assert 0 <= one.memory_bytes <= eight.memory_bytes < worker_bytes
+
+
+@pytest.mark.process
+def test_batch_sizes_are_run_in_turn(tmp_path):
+    with loaded(onnx_source(write_onnx(tmp_path / "m.onnx"))) as process:
+        process.start(Compare((2, 8), 0.0))
+        two, eight = process.wait_compared(PATIENCE_S).latencies_s
+    assert two > 0
+    assert eight > 0
 
 
 @pytest.mark.process

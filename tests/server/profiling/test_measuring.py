@@ -4,6 +4,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from profiled import CORES, CPU, GPU, OTHER, batches, member, profiled
 
+from server.profiling import measuring
+from server.profiling.comparison import LEAST_BLOCKS
+from workers.profiler_process import ProfilerError
 from workers.spec import DeviceSpec
 
 
@@ -89,3 +92,45 @@ def greedy(path):
     opsets = [helper.make_opsetid("", 17)]
     onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
     return path
+
+
+def test_batch_sizes_that_may_be_the_best_are_compared(model, script):
+    one = script({1: 0.012, 2: 0.020, 4: 0.039, 8: 0.100})
+    found = profiled([member("m", model)], batches=[1, 2, 4, 8])
+    assert one.measured == [1, 2, 4, 8, 8]
+    assert set(one.compared) == {(2, 4)}
+    assert found.noise == {("m", "cpu-1"): {2: 0.0, 4: 0.0}}
+    assert [one.latency_s for one in found.profiles] == pytest.approx([0.012, 0.02, 0.039, 0.1])
+    one.compared.clear()
+    again = profiled([member("m", model)], batches=[1, 2, 4, 8])
+    assert (one.compared, again.noise) == ([], found.noise)
+    assert list(again.profiles) == list(found.profiles)
+
+
+def test_what_was_not_compared_is_as_slow_as_the_machine_was_meanwhile(model, script):
+    script({1: 0.012, 2: [0.020, 0.040], 4: [0.039, 0.078]})
+    found = profiled([member("m", model)], batches=[1, 2, 4])
+    assert [one.latency_s for one in found.profiles] == pytest.approx([0.024, 0.040, 0.078])
+
+
+def test_noise_is_measured_for_longer(model, script, monkeypatch):
+    generator = np.random.default_rng(0)
+
+    def noisy():
+        return 0.019 * float(np.exp(generator.normal(0, 0.02)))
+
+    monkeypatch.setattr(measuring, "_COMPARING_S", 60.0)
+    one = script({1: 0.010, 2: noisy})
+    found = profiled([member("m", model)], batches=[1, 2])
+    assert len(one.compared) > 2 * LEAST_BLOCKS
+    assert 0 < max(found.noise["m", "cpu-1"].values()) <= 0.003
+
+
+@pytest.mark.parametrize("failure", [TimeoutError(), ProfilerError("its process died")])
+def test_a_comparison_that_fails_is_tried_again_another_time(model, script, failure):
+    one = script({1: 0.010, 2: [0.020, failure]})
+    found = profiled([member("m", model)], batches=[1, 2])
+    assert (batches(found), found.noise, found.missing) == ([1, 2], {}, ())
+    one.answers[2] = 0.020
+    assert profiled([member("m", model)], batches=[1, 2]).noise
+    assert one.measured == [1, 2]
