@@ -27,7 +27,7 @@ cells speak of the row whose number they carry and of no other. The life of a sl
 
 A slot is freed only when nobody holds it: no open assignment, the combiner has ended the row, the
 answer was copied out. Memory order: a payload is written before its cell, the cell before the
-message that names it; the message (a system call) is the barrier.
+message that names it; the ring that the message goes through has the barrier (`workers.rings`).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ import numpy.typing as npt
 
 from workers.memory import SharedMemory
 from workers.spec import DTYPES, ArenaSpec, BlockSpec, EnsembleSpec, TensorSpec
+from workers.terms import EARLY
 
 __all__ = [
     "Arena",
@@ -176,6 +177,7 @@ class Arena:
         self.blocks = arrays["blocks"]
         self._answers = arrays["answers"][0]
         self.scores = arrays["scores"][0]
+        self._bits = (np.uint64(1) << np.arange(len(spec.members), dtype=np.uint64))[:, np.newaxis]
         self.predictions: list[Array] = [np.empty(0)] * len(spec.members)
         for block_spec, block in zip(spec.blocks, self.blocks, strict=True):
             for position, member in enumerate(block_spec.members):
@@ -199,6 +201,20 @@ class Arena:
     def answer_bytes(self, ensemble: EnsembleSpec, start: int, stop: int) -> bytes:
         """A copy of the answers of [start, stop), row-major."""
         return self._answers[self.slots(start, stop), : ensemble.output.row_bytes].tobytes()
+
+    def may_end(self, start: int, stop: int) -> bool:
+        """Whether the combiner could end, or defer, any row of [start, stop) by now.
+
+        If not, another member or the front-end has the next word on each of them.
+        """
+        slots, rows = self.slots(start, stop), self.numbers(start, stop)
+        settled = np.abs(self.done[:, slots]) == rows
+        missing = (self.expected[slots] & self._bits) != 0
+        missing &= ~settled
+        is_ready = ~missing.any(axis=0)
+        is_ready |= (self.terms[slots] & EARLY) != 0
+        is_ready |= self.closing[slots] == rows
+        return bool(is_ready.any())
 
     def last_row(self) -> int:
         """The highest row number that anybody has ever written down (`row` may be cleared)."""

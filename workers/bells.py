@@ -45,14 +45,13 @@ def ring_eventfd(descriptor: int) -> Callable[[], None]:
 class Bell:
     """A process as those see it who may have to wake it.
 
-    Args:
-        asleep: its cell.
+    Attributes:
         ring: wakes it.
     """
 
     def __init__(self, asleep: memoryview, ring: Callable[[], None]) -> None:
         self._asleep = asleep
-        self._ring = ring
+        self.ring = ring
 
     def is_needed(self) -> bool:
         """Whether the process may miss what was put into its rings just now."""
@@ -62,7 +61,7 @@ class Bell:
     def ring_if_needed(self) -> None:
         """Wake it, if it sleeps."""
         if self.is_needed():
-            self._ring()
+            self.ring()
 
 
 class Sleeper:

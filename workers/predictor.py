@@ -65,7 +65,7 @@ class Worker:
         memory = SharedMemory(spec.memory)
         name = f"worker {device.name}"
         self._board = memory.board(name)
-        arenas = [Arena(memory, arena) for arena in spec.memory.arenas]
+        self._arenas = arenas = [Arena(memory, arena) for arena in spec.memory.arenas]
         if device.is_cuda:
             from workers.pinned import pin  # noqa: PLC0415  (only where there is a GPU)
 
@@ -192,11 +192,19 @@ class Worker:
         predicted = encode(Predicted(tuple(self._predictions)))
         if not self._predicted.push(predicted):
             self._combiner.send(predicted)
-        self._combiner_bell.ring_if_needed()
+        # Of the workers that share a row, the last one at least sees that it is.
+        if self._combiner_bell.is_needed() and self._may_end():
+            self._combiner_bell.ring()
         if self._is_ready_wanted[0]:  # else it is read with what the combiner says
             self._front_end_bell.ring_if_needed()
         self._predictions.clear()
         self._finished.clear()
+
+    def _may_end(self) -> bool:
+        """Whether the combiner could end any of the rows that it is told of."""
+        return any(
+            [self._arenas[one.arena].may_end(one.start, one.stop) for one in self._predictions]
+        )
 
     def _hello(self) -> None:
         latencies = tuple(instance.latency_s for instance in self._instances)

@@ -469,3 +469,38 @@ def test_a_rule_that_fails_on_one_row_fails_that_row(staged, monkeypatch):
         START + 3,
         "rule mean: a quarter",
     )
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(1, ALL),
+            st.lists(st.sampled_from([-1, 0, 1]), min_size=3, max_size=3),
+            st.booleans(),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=5,
+    ),
+    st.integers(0, 3),
+)
+def test_whatever_may_end_is_known_beforehand(rows, index):
+    """Else a worker would not wake the combiner for it."""
+    mask = SPEC.ensembles[index].mask
+    rows = [(expected & mask or mask, *state) for expected, *state in rows]
+    with mapped(SPEC) as memory:
+        arena, stop = open_arena(memory), START + len(rows)
+        for row, (expected, said, is_early, is_closing) in enumerate(rows, START):
+            claim(arena, row, row + 1, expected=expected, ensemble_index=index, early=is_early)
+            for member, sign in enumerate(said):
+                if sign:
+                    predict(arena, member, row, row + 1, failed=sign < 0)
+            if is_closing:
+                arena.closing[arena.slots(row, row + 1)] = row
+        may_end = arena.may_end(START, stop)
+        assert may_end or not ArenaCombiner(0, open_arena(memory)).evaluate(START, stop)
+        is_open = any(
+            is_early or is_closing or all(said[m] for m in range(3) if expected >> m & 1)
+            for expected, said, is_early, is_closing in rows
+        )
+        assert may_end == is_open

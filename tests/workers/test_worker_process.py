@@ -1,9 +1,12 @@
 """A real worker process, with the test in the place of front-end, combiner and supervisor."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -27,9 +30,27 @@ from workers.spec import (
     WorkerSpec,
 )
 
+ROOT = Path(__file__).parents[2]
+
 pytestmark = pytest.mark.process
 
-IDENTITY = b"cpu:0/7"
+KILLED = """
+import os, signal, sys
+from workers import bells, predictor, rings
+
+left = int(sys.argv[1])
+
+def fence():
+    global left
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+rings.fence = fence
+if not left:
+    bells.Bell.is_needed = lambda bell: os.kill(os.getpid(), signal.SIGKILL)
+predictor.main()
+"""
 _decode = msgspec.msgpack.Decoder(Hello).decode
 _decode_ready = msgspec.msgpack.Decoder(Ready).decode
 _decode_predicted = msgspec.msgpack.Decoder(Predicted).decode
@@ -38,24 +59,32 @@ _decode_predicted = msgspec.msgpack.Decoder(Predicted).decode
 class Bench:
     """The worker's peers."""
 
-    def __init__(self, directory, memory):
+    def __init__(self, directory, memory, incarnation=7, killed_at=None):
+        self.incarnation = incarnation
+        self.identity = f"cpu:0/{incarnation}".encode()
         source = ModelSource("b", "fake", fake=FakeOptions({"x": (2,)}, 2, add=1.0))
         signature = ModelSignature((TensorSpec("x", "FP32", (2,)),), vector(2), 0)
         instance = InstanceSpec(0, 1, 8, source, signature, (Binding(0),), "values")
         cores = tuple(sorted(os.sched_getaffinity(0))[:1])
         device = DeviceSpec("cpu:0", "cpu-1", 1 << 30, cores)
-        spec = WorkerSpec(device, 7, (instance,), memory, directory)
+        spec = WorkerSpec(device, incarnation, (instance,), memory, directory)
         queues = Queues(SharedMemory(memory).buffer, memory.queues)
         self.assigned = queues.assigned["cpu:0"]
         self.finished = queues.finished["cpu:0"]
         self.predicted = queues.predicted["cpu:0"]
-        self.bell = queues.bell("worker cpu:0", lambda: self.router.send_multipart((IDENTITY, b"")))
+        self.bell = queues.bell(
+            "worker cpu:0", lambda: self.router.send_multipart((self.identity, b""))
+        )
         self.router = open_socket(zmq.ROUTER, directory, WORKERS, bind=True)
         self.combiner = open_socket(zmq.PULL, directory, COMBINER, bind=True)
         for socket in (self.router, self.combiner):
             socket.rcvtimeo = 30_000
+        command = ["-m", "workers.predictor"]
+        if killed_at is not None:
+            command = ["-c", KILLED, str(killed_at)]
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "workers.predictor"],
+            [sys.executable, *command],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=(memory.fd, *memory.queues.bells),
@@ -65,24 +94,24 @@ class Bench:
         assert self.process.stdout.readline() == b'{"type":"Started"}\n'
 
     def reset(self, epoch):
-        self.router.send_multipart((IDENTITY, encode(Reset(epoch))))
+        self.router.send_multipart((self.identity, encode(Reset(epoch))))
 
-    def assign(self, message, incarnation=7):
-        assert self.assigned.push(encode(message), incarnation)
+    def assign(self, message, incarnation=None):
+        assert self.assigned.push(encode(message), incarnation or self.incarnation)
         self.bell.ring_if_needed()
 
     def receive(self):
         """The next Hello; idle workers say it again and again."""
         while True:
             identity, payload = self.router.recv_multipart()
-            assert identity == IDENTITY
+            assert identity == self.identity
             if payload:
                 return _decode(payload)
 
     def ready(self):
         """What is said next of jobs that are over."""
         records = wait_for(lambda: self.finished.pop(1), "a word of the worker")
-        assert records[0][0] == 7
+        assert records[0][0] == self.incarnation
         return _decode_ready(records[0][1])
 
     def close(self):
@@ -103,15 +132,21 @@ def memory(request):
         yield memory
 
 
-@pytest.fixture
-def bench(memory):
+@contextmanager
+def working(memory, *, ends_with=0, **options):
     with tempfile.TemporaryDirectory(prefix="et-") as directory:  # a socket's path must be short
-        bench = Bench(directory, memory)
+        bench = Bench(directory, memory, **options)
         try:
             yield bench
         finally:
             status = bench.close()
-        assert status == 0
+        assert status == ends_with
+
+
+@pytest.fixture
+def bench(memory):
+    with working(memory) as bench:
+        yield bench
 
 
 def hello_of(bench, epoch):
@@ -153,3 +188,37 @@ def test_a_worker_predicts_tells_and_forgets_a_former_front_end(bench, memory):
     bench.assign(Assign(2, (Job(1, 0, ((163, 164),)),)))
     assert [one.job for one in bench.ready().finished] == [1]
     assert arena.done[1, 2:4].tolist() == [0, 163]
+
+
+@pytest.mark.parametrize(
+    ("killed_at", "is_done", "has_told"),
+    [
+        pytest.param(2, False, False, id="jobs read, but not taken out"),
+        pytest.param(3, True, False, id="end of the job written, but not told"),
+        pytest.param(4, True, True, id="end told, predictions not"),
+        pytest.param(0, True, True, id="all told, the bell not rung"),
+    ],
+)
+def test_a_worker_killed_at_the_worst_moment_confuses_no_successor(
+    memory, killed_at, is_done, has_told
+):
+    arena = open_arena(memory)
+    claim(arena, 160, 164, expected=0b010)
+    with working(memory, killed_at=killed_at, ends_with=-signal.SIGKILL) as bench:
+        bench.receive()
+        bench.reset(1)
+        hello_of(bench, 1)
+        bench.assign(Assign(1, (Job(1, 0, ((160, 162),)),)))
+        bench.process.wait(30)
+    assert arena.done[1, :2].tolist() == ([160, 161] if is_done else [0, 0])
+    with working(memory, incarnation=8) as bench:
+        bench.receive()
+        bench.reset(1)
+        assert hello_of(bench, 1).finished == 0
+        bench.assign(Assign(1, (Job(2, 0, ((162, 164),)),)))
+        if has_told:
+            ((tag, payload),) = bench.finished.pop(1)
+            assert (tag, [one.job for one in _decode_ready(payload).finished]) == (7, [1])
+        assert [one.job for one in bench.ready().finished] == [2]
+        assert arena.done[1, :4].tolist() == [*arena.done[1, :2].tolist(), 162, 163]
+    assert arena.done[1, :2].tolist() == ([160, 161] if is_done else [0, 0]), "nobody did it again"
