@@ -75,10 +75,10 @@ def open_socket(
     return socket
 
 
-def drain(socket: zmq.Socket[bytes], decoder: Decoder[_T], limit: int = 256) -> list[_T]:
-    """Receive what is waiting on `socket`, at most `limit` messages, without blocking."""
+def drain(socket: zmq.Socket[bytes], decoder: Decoder[_T]) -> list[_T]:
+    """Receive all that is waiting on `socket`, without blocking."""
     messages: list[_T] = []
-    while len(messages) < limit and can_receive(socket):
+    while can_receive(socket):
         if payload := socket.recv(zmq.NOBLOCK):
             messages.append(decoder.decode(payload))
     return messages

@@ -94,22 +94,23 @@ class Ring:
         if head == tail:
             return records
         fence()
-        while head != tail and len(records) < limit:
-            size, tag = _RECORD.unpack(self._read(head, _RECORD.size))
-            records.append((tag, self._read(head + _RECORD.size, size)))
-            size += _RECORD.size
-            head += size + -size % _ALIGNMENT
+        unread, start = self._read(head, tail), 0
+        while start < len(unread) and len(records) < limit:
+            size, tag = _RECORD.unpack_from(unread, start)
+            start += _RECORD.size
+            records.append((tag, unread[start : start + size]))
+            start += size + -size % _ALIGNMENT
         fence()
-        cells[_HEAD] = head
+        cells[_HEAD] = head + start
         return records
 
     def skip(self) -> None:
         """Leave unread what a former consumer has left."""
         self._cells[_HEAD] = self._cells[_TAIL]
 
-    def _read(self, position: int, size: int) -> bytes:
-        start = position % self.capacity
-        stop = start + size
+    def _read(self, first: int, last: int) -> bytes:
+        start = first % self.capacity
+        stop = start + last - first
         if stop <= self.capacity:
             return bytes(self._data[start:stop])
         return bytes(self._data[start:]) + bytes(self._data[: stop - self.capacity])

@@ -163,6 +163,7 @@ class Links:
 
     def _send(self, device: str, payload: bytes) -> bool:
         self._is_socket_due = True  # sending may swallow what the descriptor would have told
+        self._look_soon()
         try:
             self._router.send(self._identity(device), zmq.NOBLOCK | zmq.SNDMORE)
             self._router.send(payload, zmq.NOBLOCK)
@@ -222,8 +223,11 @@ class Links:
         self._on_news()
 
     def _stay_awake(self) -> None:
-        """Look again in the next turn of the loop."""
         self._asleep[0] = 0
+        self._look_soon()
+
+    def _look_soon(self) -> None:
+        """Look in the next turn of the loop."""
         if not self._is_look_due:
             self._is_look_due = True
             self._loop.call_soon(self._look)

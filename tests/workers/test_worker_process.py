@@ -51,7 +51,7 @@ if not left:
     bells.Bell.is_needed = lambda bell: os.kill(os.getpid(), signal.SIGKILL)
 predictor.main()
 """
-_decode = msgspec.msgpack.Decoder(Hello).decode
+_decode = msgspec.msgpack.Decoder(Hello | Ready).decode
 _decode_ready = msgspec.msgpack.Decoder(Ready).decode
 _decode_predicted = msgspec.msgpack.Decoder(Predicted).decode
 
@@ -188,6 +188,22 @@ def test_a_worker_predicts_tells_and_forgets_a_former_front_end(bench, memory):
     bench.assign(Assign(2, (Job(1, 0, ((163, 164),)),)))
     assert [one.job for one in bench.ready().finished] == [1]
     assert arena.done[1, 2:4].tolist() == [0, 163]
+
+
+def test_what_has_no_room_in_a_ring_goes_over_zeromq(bench, memory):
+    arena = open_arena(memory)
+    claim(arena, 160, 162, expected=0b010)
+    bench.receive()
+    bench.reset(1)
+    hello_of(bench, 1)
+    for ring in (bench.finished, bench.predicted):  # nobody reads them
+        while ring.push(b"unread"):
+            pass
+    bench.assign(Assign(1, (Job(1, 0, ((160, 162),)),)))
+    while isinstance(message := _decode(bench.router.recv_multipart()[1]), Hello):
+        pass
+    assert [one.job for one in message.finished] == [1]
+    assert _decode_predicted(bench.combiner.recv()).ranges == (Predictions(0, 160, 162),)
 
 
 @pytest.mark.parametrize(

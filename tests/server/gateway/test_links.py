@@ -193,3 +193,13 @@ def test_what_nobody_waits_for_rings_no_bell_and_is_read_with_the_rest(others):
     assert others.turns, "what is there already needs no bell"
     others.turn()
     assert others.finished() == [1]
+
+
+def test_after_a_message_is_sent_the_sockets_are_looked_at_again(others):
+    """Sending may swallow the edge that tells of a message."""
+    others.links.started(DEVICE, 7)
+    others.worker.send(encode(Hello(1, 0, ())))
+    wait_for(lambda: (others.turn(), others.heard)[1], "a word of the worker")
+    others.sleep()
+    assert others.links.reset_worker(DEVICE)
+    assert others.turns
