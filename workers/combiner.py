@@ -73,11 +73,10 @@ class Combiner:
         while True:
             self._board.beat()
             self._handle(self._receive())
-            now = time.monotonic()
-            if now >= next_scan:
-                next_scan = now + _SCAN_S
+            if time.monotonic() >= next_scan:
+                next_scan = time.monotonic() + _SCAN_S
                 self._tell([outcome for arena in self._arenas for outcome in arena.scan()])
-            self._sleeper.wait(next_scan - now)
+            self._sleeper.wait(_SCAN_S)
 
     def _receive(self) -> list[ToCombiner]:
         messages: list[ToCombiner] = []
