@@ -10,11 +10,7 @@ import zmq
 from arenas import arena_spec, mapped
 from serving import wait_for
 
-<<<<<<< HEAD:tests/server/engine/test_links.py
 from server.engine.links import Links
-=======
-from server.gateway.links import Links
->>>>>>> 6eede54ae28df1151dd4a74286e075f6ccd8f23d:tests/server/gateway/test_links.py
 from workers.channels import FRONT_END, WORKERS, open_socket
 from workers.memory import SharedMemory
 from workers.messages import (
