@@ -48,7 +48,7 @@ PEERS = {
     "pytriton": ["nvidia-pytriton"],
     "ray": ["ray[serve]"],
 }
-RUNTIME = ["onnxruntime>=1.27", "numpy>=2.0"]
+RUNTIME = ["onnxruntime>=1.27", "numpy>=2.1"]
 
 #: The requirements of these names are ours, not to be looked for in an index.
 OURS = {"server": str(ROOT), "client": str(ROOT / "clients")}
