@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import msgspec
 
 from server.engine.request import Prepared, StoredInput
-from server.http_api.recent import Recent
 from server.inference.binding import Bound
+from server.inference.recent import Recent
 from server.inference.requests import InferRequest, WantedOutput
 
 __all__ = ["BIG_ANSWER_BYTES", "Plan", "PlanCache"]
