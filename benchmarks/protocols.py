@@ -2,7 +2,8 @@
 
 Every round has wrk over HTTP (binary tensors, then JSON) and h2load over gRPC with 32 requests in
 flight, then wrk and the Python client with one, so that ratios are of things measured next to each
-other. One row per request; needs wrk and h2load.
+other. An echo of raw bytes over grpc.aio is in every round, too: what that would leave possible.
+One row per request; needs wrk and h2load.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from ensembled_client import EnsembleClient
 from benchmarks.command import parse_measurement
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import ProtocolFigures, Spread, WayFigures
-from benchmarks.h2load import find_h2load, run_h2load
+from benchmarks.grpc_echo import running_echo
+from benchmarks.h2load import H2loadResult, find_h2load, run_h2load
 from benchmarks.infer_request import (
     InferRequest,
     ask,
@@ -57,7 +59,7 @@ def measure_protocols(rounds: int, seconds: int) -> ProtocolFigures:
     find_wrk()
     find_h2load()
     config = load_config(_CASE.config)
-    with running_server(_CASE.config) as server:
+    with running_server(_CASE.config) as server, running_echo() as echo:
         tensor = model_input(server.address, _CASE.ensemble)
         row = random_input(tensor, 1, 0)
         expected = expected_answer(config, _CASE.ensemble, row)
@@ -66,7 +68,7 @@ def measure_protocols(rounds: int, seconds: int) -> ProtocolFigures:
         for request in requests:
             check_answer(ask(server.address, request), expected)
         _check_grpc(server, row, expected)
-        measure = _Measure(server, requests, _message(tensor.name, row), tensor.name, row)
+        measure = _Measure(server, echo, requests, tensor.name, row)
         measure.all(_WARM_UP_S)
         measured = [measure.all(seconds) for _ in range(rounds)]
     ways = [
@@ -87,14 +89,15 @@ class _Measure:
     def __init__(
         self,
         server: RunningServer,
+        echo: str,
         requests: list[InferRequest],
-        message: bytes,
         name: str,
         row: Array,
     ) -> None:
         self._server = server
+        self._echo = echo
         self._binary, self._json = requests
-        self._message = message
+        self._message = _message(name, row)
         self._input = {name: row}
 
     def all(self, seconds: int) -> dict[str, tuple[float, float]]:
@@ -110,23 +113,28 @@ class _Measure:
             result = run_wrk(address, request, connections, seconds)
             measured[name] = result.requests_per_s, result.p50_ms
         measured["gRPC, 32 in flight"] = self._grpc(seconds), 0.0
+        echoed = self._h2load(self._echo, seconds).requests_per_s
+        measured["echo over grpc.aio, 32 in flight"] = echoed, 0.0
         for scheme, at in (("http", address), ("grpc", self._server.grpc)):
             measured[f"Python client, {scheme}, alone"] = self._client(f"{scheme}://{at}", seconds)
         return measured
 
     def _grpc(self, seconds: int) -> float:
         before = _successes(self._server.address)
-        result = run_h2load(
-            self._server.grpc,
+        result = self._h2load(self._server.grpc, seconds)
+        answered = _successes(self._server.address) - before
+        if answered < result.requests:
+            raise BenchmarkError(f"{result.requests} calls ended, but {answered} were answered")
+        return result.requests_per_s
+
+    def _h2load(self, address: str, seconds: int) -> H2loadResult:
+        return run_h2load(
+            address,
             self._message,
             connections=_CONNECTIONS,
             in_flight=_IN_FLIGHT,
             seconds=seconds,
         )
-        answered = _successes(self._server.address) - before
-        if answered < result.requests:
-            raise BenchmarkError(f"{result.requests} calls ended, but {answered} were answered")
-        return result.requests_per_s
 
     def _client(self, url: str, seconds: int) -> tuple[float, float]:
         times: list[float] = []
