@@ -175,7 +175,7 @@ class FrontEnd:
 
     async def run(self, status: Status) -> None:
         """Serve until told to drain; `status` hears when requests are accepted."""
-        await self._grpc.start()
+        self._grpc.start()
         serving = asyncio.create_task(self._http.serve())
         sweeping = asyncio.create_task(self._connections.sweep(self._http.server_state))
         opened = asyncio.create_task(self._engine.wait_open())
@@ -184,7 +184,7 @@ class FrontEnd:
         if opened.done():
             gc.collect()
             gc.freeze()  # what is here now stays: later collections need not look at it
-            # Requests leave no cycles behind; those of calls are seen to (`grpc_api.leftovers`).
+            # Requests leave no cycles behind.
             gc.set_threshold(_GC_THRESHOLD)
             status.send(Started())
             await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)

@@ -56,9 +56,16 @@ def admit(prepared: Prepared, available: int, flow: Flow, members_up: int = 0) -
     return Admission(members_up, asked, expected, quorum, terms, terms.pack(), flow)
 
 
-def time_left_s(prepared: Prepared, spent_s: float) -> float:
-    """How long a request may still take, 0 for ever; never 0 if its time is up."""
-    return max(prepared.limit_s - spent_s, _NO_TIME_S) if prepared.limit_s else 0.0
+def time_left_s(prepared: Prepared, spent_s: float, within_s: float = 0.0) -> float:
+    """How long a request may still take, 0 for ever; never 0 if its time is up.
+
+    Args:
+        prepared: what it asks.
+        spent_s: how long it has taken since its arrival.
+        within_s: its own limit from its arrival beside that of `prepared`, 0 for none.
+    """
+    limit_s = min([limit for limit in (prepared.limit_s, within_s) if limit], default=0.0)
+    return max(limit_s - spent_s, _NO_TIME_S) if limit_s else 0.0
 
 
 def check_time(request: Request, prospect: Prospect, queue_s: float) -> None:

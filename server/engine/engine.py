@@ -173,6 +173,7 @@ class Engine:
         on_done: Callable[[Outcome], None],
         *,
         arrived: float,
+        within_s: float = 0.0,
         trace: Trace | None = None,
     ) -> Request:
         """Accept a request.
@@ -184,6 +185,7 @@ class Engine:
             on_done: called once with the answer or the error, in a later turn of the event loop.
             arrived: when the request was there, on the monotonic clock: its deadline counts from
                 then, so that what it took to decode it counts as well.
+            within_s: how long it may take from then, beside what `prepared` says; 0 for ever.
             trace: of the request, if it is traced.
 
         Raises:
@@ -201,8 +203,8 @@ class Engine:
             self._answers.check(nbytes)
         now = time.monotonic()
         request = Request(prepared, admission, inputs, rows, on_done, now)
-        if prepared.limit_s:
-            request.left_s = time_left_s(prepared, now - arrived)
+        if prepared.limit_s or within_s:
+            request.left_s = time_left_s(prepared, now - arrived, within_s)
         if prepared.has_extras:
             request.extras = Extras(prepared.model.spec, prepared.wish, rows)
         arena = prepared.model.arena

@@ -1,7 +1,7 @@
-"""The certificates of the gRPC servers, which can change while they run.
+"""The certificates of the gRPC server, which can change while it runs.
 
 Runs in the front-end. gRPC asks for news before it shakes hands with a client, in threads of its
-own; each server asks by itself.
+own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Certificates:
         self._files = files
 
     def credentials(self) -> Any:
-        """The credentials of one more server."""
+        """The credentials of a server."""
         given = self._files
 
         def news() -> Any:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 from google.protobuf.message import DecodeError
 
@@ -93,23 +92,15 @@ class Asked(NamedTuple):
     raw: Sequence[bytes | memoryview]
     head_bytes: int
 
-    def request(self, timeout_s: float | None = None) -> InferRequest:
+    def request(self) -> InferRequest:
         """Make its tensors, and all the rest that every protocol understands.
-
-        Args:
-            timeout_s: how long the client waits, None for ever.
 
         Raises:
             InvalidRequest: if data, datatypes and shapes don't fit together.
         """
         head = self.head
-        parameters = head.parameters
-        if timeout_s is not None:
-            if parameters.timeout_s:
-                timeout_s = min(timeout_s, parameters.timeout_s)
-            parameters = msgspec.structs.replace(parameters, timeout_s=timeout_s)
         tensors = _raw(head.inputs, self.raw) if self.raw else [_typed(i) for i in head.inputs]
-        return InferRequest(self.id, tensors, head.outputs, parameters)
+        return InferRequest(self.id, tensors, head.outputs, head.parameters)
 
 
 def parse(message: type[Any], data: bytes) -> Any:

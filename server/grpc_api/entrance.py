@@ -1,17 +1,13 @@
-"""The entrance to the gRPC API: the methods behind the doorkeeper.
+"""The entrance to the gRPC API: every call passes the doorkeeper before its message is received.
 
 Runs in the front-end's event loop. The call's metadata, its certificate and its peer flow to the
-doorkeeper; calls of clients that may ask flow on. Nothing is added to a call if there is nothing to
-guard but one look at the doorkeeper.
+doorkeeper, if that has anything to guard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
-
-from server.errors import RequestError, Unauthenticated
-from server.grpc_api import asker
+from server.errors import Unauthenticated
+from server.grpc_api.core import Call
 from server.security.doorkeeper import Doorkeeper, Need
 
 __all__ = ["Entrance"]
@@ -27,73 +23,63 @@ _NEEDS = {
     "ModelStreamInfer": Need.INFER,
 }
 
-T = TypeVar("T")
-Method = Callable[[T, Any], Awaitable[bytes]]
-
 
 class Entrance:
-    """Puts a doorkeeper before methods."""
+    """Shows calls to a doorkeeper; the names of methods that are not known are administrators'."""
 
     def __init__(self, door: Doorkeeper) -> None:
         self._door = door
 
-    def guarded(self, name: str, method: Method[T]) -> Method[T]:
-        """A method that lets in who may call it, and counts it as at work meanwhile.
+    def admit(self, method: str, call: Call) -> str:
+        """Let a call of a method in; `leave` is told what this returns.
 
-        Args:
-            name: of the method; one that is not known here is for administrators.
-            method: from what was asked and the call's context to the answer.
+        Raises:
+            Unauthenticated, Forbidden: if it may not.
+            QueueFull: if too many requests of this client are at work.
         """
-        door, need = self._door, _NEEDS.get(name, Need.ADMIN)
-        if need is Need.NOTHING:
-            return method
+        need = _NEEDS.get(method, Need.ADMIN)
+        if need is Need.NOTHING or not self._door.is_guarded:
+            return ""
+        return self._door.admit(need, *_shown(call))
 
-        async def enter(asked: T, context: Any) -> bytes:
-            try:
-                client = door.admit(need, *_shown(context))
-            except RequestError:
-                asker.echo(context)
-                raise
-            try:
-                return await method(asked, context)
-            finally:
-                door.leave(client)
+    def leave(self, client: str) -> None:
+        """A call that was let in is over."""
+        self._door.leave(client)
 
-        def pass_by(asked: T, context: Any) -> Awaitable[bytes]:
-            return enter(asked, context) if door.is_guarded else method(asked, context)
-
-        return pass_by
-
-    def check(self, name: str, context: Any) -> None:
+    def check(self, method: str, call: Call) -> None:
         """Look at who calls a method.
 
         Raises:
             Unauthenticated, Forbidden: if it may not.
         """
         if self._door.is_guarded:
-            self._door.check(_NEEDS.get(name, Need.ADMIN), *_shown(context))
+            self._door.check(_NEEDS.get(method, Need.ADMIN), *_shown(call))
 
-    def check_urgent(self, context: Any) -> None:
+    @property
+    def keeps_urgent(self) -> bool:
+        """Whether only some may go before others."""
+        return self._door.keeps_urgent
+
+    def check_urgent(self, call: Call) -> None:
         """Look whether who calls may go before others.
 
         Raises:
             Unauthenticated, Forbidden: if it may not.
         """
         if self._door.keeps_urgent:
-            self._door.check_urgent(_shown(context)[0])
+            self._door.check_urgent(_shown(call)[0])
 
 
-def _shown(context: Any) -> tuple[str | None, str, str]:
+def _shown(call: Call) -> tuple[str | None, str, str]:
     """What a client shows: its authorization, whom its certificate names, its address."""
-    values = [value for name, value in context.invocation_metadata() if name == "authorization"]
+    values = [value for name, value in call.metadata if name == "authorization"]
     if len(values) > 1:
         raise Unauthenticated("there is more than one authorization in the metadata")
-    named = context.auth_context()
-    names = named.get("x509_common_name") or named.get("x509_subject_alternative_name") or [b""]
+    names = call.certified_names() or (b"",)
     return (
         values[0] if values else None,
         names[0].decode(errors="replace"),
-        _host(context.peer()),
+        _host(call.peer()),
     )
 
 

@@ -12,9 +12,18 @@ from typing import NamedTuple
 
 from server.errors import InvalidRequest
 
-__all__ = ["Fields", "length_prefixed", "refuse_many_parts", "take_apart"]
+__all__ = [
+    "RAW_INPUT_CONTENTS",
+    "Fields",
+    "field_prefix",
+    "length_prefixed",
+    "refuse_many_parts",
+    "take_apart",
+]
 
-_ID, _RAW = 0x1A, 0x3A
+#: The number of that field of ModelInferRequest.
+RAW_INPUT_CONTENTS = 7
+_ID, _RAW = 0x1A, RAW_INPUT_CONTENTS << 3 | 2
 #: The tags of ModelInferRequest's fields, 1 to 7, all length-delimited (wire type 2).
 _TAGS = frozenset(number << 3 | 2 for number in range(1, 8))
 _LONGEST_SHIFT = 28
@@ -118,6 +127,21 @@ def _span(message: bytes, position: int) -> tuple[int, int] | None:
     return None
 
 
+def field_prefix(number: int, length: int) -> bytes:
+    """What stands before the content of a length-delimited field.
+
+    Args:
+        number: of the field, below 16.
+        length: of the content.
+    """
+    prefix = bytearray([number << 3 | 2])
+    while length >= 0x80:
+        prefix.append(length & 0x7F | 0x80)
+        length >>= 7
+    prefix.append(length)
+    return bytes(prefix)
+
+
 def length_prefixed(
     number: int, content: bytes | bytearray | memoryview
 ) -> list[bytes | bytearray | memoryview]:
@@ -127,10 +151,4 @@ def length_prefixed(
         number: of the field, below 16.
         content: what is in it.
     """
-    prefix = bytearray([number << 3 | 2])
-    length = len(content)
-    while length >= 0x80:
-        prefix.append(length & 0x7F | 0x80)
-        length >>= 7
-    prefix.append(length)
-    return [prefix, content]
+    return [field_prefix(number, len(content)), content]

@@ -43,16 +43,12 @@ def _parse_large(fields: Fields) -> Asked:
     return parse_request(fields)
 
 
-async def make_request(asked: Asked, timeout_s: float | None) -> InferRequest:
+async def make_request(asked: Asked) -> InferRequest:
     """Make the tensors of a request, and all the rest that every protocol understands.
-
-    Args:
-        asked: the request as it came.
-        timeout_s: how long the client waits, None for ever.
 
     Raises:
         InvalidRequest: if data, datatypes and shapes don't fit together.
     """
     if asked.head_bytes < _LARGE_BYTES:
-        return asked.request(timeout_s)
-    return await asyncio.to_thread(asked.request, timeout_s)
+        return asked.request()
+    return await asyncio.to_thread(asked.request)

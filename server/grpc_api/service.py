@@ -1,30 +1,31 @@
 """The methods of GRPCInferenceService: bytes of a message in, bytes of a message or a status out.
 
-Runs in the front-end's event loop. gRPC gives and takes serialized messages here, so that one that
-is malformed is the client's error, and nothing is parsed or copied without need.
+Runs in the front-end's event loop. Messages are serialized here, so that one that is malformed is
+the client's error, and nothing is parsed or copied without need.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import grpc
 
 from server.engine.memory_budget import MemoryBudget
-from server.errors import DeadlineExceeded, RequestError, UnknownModel
+from server.errors import DeadlineExceeded, UnknownModel
 from server.front_end_spec import ClientLimits
-from server.grpc_api import asker
 from server.grpc_api.answers import encode_answer
-from server.grpc_api.calls import Answer, Calls
+from server.grpc_api.calls import Calls, Unary
 from server.grpc_api.codec import Asked
+from server.grpc_api.core import Call
 from server.grpc_api.documents import documents
-from server.grpc_api.endings import end, fail, text_of
 from server.grpc_api.entrance import Entrance
-from server.grpc_api.leftovers import Leftovers, Methods
+from server.grpc_api.fast_infer import FastInfer, answer_within_s
 from server.grpc_api.messages import METHODS, SERVICE
+from server.grpc_api.metadata import about, trace_context
 from server.grpc_api.reading import make_request, read_request
 from server.grpc_api.stream import Stream
 from server.inference.inference import Endpoint, Inference
@@ -38,17 +39,15 @@ if TYPE_CHECKING:
 __all__ = ["Service"]
 
 _STREAM = "ModelStreamInfer"
-#: A deadline is the client's: the answer must be there by then. So it is given earlier, by this
-#: part of the time that is left, but not by more than so much.
-_MARGIN, _MAX_MARGIN_S = 0.1, 0.1
 #: Methods of Triton's service that have no messages here.
 _FOREIGN = tuple(
     f"{kind}SharedMemory{verb}"
     for kind in ("System", "Cuda")
     for verb in ("Status", "Register", "Unregister")
 ) + ("TraceSetting", "LogSettings")
-
-Context = Any
+_UNAVAILABLE, _UNIMPLEMENTED = (
+    code.value[0] for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED)
+)
 
 
 class Service:
@@ -76,13 +75,12 @@ class Service:
         self._entrance = Entrance(door)
         self.calls = Calls(limits, budget, unread, self._entrance, inference.unaddressed.fail)
         self._inference = inference
-        self._answer_streamed = self._entrance.guarded(_STREAM, self._answer)
+        self._fast = FastInfer(inference, self._entrance)
         self._access, self._tracer = inference.access, inference.tracer
         self._streams: set[Stream] = set()
-        self._leftovers = Leftovers()
+        self._methods = self._by_path()
 
-    def handlers(self) -> Any:
-        """What a gRPC server needs to find the methods."""
+    def _by_path(self) -> dict[bytes, Callable[[Call], None]]:
         methods = {
             name: self.calls.unary(name, _immediate(answer))
             for name, answer in documents(self._inference).items()
@@ -92,17 +90,35 @@ class Service:
         for name in (*METHODS, *_FOREIGN):
             if name not in methods:
                 methods[name] = _unsupported(name)
-        by_path = {f"/{SERVICE}/{name}": method for name, method in methods.items()}
-        return Methods(by_path, self._leftovers)
+        return {f"/{SERVICE}/{name}".encode(): method for name, method in methods.items()}
+
+    def take(self, call: Call) -> None:
+        """Take a call."""
+        method = self._methods.get(call.path)
+        if method is None:
+            call.end(_UNIMPLEMENTED, "there is no such method")
+        else:
+            method(call)
 
     def end_streams(self) -> None:
         """Let each stream answer what it has read, and end."""
         for stream in self._streams:
             stream.end()
 
-    async def _infer(self, data: bytes, context: Context) -> bytes:
-        asker.echo(context)
-        return await self._answer(await self._read(data), context)
+    def _infer(self, unary: Unary, message: bytes) -> None:
+        if not self._fast.begin(unary, message):
+            task = asyncio.get_running_loop().create_task(self._infer_slowly(unary, message))
+            task.add_done_callback(lambda _: unary.leave())  # even if it is cancelled at once
+            unary.on_cancelled = task.cancel
+
+    async def _infer_slowly(self, unary: Unary, message: bytes) -> None:
+        try:
+            asked = await self._read(message)
+            answer = await self._answer(asked, unary.call, message)
+        except Exception as error:
+            unary.fail(error)
+        else:
+            unary.succeed(answer)
 
     async def _read(self, data: bytes) -> Asked:
         """Read a message; one that names no model can only be counted as that."""
@@ -113,94 +129,93 @@ class Service:
             self._inference.unaddressed.fail(arrived, error)
             raise
 
-    async def _answer(self, asked: Asked, context: Context) -> bytes:
+    async def _answer(self, asked: Asked, call: Call, message: bytes = b"") -> bytes:
+        """The answer; `message` is all of the call's, if others may be like it."""
         began = time.monotonic()
-        trace = None if self._tracer is None else self._begin_trace(self._tracer, asked, context)
-        about = partial(asker.about, asked, context, "" if trace is None else trace.trace_id)
+        trace = None if self._tracer is None else self._begin_trace(self._tracer, asked, call)
+        trace_id = "" if trace is None else trace.trace_id
+        described = partial(about, call, asked.head.model, asked.id, trace_id)
         try:
-            answer = await self._inferred(asked, context, trace)
+            answer = await self._inferred(asked, call, message, trace)
         except BaseException as error:
             if trace is not None:
                 trace.end(error)
             if not isinstance(error, Exception):
                 raise
-            told = self._access.failed(began, error, about)
-            error.__traceback__ = None  # see `endings`
+            told = self._access.failed(began, error, described)
+            error.__traceback__ = None  # see `status`
             raise told from None
         if trace is not None:
             trace.end()
         if self._access.tells_all:
-            self._access.succeeded(began, about())
+            self._access.succeeded(began, described())
         return answer
 
-    def _begin_trace(self, tracer: Tracer, asked: Asked, context: Context) -> RequestTrace | None:
+    def _begin_trace(self, tracer: Tracer, asked: Asked, call: Call) -> RequestTrace | None:
         what = {"rpc.system": "grpc", "ensembled.model": asked.head.model}
-        return tracer.begin(f"{SERVICE}/ModelInfer", asker.carrier(context), what)
+        return tracer.begin(f"{SERVICE}/ModelInfer", trace_context(call.metadata), what)
 
-    async def _inferred(self, asked: Asked, context: Context, trace: RequestTrace | None) -> bytes:
+    async def _inferred(
+        self, asked: Asked, call: Call, message: bytes, trace: RequestTrace | None
+    ) -> bytes:
         model, arrived = asked.head.model, time.monotonic()
         try:
             endpoint = self._inference.find(model, asked.head.version)
         except UnknownModel as error:
             self._inference.unaddressed.fail(arrived, error)
             raise
-        request = await self._request(asked, endpoint, context)
-        inferred = await self._inference.infer(endpoint, request, trace)
+        within_s = answer_within_s(call.time_remaining())
+        request = await self._request(asked, endpoint, call)
+        inferred = await self._inference.infer(endpoint, request, within_s, trace)
+        if message:
+            self._fast.remember(message, asked, endpoint, inferred.bound)
         return encode_answer(model, asked.id, inferred.members, inferred.degraded, inferred.outputs)
 
-    async def _request(self, asked: Asked, endpoint: Endpoint, context: Context) -> InferRequest:
+    async def _request(self, asked: Asked, endpoint: Endpoint, call: Call) -> InferRequest:
         """Make the request; one that is refused counts as a failure of the model that it names."""
         arrived = time.monotonic()
         try:
-            left_s = context.time_remaining()
-            if left_s is not None:
-                left_s -= min(left_s * _MARGIN, _MAX_MARGIN_S)
-                if left_s <= 0:
-                    raise DeadlineExceeded("the deadline has passed before the request was read")
-            request = await make_request(asked, left_s)
+            if call.time_remaining() == 0:
+                raise DeadlineExceeded("the deadline has passed before the request was read")
+            request = await make_request(asked)
             if request.parameters.is_urgent:
-                self._entrance.check_urgent(context)
+                self._entrance.check_urgent(call)
         except BaseException as error:
             endpoint.counters.fail(arrived, error)
             raise
         return request
 
-    async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> None:
-        asker.echo(context)
-        try:
-            self._entrance.check(_STREAM, context)
-        except RequestError as error:
-            fail(context, error)
-            return
-        stream = Stream(
-            messages,
-            context,
-            self._read,
-            self._answer_streamed,
-            text_of,
-            holding=self.calls.holding,
-            write=self.calls.write,
-            taker=self.calls.taker(context),
-        )
+    async def _stream(self, call: Call) -> None:
+        self._entrance.check(_STREAM, call)
+        stream = Stream(self.calls, call, self._read, self._answer_streamed)
         self._streams.add(stream)
         try:
             await stream.run()
         finally:
             self._streams.discard(stream)
         if stream.was_ended:
-            end(context, grpc.StatusCode.UNAVAILABLE, "the server is draining")
+            call.end(_UNAVAILABLE, "the server is draining")
+        else:
+            call.end()
+
+    async def _answer_streamed(self, asked: Asked, call: Call) -> bytes:
+        """Each request of a stream counts as one of its client's."""
+        client = self._entrance.admit(_STREAM, call)
+        try:
+            return await self._answer(asked, call)
+        finally:
+            self._entrance.leave(client)
 
 
-def _immediate(answer: Callable[[bytes], bytes]) -> Answer:
-    async def method(data: bytes, _: Context) -> bytes:
-        return answer(data)
+def _immediate(answer: Callable[[bytes], bytes]) -> Callable[[Unary, bytes], None]:
+    def handle(unary: Unary, message: bytes) -> None:
+        unary.succeed(answer(message))
 
-    return method
+    return handle
 
 
-def _unsupported(name: str) -> Any:
-    async def method(_: AsyncIterator[bytes], context: Context) -> None:
-        text = f"{name} is not supported by this server"
-        end(context, grpc.StatusCode.UNIMPLEMENTED, text)
+def _unsupported(name: str) -> Callable[[Call], None]:
+    def take(call: Call) -> None:
+        call.end(_UNIMPLEMENTED, f"{name} is not supported by this server")
 
-    return grpc.stream_unary_rpc_method_handler(method)
+    return take

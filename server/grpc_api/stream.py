@@ -7,13 +7,13 @@ stream lives on.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractContextManager
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from server.grpc_api.answers import encode_error, encode_streamed
+from server.grpc_api.calls import Calls
 from server.grpc_api.codec import Asked
-from server.grpc_api.taker import Taker
+from server.grpc_api.core import Call
+from server.grpc_api.status import text_of
 
 __all__ = ["Stream"]
 
@@ -25,14 +25,10 @@ class Stream:
     """A call.
 
     Args:
-        messages: serialized requests.
-        context: of the call.
+        calls: all of them.
+        call: this one.
         read: from a serialized request to a request.
         answer: from a request to a serialized ModelInferResponse.
-        text_of: what the client is told of an error.
-        holding: counts a message of so many bytes among what all may hold together.
-        write: sends an answer in a context.
-        taker: who takes the answers, told of each that is there, and each that has been sent.
 
     Attributes:
         was_ended: whether the server did not read on.
@@ -40,24 +36,16 @@ class Stream:
 
     def __init__(
         self,
-        messages: AsyncIterator[bytes],
-        context: Any,
+        calls: Calls,
+        call: Call,
         read: Callable[[bytes], Awaitable[Asked]],
-        answer: Callable[[Asked, Any], Awaitable[bytes]],
-        text_of: Callable[[Exception], str],
-        *,
-        holding: Callable[[int], AbstractContextManager[None]],
-        write: Callable[[bytes, Any], Awaitable[None]],
-        taker: Taker,
+        answer: Callable[[Asked, Call], Awaitable[bytes]],
     ) -> None:
-        self._messages = messages
-        self._context = context
+        self._calls = calls
+        self._call = call
         self._read_request = read
         self._answer = answer
-        self._text_of = text_of
-        self._holding = holding
-        self._write = write
-        self._taker = taker
+        self._unsent = calls.unsent_answers(call)
         self._places = asyncio.Semaphore(_AT_ONCE)
         self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
@@ -75,19 +63,19 @@ class Stream:
         try:
             while (task := await self._answers.get()) is not None:
                 answer = await task
-                await self._write(answer, self._context)
-                self._taker.take(len(answer))
+                await self._calls.write(answer, self._call)
+                self._unsent.take(len(answer))
                 self._places.release()
         finally:
             self._reader.cancel()
-            self._taker.go()
+            self._unsent.go()
             while not self._answers.empty():
                 if (task := self._answers.get_nowait()) is not None:
                     task.cancel()
 
     async def _read(self) -> None:
         try:
-            async for data in self._messages:
+            async for data in self._call.messages():
                 await self._places.acquire()
                 self._answers.put_nowait(asyncio.create_task(self._answer_one(data)))
         finally:
@@ -95,15 +83,15 @@ class Stream:
 
     async def _answer_one(self, data: bytes) -> bytes:
         answer = await self._answer_or_refuse(data)
-        self._taker.hold(len(answer))
+        self._unsent.hold(len(answer))
         return answer
 
     async def _answer_or_refuse(self, data: bytes) -> bytes:
         request_id = ""
         try:
-            with self._holding(len(data)):
+            with self._calls.holding(len(data)):
                 asked = await self._read_request(data)
                 request_id = asked.id
-                return encode_streamed(await self._answer(asked, self._context))
+                return encode_streamed(await self._answer(asked, self._call))
         except Exception as error:
-            return encode_error(self._text_of(error), request_id)
+            return encode_error(text_of(error), request_id)

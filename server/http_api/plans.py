@@ -12,10 +12,10 @@ import msgspec
 
 from server.engine.request import Prepared, StoredInput
 from server.errors import RequestError
-from server.http_api.recent import Recent
 from server.inference.access_log import AccessLog
 from server.inference.binding import Bound
 from server.inference.inference import Endpoint
+from server.inference.recent import Recent
 from server.inference.requests import InferRequest, WantedOutput
 
 __all__ = ["BIG_ANSWER_BYTES", "InferPath", "Plan", "PlanCache"]

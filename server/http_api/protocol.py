@@ -18,9 +18,9 @@ from server.engine.request import Answer
 from server.errors import InvalidRequest
 from server.front_end_spec import ModelSpec
 from server.http_api.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
-from server.http_api.recent import Recent
 from server.inference.descriptions import MODEL_VERSION
 from server.inference.outputs import COMBINED, OutputTensor, member_names, output_tensors
+from server.inference.recent import Recent
 from server.inference.requests import (
     InferRequest,
     WantedOutput,

@@ -53,11 +53,13 @@ class Inferred(msgspec.Struct, frozen=True):
         members: names of those that every row rests on, separated by commas.
         degraded: whether these are fewer than were asked.
         outputs: as they were wanted.
+        bound: the request.
     """
 
     members: str
     degraded: bool
     outputs: list[OutputTensor]
+    bound: Bound
 
 
 class Inference:
@@ -156,6 +158,7 @@ class Inference:
         self,
         endpoint: Endpoint,
         request: InferRequest,
+        within_s: float = 0.0,
         trace: RequestTrace | None = None,
     ) -> Inferred:
         """Have a request answered.
@@ -165,6 +168,7 @@ class Inference:
         Args:
             endpoint: the model that it names.
             request: what the client wants.
+            within_s: how long it may take, beside what it says itself; 0 for ever.
             trace: of the request, if it is traced.
 
         Raises:
@@ -173,7 +177,7 @@ class Inference:
         model, arrived = endpoint.model, time.monotonic()
         try:
             bound = await self.bind(endpoint, request)
-            answer = await self.answer(bound, arrived, trace)
+            answer = await self.answer(bound, arrived, trace, within_s)
             if trace is not None:
                 trace.answered(answer, member_names(model, answer.used))
             outputs = output_tensors(model, answer, request.outputs)
@@ -181,7 +185,8 @@ class Inference:
             endpoint.counters.fail(arrived, error)
             raise
         endpoint.counters.succeed(arrived, answer)
-        return Inferred(",".join(member_names(model, answer.used)), answer.degraded, outputs)
+        members = ",".join(member_names(model, answer.used))
+        return Inferred(members, answer.degraded, outputs, bound)
 
     async def bind(self, endpoint: Endpoint, request: InferRequest) -> Bound:
         """Check a request against its model.
@@ -199,7 +204,11 @@ class Inference:
         return Bound(Prepared(model.served, wish), inputs, rows)
 
     async def answer(
-        self, bound: Bound, arrived: float, trace: RequestTrace | None = None
+        self,
+        bound: Bound,
+        arrived: float,
+        trace: RequestTrace | None = None,
+        within_s: float = 0.0,
     ) -> Answer:
         """Wait for the answer to a request; its rows are given up if the task is cancelled.
 
@@ -208,7 +217,7 @@ class Inference:
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         request = self.engine.submit(
-            *bound, partial(_resolve, future), arrived=arrived, trace=trace
+            *bound, partial(_resolve, future), arrived=arrived, within_s=within_s, trace=trace
         )
         try:
             return await future

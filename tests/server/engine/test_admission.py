@@ -97,6 +97,15 @@ def test_the_earlier_deadline_counts_from_the_arrival():
     assert 0 < left_s(0.5, 0) < 1e-6, "it has passed, which is not the same as none"
 
 
+@pytest.mark.parametrize(
+    ("own", "beside", "together"),
+    [(0, 0, 0), (0, 3.0, 3), (2, 0, 2), (2, 3.0, 2), (2, 1.0, 1)],
+)
+def test_so_does_that_of_one_request_beside_them(own, beside, together):
+    prepared = Prepared(model(), Wish(timeout_s=own))
+    assert time_left_s(prepared, 0.0, beside) == together
+
+
 def test_what_would_wait_too_long_is_refused():
     request = accepted(Wish())
     check_time(request, Prospect(9.9, 99.0), queue_s=10.0)

@@ -1,4 +1,4 @@
-"""Calls with a context that does what a test wants; the clock is asyncio's, limits are tiny."""
+"""Calls that do what a test wants; the clock is asyncio's, limits are tiny."""
 
 import asyncio
 import time
@@ -8,54 +8,63 @@ import grpc
 import pytest
 
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
+from server.errors import InvalidRequest
 from server.front_end_spec import ClientLimits
 from server.grpc_api import calls as module
 from server.grpc_api.calls import Calls
 from server.grpc_api.entrance import Entrance
 from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper
-from server.security.spec import SecuritySpec
+from server.security.spec import ApiKey, SecuritySpec
 
 LIMITS = ClientLimits(body_s=0.02, write_s=0.02, calls=2)
+EXHAUSTED, INVALID, LATE, UNAUTHENTICATED = (
+    grpc.StatusCode[name].value[0]
+    for name in ("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "UNAUTHENTICATED")
+)
 
 
-class Context:
-    """A call whose message comes when the test says so."""
+class Call:
+    """A call whose client does what the test says."""
 
-    def __init__(self, data=None):
-        self.message = asyncio.get_running_loop().create_future()
-        if data is not None:
-            self.message.set_result(data)
-        self.status = self.details = None
-        self.trailing = ()
+    def __init__(self):
+        self.metadata = self.trailing = ()
+        self.on_cancelled = None
+        self.is_cancelled = self.is_over = False
+        self.on_message = self.answered = self.on_written = self.code = self.text = None
+        self.ended = asyncio.Event()
         self.taken = asyncio.Event()
 
-    async def read(self):
-        return await self.message
+    def receive(self, on_message):
+        self.on_message = on_message
+
+    def answer(self, data, on_written):
+        self.answered, self.on_written, self.is_over = data, on_written, True
+        self.ended.set()
+
+    def end(self, code, text):
+        if not self.is_cancelled and not self.is_over:
+            self.code, self.text, self.is_over = code, text, True
+            self.ended.set()
 
     async def write(self, _):
         await self.taken.wait()
 
-    def set_code(self, status):
-        self.status = status
-
-    def set_details(self, details):
-        self.details = details
-
-    def trailing_metadata(self):
-        return self.trailing
-
-    def set_trailing_metadata(self, trailing):
-        self.trailing = trailing
+    def cancel(self):
+        self.is_cancelled = True
+        self.on_cancelled()
 
     def peer(self):
         return "ipv4:127.0.0.1:1"
 
+    def certified_names(self):
+        return ()
+
 
 @asynccontextmanager
-async def calls_of(limits=LIMITS, budget=None):
+async def calls_of(limits=LIMITS, budget=None, security=None):
     refused = []
-    entrance = Entrance(Doorkeeper(SecuritySpec(), lambda *_: None))
+    entrance = Entrance(Doorkeeper(security or SecuritySpec(), lambda *_: None))
     calls = Calls(
         limits,
         budget or MemoryBudget(),
@@ -68,20 +77,23 @@ async def calls_of(limits=LIMITS, budget=None):
     sweeping.cancel()
 
 
-async def echo(data, _):
-    return data
-
-
-def echoing(calls):
-    return calls.unary("ModelInfer", echo)
+def begin(calls, message=None, handle=lambda unary, message: unary.succeed(message)):
+    """A call of ModelInfer, and its message if that is given."""
+    call = Call()
+    calls.unary("ModelInfer", handle)(call)
+    if message is not None:
+        call.on_message(message)
+    return call
 
 
 def test_a_message_and_its_answer():
     async def run():
         async with calls_of() as (calls, _):
-            method = echoing(calls).stream_unary
-            assert await method(None, Context(b"abc")) == b"abc"
-            assert calls.open == 0
+            call = begin(calls, b"abc")
+            assert call.answered == b"abc"
+            assert (calls.open, len(calls.writing)) == (0, 1)
+            call.on_written(None)
+            assert not calls.writing
 
     asyncio.run(run())
 
@@ -89,12 +101,14 @@ def test_a_message_and_its_answer():
 def test_a_message_that_does_not_come():
     async def run():
         async with calls_of() as (calls, refused):
-            context = Context()
-            assert await echoing(calls).stream_unary(None, context) is None
-            assert context.status is grpc.StatusCode.DEADLINE_EXCEEDED
-            assert "did not come within 0.02 s" in context.details
+            call = begin(calls)
+            await asyncio.wait_for(call.ended.wait(), 30)
+            assert call.code == LATE
+            assert "did not come within 0.02 s" in call.text
             assert [error.outcome for error in refused] == ["body_timeout"]
-            assert calls.open == 0
+            assert (calls.open, calls.receiving) == (0, {})
+            call.on_message(b"too late")
+            assert call.answered is None
 
     asyncio.run(run())
 
@@ -102,9 +116,10 @@ def test_a_message_that_does_not_come():
 def test_a_call_without_a_message():
     async def run():
         async with calls_of() as (calls, _):
-            context = Context(grpc.aio.EOF)
-            assert await echoing(calls).stream_unary(None, context) is None
-            assert context.status is grpc.StatusCode.INVALID_ARGUMENT
+            call = begin(calls)
+            call.on_message(None)
+            assert call.code == INVALID
+            assert calls.open == 0
 
     asyncio.run(run())
 
@@ -112,13 +127,56 @@ def test_a_call_without_a_message():
 def test_a_client_that_gives_up():
     async def run():
         async with calls_of(ClientLimits()) as (calls, refused):
-            call = asyncio.create_task(echoing(calls).stream_unary(None, Context()))
-            await asyncio.sleep(0)
+            call = begin(calls)
             assert calls.open == 1
             call.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await call
-            assert (calls.open, refused) == (0, [])
+            call.on_message(None)
+            assert (calls.open, refused, calls.receiving) == (0, [], {})
+            assert not call.is_over
+
+    asyncio.run(run())
+
+
+def test_a_client_that_gives_up_while_its_request_is_worked_on():
+    async def run():
+        async with calls_of(ClientLimits()) as (calls, _):
+            cancelled = []
+
+            def handle(unary, _):
+                unary.on_cancelled = lambda: cancelled.append(unary)
+
+            call = begin(calls, b"abc", handle)
+            assert calls.open == 1
+            call.cancel()
+            (unary,) = cancelled
+            unary.succeed(b"nobody reads it")
+            assert (calls.open, calls.writing, call.answered) == (0, {}, None)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("error", [InvalidRequest("no"), ZeroDivisionError("oh")])
+def test_a_method_that_fails(error):
+    async def run():
+        async with calls_of() as (calls, _):
+
+            def handle(unary, message):
+                raise error
+
+            call = begin(calls, b"abc", handle)
+            assert call.text == "no" or "internal error" in call.text
+            assert calls.open == 0
+
+    asyncio.run(run())
+
+
+def test_calls_of_strangers_are_refused_and_not_read():
+    async def run():
+        security = SecuritySpec(keys=(ApiKey("a", bytes(32), ("infer",)),))
+        async with calls_of(security=security) as (calls, _):
+            call = begin(calls)
+            assert (call.code, call.on_message) == (UNAUTHENTICATED, None)
+            assert calls.open == 0
 
     asyncio.run(run())
 
@@ -126,20 +184,31 @@ def test_a_client_that_gives_up():
 def test_calls_beyond_the_limit_are_refused_and_not_read():
     async def run():
         async with calls_of(ClientLimits(calls=2)) as (calls, refused):
-            method = echoing(calls).stream_unary
-            contexts = [Context(), Context()]
-            first = [asyncio.create_task(method(None, context)) for context in contexts]
-            await asyncio.sleep(0)
-            for handler in (method, calls.stream(echo).stream_stream):
-                context = Context()
-                assert await handler(None, context) is None
-                assert context.status is grpc.StatusCode.RESOURCE_EXHAUSTED
-                assert dict(context.trailing) == {"retry-after": "1"}
-            for context in contexts:
-                context.message.set_result(b"abc")
-            assert await asyncio.gather(*first) == [b"abc", b"abc"]
+            first = [begin(calls), begin(calls)]
+            unary, stream = begin(calls), Call()
+            calls.stream(None)(stream)
+            await asyncio.wait_for(stream.ended.wait(), 30)
+            for call in (unary, stream):
+                assert call.on_message is None
+                assert call.code == EXHAUSTED
+                assert dict(call.trailing) == {"retry-after": "1"}
+            for call in first:
+                call.on_message(b"abc")
+                call.on_written(None)
+            assert [call.answered for call in first] == [b"abc", b"abc"]
             assert [error.reason for error in refused] == ["calls"] * 2
-            assert await method(None, Context(b"x")) == b"x"
+            assert begin(calls, b"x").answered == b"x"
+
+    asyncio.run(run())
+
+
+def test_answers_that_are_being_written_count_as_calls():
+    async def run():
+        async with calls_of(ClientLimits(calls=2)) as (calls, _):
+            written = [begin(calls, b"abc") for _ in range(2)]
+            assert begin(calls).code == EXHAUSTED
+            written[0].on_written(None)
+            assert begin(calls).code is None
 
     asyncio.run(run())
 
@@ -148,17 +217,21 @@ def test_streams_take_no_more_than_half_of_the_calls():
     async def run():
         async with calls_of() as (calls, refused):
             over = asyncio.Event()
-            method = calls.stream(lambda *_: over.wait()).stream_stream
-            first, second = Context(), Context()
-            silent = asyncio.create_task(method(None, first))
-            await asyncio.sleep(0)
-            await method(None, second)
-            assert second.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+            async def wait(call):
+                await over.wait()
+                call.end(0, "")
+
+            first, second = Call(), Call()
+            for call in (first, second):
+                calls.stream(wait)(call)
+            await asyncio.wait_for(second.ended.wait(), 30)
+            assert second.code == EXHAUSTED
             assert [error.reason for error in refused] == ["calls"]
-            assert await echoing(calls).stream_unary(None, Context(b"abc")) == b"abc"
+            assert begin(calls, b"abc").answered == b"abc"
             over.set()
-            await silent
-            assert (calls.open, calls.streams, first.status) == (0, 0, None)
+            await asyncio.wait_for(first.ended.wait(), 30)
+            assert (calls.open, calls.streams, first.code) == (0, 0, 0)
 
     asyncio.run(run())
 
@@ -166,22 +239,24 @@ def test_streams_take_no_more_than_half_of_the_calls():
 def test_messages_count_until_they_are_answered():
     async def run():
         budget = MemoryBudget(COUNTED_BYTES)
-        async with calls_of(budget=budget) as (calls, refused):
+        async with calls_of(ClientLimits(), budget=budget) as (calls, refused):
             held = []
 
-            async def answer(data, context):
+            def handle(unary, message):
                 held.append(budget.held_bytes)
-                return data
+                unary.succeed(message)
 
-            method = calls.unary("ModelInfer", answer).stream_unary
             big = bytes(COUNTED_BYTES)
-            assert await method(None, Context(big)) == big
-            assert await method(None, Context(big[1:])) == big[1:]
+            assert begin(calls, big, handle).answered == big
+            assert begin(calls, big[1:], handle).answered == big[1:]
             assert (held, budget.held_bytes) == ([COUNTED_BYTES, 0], 0)
-            context = Context(big + b"x")
-            assert await method(None, context) is None
-            assert context.status is grpc.StatusCode.RESOURCE_EXHAUSTED
+            call = begin(calls, big + b"x", handle)
+            assert call.code == EXHAUSTED
             assert [error.reason for error in refused] == ["memory"]
+            with pytest.raises(Exception, match="already hold"), calls.holding(2 * COUNTED_BYTES):
+                pass
+            with calls.holding(COUNTED_BYTES):
+                assert budget.held_bytes == COUNTED_BYTES
             assert budget.held_bytes == 0
 
     asyncio.run(run())
@@ -199,19 +274,17 @@ def test_an_answer_that_is_not_taken_ends_the_connection(monkeypatch, streams):
 
         monkeypatch.setattr(module, "end_connections", end)
         async with calls_of() as (calls, _):
-            context = Context(b"abc")
-
-            async def call():  # as gRPC does, in a task that ends when the answer is written
-                if streams:
-                    await calls.write(b"abc", context)
-                else:
-                    await context.write(await echoing(calls).stream_unary(None, context))
-
-            task = asyncio.create_task(call())
+            if streams:
+                call = Call()
+                writing = asyncio.create_task(calls.write(b"abc", call))
+            else:
+                call = begin(calls, b"abc")
             await asyncio.wait_for(ended.wait(), 30)
-            context.taken.set()
-            await task
-            await asyncio.sleep(0)
+            if streams:
+                call.taken.set()
+                await writing
+            else:
+                call.on_written(None)
             before = calls.ended
             assert before >= 1
             calls._look(time.monotonic() + 1000)
@@ -230,20 +303,11 @@ def test_answers_that_are_not_taken_share_a_bound(monkeypatch):
 
         monkeypatch.setattr(module, "end_connections", end)
         async with calls_of(ClientLimits(unread_bytes=3 * COUNTED_BYTES)) as (calls, _):
-            contexts = [Context(bytes(COUNTED_BYTES)) for _ in range(4)]
-
-            async def call(context):
-                await context.write(await echoing(calls).stream_unary(None, context))
-
-            tasks = [asyncio.create_task(call(context)) for context in contexts]
-            for _ in range(10):
-                await asyncio.sleep(0)
+            all_calls = [begin(calls, bytes(COUNTED_BYTES)) for _ in range(4)]
             assert (len(ended), calls.ended) == (1, 1)
             assert calls._unread.held_bytes == 3 * COUNTED_BYTES
-            for context in contexts:
-                context.taken.set()
-            await asyncio.gather(*tasks)
-            await asyncio.sleep(0)
+            for call in all_calls:
+                call.on_written(None)
             assert calls._unread.held_bytes == 0
 
     asyncio.run(run())
@@ -252,14 +316,14 @@ def test_answers_that_are_not_taken_share_a_bound(monkeypatch):
 def test_the_answers_of_a_stream_count_from_when_they_are_there():
     async def run():
         async with calls_of() as (calls, _):
-            taker = calls.taker(Context())
-            taker.hold(100)
-            taker.hold(50)
-            taker.take(100)
-            taker.hold(7)
+            unsent = calls.unsent_answers(Call())
+            unsent.hold(100)
+            unsent.hold(50)
+            unsent.take(100)
+            unsent.hold(7)
             assert calls._unread.held_bytes == 57
-            taker.go()
-            taker.hold(1000)  # an answer that came too late for anybody
+            unsent.go()
+            unsent.hold(1000)  # an answer that came too late for anybody
             assert calls._unread.held_bytes == 0
 
     asyncio.run(run())

@@ -192,16 +192,6 @@ def test_by_default_the_combined_answer_is_wanted():
     assert read(ask()).head.outputs == (WantedOutput(),)
 
 
-@pytest.mark.parametrize(
-    ("parameter", "client", "together"),
-    [(0, None, 0), (0, 3.0, 3), (2, None, 2), (2, 3.0, 2), (2, 1.0, 1)],
-)
-def test_the_earlier_deadline_counts(parameter, client, together):
-    request = with_raw(ask(), EIGHT)
-    request.parameters["timeout"].int64_param = parameter * 1_000_000
-    assert read(request).request(client).parameters.timeout_s == together
-
-
 def test_requests_that_differ_only_in_id_and_data():
     for number in range(3):
         request = with_raw(ask(), np.full(2, number, np.float32).tobytes())

@@ -6,10 +6,11 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
+import grpc
 import pytest
 
 from server.errors import ClientGone, DeadlineExceeded, InvalidRequest
-from server.grpc_api.endings import fail
+from server.grpc_api.status import fail
 from server.http_api.infer_route import InferRoute
 from server.inference.access_log import AccessLog
 from server.inference.inference import Endpoint
@@ -64,20 +65,13 @@ def test_an_internal_error_names_the_line_in_the_log(caplog, given):
 
 
 class Call:
-    """The context of a call that came with an id."""
+    """A call that came with an id."""
 
     def __init__(self):
         self.trailing = (("x-request-id", "mine"), ("other", "x"))
-        self.trailing_metadata = lambda: self.trailing
 
-    def set_code(self, code):
-        self.code = code
-
-    def set_details(self, text):
-        self.text = text
-
-    def set_trailing_metadata(self, trailing):
-        self.trailing = trailing
+    def end(self, code, text):
+        self.code, self.text = code, text
 
 
 def test_so_does_a_call(caplog):
@@ -86,7 +80,7 @@ def test_so_does_a_call(caplog):
         fail(call, ZeroDivisionError("oh"))
     (record,) = caplog.records
     assert record.exc_info[0] is ZeroDivisionError
-    assert call.code.name == "INTERNAL"
+    assert call.code == grpc.StatusCode.INTERNAL.value[0]
     assert call.text == f"internal error, see the server's log for request {record.request_id}"
     assert call.trailing == (("x-request-id", record.request_id), ("other", "x"))
 

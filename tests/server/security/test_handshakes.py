@@ -3,7 +3,6 @@
 import asyncio
 import socket
 
-import grpc
 import pytest
 import uvloop
 from certificates import Authority
@@ -11,6 +10,7 @@ from certificates import Authority
 from server.front_end_spec import ClientLimits
 from server.grpc_api import server as grpc_server
 from server.grpc_api.certificates import Certificates
+from server.grpc_api.core import CoreServer
 from server.http_api import server as http_server
 from server.http_api.connections import Connections
 from server.inference.unread_answers import UnreadAnswers
@@ -61,10 +61,11 @@ def test_over_grpc(files, monkeypatch):
     monkeypatch.setattr(grpc_server, "HANDSHAKE_S", SHORT_S)
 
     async def run():
-        server = grpc.aio.server(options=grpc_server._options(1 << 20, ClientLimits(), 100))
-        port = server.add_secure_port("127.0.0.1:0", Certificates(files).credentials())
-        await server.start()
-        await wait_closed(port)
-        await server.stop(None)
+        options = grpc_server._options(1 << 20, ClientLimits(), 100)
+        credentials = Certificates(files).credentials()
+        server = CoreServer("127.0.0.1:0", credentials, options, lambda call: None)
+        server.start()
+        await wait_closed(server.port)
+        await server.stop(0)
 
     asyncio.run(run())

@@ -1,0 +1,229 @@
+"""Requests of a known kind: which are, where their tensors lie, what becomes of them."""
+
+import time
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.engine.flows import HIGH
+from server.engine.request import Answer, Prepared, Wish
+from server.engine.spec import ServedModel
+from server.errors import ClientGone, QueueFull
+from server.front_end_spec import ModelSpec
+from server.grpc_api.answers import encode_answer
+from server.grpc_api.codec import parse_request
+from server.grpc_api.fast_infer import FastInfer, answer_within_s
+from server.grpc_api.fields import take_apart
+from server.grpc_api.messages import message_class
+from server.inference.access_log import AccessLog
+from server.inference.binding import Bound, bind_tensors
+from server.inference.inference import Endpoint
+from server.inference.outputs import OutputTensor
+from workers.spec import EnsembleSpec, TensorSpec
+
+Request = message_class("ModelInferRequest")
+OUTPUT = TensorSpec("output", "UINT8", (4,))
+SPEC = EnsembleSpec("m", (0,), "mean", (), 1, OUTPUT)
+
+
+class Engine:
+    """Takes everything, or refuses it."""
+
+    def __init__(self, error=None):
+        self.submitted, self.closed, self.error = [], [], error
+
+    def submit(self, prepared, inputs, rows, on_done, *, arrived, within_s):
+        if self.error is not None:
+            raise self.error
+        asked = SimpleNamespace(
+            inputs=[(view, bytes(data)) for view, data in inputs], rows=rows, within_s=within_s
+        )
+        asked.done = on_done
+        self.submitted.append(asked)
+        return asked
+
+    def close(self, request, reason):
+        self.closed.append(reason)
+        request.done(reason)
+
+
+class Unary:
+    """A call with so much time left."""
+
+    def __init__(self, left_s=None):
+        self.call = SimpleNamespace(
+            time_remaining=lambda: left_s, metadata=(), peer=lambda: "ipv4:127.0.0.1:1"
+        )
+        self.on_cancelled = self.answer = self.error = None
+
+    def succeed(self, answer):
+        self.answer = answer
+
+    def fail(self, error):
+        self.error = error
+
+
+class Scene:
+    def __init__(self, *, keeps_urgent=False, access="none", error=None, inputs=("x",)):
+        self.engine = Engine(error)
+        tensors = tuple(TensorSpec(name, "UINT8", (300,)) for name in inputs)
+        served = ServedModel(0, 0, SPEC)
+        self.endpoint = Endpoint(ModelSpec(served, tensors, tuple(range(len(inputs))), (), ("m",)))
+        inference = SimpleNamespace(engine=self.engine, access=AccessLog(access), tracer=None)
+        self.fast = FastInfer(inference, SimpleNamespace(keeps_urgent=keeps_urgent))
+
+    def remember(self, message, wish=Wish()):  # noqa: B008
+        asked = parse_request(take_apart(message))
+        rows, inputs = bind_tensors(self.endpoint.model, asked.request().tensors)
+        bound = Bound(Prepared(self.endpoint.model.served, wish), inputs, rows)
+        self.fast.remember(message, asked, self.endpoint, bound)
+
+    def takes(self, message, unary=None):
+        return self.fast.begin(unary or Unary(), message)
+
+
+def message(*payloads, names=("x",), **more):
+    request = Request(model_name="m", **more)
+    for name, payload in zip(names, payloads, strict=True):
+        request.inputs.add(name=name, datatype="UINT8", shape=[len(payload) // 300, 300])
+        request.raw_input_contents.append(payload)
+    return request.SerializeToString(deterministic=True)
+
+
+def payload(number, rows=1):
+    return bytes([number]) * 300 * rows
+
+
+def test_requests_that_differ_only_in_their_tensors_are_of_one_kind():
+    scene = Scene()
+    assert not scene.takes(message(payload(1)))
+    scene.remember(message(payload(1)))
+    assert scene.takes(message(payload(2)))
+    (asked,) = scene.engine.submitted
+    assert asked.inputs == [(0, payload(2))]
+    assert (asked.rows, asked.within_s) == (1, 0.0)
+
+
+@given(st.permutations(["x", "y", "z"]), st.integers(1, 3))
+def test_each_tensor_goes_where_its_name_says(names, rows):
+    scene = Scene(inputs=("x", "y", "z"))
+    scene.remember(message(*[payload(1, rows)] * 3, names=names))
+    given_ = [payload(10 + i, rows) for i in range(3)]
+    assert scene.takes(message(*given_, names=names))
+    (asked,) = scene.engine.submitted
+    expected = {("x", "y", "z").index(name): data for name, data in zip(names, given_, strict=True)}
+    assert dict(asked.inputs) == expected
+    other = names[1:] + names[:1]
+    assert not scene.takes(message(*given_, names=other))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        message(payload(2), model_version="1"),
+        message(payload(2, 2)),
+        message(payload(2)).replace(b"\x0a\x01m", b"\x0a\x01n"),
+        message(payload(2)) + b"\x1a\x00",
+    ],
+)
+def test_what_is_of_another_kind(other):
+    scene = Scene()
+    scene.remember(message(payload(1)))
+    assert not scene.takes(other)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        message(payload(1), id="7"),
+        message(payload(1)) + b"\x1a\x00",  # an id, which is empty, behind the tensors
+        b"\x1a\x00" + message(payload(1)),
+        message(payload(1)) + b"\x4a\x01a",  # a field that nobody knows
+        message(payload(1)).replace(b"\x3a\xac\x02", b"\x3a\xac\x82\x00"),  # a longer length
+    ],
+)
+def test_what_is_not_remembered(sent):
+    scene = Scene()
+    scene.remember(sent)
+    assert not scene.takes(sent)
+
+
+def test_neither_are_other_outputs_nor_who_wants_every_line():
+    request = Request.FromString(message(payload(1)))
+    request.outputs.add(name="output").parameters["classification"].int64_param = 1
+    scene = Scene()
+    scene.remember(request.SerializeToString())
+    assert not scene.takes(request.SerializeToString())
+    scene = Scene(access="all")
+    scene.remember(message(payload(1)))
+    assert not scene.takes(message(payload(1)))
+
+
+@pytest.mark.parametrize("keeps_urgent", [False, True])
+def test_who_may_be_urgent_is_looked_at_elsewhere(keeps_urgent):
+    scene = Scene(keeps_urgent=keeps_urgent)
+    scene.remember(message(payload(1)), Wish(level=HIGH))
+    assert scene.takes(message(payload(1))) is not keeps_urgent
+
+
+def test_kinds_of_one_length_are_bounded():
+    scene = Scene()
+    names = [chr(letter) for letter in range(ord("a"), ord("z"))]
+    sent = [message(payload(1)).replace(b"\x0a\x01m", b"\x0a\x01" + n.encode()) for n in names]
+    for one in sent:
+        scene.remember(one)
+    assert [scene.takes(one) for one in sent] == [False] * (len(names) - 8) + [True] * 8
+
+
+def test_a_kind_is_remembered_once_however_many_came_at_first():
+    scene = Scene()
+    other = message(payload(1)).replace(b"\x0a\x01m", b"\x0a\x01n")
+    scene.remember(other)
+    for number in range(20):
+        scene.remember(message(payload(number)))
+    assert scene.takes(other)
+    assert scene.takes(message(payload(1)))
+
+
+def test_answers_are_those_of_the_ordinary_way():
+    scene = Scene()
+    scene.remember(message(payload(1)))
+    for values, degraded in ((b"abcd", False), (b"efgh", False), (bytearray(b"ijkl"), True)):
+        unary = Unary()
+        assert scene.takes(message(payload(2)), unary)
+        now = time.monotonic()
+        scene.engine.submitted[-1].done(Answer(values, 1, 1, degraded, None, now, now, now))
+        output = OutputTensor("output", "UINT8", [1, 4], values)
+        assert unary.answer == encode_answer("m", "", "m", degraded, [output])
+    assert scene.endpoint.counters.outcomes == {"ok": 2, "degraded": 1}
+
+
+def test_a_refusal_is_counted_and_told():
+    scene = Scene(error=QueueFull("full", 1.0, "waiting"))
+    scene.remember(message(payload(1)))
+    unary = Unary()
+    assert scene.takes(message(payload(1)), unary)
+    assert unary.error is scene.engine.error
+    assert scene.endpoint.counters.outcomes == {"queue_full": 1}
+
+
+def test_a_client_that_goes():
+    scene = Scene()
+    scene.remember(message(payload(1)))
+    unary = Unary()
+    assert scene.takes(message(payload(1)), unary)
+    unary.on_cancelled()
+    assert [type(reason) for reason in scene.engine.closed] == [ClientGone]
+    assert isinstance(unary.error, ClientGone)
+    assert scene.endpoint.counters.outcomes == {"disconnected": 1}
+
+
+def test_a_deadline_differs_from_call_to_call():
+    scene = Scene()
+    scene.remember(message(payload(1)))
+    for left_s, expected in ((10.0, 9.9), (0.5, 0.45), (None, 0.0)):
+        assert scene.takes(message(payload(1)), Unary(left_s))
+        assert scene.engine.submitted[-1].within_s == pytest.approx(expected)
+    assert 0 < answer_within_s(0.0) < 1e-6

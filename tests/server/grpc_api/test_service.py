@@ -1,0 +1,47 @@
+"""The service over calls and an engine that do what a test says."""
+
+import asyncio
+from types import SimpleNamespace
+
+from server.engine.memory_budget import MemoryBudget
+from server.engine.statistics import ModelCounters
+from server.front_end_spec import ClientLimits
+from server.grpc_api.messages import SERVICE
+from server.grpc_api.service import Service
+from server.inference.access_log import AccessLog
+from server.inference.unread_answers import UnreadAnswers
+from server.security.doorkeeper import Doorkeeper
+from server.security.spec import SecuritySpec
+
+
+def make_service():
+    inference = SimpleNamespace(
+        engine=None, access=AccessLog("none"), tracer=None, unaddressed=ModelCounters()
+    )
+    door = Doorkeeper(SecuritySpec(), lambda *_: None)
+    return Service(inference, door, ClientLimits(), MemoryBudget(), UnreadAnswers(1 << 20))
+
+
+def make_call(method):
+    call = SimpleNamespace(
+        path=f"/{SERVICE}/{method}".encode(), metadata=(), trailing=(), is_cancelled=False
+    )
+    call.receive = lambda on_message: setattr(call, "on_message", on_message)
+    return call
+
+
+def test_a_client_that_goes_before_its_request_is_begun():
+    async def run():
+        service, call = make_service(), make_call("ModelInfer")
+        service.take(call)
+        call.on_message(b"a message")
+        assert service.calls.open == 1
+        call.is_cancelled = True
+        call.on_cancelled()  # in the same turn, before the task has run
+        await asyncio.gather(
+            *asyncio.all_tasks() - {asyncio.current_task()}, return_exceptions=True
+        )
+        await asyncio.sleep(0)
+        assert service.calls.open == 0
+
+    asyncio.run(run())
