@@ -251,10 +251,15 @@ class PendingRanges:
 
     def _next(self) -> Flow | None:
         """The flow whose turn it is, among equals the older; None if none has rows in line."""
-        waiting = [flow for flow, line in self._lines.items() if line.rows]
-        if len(waiting) < 2:
-            return waiting[0] if waiting else None
-        return min(waiting, key=lambda flow: (turn_of(flow), self._lines[flow].first))
+        lines = self._lines
+        found: Flow | None = None
+        for flow, line in lines.items():
+            if line.rows and (
+                found is None
+                or (turn_of(flow), line.first) < (turn_of(found), lines[found].first)
+            ):
+                found = flow
+        return found
 
     def _is_suspect_next(self, flow: Flow | None) -> bool:
         """Whether a suspect goes before the flow whose turn it is."""

@@ -63,7 +63,7 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
     load: dict[DeviceState, float] = {}
     waiting: list[_Waiting] = []
     while queue:
-        index = heapq.heappop(queue)[-1]
+        turn, _, _, index = heapq.heappop(queue)
         member = members[index]
         best, seconds = _best(member, starts, now)
         if not best.device.has_room(best, now):
@@ -71,12 +71,13 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
             if len(member.placements) > 1:
                 waiting.append(_Waiting(index, best, seconds))
             continue
-        jobs.append(_open(best, next_job + len(jobs), starts, now))
+        jobs.append(_open(best, next_job + len(jobs), turn[2], starts, now))
         if member.pending.rows and (key := _key(member, index)):
             heapq.heappush(queue, key)
     while helped := _helped(waiting, starts, load, now):
         waiter, helper = helped
-        jobs.append(_open(helper, next_job + len(jobs), starts, now))
+        since = helper.member.pending.turn[2]
+        jobs.append(_open(helper, next_job + len(jobs), since, starts, now))
         device, rows = waiter.best.device, helper.member.pending.rows
         load[device] -= waiter.seconds
         if rows:
@@ -159,11 +160,10 @@ def _best(member: Member, starts: dict[DeviceState, float], now: float) -> tuple
 
 
 def _open(
-    placement: Placement, number: int, starts: dict[DeviceState, float], now: float
+    placement: Placement, number: int, since: float, starts: dict[DeviceState, float], now: float
 ) -> OpenJob:
-    """Bind a member's next batch."""
+    """Bind a member's next batch, whose oldest row came at `since`."""
     pending, device = placement.member.pending, placement.device
-    since = pending.turn[2]
     ranges, shares = pending.take(placement.latency.batch)
     rows = sum([stop - start for start, stop in ranges])
     expected_s = placement.latency.seconds(rows)
