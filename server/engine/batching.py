@@ -255,8 +255,7 @@ class PendingRanges:
         found: Flow | None = None
         for flow, line in lines.items():
             if line.rows and (
-                found is None
-                or (turn_of(flow), line.first) < (turn_of(found), lines[found].first)
+                found is None or (turn_of(flow), line.first) < (turn_of(found), lines[found].first)
             ):
                 found = flow
         return found
