@@ -124,7 +124,7 @@ class Engine:
         self._answers = MemoryBudget(limits.answer_bytes)
         self._requests: set[Request] = set()
         self._is_due = False
-        #: By arena, whether rows wait for its members; None if nobody has looked this turn.
+        #: By arena, whether rows wait for its members; None until somebody looks again.
         self._anybody_before: list[bool | None] = [None] * len(arenas)
 
     def start(self) -> None:
@@ -237,7 +237,7 @@ class Engine:
         arena = request.model.arena
         self._dispatcher.enqueue_fresh()
         for start, stop in self.arenas[arena].close(request):
-            self.fleet.withdraw(arena, start, stop)
+            self._withdraw(arena, start, stop)
             self._links.tell_combiner(Close(arena, start, stop))
         if request.is_over:
             self._finish(request)
@@ -258,8 +258,13 @@ class Engine:
         )
         return admission
 
+    def _withdraw(self, arena: int, start: int, stop: int) -> int:
+        """Let rows wait for nobody any more; how many predictions that saves."""
+        self._anybody_before[arena] = None
+        return self.fleet.withdraw(arena, start, stop)
+
     def _is_anybody_before(self, arena: int) -> bool:
-        """Whether anything waits for a member of an arena since the last turn."""
+        """Whether anything waits for a member of an arena: looked up once in a turn."""
         known = self._anybody_before[arena]
         if known is None:
             known = self._anybody_before[arena] = self._forecast.is_anybody_before(arena)
@@ -409,7 +414,7 @@ class Engine:
             # Whoever was not waited for must not find another row in its slot.
             if not complete and arena.are_awaited(start, stop):
                 self._dispatcher.enqueue_fresh()
-                saved = self.fleet.withdraw(index, start, stop)
+                saved = self._withdraw(index, start, stop)
                 request.saved += saved if ended.certain else 0
             if complete or not self.fleet.hold(index, start, stop):
                 arena.slots.free(start, stop)

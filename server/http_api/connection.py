@@ -105,7 +105,7 @@ class Connection(asyncio.BufferedProtocol):
         self._answered = 0
         self._last = (Waits.IDLE, 0)
         self._since = connections.now
-        self._is_deaf = self._is_closing_down = False
+        self._is_deaf = False
         self._is_paused = self._is_unread = False
         #: Whether the client is to take its answer before the next request is begun.
         self._is_held_up = False
@@ -135,6 +135,8 @@ class Connection(asyncio.BufferedProtocol):
         """Nothing is unread any more, and nobody waits for an answer."""
         self._state.connections.discard(self)
         self._all.unread.let_go(self)
+        self._is_deaf = True
+        self._parser.close()
         self._repeat = None
         calls = [call for call in (self._current, self._incoming, *self._waiting) if call]
         self._current = self._incoming = None

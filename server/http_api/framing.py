@@ -101,6 +101,10 @@ class RequestParser:
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
+    def close(self) -> None:
+        """Parse nothing more, and let go of the receiver, which has this parser."""
+        vars(self).clear()
+
     def skip_body(self) -> None:
         """What is left of the body will come past this parser: begin anew behind it."""
         self._parser = self._make()

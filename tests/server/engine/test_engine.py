@@ -318,3 +318,19 @@ def test_an_exception_while_rows_are_settled_loses_no_row(monkeypatch, caplog):
         stage.finish()
         assert [request.on_done.result().rows for request in requests] == [2, 3]
     assert "could not be settled" in caplog.text
+
+
+def test_nothing_is_before_a_request_once_those_that_waited_were_closed():
+    with on_stage() as stage:
+        stage.die("d0")
+        stage.die("d1")
+        stage.submit(SOME, 3)
+        stage.turn()
+        stage.submit(SOME, 1)
+        assert stage.engine._is_anybody_before(0)
+        stage.close(0)
+        stage.close(1)
+        assert not stage.engine._is_anybody_before(0)
+        for device in DEVICES:
+            stage.revive(device)
+        stage.finish()

@@ -1,6 +1,8 @@
 """What a connection waits for, and for how long, by a clock of the test's."""
 
 import asyncio
+import gc
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -345,3 +347,27 @@ def test_a_client_that_goes_takes_the_request_with_it_that_others_wait_behind():
         assert scene.gone == 1
 
     play(test)
+
+
+def test_a_connection_that_is_over_is_no_garbage():
+    """The collector comes by so rarely that what waits for it would be a leak."""
+
+    async def run():
+        scene = Scene()
+        gc.collect()
+        gc.disable()
+        try:
+            connection, wire = scene.connect()
+            connection.data_received(REQUEST + HEAD)
+            await scene.turn()
+            assert wire.sent.endswith(b"ok")
+            wire.state = "closed"
+            connection.connection_lost(None)
+            await scene.turn()
+            gone = weakref.ref(connection)
+            del connection, wire
+            assert gone() is None
+        finally:
+            gc.enable()
+
+    asyncio.run(run())
