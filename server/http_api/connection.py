@@ -52,6 +52,8 @@ _SLOW = {
     Waits.BODY: "the request's body did not come within {} s",
 }
 
+#: To copy less than this costs less than to send it by itself.
+_LARGE_BYTES = 1 << 16
 #: A request that is being received, or waits for its turn.
 _Call = AsgiCall | Incoming
 
@@ -356,10 +358,13 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiting:
             self._begin(self._waiting.popleft())
 
-    def answer(self, call: FastCall, data: bytes) -> None:
+    def answer(self, call: FastCall, head: bytes, values: bytes | bytearray) -> None:
         """Send the whole answer of a request that went to the engine."""
         if not self._transport.is_closing():
-            self._transport.write(data)
+            if len(values) < _LARGE_BYTES:
+                self._transport.write(head + values)
+            else:
+                self._transport.writelines((head, values))
         self.end_response(call)
 
     # -- back-pressure ------------------------------------------------------------------------

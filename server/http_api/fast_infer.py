@@ -48,8 +48,8 @@ class Connection(Writer, Protocol):
     client: Client
     certified: str
 
-    def answer(self, call: FastCall, data: bytes) -> None:
-        """Send the whole answer."""
+    def answer(self, call: FastCall, head: bytes, values: bytes | bytearray) -> None:
+        """Send the whole answer, which may end with values that are not copied again."""
         ...
 
 
@@ -156,20 +156,21 @@ class FastCall:
 
     def _done(self, outcome: Answer | Exception) -> None:
         asked, fast = self._asked, self._fast
+        values: bytes | bytearray = b""
         try:
             if isinstance(outcome, Answer):
-                data = self._encode(outcome)
+                head, values = self._encode(outcome)
                 asked.path.endpoint.counters.succeed(self._arrived, outcome)
             else:
-                data = self._refusal(outcome)
+                head = self._refusal(outcome)
         except Exception as error:  # a fault of ours: the client is told so
-            data = self._refusal(error)
+            head, values = self._refusal(error), b""
         if self._hold is not None:
             self._hold.settle(0)
         if self._client:
             fast.door.leave(self._client)
         self._request = None
-        self._connection.answer(self, data)
+        self._connection.answer(self, head, values)
 
     def _more_headers(self) -> bytes:
         lines = b"" if self.keep_alive else _CLOSE
@@ -179,17 +180,18 @@ class FastCall:
             lines += b"%b: %b\r\n" % asker.echo(self._asked.request_id)
         return lines
 
-    def _encode(self, answer: Answer) -> bytes:
+    def _encode(self, answer: Answer) -> tuple[bytes, bytes | bytearray]:
         plan = self._plan
         common = self._connection.common_headers() + self._more_headers()
         if not plan.is_usual:
-            return _OK + common + self._described(answer)
+            return _OK + common + self._described(answer), b""
         key = answer.used, answer.degraded
         heads = plan.heads
         head = heads.get(key)
         if head is None:
-            head = heads[key] = self._described(answer)[: -len(answer.values)]
-        return b"".join((_OK, common, head, answer.values))
+            described = self._described(answer)
+            head = heads[key] = described[: len(described) - len(answer.values)]
+        return _OK + common + head, answer.values
 
     def _described(self, answer: Answer) -> bytes:
         """The rest of the response's head, and its body."""

@@ -8,6 +8,7 @@ page, as it is filled; the budget counts what has come.
 
 from __future__ import annotations
 
+import mmap
 import time
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ __all__ = ["Asked", "Client", "Incoming", "read_head"]
 
 _LENGTH = b"inference-header-content-length"
 _MAX_LENGTH_DIGITS = 18
+#: A body of so much goes back to the kernel when it is over. For smaller ones that takes too long:
+#: each page would be made anew.
+_MAPPED_BYTES = 4 << 20
 #: Headers of requests that are left to the application.
 _UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect"}
 _ONCE = {b"content-length", _LENGTH, b"authorization", asker.HEADER}
@@ -117,7 +121,10 @@ class Incoming:
         came = b"".join(self._parts)
         self._parts.clear()
         self._hold = Hold(self._budget)
-        self._buffer = np.empty(self.asked.length, np.uint8).data
+        if self.asked.length < _MAPPED_BYTES:
+            self._buffer = np.empty(self.asked.length, np.uint8).data
+        else:
+            self._buffer = memoryview(mmap.mmap(-1, self.asked.length))
         self._buffer[: len(came)] = came
         return self.took(len(came))
 
