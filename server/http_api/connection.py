@@ -176,7 +176,7 @@ class Connection(asyncio.BufferedProtocol):
             and len(data) == repeat.nbytes
             and self._current is None
             and self._incoming is None
-            and not self._is_in_head
+            and not (self._is_in_head or self._is_held_up)
             and data.startswith(repeat.prefix)
             and (call := self._fast.repeat(self, repeat)) is not None
         ):

@@ -117,14 +117,19 @@ class Incoming:
         self._parts.append(data)
 
     def expect_rest(self) -> bool:
-        """Make room for the rest, which goes to `free`; whether bodies may hold what has come."""
+        """Make room for the rest, which goes to `free`.
+
+        Returns:
+            Whether there is room, and bodies may hold what has come.
+        """
         came = b"".join(self._parts)
         self._parts.clear()
         self._hold = Hold(self._budget)
-        if self.asked.length < _MAPPED_BYTES:
-            self._buffer = np.empty(self.asked.length, np.uint8).data
-        else:
-            self._buffer = memoryview(mmap.mmap(-1, self.asked.length))
+        try:
+            self._buffer = _memory(self.asked.length)
+        except (MemoryError, OSError):  # many have announced much
+            self._buffer, self._filled = memoryview(came), len(came)
+            return False
         self._buffer[: len(came)] = came
         return self.took(len(came))
 
@@ -185,6 +190,12 @@ class Incoming:
         if self._hold is not None:
             self._hold.settle(0)
             self._hold = None
+
+
+def _memory(nbytes: int) -> memoryview:
+    if nbytes < _MAPPED_BYTES:
+        return np.empty(nbytes, np.uint8).data
+    return memoryview(mmap.mmap(-1, nbytes))
 
 
 def read_head(head: Head, path: InferPath) -> Asked | None:

@@ -299,6 +299,41 @@ def test_a_body_that_others_leave_no_memory_for_is_the_applications_to_refuse():
     play(test, width=WIDE, budget=MemoryBudget(10 * WIDE))
 
 
+def test_a_body_for_which_there_is_no_memory_is_the_applications(monkeypatch):
+    def refuse(nbytes):
+        raise MemoryError(nbytes)
+
+    monkeypatch.setattr("server.http_api.incoming._memory", refuse)
+
+    async def test(scene):
+        scene.feed(request_of(bytes(WIDE - 8) + b"0005abcd")[0])
+        for _ in range(3):
+            await scene.turn()
+        assert (scene.slow, answers(scene.wire.sent)) == (1, [b"0005"])
+
+    play(test, width=WIDE)
+
+
+def test_who_takes_no_answers_has_no_further_request_begun():
+    async def test(scene):
+        data = scene.know(payload(1))
+        scene.feed(data)
+        await scene.turn()
+        scene.wire.on_write = scene.connection.pause_writing
+        scene.feed(data)
+        await scene.turn()
+        scene.connection.data_received(data)  # as TLS may, though reading is paused
+        await scene.turn()
+        assert (scene.engine.submitted, scene.wire.is_read) == (2, False)
+        scene.wire.on_write = lambda: None
+        scene.connection.resume_writing()
+        await scene.turn()
+        assert (scene.engine.submitted, scene.wire.is_read) == (3, True)
+        assert answers(scene.wire.sent) == [b"0001"] * 3
+
+    play(test)
+
+
 def test_what_is_announced_as_too_large_is_the_applications_to_refuse():
     async def test(scene):
         scene.feed(request_of(payload(7, 2000))[0][:200])
