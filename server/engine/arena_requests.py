@@ -12,7 +12,7 @@ import numpy as np
 
 from server.engine.batching import Range
 from server.engine.cascade import move_on
-from server.engine.request import Request, Trace
+from server.engine.request import Request, StoredInput, Trace
 from server.engine.slots import SlotAllocator
 from server.engine.waiting_room import WaitingRoom
 from server.errors import MemberFailed, RequestError, Unavailable
@@ -21,6 +21,8 @@ from workers.messages import Deferred, Ended
 from workers.terms import unpack
 
 __all__ = ["ArenaRequests"]
+
+_NO_INPUTS: list[StoredInput] = []
 
 
 class ArenaRequests:
@@ -82,6 +84,8 @@ class ArenaRequests:
             self._offsets[slots] = range(offset, offset + count)
         request.spans.append((start, stop, offset))
         request.claimed += count
+        if request.claimed == request.rows:
+            request.inputs = _NO_INPUTS  # all is in the arena: what came of it may go
         return span
 
     def start(self, ranges: Sequence[Range], now: float) -> None:

@@ -180,7 +180,7 @@ class Engine:
 
         Args:
             prepared: what is asked.
-            inputs: the rows, checked against the model; unchanged until `on_done` is called.
+            inputs: the rows, checked against the model; they may not change any more.
             rows: how many, at least 1.
             on_done: called once with the answer or the error, in a later turn of the event loop.
             arrived: when the request was there, on the monotonic clock: its deadline counts from

@@ -210,7 +210,7 @@ class Request(msgspec.Struct, eq=False):
     """A request between its acceptance and its one outcome.
 
     Attributes:
-        inputs: what goes into the arena; unchanged until it is done.
+        inputs: what goes into the arena; unchanged until it is there, and let go of then.
         rows: at least 1.
         on_done: called once with the outcome, from the event loop, never within `submit`.
         accepted: when, on the monotonic clock.

@@ -8,7 +8,6 @@ page, as it is filled; the budget counts what has come.
 
 from __future__ import annotations
 
-import mmap
 import time
 from typing import NamedTuple
 
@@ -26,9 +25,6 @@ __all__ = ["Asked", "Client", "Incoming", "read_head"]
 
 _LENGTH = b"inference-header-content-length"
 _MAX_LENGTH_DIGITS = 18
-#: A body of so much goes back to the kernel when it is over. For smaller ones that takes too long:
-#: each page would be made anew.
-_MAPPED_BYTES = 4 << 20
 #: Headers of requests that are left to the application.
 _UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect"}
 _ONCE = {b"content-length", _LENGTH, b"authorization", asker.HEADER}
@@ -127,7 +123,7 @@ class Incoming:
         self._hold = Hold(self._budget)
         try:
             self._buffer = _memory(self.asked.length)
-        except (MemoryError, OSError):  # many have announced much
+        except MemoryError:  # many have announced much
             self._buffer, self._filled = memoryview(came), len(came)
             return False
         self._buffer[: len(came)] = came
@@ -193,9 +189,8 @@ class Incoming:
 
 
 def _memory(nbytes: int) -> memoryview:
-    if nbytes < _MAPPED_BYTES:
-        return np.empty(nbytes, np.uint8).data
-    return memoryview(mmap.mmap(-1, nbytes))
+    """Memory that was touched by nobody yet: what is never filled is never taken."""
+    return np.empty(nbytes, np.uint8).data
 
 
 def read_head(head: Head, path: InferPath) -> Asked | None:
