@@ -117,7 +117,7 @@ bench-peers: $(INSTALLED) ## measure other servers beside ours, in environments 
 	$(BIN)/python -m benchmarks.peers $(BENCH_PEERS)
 
 docs: $(INSTALLED) ## write docs/configuration.md anew
-	$(BIN)/python -m server.config_docs
+	$(BIN)/python -m server.config.reference
 
 proto: $(INSTALLED) ## compile the description of the gRPC service, for the server and its client
 	$(BIN)/python -m grpc_tools.protoc --proto_path=$(dir $(PROTO)) \

@@ -7,7 +7,7 @@ The performance model: an instance of batch size b that has its device for itsel
 b / latency rows/s. A device is shared in time by its instances, a member's rows are shared by its
 instances at any ratio (late binding settles at the best one), and the ensemble is as fast as its
 slowest member. So the throughput of a matrix is the value of a linear program
-(`allocator.throughput`).
+(`allocator.search.throughput`).
 """
 
 from __future__ import annotations

@@ -17,13 +17,13 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from workers.arena import Arena, arena_bytes
-from workers.arena_combiner import ArenaCombiner
-from workers.memory import SharedMemory, board_bytes, create_memory
+from workers.combiner.arena_combiner import ArenaCombiner
 from workers.rules import RULES, TRAITS
 from workers.rules.averages import DEFAULT_TRIM
-from workers.spec import ArenaSpec, BlockSpec, EnsembleSpec, MemorySpec, TensorSpec
-from workers.terms import Terms
+from workers.runtime.arena import Arena, arena_bytes
+from workers.runtime.memory import SharedMemory, board_bytes, create_memory
+from workers.runtime.spec import ArenaSpec, BlockSpec, EnsembleSpec, MemorySpec, TensorSpec
+from workers.runtime.terms import Terms
 
 __all__ = ["main", "measure_s"]
 

@@ -16,7 +16,7 @@ import orjson
 
 from benchmarks.errors import BenchmarkError
 from workers.backends.base import Array
-from workers.spec import TensorSpec, datatype_of
+from workers.runtime.spec import TensorSpec, datatype_of
 
 __all__ = [
     "InferRequest",

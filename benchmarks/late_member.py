@@ -36,10 +36,10 @@ _ALLOWANCE_MS = 20
 _DELAY = f"""
 import sys
 
-if "workers.predictor" in sys.orig_argv:
+if "workers.worker.process" in sys.orig_argv:
     import os
     import time
-    import workers.instance as instance
+    import workers.worker.instance as instance
 
     answer = instance.Instance._answer
 

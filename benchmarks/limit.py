@@ -34,11 +34,11 @@ from benchmarks.limit_process import (
     Single,
     Timing,
 )
-from server.composition.members import model_sources
 from server.config import load_config
 from server.errors import EnsembledError
+from server.members.inspect import model_sources
 from workers.recipes import RecipeError
-from workers.spec import ModelSource
+from workers.runtime.spec import ModelSource
 
 __all__ = ["BATCHES", "Limit", "LimitRound", "LimitRounds", "errors_as_lines", "main", "splits"]
 

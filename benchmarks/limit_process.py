@@ -18,7 +18,7 @@ import msgspec
 from benchmarks.members import one_core, random_input
 from workers.backends import Model, ModelError, load
 from workers.backends.base import Array
-from workers.spec import ModelSource
+from workers.runtime.spec import ModelSource
 
 __all__ = [
     "Command",

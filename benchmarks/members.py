@@ -8,13 +8,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from server.composition.members import model_sources
 from server.config import Config
+from server.members.inspect import model_sources
 from workers.backends import load
 from workers.backends.base import Array
-from workers.meaning import probabilities
 from workers.rules import RULES
-from workers.spec import DeviceSpec, TensorSpec
+from workers.runtime.spec import DeviceSpec, TensorSpec
+from workers.worker.postprocess import probabilities
 
 __all__ = ["expected_answer", "one_core", "random_input"]
 

@@ -29,7 +29,7 @@ from benchmarks.process_cost import ProcessCost, costs_per_request, total
 from benchmarks.server_process import RunningServer, running_server
 from benchmarks.wrk import WrkResult, find_wrk, run_wrk
 from workers.backends.base import Array
-from workers.spec import TensorSpec
+from workers.runtime.spec import TensorSpec
 
 __all__ = [
     "MEMBERS",

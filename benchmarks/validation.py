@@ -20,8 +20,8 @@ import msgspec
 import yaml
 
 from allocator.matrix import AllocationMatrix
+from allocator.search.throughput import solve_throughput
 from allocator.simulation import ClosedLoop, simulate
-from allocator.throughput import solve_throughput
 from benchmarks.command import parse_measurement
 from benchmarks.figures import PairFigures, Spread, ValidationFigures
 from benchmarks.infer_request import binary_request, model_input
@@ -29,10 +29,10 @@ from benchmarks.limit import errors_as_lines
 from benchmarks.members import random_input
 from benchmarks.server_process import running_server
 from benchmarks.wrk import find_wrk, run_wrk
-from server.composition.members import know_members
 from server.config import Config, load_config
-from server.planning.costs import plan_problem
-from server.planning.placement import find_devices, row_bytes
+from server.deployment.costs import plan_problem
+from server.deployment.placement import find_devices, row_bytes
+from server.members.inspect import know_members
 from server.profiling import profile_members
 
 __all__ = ["PAIRS", "Pair", "configured", "main", "measure_pair", "measure_validation", "promise"]

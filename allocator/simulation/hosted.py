@@ -5,8 +5,8 @@ and binds its rows, workers tell front-end and combiner what they have finished,
 complete rows, the front-end answers, the load generator takes the answer in.
 
 Front-end and combiner work in turns, each over all that has come since the last; the load
-generator takes one answer after the other. As in `workers.predictor`, a worker tells what it has
-finished when it has nothing left to do, or a millisecond of work has gathered.
+generator takes one answer after the other. As in `workers.worker.process`, a worker tells what it
+has finished when it has nothing left to do, or a millisecond of work has gathered.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from allocator.simulation.scenario import Scenario
 
 __all__ = ["HostedEngine"]
 
-# As in `workers.predictor`.
+# As in `workers.worker.process`.
 _FLUSH_S = 0.001
 
 #: Requests that come, with rows of each; owners of rows that have ended; jobs that are over.

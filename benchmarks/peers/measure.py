@@ -24,8 +24,8 @@ from benchmarks.peers.servers.task import Task
 from benchmarks.process_cost import ProcessCost, costs_per_request, total
 from benchmarks.serving import Case
 from benchmarks.wrk import WrkResult, run_wrk
-from server.composition.members import know_members, model_sources
 from server.config import load_config
+from server.members.inspect import know_members, model_sources
 
 __all__ = ["LIMIT", "OURS", "Measured", "Plan", "Rounds", "measure_case", "peer_loads", "turns"]
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -105,9 +106,17 @@ def _server_of(config: Path, checkout: Path | None) -> Iterator[RunningServer]:
         return
     own = checkout / ".venv/bin/python"
     python = str(own) if own.exists() else sys.executable
-    command = (python, "-P", "-c", "from server.cli import main; main()")
+    module, function = _entry_point(checkout)
+    command = (python, "-P", "-c", f"from {module} import {function}; {function}()")
     with running_server(config, command=command, PYTHONPATH=str(checkout.resolve())) as server:
         yield server
+
+
+def _entry_point(checkout: Path) -> tuple[str, str]:
+    """Module and function of a checkout's command `ensembled`."""
+    project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
+    module, function = project["scripts"]["ensembled"].split(":")
+    return module, function
 
 
 def checkout_name(checkout: Path) -> str:

@@ -16,7 +16,7 @@ from server.calibration.metrics import Classes, Floats
 from server.calibration.subject import Subject
 from server.errors import ConfigError
 from workers.rules import RuleError, combination, is_custom
-from workers.spec import EnsembleSpec, TensorSpec
+from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 __all__ = ["Rule"]
 

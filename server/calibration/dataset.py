@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from server.calibration.metrics import Classes
 from server.errors import ConfigError
-from workers.spec import TensorSpec
+from workers.runtime.spec import TensorSpec
 
 __all__ = ["Inputs", "read_classes", "read_inputs", "split_rows"]
 

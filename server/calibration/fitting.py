@@ -21,7 +21,7 @@ from server.calibration.selection import Counts, select
 from server.calibration.subject import Subject
 from server.calibration.temperatures import HIGHEST, fit_temperature, logarithms, tempered
 from server.calibration.weights import fit_weights
-from server.composition.known_member import KnownMember
+from server.members.member import KnownMember
 
 __all__ = ["Fit", "Options", "fit", "has_temperature"]
 

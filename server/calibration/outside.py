@@ -1,7 +1,7 @@
 """How well scores of uncertainty tell rows from outside the training data.
 
 Runs in the process of the command line; pure. Members' predictions of held-out and of outside rows
-flow in, an AUROC per score flows out. The scores are the server's own, `workers.scores`.
+flow in, an AUROC per score flows out. The scores are the server's own, `workers.combiner.scores`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from server.calibration.metrics import Floats, auroc
-from workers.scores import CLASS_SCORES, score
+from workers.combiner.scores import CLASS_SCORES, score
 
 __all__ = ["ONE_MINUS_MAX", "detection"]
 

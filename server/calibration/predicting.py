@@ -21,9 +21,9 @@ import numpy.typing as npt
 from allocator.matrix import AllocationMatrix
 from server.calibration.dataset import Inputs
 from server.errors import StartError
-from server.measured.requests import HEADER_LENGTH, TIMEOUT_S, checked
-from server.measured.server import MeasurementError, measured_server
-from workers.spec import DTYPES, datatype_of
+from server.measurement.requests import HEADER_LENGTH, TIMEOUT_S, checked
+from server.measurement.server import MeasurementError, measured_server
+from workers.runtime.spec import DTYPES, datatype_of
 
 __all__ = ["Asking", "asking", "predict"]
 

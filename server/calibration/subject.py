@@ -14,18 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from allocator.matrix import AllocationMatrix
-from server.composition.agreement import own_labels, problems_of
-from server.composition.classes import Classes, classes_of
-from server.composition.known_member import KnownMember
-from server.composition.members import know_members
 from server.config import Config, EnsembleConfig
 from server.config.base import did_you_mean
+from server.deployment.allocation_file import read_allocation
+from server.deployment.placement import find_devices, place
 from server.errors import ConfigError
-from server.planning.allocation_file import read_allocation
-from server.planning.placement import find_devices, place
+from server.members.agreement import own_labels, problems_of
+from server.members.classes import Classes, classes_of
+from server.members.inspect import know_members
+from server.members.member import KnownMember
 from server.profiling import Measurements
 from server.profiling.progress import progress_on_stderr
-from workers.spec import TensorSpec
+from workers.runtime.spec import TensorSpec
 
 __all__ = ["Subject", "find_subject", "stage_order"]
 

@@ -56,7 +56,7 @@ def predict(
     An API key is taken from ENSEMBLED_API_KEY.
     """
     with errors_as_lines(debug):
-        from server.commands.predict import Question, predict  # noqa: PLC0415
+        from server.cli.predict import Question, predict  # noqa: PLC0415
 
         question = Question(
             ensemble=ensemble,

@@ -62,7 +62,7 @@ def calibrate(
     with errors_as_lines(debug):
         from server.calibration.calibration import Source  # noqa: PLC0415
         from server.calibration.fitting import Options  # noqa: PLC0415
-        from server.commands.calibrate import Telling, calibrate  # noqa: PLC0415
+        from server.cli.calibrate import Telling, calibrate  # noqa: PLC0415
         from server.config import load_config  # noqa: PLC0415
 
         calibrate(

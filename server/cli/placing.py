@@ -48,9 +48,9 @@ def profile(
         from server.config import load_config  # noqa: PLC0415
 
         loaded = load_config(config)
-        import server.commands.profile  # noqa: PLC0415
+        import server.cli.profile  # noqa: PLC0415
 
-        server.commands.profile.profile(loaded, output=output, as_json=as_json, fresh=fresh)
+        server.cli.profile.profile(loaded, output=output, as_json=as_json, fresh=fresh)
 
 
 @app.command()
@@ -94,7 +94,7 @@ def allocate(
     """Find out which member should run on which device, and how good that is."""
     with errors_as_lines(debug):
         _refuse_both(config, devices, profiles)
-        from server.commands.allocate import Request, allocate_config, allocate_files  # noqa: PLC0415
+        from server.cli.allocate import Request, allocate_config, allocate_files  # noqa: PLC0415
 
         longest_s = measure_s or (_MEASURE_S if measure else None)
         if longest_s is not None and config is None:
@@ -149,17 +149,17 @@ def simulate(
     """Tell what an allocation would give, on devices that need not be there."""
     with errors_as_lines(debug):
         _refuse_both(config, devices, profiles)
-        from server.commands.simulate import Load, simulate  # noqa: PLC0415
+        from server.cli.simulate import Load, simulate  # noqa: PLC0415
 
         if devices is not None and profiles is not None:
-            from server.commands.simulate_inputs import described  # noqa: PLC0415
+            from server.cli.simulate_inputs import described  # noqa: PLC0415
 
             subject = described(devices, profiles, allocation, seed=seed)
         elif config is not None:
             from server.config import load_config  # noqa: PLC0415
 
             loaded = load_config(config)
-            from server.commands.simulate_inputs import configured  # noqa: PLC0415
+            from server.cli.simulate_inputs import configured  # noqa: PLC0415
 
             subject = configured(loaded, allocation, seed=seed)
         simulate(

@@ -60,9 +60,9 @@ def serve(
             return loaded.model_copy(update={"allocation": allocation.absolute()})
 
         loaded = read()
-        import server.launch  # noqa: PLC0415
+        import server.supervision.launch  # noqa: PLC0415
 
-        raise typer.Exit(server.launch.serve(loaded, read))
+        raise typer.Exit(server.supervision.launch.serve(loaded, read))
 
 
 @app.command()
@@ -72,9 +72,9 @@ def check(config: ConfigPath, debug: Debug = False) -> None:
         from server.config import load_config  # noqa: PLC0415
 
         loaded = load_config(config)
-        import server.launch  # noqa: PLC0415
+        import server.supervision.launch  # noqa: PLC0415
 
-        echo(server.launch.check(loaded))
+        echo(server.supervision.launch.check(loaded))
 
 
 @app.command()
@@ -88,7 +88,7 @@ def health(
 ) -> None:
     """Ask the running server of a configuration whether it is ready: exit 0, else 1."""
     with errors_as_lines(debug):
-        from server.commands.health import ask_ready  # noqa: PLC0415
+        from server.cli.health import ask_ready  # noqa: PLC0415
         from server.config import load_config  # noqa: PLC0415
 
         echo(ask_ready(load_config(config), timeout_s=timeout))
@@ -105,7 +105,7 @@ def key(
 ) -> None:
     """Make an API key: the entry for `server.api_keys_file` on stdout, the key itself on stderr."""
     with errors_as_lines(debug):
-        from server.commands.key import make_key  # noqa: PLC0415
+        from server.cli.key import make_key  # noqa: PLC0415
 
         made = make_key(name, tuple(one.value for one in scope or [Scope.INFER]))
         echo(made.entry)

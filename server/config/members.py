@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from server.config.base import RelativePath, Section, did_you_mean
-from workers.spec import DTYPES, FakeOptions, OutputMeaning, Preparation, TensorSpec
+from workers.runtime.spec import DTYPES, FakeOptions, OutputMeaning, Preparation, TensorSpec
 
 __all__ = [
     "FakeConfig",

@@ -11,7 +11,7 @@ from server.engine.flows import Flow
 from server.engine.forecast import Prospect
 from server.engine.request import Admission, Prepared, Request
 from server.errors import InvalidRequest, QueueFull, Unavailable
-from workers.terms import Terms
+from workers.runtime.terms import Terms
 
 __all__ = ["admit", "check_time", "time_left_s"]
 

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from server.engine.admission_queue import WaitingRoom
 from server.engine.batching import Range
 from server.engine.cascade import move_on
 from server.engine.request import Request, StoredInput, Trace
 from server.engine.slots import SlotAllocator
-from server.engine.waiting_room import WaitingRoom
 from server.errors import MemberFailed, RequestError, Unavailable
-from workers.arena import Arena
-from workers.messages import Deferred, Ended
-from workers.terms import unpack
+from workers.runtime.arena import Arena
+from workers.runtime.messages import Deferred, Ended
+from workers.runtime.terms import unpack
 
 __all__ = ["ArenaRequests"]
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from server.engine.batching import Range
 from server.engine.request import Request
-from workers.arena import Arena
-from workers.terms import Terms, unpack
+from workers.runtime.arena import Arena
+from workers.runtime.terms import Terms, unpack
 
 __all__ = ["advance", "move_on", "stage_terms"]
 

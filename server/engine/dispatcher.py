@@ -18,7 +18,7 @@ from server.engine.fleet_state import OpenJob
 from server.engine.flows import Flow
 from server.engine.links import Links
 from server.engine.request import Request
-from workers.messages import Assign, Job
+from workers.runtime.messages import Assign, Job
 
 if TYPE_CHECKING:
     from server.engine.tracing import JobTraces

@@ -8,7 +8,7 @@ Runs in the front-end's event loop, under every protocol; it knows none of them.
 
 Rows go into the arena when they are submitted, and to workers in the next turn of the event loop,
 together with all others that have come by then. What the combiner has ended in one turn is
-answered in one. See `workers.arena` for the life of a slot.
+answered in one. See `workers.runtime.arena` for the life of a slot.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from server.engine.admission import admit, check_time, time_left_s
+from server.engine.admission_queue import WaitingRoom
 from server.engine.arena_requests import ArenaRequests
 from server.engine.dispatcher import Dispatcher
 from server.engine.fleet import Fleet
@@ -29,11 +30,10 @@ from server.engine.links import Links
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.engine.request import Admission, Extras, Outcome, Prepared, Request, StoredInput, Trace
 from server.engine.spec import QueueLimits, ServedModel
-from server.engine.waiting_room import WaitingRoom
 from server.errors import DeadlineExceeded, RequestError, Unavailable
-from workers.arena import Arena
-from workers.memory import BoardRow, SharedMemory
-from workers.messages import (
+from workers.runtime.arena import Arena
+from workers.runtime.memory import BoardRow, SharedMemory
+from workers.runtime.messages import (
     Close,
     Combined,
     CombinerHello,
@@ -46,7 +46,7 @@ from workers.messages import (
     Reset,
     Unsure,
 )
-from workers.spec import InstanceSpec
+from workers.runtime.spec import InstanceSpec
 
 if TYPE_CHECKING:
     from server.engine.tracing import Tracer

@@ -25,9 +25,9 @@ from server.engine.fleet_state import (
 from server.engine.flows import Flow
 from server.engine.statistics import MemberCounters
 from server.engine.suspects import FAIL_AFTER, Suspects, Verdict
-from workers.arena import Arena
-from workers.messages import Finished, Hello, Predictions, Ready
-from workers.spec import InstanceSpec
+from workers.runtime.arena import Arena
+from workers.runtime.messages import Finished, Hello, Predictions, Ready
+from workers.runtime.spec import InstanceSpec
 
 __all__ = ["Fleet", "Worker"]
 

@@ -5,7 +5,7 @@ Runs in the front-end's event loop. `Assign` and what goes to the combiner flow 
 
 The loop can't tell when it is about to sleep. So the front-end is awake from the first news on and
 looks again in every turn of the loop; at the first look that finds nothing it says that it sleeps,
-and looks once more (`workers.bells`). Under load hardly a bell is rung.
+and looks once more (`workers.runtime.bells`). Under load hardly a bell is rung.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from functools import partial
 
 import zmq
 
-from workers.channels import (
+from workers.runtime.channels import (
     COMBINER,
     FRONT_END,
     WORKERS,
@@ -29,8 +29,8 @@ from workers.channels import (
     drain,
     open_socket,
 )
-from workers.memory import SharedMemory
-from workers.messages import (
+from workers.runtime.memory import SharedMemory
+from workers.runtime.messages import (
     Assign,
     Combined,
     CombinerHello,
@@ -41,8 +41,8 @@ from workers.messages import (
     Unsure,
     encode,
 )
-from workers.queues import Queues
-from workers.rings import fence
+from workers.runtime.queues import Queues
+from workers.runtime.rings import fence
 
 __all__ = ["Links", "News"]
 

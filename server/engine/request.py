@@ -16,10 +16,10 @@ import numpy as np
 from server.engine.flows import NORMAL, Flow
 from server.engine.spec import ServedModel
 from server.errors import RequestError
-from workers.arena import Arena
-from workers.predictions import ClassMap
-from workers.spec import EnsembleSpec
-from workers.terms import Terms
+from workers.combiner.predictions import ClassMap
+from workers.runtime.arena import Arena
+from workers.runtime.spec import EnsembleSpec
+from workers.runtime.terms import Terms
 
 __all__ = [
     "Admission",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from workers.spec import EnsembleSpec
+from workers.runtime.spec import EnsembleSpec
 
 __all__ = ["QueueLimits", "ServedModel"]
 

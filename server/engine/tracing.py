@@ -8,7 +8,7 @@ sampled W3C ``traceparent``, or without one and is drawn by lot, has a span, wit
       +-- queue      until the last of its batches went to a worker
       +-- infer      until its last row was combined
       +-- output     encoded
-      +-- predict M  a batch of a member, by the worker that ran it (see `workers.tracing`)
+      +-- predict M  a batch of a member, by the worker that ran it (see `workers.runtime.tracing`)
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from server.engine.arena_requests import ArenaRequests
 from server.engine.fleet_state import OpenJob
 from server.engine.request import Answer
 from server.errors import RequestError
-from workers.log_lines import Speaker
-from workers.spec import TracingSpec
-from workers.tracing import Spans, describe_batch, pack, wall_ns
+from workers.runtime.log_lines import Speaker
+from workers.runtime.spec import TracingSpec
+from workers.runtime.tracing import Spans, describe_batch, pack, wall_ns
 
 __all__ = ["JobTraces", "RequestTrace", "Tracer"]
 

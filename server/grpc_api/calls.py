@@ -15,12 +15,12 @@ from contextlib import contextmanager
 
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.errors import InvalidRequest, QueueFull, RequestError, RequestTimeout
-from server.front_end_spec import ClientLimits
 from server.grpc_api.core import Call
 from server.grpc_api.entrance import Entrance
 from server.grpc_api.metadata import echoed
 from server.grpc_api.peers import end_connections
 from server.grpc_api.status import fail
+from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
 
 __all__ = ["Calls", "Unary", "UnsentAnswers"]

@@ -23,7 +23,7 @@ from server.inference.requests import (
     refuse_shared_memory,
 )
 from server.inference.tensors import Tensor, bytes_to_wire, tensor_from_bytes
-from workers.spec import DTYPES
+from workers.runtime.spec import DTYPES
 
 __all__ = ["Asked", "parse", "parse_request"]
 

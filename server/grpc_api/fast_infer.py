@@ -23,9 +23,9 @@ from server.grpc_api.entrance import Entrance
 from server.grpc_api.fields import RAW_INPUT_CONTENTS, field_prefix
 from server.grpc_api.metadata import about
 from server.inference.binding import Bound
+from server.inference.generational_cache import Recent
 from server.inference.inference import Endpoint, Inference
 from server.inference.outputs import COMBINED, member_names, output_tensors
-from server.inference.recent import Recent
 from server.inference.requests import WantedOutput
 
 __all__ = ["FastInfer", "answer_within_s"]

@@ -11,11 +11,11 @@ import logging
 
 from server.engine.memory_budget import MemoryBudget
 from server.errors import StartError
-from server.front_end_spec import ClientLimits
 from server.grpc_api.certificates import Certificates
 from server.grpc_api.core import CoreServer
 from server.grpc_api.service import Service
 from server.inference.inference import Inference
+from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper
 from server.security.spec import TlsFiles

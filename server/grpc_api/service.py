@@ -16,7 +16,6 @@ import grpc
 
 from server.engine.memory_budget import MemoryBudget
 from server.errors import DeadlineExceeded, UnknownModel
-from server.front_end_spec import ClientLimits
 from server.grpc_api.answers import encode_answer
 from server.grpc_api.calls import Calls, Unary
 from server.grpc_api.codec import Asked
@@ -30,6 +29,7 @@ from server.grpc_api.reading import make_request, read_request
 from server.grpc_api.stream import Stream
 from server.inference.inference import Endpoint, Inference
 from server.inference.requests import InferRequest
+from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper
 

@@ -15,8 +15,8 @@ from email.utils import formatdate
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from server.front_end_spec import ClientLimits
 from server.http_api.connection import Connection, Waits
+from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
 
 if TYPE_CHECKING:

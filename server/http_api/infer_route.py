@@ -25,7 +25,6 @@ from server.errors import (
     RequestTimeout,
     UnknownModel,
 )
-from server.front_end_spec import ModelSpec
 from server.http_api import asker
 from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
 from server.http_api.body import LATE, BodyReader, Disconnected, Receive, read_length
@@ -44,8 +43,9 @@ from server.inference.descriptions import MODEL_VERSION
 from server.inference.inference import Inference
 from server.inference.outputs import member_names
 from server.inference.requests import InferRequest, WantedOutput
-from server.inference.steps import Turns
+from server.inference.spec import ModelSpec
 from server.inference.tensors import Tensor
+from server.inference.time_slicer import Turns
 from server.security.doorkeeper import Doorkeeper
 
 if TYPE_CHECKING:

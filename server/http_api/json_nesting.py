@@ -7,7 +7,7 @@ level, and the rest compared with that, at the speed of a memory comparison.
 
 from __future__ import annotations
 
-from server.inference.steps import Steps
+from server.inference.time_slicer import Steps
 
 __all__ = ["is_regular"]
 

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import orjson
 
 from server.http_api.json_nesting import is_regular
-from server.inference.steps import Steps
+from server.inference.time_slicer import Steps
 
 __all__ = ["SLICE_BYTES", "Extract", "dump_in_steps", "extract"]
 

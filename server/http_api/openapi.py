@@ -11,7 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from server.http_api.openapi_schemas import SCHEMAS
-from workers.spec import DTYPES
+from workers.runtime.spec import DTYPES
 
 __all__ = ["describe_api"]
 

@@ -14,8 +14,8 @@ from server.engine.request import Prepared, StoredInput
 from server.errors import RequestError
 from server.inference.access_log import AccessLog
 from server.inference.binding import Bound
+from server.inference.generational_cache import Recent
 from server.inference.inference import Endpoint
-from server.inference.recent import Recent
 from server.inference.requests import InferRequest, WantedOutput
 
 __all__ = ["BIG_ANSWER_BYTES", "InferPath", "Plan", "PlanCache"]

@@ -16,18 +16,17 @@ import orjson
 
 from server.engine.request import Answer
 from server.errors import InvalidRequest
-from server.front_end_spec import ModelSpec
 from server.http_api.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
 from server.inference.descriptions import MODEL_VERSION
+from server.inference.generational_cache import Recent
 from server.inference.outputs import COMBINED, OutputTensor, member_names, output_tensors
-from server.inference.recent import Recent
 from server.inference.requests import (
     InferRequest,
     WantedOutput,
     read_parameters,
     refuse_shared_memory,
 )
-from server.inference.steps import Steps
+from server.inference.spec import ModelSpec
 from server.inference.tensors import (
     Tensor,
     bytes_from_wire,
@@ -35,7 +34,8 @@ from server.inference.tensors import (
     tensor_from_pieces,
     tensor_from_values,
 )
-from workers.spec import DTYPES
+from server.inference.time_slicer import Steps
+from workers.runtime.spec import DTYPES
 
 __all__ = [
     "describe_answer",

@@ -16,10 +16,10 @@ import numpy.typing as npt
 from server.engine.memory_budget import MemoryBudget
 from server.engine.request import Prepared, StoredInput
 from server.errors import InvalidRequest
-from server.front_end_spec import ModelSpec
-from server.inference.prepared_images import Encoded, prepare_images
+from server.inference.images import Encoded, prepare_images
+from server.inference.spec import ModelSpec
 from server.inference.tensors import Tensor
-from workers.spec import TensorSpec
+from workers.runtime.spec import TensorSpec
 
 __all__ = ["Bound", "bind_images", "bind_tensors", "raw_rows"]
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from server.front_end_spec import FrontEndSpec, ModelSpec
 from server.inference.outputs import COMBINED, extra_outputs, member_names
-from workers.spec import TensorSpec
+from server.inference.spec import FrontEndSpec, ModelSpec
+from workers.runtime.spec import TensorSpec
 
 __all__ = [
     "MODEL_VERSION",

@@ -20,12 +20,12 @@ from server.engine.memory_budget import MemoryBudget
 from server.engine.request import Answer, Outcome, Prepared
 from server.engine.statistics import ModelCounters, member_statistics, model_statistics
 from server.errors import ClientGone, UnknownModel
-from server.front_end_spec import FrontEndSpec, ModelSpec
 from server.inference.access_log import AccessLog
 from server.inference.binding import Bound, bind_images, bind_tensors
 from server.inference.descriptions import MODEL_VERSION, model_config
 from server.inference.outputs import OutputTensor, member_names, output_tensors, wish_for
 from server.inference.requests import InferRequest
+from server.inference.spec import FrontEndSpec, ModelSpec
 
 if TYPE_CHECKING:
     from server.engine.tracing import RequestTrace, Tracer

@@ -16,11 +16,11 @@ import numpy.typing as npt
 from server.engine.flows import HIGH, NORMAL
 from server.engine.request import Answer, Wish
 from server.errors import InvalidRequest
-from server.front_end_spec import ModelSpec
 from server.inference.requests import Parameters, WantedOutput
+from server.inference.spec import ModelSpec
 from server.inference.tensors import bytes_to_wire
-from workers.scores import CLASS_SCORES
-from workers.spec import TensorSpec
+from workers.combiner.scores import CLASS_SCORES
+from workers.runtime.spec import TensorSpec
 
 __all__ = [
     "COMBINED",

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from server.errors import InvalidRequest
-from server.inference.steps import Steps
-from workers.spec import DTYPES
+from server.inference.time_slicer import Steps
+from workers.runtime.spec import DTYPES
 
 __all__ = [
     "Tensor",

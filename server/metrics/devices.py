@@ -18,7 +18,7 @@ from server.metrics.gpus import (
     Gpus,
 )
 from server.metrics.sampler import Sampler
-from workers.spec import DeviceSpec
+from workers.runtime.spec import DeviceSpec
 
 __all__ = ["DeviceMetrics"]
 

@@ -10,8 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from workers.gauges import gpu_handle
-from workers.spec import DeviceSpec
+from workers.profiler.gauges import gpu_handle
+from workers.runtime.spec import DeviceSpec
 
 __all__ = ["ENERGY", "MEMORY", "MEMORY_USED", "POWER", "TEMPERATURE", "UTILIZATION", "Gpus"]
 

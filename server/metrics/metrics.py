@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from server.engine.memory_budget import MemoryBudget
-from server.front_end_spec import FrontEndSpec
 from server.inference.inference import Inference
+from server.inference.spec import FrontEndSpec
 from server.metrics.devices import DeviceMetrics
 from server.metrics.exposition import Exposition
 from server.metrics.fleet import ArenaMetrics, FleetMetrics
@@ -18,7 +18,7 @@ from server.metrics.gpus import Gpus
 from server.metrics.models import ModelMetrics
 from server.metrics.processes import ProcessMetrics
 from server.metrics.server import LoopLag, ServerMetrics
-from workers.memory import SharedMemory
+from workers.runtime.memory import SharedMemory
 
 __all__ = ["make_metrics"]
 

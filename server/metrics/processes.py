@@ -14,7 +14,7 @@ import psutil
 
 from server.metrics.families import AnyFamily, Counters, Gauges
 from server.metrics.sampler import Sampler
-from workers.memory import SharedMemory
+from workers.runtime.memory import SharedMemory
 
 __all__ = ["ProcessMetrics"]
 

@@ -2,9 +2,9 @@
 
 Runs in the process that plans an allocation, before anything is served. Members and devices flow
 in, `Measurements` flow out. Each member is measured once per kind of device, in a process of its
-own (`workers.profiler`), one after the other so that they don't disturb each other; batch sizes
-ascend until they no longer pay or no longer fit. What was measured is kept in the cache, under a
-name made of all that it depends on.
+own (`workers.profiler.process`), one after the other so that they don't disturb each other; batch
+sizes ascend until they no longer pay or no longer fit. What was measured is kept in the cache,
+under a name made of all that it depends on.
 """
 
 from server.profiling.measurements import Measurements

@@ -19,7 +19,7 @@ import msgspec
 from allocator.host import cpu_model
 from server.profiling.known import Known
 from server.profiling.pairs import Pair
-from workers.cache import cache_part, write_atomically
+from workers.runtime.cache import cache_part, write_atomically
 
 __all__ = ["fingerprints", "recall", "remember"]
 

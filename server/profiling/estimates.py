@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from allocator.profiles import Profile
 from server.profiling.known import Known
 from server.profiling.pairs import Pair
-from workers.spec import DeviceSpec
+from workers.runtime.spec import DeviceSpec
 
 __all__ = ["estimate", "fake_profiles"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from workers.profiler_messages import LEAST_RUNS, LONG_RUN_S, Measured
+from workers.profiler.messages import LEAST_RUNS, LONG_RUN_S, Measured
 
 __all__ = ["MEASURING_S", "Known", "rows_per_s"]
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allocator.profiles import Profile, Profiles
-from server.composition.compose import KnownMember
 from server.errors import StartError
+from server.members.member import KnownMember
 from server.profiling.estimates import estimate, fake_profiles
 from server.profiling.known import Known
 from server.profiling.pairs import Pair

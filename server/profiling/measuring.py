@@ -18,9 +18,9 @@ from server.profiling.allowance import Allowance
 from server.profiling.comparison import LEAST_BLOCKS, compare
 from server.profiling.known import MEASURING_S, Known, rows_per_s
 from server.profiling.pairs import Pair
-from workers.profiler_messages import Compare, Measure, Measured
-from workers.profiler_process import ProfilerError, ProfilerProcess
-from workers.spec import DeviceSpec
+from workers.profiler.handle import ProfilerError, ProfilerProcess
+from workers.profiler.messages import Compare, Measure, Measured
+from workers.runtime.spec import DeviceSpec
 
 __all__ = ["Measuring"]
 

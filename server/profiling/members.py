@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from server.composition.compose import KnownMember
 from server.config import Config
+from server.members.member import KnownMember
 from server.profiling.allowance import allowances
 from server.profiling.cache import fingerprints, recall, remember
 from server.profiling.known import Known
 from server.profiling.measurements import Measurements, collect
 from server.profiling.measuring import Measuring
 from server.profiling.pairs import Pair, pairs_of
-from workers.spec import DeviceSpec
+from workers.runtime.spec import DeviceSpec
 
 __all__ = ["OnProgress", "profile_members"]
 

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from allocator.matrix import AllocationMatrix
-from server.composition.compose import KnownMember, compose
 from server.config import Config
+from server.members.compose import compose
+from server.members.member import KnownMember
 from server.profiling.known import Known
-from workers.arena import bytes_per_row
-from workers.profiler_messages import ARENA_OFFSET
-from workers.spec import ArenaSpec, DeviceSpec, InstanceSpec
+from workers.profiler.messages import ARENA_OFFSET
+from workers.runtime.arena import bytes_per_row
+from workers.runtime.spec import ArenaSpec, DeviceSpec, InstanceSpec
 
 __all__ = ["Pair", "pairs_of"]
 

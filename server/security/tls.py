@@ -11,7 +11,7 @@ import ssl
 
 from server.errors import ConfigError
 from server.security.spec import TlsFiles
-from workers.memory import create_memory
+from workers.runtime.memory import create_memory
 
 __all__ = ["HANDSHAKE_S", "make_context", "untimely"]
 

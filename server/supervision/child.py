@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import msgspec
 
 from server.supervision.child_pipes import ChildPipes
-from workers.bootstrap import Failed, Started
-from workers.child_process import child_command
+from workers.runtime.bootstrap import Failed, Started
+from workers.runtime.child_process import child_command
 
 __all__ = ["Child"]
 

@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from workers.printed import PrintedLines
+from workers.runtime.printed import PrintedLines
 
 __all__ = ["ChildPipes"]
 

@@ -18,7 +18,7 @@ import msgspec
 
 from server.config import Config
 from server.errors import ConfigError
-from server.front_end_spec import Reload
+from server.inference.spec import Reload
 from server.security.credentials import Credentials, read_credentials
 from server.security.spec import SecuritySpec, TlsFiles
 

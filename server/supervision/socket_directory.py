@@ -20,7 +20,7 @@ from pathlib import Path
 import zmq
 
 from server.errors import StartError
-from workers.channels import COMBINER, FRONT_END, WORKERS
+from workers.runtime.channels import COMBINER, FRONT_END, WORKERS
 
 __all__ = ["socket_directory"]
 

@@ -1,9 +1,9 @@
 """The supervisor: the parent of all other processes. It starts, watches, restarts and stops them.
 
-It carries no data. It speaks with each child over pipes (see `workers.bootstrap`): the spec and
-commands in, status lines out; what a child publishes on the board of the shared memory tells
-whether it hangs. Every child has a keeper: a task that starts the
-process, waits for it to be up, waits for its death, and starts it again.
+It carries no data. It speaks with each child over pipes (see `workers.runtime.bootstrap`): the spec
+and commands in, status lines out; what a child publishes on the board of the shared memory tells
+whether it hangs. Every child has a keeper: a task that starts the process, waits for it to be up,
+waits for its death, and starts it again.
 
 A worker's ranges are handed out again only when it is reaped: so the front-end is told of a death
 after the process was waited for. Restarts back off only when deaths come before the child was up
@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from server.errors import StartError
-from server.front_end_spec import (
+from server.inference.spec import (
     Drain,
     FrontEndSpec,
     WorkerDown,
@@ -34,10 +34,10 @@ from server.front_end_spec import (
 from server.supervision.child import Child
 from server.supervision.notify import Notifier
 from server.supervision.rereading import Rereading
-from workers.logs import log_environment, settings_of
-from workers.memory import SharedMemory
-from workers.rule_guard import RuleDeaths
-from workers.spec import CombinerSpec, MemorySpec, WorkerSpec
+from workers.combiner.rule_guard import RuleDeaths
+from workers.runtime.logs import log_environment, settings_of
+from workers.runtime.memory import SharedMemory
+from workers.runtime.spec import CombinerSpec, MemorySpec, WorkerSpec
 
 __all__ = ["Supervisor"]
 
@@ -105,10 +105,11 @@ class Supervisor:
         self._drained = asyncio.Event()
         self._forced = asyncio.Event()
         self._ready = False
-        self._front_end = Child(_FRONT_END, "server.front_end")
-        self._combiner = Child(_COMBINER, "workers.combiner")
+        self._front_end = Child(_FRONT_END, "server.front_end.process")
+        self._combiner = Child(_COMBINER, "workers.combiner.process")
         self._workers = [
-            Child(f"worker {name}", "workers.predictor", device=name) for name in self._worker_specs
+            Child(f"worker {name}", "workers.worker.process", device=name)
+            for name in self._worker_specs
         ]
 
     @property

@@ -14,7 +14,7 @@ from allocator.host import (
     cpu_model,
     memory_limit_bytes,
 )
-from workers.spec import DeviceSpec
+from workers.runtime.spec import DeviceSpec
 
 CONTEXT = 512 << 20
 

@@ -9,7 +9,7 @@ from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
 from allocator.problem import NoPlaceError, Problem, Room, readable_bytes
 from allocator.profiles import Profile, Profiles
-from allocator.throughput import ThroughputModel
+from allocator.search.throughput import ThroughputModel
 
 KINDS = ("A", "B")
 

@@ -13,10 +13,10 @@ from benchmarks.members import expected_answer, random_input
 from benchmarks.overhead import MEMBERS, PAYLOADS, fake_config, memcpy_s
 from benchmarks.server_process import running_server
 from benchmarks.serving import CASES, Case, measure_serving
-from server.composition.members import model_sources
 from server.config import load_config
+from server.members.inspect import model_sources
 from workers.recipes import RECIPES
-from workers.spec import ModelSource, TensorSpec
+from workers.runtime.spec import ModelSource, TensorSpec
 
 CONFIG = """
 ensembles:

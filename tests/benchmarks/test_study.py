@@ -10,7 +10,7 @@ import pytest
 
 from allocator.matrix import AllocationMatrix
 from allocator.profiles import Profiles
-from allocator.throughput import solve_throughput
+from allocator.search.throughput import solve_throughput
 from benchmarks.results_file import Hardware
 from benchmarks.study.cases import (
     ENSEMBLES,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from server.cli import app
+from server.cli.main import app
 from server.config import ServerConfig
 from tests.container.building import PROJECT
 from tests.container.dockerfile import expand, read_dockerfile
@@ -89,7 +89,7 @@ def test_a_target_runs_the_server_as_a_user_behind_tini(target):
     assert last["ENTRYPOINT"].words == ["tini", "--", "ensembled"]
     command = last["CMD"].words
     assert command[0] in {each.callback.__name__ for each in app.registered_commands}
-    assert PYPROJECT["scripts"] == {"ensembled": "server.entry:main"}
+    assert PYPROJECT["scripts"] == {"ensembled": "server.cli.entry:main"}
 
 
 @pytest.mark.parametrize("target", TARGETS)

@@ -5,8 +5,8 @@ from types import ModuleType
 import pytest
 from typer.testing import CliRunner
 
-import server
-from server.cli import app
+import server.supervision
+from server.cli.main import app
 from server.errors import StartError
 
 CONFIG = "members: {a: {model: fake, fake: {inputs: {x: [4]}, outputs: 2}}}\n"
@@ -21,11 +21,11 @@ def config(tmp_path):
 
 @pytest.fixture
 def launch(monkeypatch):
-    module = ModuleType("server.launch")
+    module = ModuleType("server.supervision.launch")
     module.serve = lambda config: 0
     module.check = lambda config: "all is well"
-    monkeypatch.setitem(sys.modules, "server.launch", module)
-    monkeypatch.setattr(server, "launch", module, raising=False)
+    monkeypatch.setitem(sys.modules, "server.supervision.launch", module)
+    monkeypatch.setattr(server.supervision, "launch", module, raising=False)
     return module
 
 

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 import server.config
 from server.config import FakeConfig, RecipeConfig, backend_for, load_config, override_server
 from server.errors import ConfigError
-from workers.spec import FakeOptions, Preparation
+from workers.runtime.spec import FakeOptions, Preparation
 
 FULL = """
 ensembles:

@@ -14,8 +14,8 @@ from grpc_calls import connected, infer_request
 from serving import configuration, fake, running, wait_for
 from typer.testing import CliRunner
 
-from server.cli import app
-from server.commands.key import make_key
+from server.cli.key import make_key
+from server.cli.main import app
 from server.grpc_api.messages import METHODS
 
 pytestmark = pytest.mark.process

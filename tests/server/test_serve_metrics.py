@@ -14,7 +14,7 @@ from grpc_calls import connected, infer_request
 from scraping import Scrape, documented_metrics, wait_counted, whole_scrape
 from serving import Client, ask, configuration, fake, running, wait_for
 
-from server.commands.key import make_key
+from server.cli.key import make_key
 
 pytestmark = pytest.mark.process
 

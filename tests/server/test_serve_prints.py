@@ -33,7 +33,7 @@ AT_IMPORT = """
 
     class Finder:
         def find_spec(self, name, path=None, target=None):
-            if name in {"numpy", "msgspec", "highspy", "zmq", "onnxruntime", "server.cli"}:
+            if name in {"numpy", "msgspec", "highspy", "zmq", "onnxruntime", "server.cli.main"}:
                 chat("at import of " + name)
 
     sys.meta_path.insert(0, Finder())
@@ -99,7 +99,7 @@ def test_json_is_json(noisy):
     assert json.loads(done.stdout)["members"] == ["a"]
     for way in WAYS:
         assert f"{way} at import of numpy" in done.stderr.decode()
-        assert f"{way} at import of server.cli" in done.stderr.decode()
+        assert f"{way} at import of server.cli.main" in done.stderr.decode()
 
 
 def test_help_and_version_are_printed(noisy):

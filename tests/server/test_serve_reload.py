@@ -14,7 +14,7 @@ from certificates import Authority, encrypted
 from grpc_calls import connected, infer_request
 from serving import configuration, fake, wait_for
 
-from server.commands.key import make_key
+from server.cli.key import make_key
 
 pytestmark = pytest.mark.process
 

@@ -115,7 +115,7 @@ def test_no_deadline_is_kept_by_a_clock_that_can_jump():
         "server/engine/statistics.py",
         "server/grpc_api/core.py",
         "server/http_api/connections.py",
-        "workers/tracing.py",
+        "workers/runtime/tracing.py",
     }
     using = set()
     for package in ("server", "workers"):

@@ -195,7 +195,9 @@ def test_the_server_prints_one_line_and_serves_by_its_options(serve):
     assert server.process.cmdline()[0] == "ensembled"
 
 
-@pytest.mark.parametrize("module", ["server.front_end", "workers.combiner", "server.launch"])
+@pytest.mark.parametrize(
+    "module", ["server.front_end.process", "workers.combiner.process", "server.supervision.launch"]
+)
 def test_only_workers_pay_for_the_runtimes(module):
     code = (
         f"import sys, {module}\n"
@@ -209,7 +211,7 @@ def test_only_workers_pay_for_the_runtimes(module):
 
 def test_a_combiner_needs_no_web_framework():
     code = (
-        "import sys, workers.combiner, workers.predictor\n"
+        "import sys, workers.combiner.process, workers.worker.process\n"
         "print([m for m in ('fastapi', 'uvicorn', 'pydantic', 'PIL') if m in sys.modules])"
     )
     done = subprocess.run(

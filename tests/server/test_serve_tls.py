@@ -13,7 +13,7 @@ from grpc_calls import connected
 from serving import configuration, fake, wait_for
 from typer.testing import CliRunner
 
-from server.cli import app
+from server.cli.main import app
 
 pytestmark = pytest.mark.process
 

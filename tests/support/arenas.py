@@ -8,11 +8,11 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from workers.arena import Arena, arena_bytes
-from workers.bells import make_eventfds
-from workers.memory import SharedMemory, board_bytes, create_memory
-from workers.queues import queues_bytes
-from workers.spec import (
+from workers.runtime.arena import Arena, arena_bytes
+from workers.runtime.bells import make_eventfds
+from workers.runtime.memory import SharedMemory, board_bytes, create_memory
+from workers.runtime.queues import queues_bytes
+from workers.runtime.spec import (
     ArenaSpec,
     BlockSpec,
     EnsembleSpec,
@@ -20,7 +20,7 @@ from workers.spec import (
     QueuesSpec,
     TensorSpec,
 )
-from workers.terms import Terms
+from workers.runtime.terms import Terms
 
 PROCESSES = ("front-end", "combiner", "worker cpu:0")
 DEVICES = ("cpu:0",)

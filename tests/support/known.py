@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from allocator.matrix import AllocationMatrix
-from server.composition.compose import KnownMember, compose
 from server.config import Config
 from server.errors import ConfigError
-from workers.spec import ModelSignature, ModelSource, TensorSpec
+from server.members.compose import compose
+from server.members.member import KnownMember
+from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
 X = (TensorSpec("x", "FP32", (4,)),)
 Y = TensorSpec("y", "FP32", (3,))

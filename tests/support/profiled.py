@@ -4,11 +4,11 @@ import math
 import os
 from contextlib import AbstractContextManager
 
-from server.composition.compose import KnownMember
 from server.config import Config
+from server.members.member import KnownMember
 from server.profiling import profile_members
-from workers.profiler_messages import Compare, Compared, Loaded, Measured
-from workers.spec import DeviceSpec, FakeOptions, ModelSignature, ModelSource, TensorSpec
+from workers.profiler.messages import Compare, Compared, Loaded, Measured
+from workers.runtime.spec import DeviceSpec, FakeOptions, ModelSignature, ModelSource, TensorSpec
 
 MIB = 1 << 20
 CORES = sorted(os.sched_getaffinity(0))

@@ -14,9 +14,10 @@ from server.engine.engine import Engine
 from server.engine.request import Answer, Prepared, Wish
 from server.engine.spec import QueueLimits, ServedModel
 from server.errors import DeadlineExceeded, QueueFull, Unavailable
-from workers.arena_combiner import ArenaCombiner
-from workers.memory import SharedMemory
-from workers.messages import (
+from workers.combiner.arena_combiner import ArenaCombiner
+from workers.combiner.scores import CLASS_SCORES
+from workers.runtime.memory import SharedMemory
+from workers.runtime.messages import (
     Close,
     CombinerHello,
     Deferred,
@@ -27,8 +28,7 @@ from workers.messages import (
     Predictions,
     Ready,
 )
-from workers.scores import CLASS_SCORES
-from workers.spec import InstanceSpec, ModelSignature, ModelSource, TensorSpec
+from workers.runtime.spec import InstanceSpec, ModelSignature, ModelSource, TensorSpec
 
 STAGES = {"stages": (0b001, 0b011, 0b111), "thresholds": (0.9, 0.8)}
 SPEC = arena_spec(

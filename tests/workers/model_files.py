@@ -11,7 +11,7 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from workers.spec import DeviceSpec, ModelSource
+from workers.runtime.spec import DeviceSpec, ModelSource
 
 CPU = DeviceSpec("cpu:0", "cpu-1", memory_bytes=1 << 30, cores=(0,))
 

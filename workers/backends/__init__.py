@@ -1,6 +1,6 @@
 """Backends load a member's model and run batches with it. They run in workers and in inspection.
 
-A `workers.spec.ModelSource` and a device go in, a `Model` comes out. Importing this package
+A `workers.runtime.spec.ModelSource` and a device go in, a `Model` comes out. Importing this package
 imports no inference runtime: only a process with a torch member pays for torch.
 """
 

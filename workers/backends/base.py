@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from workers.spec import ModelSignature, ModelSource, TensorSpec, datatype_of
+from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec, datatype_of
 
 __all__ = [
     "PROBE_ROWS",

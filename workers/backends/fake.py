@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.backends.base import Array, error
-from workers.spec import FakeOptions, ModelSignature, ModelSource, TensorSpec
+from workers.runtime.spec import FakeOptions, ModelSignature, ModelSource, TensorSpec
 
 __all__ = ["EXIT_CODE", "FakeModel"]
 
@@ -25,7 +25,7 @@ EXIT_CODE = 13
 
 
 class FakeModel:
-    """A model whose answers, speed and failures are options (`workers.spec.FakeOptions`)."""
+    """A model whose answers, speed and failures are its `FakeOptions`."""
 
     def __init__(self, source: ModelSource) -> None:
         if source.fake is None or not source.fake.inputs or source.fake.outputs < 1:

@@ -6,7 +6,7 @@ Runs in workers and in the inspection's child processes.
 from __future__ import annotations
 
 from workers.backends.base import Model, error, one_line
-from workers.spec import DeviceSpec, ModelSource
+from workers.runtime.spec import DeviceSpec, ModelSource
 
 __all__ = ["load"]
 

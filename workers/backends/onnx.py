@@ -24,7 +24,7 @@ from workers.backends.base import (
     weights_bytes,
     zeros,
 )
-from workers.spec import DeviceSpec, ModelSignature, ModelSource
+from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource
 
 __all__ = ["OnnxModel"]
 

@@ -28,7 +28,7 @@ from workers.backends.base import (
     weights_bytes,
     zeros,
 )
-from workers.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec, datatype_of
+from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec, datatype_of
 
 __all__ = ["TorchModel"]
 

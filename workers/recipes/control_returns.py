@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workers.meaning import probabilities
 from workers.recipes.control import HIDDEN, TRAINING, names
 from workers.recipes.control_agents import train
 from workers.recipes.control_problems import (
@@ -27,6 +26,7 @@ from workers.recipes.control_problems import (
     starts,
 )
 from workers.rules import RULES
+from workers.worker.postprocess import probabilities
 
 __all__ = ["RULES_OF", "Combined", "compare", "exported", "trained", "weigh"]
 

@@ -21,10 +21,10 @@ import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from workers.cache import cache_part
-from workers.child_process import child_command
-from workers.printed import PrintReader
 from workers.recipes.registry import RECIPES, Recipe, RecipeError
+from workers.runtime.cache import cache_part
+from workers.runtime.child_process import child_command
+from workers.runtime.printed import PrintReader
 
 __all__ = ["DONE", "Event", "RecipeResult", "ensure", "ensure_with_progress"]
 

@@ -16,7 +16,7 @@ from workers.rules.averages import trimmed_mean
 from workers.rules.catalogue import RULES, Array, is_custom
 from workers.rules.custom import CustomRule
 from workers.rules.stacking import Stack
-from workers.spec import EnsembleSpec
+from workers.runtime.spec import EnsembleSpec
 
 __all__ = ["Applied", "Combination", "combination"]
 

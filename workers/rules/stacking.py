@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from workers import backends
 from workers.rules.errors import RuleError
-from workers.spec import DeviceSpec, ModelSource
+from workers.runtime.spec import DeviceSpec, ModelSource
 
 __all__ = ["Stack", "meta_inputs"]
 

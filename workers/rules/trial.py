@@ -19,11 +19,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from workers.child_main import flush_c
-from workers.child_process import ask_child
 from workers.rules.custom import CustomRule
 from workers.rules.errors import RuleError
-from workers.spec import TensorSpec
+from workers.runtime.child_main import flush_c
+from workers.runtime.child_process import ask_child
+from workers.runtime.spec import TensorSpec
 
 __all__ = ["Trial", "main", "try_rules"]
 

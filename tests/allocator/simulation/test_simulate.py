@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator.problem import Problem
+from allocator.search.throughput import solve_throughput
 from allocator.simulation import (
     ClosedLoop,
     ConstantRate,
@@ -13,7 +14,6 @@ from allocator.simulation import (
     Poisson,
     Trace,
 )
-from allocator.throughput import solve_throughput
 from tests.allocator.simulation.pools import Pool
 
 TWO = {"a": {"g": {1: 0.01, 8: 0.04}}, "b": {"g": {1: 0.02, 8: 0.06}}}

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from server.calibration.dataset import read_classes, read_inputs, split_rows
 from server.errors import ConfigError
-from workers.spec import TensorSpec
+from workers.runtime.spec import TensorSpec
 
 PIXELS = TensorSpec("pixels", "FP32", (4,))
 IMAGE = TensorSpec("image", "UINT8", (8, 8, 3))

@@ -18,7 +18,7 @@ from server.calibration.temperatures import (
     tempered,
 )
 from server.calibration.weights import fit_weights
-from workers import meaning
+from workers.worker import postprocess as meaning
 
 seeds = st.integers(0, 10_000)
 

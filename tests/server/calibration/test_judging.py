@@ -12,12 +12,12 @@ from server.calibration.fragment import fragment
 from server.calibration.judging import judge
 from server.calibration.subject import Subject
 from server.calibration.temperatures import HIGHEST
-from server.composition.classes import Classes
-from server.composition.known_member import KnownMember
 from server.config import EnsembleConfig, MemberConfig
 from server.errors import ConfigError
+from server.members.classes import Classes
+from server.members.member import KnownMember
 from workers.rules import RULES
-from workers.spec import ModelSignature, ModelSource, TensorSpec
+from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
 NAMES = ("a", "b", "on")
 WEIGHTS = {"weights": [1.0, 2.0, 3.0]}

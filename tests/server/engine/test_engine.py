@@ -13,7 +13,7 @@ from stage import ALL, DEVICES, FAILS, SOME, STAGED, SURE, UNEQUAL, UNSURE, on_s
 from server.engine.flows import HIGH
 from server.engine.request import Request
 from server.errors import DeadlineExceeded, MemberFailed, RequestError, Unavailable
-from workers.messages import Finished, Ready
+from workers.runtime.messages import Finished, Ready
 
 WISHES = (
     (ALL, {"class_only": True}),

@@ -11,9 +11,9 @@ from arenas import arena_spec, mapped
 from serving import wait_for
 
 from server.engine.links import Links
-from workers.channels import FRONT_END, WORKERS, open_socket
-from workers.memory import SharedMemory
-from workers.messages import (
+from workers.runtime.channels import FRONT_END, WORKERS, open_socket
+from workers.runtime.memory import SharedMemory
+from workers.runtime.messages import (
     Assign,
     Combined,
     CombinerHello,
@@ -24,7 +24,7 @@ from workers.messages import (
     Ready,
     encode,
 )
-from workers.queues import Queues
+from workers.runtime.queues import Queues
 
 DEVICE = "cpu:0"
 COMBINED = Combined((Ended(0, 160, 161, 1, True),))

@@ -9,10 +9,10 @@ import pytest
 
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.errors import InvalidRequest
-from server.front_end_spec import ClientLimits
 from server.grpc_api import calls as module
 from server.grpc_api.calls import Calls
 from server.grpc_api.entrance import Entrance
+from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper
 from server.security.spec import ApiKey, SecuritySpec

@@ -14,7 +14,7 @@ from server.grpc_api.messages import message_class
 from server.inference.outputs import OutputTensor
 from server.inference.requests import Parameters, WantedOutput
 from server.inference.tensors import bytes_to_wire
-from workers.spec import DTYPES
+from workers.runtime.spec import DTYPES
 
 Request = message_class("ModelInferRequest")
 Response = message_class("ModelInferResponse")

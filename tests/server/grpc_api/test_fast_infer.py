@@ -11,7 +11,6 @@ from server.engine.flows import HIGH
 from server.engine.request import Answer, Prepared, Wish
 from server.engine.spec import ServedModel
 from server.errors import ClientGone, QueueFull
-from server.front_end_spec import ModelSpec
 from server.grpc_api.answers import encode_answer
 from server.grpc_api.codec import parse_request
 from server.grpc_api.fast_infer import FastInfer, answer_within_s
@@ -21,7 +20,8 @@ from server.inference.access_log import AccessLog
 from server.inference.binding import Bound, bind_tensors
 from server.inference.inference import Endpoint
 from server.inference.outputs import OutputTensor
-from workers.spec import EnsembleSpec, TensorSpec
+from server.inference.spec import ModelSpec
+from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 Request = message_class("ModelInferRequest")
 OUTPUT = TensorSpec("output", "UINT8", (4,))

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 from server.engine.memory_budget import MemoryBudget
 from server.engine.statistics import ModelCounters
-from server.front_end_spec import ClientLimits
 from server.grpc_api.messages import SERVICE
 from server.grpc_api.service import Service
 from server.inference.access_log import AccessLog
+from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper
 from server.security.spec import SecuritySpec

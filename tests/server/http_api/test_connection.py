@@ -10,9 +10,9 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 from wire import Wire
 
-from server.front_end_spec import ClientLimits
 from server.http_api.connection import Waits
 from server.http_api.connections import Connections
+from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
 
 LIMITS = ClientLimits(header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000)

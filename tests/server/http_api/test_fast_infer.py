@@ -16,7 +16,6 @@ from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.engine.request import Answer, Prepared
 from server.engine.spec import ServedModel
 from server.errors import ClientGone, QueueFull
-from server.front_end_spec import ClientLimits, ModelSpec
 from server.http_api.connections import Connections
 from server.http_api.fast_infer import FastInfer
 from server.http_api.plans import InferPath
@@ -25,10 +24,11 @@ from server.inference.access_log import AccessLog
 from server.inference.binding import Bound, bind_tensors
 from server.inference.inference import Endpoint
 from server.inference.outputs import wish_for
+from server.inference.spec import ClientLimits, ModelSpec
 from server.inference.unread_answers import UnreadAnswers
 from server.security.doorkeeper import Doorkeeper, Need
 from server.security.spec import ApiKey, SecuritySpec
-from workers.spec import EnsembleSpec, TensorSpec
+from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 OUTPUT = TensorSpec("output", "UINT8", (4,))
 LIMITS = ClientLimits(header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000)

@@ -12,7 +12,7 @@ from server.errors import InvalidRequest
 from server.http_api.json_nesting import is_regular
 from server.http_api.json_numbers import dump_in_steps, extract
 from server.http_api.protocol import parse_in_steps, parse_request
-from server.inference.steps import run_at_once
+from server.inference.time_slicer import run_at_once
 
 
 def outcome(parse):

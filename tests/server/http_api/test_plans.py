@@ -7,13 +7,13 @@ import pytest
 
 from server.engine.request import Prepared
 from server.engine.spec import ServedModel
-from server.front_end_spec import ModelSpec
 from server.http_api.plans import PlanCache
 from server.http_api.protocol import parse_request
 from server.inference.binding import Bound, bind_tensors
 from server.inference.outputs import wish_for
 from server.inference.requests import WantedOutput
-from workers.spec import EnsembleSpec, TensorSpec
+from server.inference.spec import ModelSpec
+from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 OUTPUT = TensorSpec("output", "FP32", (2,))
 MODEL = ModelSpec(

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from server.engine.request import Answer
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest
-from server.front_end_spec import ModelSpec
 from server.http_api.protocol import encode_answer, parse_request
 from server.inference.requests import InferRequest, WantedOutput
+from server.inference.spec import ModelSpec
 from server.inference.tensors import bytes_to_wire
-from workers.scores import CLASS_SCORES
-from workers.spec import EnsembleSpec, TensorSpec
+from workers.combiner.scores import CLASS_SCORES
+from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 
 def request(**changes):

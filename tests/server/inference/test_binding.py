@@ -9,12 +9,12 @@ from PIL import Image
 from server.engine.memory_budget import MemoryBudget
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest, QueueFull, RequestTooLarge
-from server.front_end_spec import ModelSpec
-from server.inference import prepared_images
+from server.inference import images as prepared_images
 from server.inference.binding import bind_images, bind_tensors
+from server.inference.preprocess import decode, prepare, prepare_all
+from server.inference.spec import ModelSpec
 from server.inference.tensors import Tensor, tensor_from_bytes, tensor_from_values
-from workers.prepare import decode, prepare, prepare_all
-from workers.spec import EnsembleSpec, Preparation, TensorSpec
+from workers.runtime.spec import EnsembleSpec, Preparation, TensorSpec
 
 SERVED = ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, TensorSpec("output", "FP32", ())))
 INPUTS = (TensorSpec("x", "FP32", (2,)), TensorSpec("n", "INT64", ()))

@@ -4,12 +4,12 @@ import pytest
 from server.engine.request import Answer, Extras, Wish
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest
-from server.front_end_spec import ModelSpec
 from server.inference.outputs import extra_outputs, output_tensors, wish_for
 from server.inference.requests import Parameters, WantedOutput
+from server.inference.spec import ModelSpec
 from server.inference.tensors import bytes_from_wire
-from workers.scores import CLASS_SCORES, VALUE_SCORES
-from workers.spec import EnsembleSpec, TensorSpec
+from workers.combiner.scores import CLASS_SCORES, VALUE_SCORES
+from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 CLASSES = TensorSpec("output", "FP32", (3,))
 NOTHING = Parameters()

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as arrays
 
 from server.errors import InvalidRequest
 from server.inference.tensors import bytes_to_wire, tensor_from_bytes, tensor_from_values
-from workers.spec import DTYPES, datatype_of
+from workers.runtime.spec import DTYPES, datatype_of
 
 shapes = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
 tensors = st.sampled_from(sorted(DTYPES)).flatmap(

@@ -3,12 +3,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from server.engine.admission_queue import WaitingRoom
 from server.engine.batching import PendingRanges
 from server.engine.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
 from server.engine.flows import NORMAL, Flows
 from server.engine.memory_budget import MemoryBudget
 from server.engine.slots import SlotAllocator
-from server.engine.waiting_room import WaitingRoom
 from server.metrics import fleet
 from server.metrics.exposition import Exposition
 from server.metrics.fleet import ArenaMetrics, FleetMetrics

@@ -6,7 +6,7 @@ import pytest
 from server.metrics.devices import DeviceMetrics
 from server.metrics.exposition import Exposition
 from server.metrics.gpus import ENERGY, MEMORY, MEMORY_USED, POWER, TEMPERATURE, UTILIZATION, Gpus
-from workers.spec import DeviceSpec
+from workers.runtime.spec import DeviceSpec
 
 CPU = DeviceSpec("cpu:0", "cpu-1", 1 << 30, cores=(0,))
 CUDA = DeviceSpec("cuda:0", "NVIDIA H200", 2 << 30)

@@ -7,8 +7,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.metrics.exposition import Exposition
 from server.metrics.processes import ProcessMetrics
-from workers.memory import SharedMemory, board_bytes, create_memory
-from workers.spec import MemorySpec
+from workers.runtime.memory import SharedMemory, board_bytes, create_memory
+from workers.runtime.spec import MemorySpec
 
 WORKER = ("worker", "cpu:0")
 

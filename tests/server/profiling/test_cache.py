@@ -1,7 +1,7 @@
 import pytest
 from profiled import CORES, MIB, batches, member, profiled
 
-from workers.spec import DeviceSpec
+from workers.runtime.spec import DeviceSpec
 
 
 @pytest.mark.process

@@ -6,8 +6,8 @@ from profiled import CORES, CPU, GPU, OTHER, batches, member, profiled
 
 from server.profiling import measuring
 from server.profiling.comparison import LEAST_BLOCKS
-from workers.profiler_process import ProfilerError
-from workers.spec import DeviceSpec
+from workers.profiler.handle import ProfilerError
+from workers.runtime.spec import DeviceSpec
 
 
 def test_it_stops_where_more_rows_do_not_pay(model, script):

@@ -5,7 +5,7 @@ from profiled import CPU, GPU, Script, batches, fake, member, profiled
 
 from server.errors import StartError
 from server.profiling import allowance, measuring
-from workers.profiler_process import ProfilerError
+from workers.profiler.handle import ProfilerError
 
 
 def test_a_member_may_fail_on_some_kinds_only(model, script, monkeypatch):

@@ -5,10 +5,10 @@ import pytest
 import yaml
 from certificates import Authority
 
-from server.commands.key import make_key
+from server.cli.key import make_key
 from server.config import ServerConfig, load_config
 from server.errors import ConfigError
-from server.measured.server import unguarded
+from server.measurement.server import unguarded
 from server.security.credentials import read_credentials
 from server.security.spec import SecuritySpec
 from server.security.tls import make_context

@@ -7,12 +7,12 @@ import pytest
 import uvloop
 from certificates import Authority
 
-from server.front_end_spec import ClientLimits
 from server.grpc_api import server as grpc_server
 from server.grpc_api.certificates import Certificates
 from server.grpc_api.core import CoreServer
 from server.http_api import server as http_server
 from server.http_api.connections import Connections
+from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
 from server.security.spec import TlsFiles
 from server.security.tls import make_context

@@ -8,7 +8,7 @@ import pytest
 
 from server.errors import StartError
 from server.supervision.socket_directory import socket_directory
-from workers.channels import COMBINER, FRONT_END, WORKERS
+from workers.runtime.channels import COMBINER, FRONT_END, WORKERS
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from tests.workers.model_files import CPU
 from workers import backends
 from workers.backends import Model, ModelError
 from workers.backends.fake import EXIT_CODE
-from workers.spec import FakeOptions, ModelSource, TensorSpec
+from workers.runtime.spec import FakeOptions, ModelSource, TensorSpec
 
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -79,7 +79,7 @@ def serve(fail: str) -> subprocess.Popen[bytes]:
     code = (
         "import numpy as np\n"
         "from workers.backends.fake import FakeModel\n"
-        "from workers.spec import FakeOptions, ModelSource\n"
+        "from workers.runtime.spec import FakeOptions, ModelSource\n"
         f"options = FakeOptions({{'x': (1,)}}, 1, fail={fail!r}, fail_value=2.0)\n"
         "model = FakeModel(ModelSource('m', 'fake', fake=options))\n"
         "model.predict([np.full((1, 1), 2, np.float32)])\n"
@@ -110,7 +110,8 @@ def test_hangs() -> None:
 
 def test_the_package_imports_no_runtime() -> None:
     code = (
-        "import sys, workers.backends, workers.inspection, workers.recipes, workers.prepare\n"
+        "import sys, workers.backends, workers.backends.inspection, workers.recipes\n"
+        "import server.inference.preprocess\n"
         "print(sorted({'torch', 'onnxruntime', 'onnx', 'sklearn'} & set(sys.modules)))"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -17,7 +17,7 @@ from tests.workers.model_files import (
 )
 from workers import backends
 from workers.backends import ModelError
-from workers.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec
+from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec
 
 
 def refusal(source: ModelSource) -> str:

@@ -15,7 +15,7 @@ import torch
 from tests.workers.model_files import CPU, Affine, export, quietly, torch_source
 from workers import backends
 from workers.backends import ModelError
-from workers.spec import DeviceSpec, ModelSource, TensorSpec
+from workers.runtime.spec import DeviceSpec, ModelSource, TensorSpec
 
 X = np.arange(12, dtype=np.float32).reshape(3, 4)
 DECLARED = (TensorSpec("x", "FP32", (4,)),)

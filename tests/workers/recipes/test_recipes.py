@@ -10,9 +10,9 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from workers.prepare import prepare_all
+from server.inference.preprocess import prepare_all
 from workers.recipes import RECIPES, RecipeError, RecipeResult, digits, ensure, ensure_with_progress
-from workers.spec import Preparation
+from workers.runtime.spec import Preparation
 
 LITE = {"efficientnet_lite0": 224, "efficientnet_lite1": 240, "efficientnet_lite2": 260}
 
@@ -61,8 +61,8 @@ def test_tiny_networks_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_is_made_is_told_in_the_log_where_there_is_no_terminal(tmp_path: Path) -> None:
     code = (
-        "from workers.log_lines import Speaker\n"
-        "from workers.logs import flush, set_up_logging\n"
+        "from workers.runtime.log_lines import Speaker\n"
+        "from workers.runtime.logs import flush, set_up_logging\n"
         "from workers.recipes import ensure_with_progress\n"
         "set_up_logging(Speaker('supervisor'), 'info', 'json')\n"
         "ensure_with_progress(['mlp_1'])\n"

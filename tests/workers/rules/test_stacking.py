@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tests.workers.model_files import write_onnx
 from workers.rules.errors import RuleError
 from workers.rules.stacking import Stack, meta_inputs
-from workers.spec import ModelSource
+from workers.runtime.spec import ModelSource
 
 MEMBERS, ROWS, OUTPUTS = 3, 4, 2
 

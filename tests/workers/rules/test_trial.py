@@ -4,7 +4,7 @@ import textwrap
 import pytest
 
 from workers.rules.trial import Trial, try_rules
-from workers.spec import TensorSpec
+from workers.runtime.spec import TensorSpec
 
 pytestmark = pytest.mark.process
 

@@ -1,0 +1,235 @@
+"""The exact search: an allocation, and how far from the best possible it can be at most.
+
+Pure, used in the process that plans an allocation. It is anytime: good allocations come from
+`allocator.search.rebuild`, bounds from `allocator.search.relaxation`, and where the problem is
+small enough, both are closed by `allocator.search.branch`. It ends when bound and throughput meet,
+when nothing has become better for long and the gap is small, or when the time is up.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from allocator.problem import Cells, Problem
+from allocator.search import branch
+from allocator.search.rebuild import Rebuilder
+from allocator.search.relaxation import upper_bound
+from allocator.search.throughput import ThroughputModel, solve_throughput
+
+__all__ = ["Clock", "Effort", "Found", "exact", "fewest_instances"]
+
+#: Bound and throughput count as equal at this gap: the solvers' own tolerance.
+_PROVEN = 1e-4
+#: Problems with so few binary variables are proven at once, whatever gap would do, ...
+_TINY = 150
+#: ... and from so many on, branch and bound has no hope.
+_LARGE = 400
+_CYCLE = 60
+_TOLERANCE = 0.03
+#: What a bound may take: of the time that is left, and nodes where it counts whole copies.
+_BOUND_SHARE = 0.25
+_BOUND_NODES = 50
+#: The share of the throughput that fewer instances may cost.
+_ALMOST = 0.999
+
+
+class Clock:
+    """The time that a search has.
+
+    Attributes:
+        limited: whether anything was cut short by it, so that a repetition may differ.
+    """
+
+    def __init__(self, limit_s: float) -> None:
+        self._end = time.monotonic() + limit_s
+        self.limited = False
+
+    def left_s(self) -> float:
+        """Seconds that are left, 0 at least."""
+        return max(self._end - time.monotonic(), 0.0)
+
+    @contextmanager
+    def part_s(self, share: float) -> Iterator[float]:
+        """Give away a share of the seconds that are left; to use them all is to be cut short."""
+        part = Clock(self.left_s() * share)
+        yield part.left_s()
+        self.limited |= part.is_over()
+
+    def is_over(self) -> bool:
+        """Whether the time is up; asking means that there was more to do."""
+        over = time.monotonic() >= self._end
+        self.limited |= over
+        return over
+
+
+@dataclass(frozen=True)
+class Effort:
+    """When the exact search may end before its time is up.
+
+    Attributes:
+        gap: at most so far from the bound, as a share of it, ...
+        patience: ... and nothing better found in so many tries.
+    """
+
+    gap: float = _PROVEN
+    patience: int = 120
+
+
+@dataclass(frozen=True)
+class Found:
+    """An allocation, its throughput and a throughput that no allocation exceeds, rows/s."""
+
+    cells: Cells
+    throughput: float
+    bound: float
+
+    @property
+    def gap(self) -> float:
+        """How far it may be from the best, as a share of the bound."""
+        return max(0.0, 1 - self.throughput / self.bound) if self.bound > 0 else 0.0
+
+
+def exact(
+    problem: Problem, starts: Sequence[Cells], *, clock: Clock, effort: Effort, seed: int
+) -> Found:
+    """Search for the allocation with the highest throughput.
+
+    Args:
+        problem: members, devices and profiles.
+        starts: allocations to be better than; one at least.
+        clock: how long it may take.
+        effort: when it may end earlier.
+        seed: of all chance.
+    """
+    rebuilder = Rebuilder(problem, seed)
+    candidates = [*map(rebuilder.judge, starts), rebuilder.build()]
+    best = max(candidates, key=lambda built: built.throughput)
+    with clock.part_s(_BOUND_SHARE) as limit_s:
+        bound = upper_bound(
+            problem, counts=False, time_limit_s=limit_s, max_nodes=0, at_least=best.throughput
+        )
+    found = Found(best.cells, best.throughput, max(bound, best.throughput))
+    size = branch.binaries(problem)
+    if size > _TINY:
+        found = _improve(rebuilder, found, clock, effort)
+        found = _count(problem, found, clock, effort)
+    if size <= _LARGE and found.gap > (_PROVEN if size <= _TINY else effort.gap):
+        found = _branch(problem, found, clock)
+    while found.gap > effort.gap and not clock.is_over():
+        found = _improve(rebuilder, found, clock, Effort(effort.gap, patience=4 * _CYCLE))
+    return found
+
+
+def _improve(rebuilder: Rebuilder, found: Found, clock: Clock, effort: Effort) -> Found:
+    """Rebuild again and again.
+
+    In cycles, allocations that are a little worse are accepted at first and ever less so later
+    (threshold accepting, Dueck and Scheuer, Journal of Computational Physics 90, 1990).
+    """
+    built = best = rebuilder.judge(found.cells)
+    tries = last = 0
+    while tries - last < effort.patience and best.throughput < found.bound * (1 - _PROVEN):
+        if clock.is_over():
+            break
+        warmth = 1 - 2 * (tries % _CYCLE) / _CYCLE
+        if tries % _CYCLE == 0:
+            built = best
+        built = rebuilder.improve(built, _TOLERANCE * max(warmth, 0.0) ** 2)
+        tries += 1
+        if built.throughput > best.throughput * (1 + _PROVEN):
+            last = tries
+        if (built.throughput, built.score) > (best.throughput, best.score):
+            best = built
+    return Found(best.cells, best.throughput, max(found.bound, best.throughput))
+
+
+def _count(problem: Problem, found: Found, clock: Clock, effort: Effort) -> Found:
+    """Lower the bound by counting copies in whole numbers."""
+    if found.gap <= effort.gap or clock.is_over():
+        return found
+    with clock.part_s(_BOUND_SHARE) as limit_s:
+        bound = upper_bound(
+            problem,
+            counts=True,
+            time_limit_s=limit_s,
+            max_nodes=_BOUND_NODES,
+            known=found.bound,
+        )
+    return Found(found.cells, found.throughput, max(bound, found.throughput))
+
+
+def _branch(problem: Problem, found: Found, clock: Clock) -> Found:
+    if clock.is_over():
+        return found
+    result = branch.fastest(problem, found.cells, clock.left_s(), bound=found.bound)
+    clock.limited |= not result.finished
+    cells, throughput = found.cells, found.throughput
+    if result.cells is not None:
+        # The solver's tolerances are not the linear program's: what counts is the latter.
+        after, shares = solve_throughput(problem, result.cells)
+        if after > throughput:
+            cells, throughput = np.where(shares > 0, result.cells, 0), after
+    return Found(cells, throughput, max(min(result.bound, found.bound), throughput))
+
+
+def fewest_instances(
+    problem: Problem, found: Found, *, clock: Clock, tolerance: float = 0.0
+) -> Found:
+    """Take away instances as long as 99.9% of the throughput remain, or what is tolerated.
+
+    Those that do the least go first; where the problem is small, branch and bound proves the
+    number to be the least. With a tolerance, it also chooses among those with as few instances by
+    what does not depend on the profiles' noise.
+
+    Args:
+        problem: members, devices and profiles.
+        found: the allocation to be thinned out.
+        clock: how long it may take.
+        tolerance: what share of the throughput is within the noise of the profiles.
+    """
+    least = min(_ALMOST, 1 - tolerance) * found.throughput
+    cells = found.cells.copy()
+    model = ThroughputModel(problem)
+    model.put_all(cells)
+    model.rows_per_s()
+    shares = model.shares()
+    order = sorted(map(tuple, np.argwhere(cells)), key=lambda at: shares[at])
+    for device, member in order:
+        if np.count_nonzero(cells[:, member]) == 1:
+            continue
+        if clock.is_over():
+            break
+        model.put(device, member, 0)
+        if model.rows_per_s() >= least:
+            cells[device, member] = 0
+        else:
+            model.put(device, member, int(cells[device, member]))
+    minimum = max(len(problem.members), math.ceil(_fewest_by_work(problem, least)))
+    if (tolerance or np.count_nonzero(cells) > minimum) and branch.binaries(problem) <= _TINY:
+        result = branch.fewest(problem, cells, least, clock.left_s(), in_order=tolerance > 0)
+        clock.limited |= not result.finished
+        # The solver's tolerances are not the linear program's: what counts is the latter.
+        if (
+            result.cells is not None
+            and (tolerance or np.count_nonzero(result.cells) < np.count_nonzero(cells))
+            and solve_throughput(problem, result.cells)[0] >= least
+        ):
+            cells = result.cells
+    throughput = solve_throughput(problem, cells)[0]
+    return Found(cells, throughput, max(found.bound, throughput))
+
+
+def _fewest_by_work(problem: Problem, throughput: float) -> float:
+    """Instances that each member needs at least for a throughput, summed."""
+    devices = range(len(problem.devices))
+    needed = 0.0
+    for member in range(len(problem.members)):
+        best = max(o.rows_per_s for d in devices for o in problem.options(d, member))
+        needed += max(1.0, math.ceil(throughput / best * (1 - _PROVEN)))
+    return needed

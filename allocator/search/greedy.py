@@ -1,0 +1,176 @@
+"""Bounded greedy search: better and better matrices, a cell at a time.
+
+The algorithm is that of Pochelu, Petiton and Conche (IEEE Big Data 2021, arXiv 2208.14049): from
+worst-fit's matrix to the best of a sample of its neighbours, and on from there. A neighbour
+differs in one cell: another batch size, an instance more, an instance less. Pure, used in the
+process that plans an allocation; what makes a matrix good is a `Scorer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from allocator.problem import Cells, Problem
+from allocator.search.throughput import ThroughputModel
+
+__all__ = ["AnalyticScorer", "Move", "Scorer", "best_batches", "greedy"]
+
+#: A neighbour must be better by this share to be worth a step.
+_LEAST_GAIN = 1e-9
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One cell that changes; batch 0 removes the instance."""
+
+    device: int
+    member: int
+    batch: int
+
+
+class Scorer(Protocol):
+    """What makes a matrix good: the higher the score the better."""
+
+    def score(self, cells: Cells) -> float:
+        """Score feasible cells and make them the ones that moves start from."""
+        ...
+
+    def score_move(self, move: Move) -> float:
+        """Score the present cells after a move, without making it."""
+        ...
+
+
+class AnalyticScorer:
+    """Scores by the throughput of the performance model, in rows/s.
+
+    Args:
+        problem: members, devices and profiles.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._model = ThroughputModel(problem)
+        self._cells = problem.empty()
+
+    def score(self, cells: Cells) -> float:
+        """The throughput of these cells, from which moves start now."""
+        self._cells = cells.copy()
+        self._model.put_all(cells)
+        return self._model.rows_per_s()
+
+    def score_move(self, move: Move) -> float:
+        """The throughput after a move."""
+        self._model.put(move.device, move.member, move.batch)
+        score = self._model.rows_per_s()
+        self._model.put(move.device, move.member, int(self._cells[move.device, move.member]))
+        return score
+
+
+def greedy(
+    problem: Problem,
+    start: Cells,
+    scorer: Scorer,
+    *,
+    max_iterations: int = 10,
+    max_neighbours: int = 100,
+    seed: int = 0,
+    keep_going: Callable[[], bool] = lambda: True,
+) -> Cells:
+    """Search from `start`, and return the best cells found.
+
+    Args:
+        problem: members, devices and profiles.
+        start: feasible cells.
+        scorer: what makes cells good.
+        max_iterations: how many steps at most.
+        max_neighbours: how many neighbours are scored in each; a random sample if there are more.
+        seed: of the sample.
+        keep_going: asked before every score; where it says no, the search ends with what it has.
+    """
+    generator = np.random.default_rng(seed)
+    cells = start.copy()
+    score = scorer.score(cells)
+    for _ in range(max_iterations):
+        moves = list(_moves(problem, cells))
+        if len(moves) > max_neighbours:
+            chosen = generator.choice(len(moves), max_neighbours, replace=False)
+            moves = [moves[i] for i in np.sort(chosen)]
+        best = _best_move(moves, scorer, score, keep_going)
+        if best is None:
+            return cells
+        cells[best.device, best.member] = best.batch
+        score = scorer.score(cells)
+    return cells
+
+
+def best_batches(
+    problem: Problem,
+    start: Cells,
+    scorer: Scorer,
+    *,
+    keep_going: Callable[[], bool] = lambda: True,
+) -> Cells:
+    """Tune the batch sizes alone, instances stay where they are: the usual practice.
+
+    Each step takes the best change of one batch size, until none helps.
+
+    Args:
+        problem: members, devices and profiles.
+        start: feasible cells.
+        scorer: what makes cells good.
+        keep_going: asked before every score; where it says no, the search ends with what it has.
+    """
+    cells = start.copy()
+    score = scorer.score(cells)
+    while best := _best_move(_batch_moves(problem, cells), scorer, score, keep_going):
+        cells[best.device, best.member] = best.batch
+        score = scorer.score(cells)
+    return cells
+
+
+def _best_move(
+    moves: Iterable[Move], scorer: Scorer, score: float, keep_going: Callable[[], bool]
+) -> Move | None:
+    """The move to the highest score; None if none is better than what there is, or time is up."""
+    best: Move | None = None
+    for move in moves:
+        if not keep_going():
+            return None
+        after = scorer.score_move(move)
+        if after > score + abs(score) * _LEAST_GAIN:
+            best, score = move, after
+    return best
+
+
+def _moves(problem: Problem, cells: Cells) -> Iterator[Move]:
+    """Every feasible change of one cell."""
+    left = problem.left_per_room(cells)
+    instances = np.count_nonzero(cells, axis=0)
+    for device, member in np.ndindex(*cells.shape):
+        if cells[device, member] and instances[member] > 1:
+            yield Move(device, member, 0)
+        yield from _sizes(problem, cells, left, device, member)
+
+
+def _batch_moves(problem: Problem, cells: Cells) -> Iterator[Move]:
+    """Every feasible change of the batch size of an instance."""
+    left = problem.left_per_room(cells)
+    for device, member in np.argwhere(cells):
+        yield from _sizes(problem, cells, left, int(device), int(member))
+
+
+def _sizes(
+    problem: Problem, cells: Cells, left: npt.NDArray[np.int64], device: int, member: int
+) -> Iterator[Move]:
+    """The other batch sizes that a cell may have, with what is left in each room."""
+    present = int(cells[device, member])
+    room = int(left[problem.room_of[device]])
+    if present:
+        room += problem.profile(device, member, present).memory_bytes
+    for option in problem.options(device, member):
+        if option.batch != present and option.memory_bytes <= room:
+            yield Move(device, member, option.batch)

@@ -1,0 +1,225 @@
+"""Upper bounds: no allocation can be faster than this.
+
+Pure, used by the exact search; a problem flows in, rows/s flow out.
+
+Devices of one kind and one size of memory are alike, so they are counted instead of told apart:
+of every instance there are Z[class, m, b] copies, which take X[class, m, b] <= Z devices' time.
+Time and memory are limited for the class as a whole, and instances bigger than 1/(k+1) of a
+device are limited to k per device. Every allocation is such a solution, but not the other way
+round. Where devices have many sizes of memory, those of similar size are counted as the biggest
+of them, which relaxes the problem further but keeps it small.
+
+Whether a throughput T is possible is easier to refute than the best one is to find ("destructive
+bounds", Klein and Scholl, European Journal of Operational Research 112, 1999): an allocation that
+can do more can also do T. Then no copy needs to do more than T, so X v <= T Z, and a member needs
+T over its highest speed copies at least, rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import highspy
+
+from allocator.problem import Problem
+from allocator.search.program import INFINITY, Program
+from allocator.search.throughput import typical_rows_per_s
+
+__all__ = ["InfeasibleError", "upper_bound"]
+
+_Terms = list[tuple[int, float]]
+
+_MOST_CLASSES = 12
+_MOST_PER_DEVICE = 6
+_GAP = 1e-4
+#: How close bisection comes to the lowest throughput that it can refute.
+_STEP = 1e-3
+_SAME = 1e-5
+
+
+class InfeasibleError(Exception):
+    """It is proven that no allocation exists."""
+
+
+@dataclass(frozen=True)
+class _Class:
+    """Devices that are counted as one another's equals.
+
+    Attributes:
+        devices: their indices.
+        memory_bytes: the memory of the biggest of them.
+        room_bytes: the memory of all of them together.
+    """
+
+    devices: tuple[int, ...]
+    memory_bytes: int
+    room_bytes: int
+
+    @property
+    def typical(self) -> int:
+        """A device with the most memory."""
+        return self.devices[0]
+
+
+def upper_bound(
+    problem: Problem,
+    *,
+    counts: bool,
+    time_limit_s: float,
+    max_nodes: int,
+    at_least: float = 0.0,
+    known: float = math.inf,
+) -> float:
+    """Return rows/s that no allocation exceeds.
+
+    Args:
+        problem: members, devices and profiles.
+        counts: whether copies are whole numbers, which takes longer and tells more.
+        time_limit_s: when to stop; a bound is a bound whenever that is.
+        max_nodes: of the branch-and-bound tree, with `counts`.
+        at_least: a throughput that is possible, below which no bound needs to be looked for.
+        known: a bound.
+
+    Raises:
+        InfeasibleError: if no allocation exists.
+    """
+    if not counts:
+        return min(known, _refuted(problem, time_limit_s, at_least))
+    relaxation = _Relaxation(problem, _MOST_CLASSES)
+    return min(known, relaxation.solve(time_limit_s, target=known, max_nodes=max_nodes))
+
+
+def _refuted(problem: Problem, time_limit_s: float, at_least: float) -> float:
+    """Return about the lowest throughput that is refuted by fractions of copies."""
+    end = time.monotonic() + time_limit_s
+    bound = _Relaxation(problem, len(problem.devices)).solve(time_limit_s)
+    relaxation = _Relaxation(problem, _MOST_CLASSES)
+    while bound - at_least > _STEP * bound and time.monotonic() < end:
+        middle = (bound + at_least) / 2
+        try:
+            reached = relaxation.solve(end - time.monotonic(), target=middle, rounded=True)
+        except InfeasibleError:
+            reached = 0.0
+        if reached < middle * (1 - _SAME):
+            bound = middle
+        else:
+            at_least = middle
+    return bound
+
+
+class _Relaxation:
+    """The program, at some detail.
+
+    Args:
+        problem: members, devices and profiles.
+        most_classes: as how many classes the devices are counted, about.
+    """
+
+    def __init__(self, problem: Problem, most_classes: int) -> None:
+        self._problem = problem
+        self._classes = _classes(problem, most_classes)
+        self._scale = typical_rows_per_s(problem)
+
+    def solve(
+        self,
+        time_limit_s: float,
+        *,
+        target: float = math.inf,
+        rounded: bool = False,
+        max_nodes: int = 0,
+    ) -> float:
+        """Return the most that is possible here, infinity if that is not known in time.
+
+        Args:
+            time_limit_s: when to stop.
+            target: a throughput that need not be exceeded.
+            rounded: whether only allocations that reach the target are of interest.
+            max_nodes: of branch and bound over whole copies; 0 to count fractions.
+
+        Raises:
+            InfeasibleError: if there is no solution.
+        """
+        solver = self._program(target, rounded, max_nodes > 0).solver()
+        solver.setOptionValue("time_limit", max(time_limit_s, 0.01))
+        solver.setOptionValue("mip_max_nodes", max_nodes)
+        solver.setOptionValue("mip_rel_gap", _GAP)
+        solver.run()
+        status, info = solver.getModelStatus(), solver.getInfo()
+        if status == highspy.HighsModelStatus.kInfeasible:
+            raise InfeasibleError
+        bound = math.inf
+        if max_nodes:
+            bound = info.mip_dual_bound
+        elif status == highspy.HighsModelStatus.kOptimal:
+            bound = info.objective_function_value
+        return bound * self._scale if bound < highspy.kHighsInf else math.inf
+
+    def _program(self, target: float, rounded: bool, whole: bool) -> Program:
+        problem, program, scale = self._problem, Program(), self._scale
+        throughput = program.column(gain=1.0, upper=min(target / scale, INFINITY))
+        speeds: list[_Terms] = [[(throughput, -1.0)] for _ in problem.members]
+        copies: list[_Terms] = [[] for _ in problem.members]
+        for one in self._classes:
+            own_s = sum(problem.row_seconds(device) for device in one.devices) * scale
+            times: _Terms = [(throughput, own_s)] if own_s else []
+            sizes: list[tuple[int, int]] = []
+            for member in range(len(problem.members)):
+                own: _Terms = []
+                for option in problem.efficient(one.typical, member):
+                    copy = program.column(upper=len(one.devices), integer=whole)
+                    share = program.column()
+                    useful = min(1.0, target / option.rows_per_s)
+                    program.row([(share, 1.0), (copy, -useful)], upper=0.0)
+                    own.append((copy, 1.0))
+                    times.append((share, 1.0))
+                    sizes.append((copy, option.memory_bytes))
+                    speeds[member].append((share, option.rows_per_s / scale))
+                program.row(own, upper=len(one.devices))
+                copies[member] += own
+            program.row(times, upper=len(one.devices))
+            self._limit_memory(program, one, sizes)
+        for speed, copy_terms in zip(speeds, copies, strict=True):
+            program.row(speed, lower=0.0)
+            fastest = max((rate * scale for _, rate in speed[1:]), default=math.inf)
+            needed = math.ceil(target / fastest * (1 - _SAME)) if rounded else 1
+            program.row(copy_terms, lower=max(needed, 1))
+        return program
+
+    def _limit_memory(self, program: Program, one: _Class, sizes: list[tuple[int, int]]) -> None:
+        """Limit the memory of a class as a whole, and how many big copies its devices hold."""
+        unit = max(one.memory_bytes, 1)
+        program.row([(copy, size / unit) for copy, size in sizes], upper=one.room_bytes / unit)
+        for most in range(1, _MOST_PER_DEVICE):
+            big = [(copy, 1.0) for copy, size in sizes if size * (most + 1) > one.memory_bytes]
+            if big and not _is_pooled(self._problem, one):
+                program.row(big, upper=most * len(one.devices))
+
+
+def _is_pooled(problem: Problem, one: _Class) -> bool:
+    return bool(problem.devices[one.typical].pool)
+
+
+def _classes(problem: Problem, most: int) -> list[_Class]:
+    """Group the devices: at most about `most` classes, never fewer than kinds and pools."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for index, device in enumerate(problem.devices):
+        alike.setdefault((device.kind, device.pool), []).append(index)
+    classes = []
+    for (_, pool), indices in alike.items():
+        if pool:
+            # Other kinds may share the pool: to count it for each of them is a relaxation, too.
+            room = problem.rooms[problem.room_of[indices[0]]].memory_bytes
+            classes.append(_Class(tuple(indices), room, room))
+            continue
+        by_memory = sorted(indices, key=lambda d: -problem.devices[d].memory_bytes)
+        sizes = sorted({problem.devices[d].memory_bytes for d in indices}, reverse=True)
+        groups = max(1, min(len(sizes), most // len(alike)))
+        # Boundaries between sizes, so that equal devices stay together.
+        tops = [sizes[len(sizes) * g // groups] for g in range(groups)]
+        for top, below in zip(tops, [*tops[1:], -1], strict=True):
+            group = [d for d in by_memory if top >= problem.devices[d].memory_bytes > below]
+            total = sum(problem.devices[d].memory_bytes for d in group)
+            classes.append(_Class(tuple(group), top, total))
+    return classes

@@ -1,0 +1,197 @@
+"""What people and programs read about an allocation: tables, a summary, the result file.
+
+Runs in the process of the command line. An allocation and its problem flow in, text flows out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from allocator.problem import Cells, Problem, readable_bytes
+from allocator.search.relaxation import upper_bound
+from allocator.search.search import Allocation
+from allocator.search.throughput import Floats, ThroughputModel
+from allocator.simulation import Figures
+
+__all__ = ["print_allocation", "result_document", "summary"]
+
+_BAR_WIDTH = 10
+#: Memory is what limits, if without its limit so much more were possible.
+_WORTH_TELLING = 1.01
+_MOST_NAMES = 5
+#: Solvers for which the model's throughput was not what counted.
+_OTHER_JUDGES = {"measured", "simulated"}
+_BASELINES = {
+    "worst_fit": "worst-fit",
+    "batch_only": "batch sizes tuned",
+    "greedy": "bounded greedy",
+}
+
+
+def result_document(
+    allocation: Allocation,
+    corrections: Sequence[str] = (),
+    figures: Figures | None = None,
+    **more: Any,
+) -> str:
+    """Return the result as JSON, which `ensembled serve` takes back.
+
+    Args:
+        allocation: what was found.
+        corrections: in what its problem differs from the plain performance model.
+        figures: of its simulation, if there was one.
+        more: what else the document should tell.
+    """
+    matrix = allocation.matrix
+    document = {
+        "members": matrix.members,
+        "devices": matrix.devices,
+        "matrix": matrix.cells,
+        "solver": allocation.solver,
+        "throughput_rows_s": allocation.throughput_rows_s,
+        "bound_rows_s": allocation.bound_rows_s,
+        "gap": allocation.gap,
+        "elapsed_s": round(allocation.elapsed_s, 3),
+        "time_limited": allocation.time_limited,
+        "baselines": dict(allocation.baselines),
+        "corrections": list(corrections),
+    }
+    if figures is not None:
+        document["simulated"] = figures.to_json()
+    return json.dumps(document | more)
+
+
+def summary(allocation: Allocation) -> str:
+    """Return one line: how fast it is, and how fast any could be."""
+    text = f"predicted throughput {_rate(allocation.throughput_rows_s)} rows/s"
+    if allocation.bound_rows_s is not None and allocation.gap is not None:
+        text += f", at most {_rate(allocation.bound_rows_s)} possible (gap {allocation.gap:.2%})"
+    return f"{text}; found by {allocation.solver} in {allocation.elapsed_s:.1f} s"
+
+
+def print_allocation(
+    console: Console,
+    allocation: Allocation,
+    problem: Problem,
+    corrections: Sequence[str] = (),
+    figures: Figures | None = None,
+) -> None:
+    """Print the matrix, what it takes of each device, and how good it is.
+
+    Args:
+        console: where to; it takes text as it is, without markup.
+        allocation: what was found.
+        problem: what it was searched for.
+        corrections: in what the problem differs from the plain performance model.
+        figures: of its simulation, if there was one.
+    """
+    cells = problem.cells_of(allocation.matrix)
+    model = ThroughputModel(problem)
+    model.put_all(cells)
+    model.rows_per_s()
+    shares = model.shares()
+    console.print(_table(problem, cells, shares, allocation.throughput_rows_s))
+    console.print(summary(allocation))
+    if allocation.time_limited:
+        console.print("the time limit cut the search short")
+    for line in (
+        *_simulated(figures),
+        *_limits(problem, allocation, model),
+        *_baselines(allocation),
+        *(f"counted in: {correction}" for correction in corrections),
+    ):
+        console.print(line)
+
+
+def _table(problem: Problem, cells: Cells, shares: Floats, throughput: float) -> Table:
+    table = Table(title="allocation matrix (batch sizes)", title_justify="left")
+    table.add_column("device", no_wrap=True)
+    table.add_column("kind", no_wrap=True)
+    for member in problem.members:
+        table.add_column(member, justify="right", no_wrap=True)
+    table.add_column("memory")
+    table.add_column("busy")
+    used = problem.used_bytes(cells)
+    for index, device in enumerate(problem.devices):
+        room = problem.room_of[index]
+        capacity = problem.rooms[room].memory_bytes
+        busy = float(shares[index].sum()) + throughput * problem.row_seconds(index)
+        shared = " shared" if len(problem.rooms[room].devices) > 1 else ""
+        table.add_row(
+            device.name,
+            device.kind,
+            *(Text(str(batch), "bold") if batch else Text(".", "dim") for batch in cells[index]),
+            _bar(
+                int(used[room]) / max(capacity, 1),
+                f"{readable_bytes(int(used[room]))} of {readable_bytes(capacity)}{shared}",
+            ),
+            _bar(busy, f"{busy:.0%}"),
+        )
+    return table
+
+
+def _bar(share: float, text: str) -> str:
+    full = round(min(share, 1.0) * _BAR_WIDTH)
+    return f"{'█' * full}{'░' * (_BAR_WIDTH - full)} {text}"
+
+
+def _simulated(figures: Figures | None) -> Iterator[str]:
+    if figures is not None and figures.latency is not None:
+        latency = figures.latency
+        yield (
+            f"simulated: {_rate(figures.throughput_rows_s)} rows/s, "
+            f"p50 {latency.p50_s * 1e3:.3g} ms, p99 {latency.p99_s * 1e3:.3g} ms"
+            + (f", {figures.late_share:.2%} late" if figures.late_share else "")
+        )
+
+
+def _limits(problem: Problem, allocation: Allocation, model: ThroughputModel) -> Iterator[str]:
+    """Yield what keeps the ensemble from being faster, by the model that it was found by."""
+    if allocation.solver in _OTHER_JUDGES:
+        return
+    members, devices = model.prices()
+    slow = [name for name, price in zip(problem.members, members, strict=True) if price > 1e-6]
+    full = [
+        device.name
+        for device, price in zip(problem.devices, devices, strict=True)
+        if price > 1e-6 * allocation.throughput_rows_s
+    ]
+    if full:
+        where = _some(full, len(problem.devices), "devices")
+        whose = _some(slow, len(problem.members), "members")
+        yield f"limited by: the time of {where} (it goes to {whose})"
+    roomy = replace(
+        problem,
+        devices=tuple(replace(device, memory_bytes=1 << 60, pool="") for device in problem.devices),
+    )
+    possible = upper_bound(roomy, counts=False, time_limit_s=1.0, max_nodes=0)
+    if _WORTH_TELLING * allocation.throughput_rows_s < possible < np.inf:
+        yield f"limited by: memory; with enough of it {_rate(possible)} rows/s would be possible"
+
+
+def _some(names: Sequence[str], there: int, what: str) -> str:
+    if len(names) == there:
+        return f"all {what}"
+    return ", ".join(names) if len(names) <= _MOST_NAMES else f"{len(names)} of {there} {what}"
+
+
+def _baselines(allocation: Allocation) -> Iterator[str]:
+    for key, name in _BASELINES.items():
+        rate = allocation.baselines[key]
+        if rate is None:
+            yield f"compared: {name} finds no place"
+        else:
+            factor = allocation.throughput_rows_s / rate
+            yield f"compared: {name} {_rate(rate)} rows/s ({factor:.2f} x)"
+
+
+def _rate(rows_s: float) -> str:
+    return f"{rows_s:,.0f}" if rows_s >= 1000 else f"{rows_s:.4g}"

@@ -1,0 +1,1 @@
+"""The front-end process: requests in, answers out."""

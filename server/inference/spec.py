@@ -1,0 +1,151 @@
+"""What the supervisor tells the front-end: its spec at the start, then commands.
+
+Used in the supervisor and in the front-end; each is a line of JSON on the front-end's stdin.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from server.engine.spec import QueueLimits, ServedModel
+from server.security.spec import SecuritySpec
+from workers.runtime.spec import (
+    DeviceSpec,
+    InstanceSpec,
+    MemorySpec,
+    Preparation,
+    TensorSpec,
+    TracingSpec,
+)
+
+__all__ = [
+    "ClientLimits",
+    "Command",
+    "Drain",
+    "FrontEndSpec",
+    "ModelSpec",
+    "QueueLimits",
+    "Reload",
+    "WorkerDown",
+    "WorkerReaped",
+    "WorkerStarted",
+]
+
+
+class ModelSpec(msgspec.Struct, frozen=True):
+    """A model as clients see it.
+
+    Attributes:
+        served: where its rows go.
+        inputs: the tensors that clients send, without the batch dimension; empty for images.
+        preparations: for images, each view of the arena that its members need, and how.
+        views: the view of each tensor of `inputs`.
+        members: names of the members, in the ensemble's order.
+        is_member: whether this is a member by itself.
+        labels: of the output's elements, if there are any.
+    """
+
+    served: ServedModel
+    inputs: tuple[TensorSpec, ...]
+    views: tuple[int, ...]
+    preparations: tuple[tuple[int, Preparation], ...]
+    members: tuple[str, ...]
+    labels: tuple[str, ...] = ()
+    is_member: bool = False
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether clients send images instead of tensors."""
+        return bool(self.preparations)
+
+
+class ClientLimits(msgspec.Struct, frozen=True):
+    """What clients may take; see `server.config.limits`.
+
+    Attributes:
+        connections: over HTTP at once, None for what the file descriptors allow.
+    """
+
+    header_s: float = 10.0
+    header_bytes: int = 64 << 10
+    body_s: float = 60.0
+    idle_s: float = 75.0
+    write_s: float = 30.0
+    connections: int | None = None
+    calls: int = 4096
+    waiting_bytes: int = 512 << 20
+    unread_bytes: int = 512 << 20
+
+
+class FrontEndSpec(msgspec.Struct, frozen=True):
+    """All a front-end knows.
+
+    Attributes:
+        epoch: grows with every front-end.
+        workers: those alive when it starts, as (device, incarnation).
+        starting: devices of those among them that are not waited for: they hold nothing yet.
+        devices: all that members are on.
+        instances: what each device's worker holds.
+        http_fd: the listening socket, inherited.
+        grpc_address: where to listen for gRPC; the supervisor holds the port.
+        drain_delay_s: how long requests are accepted after it has said that it is not ready.
+        access_log: which requests have a line in the log.
+        tracing: where spans go, if requests are traced.
+        security: who may ask, and how connections are encrypted.
+    """
+
+    epoch: int
+    workers: tuple[tuple[str, int], ...]
+    starting: tuple[str, ...]
+    devices: tuple[DeviceSpec, ...]
+    memory: MemorySpec
+    sockets: str
+    instances: dict[str, tuple[InstanceSpec, ...]]
+    models: tuple[ModelSpec, ...]
+    http_fd: int
+    grpc_address: str
+    max_request_bytes: int
+    queue: QueueLimits
+    max_image_pixels: int
+    limits: ClientLimits
+    drain_delay_s: float
+    access_log: Literal["none", "errors", "all"]
+    tracing: TracingSpec | None = None
+    security: SecuritySpec = SecuritySpec()
+
+
+class WorkerStarted(msgspec.Struct, frozen=True, tag=True):
+    """A worker is being started."""
+
+    device: str
+    incarnation: int
+
+
+class WorkerReaped(msgspec.Struct, frozen=True, tag=True):
+    """A worker is dead and was waited for; `executing` is the job it was running, or 0."""
+
+    device: str
+    incarnation: int
+    executing: int
+
+
+class WorkerDown(msgspec.Struct, frozen=True, tag=True):
+    """A worker keeps dying at its start."""
+
+    device: str
+
+
+class Drain(msgspec.Struct, frozen=True, tag=True):
+    """Refuse what is new, answer what was accepted, then exit."""
+
+
+class Reload(msgspec.Struct, frozen=True, tag=True):
+    """Go by what the configuration says now, as far as that needs no restart."""
+
+    security: SecuritySpec
+    log_level: str
+
+
+Command = WorkerStarted | WorkerReaped | WorkerDown | Drain | Reload

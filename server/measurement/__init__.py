@@ -1,0 +1,1 @@
+"""Measurements by a server that runs for their length."""

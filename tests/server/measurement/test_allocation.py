@@ -1,0 +1,391 @@
+"""The server as the judge of allocations: measured, chosen, and served by the result."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from serving import fake, title, wait_for
+from typer.testing import CliRunner
+
+import server.measurement.allocation
+from allocator.devices import Device
+from allocator.matrix import AllocationMatrix
+from allocator.problem import Problem
+from allocator.profiles import Profile, Profiles
+from allocator.search.greedy import greedy
+from server.cli.main import app
+from server.config import load_config
+from server.measurement.allocation import MeasuredScorer
+from server.measurement.load import Exchange, measure_rows_s, rows_within
+from server.measurement.rate import Intensity, ServedRate, intensity
+from server.measurement.requests import load_requests
+from server.measurement.server import MeasurementError, measured_server
+
+#: Batches of 8 take as long as those of 1, on two devices that share the cores.
+CONFIG = {
+    "members": {"a": fake(1, sleep_ms=10), "b": fake(3, sleep_ms=20)},
+    "ensembles": {"both": {"members": ["a", "b"]}},
+    "devices": [{"name": f"part.{i}", "part_of": "cpu"} for i in (0, 1)],
+    "placement": {"batch_sizes": [1, 8]},
+}
+DEVICES = ("part.0", "part.1")
+IMAGE = {"image": {"size": 8, "mean": 0, "std": 255}}
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a configuration, CONFIG with changes, and return its path."""
+
+    def write_config(**changes):
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump({**CONFIG, **changes}))
+        return path
+
+    return write_config
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(one) for one in arguments])
+
+
+def no_servers_are_left():
+    return not any("ensembled" in title(one) for one in psutil.Process().children(recursive=True))
+
+
+# -- the load ----------------------------------------------------------------------------------
+
+
+def test_an_exchange_counts_by_the_share_that_lies_within():
+    exchanges = [
+        Exchange(0, 2, 8),  # half
+        Exchange(2, 3, 8),  # whole
+        Exchange(0, 8, 8),  # three of eight seconds
+        Exchange(4, 5, 8),  # after
+        Exchange(2, 2, 8),  # the clock is coarse
+    ]
+    assert rows_within(exchanges, 1, 4) == pytest.approx(4 + 8 + 3)
+
+
+def matrix(*cells):
+    return AllocationMatrix(("a", "b"), DEVICES[: len(cells)], cells)
+
+
+def test_the_load_fills_the_batches_twice_but_answers_take_no_longer_than_allowed(write):
+    config = load_config(write())
+    matrices = [matrix((8, 4), (8, 0)), matrix((64, 1))]
+    assert intensity(config, matrices, expected_rows_s=1e6) == Intensity(8, 16)
+    assert intensity(config, matrices, expected_rows_s=64) == Intensity(8, 4)
+    assert intensity(config, matrices, expected_rows_s=0.1) == Intensity(8, 1)
+    late = {"both": {"members": ["a", "b"], "deadline_ms": 250, "quorum": 1}}
+    config = load_config(write(ensembles=late))
+    assert intensity(config, matrices, expected_rows_s=64) == Intensity(8, 1)
+    config = load_config(write(ensembles={}))
+    assert intensity(config, matrices, expected_rows_s=1e6) == Intensity(8, 32)
+
+
+class Stub(ThreadingHTTPServer):
+    """Answers as a server does, with the statuses that it is given first."""
+
+    INPUTS = {
+        "pixels": [{"name": "image", "datatype": "BYTES", "shape": [-1]}],
+        "tensors": [
+            {"name": "x", "datatype": "FP16", "shape": [-1, 3, 2]},
+            {"name": "ids", "datatype": "INT64", "shape": [-1]},
+        ],
+    }
+
+    def __init__(self, statuses=(), **answer):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.statuses, self.answer = list(statuses), {"degraded": False, **answer}
+        self.asked = []
+
+    def __enter__(self):
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def address(self):
+        return f"127.0.0.1:{self.server_port}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        self.reply(200, {"inputs": self.server.INPUTS[self.path.rsplit("/", 1)[1]]})
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.asked.append(self.path)
+        status = self.server.statuses.pop(0) if self.server.statuses else 200
+        self.reply(status, {"parameters": self.server.answer, "outputs": []}, b"\xff\x00")
+
+    def reply(self, status, document, raw=b""):
+        body = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", len(body) + len(raw))
+        if raw and status == 200:
+            self.send_header("Inference-Header-Content-Length", len(body))
+        self.end_headers()
+        self.wfile.write(body + raw)
+
+    def log_message(self, *_):
+        pass
+
+
+def requests_of(stub, rows=4, most_bytes=1 << 20):
+    return load_requests(
+        stub.address,
+        ["pixels", "tensors"],
+        rows,
+        image_sizes={"pixels": 5},
+        most_bytes=most_bytes,
+    )
+
+
+def test_requests_are_what_the_models_take():
+    with Stub() as stub:
+        pixels, tensors = requests_of(stub)
+        small = requests_of(stub, most_bytes=4 * 75)
+    length = int(pixels.headers["Inference-Header-Content-Length"])
+    (image,) = json.loads(pixels.body[:length])["inputs"]
+    assert (image["name"], image["datatype"], image["shape"]) == ("image", "UINT8", [4, 5, 5, 3])
+    assert len(np.unique(np.frombuffer(pixels.body[length:], np.uint8))) > 100
+    length = int(tensors.headers["Inference-Header-Content-Length"])
+    x, ids = json.loads(tensors.body[:length])["inputs"]
+    assert (x["datatype"], x["shape"], ids["shape"]) == ("FP16", [4, 3, 2], [4])
+    assert len(tensors.body) == length + 4 * (6 * 2 + 8)
+    assert tensors.path == "/v2/models/tensors/infer"
+    assert [one.rows for one in (pixels, tensors)] == [4, 4]
+    assert [one.rows for one in small] == [2, 4]
+
+
+def test_all_models_are_asked_and_a_server_that_is_busy_has_not_failed():
+    with Stub(statuses=[429, 504]) as stub:
+        rows_s = measure_rows_s(stub.address, requests_of(stub), 2, 0.5)
+    assert rows_s > 0
+    assert abs(stub.asked.count("/v2/models/pixels/infer") * 2 - len(stub.asked)) <= 2
+
+
+def test_answers_of_some_members_do_not_count():
+    with Stub(degraded=True) as stub:
+        assert measure_rows_s(stub.address, requests_of(stub), 2, 0.1) == 0
+
+
+def test_a_request_that_fails_ends_the_measurement():
+    with Stub(statuses=[200] * 5 + [500]) as stub:
+        requests = requests_of(stub)
+        with pytest.raises(MeasurementError, match="it answers 500"):
+            measure_rows_s(stub.address, requests, 3, 60.0)
+    with pytest.raises(MeasurementError):
+        measure_rows_s(stub.address, requests, 3, 60.0)  # nobody is there
+
+
+# -- the search --------------------------------------------------------------------------------
+
+
+def two_parts():
+    profiles = [Profile(name, "K", batch, 0.01, 1) for name in "ab" for batch in (1, 8)]
+    devices = tuple(Device(name, "K", 10) for name in DEVICES)
+    return Problem(("a", "b"), devices, Profiles(profiles))
+
+
+def test_greedy_by_measurements_and_each_matrix_is_measured_once():
+    asked = []
+
+    def measure(matrix, seconds):
+        asked.append((matrix, seconds))
+        return float(sum(map(sum, matrix.cells)))
+
+    scorer = MeasuredScorer(two_parts(), measure, seconds=0.5)
+    best = greedy(two_parts(), np.array([[1, 0], [0, 1]]), scorer)
+    assert best.tolist() == [[8, 8], [8, 8]]
+    assert len(asked) == len(set(asked))
+    assert {seconds for _, seconds in asked} == {0.5}
+
+
+def allocate_by(monkeypatch, path, rows_s):
+    """Run the command, with a server that gives each matrix the rows/s of a function."""
+
+    class Rate:
+        def __init__(self, path, config, load, on_failure):
+            self.on_failure = on_failure
+
+        def __call__(self, matrix, seconds):
+            score = rows_s(matrix)
+            if not score:
+                self.on_failure("it does not start: out of memory")
+            return score
+
+    monkeypatch.setattr(server.measurement.allocation, "ServedRate", Rate)
+    return invoke("allocate", path, "--measure-s", "1", "--json")
+
+
+def test_what_the_server_can_not_start_loses_to_what_it_can(monkeypatch, write):
+    result = allocate_by(
+        monkeypatch, write(), lambda matrix: 0 if max(map(max, matrix.cells)) > 1 else 5
+    )
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert (document["solver"], document["matrix"]) == ("measured", [[1, 1], [1, 1]])
+    rates = [one["rows_s"] for one in document["measured"]]
+    assert rates == [5] + [0] * (len(rates) - 1)
+    assert document["measured"][0]["matrix"] == document["matrix"]
+    assert document["throughput_rows_s"] < document["bound_rows_s"]
+    lines = result.stderr.splitlines()
+    assert lines[0].startswith(f"measuring {len(rates)} allocations")
+    assert lines[1] == ("measured for 0.5 s: the optimum: fails, it does not start: out of memory")
+
+
+def test_nothing_can_be_started(monkeypatch, write):
+    result = allocate_by(monkeypatch, write(), lambda matrix: 0)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.splitlines()[-1] == "error: no allocation can be served, see above"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("--measure", "--rate", "5"), "--measure is for the highest throughput, drop --rate"),
+        (("--measure-s", "0"), "measure-s"),
+    ],
+)
+def test_what_makes_no_sense_with_it(write, arguments, text):
+    result = invoke("allocate", write(), *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert text in result.stderr
+
+
+def test_files_can_not_be_measured(tmp_path):
+    result = invoke("allocate", "--devices", "d", "--profiles", "p", "--measure")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: --measure needs CONFIG: what a file describes can't be served\n"
+
+
+def test_a_latency_objective_is_not_measured(write):
+    placement = {"objective": "latency", "arrival_rows_s": 5}
+    result = invoke("allocate", write(placement=placement), "--measure")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--measure is for objective throughput" in result.stderr
+
+
+def test_an_allocation_that_is_not_there(write):
+    result = invoke("serve", write(), "--allocation", "absent.json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "error: --allocation: there is no file absent.json\n"
+
+
+# -- with real servers -------------------------------------------------------------------------
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_the_command_measures_and_its_result_can_be_served(write, serve, tmp_path):
+    output = tmp_path / "result.json"
+    result = invoke("allocate", write(), "--measure-s", "0.4", "--output", output)
+    assert result.exit_code == 0, result.stderr
+    assert no_servers_are_left()
+    document = json.loads(output.read_text())
+    assert document["solver"] == "measured"
+    rates = {one["what"]: one["rows_s"] for one in document["measured"]}
+    assert rates["the optimum"] > 0
+    # A batch of one takes as long as one of eight.
+    assert document["measured"][-1]["what"].startswith("smaller batches on ")
+    assert max(map(max, document["matrix"])) == 8
+    assert "measured allocations" in result.stdout
+    assert "found by measured" in result.stdout
+    running = serve(CONFIG, arguments=("--allocation", str(output)))
+    served = running.client.get("/v2/models/both/config").json()["allocation"]
+    assert served == {
+        device: {name: batch for name, batch in zip("ab", row, strict=True) if batch}
+        for device, row in zip(DEVICES, document["matrix"], strict=True)
+    }
+
+
+def served_rate(path, failures):
+    return ServedRate(path, load_config(path), Intensity(2, 4), failures.append)
+
+
+@pytest.mark.process
+def test_images_and_tensors_are_served_and_measured(write):
+    members = {
+        "a": {"model": "fake", "fake": {"inputs": {"x": [3, 8, 8]}, "outputs": 2}, "input": IMAGE},
+        "b": fake(1),
+    }
+    failures = []
+    # Who measures is asked for no key, and is not one client among many.
+    server = {
+        "api_keys": [{"name": "alice", "hash": "sha256:" + "0" * 64}],
+        "limits": {"client_requests": 1},
+    }
+    rate = served_rate(write(members=members, ensembles={}, server=server), failures)
+    assert rate(matrix((8, 0), (0, 8)), 0.2) > 0
+    assert failures == []
+
+
+@pytest.mark.process
+def test_an_allocation_that_does_not_start_is_worth_nothing(write):
+    failures = []
+    rate = served_rate(write(), failures)
+    assert rate(AllocationMatrix(("a", "b"), ("part.9",), ((8, 8),)), 0.2) == 0
+    (reason,) = failures
+    assert reason.startswith("it does not start: ")
+    assert reason.endswith("device 'part.9' is not there")
+    assert no_servers_are_left()
+
+
+@pytest.mark.process
+def test_an_allocation_that_runs_out_of_memory_is_worth_nothing(write):
+    failures = []
+    path = write(members={"a": fake(fail="alloc"), "b": fake()})
+    assert served_rate(path, failures)(matrix((8, 8)), 0.2) == 0
+    assert failures[0].startswith("it answers 500")
+    assert no_servers_are_left()
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from allocator.matrix import AllocationMatrix
+from server.measurement.server import measured_server
+with measured_server(Path(sys.argv[1]), AllocationMatrix.from_json(sys.argv[2])):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.process
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a child of its parent's end")
+def test_the_server_ends_with_a_parent_that_was_killed(write):
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(write()), matrix((8, 8)).to_json()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as parent:
+        assert parent.stdout.readline() == b"ready\n"
+        children = psutil.Process(parent.pid).children(recursive=True)
+        assert len(children) >= 4
+        parent.send_signal(signal.SIGKILL)
+    wait_for(lambda: not any(map(title, children)), "the end of the server")
+
+
+@pytest.mark.process
+def test_the_server_ends_with_the_block_that_fails(write):
+    def fail():
+        with measured_server(write(), matrix((8, 8))) as address:
+            raise LookupError(address)
+
+    with pytest.raises(LookupError, match=r"127\.0\.0\.1:\d+"):
+        fail()
+    assert no_servers_are_left()

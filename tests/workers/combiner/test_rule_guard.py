@@ -1,0 +1,71 @@
+"""Whose rule ended a combiner, and how long it is left alone."""
+
+import time
+
+import numpy as np
+import pytest
+from arenas import arena_spec, claim, ensemble, mapped, open_arena
+
+from workers.combiner.arena_combiner import ArenaCombiner
+from workers.combiner.rule_guard import RuleDeaths, RuleGuard, rule_code
+from workers.runtime.memory import BOARD_CELLS, BoardRow
+from workers.runtime.spec import PausedRule
+
+CODE = rule_code(2, 5)
+SECOND = 10**9
+
+
+@pytest.fixture
+def board():
+    return BoardRow(memoryview(bytearray(8 * BOARD_CELLS)).cast("q"))
+
+
+def test_codes_are_distinct_and_not_idle():
+    assert len({0, *(rule_code(arena, one) for arena in range(4) for one in range(4))}) == 17
+
+
+def test_three_deaths_within_a_minute_make_a_pause():
+    deaths = RuleDeaths()
+    deaths.blame(0, 1 * SECOND)
+    for second in (10, 80, 81):  # the first is long ago when the others come
+        deaths.blame(CODE, second * SECOND)
+        deaths.blame(rule_code(0, 0), 10 * SECOND)
+    assert [one.code for one in deaths.paused(82 * SECOND)] == []
+    deaths.blame(CODE, 90 * SECOND)
+    assert deaths.paused(91 * SECOND) == (PausedRule(CODE, 3, 150 * SECOND),)
+    assert deaths.paused(150 * SECOND) == ()
+
+
+def test_the_board_names_a_rule_while_it_runs(board):
+    board.beat()
+    with RuleGuard(board, CODE):
+        assert board.executing == CODE
+        assert not board.is_hung(time.monotonic_ns(), SECOND)
+        assert board.is_hung(time.monotonic_ns() + 60 * SECOND, SECOND)
+    assert board.executing == 0
+    with pytest.raises(ValueError, match="no"), RuleGuard(board, CODE):
+        int("no")
+    assert board.executing == 0
+
+
+def middle(predictions, weights, members):
+    return predictions[0]
+
+
+@pytest.mark.parametrize("left_s", [30, -1])
+def test_a_paused_rule_fails_its_rows_until_the_pause_is_over(board, left_s, monkeypatch):
+    monkeypatch.setattr("workers.rules.custom.resolve", lambda *_: middle)
+    spec = arena_spec(
+        ensembles=(ensemble("own", (0, 1), rule="house:middle"), ensemble("mean", (0, 1)))
+    )
+    until_ns = time.monotonic_ns() + left_s * SECOND
+    with mapped(spec) as memory:
+        arena = open_arena(memory)
+        combiner = ArenaCombiner(0, arena, board, [PausedRule(rule_code(0, 0), 3, until_ns)])
+        for one in range(2):
+            claim(arena, 64 + one, 65 + one, expected=0b11, ensemble_index=one)
+            arena.done[:2, arena.slots(64 + one, 65 + one)] = 64 + one
+        (own,), (mean,) = (combiner.evaluate(row, row + 1) for row in (64, 65))
+    assert (own.answered, mean.answered) == (left_s < 0, True)
+    assert ("ended the combiner 3 times" in own.error) == (left_s > 0)
+    assert np.array_equal(own.used, 0b11)

@@ -1,0 +1,1 @@
+"""The combiner process, which turns predictions into answers."""

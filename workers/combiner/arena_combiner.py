@@ -1,0 +1,289 @@
+"""Which rows of an arena are ready, and what becomes of them: an answer, a failure, another stage.
+
+Runs in the combiner. It alone ends a row, exactly once: with an answer if a quorum of the expected
+members is there when all of them have settled it or the front-end has closed it, else with a
+failure. A row of a cascade whose answer is not sure enough is deferred instead: the front-end lets
+the next stage predict it. A row of which only the best class is wanted ends as soon as that is
+certain. Nothing is kept here that a restart would lose, but for the words of members that failed.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from workers.combiner.ensemble import CombinedEnsemble
+from workers.combiner.rule_guard import RuleGuard, is_guarded, rule_code
+from workers.runtime.arena import Arena, Array, Cells
+from workers.runtime.memory import BoardRow
+from workers.runtime.messages import Deferred, Ended
+from workers.runtime.spec import PausedRule
+from workers.runtime.terms import EARLY, Terms, unpack
+
+__all__ = ["ArenaCombiner", "Outcome"]
+
+_log = logging.getLogger(__name__)
+
+Outcome = Ended | Deferred
+#: A rule that fails under load fails thousands of times a second.
+_COMPLAINT_S = 5.0
+
+
+class ArenaCombiner:
+    """Ends, or defers, the rows of one arena.
+
+    Args:
+        index: of the arena.
+        arena: this process's view of it.
+        board: where it is told whose rule runs, if anywhere.
+        paused: rules that are to be left alone.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        arena: Arena,
+        board: BoardRow | None = None,
+        paused: Sequence[PausedRule] = (),
+    ) -> None:
+        self._index = index
+        self._arena = arena
+        pauses = {pause.code: pause for pause in paused}
+        self._ensembles = [
+            CombinedEnsemble(
+                arena,
+                spec,
+                RuleGuard(board, code) if board is not None and is_guarded(spec) else None,
+                pauses.get(code),
+            )
+            for number, spec in enumerate(arena.spec.ensembles)
+            for code in [rule_code(index, number)]
+        ]
+        members = len(arena.spec.members)
+        self._bits = (np.uint64(1) << np.arange(members, dtype=np.uint64))[:, np.newaxis]
+        self._reasons: dict[int, str] = {}
+        self._next_complaint = 0.0
+        self._row, self._ended = arena.row.data, arena.ended.data
+        self._expected, self._closing = arena.expected.data, arena.closing.data
+        self._terms, self._ensemble = arena.terms.data, arena.ensemble.data
+        self._done = arena.done.data
+
+    def evaluate(self, start: int, stop: int, error: str = "") -> list[Outcome]:
+        """End, or defer, the rows of [start, stop) that are ready for it.
+
+        Args:
+            start: first row of a range within one segment.
+            stop: one past its last row.
+            error: what a member said when it failed on these rows, for the failure's text.
+        """
+        if error:
+            self._remember(start, stop, error)
+        if stop - start == 1:
+            return self._end_row(start)
+        return self._end(self._arena.slots(start, stop), self._arena.numbers(start, stop))
+
+    def _remember(self, start: int, stop: int, error: str) -> None:
+        """Keep what a member said until the row ends; a restart loses the words, not the fact."""
+        rows = self._arena.numbers(start, stop)
+        slots = self._arena.slots(start, stop)
+        failed = (self._arena.done[:, slots] == -rows).any(axis=0)
+        failed &= np.abs(self._arena.ended[slots]) != rows  # nobody asks for a late word
+        for row in rows[failed].tolist():
+            self._reasons.setdefault(row, error)
+
+    def scan(self) -> list[Outcome]:
+        """End, or defer, whatever is ready in the whole arena, segment by segment."""
+        arena, size = self._arena, self._arena.spec.segment_rows
+        outcomes: list[Outcome] = []
+        unended = (arena.row != 0) & (np.abs(arena.ended) != arena.row)
+        for segment in np.unique(np.flatnonzero(unended) // size):
+            slots = slice(int(segment) * size, (int(segment) + 1) * size)
+            outcomes += self._end(slots, arena.row[slots].copy())
+        return outcomes
+
+    # The front-end lets a later stage of a cascade predict a row by adding to `expected`, and only
+    # then says so in `terms`. So `terms` are read before `expected`: a row is taken for one of a
+    # former stage at worst, which the front-end knows better.
+
+    def _end_row(self, row: int) -> list[Outcome]:
+        """`_end` for a lone row, cell by cell: that is quicker than arrays of one element."""
+        arena = self._arena
+        slot = row % arena.capacity
+        if self._row[slot] != row or self._ended[slot] in (row, -row):
+            return []
+        terms = unpack(self._terms[slot])
+        expected = self._expected[slot]
+        closing = self._closing[slot] == row
+        ensemble = self._ensembles[self._ensemble[slot]]
+        may_end = closing or terms.early
+        used = missing = absent = 0
+        for member in ensemble.spec.members:
+            done = self._done[member, slot]
+            if not expected >> member & 1:
+                continue
+            if done == row:
+                used |= 1 << member
+                continue
+            absent |= 1 << member
+            if done != -row:
+                missing |= 1 << member
+                if not may_end:
+                    return []  # the usual case: another member's turn
+        is_open = bool(missing) and not closing
+        if is_open and not ensemble.are_certain(slice(slot, slot + 1), used, absent)[0]:
+            return []
+        rows = np.array([row], np.int64)
+        return self._end_run(slot, rows, used, terms, certain=is_open, may_defer=not closing)
+
+    def _end(self, slots: slice, rows: Cells) -> list[Outcome]:
+        arena = self._arena
+        terms = arena.terms[slots].copy()
+        expected = arena.expected[slots].copy()
+        done = arena.done[:, slots]
+        settled = np.bitwise_or.reduce(self._bits * (np.abs(done) == rows), axis=0)
+        missing = expected & ~settled
+        closing = arena.closing[slots] == rows
+        early = (terms & EARLY) != 0
+        ready = (missing == 0) | closing
+        if not (ready | early).any():
+            return []  # the usual case: another member's turn
+        mine = (arena.row[slots] == rows) & (np.abs(arena.ended[slots]) != rows) & (rows != 0)
+        ready &= mine
+        early &= mine & ~ready
+        used = expected & np.bitwise_or.reduce(self._bits * (done == rows), axis=0)
+        alike = (rows, arena.ensemble[slots], terms, closing, used, missing)
+        if early.any():
+            self._mark_certain(slots.start, early, (*alike, expected), ready)
+        outcomes: list[Outcome] = []
+        for first, last in _runs(ready, *alike):
+            outcomes += self._end_run(
+                slots.start + first,
+                rows[first:last],
+                int(used[first]),
+                unpack(int(terms[first])),
+                certain=bool(missing[first]) and not closing[first],
+                may_defer=not closing[first],
+            )
+        return outcomes
+
+    def _mark_certain(
+        self, first_slot: int, early: Array, alike: tuple[Array, ...], ready: Array
+    ) -> None:
+        """Count those rows as ready whose best class is certain before all members are there.
+
+        A member that has failed is as unknown as one that is awaited.
+        """
+        _, ensembles, _, _, used, _, expected = alike
+        for first, last in _runs(early, *alike):
+            slots = slice(first_slot + first, first_slot + last)
+            ready[first:last] = self._ensembles[int(ensembles[first])].are_certain(
+                slots, int(used[first]), int(expected[first] & ~used[first])
+            )
+
+    def _end_run(
+        self,
+        first: int,
+        rows: Cells,
+        used: int,
+        terms: Terms,
+        *,
+        certain: bool = False,
+        may_defer: bool = False,
+    ) -> list[Outcome]:
+        """End, or defer, adjacent rows of one ensemble that rest on the same members.
+
+        Args:
+            first: slot of the first one.
+            rows: their numbers.
+            used: mask of the members.
+            terms: of all of them.
+            certain: no other member can change their best class, which is all that is wanted.
+            may_defer: whether a later stage of a cascade may still be asked.
+        """
+        arena, slots = self._arena, slice(first, first + len(rows))
+        ensemble = self._ensembles[int(arena.ensemble[first])]
+        answered = certain or used.bit_count() >= terms.quorum
+        may_defer = may_defer and 0 < terms.stage < len(ensemble.spec.stages)
+        if may_defer and not answered:
+            return [self._deferred(rows, terms)]
+        error = ""
+        if answered:
+            try:
+                ensemble.combine(slots, used)
+                if may_defer:
+                    sure = ensemble.are_sure(slots, terms.stage)
+                    if not sure.all():
+                        return self._divide(first, rows, used, terms, sure)
+                if terms.scores:
+                    ensemble.score(slots, used)
+            except Exception as exception:
+                if len(rows) > 1:  # others' rows need not fail as well
+                    half = len(rows) // 2
+                    state = {"certain": certain, "may_defer": may_defer}
+                    return [
+                        *self._end_run(first, rows[:half], used, terms, **state),
+                        *self._end_run(first + half, rows[half:], used, terms, **state),
+                    ]
+                self._complain(ensemble)
+                answered, error = False, f"rule {ensemble.spec.rule}: {exception}"
+        arena.used[slots] = used
+        arena.ended[slots] = rows if answered else -rows
+        start, stop = int(rows[0]), int(rows[-1]) + 1
+        reason = self._reason(rows)
+        if not answered:
+            error = error or reason
+        return [Ended(self._index, start, stop, used, answered, error, certain)]
+
+    def _complain(self, ensemble: CombinedEnsemble) -> None:
+        """Log the exception that is being handled, unless one was logged just now."""
+        now = time.monotonic()
+        if now >= self._next_complaint:
+            self._next_complaint = now + _COMPLAINT_S
+            _log.exception("rule %s of %s failed", ensemble.spec.rule, ensemble.spec.name)
+
+    def _divide(
+        self, first: int, rows: Cells, used: int, terms: Terms, sure: Array
+    ) -> list[Outcome]:
+        """End the rows that are sure enough, and defer the others."""
+        outcomes: list[Outcome] = []
+        for unsure in (False, True):
+            for start, stop in _runs(np.logical_not(sure) if unsure else sure, rows):
+                if unsure:
+                    outcomes.append(self._deferred(rows[start:stop], terms))
+                else:
+                    outcomes += self._end_run(first + start, rows[start:stop], used, terms)
+        return outcomes
+
+    def _deferred(self, rows: Cells, terms: Terms) -> Deferred:
+        return Deferred(self._index, int(rows[0]), int(rows[-1]) + 1, terms.stage)
+
+    def _reason(self, rows: Cells) -> str:
+        """What members said of these rows, which are about to end; one of it, if several did."""
+        if not self._reasons:
+            return ""
+        reasons = [self._reasons.pop(row) for row in rows.tolist() if row in self._reasons]
+        return reasons[0] if reasons else ""
+
+
+def _runs(ready: Array, *same: Array) -> list[tuple[int, int]]:
+    """The runs [first, last) of ready rows with consecutive numbers, equal in all else.
+
+    Args:
+        ready: bool [rows].
+        same: row numbers, then whatever must be equal throughout a run, each [rows].
+    """
+    if not ready.any():
+        return []
+    rows, *equal = same
+    if len(rows) == 1:
+        return [(0, 1)]
+    breaks = (ready[1:] != ready[:-1]) | (np.diff(rows) != 1)
+    for array in equal:
+        breaks |= array[1:] != array[:-1]
+    edges = [0, *(np.flatnonzero(breaks) + 1).tolist(), len(rows)]
+    return [
+        (first, last) for first, last in zip(edges[:-1], edges[1:], strict=True) if ready[first]
+    ]

@@ -1,0 +1,135 @@
+"""The combiner process: ends rows that are ready, in whatever arena, and tells the front-end.
+
+In: `Predicted` from the workers, `Close` and `Reset` from the front-end. Out: `Combined` and
+`Unsure`. What workers say, and what it says itself, lies in rings (`workers.runtime.queues`). It
+keeps nothing that a restart would lose: a new combiner scans the arenas and carries on, and the
+same scan, four times a second, finds whatever a lost message should have told it. What becomes of a
+row is in `workers.combiner.arena_combiner`.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import BinaryIO
+
+import zmq
+
+from workers.combiner.arena_combiner import ArenaCombiner, Outcome
+from workers.runtime.arena import Arena
+from workers.runtime.bells import Sleeper
+from workers.runtime.bootstrap import Started, Status, end_with_supervisor, run_role
+from workers.runtime.channels import COMBINER, FRONT_END, Decoder, descriptor, drain, open_socket
+from workers.runtime.log_lines import Speaker
+from workers.runtime.memory import SharedMemory
+from workers.runtime.messages import (
+    Close,
+    Combined,
+    CombinerHello,
+    Deferred,
+    Ended,
+    Predicted,
+    Reset,
+    ToCombiner,
+    Unsure,
+    encode,
+)
+from workers.runtime.queues import Queues
+from workers.runtime.spec import CombinerSpec
+
+__all__ = ["main"]
+
+_SCAN_S = 0.25
+
+
+class Combiner:
+    """The process's loop."""
+
+    def __init__(self, spec: CombinerSpec) -> None:
+        memory = SharedMemory(spec.memory)
+        self._board = memory.board("combiner")
+        self._arenas = [
+            ArenaCombiner(index, Arena(memory, arena), self._board, spec.paused)
+            for index, arena in enumerate(spec.memory.arenas)
+        ]
+        self._inbox = open_socket(zmq.PULL, spec.sockets, COMBINER, bind=True)
+        self._front_end = open_socket(zmq.PUSH, spec.sockets, FRONT_END, bind=False)
+        self._decoder: Decoder[ToCombiner] = Decoder(ToCombiner)
+        queues = Queues(memory.buffer, spec.memory.queues)
+        self._predicted = list(queues.predicted.values())
+        self._combined = queues.combined
+        self._bell = queues.bell("front-end", lambda: self._front_end.send(b""))
+        self._sleeper = Sleeper(
+            queues.asleep["combiner"],
+            self._predicted,
+            (*queues.own_descriptors("combiner"), descriptor(self._inbox)),
+        )
+
+    def run(self) -> None:
+        """Serve until the supervisor lets go of the process."""
+        for ring in self._predicted:
+            ring.skip()  # the scan finds it
+        self._front_end.send(encode(CombinerHello(epoch=0)))
+        next_scan = 0.0
+        while True:
+            self._board.beat()
+            self._handle(self._receive())
+            if time.monotonic() >= next_scan:
+                next_scan = time.monotonic() + _SCAN_S
+                self._tell([outcome for arena in self._arenas for outcome in arena.scan()])
+            self._sleeper.wait(_SCAN_S)
+
+    def _receive(self) -> list[ToCombiner]:
+        messages: list[ToCombiner] = []
+        for ring in self._predicted:
+            for _, payload in ring.pop():
+                messages.append(self._decoder.decode(payload))
+        return messages + drain(self._inbox, self._decoder)
+
+    def _handle(self, messages: list[ToCombiner]) -> None:
+        ranges: dict[tuple[int, int, int], str] = {}
+        for message in messages:
+            match message:
+                case Predicted():
+                    for item in message.ranges:
+                        key = (item.arena, item.start, item.stop)
+                        ranges[key] = item.error or ranges.get(key, "")
+                case Close():
+                    ranges.setdefault((message.arena, message.start, message.stop), "")
+                case Reset():
+                    self._front_end.send(encode(CombinerHello(epoch=message.epoch)))
+        outcomes: list[Outcome] = []
+        for (arena, start, stop), error in ranges.items():
+            outcomes += self._arenas[arena].evaluate(start, stop, error)
+        self._tell(outcomes)
+
+    def _tell(self, outcomes: list[Outcome]) -> None:
+        # Tuples of lists, as elsewhere on the way of a request: CPython makes one of a generator by
+        # shrinking a longer one, and keeps up to 2,000 of the length that comes out.
+        ended = tuple([outcome for outcome in outcomes if isinstance(outcome, Ended)])
+        if ended:
+            self._send(encode(Combined(ended)))
+        if len(ended) < len(outcomes):
+            deferred = tuple([outcome for outcome in outcomes if isinstance(outcome, Deferred)])
+            self._send(encode(Unsure(deferred)))
+
+    def _send(self, message: bytes) -> None:
+        if self._combined.push(message):
+            self._bell.ring_if_needed()
+        else:
+            self._front_end.send(message)
+
+
+def _run(spec: CombinerSpec, commands: BinaryIO, status: Status) -> None:
+    end_with_supervisor(commands)
+    combiner = Combiner(spec)
+    status.send(Started())
+    combiner.run()
+
+
+def main() -> None:
+    """Entry point of the combiner process."""
+    run_role(lambda _: Speaker("combiner"), CombinerSpec, _run)
+
+
+if __name__ == "__main__":
+    main()

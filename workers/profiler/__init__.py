@@ -1,0 +1,1 @@
+"""The profiler process, which measures one member on one device."""

@@ -1,0 +1,1 @@
+"""What every process of the server shares: the arena, the queues, child processes, the log."""

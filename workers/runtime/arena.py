@@ -1,0 +1,223 @@
+"""The arena: inputs, predictions and answers of the rows in flight, of one input signature.
+
+Mapped by the front-end, the workers and the combiner. The arena is the truth; messages are
+wake-ups. One slot holds one row::
+
+    segment 0             segment 1             ...
+    +---+---+---+---+     +---+---+---+---+
+    | slot 0 .. S-1 |     | slot S .. 2S-1|         capacity = segments x S
+    +---+---+---+---+     +---+---+---+---+
+      |
+      +-- views        the row's inputs                    written by the front-end
+      +-- predictions  one area per member                 written by that member's worker
+      +-- answer       what the ensemble says              written by the combiner
+      +-- cells        8 bytes each, one writer at a time:
+            row, ensemble, expected, terms, closing        the front-end
+            done[member]                                   the worker that holds the assignment
+            ended, used                                    the combiner
+
+A row's number is absolute and never reused: ``row = generation * capacity + slot``, so a slot's
+cells speak of the row whose number they carry and of no other. The life of a slot::
+
+    free --claim--> claimed (row = r) --assign--> predicted (done[m] = r, or -r: m failed on it)
+      ^                                                        |
+      |        every expected done, or closing = r and nobody to wait for
+      |                                                        v
+      +--free-- copied out <--------------------- ended = r (answered) or -r (failed), used = mask
+
+A slot is freed only when nobody holds it: no open assignment, the combiner has ended the row, the
+answer was copied out. Memory order: a payload is written before its cell, the cell before the
+message that names it; the ring that the message goes through has the barrier
+(`workers.runtime.rings`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.runtime.memory import SharedMemory
+from workers.runtime.spec import DTYPES, ArenaSpec, BlockSpec, EnsembleSpec, TensorSpec
+from workers.runtime.terms import EARLY
+
+__all__ = [
+    "Arena",
+    "Array",
+    "Cells",
+    "Masks",
+    "answer_stride",
+    "arena_bytes",
+    "bytes_per_row",
+    "group_blocks",
+]
+
+Array = npt.NDArray[np.generic]
+Cells = npt.NDArray[np.int64]
+Masks = npt.NDArray[np.uint64]
+
+_ALIGNMENT = 64
+_FRONT_END_CELLS = 5
+_COMBINER_CELLS = 2
+_SCORE_BYTES = 4
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+
+
+def answer_stride(ensembles: Sequence[EnsembleSpec]) -> int:
+    """Bytes from one slot's answer to the next: the largest answer, in whole 8-byte cells."""
+    return max(-(-ensemble.output.row_bytes // 8) * 8 for ensemble in ensembles)
+
+
+def _scores(ensembles: Sequence[EnsembleSpec]) -> int:
+    """How many scores a slot has room for: the most that any ensemble has."""
+    return max(len(ensemble.scores) for ensemble in ensembles)
+
+
+def group_blocks(outputs: Sequence[TensorSpec]) -> tuple[BlockSpec, ...]:
+    """Group members whose predictions have the same type and shape, so that rules see one array.
+
+    Args:
+        outputs: each member's prediction, in the order of the arena's members.
+    """
+    groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    for member, output in enumerate(outputs):
+        groups.setdefault((output.datatype, output.shape), []).append(member)
+    return tuple(
+        BlockSpec(tuple(members), datatype, shape) for (datatype, shape), members in groups.items()
+    )
+
+
+def bytes_per_row(
+    views: Sequence[TensorSpec], blocks: Sequence[BlockSpec], ensembles: Sequence[EnsembleSpec]
+) -> int:
+    """Bytes that one slot takes, cells included."""
+    members = sum(len(block.members) for block in blocks)
+    cells = 8 * (_FRONT_END_CELLS + _COMBINER_CELLS + members)
+    predictions = sum(len(block.members) * block.row_bytes for block in blocks)
+    inputs = sum(view.row_bytes for view in views)
+    return (
+        cells + inputs + predictions + answer_stride(ensembles) + _SCORE_BYTES * _scores(ensembles)
+    )
+
+
+def arena_bytes(spec: ArenaSpec) -> int:
+    """Size of the arena in the shared memory, in bytes, alignment included."""
+    return _Cursor.measure(spec)
+
+
+class _Cursor:
+    """Walks through an arena's arrays in their order; the one place that knows the layout."""
+
+    def __init__(self, buffer: memoryview | None, offset: int) -> None:
+        self._buffer = buffer
+        self._first = offset
+        self.offset = offset
+
+    @classmethod
+    def measure(cls, spec: ArenaSpec) -> int:
+        cursor = cls(None, 0)
+        cursor.walk(spec)
+        return cursor.offset
+
+    def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+        dtype = np.dtype(dtype)
+        nbytes = math.prod(shape) * dtype.itemsize
+        offset, self.offset = self.offset, self.offset + _aligned(nbytes)
+        if self._buffer is None:
+            return np.empty(0, dtype)
+        return np.ndarray(shape, dtype, self._buffer, offset)
+
+    def walk(self, spec: ArenaSpec) -> dict[str, list[Array]]:
+        slots = spec.capacity
+        return {
+            "cells": [self.take((slots,), np.int64) for _ in range(_FRONT_END_CELLS)],
+            "ends": [self.take((slots,), np.int64) for _ in range(_COMBINER_CELLS)],
+            "done": [self.take((len(spec.members), slots), np.int64)],
+            "views": [self.take((slots, *view.shape), view.dtype) for view in spec.views],
+            "blocks": [
+                self.take((len(block.members), slots, *block.shape), DTYPES[block.datatype])
+                for block in spec.blocks
+            ],
+            "answers": [self.take((slots, answer_stride(spec.ensembles)), np.uint8)],
+            "scores": [self.take((slots, _scores(spec.ensembles)), np.float32)],
+        }
+
+
+class Arena:
+    """One process's view of an arena.
+
+    Attributes:
+        row, ensemble, terms, closing: int64 [slots]; expected: uint64 [slots].
+        done: int64 [members, slots].
+        ended: int64 [slots]; used: uint64 [slots].
+        views: the stored inputs, each [slots, *shape].
+        predictions: each member's area, [slots, *shape].
+        blocks: the areas of members whose outputs agree, [members of the block, slots, *shape].
+        scores: how much the members agree, where `terms` ask for it, FP32 [slots, scores].
+    """
+
+    def __init__(self, memory: SharedMemory, spec: ArenaSpec) -> None:
+        self.spec = spec
+        self.capacity = spec.capacity
+        arrays = _Cursor(memoryview(memory.buffer), spec.offset).walk(spec)
+        cells, ends = arrays["cells"], arrays["ends"]
+        self.row: Cells = cells[0].view(np.int64)
+        self.ensemble: Cells = cells[1].view(np.int64)
+        self.expected: Masks = cells[2].view(np.uint64)
+        self.terms: Cells = cells[3].view(np.int64)
+        self.closing: Cells = cells[4].view(np.int64)
+        self.ended: Cells = ends[0].view(np.int64)
+        self.used: Masks = ends[1].view(np.uint64)
+        self.done: Cells = arrays["done"][0].view(np.int64)
+        self.views = arrays["views"]
+        self.blocks = arrays["blocks"]
+        self._answers = arrays["answers"][0]
+        self.scores = arrays["scores"][0]
+        self._bits = (np.uint64(1) << np.arange(len(spec.members), dtype=np.uint64))[:, np.newaxis]
+        self.predictions: list[Array] = [np.empty(0)] * len(spec.members)
+        for block_spec, block in zip(spec.blocks, self.blocks, strict=True):
+            for position, member in enumerate(block_spec.members):
+                self.predictions[member] = block[position]
+
+    def slots(self, start: int, stop: int) -> slice:
+        """The slots of the range [start, stop), which lies within one segment."""
+        first = start % self.capacity
+        return slice(first, first + stop - start)
+
+    def numbers(self, start: int, stop: int) -> Cells:
+        """The row numbers of the range [start, stop)."""
+        return np.arange(start, stop, dtype=np.int64)
+
+    def answers(self, ensemble: EnsembleSpec) -> Array:
+        """The answers of one ensemble, [slots, *output shape], possibly strided."""
+        output = ensemble.output
+        flat = self._answers[:, : output.row_bytes].view(output.dtype)
+        return flat.reshape((self.capacity, *output.shape), copy=False)
+
+    def answer_bytes(self, ensemble: EnsembleSpec, start: int, stop: int) -> bytes:
+        """A copy of the answers of [start, stop), row-major."""
+        return self._answers[self.slots(start, stop), : ensemble.output.row_bytes].tobytes()
+
+    def may_end(self, start: int, stop: int) -> bool:
+        """Whether the combiner could end, or defer, any row of [start, stop) by now.
+
+        If not, another member or the front-end has the next word on each of them.
+        """
+        slots, rows = self.slots(start, stop), self.numbers(start, stop)
+        settled = np.abs(self.done[:, slots]) == rows
+        missing = (self.expected[slots] & self._bits) != 0
+        missing &= ~settled
+        is_ready = ~missing.any(axis=0)
+        is_ready |= (self.terms[slots] & EARLY) != 0
+        is_ready |= self.closing[slots] == rows
+        return bool(is_ready.any())
+
+    def last_row(self) -> int:
+        """The highest row number that anybody has ever written down (`row` may be cleared)."""
+        cells = (self.row, self.closing, self.ended, self.done)
+        return max(int(np.abs(array).max()) for array in cells)

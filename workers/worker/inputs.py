@@ -1,0 +1,99 @@
+"""From what is stored of a request to what a model takes: pixels scaled, types converted.
+
+Runs in the worker; pure. Rows of the arena flow in, the arrays for `Model.predict` flow out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.runtime.spec import DTYPES, Scaling
+
+__all__ = ["ModelInput", "convert", "scale"]
+
+Array = npt.NDArray[Any]
+
+_BF16 = "BF16"
+
+
+class ModelInput:
+    """One input of a model: where its rows are stored, and how they become what the model takes.
+
+    Args:
+        view: the stored rows, [slots, ...].
+        stored: their datatype, as the client sent them.
+        scaling: what to do to them, if they are pixels.
+        datatype: the model's own.
+    """
+
+    def __init__(self, view: Array, stored: str, scaling: Scaling | None, datatype: str) -> None:
+        self._view: Any = view
+        self._stored = stored
+        self._scaling = scaling
+        self._datatype = datatype
+        self._is_stored = scaling is None and stored == datatype
+
+    def read(self, slots: slice | npt.NDArray[np.int64]) -> Array:
+        """The model's input for some rows; a view of the arena where nothing is to be done."""
+        rows: Array = self._view[slots]
+        return rows if self._is_stored else self._prepare(rows)
+
+    def random(self, rows: int, generator: np.random.Generator) -> Array:
+        """An input as it might come: pixels and floats are random, other numbers are 0."""
+        shape, dtype = (rows, *self._view.shape[1:]), self._view.dtype
+        if self._scaling is not None:
+            return self._prepare(generator.integers(0, 256, shape, np.uint8))
+        if np.issubdtype(dtype, np.floating):
+            return self._prepare(generator.random(shape, np.float32).astype(dtype))
+        return self._prepare(np.zeros(shape, dtype))
+
+    def _prepare(self, rows: Array) -> Array:
+        if self._scaling is not None:
+            return convert(scale(rows, self._scaling), "FP32", self._datatype)
+        return convert(rows, self._stored, self._datatype)
+
+
+def scale(pixels: Array, scaling: Scaling) -> Array:
+    """Turn stored pixels into FP32.
+
+    Args:
+        pixels: uint8 [rows, height, width, 3].
+        scaling: mean, standard deviation and order of dimensions.
+    """
+    scaled = pixels.astype(np.float32)
+    scaled -= np.array(scaling.mean, np.float32)
+    scaled *= np.float32(1.0) / np.array(scaling.std, np.float32)
+    if scaling.layout == "nchw":
+        scaled = np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    return scaled
+
+
+def convert(values: Array, given: str, own: str) -> Array:
+    """Convert rows from one datatype to another, to the nearest value.
+
+    What is too large for the other type becomes infinite.
+
+    Args:
+        values: [rows, ...] of the type `given`; BF16 are its bits.
+        given: their datatype.
+        own: the wanted one.
+    """
+    if given == own:
+        return values
+    with np.errstate(over="ignore"):
+        if own == _BF16:
+            return _bf16_bits(convert(values, given, "FP32"))
+        if given == _BF16:
+            return convert((values.astype(np.uint32) << 16).view(np.float32), "FP32", own)
+        return values.astype(DTYPES[own])
+
+
+def _bf16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """The upper halves of FP32, rounded to the nearest, ties to even."""
+    bits = values.view(np.uint32)
+    rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
+    # Rounding could turn NaN into infinity or wrap around: keep it NaN.
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
