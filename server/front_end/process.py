@@ -42,7 +42,7 @@ from server.inference.spec import (
 )
 from server.inference.unread_answers import UnreadAnswers
 from server.metrics.metrics import make_metrics
-from server.security.doorkeeper import Doorkeeper
+from server.security.authentication import Authenticator
 from server.security.tls import make_context
 from server.supervision.descriptors import (
     connection_room,
@@ -130,14 +130,14 @@ class FrontEnd:
         self._threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
         self._inference = Inference(spec, self._engine, self._threads, self._tracer)
         self._bodies = MemoryBudget(spec.limits.waiting_bytes)
-        self._door = Doorkeeper(spec.security, self._note_refusal)
+        self._authenticator = Authenticator(spec.security, self._note_refusal)
         descriptors = raise_descriptor_limit()
         most = spec.limits.connections or connection_room(descriptors)
         unread = UnreadAnswers(spec.limits.unread_bytes)
         self._http = self._make_http(most, unread)
         self._grpc = GrpcServer(
             self._inference,
-            self._door,
+            self._authenticator,
             spec.security.tls,
             address=spec.grpc_address,
             max_request_bytes=spec.max_request_bytes,
@@ -147,27 +147,31 @@ class FrontEnd:
             unread=unread,
         )
         self._on_drain = asyncio.Event()
-        reloading = Reloading(self._door, self._http, self._grpc)
+        reloading = Reloading(self._authenticator, self._http, self._grpc)
         _Commands(commands, self._engine, self._on_drain, reloading)
 
     def _make_http(self, most: int, unread: UnreadAnswers) -> HttpServer:
         spec, inference, threads = self._spec, self._inference, self._threads
         most_bytes, tls = spec.max_request_bytes, spec.security.tls
         infer = InferRoute(
-            inference, threads, max_request_bytes=most_bytes, budget=self._bodies, door=self._door
+            inference,
+            threads,
+            max_request_bytes=most_bytes,
+            budget=self._bodies,
+            authenticator=self._authenticator,
         )
         fast = FastInfer(
             inference,
             infer.paths,
             max_request_bytes=most_bytes,
             budget=self._bodies,
-            door=self._door,
+            authenticator=self._authenticator,
         )
         self._connections = Connections(spec.limits, most, unread, fast)
         metrics = make_metrics(spec, inference, self._bodies, self._connections.statistics)
         application = Application(inference, infer, make_api(inference, infer, metrics, threads))
         return HttpServer(
-            Entrance(application, self._door, infer.paths),
+            Entrance(application, self._authenticator, infer.paths),
             self._connections,
             listening=socket.socket(fileno=spec.http_fd),
             context=None if tls is None else make_context(tls),

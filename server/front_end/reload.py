@@ -13,7 +13,7 @@ from server.errors import ConfigError
 from server.grpc_api.server import GrpcServer
 from server.http_api.server import HttpServer
 from server.inference.spec import Reload
-from server.security.doorkeeper import Doorkeeper
+from server.security.authentication import Authenticator
 from server.security.tls import make_context
 
 __all__ = ["Reloading"]
@@ -24,8 +24,8 @@ _log = logging.getLogger(__name__)
 class Reloading:
     """Passes on what was read anew; one after another."""
 
-    def __init__(self, door: Doorkeeper, http: HttpServer, grpc: GrpcServer) -> None:
-        self._door = door
+    def __init__(self, authenticator: Authenticator, http: HttpServer, grpc: GrpcServer) -> None:
+        self._authenticator = authenticator
         self._http = http
         self._grpc = grpc
         self._turn = asyncio.Lock()
@@ -40,7 +40,7 @@ class Reloading:
     async def _go_by(self, reload: Reload) -> None:
         async with self._turn:
             logging.getLogger().setLevel(reload.log_level.upper())
-            self._door.change(reload.security)
+            self._authenticator.update(reload.security)
             try:
                 if reload.security.tls is not None:
                     await self._http.renew(make_context(reload.security.tls))

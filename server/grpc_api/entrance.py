@@ -8,27 +8,27 @@ from __future__ import annotations
 
 from server.errors import Unauthenticated
 from server.grpc_api.core import Call
-from server.security.doorkeeper import Doorkeeper, Need
+from server.security.authentication import Authenticator, Scope
 
 __all__ = ["Entrance"]
 
-_NEEDS = {
-    "ServerLive": Need.NOTHING,
-    "ServerReady": Need.NOTHING,
-    "ServerMetadata": Need.LOOK,
-    "ModelMetadata": Need.LOOK,
-    "ModelReady": Need.LOOK,
-    "ModelConfig": Need.LOOK,
-    "ModelInfer": Need.INFER,
-    "ModelStreamInfer": Need.INFER,
+_SCOPES = {
+    "ServerLive": Scope.PUBLIC,
+    "ServerReady": Scope.PUBLIC,
+    "ServerMetadata": Scope.READ,
+    "ModelMetadata": Scope.READ,
+    "ModelReady": Scope.READ,
+    "ModelConfig": Scope.READ,
+    "ModelInfer": Scope.INFER,
+    "ModelStreamInfer": Scope.INFER,
 }
 
 
 class Entrance:
     """Shows calls to a doorkeeper; the names of methods that are not known are administrators'."""
 
-    def __init__(self, door: Doorkeeper) -> None:
-        self._door = door
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
 
     def admit(self, method: str, call: Call) -> str:
         """Let a call of a method in; `leave` is told what this returns.
@@ -37,14 +37,14 @@ class Entrance:
             Unauthenticated, Forbidden: if it may not.
             QueueFull: if too many requests of this client are at work.
         """
-        need = _NEEDS.get(method, Need.ADMIN)
-        if need is Need.NOTHING or not self._door.is_guarded:
+        need = _SCOPES.get(method, Scope.ADMIN)
+        if need is Scope.PUBLIC or not self._authenticator.is_enabled:
             return ""
-        return self._door.admit(need, *_shown(call))
+        return self._authenticator.admit(need, *_shown(call))
 
     def leave(self, client: str) -> None:
         """A call that was let in is over."""
-        self._door.leave(client)
+        self._authenticator.limiter.release(client)
 
     def check(self, method: str, call: Call) -> None:
         """Look at who calls a method.
@@ -52,13 +52,13 @@ class Entrance:
         Raises:
             Unauthenticated, Forbidden: if it may not.
         """
-        if self._door.is_guarded:
-            self._door.check(_NEEDS.get(method, Need.ADMIN), *_shown(call))
+        if self._authenticator.is_enabled:
+            self._authenticator.authorize(_SCOPES.get(method, Scope.ADMIN), *_shown(call))
 
     @property
     def keeps_urgent(self) -> bool:
         """Whether only some may go before others."""
-        return self._door.keeps_urgent
+        return self._authenticator.restricts_urgent
 
     def check_urgent(self, call: Call) -> None:
         """Look whether who calls may go before others.
@@ -66,8 +66,8 @@ class Entrance:
         Raises:
             Unauthenticated, Forbidden: if it may not.
         """
-        if self._door.keeps_urgent:
-            self._door.check_urgent(_shown(call)[0])
+        if self._authenticator.restricts_urgent:
+            self._authenticator.authorize_urgent(_shown(call)[0])
 
 
 def _shown(call: Call) -> tuple[str | None, str, str]:

@@ -17,7 +17,7 @@ from server.grpc_api.service import Service
 from server.inference.inference import Inference
 from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
-from server.security.doorkeeper import Doorkeeper
+from server.security.authentication import Authenticator
 from server.security.spec import TlsFiles
 from server.security.tls import HANDSHAKE_S
 
@@ -69,7 +69,7 @@ class GrpcServer:
 
     Args:
         inference: has requests answered.
-        door: lets calls in.
+        authenticator: authenticates clients.
         tls: what connections are encrypted with; None for no encryption.
         address: ``HOST:PORT``, held by the supervisor.
         max_request_bytes: of a message.
@@ -85,7 +85,7 @@ class GrpcServer:
     def __init__(
         self,
         inference: Inference,
-        door: Doorkeeper,
+        authenticator: Authenticator,
         tls: TlsFiles | None,
         *,
         address: str,
@@ -96,7 +96,7 @@ class GrpcServer:
         unread: UnreadAnswers,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
-        self._service = Service(inference, door, limits, budget, unread)
+        self._service = Service(inference, authenticator, limits, budget, unread)
         self._certificates = None if tls is None else Certificates(tls)
         credentials = None if self._certificates is None else self._certificates.credentials()
         options = _options(max_request_bytes, limits, connections)

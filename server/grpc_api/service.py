@@ -31,7 +31,7 @@ from server.inference.inference import Endpoint, Inference
 from server.inference.requests import InferRequest
 from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
-from server.security.doorkeeper import Doorkeeper
+from server.security.authentication import Authenticator
 
 if TYPE_CHECKING:
     from server.engine.tracing import RequestTrace, Tracer
@@ -55,7 +55,7 @@ class Service:
 
     Args:
         inference: has requests answered.
-        door: lets calls in.
+        authenticator: authenticates clients.
         limits: what clients may take.
         budget: what all messages may hold together.
         unread: what all answers that clients do not read may hold together.
@@ -67,12 +67,12 @@ class Service:
     def __init__(
         self,
         inference: Inference,
-        door: Doorkeeper,
+        authenticator: Authenticator,
         limits: ClientLimits,
         budget: MemoryBudget,
         unread: UnreadAnswers,
     ) -> None:
-        self._entrance = Entrance(door)
+        self._entrance = Entrance(authenticator)
         self.calls = Calls(limits, budget, unread, self._entrance, inference.unaddressed.fail)
         self._inference = inference
         self._fast = FastInfer(inference, self._entrance)

@@ -33,7 +33,7 @@ from server.http_api.incoming import Asked, Client, Incoming, read_head
 from server.http_api.plans import InferPath, Plan
 from server.http_api.protocol import encode_answer
 from server.inference.inference import Inference
-from server.security.doorkeeper import Doorkeeper, Need
+from server.security.authentication import Authenticator, Scope
 
 __all__ = ["FastCall", "FastInfer", "Repeat"]
 
@@ -119,10 +119,10 @@ class FastCall:
         """
         fast = self._fast
         try:
-            if fast.door.is_guarded:
+            if fast.authenticator.is_enabled:
                 client = self._connection.client
-                self._client = fast.door.admit(
-                    Need.INFER,
+                self._client = fast.authenticator.admit(
+                    Scope.INFER,
                     self._asked.authorization,
                     self._connection.certified,
                     client[0] if client else "",
@@ -168,7 +168,7 @@ class FastCall:
         if self._hold is not None:
             self._hold.settle(0)
         if self._client:
-            fast.door.leave(self._client)
+            fast.authenticator.limiter.release(self._client)
         self._request = None
         self._connection.answer(self, head, values)
 
@@ -236,11 +236,11 @@ class FastInfer:
         paths: where they are asked.
         max_request_bytes: of a body.
         budget: what all bodies may hold together.
-        door: lets requests in.
+        authenticator: authenticates clients.
 
     Attributes:
         engine: where rows go.
-        inference, budget, door: as given.
+        inference, budget, authenticator: as given.
     """
 
     def __init__(
@@ -250,12 +250,12 @@ class FastInfer:
         *,
         max_request_bytes: int,
         budget: MemoryBudget,
-        door: Doorkeeper,
+        authenticator: Authenticator,
     ) -> None:
         self.inference = inference
         self.engine = inference.engine
         self.budget = budget
-        self.door = door
+        self.authenticator = authenticator
         self._paths = paths
         self._max_bytes = max_request_bytes
         # Who wants to know all of every request has it answered by the application.
@@ -278,9 +278,11 @@ class FastInfer:
                 self.budget.check(asked.length)
             except QueueFull:
                 return None
-        if self.door.is_guarded:
+        if self.authenticator.is_enabled:
             try:
-                self.door.identify(Need.INFER, asked.authorization, connection.certified, "")
+                self.authenticator.authenticate(
+                    Scope.INFER, asked.authorization, connection.certified, ""
+                )
             except RequestError:
                 return None
         return Incoming(head, asked, self.budget, connection.client)
@@ -298,10 +300,10 @@ class FastInfer:
     def _may_take(self, asked: Asked, plan: Plan) -> bool:
         if plan.is_slow or (asked.takes_encoded and plan.answer_bytes >= LEAST_BYTES):
             return False
-        return plan.prepared.wish.level == NORMAL or not self.door.keeps_urgent
+        return plan.prepared.wish.level == NORMAL or not self.authenticator.restricts_urgent
 
     def repeat(self, connection: Connection, repeat: Repeat) -> FastCall | None:
         """A call of a request that is like another; None if that is not known any more."""
-        if self.door.keeps_urgent or not self.engine.is_open:
+        if self.authenticator.restricts_urgent or not self.engine.is_open:
             return None
         return FastCall(self, connection, repeat.asked, repeat.plan)

@@ -46,7 +46,7 @@ from server.inference.requests import InferRequest, WantedOutput
 from server.inference.spec import ModelSpec
 from server.inference.tensors import Tensor
 from server.inference.time_slicer import Turns
-from server.security.doorkeeper import Doorkeeper
+from server.security.authentication import Authenticator
 
 if TYPE_CHECKING:
     from server.engine.tracing import RequestTrace, Tracer
@@ -65,7 +65,7 @@ class InferRoute:
         threads: where big bodies are inflated and compressed.
         max_request_bytes: of a body.
         budget: what all bodies may hold together, from their reading to their answers.
-        door: knows who may be urgent.
+        authenticator: knows who may send urgent requests.
     """
 
     def __init__(
@@ -75,13 +75,13 @@ class InferRoute:
         *,
         max_request_bytes: int,
         budget: MemoryBudget,
-        door: Doorkeeper,
+        authenticator: Authenticator,
     ) -> None:
         self._inference = inference
         self._engine = inference.engine
         self._access, self._tracer = inference.access, inference.tracer
         self._threads = threads
-        self._door = door
+        self._authenticator = authenticator
         self._bodies = BodyReader(max_request_bytes, threads, budget)
         self._turns = Turns()
         self.paths = {
@@ -189,8 +189,8 @@ class InferRoute:
             bound = await self._inference.bind(path.endpoint, request)
             if header_length is not None and not model.takes_images:
                 path.plans.remember(body, header_length, request, bound)
-        if bound.prepared.wish.level != NORMAL and self._door.keeps_urgent:
-            self._door.check_urgent(authorization_of(scope["headers"]))
+        if bound.prepared.wish.level != NORMAL and self._authenticator.restricts_urgent:
+            self._authenticator.authorize_urgent(authorization_of(scope["headers"]))
         answer = await self._inference.answer(bound, arrived, trace)
         if trace is not None:
             trace.answered(answer, member_names(model, answer.used))

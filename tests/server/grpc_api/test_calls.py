@@ -14,7 +14,7 @@ from server.grpc_api.calls import Calls
 from server.grpc_api.entrance import Entrance
 from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
-from server.security.doorkeeper import Doorkeeper
+from server.security.authentication import Authenticator
 from server.security.spec import ApiKey, SecuritySpec
 
 LIMITS = ClientLimits(body_s=0.02, write_s=0.02, calls=2)
@@ -64,7 +64,7 @@ class Call:
 @asynccontextmanager
 async def calls_of(limits=LIMITS, budget=None, security=None):
     refused = []
-    entrance = Entrance(Doorkeeper(security or SecuritySpec(), lambda *_: None))
+    entrance = Entrance(Authenticator(security or SecuritySpec(), lambda *_: None))
     calls = Calls(
         limits,
         budget or MemoryBudget(),

@@ -10,7 +10,7 @@ from server.grpc_api.service import Service
 from server.inference.access_log import AccessLog
 from server.inference.spec import ClientLimits
 from server.inference.unread_answers import UnreadAnswers
-from server.security.doorkeeper import Doorkeeper
+from server.security.authentication import Authenticator
 from server.security.spec import SecuritySpec
 
 
@@ -18,8 +18,8 @@ def make_service():
     inference = SimpleNamespace(
         engine=None, access=AccessLog("none"), tracer=None, unaddressed=ModelCounters()
     )
-    door = Doorkeeper(SecuritySpec(), lambda *_: None)
-    return Service(inference, door, ClientLimits(), MemoryBudget(), UnreadAnswers(1 << 20))
+    authenticator = Authenticator(SecuritySpec(), lambda *_: None)
+    return Service(inference, authenticator, ClientLimits(), MemoryBudget(), UnreadAnswers(1 << 20))
 
 
 def make_call(method):

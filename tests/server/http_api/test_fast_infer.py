@@ -26,7 +26,7 @@ from server.inference.inference import Endpoint
 from server.inference.outputs import wish_for
 from server.inference.spec import ClientLimits, ModelSpec
 from server.inference.unread_answers import UnreadAnswers
-from server.security.doorkeeper import Doorkeeper, Need
+from server.security.authentication import Authenticator, Scope
 from server.security.spec import ApiKey, SecuritySpec
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
@@ -113,7 +113,9 @@ class Scene:
             {PATH: self.path},
             max_request_bytes=max_request_bytes,
             budget=self.budget,
-            door=Doorkeeper(SecuritySpec(tuple(keys)), lambda error, _: self.refused.append(error)),
+            authenticator=Authenticator(
+                SecuritySpec(tuple(keys)), lambda error, _: self.refused.append(error)
+            ),
         )
         self.connections = Connections(LIMITS, 2, UnreadAnswers(1 << 20), self.fast)
         self.config = Config(
@@ -180,7 +182,7 @@ def play(test, **options):
         scene.connection.connection_lost(None)
         await scene.turn()
         assert scene.budget.held_bytes == 0
-        assert not scene.fast.door._at_work
+        assert not scene.fast.authenticator.limiter._active
         return scene
 
     return asyncio.run(run())
@@ -453,10 +455,10 @@ def test_keys_are_looked_at_each_time():
             await scene.turn()
         assert (scene.engine.submitted, scene.slow) == (2, 1), "who has no key is refused there"
         scene.feed(good)
-        scene.fast.door.change(SecuritySpec())
+        scene.fast.authenticator.update(SecuritySpec())
         await scene.turn()
         assert scene.engine.submitted == 3
-        scene.fast.door.change(SecuritySpec((ApiKey("you", bytes(32), ("infer",)),)))
+        scene.fast.authenticator.update(SecuritySpec((ApiKey("you", bytes(32), ("infer",)),)))
         scene.wire.sent = b""
         scene.feed(good)
         await scene.turn()
@@ -469,13 +471,13 @@ def test_keys_are_looked_at_each_time():
 
 def test_a_client_has_so_many_requests_at_once():
     async def test(scene):
-        scene.fast.door.change(SecuritySpec(client_requests=1))
+        scene.fast.authenticator.update(SecuritySpec(client_requests=1))
         scene.connection.client = ("::1", 1)
-        scene.fast.door.admit(Need.INFER, None, "", "::1")
+        scene.fast.authenticator.admit(Scope.INFER, None, "", "::1")
         scene.feed(scene.know(payload(1)))
         await scene.turn()
         assert scene.wire.sent.startswith(b"HTTP/1.1 429 ")
-        scene.fast.door.leave("::1")
+        scene.fast.authenticator.limiter.release("::1")
         scene.wire.sent = b""
         scene.feed(scene.know(payload(1)))
         await scene.turn()

@@ -44,7 +44,9 @@ def ask(*headers):
         raise AssertionError
 
     with ThreadPoolExecutor(1) as threads:
-        route = InferRoute(inference, threads, max_request_bytes=10, budget=None, door=None)
+        route = InferRoute(
+            inference, threads, max_request_bytes=10, budget=None, authenticator=None
+        )
         asyncio.run(route(scope, receive, send))
     start, body = sent
     return start["status"], dict(start["headers"]), json.loads(body["body"])
