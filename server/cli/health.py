@@ -9,8 +9,7 @@ from __future__ import annotations
 import http.client
 import ssl
 
-from server.config import Config
-from server.config.security import TlsConfig
+from server.config import Config, TlsConfig
 from server.errors import ConfigError, StartError
 
 __all__ = ["ask_ready"]

@@ -1,9 +1,12 @@
-"""The configuration: YAML, parsed once into frozen models that are passed down."""
+"""Step 1 from a configuration to running processes: YAML is parsed once into frozen models.
 
+`loading` reads the file, `root` is the whole of it, the other modules are its sections, and
+`problems` turns validation errors into lines for people. Next: `server.members`.
+"""
+
+from server.config.devices import DeviceConfig, PlacementConfig
 from server.config.ensembles import EnsembleConfig
-from server.config.limits import LimitsConfig
 from server.config.loading import load_config, override_server
-from server.config.machine import DeviceConfig
 from server.config.members import (
     FakeConfig,
     ImageConfig,
@@ -13,11 +16,14 @@ from server.config.members import (
     RecipeConfig,
     backend_for,
 )
-from server.config.observability import TracingConfig
-from server.config.placement import PlacementConfig
 from server.config.root import Config
-from server.config.security import ApiKeyConfig, TlsConfig
-from server.config.serving import ServerConfig
+from server.config.server import (
+    ApiKeyConfig,
+    LimitsConfig,
+    ServerConfig,
+    TlsConfig,
+    TracingConfig,
+)
 
 __all__ = [
     "ApiKeyConfig",

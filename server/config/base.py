@@ -1,8 +1,8 @@
-"""What all sections of the configuration share: the base model and the value types.
+"""The base model of all sections of the configuration, and the value types they share.
 
-Runs in the process that reads the configuration file; raw YAML values flow in, checked
-Python values flow out. Paths come out absolute: the validation context carries the directory
-of the configuration file as ``{"directory": Path}``.
+Runs in the process that reads the configuration file; raw YAML values flow in, validated Python
+values flow out. Paths become absolute: the validation context carries the directory of the
+configuration file as ``{"directory": Path}``.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pydantic import (
     ByteSize,
     ConfigDict,
     Field,
+    GetPydanticSchema,
     ValidationInfo,
     WithJsonSchema,
     field_validator,
@@ -27,9 +28,8 @@ from pydantic import (
 
 __all__ = ["Bytes", "Name", "RelativePath", "Section", "did_you_mean"]
 
-#: Names of ensembles and members; they become parts of URLs.
+#: Names of ensembles and members are parts of URLs, in which ``/v2/models/stats`` has a meaning.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-#: ``/v2/models/stats`` is the statistics of all models.
 _RESERVED = {"stats"}
 
 
@@ -54,7 +54,7 @@ class Section(BaseModel):
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return ``, did you mean 'x'?`` for the choice nearest to the word, or an empty string."""
+    """Return ``, did you mean 'x'?`` with the choice closest to a word, empty if none is close."""
     nearest = difflib.get_close_matches(word, list(choices), n=1)
     return f", did you mean '{nearest[0]}'?" if nearest else ""
 
@@ -76,7 +76,7 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
         path = path.expanduser()
     except RuntimeError:
         raise ValueError(f"there is no home directory {path.parts[0]}") from None
-    # Links stay: a link's target may lack the suffix that tells the format.
+    # Symbolic links are kept: the target may lack the suffix that determines the format.
     return Path(os.path.abspath(directory / path))
 
 
@@ -85,7 +85,9 @@ Name = Annotated[str, AfterValidator(_check_name)]
 RelativePath = Annotated[Path, AfterValidator(_absolute)]
 
 Bytes = Annotated[
-    ByteSize,
+    int,
+    GetPydanticSchema(lambda _, handler: handler(ByteSize)),
+    AfterValidator(int),  # ByteSize is a subclass, which msgspec does not encode
     Field(ge=1),
     WithJsonSchema(
         {

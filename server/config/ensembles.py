@@ -1,7 +1,7 @@
-"""The `ensembles` section: which members answer together, and how their answers are combined.
+"""The `ensembles` section: which members answer together, and how their predictions are combined.
 
-Runs in the process that reads the configuration file; the section flows in as a mapping and
-out as a frozen model. That the members exist is checked by the whole configuration.
+Runs in the process that reads the configuration file; the section flows in as a mapping and out as
+a frozen model. `server.config.root` checks that the members exist.
 """
 
 from __future__ import annotations
@@ -32,10 +32,6 @@ _RULE_SCHEMA = WithJsonSchema(
     }
 )
 
-Policy = Literal["strict", "quorum", "best-effort"]
-
-Weight = Annotated[float, Field(gt=0)]
-
 _WEIGHTS_SCHEMA = WithJsonSchema(
     {
         "anyOf": [
@@ -50,34 +46,37 @@ class EnsembleConfig(Section):
     """A list of members and a combination rule, served as one model."""
 
     members: tuple[Name, ...] = Field(min_length=1)
-    """Names of its members, each once."""
+    """Names of its members, without repetition."""
     rule: Annotated[str, _RULE_SCHEMA] = "mean"
-    """How the members' predictions become one answer; the text is a function of your own,
-    `package.module:function`, found beside this file. See [combination.md](combination.md)."""
-    weights: Annotated[tuple[Weight, ...], _WEIGHTS_SCHEMA] | None = None
-    """A list in the members' order, or a mapping by member: `weighted_mean` and `weighted_vote`
-    need them, `medoid` and a function of your own may have them."""
+    """How the members' predictions become one answer: a built-in rule, or a function of your own,
+    `package.module:function`, imported from this file's directory. See
+    [combination.md](combination.md)."""
+    weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], _WEIGHTS_SCHEMA] | None = None
+    """A list in the members' order, or a mapping by member: required by `weighted_mean` and
+    `weighted_vote`, optional for `medoid` and a function of your own."""
     trim: float | None = Field(default=None, gt=0, lt=0.5)
-    """For `trimmed_mean` only: the share of the members left out at each end; 0.2 if absent."""
+    """For `trimmed_mean` only: the share of the members cut at each end; 0.2 if absent."""
     meta: RelativePath | None = None
     """For `stack` only: the meta-model, an ONNX file by relative path."""
     meta_output: str | None = Field(default=None, min_length=1)
-    """Which of the meta-model's outputs is the answer; needed if it has several."""
-    policy: Policy | None = None
-    """`strict`: all members; `quorum`: so many; `best-effort`: one. As `quorum` says if absent."""
+    """Which of the meta-model's outputs is the answer; required if it has several."""
+    policy: Literal["strict", "quorum", "best-effort"] | None = None
+    """How many members an answer needs: `strict` is all, `quorum` is that key's number,
+    `best-effort` is one. If absent, `quorum` decides."""
     quorum: int | None = Field(default=None, ge=1)
-    """The fewest members that an answer may rest on; all of them if absent."""
+    """The fewest members that an answer needs; all of them if absent."""
     labels: RelativePath | None = None
-    """File with one label per line: the classes of the answer, in their order; a relative path. If
-    absent, they are the members' own, or all that any of them knows."""
+    """File with one label per line: the classes of the answer, in order; a relative path. If
+    absent, they are the members' own: the union, if they differ."""
     deadline_ms: float = Field(default=0.0, ge=0)
-    """When a request is answered from the members that are done, if they are a quorum; 0: never."""
+    """After this time a request is answered from the members that are done, if they are a quorum;
+    0: never."""
     cascade: tuple[Annotated[tuple[Name, ...], Field(min_length=1)], ...] | None = Field(
         default=None, min_length=2
     )
-    """Stages of members: a row that is sure enough after one is not predicted by later ones."""
+    """Stages of members: a row that is confident enough after one skips the later ones."""
     confidence: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
-    """Of a cascade: the best class's probability that is enough, after each stage but the last."""
+    """For a cascade: the top class's probability that suffices, after each stage but the last."""
 
     @property
     def required_members(self) -> int:
@@ -88,7 +87,7 @@ class EnsembleConfig(Section):
 
     @property
     def resolved_trim(self) -> float:
-        """The share of the members that `trimmed_mean` leaves out at each end."""
+        """The share of the members that `trimmed_mean` cuts at each end."""
         return DEFAULT_TRIM if self.trim is None else self.trim
 
     @field_validator("members")

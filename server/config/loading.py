@@ -1,7 +1,7 @@
-"""Reads a configuration file: YAML and the environment in, a checked `Config` out.
+"""Reads a configuration file: YAML and the environment in, a validated `Config` out.
 
-Runs once, in the process of the command line. Every way in which the file can be wrong ends in
-one `ConfigError` that lists all problems, one line each.
+Runs in the process of the command line, and in the supervisor on SIGHUP. Every mistake in a file
+ends in one `ConfigError` that lists all problems, one line each.
 """
 
 from __future__ import annotations
@@ -10,29 +10,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.config.problems import describe
 from server.config.root import Config
-from server.config.serving import ServerConfig
-from server.config.yaml_files import read_yaml
+from server.config.server import ServerConfig
 from server.errors import ConfigError
 
-__all__ = ["load_config", "override_server"]
+__all__ = ["load_config", "override_server", "read_yaml"]
 
 _PREFIX = "ENSEMBLED_"
 _NESTED = "__"
 
 
 class _Environment(BaseSettings):
-    """The environment's overrides; other variables of the prefix are not ours to judge."""
+    """The environment's overrides; other variables with the prefix are ignored."""
 
     model_config = SettingsConfigDict(
         env_prefix=_PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True, extra="ignore"
     )
 
     server: dict[str, Any] = {}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe subset, in which a repeated key is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} is there twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def load_config(path: Path) -> Config:
@@ -44,7 +59,11 @@ def load_config(path: Path) -> Config:
     Raises:
         ConfigError: if the file cannot be read, is not valid, or names files that don't exist.
     """
-    document = _parse(path)
+    document = read_yaml(path)
+    if document is None:
+        raise ConfigError(f"{path}: is empty, it needs at least `members:`")
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: should be a mapping with the key `members:`")
     overrides = _environment()
     if overrides:
         document["server"] = _merged(document.get("server"), overrides)
@@ -57,16 +76,8 @@ def load_config(path: Path) -> Config:
     return config
 
 
-def _merged(section: Any, overrides: dict[str, Any]) -> dict[str, Any]:
-    """A section with its overrides; a section within it keeps what is not overridden."""
-    merged = dict(section) if isinstance(section, dict) else {}
-    for key, value in overrides.items():
-        merged[key] = _merged(merged.get(key), value) if isinstance(value, dict) else value
-    return merged
-
-
 def override_server(config: Config, **values: Any) -> Config:
-    """Return the configuration with fields of its `server` section replaced, and checked again.
+    """Return the configuration with keys of its `server` section replaced and validated.
 
     Raises:
         ConfigError: if a value is not valid.
@@ -78,24 +89,41 @@ def override_server(config: Config, **values: Any) -> Config:
     return config.model_copy(update={"server": server})
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    document = read_yaml(path)
-    if document is None:
-        raise ConfigError(f"{path}: is empty, it needs at least `members:`")
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path}: should be a mapping with the key `members:`")
-    return document
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file, None if it is empty.
+
+    Raises:
+        ConfigError: if it can't be read, or is not YAML.
+    """
+    try:
+        return yaml.load(path.read_bytes(), Loader=_Loader)  # noqa: S506 (a safe loader)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the file: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = " ".join(filter(None, (error.context, error.problem)))
+        raise ConfigError(f"{path}{place}: {problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a 13th month, endless brackets
+        raise ConfigError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _environment() -> dict[str, Any]:
     try:
         return _Environment().server
     except (SettingsError, ValidationError):
-        names = f"{_PREFIX}SERVER{_NESTED}HTTP_PORT"
         raise ConfigError(
             f"environment: {_PREFIX}SERVER should be a JSON object, "
-            f"or use one variable per key, such as {names}"
+            f"or use one variable per key, such as {_PREFIX}SERVER{_NESTED}HTTP_PORT"
         ) from None
+
+
+def _merged(section: Any, overrides: dict[str, Any]) -> dict[str, Any]:
+    """A section with its overrides; keys of inner sections that are not overridden stay."""
+    merged = dict(section) if isinstance(section, dict) else {}
+    for key, value in overrides.items():
+        merged[key] = _merged(merged.get(key), value) if isinstance(value, dict) else value
+    return merged
 
 
 def _lines(
@@ -110,16 +138,16 @@ def _lines(
 
 
 def _missing_files(config: Config) -> Iterator[str]:
-    for place, path in _files(config):
+    for key, path in _named_files(config):
         try:
             if not path.is_file():
-                yield f"{place}: there is no file {path}"
-        except OSError as error:  # not even whether it is there can be told
-            yield f"{place}: cannot look at {path}: {error.strerror}"
+                yield f"{key}: there is no file {path}"
+        except OSError as error:
+            yield f"{key}: cannot look at {path}: {error.strerror}"
 
 
-def _files(config: Config) -> Iterator[tuple[str, Path]]:
-    """The files that a configuration names, and where it does."""
+def _named_files(config: Config) -> Iterator[tuple[str, Path]]:
+    """The files that a configuration names, by key."""
     for key, path in config.server.files().items():
         yield f"server.{key}", path
     for name, member in config.members.items():
@@ -128,9 +156,8 @@ def _files(config: Config) -> Iterator[tuple[str, Path]]:
         if member.labels is not None:
             yield f"members.{name}.labels", member.labels
     for name, ensemble in config.ensembles.items():
-        if ensemble.meta is not None:
-            yield f"ensembles.{name}.meta", ensemble.meta
-        if ensemble.labels is not None:
-            yield f"ensembles.{name}.labels", ensemble.labels
+        for field in ("meta", "labels"):
+            if (file := getattr(ensemble, field)) is not None:
+                yield f"ensembles.{name}.{field}", file
     if isinstance(config.allocation, Path):
         yield "allocation", config.allocation

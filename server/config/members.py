@@ -1,11 +1,12 @@
 """The `members` section: a model file, how its input is prepared, what its output means.
 
-Runs in the process that reads the configuration file; the sections flow in as mappings and out
-as frozen models, which the composition root turns into the specs that workers are given.
+Runs in the process that reads the configuration file; the sections flow in as mappings and out as
+frozen models, from which `server.members` makes the specs of the workers.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -36,7 +37,7 @@ Dimension = Annotated[int, Field(ge=1)]
 
 
 def backend_for(path: Path) -> Literal["onnx", "torch"] | None:
-    """Return the backend that loads files with this suffix, or None if none does."""
+    """Return the backend that loads files with this suffix, None if there is none."""
     return _BACKENDS.get(path.suffix.lower())
 
 
@@ -55,7 +56,7 @@ _PER_CHANNEL_SCHEMA = WithJsonSchema(
 
 
 class RecipeConfig(Section):
-    """A model that the server makes itself, once, instead of a file."""
+    """A model that the server builds itself, once, instead of a file."""
 
     recipe: str = Field(min_length=1)
     """Name of the recipe, e.g. `efficientnet_lite0`."""
@@ -67,7 +68,7 @@ class ImageConfig(Section):
     size: int = Field(ge=1, le=4096)
     """Height and width of the model's input, in pixels."""
     crop: float = Field(default=0.875, gt=0, le=1)
-    """Share of the resized short side that the central crop keeps."""
+    """Share of the resized shorter side that the central crop keeps."""
     mean: Annotated[tuple[float, float, float], BeforeValidator(_per_channel), _PER_CHANNEL_SCHEMA]
     """Subtracted from the pixels, which are 0 to 255: one number, or one per RGB channel."""
     std: Annotated[
@@ -86,7 +87,7 @@ class ImageConfig(Section):
     """Order of the dimensions in the model's input: channels first or last."""
 
     def preparation(self) -> Preparation:
-        """Return the part of the preparation that members can share."""
+        """Return the part of the preprocessing that members can share."""
         return Preparation(size=self.size, crop=self.crop, interpolation=self.interpolation)
 
 
@@ -98,13 +99,13 @@ class InputConfig(Section):
 
 
 class InputTensorConfig(Section):
-    """One of the model's inputs: what the client calls it, and what the model does not say."""
+    """One of the model's inputs: its name for clients, and what the model file does not specify."""
 
     name: str | None = Field(default=None, min_length=1)
     """Name that the client uses; the model's own if absent."""
     datatype: str | None = None
-    """Datatype that the client sends, e.g. `FP32`; the model's own if absent. The worker converts
-    it, if it is another."""
+    """Datatype that the client sends, e.g. `FP32`, which the worker converts; the model's own if
+    absent."""
     shape: tuple[Dimension, ...] | None = None
     """Shape without the batch dimension, for a model that does not describe itself
     (TorchScript)."""
@@ -126,13 +127,11 @@ class InputTensorConfig(Section):
         return self
 
     def declared(self, own: str) -> TensorSpec | None:
-        """Return the model's input `own` as it is described here, None if it is not."""
+        """Return the spec of the model's input `own`, None if it is not declared here."""
         datatype = self.model_datatype or self.datatype
-        return (
-            None
-            if datatype is None or self.shape is None
-            else TensorSpec(own, datatype, self.shape)
-        )
+        if datatype is None or self.shape is None:
+            return None
+        return TensorSpec(own, datatype, self.shape)
 
 
 def _named(value: Any) -> Any:
@@ -143,7 +142,7 @@ _NAME_OR_MAPPING = BeforeValidator(_named, json_schema_input_type=str | InputTen
 
 
 class FakeConfig(Section):
-    """The behaviour of a fake member, which stands in for a network in tests and measurements."""
+    """The behaviour of a fake member, which replaces a network in tests and benchmarks."""
 
     inputs: dict[str, tuple[Dimension, ...]] = Field(min_length=1)
     """Shape of each input without the batch dimension; all are `FP32`."""
@@ -159,7 +158,7 @@ class FakeConfig(Section):
     """Added to every output element, so that members can be told apart."""
 
     def options(self) -> FakeOptions:
-        """Return the same as a worker is told it."""
+        """Return the same in the form of a worker's spec."""
         return FakeOptions(**self.model_dump())
 
 
@@ -189,29 +188,29 @@ class MemberConfig(Section):
     input: InputConfig | None = None
     """How the client's input becomes the model's; if absent, the client sends the tensor itself."""
     inputs: dict[str, Annotated[InputTensorConfig, _NAME_OR_MAPPING]] = {}
-    """The model's own input names, each with the name that the client uses, or with a mapping."""
+    """By the model's own name of an input: the name that the client uses, or a mapping."""
     output: OutputMeaning = "values"
-    """What the output means: `logits` become probabilities before they are combined; `class` is the
+    """What the output is: `logits` become probabilities before they are combined; `class` is the
     index of a class, one whole number per row."""
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
     """For logits `z` and probabilities `p`: the member predicts `softmax(z / temperature)`, or
-    `p ** (1 / temperature)` made to add up to 1."""
+    `p ** (1 / temperature)`, normalized."""
     classes: int | None = Field(default=None, ge=1)
-    """For `output: class`: how many classes there are; as many as labels if absent."""
+    """For `output: class`: the number of classes; the number of labels if absent."""
     output_name: str | None = Field(default=None, min_length=1)
-    """Which of the model's outputs to use; needed only if it has several."""
+    """Which of the model's outputs to use; required only if it has several."""
     labels: RelativePath | None = None
     """File with one label per line, in the order of the output's elements; a relative path."""
     fake: FakeConfig | None = None
     """Behaviour of a fake member; required if and only if `model` is `fake`."""
     batch_size: int | None = Field(default=None, ge=1, le=1024)
-    """Rows per prediction at most; the server chooses if absent."""
+    """Most rows per prediction; the server chooses if absent."""
     backend: Literal["onnx", "torch"] | None = None
-    """What loads the model; if absent, the file's suffix tells."""
+    """What loads the model; if absent, the file's suffix decides."""
 
     @property
     def resolved_backend(self) -> Literal["onnx", "torch", "fake"] | None:
-        """What loads the model; None for a recipe, whose file will tell (see `backend_for`)."""
+        """What loads the model; None for a recipe, whose file decides (see `backend_for`)."""
         if self.model == "fake":
             return "fake"
         if self.backend is not None:
@@ -253,9 +252,9 @@ class MemberConfig(Section):
                 raise ValueError(f"inputs: the fake has no input {name!r}{hint}")
 
     def _check_inputs(self) -> None:
-        names = [tensor.name or own for own, tensor in self.inputs.items()]
-        for name in names:
-            if names.count(name) > 1:
+        names = Counter(tensor.name or own for own, tensor in self.inputs.items())
+        for name, count in names.items():
+            if count > 1:
                 raise ValueError(f"inputs: two of the model's inputs are called {name!r}")
         if self.input is not None and (
             len(self.inputs) > 1 or any(t.name not in {None, "image"} for t in self.inputs.values())

@@ -1,4 +1,4 @@
-"""Turns what pydantic says about a configuration into lines that name the place and the fix.
+"""Turns pydantic's validation errors into lines that name the key and the fix.
 
 Runs in the process that reads the configuration file; validation errors flow in, lines of text
 flow out.
@@ -33,7 +33,7 @@ _MESSAGES = {
     "too_short": "should not be empty",
 }
 
-#: What people write there may be a key, wherever it should have been: it is not repeated.
+#: Values in this section are never repeated: people paste keys in wrong places.
 _SECRET = "api_keys"
 
 Location = tuple[int | str, ...]
@@ -46,14 +46,14 @@ def describe(
 
     Args:
         error: what validation raised.
-        root: the type that was validated, whose fields are suggested for unknown keys.
-        is_secret: whether values are not to be repeated; those of API keys never are.
+        root: the validated type, whose fields are suggested for unknown keys.
+        is_secret: leave values out of all messages; those of API keys always are.
     """
     seen = set()
     for detail in error.errors(include_url=False):
         if detail["type"] == "too_short" and detail["input"]:
-            continue  # its elements have problems of their own
-        # Tags of unions (`<file>`) and `[key]` are pydantic's, not the user's.
+            continue  # its elements are reported themselves
+        # Tags of unions (`<file>`) and `[key]` are pydantic's, not part of the document.
         location = tuple(p for p in detail["loc"] if not str(p).startswith(("<", "[")))
         text = _message(detail, location, root, is_secret or _SECRET in location)
         for line in text.splitlines():

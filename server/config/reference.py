@@ -95,8 +95,8 @@ _INTRODUCTION = """\
 
 `ensembled serve CONFIG` and `ensembled check CONFIG` read one YAML file. Unknown and repeated
 keys are errors; every mistake is reported in a line that names the file, the key and the fix.
-Paths are relative to the file. Sizes in bytes are whole numbers or texts such as `64MiB`. An
-editor that knows JSON Schema can use [configuration.schema.json](configuration.schema.json).
+Paths are relative to the file. Sizes in bytes are whole numbers or text such as `64MiB`. An
+editor that supports JSON Schema can use [configuration.schema.json](configuration.schema.json).
 
 Names of ensembles and members share one namespace. They consist of letters, digits, `.`, `_`
 and `-`, and start with a letter or a digit; `stats` is reserved.
@@ -113,14 +113,14 @@ _ENVIRONMENT = """\
 
 `ENSEMBLED_SERVER__KEY` overrides a key of the `server` section, e.g.
 `ENSEMBLED_SERVER__HTTP_PORT=9000`, and `ENSEMBLED_SERVER__LIMITS__QUEUE_S=5` a key of a section in
-it, whose other keys stay. The order is: options of the command line, environment, file, default.
+it, whose other keys stay. The precedence is: command-line options, environment, file, default.
 Empty variables are ignored, and no other section can be overridden.
 """
 
 _NOTES = {
     FakeConfig: """\
-A fake answers each row with the first `outputs` elements of the row's first input, repeated
-from the start if there are too few, plus `add`.
+A fake predicts for each row the first `outputs` elements of the row's first input, repeated from
+the start if there are too few, plus `add`.
 
 """,
     InputTensorConfig: """\

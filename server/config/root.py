@@ -1,7 +1,7 @@
-"""The whole configuration, and what its sections must agree on.
+"""The whole configuration, and the checks across its sections.
 
-Runs in the process that reads the configuration file; the parsed YAML flows in, one frozen
-model flows out, with every path absolute.
+Runs in the process that reads the configuration file; the parsed YAML flows in, one frozen model
+with absolute paths flows out.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
 
 from server.config.base import Name, RelativePath, Section, did_you_mean
+from server.config.devices import DeviceConfig, PlacementConfig, device_problems
 from server.config.ensembles import EnsembleConfig
-from server.config.machine import DeviceConfig, device_problems
 from server.config.members import MemberConfig
-from server.config.placement import PlacementConfig
-from server.config.serving import ServerConfig
+from server.config.server import ServerConfig
 
 __all__ = ["Config"]
 
@@ -41,7 +40,7 @@ class Config(Section):
     """A configuration file."""
 
     ensembles: dict[Name, EnsembleConfig] = {}
-    """The ensembles by name; members are addressable by themselves, so there may be none."""
+    """The ensembles by name; there may be none, since members are addressable by themselves."""
     members: dict[Name, MemberConfig] = Field(min_length=1, max_length=_MAX_MEMBERS)
     """The members by name, 64 at most; ensembles and members share one namespace."""
     devices: Annotated[
@@ -64,7 +63,7 @@ class Config(Section):
     ] = "auto"
     """Which member runs on which device: `auto`, or an allocation file by relative path."""
     placement: PlacementConfig = PlacementConfig()
-    """How an `auto` allocation is found."""
+    """How an `auto` allocation is searched for."""
     server: ServerConfig = ServerConfig()
     """How the server listens and what it accepts."""
 

@@ -62,7 +62,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
 
 class ClientLimits(msgspec.Struct, frozen=True):
-    """What clients may take; see `server.config.limits`.
+    """What clients may take; see `server.config.LimitsConfig`.
 
     Attributes:
         connections: over HTTP at once, None for what the file descriptors allow.

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from pydantic import TypeAdapter, ValidationError
 
 from server.config import ApiKeyConfig, ServerConfig
+from server.config.loading import read_yaml
 from server.config.problems import describe
-from server.config.yaml_files import read_yaml
 from server.errors import ConfigError
 from server.security.spec import ApiKey, SecuritySpec, TlsFiles
 from server.security.tls import make_context, untimely

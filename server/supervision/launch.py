@@ -17,8 +17,7 @@ from functools import partial
 
 from setproctitle import setproctitle
 
-from server.config import Config
-from server.config.limits import LimitsConfig
+from server.config import Config, LimitsConfig
 from server.deployment.plan import Plan, make_plan
 from server.inference.spec import ClientLimits, FrontEndSpec, QueueLimits
 from server.security.credentials import read_credentials

@@ -1,26 +1,28 @@
-"""The `devices` section: what predictions run on.
+"""The `devices` and `placement` sections: what predictions run on, and how an allocation is found.
 
-Runs in the process that reads the configuration file; the section flows in as a list of mappings,
-and out as frozen models.
+Runs in the process that reads the configuration file; the sections flow in as YAML values, and out
+as frozen models.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from server.config.base import Bytes, Section
 
-__all__ = ["DeviceConfig", "device_problems"]
+__all__ = ["DeviceConfig", "PlacementConfig", "device_problems"]
 
 _DEVICE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]*)")
 _SOURCE = re.compile(r"cpu|cuda:(0|[1-9][0-9]*)")
-#: Names of virtual devices; they become parts of process titles and of allocation files.
+#: Names of virtual devices are parts of process titles and of allocation files.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
-#: Tenths don't add up to one.
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+#: Ten times 0.1 is not 1.
 _ROUNDING = 1e-9
 
 
@@ -30,17 +32,17 @@ class DeviceConfig(Section):
     name: str
     """`cuda:N`, where N is the index of the GPU, or `cpu:N`; any name with `part_of`."""
     part_of: str | None = None
-    """`cuda:N` or `cpu` makes the device virtual: a process of its own on what others use, too."""
+    """`cuda:N` or `cpu` makes the device virtual: a process of its own on shared hardware."""
     cores: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
-    """Core ids, for CPU devices only; if absent, all cores. Parts of the CPU may share cores."""
+    """Core ids, for CPU devices only; if absent, all cores. Virtual devices may share cores."""
     memory_bytes: Bytes | None = None
-    """Memory that its instances may take together, e.g. `4GiB`; if absent, what is there."""
+    """Memory for all of its instances, e.g. `4GiB`; if absent, what is available."""
     memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """For a part of a GPU instead of `memory_bytes`: its share of the GPU's free memory."""
 
     @property
     def source(self) -> str:
-        """The device that it is, or that it is a part of."""
+        """The physical device: `part_of`, or the device itself."""
         return self.part_of or self.name
 
     @property
@@ -86,7 +88,7 @@ class DeviceConfig(Section):
                 "name should consist of letters, digits, '.', '_', ':' and '-', start with a "
                 f"letter or a digit, and be no longer than 64 characters, not {self.name!r}"
             )
-        # Who reads a log, or an allocation file, tells what a device is by its name.
+        # Logs and allocation files identify a device by its name.
         other = "cpu" if self.is_cuda else "cuda"
         if self.name.lower().startswith(other):
             yield f"name {self.name!r} begins like that of another device than {self.part_of}"
@@ -97,11 +99,45 @@ class DeviceConfig(Section):
             yield "a part of a GPU needs memory_fraction or memory_bytes, and not both"
 
 
+class PlacementConfig(Section):
+    """How members are profiled and an `auto` allocation is searched for."""
+
+    batch_sizes: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
+        default=_BATCH_SIZES, min_length=1
+    )
+    """Batch sizes that are profiled and may be chosen; a member's `batch_size` overrides them."""
+    profile_s: float = Field(default=30.0, ge=0)
+    """Seconds that `serve` may spend on profiling members without a cached profile; 0 is none."""
+    time_limit_s: float = Field(default=10.0, gt=0)
+    """Seconds that the search for an allocation may take."""
+    spare_memory: Literal["fill", "leave"] = "fill"
+    """Whether members get further instances in spare memory: these take over at once when a worker
+    dies, and let a single request spread over more devices."""
+    objective: Literal["throughput", "latency"] = "throughput"
+    """What the allocation is optimized for: most rows per second, or fewest late answers."""
+    arrival_rows_s: float | None = Field(default=None, gt=0)
+    """For `latency`: how many rows arrive per second."""
+    deadline_ms: float | None = Field(default=None, gt=0)
+    """For `latency`: when an answer is late; if absent, the 99th percentile is minimized."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.objective == "latency" and self.arrival_rows_s is None:
+            raise ValueError("objective latency needs arrival_rows_s")
+        if self.objective == "throughput":
+            for key in ("arrival_rows_s", "deadline_ms"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key} is for objective latency only, remove it")
+        if len(set(self.batch_sizes)) < len(self.batch_sizes):
+            raise ValueError("a batch size is listed more than once")
+        return self
+
+
 def device_problems(devices: Sequence[DeviceConfig]) -> Iterator[str]:
-    """Yield what the entries of `devices` do not agree on, a line each."""
-    names = [device.name for device in devices]
-    for name in dict.fromkeys(name for name in names if names.count(name) > 1):
-        yield f"devices: {name} is listed more than once"
+    """Yield the conflicts between entries of `devices`, a line each."""
+    for name, count in Counter(device.name for device in devices).items():
+        if count > 1:
+            yield f"devices: {name} is listed more than once"
     yield from _core_problems([device for device in devices if not device.is_cuda])
     yield from _gpu_problems([device for device in devices if device.is_cuda])
 
@@ -124,10 +160,10 @@ def _core_problems(cpus: Sequence[DeviceConfig]) -> Iterator[str]:
 
 def _gpu_problems(gpus: Sequence[DeviceConfig]) -> Iterator[str]:
     whole = {device.name for device in gpus if not device.part_of}
-    parts: dict[str, list[DeviceConfig]] = {}
+    parts: defaultdict[str, list[DeviceConfig]] = defaultdict(list)
     for device in gpus:
         if device.part_of:
-            parts.setdefault(device.part_of, []).append(device)
+            parts[device.part_of].append(device)
     for gpu, devices in parts.items():
         names = " and ".join(device.name for device in devices)
         if gpu in whole:
