@@ -14,7 +14,7 @@ from allocator.simulation.jobs import Costs, DeviceState, InstanceState
 
 __all__ = ["Best", "Instances"]
 
-#: As in `server.engine.dispatch`.
+#: As in `allocator.dispatch.policy`.
 _MESSAGE_S = 0.0003
 
 #: An instance, and what all rows of its member would take there.

@@ -13,7 +13,7 @@ __all__ = ["CREDITS", "LEAD_S", "Costs", "DeviceState", "InstanceState", "Job", 
 
 Range = tuple[int, int]
 
-# As in `server.engine.dispatch`.
+# As in `allocator.dispatch.policy`.
 CREDITS = 2
 LEAD_S = 0.001
 _SMOOTHING = 0.2

@@ -6,8 +6,8 @@ is up: so what is accepted is mostly answered, and refusals are quick, however m
 
 from __future__ import annotations
 
+from allocator.dispatch.flows import Flow
 from server.engine.cascade import advance, stage_terms
-from server.engine.flows import Flow
 from server.engine.forecast import Prospect
 from server.engine.request import Admission, Prepared, Request
 from server.errors import InvalidRequest, QueueFull, Unavailable

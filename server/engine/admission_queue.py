@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator
 
-from server.engine.flows import Flow, turn_of
+from allocator.dispatch.flows import Flow, rank_of
 from server.engine.request import Request
 from server.errors import QueueFull
 
@@ -55,7 +55,7 @@ class WaitingRoom:
     def first(self, passed_over: Collection[Flow] = ()) -> Request | None:
         """Whose turn it is, but for some flows."""
         flows = [flow for flow in self._lines if flow not in passed_over]
-        return self._lines[min(flows, key=turn_of)].requests[0] if flows else None
+        return self._lines[min(flows, key=rank_of)].requests[0] if flows else None
 
     def check(self, request: Request) -> None:
         """Whether there is a seat for a request.

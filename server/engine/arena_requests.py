@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from allocator.dispatch.pending import Range
 from server.engine.admission_queue import WaitingRoom
-from server.engine.batching import Range
 from server.engine.cascade import move_on
 from server.engine.request import Request, StoredInput, Trace
 from server.engine.slots import SlotAllocator

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from server.engine.batching import Range
+from allocator.dispatch.pending import Range
 from server.engine.request import Request
 from workers.runtime.arena import Arena
 from workers.runtime.terms import Terms, unpack

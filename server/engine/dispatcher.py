@@ -11,11 +11,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from allocator.dispatch.flows import Flow
+from allocator.dispatch.pending import Range
+from allocator.dispatch.state import OpenJob
 from server.engine.arena_requests import ArenaRequests
-from server.engine.batching import Range
 from server.engine.fleet import Fleet
-from server.engine.fleet_state import OpenJob
-from server.engine.flows import Flow
 from server.engine.links import Links
 from server.engine.request import Request
 from workers.runtime.messages import Assign, Job
@@ -80,7 +80,7 @@ class Dispatcher:
             for job in jobs:
                 self._arenas[job.placement.member.arena].start(job.ranges, now)
             if not self._links.assign(device, message):
-                self._fleet.not_sent(device, jobs, now)
+                self._fleet.revert(device, jobs, now)
         self.want_ready()
 
     def want_ready(self) -> None:

@@ -3,7 +3,7 @@
 Runs in the front-end's event loop, under every protocol; it knows none of them. Calls go one way::
 
     protocols --submit, close--> Engine --> ArenaRequests (slots, inputs, answers)
-        ^                          |  +---> Dispatcher --> Fleet (pending rows) --> dispatch.choose
+        ^                          |  +---> Dispatcher --> Fleet (pending rows) --> policy.bind
         +----on_done(outcome)------+  +---> Links (messages to workers and combiner)
 
 Rows go into the arena when they are submitted, and to workers in the next turn of the event loop,
@@ -19,12 +19,12 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, assert_never
 
+from allocator.dispatch.flows import Flow, Flows
 from server.engine.admission import admit, check_time, time_left_s
 from server.engine.admission_queue import WaitingRoom
 from server.engine.arena_requests import ArenaRequests
 from server.engine.dispatcher import Dispatcher
 from server.engine.fleet import Fleet
-from server.engine.flows import Flow, Flows
 from server.engine.forecast import Forecast, learn
 from server.engine.links import Links
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
@@ -253,7 +253,7 @@ class Engine:
         prepared.admission = admission = admit(
             prepared,
             self.fleet.available(model.arena, model.spec.mask),
-            self._flows.of(model.arena, model.ensemble, prepared.wish.level),
+            self._flows.get(model.arena, model.ensemble, prepared.wish.level),
             self.fleet.version,
         )
         return admission
@@ -345,9 +345,9 @@ class Engine:
 
     def _pass_on(self) -> None:
         """Pass on what has come of rows in the fleet without a word of their workers."""
-        if self.fleet.settled:
-            settled, self.fleet.settled = self.fleet.settled, []
-            self._links.tell_combiner(Predicted(tuple(settled)))
+        if self.fleet.predicted:
+            predicted, self.fleet.predicted = self.fleet.predicted, []
+            self._links.tell_combiner(Predicted(tuple(predicted)))
         if self.fleet.released:
             released, self.fleet.released = self.fleet.released, []
             for arena, start, stop in released:
@@ -470,7 +470,7 @@ class Engine:
     def worker_down(self, device: str) -> None:
         """A worker keeps dying at its start: what waits for it alone fails, fresh rows too."""
         self._dispatcher.enqueue_fresh()
-        self.fleet.gave_up(device)
+        self.fleet.give_up(device)
         self._pass_on()
 
     def _open_if_idle(self) -> None:

@@ -1,29 +1,23 @@
 """The workers as the front-end sees them: what each holds, and what becomes of it.
 
-Runs in the front-end. Rows go in, and what workers and the supervisor say of them; jobs come out,
-and news for the engine. A range is handed out again only after the worker that held it was reaped.
+Runs in the front-end. Rows and the reports of workers and the supervisor flow in; jobs flow out,
+and rows for the combiner to look at and slots to free. A range is bound again only after the worker
+that held it was reaped.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from server.engine.batching import PendingRanges, Range, merge
-from server.engine.dispatch import choose
-from server.engine.fleet_state import (
-    ArenaRange,
-    DeviceState,
-    Hold,
-    Latency,
-    Member,
-    OpenJob,
-    Placement,
-)
-from server.engine.flows import Flow
-from server.engine.statistics import MemberCounters
+from allocator.dispatch.flows import Flow
+from allocator.dispatch.pending import PendingRows, Range, merge
+from allocator.dispatch.policy import bind
+from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, OpenJob, Placement
+from server.engine.statistics import InstanceCounters, MemberCounters
 from server.engine.suspects import FAIL_AFTER, Suspects, Verdict
 from workers.runtime.arena import Arena
 from workers.runtime.messages import Finished, Hello, Predictions, Ready
@@ -31,15 +25,21 @@ from workers.runtime.spec import InstanceSpec
 
 __all__ = ["Fleet", "Worker"]
 
-_NOBODY = "no worker can serve it"
+_NO_WORKER = "no worker can serve it"
+
+#: Rows of an arena: its index, the first row, one past the last.
+ArenaRange = tuple[int, int, int]
 
 
 class Worker:
-    """A device's worker: its present incarnation, and the dispatcher's picture of it.
+    """A device's worker: its present incarnation, and what the dispatch policy knows of it.
 
     Attributes:
-        incarnation: 0 if no process is there.
-        given_up: whether the supervisor has called it down: it keeps dying at its start.
+        state: its device.
+        incarnation: 0 if there is no process.
+        given_up: whether the supervisor has given it up: it keeps dying at its start.
+        placements: its instances.
+        counters: what each instance has done.
     """
 
     def __init__(self, name: str) -> None:
@@ -47,6 +47,20 @@ class Worker:
         self.incarnation = 0
         self.given_up = False
         self.placements: list[Placement] = []
+        self.counters: list[InstanceCounters] = []
+
+
+@dataclass(slots=True, eq=False)
+class _HeldRange:
+    """Rows that have ended while open jobs may still touch them.
+
+    Attributes:
+        rows: which.
+        jobs: how many jobs hold them.
+    """
+
+    rows: ArenaRange
+    jobs: int
 
 
 class Fleet:
@@ -54,14 +68,16 @@ class Fleet:
 
     Args:
         arenas: by index.
-        instances: by device, in the order the worker knows them.
+        instances: by device, in the worker's order.
 
     Attributes:
         members: by arena and index.
+        member_counters: what each of them has done, by arena and index.
         workers: by device.
-        version: changes whenever other members are up.
-        settled: rows that the combiner should look at; whoever tells it empties the list.
-        released: rows that no job holds any longer; whoever frees them empties the list.
+        version: changes whenever the set of available members changes.
+        predicted: rows that the combiner should look at though no worker reports them; emptied by
+            whoever passes them on.
+        released: rows that no job holds any longer; emptied by whoever frees them.
     """
 
     def __init__(
@@ -72,17 +88,19 @@ class Fleet:
     ) -> None:
         self._arenas = arenas
         self.version = 0
-        self.settled: list[Predictions] = []
+        self.predicted: list[Predictions] = []
         self.released: list[ArenaRange] = []
         self._next_job = 1
         self._suspects = Suspects()
+        self._held: dict[int, list[_HeldRange]] = {}  # by the id of each job that holds them
         self.members: list[list[Member]] = [
             [
-                Member(name, index, position, PendingRanges(arena.spec.segment_rows))
+                Member(name, index, position, PendingRows(arena.spec.segment_rows))
                 for position, name in enumerate(arena.spec.members)
             ]
             for index, arena in enumerate(arenas)
         ]
+        self.member_counters = [[MemberCounters() for _ in members] for members in self.members]
         self._served = [(1 << len(members)) - 1 for members in self.members]
         self._all_members = [member for members in self.members for member in members]
         self.workers = {name: self._make_worker(name, specs) for name, specs in instances.items()}
@@ -91,33 +109,35 @@ class Fleet:
         worker = Worker(name)
         for index, spec in enumerate(specs):
             member = self.members[spec.arena][spec.member]
-            placement = Placement(worker.state, index, member, Latency(spec.batch))
+            placement = Placement(worker.state, index, member, LatencyEstimate(spec.batch))
             member.placements.append(placement)
             worker.placements.append(placement)
+            worker.counters.append(InstanceCounters())
         return worker
 
     # -- rows ---------------------------------------------------------------------------------
 
     def available(self, arena: int, mask: int) -> int:
-        """Those of the members in `mask` that some worker serves, or will again."""
+        """The mask of those members in `mask` that some worker serves, or will again."""
         return mask & self._served[arena]
 
     def enqueue(self, arena: int, mask: int, ranges: list[Range], now: float, flow: Flow) -> None:
-        """Let rows of a flow wait for the members in `mask`.
+        """Add rows of a flow to what is pending for the members in `mask`.
 
-        A member that has gone down since they were accepted fails on them at once.
+        A member that has become unavailable since they were accepted fails on them at once.
         """
         merged = merge(ranges, self._arenas[arena].spec.segment_rows)
+        served = self._served[arena]
         for member in self.members[arena]:
             if mask >> member.index & 1:
                 for start, stop in merged:
-                    if member.given_up:
-                        self._fail(member, start, stop, _NOBODY)
-                    else:
+                    if served >> member.index & 1:
                         member.pending.append(start, stop, now, flow)
+                    else:
+                        self._fail(member, start, stop, _NO_WORKER)
 
     def withdraw(self, arena: int, start: int, stop: int) -> int:
-        """Remove rows from every list they still wait in; how many predictions that saves."""
+        """Remove rows wherever they are pending; returns how many predictions that saves."""
         saved = 0
         for member in self.members[arena]:
             saved += member.pending.withdraw(start, stop)
@@ -125,56 +145,52 @@ class Fleet:
         return saved
 
     def hold(self, arena: int, start: int, stop: int) -> bool:
-        """Whether open jobs hold any of these rows; if so, they are released with the last one."""
+        """Whether open jobs hold any of these rows; if so, the last one of them releases them."""
         jobs = [
-            job
+            job.id
             for worker in self.workers.values()
             for job in worker.state.jobs.values()
             if job.placement.member.arena == arena
             and any(first < stop and start < last for first, last in job.ranges)
         ]
-        hold = Hold((arena, start, stop), len(jobs))
+        held = _HeldRange((arena, start, stop), len(jobs))
         for job in jobs:
-            job.holds.append(hold)
+            self._held.setdefault(job, []).append(held)
         return bool(jobs)
 
-    def _close_job(self, job: OpenJob) -> None:
-        for hold in job.holds:
-            hold.jobs -= 1
-            if hold.jobs == 0:
-                self.released.append(hold.rows)
-
-    def counters(self, arena: int, member: int) -> MemberCounters:
-        """What a member of an arena has done."""
-        return self.members[arena][member].counters
+    def _release(self, job: OpenJob) -> None:
+        for held in self._held.pop(job.id, ()):
+            held.jobs -= 1
+            if held.jobs == 0:
+                self.released.append(held.rows)
 
     # -- dispatch -----------------------------------------------------------------------------
 
     def dispatch(self, now: float) -> list[OpenJob]:
-        """Bind what can be bound to devices, and return it; the caller sends it."""
+        """Bind what can be bound to devices, and return the jobs; the caller sends them."""
         try:
-            chosen = choose(self._all_members, self._next_job, now)
+            jobs = bind(self._all_members, self._next_job, now)
         except Exception:
             self._unbind_unsent(now)
             raise
-        self._next_job += len(chosen)
-        return chosen
+        self._next_job += len(jobs)
+        return jobs
 
     def awaits_ready(self, worker: Worker) -> bool:
-        """Whether something goes on as soon as a worker has finished a job."""
+        """Whether something can go on as soon as a worker has finished a job."""
         for placement in worker.placements:
             if placement.member.pending.rows:
                 return True
-        return any([job.holds for job in worker.state.jobs.values()])
+        return bool(self._held) and not self._held.keys().isdisjoint(worker.state.jobs)
 
-    def not_sent(self, device: str, jobs: list[OpenJob], now: float) -> None:
-        """A worker could not be sent these jobs: it gets nothing until it says Hello again."""
+    def revert(self, device: str, jobs: list[OpenJob], now: float) -> None:
+        """Take back jobs that could not be sent; the worker gets none until its next Hello."""
         worker = self.workers[device]
         worker.state.up = False
         self._unbind(worker, jobs, now)
 
     def _unbind(self, worker: Worker, jobs: list[OpenJob], now: float) -> None:
-        """Let the rows of jobs wait again that the worker was not told of."""
+        """Close jobs that the worker has not got; their rows are pending again."""
         for job in reversed(jobs):
             worker.state.close(job.id, now)
             for flow, ranges in job.shares:
@@ -182,49 +198,49 @@ class Fleet:
                     job.placement.member.pending.append(start, stop, job.since, flow)
 
     def _unbind_unsent(self, now: float) -> None:
-        """Forget what was bound just now: not all of it could be."""
+        """Unbind what was bound just now, because binding failed in the middle."""
         for worker in self.workers.values():
             jobs = [job for job in worker.state.jobs.values() if job.id >= self._next_job]
             self._unbind(worker, jobs, now)
 
-    # -- what workers say ---------------------------------------------------------------------
+    # -- reports of the workers ---------------------------------------------------------------
 
     def hello(self, device: str, message: Hello) -> None:
-        """A worker is idle, and takes jobs."""
+        """A worker is idle and ready for jobs."""
         worker = self.workers[device]
         if not worker.state.up:
             worker.state.up = True
             worker.given_up = False
             for placement, latencies in zip(worker.placements, message.latencies, strict=True):
                 placement.latency.warm_up(*latencies)
-            self._refresh_given_up()
+            self._update_served()
         now = time.monotonic()
         for job in [job for job in worker.state.jobs if job <= message.finished]:
             self._finish(worker, Finished(job, 0.0), now)
 
     def ready(self, device: str, message: Ready, now: float) -> None:
-        """A worker has finished jobs, and has room for more."""
+        """A worker has finished jobs."""
         worker = self.workers[device]
         for finished in message.finished:
             self._finish(worker, finished, now)
 
     def _finish(self, worker: Worker, finished: Finished, now: float) -> None:
-        """A job is over; after an unknown time if that is told as zero."""
+        """Close a finished job; how long it took is unknown if that is reported as zero."""
         job = worker.state.close(finished.job, now)
         if job is None:
             return
-        if self._count(job, finished) and finished.elapsed_s:
+        if self._count(worker, job, finished) and finished.elapsed_s:
             job.placement.latency.learn(job.rows, finished.elapsed_s)
         for start, stop in job.ranges:
             self._suspects.acquit(job.placement.member, start, stop)
-        self._close_job(job)
+        self._release(job)
 
-    def _count(self, job: OpenJob, finished: Finished) -> int:
+    def _count(self, worker: Worker, job: OpenJob, finished: Finished) -> int:
         """Count a batch; cell by cell only if not all of its rows were simply predicted.
 
         Returns:
-            How many rows were predicted or failed: none if the batch was skipped, because nobody
-            wanted it any more.
+            How many rows were predicted or failed: none if the batch was skipped, because none of
+            its rows was needed any more.
         """
         member = job.placement.member
         predicted, failed = job.rows, 0
@@ -236,25 +252,26 @@ class Fleet:
                 done = arena.done[member.index, arena.slots(start, stop)]
                 predicted += int((done == rows).sum())
                 failed += int((done == -rows).sum())
-        member.counters.run(predicted, failed, job.opened - job.since, finished.elapsed_s)
-        job.placement.counters.run(predicted + failed, finished.elapsed_s)
+        counters = self.member_counters[member.arena][member.index]
+        counters.run(predicted, failed, job.opened - job.since, finished.elapsed_s)
+        worker.counters[job.placement.instance].run(predicted + failed, finished.elapsed_s)
         return predicted + failed
 
-    # -- what the supervisor says -------------------------------------------------------------
+    # -- reports of the supervisor ------------------------------------------------------------
 
     def started(self, name: str, incarnation: int) -> None:
         """A new process is being started for a device."""
         self.workers[name].incarnation = incarnation
 
     def reaped(self, name: str, executing: int) -> list[OpenJob]:
-        """A worker is dead and waited for.
+        """A worker is dead and its process reaped.
 
         Args:
             name: of its device.
             executing: the job that it was running, 0 if none.
 
         Returns:
-            The jobs that it held: their unfinished rows wait again.
+            The jobs that it held: their unfinished rows are pending again.
         """
         worker = self.workers[name]
         worker.incarnation = 0
@@ -262,13 +279,13 @@ class Fleet:
         now = time.monotonic()
         jobs = [job for id in list(worker.state.jobs) if (job := worker.state.close(id, now))]
         for job in reversed(jobs):
-            self._take_back(job, blamed=job.id == executing)
+            self._requeue_unfinished(job, blamed=job.id == executing)
         for job in jobs:
-            self._close_job(job)
+            self._release(job)
         return jobs
 
-    def _take_back(self, job: OpenJob, *, blamed: bool) -> None:
-        """Let a dead worker's unfinished rows wait again; wake the combiner for the finished."""
+    def _requeue_unfinished(self, job: OpenJob, *, blamed: bool) -> None:
+        """Make a dead worker's unfinished rows pending again; report the finished ones."""
         member = job.placement.member
         unfinished = [
             (row, flow)
@@ -276,14 +293,14 @@ class Fleet:
             for start, stop in ranges
             for row in self._unfinished(member, start, stop)
         ]
-        self.settled += [Predictions(member.arena, start, stop) for start, stop in job.ranges]
+        self.predicted += [Predictions(member.arena, start, stop) for start, stop in job.ranges]
         if blamed:
             unfinished = self._blame(member, unfinished)
         for row, flow in unfinished:
             member.pending.append(row, row + 1, job.since, flow)
 
     def _unfinished(self, member: Member, start: int, stop: int) -> list[int]:
-        """The rows that a member has not settled, and somebody still waits for."""
+        """The rows that a member has not done and that are still needed."""
         arena = self._arenas[member.arena]
         slots, rows = arena.slots(start, stop), arena.numbers(start, stop)
         over = (
@@ -297,7 +314,7 @@ class Fleet:
     def _blame(self, member: Member, rows: list[tuple[int, Flow]]) -> list[tuple[int, Flow]]:
         """Count a death against each row; isolate or fail the suspects and return the others.
 
-        A suspect waits as if it had just come: it has had its turn.
+        A suspect waits as if it had just arrived: it has had its turn.
         """
         others: list[tuple[int, Flow]] = []
         for row, flow in rows:
@@ -312,29 +329,29 @@ class Fleet:
         return others
 
     def _fail(self, member: Member, start: int, stop: int, why: str) -> None:
-        """Mark rows as failed in the place of a worker that is reaped."""
+        """Mark rows as failed in the place of a worker that is gone."""
         arena = self._arenas[member.arena]
         arena.done[member.index, arena.slots(start, stop)] = -arena.numbers(start, stop)
         error = f"member {member.name!r} failed: {why}"
-        self.settled.append(Predictions(member.arena, start, stop, error))
+        self.predicted.append(Predictions(member.arena, start, stop, error))
 
-    def gave_up(self, name: str) -> None:
-        """A worker keeps dying at its start: don't wait for it until it says Hello."""
+    def give_up(self, name: str) -> None:
+        """A worker keeps dying at its start: count on it no more until its next Hello."""
         self.workers[name].given_up = True
-        self._refresh_given_up()
+        self._update_served()
         for member in self._all_members:
-            while member.given_up and member.pending.rows:
-                for start, stop in member.pending.take(1024).ranges:
-                    self._fail(member, start, stop, _NOBODY)
+            while member.pending.rows and not self._served[member.arena] >> member.index & 1:
+                for start, stop in member.pending.pop_batch(1024).ranges:
+                    self._fail(member, start, stop, _NO_WORKER)
 
-    def _refresh_given_up(self) -> None:
+    def _update_served(self) -> None:
         given_up = {id(worker.state) for worker in self.workers.values() if worker.given_up}
-        for member in self._all_members:
-            member.given_up = all(
-                id(placement.device) in given_up for placement in member.placements
-            )
         self._served = [
-            sum(1 << member.index for member in members if not member.given_up)
+            sum(
+                1 << member.index
+                for member in members
+                if not all(id(placement.device) in given_up for placement in member.placements)
+            )
             for members in self.members
         ]
         self.version += 1

@@ -7,7 +7,7 @@ when a device would be through with what is before a new request:
 - what it holds already;
 - all that waits there with a higher priority;
 - of what waits there with the same priority, all of it, or what its own flow has times the number
-  of flows that share the device, whichever is less: flows take turns (`server.engine.flows`).
+  of flows that share the device, whichever is less: flows take turns (`allocator.dispatch.flows`).
 
 Rows of a member on several devices are split between them as their speeds are. This is summed up a
 hundred times a second at most, not for every request, and moved on by the rows accepted since. How
@@ -22,8 +22,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from server.engine.fleet_state import DeviceState, Member, Placement
-from server.engine.flows import Flow
+from allocator.dispatch.flows import Flow
+from allocator.dispatch.state import DeviceState, Member, Placement
 from server.engine.request import Request
 from server.errors import DeadlineExceeded
 
@@ -154,7 +154,7 @@ class Forecast:
             decisive = outlook.decisive[what] = delays[needed - 1]
         wait_s, total_s = decisive.prospect(outlook.accepted, request.rows)
         request.forecast_s = total_s
-        if now - flow.learned > _DOUBT_S:
+        if now - flow.bias_updated > _DOUBT_S:
             _doubt(flow, now, total_s)
         return Prospect(wait_s * flow.bias, total_s * flow.bias)
 
@@ -203,16 +203,16 @@ def learn(request: Request, now: float) -> None:
     if is_late or is_whole:
         bias = (now - request.accepted) / request.forecast_s
         flow.bias += _LEARNING * (min(max(bias, _LEAST_BIAS), _LARGEST_BIAS) - flow.bias)
-        flow.learned = now
+        flow.bias_updated = now
 
 
 def _doubt(flow: Flow, now: float, total_s: float) -> None:
     """Believe half of a bias that no request has confirmed for long; they take `total_s`."""
     half_s = max(_DOUBT_S, total_s)
-    age_s = now - flow.learned
+    age_s = now - flow.bias_updated
     if age_s > half_s:
         flow.bias = 1.0 + (flow.bias - 1.0) * 0.5 ** (age_s / half_s)
-        flow.learned = now
+        flow.bias_updated = now
 
 
 def _add(load: _Load, placement: Placement, share: float) -> None:

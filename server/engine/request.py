@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 import numpy as np
 
-from server.engine.flows import NORMAL, Flow
+from allocator.dispatch.flows import NORMAL, Flow
 from server.engine.spec import ServedModel
 from server.errors import RequestError
 from workers.combiner.predictions import ClassMap
@@ -68,7 +68,7 @@ class Wish(msgspec.Struct, frozen=True):
         predictions: members whose own predictions it wants, by index.
         masks: whether it wants to know which members each row rests on.
         class_only: whether it wants to know each row's best class, and nothing else.
-        level: its priority (`server.engine.flows`).
+        level: its priority (`allocator.dispatch.flows`).
     """
 
     timeout_s: float = 0.0

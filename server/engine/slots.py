@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import math
 
-from server.engine.batching import Range
-from server.engine.flows import Flow
+from allocator.dispatch.flows import Flow
+from allocator.dispatch.pending import Range
 
 __all__ = ["SlotAllocator"]
 

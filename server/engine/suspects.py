@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from enum import Enum, auto
 
-from server.engine.fleet_state import Member
+from allocator.dispatch.state import Member
 
 __all__ = ["FAIL_AFTER", "Suspects", "Verdict"]
 

@@ -29,8 +29,8 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from allocator.dispatch.state import OpenJob
 from server.engine.arena_requests import ArenaRequests
-from server.engine.fleet_state import OpenJob
 from server.engine.request import Answer
 from server.errors import RequestError
 from workers.runtime.log_lines import Speaker

@@ -13,7 +13,7 @@ from functools import partial
 
 import msgspec
 
-from server.engine.flows import NORMAL
+from allocator.dispatch.flows import NORMAL
 from server.engine.request import Answer, Outcome, Prepared, Request, StoredInput
 from server.errors import ClientGone
 from server.grpc_api.answers import encode_answer

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
-from server.engine.flows import NORMAL
+from allocator.dispatch.flows import NORMAL
 from server.engine.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
 from server.engine.request import Answer, Request
 from server.errors import (

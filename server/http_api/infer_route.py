@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
-from server.engine.flows import NORMAL
+from allocator.dispatch.flows import NORMAL
 from server.engine.memory_budget import MemoryBudget
 from server.engine.request import Answer
 from server.errors import (

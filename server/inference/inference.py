@@ -148,7 +148,7 @@ class Inference:
     def _statistics(self, endpoint: Endpoint) -> dict[str, Any]:
         served = endpoint.model.served
         if endpoint.model.is_member:
-            counted = self.engine.fleet.counters(served.arena, served.spec.members[0])
+            counted = self.engine.fleet.member_counters[served.arena][served.spec.members[0]]
             return member_statistics(served.name, MODEL_VERSION, counted)
         return model_statistics(served.name, MODEL_VERSION, endpoint.counters)
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from server.engine.flows import HIGH, NORMAL
+from allocator.dispatch.flows import HIGH, NORMAL
 from server.engine.request import Answer, Wish
 from server.errors import InvalidRequest
 from server.inference.requests import Parameters, WantedOutput

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
+from itertools import chain
 
+from allocator.dispatch.state import Member
 from server.engine.arena_requests import ArenaRequests
 from server.engine.engine import Engine
 from server.engine.fleet import Worker
-from server.engine.fleet_state import Member, Placement
 from server.engine.memory_budget import MemoryBudget
+from server.engine.statistics import MemberCounters
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
 
 __all__ = ["ArenaMetrics", "FleetMetrics"]
@@ -33,10 +35,9 @@ class FleetMetrics:
 
     def __init__(self, engine: Engine) -> None:
         self._workers = engine.fleet.workers
-        self._members = [member for members in engine.fleet.members for member in members]
-        self._placements = [
-            placement for worker in self._workers.values() for placement in worker.placements
-        ]
+        self._members = list(
+            zip(chain(*engine.fleet.members), chain(*engine.fleet.member_counters), strict=True)
+        )
 
     async def collect(self) -> AsyncIterator[AnyFamily]:
         """Members, instances, workers."""
@@ -48,7 +49,10 @@ class FleetMetrics:
         now = time.monotonic()
 
         def each(value: Callable[[Member], float]) -> list[tuple[tuple[str], float]]:
-            return [((member.name,), value(member)) for member in self._members]
+            return [((member.name,), value(member)) for member, _ in self._members]
+
+        def counted(value: Callable[[MemberCounters], float]) -> list[tuple[tuple[str], float]]:
+            return [((member.name,), value(counters)) for member, counters in self._members]
 
         def waited(member: Member) -> float:
             return max(0.0, now - member.pending.since) if member.pending.rows else 0.0
@@ -58,13 +62,13 @@ class FleetMetrics:
                 "ensembled_member_rows_total",
                 "Rows that the member predicted.",
                 _MEMBER,
-                each(lambda member: member.counters.rows),
+                counted(lambda counters: counters.rows),
             ),
             Counters(
                 "ensembled_member_failed_rows_total",
                 "Rows that the member failed on.",
                 _MEMBER,
-                each(lambda member: member.counters.failed),
+                counted(lambda counters: counters.failed),
             ),
             Gauges(
                 "ensembled_member_pending_rows",
@@ -82,40 +86,41 @@ class FleetMetrics:
                 "ensembled_batch_wait_seconds",
                 "How long the oldest row of a batch had waited when it went to a worker.",
                 _MEMBER,
-                (((member.name,), member.counters.wait) for member in self._members),
+                (((member.name,), counters.wait) for member, counters in self._members),
             ),
         ]
 
     def _of_instances(self) -> list[AnyFamily]:
-        named = [((at.device.name, at.member.name), at) for at in self._placements]
-
-        def each(value: Callable[[Placement], float]) -> list[tuple[tuple[str, str], float]]:
-            return [(labels, value(placement)) for labels, placement in named]
+        named = [
+            ((placement.device.name, placement.member.name), placement.latency.batch, counters)
+            for worker in self._workers.values()
+            for placement, counters in zip(worker.placements, worker.counters, strict=True)
+        ]
 
         return [
             Histograms(
                 "ensembled_batch_rows",
                 "Rows of the batches that the instance predicted.",
                 _INSTANCE,
-                ((labels, placement.counters.rows) for labels, placement in named),
+                ((labels, counters.rows) for labels, _, counters in named),
             ),
             Histograms(
                 "ensembled_batch_duration_seconds",
                 "How long the batches took that the instance predicted.",
                 _INSTANCE,
-                ((labels, placement.counters.times) for labels, placement in named),
+                ((labels, counters.times) for labels, _, counters in named),
             ),
             Counters(
                 "ensembled_instance_busy_seconds_total",
                 "Time that the instance spent on its jobs.",
                 _INSTANCE,
-                each(lambda placement: placement.counters.busy_s),
+                [(labels, counters.busy_s) for labels, _, counters in named],
             ),
             Gauges(
                 "ensembled_instance_max_batch_rows",
                 "The most rows that a batch of the instance may have.",
                 _INSTANCE,
-                each(lambda placement: placement.latency.batch),
+                [(labels, batch) for labels, batch, _ in named],
             ),
         ]
 

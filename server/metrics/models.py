@@ -10,7 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
-from server.engine.flows import HIGH, NORMAL
+from allocator.dispatch.flows import HIGH, NORMAL
 from server.engine.statistics import OUTCOMES, REASONS, ModelCounters, RequestTimes
 from server.inference.inference import Endpoint, Inference
 from server.metrics.families import AnyFamily, Counters, Gauges, Histograms

@@ -3,11 +3,11 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allocator.dispatch import policy, state
+from allocator.dispatch.flows import NORMAL, Flows
+from allocator.dispatch.pending import PendingRows, merge
 from allocator.simulation.binding import Binder
 from allocator.simulation.jobs import Costs, DeviceState, InstanceState
-from server.engine import dispatch
-from server.engine.batching import PendingRanges, merge
-from server.engine.flows import NORMAL, Flows
 
 SEGMENT = 1 << 40
 #: Multiples of a power of two, so that sums are exact and ties are ties in both.
@@ -34,11 +34,9 @@ class Both:
 
     def __init__(self, devices, kinds, cells, quanta):
         """`cells`: [device][member] batch; `quanta`: [kind][member]."""
-        self.states = [dispatch.DeviceState(f"d{i}", up=True) for i in range(devices)]
+        self.states = [state.DeviceState(f"d{i}", up=True) for i in range(devices)]
         members = len(quanta[0])
-        self.members = [
-            dispatch.Member(f"m{i}", 0, i, PendingRanges(SEGMENT)) for i in range(members)
-        ]
+        self.members = [state.Member(f"m{i}", 0, i, PendingRows(SEGMENT)) for i in range(members)]
         self.devices = [DeviceState(f"d{i}", i, 0) for i in range(devices)]
         costs = [[Costs(Table(1 << 20, own).seconds, 64) for own in of_kind] for of_kind in quanta]
         self.instances = []
@@ -47,7 +45,7 @@ class Both:
                 if batch:
                     kind = kinds[device]
                     self.members[member].placements.append(
-                        dispatch.Placement(
+                        state.Placement(
                             self.states[device],
                             0,
                             self.members[member],
@@ -59,7 +57,7 @@ class Both:
                     )
         self.binder = Binder(self.instances, members, self.devices)
         self.next_job, self.next_row = 1, 1
-        self.flow = Flows().of(0, 0, NORMAL)
+        self.flow = Flows().get(0, 0, NORMAL)
 
     def append(self, member, rows, now):
         start, self.next_row = self.next_row, self.next_row + rows
@@ -89,7 +87,7 @@ class Both:
         self.binder.set_up(self.devices[device], up=True)
 
     def bind(self, now):
-        theirs = dispatch.choose(self.members, self.next_job, now)
+        theirs = policy.bind(self.members, self.next_job, now)
         self.next_job += len(theirs)
         ours = self.binder.bind(now)
         assert [

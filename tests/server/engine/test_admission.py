@@ -1,8 +1,8 @@
 import msgspec
 import pytest
 
+from allocator.dispatch.flows import NORMAL, Flows
 from server.engine.admission import admit, check_time, time_left_s
-from server.engine.flows import NORMAL, Flows
 from server.engine.forecast import Prospect
 from server.engine.request import Prepared, Request, Wish
 from server.engine.spec import ServedModel
@@ -12,7 +12,7 @@ from workers.runtime.terms import Terms
 
 OUTPUT = TensorSpec("output", "FP32", (2,))
 ALL = 0b111
-FLOW = Flows().of(0, 0, NORMAL)
+FLOW = Flows().get(0, 0, NORMAL)
 
 
 def model(**changes):

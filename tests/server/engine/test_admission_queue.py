@@ -4,15 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from allocator.dispatch.flows import HIGH, NORMAL, Flows
 from server.engine.admission_queue import WaitingRoom
-from server.engine.flows import HIGH, NORMAL, Flows
 from server.errors import QueueFull
 
 FLOWS = Flows()
 
 
 def request(rows, ensemble=0, level=NORMAL, flows=FLOWS):
-    flow = flows.of(0, ensemble, level)
+    flow = flows.get(0, ensemble, level)
     return SimpleNamespace(
         rows=rows, claimed=0, flow=flow, model=SimpleNamespace(name=f"e{ensemble}")
     )

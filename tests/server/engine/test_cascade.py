@@ -4,8 +4,8 @@ from arenas import arena_spec, claim, ensemble, mapped, open_arena
 from hypothesis import given
 from hypothesis import strategies as st
 
+from allocator.dispatch.flows import NORMAL, Flows
 from server.engine.cascade import advance, move_on, stage_terms
-from server.engine.flows import NORMAL, Flows
 from server.engine.request import Admission, Prepared, Request, Wish
 from server.engine.spec import ServedModel
 from workers.runtime.terms import Terms, unpack
@@ -60,7 +60,7 @@ def arena():
 def request_of_eight(arena):
     served = ServedModel(0, 0, arena.spec.ensembles[0])
     claim(arena, START, START + 8, expected=0b001, quorum=1, stage=1)
-    flow = Flows().of(0, 0, NORMAL)
+    flow = Flows().get(0, 0, NORMAL)
     terms = Terms(1, stage=1)
     admission = Admission(0, 0b111, 0b001, 2, terms, terms.pack(), flow)
     return Request(Prepared(served, Wish()), admission, [], 8, None, 0.0)

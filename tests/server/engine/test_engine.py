@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stage import ALL, DEVICES, FAILS, SOME, STAGED, SURE, UNEQUAL, UNSURE, on_stage
 
-from server.engine.flows import HIGH
+from allocator.dispatch.flows import HIGH
 from server.engine.request import Request
 from server.errors import DeadlineExceeded, MemberFailed, RequestError, Unavailable
 from workers.runtime.messages import Finished, Ready
@@ -292,7 +292,7 @@ def failing_once(monkeypatch, where, *, after=False):
 
 @pytest.mark.parametrize("after", [False, True])
 def test_an_exception_while_batches_are_assembled_loses_no_row(monkeypatch, after):
-    calls = failing_once(monkeypatch, "server.engine.fleet.choose", after=after)
+    calls = failing_once(monkeypatch, "server.engine.fleet.bind", after=after)
     with on_stage() as stage:
         request = stage.submit(ALL, 7)
         stage.engine._dispatch_soon()

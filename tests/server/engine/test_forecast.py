@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.engine.batching import PendingRanges
-from server.engine.fleet_state import DeviceState, Latency, Member, Placement
-from server.engine.flows import HIGH, NORMAL, Flows
+from allocator.dispatch.flows import HIGH, NORMAL, Flows
+from allocator.dispatch.pending import PendingRows
+from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, Placement
 from server.engine.forecast import Forecast, learn
 from server.errors import DeadlineExceeded, MemberFailed, Unavailable
 
@@ -19,10 +19,10 @@ class Bench:
         self.devices = {}
         self.members = []
         for index, (name, places) in enumerate(seconds.items()):
-            member = Member(name, 0, index, PendingRanges(1 << 20))
+            member = Member(name, 0, index, PendingRows(1 << 20))
             for device, batch_s in places.items():
                 state = self.devices.setdefault(device, DeviceState(device, up=True))
-                latency = Latency(10)
+                latency = LatencyEstimate(10)
                 latency.warm_up(batch_s / 2, batch_s)
                 member.placements.append(Placement(state, 0, member, latency))
             self.members.append(member)
@@ -32,14 +32,14 @@ class Bench:
         for member in self.members:
             if only is None or member.name in only:
                 member.pending.append(
-                    self.head, self.head + rows, self.now, self.flows.of(0, *flow)
+                    self.head, self.head + rows, self.now, self.flows.get(0, *flow)
                 )
         self.head += rows
 
     def prospect(self, rows=10, flow=(0, NORMAL), *, needed=None, expected=None, room_rows=0):
         expected = (1 << len(self.members)) - 1 if expected is None else expected
         request = SimpleNamespace(
-            flow=self.flows.of(0, *flow),
+            flow=self.flows.get(0, *flow),
             accepted=self.now,
             expected=expected,
             rows=rows,
@@ -146,11 +146,11 @@ def test_a_bias_that_no_request_confirms_is_doubted():
     for _ in range(300):
         learn(request, request.accepted + 100.0)
     assert flow.bias == pytest.approx(4.0)
-    bench.now = flow.learned + 0.4
+    bench.now = flow.bias_updated + 0.4
     assert bench.prospect(rows=1)[1].flow.bias == pytest.approx(4.0), "it may be right"
-    bench.now = flow.learned + 0.5001
+    bench.now = flow.bias_updated + 0.5001
     assert bench.prospect(rows=1)[1].flow.bias == pytest.approx(2.5, rel=0.01)
-    bench.now = flow.learned + 5.0
+    bench.now = flow.bias_updated + 5.0
     assert bench.prospect(rows=1)[1].flow.bias == pytest.approx(1.0, abs=0.01)
 
 
@@ -158,7 +158,7 @@ def test_a_bias_is_not_doubted_before_a_request_could_confirm_it():
     bench = Bench(a={"d0": 0.1})
     bench.append(1000)
     flow = bench.prospect()[1].flow
-    flow.bias, flow.learned = 2.0, bench.now - 9.0
+    flow.bias, flow.bias_updated = 2.0, bench.now - 9.0
     assert bench.prospect()[1].flow.bias == 2.0
 
 

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.flows import Flow, Level
+from allocator.dispatch.flows import Flow, PriorityLevel
 from server.engine.slots import SlotAllocator
 
 SEGMENTS, SEGMENT_ROWS = 4, 8
 CAPACITY = SEGMENTS * SEGMENT_ROWS
-FLOWS = [Flow(Level(1)) for _ in range(6)]
+FLOWS = [Flow(PriorityLevel(1)) for _ in range(6)]
 A, B, C = FLOWS[:3]
 
 steps = st.lists(

@@ -1,12 +1,12 @@
 """Which rows run again after a death, and which do not."""
 
-from server.engine.batching import PendingRanges
-from server.engine.fleet_state import Member
+from allocator.dispatch.pending import PendingRows
+from allocator.dispatch.state import Member
 from server.engine.suspects import FAIL_AFTER, Suspects, Verdict
 
 
 def member(name):
-    return Member(name, 0, 0, PendingRanges(4))
+    return Member(name, 0, 0, PendingRows(4))
 
 
 def test_a_row_is_tried_in_company_then_alone_then_not_any_more():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.flows import HIGH
+from allocator.dispatch.flows import HIGH
 from server.engine.request import Answer, Prepared, Wish
 from server.engine.spec import ServedModel
 from server.errors import ClientGone, QueueFull

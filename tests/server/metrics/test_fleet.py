@@ -3,17 +3,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from allocator.dispatch.flows import NORMAL, Flows
+from allocator.dispatch.pending import PendingRows
+from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, OpenJob, Placement
 from server.engine.admission_queue import WaitingRoom
-from server.engine.batching import PendingRanges
-from server.engine.fleet_state import DeviceState, Latency, Member, OpenJob, Placement
-from server.engine.flows import NORMAL, Flows
 from server.engine.memory_budget import MemoryBudget
 from server.engine.slots import SlotAllocator
+from server.engine.statistics import InstanceCounters, MemberCounters
 from server.metrics import fleet
 from server.metrics.exposition import Exposition
 from server.metrics.fleet import ArenaMetrics, FleetMetrics
 
-FLOW = Flows().of(0, 0, NORMAL)
+FLOW = Flows().get(0, 0, NORMAL)
 NOW = 50.0
 
 
@@ -48,18 +49,21 @@ def test_what_waits_for_an_arena():
 
 def small_fleet():
     """A member on two devices, one of which is up and runs a job of three rows."""
-    member = Member("m", 0, 0, PendingRanges(64))
+    member = Member("m", 0, 0, PendingRows(64))
     workers = {}
     for name, up in (("cpu:0", True), ("cpu:1", False)):
-        device, estimate = DeviceState(name, up=up), Latency(8)
+        device, estimate = DeviceState(name, up=up), LatencyEstimate(8)
         estimate.warm_up(0.5, 0.5)
         placement = Placement(device, 0, member, estimate)
         member.placements.append(placement)
-        workers[name] = SimpleNamespace(state=device, placements=[placement], given_up=not up)
+        workers[name] = SimpleNamespace(
+            state=device, placements=[placement], counters=[InstanceCounters()], given_up=not up
+        )
     placement = workers["cpu:0"].placements[0]
     job = OpenJob(1, placement, [(0, 3)], 3, 0.5, NOW - 2, NOW - 0.2, [(FLOW, [(0, 3)])])
     placement.device.open(job, NOW - 0.2)
-    return SimpleNamespace(workers=workers, members=[[member]]), member
+    counters = [[MemberCounters()]]
+    return SimpleNamespace(workers=workers, members=[[member]], member_counters=counters), member
 
 
 def test_what_waits_for_a_member_and_what_a_device_holds():
@@ -79,11 +83,11 @@ def test_what_waits_for_a_member_and_what_a_device_holds():
 
 
 def test_batches_are_counted_by_instance_and_by_member():
-    known, member = small_fleet()
-    here, there = member.placements
-    here.counters.run(3, 0.25)
-    there.counters.run(0, 0.5)
-    member.counters.run(2, 1, waited_s=0.01, elapsed_s=0.25)
+    known, _ = small_fleet()
+    here, there = (worker.counters[0] for worker in known.workers.values())
+    here.run(3, 0.25)
+    there.run(0, 0.5)
+    known.member_counters[0][0].run(2, 1, waited_s=0.01, elapsed_s=0.25)
     values = scrape(FleetMetrics(SimpleNamespace(fleet=known)))
     assert values['member_rows_total{member="m"}'] == 2
     assert values['member_failed_rows_total{member="m"}'] == 1

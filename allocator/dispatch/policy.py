@@ -1,25 +1,25 @@
-"""Late binding: which member runs next, and on which device.
+"""Late binding: which member runs next, on which device, with how many rows.
 
-Runs in the front-end; pure (the clock is an argument). Members wait with their pending rows;
-devices have room for few jobs. The policy:
+Pure (the clock is an argument). Members have pending rows; devices have capacity for few jobs. The
+policy:
 
-1. the member that has rows of the highest priority goes first; among equals the one with rows of
-   the flow that has had the least device time (`flows.py`); then the one whose oldest row has
-   waited longest; then the one that has the fewest jobs open, so that a slow member does not keep
-   the others out; then the one with the longest job, so that a lone request's members spread over
-   idle devices and finish together;
-2. its job goes to its best device, busy or not: the one that, alone, would be through with all its
-   pending rows first; for few rows the one that would finish them first, for many the one with the
-   most rows per second, also where batch sizes differ; if that one has no room, the job waits;
-3. a device that then still has room helps, if it finishes a batch before the best device would be
-   through with all that waits for it: an idle slow device declines a lone row that a busy fast one
-   would finish sooner, but in a crowd it works, and no row it takes is answered later than the
+1. the member with rows of the highest priority goes first; among equals the one with rows of the
+   flow that has had the least device time (`allocator.dispatch.flows`); then the one whose oldest
+   row has waited longest; then the one with the fewest open jobs, so that a slow member does not
+   keep the others out; then the one with the longest job, so that a lone request's members spread
+   over idle devices and finish together;
+2. its job goes to its best device, busy or not: the one that, alone, would finish all its pending
+   rows first; for few rows the one that would finish them first, for many the one with the most
+   rows per second, also where batch sizes differ; if that one has no capacity, the job waits;
+3. a device that then still has capacity helps, if it finishes a batch before the best device would
+   have finished all that waits for it: an idle slow device declines a lone row that a busy fast one
+   would finish sooner, but in a crowd it works, and no row it runs is answered later than the
    last of those that wait would have been without it;
 4. it helps where it is the least slow in comparison with the best device, not where rows are the
    oldest: a device that is bad at a member would do little of it in the time in which it could do
-   much of another's, and the best device, which takes the oldest first, makes up for it;
-5. a message costs time as well, so that tiny jobs go out together instead of waking everybody;
-6. a device has room for one job and one more to fetch meanwhile; beyond that only while its
+   much of another's, and the best device, which runs the oldest first, makes up for it;
+5. a message costs time as well, so that tiny jobs go out together instead of waking every device;
+6. a device has capacity for one job and one more to fetch meanwhile; beyond that only while its
    backlog is shorter than a message's way there and back, and only for members it has nothing of,
    so that tiny members go out together and heavy ones are bound late.
 """
@@ -31,60 +31,63 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.engine.batching import Turn
-from server.engine.fleet_state import DeviceState, Member, OpenJob, Placement
+from allocator.dispatch.pending import Rank
+from allocator.dispatch.state import DeviceState, Member, OpenJob, Placement
 
-__all__ = ["choose"]
+__all__ = ["bind"]
 
 _MESSAGE_S = 0.0003
 
 
-def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob]:
-    """Bind pending rows to devices until none has room for what waits.
+def bind(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob]:
+    """Bind pending rows to devices until none has capacity for what waits.
 
-    The devices' states and the pending lists are updated; the caller sends the jobs.
+    The devices' states and the pending rows are updated; the caller runs the jobs.
 
     Args:
         members: all members.
         next_job: the first unused job id; ids are given out upwards from it.
-        now: seconds on the clock of the pending ranges.
+        now: seconds on the clock of the pending rows.
+
+    Returns:
+        The jobs, in the order of binding.
     """
     queue: list[_Key] = []
-    has_room = False
+    has_capacity = False
     for index, member in enumerate(members):
         if member.pending.rows and (key := _key(member, index)):
             queue.append(key)
-            has_room = has_room or _has_room(member, now)
+            has_capacity = has_capacity or _has_capacity(member, now)
     jobs: list[OpenJob] = []
-    if not has_room:
+    if not has_capacity:
         return jobs
     heapq.heapify(queue)
     starts: dict[DeviceState, float] = {}
     load: dict[DeviceState, float] = {}
-    waiting: list[_Waiting] = []
+    blocked: list[_Blocked] = []
     while queue:
-        turn, _, _, index = heapq.heappop(queue)
+        rank, _, _, index = heapq.heappop(queue)
         member = members[index]
         best, seconds = _best(member, starts, now)
-        if not best.device.has_room(best, now):
+        if not best.device.has_capacity(best, now):
             load[best.device] = load.get(best.device, 0.0) + seconds
             if len(member.placements) > 1:
-                waiting.append(_Waiting(index, best, seconds))
+                blocked.append(_Blocked(index, best, seconds))
             continue
-        jobs.append(_open(best, next_job + len(jobs), turn[2], starts, now))
+        jobs.append(_open(best, next_job + len(jobs), rank[2], starts, now))
         if member.pending.rows and (key := _key(member, index)):
             heapq.heappush(queue, key)
-    while helped := _helped(waiting, starts, load, now):
-        waiter, helper = helped
-        since = helper.member.pending.turn[2]
+    while found := _find_helper(blocked, starts, load, now):
+        helped, helper = found
+        since = helper.member.pending.rank[2]
         jobs.append(_open(helper, next_job + len(jobs), since, starts, now))
-        device, rows = waiter.best.device, helper.member.pending.rows
-        load[device] -= waiter.seconds
+        device, rows = helped.best.device, helper.member.pending.rows
+        load[device] -= helped.seconds
         if rows:
-            waiter.seconds = waiter.best.latency.total(rows)
-            load[device] += waiter.seconds
+            helped.seconds = helped.best.latency.total(rows)
+            load[device] += helped.seconds
         else:
-            waiting.remove(waiter)
+            blocked.remove(helped)
     for job in jobs:  # only now: within one round members go by age
         for flow, ranges in job.shares:
             rows = sum([stop - start for start, stop in ranges])
@@ -93,13 +96,13 @@ def choose(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob
 
 
 @dataclass(slots=True, eq=False)
-class _Waiting:
-    """A member whose best device has no room.
+class _Blocked:
+    """A member whose best device has no capacity.
 
     Attributes:
         index: its place among the members.
         best: its placement there.
-        seconds: what all its pending rows would take there.
+        seconds: how long all its pending rows would take there.
     """
 
     index: int
@@ -107,12 +110,12 @@ class _Waiting:
     seconds: float
 
 
-#: A member's place in the queue: its turn, its open jobs, its longest job, its index.
-_Key = tuple[Turn, int, float, int]
+#: What members are ordered by: their rank, open jobs, minus the longest job's seconds, index.
+_Key = tuple[Rank, int, float, int]
 
 
 def _key(member: Member, index: int) -> _Key | None:
-    """The place in the queue of a member with pending rows; None if no device that has it is up.
+    """The key of a member with pending rows; None if no device that holds it is up.
 
     Its job is as long as it is on the fastest device.
     """
@@ -124,19 +127,19 @@ def _key(member: Member, index: int) -> _Key | None:
             least = min(least, seconds)
     if least == math.inf:
         return None
-    return member.pending.turn, member.open_jobs, -least, index
+    return member.pending.rank, member.open_jobs, -least, index
 
 
-def _has_room(member: Member, now: float) -> bool:
-    """Whether some device has room for a member."""
+def _has_capacity(member: Member, now: float) -> bool:
+    """Whether some device has capacity for a member."""
     for placement in member.placements:
-        if placement.device.up and placement.device.has_room(placement, now):
+        if placement.device.up and placement.device.has_capacity(placement, now):
             return True
     return False
 
 
 def _best(member: Member, starts: dict[DeviceState, float], now: float) -> tuple[Placement, float]:
-    """The placement that, alone, would be through with a member's rows first, and in what time.
+    """The placement that, alone, would finish a member's rows first, and how long they take there.
 
     Args:
         member: one with pending rows and a device that is up.
@@ -162,9 +165,9 @@ def _best(member: Member, starts: dict[DeviceState, float], now: float) -> tuple
 def _open(
     placement: Placement, number: int, since: float, starts: dict[DeviceState, float], now: float
 ) -> OpenJob:
-    """Bind a member's next batch, whose oldest row came at `since`."""
+    """Bind a member's next batch, whose oldest row has waited since `since`."""
     pending, device = placement.member.pending, placement.device
-    ranges, shares = pending.take(placement.latency.batch)
+    ranges, shares = pending.pop_batch(placement.latency.batch)
     rows = sum([stop - start for start, stop in ranges])
     expected_s = placement.latency.seconds(rows)
     job = OpenJob(number, placement, ranges, rows, expected_s, since, now, shares)
@@ -173,24 +176,24 @@ def _open(
     return job
 
 
-def _helped(
-    waiting: Sequence[_Waiting],
+def _find_helper(
+    blocked: Sequence[_Blocked],
     starts: dict[DeviceState, float],
     load: dict[DeviceState, float],
     now: float,
-) -> tuple[_Waiting, Placement] | None:
-    """Who is helped next, and where; None if nobody is.
+) -> tuple[_Blocked, Placement] | None:
+    """Which member is helped next, and where; None if none is.
 
     Args:
-        waiting: those that may be helped.
+        blocked: the members that may be helped.
         starts: by device, when a new job would start there, in seconds from now.
-        load: by device, what the rows of all members that wait for it would take there.
+        load: by device, how long the rows of all members that wait for it would take there.
         now: seconds.
     """
-    helped: tuple[_Waiting, Placement] | None = None
+    found: tuple[_Blocked, Placement] | None = None
     least = math.inf, math.inf, 0
-    for waiter in waiting:
-        best = waiter.best
+    for member in blocked:
+        best = member.best
         through = starts[best.device] + load[best.device]
         pending = best.member.pending.rows
         for placement in best.member.placements:
@@ -198,9 +201,9 @@ def _helped(
             if device.up and placement is not best:
                 seconds = placement.latency.seconds(pending)
                 finish = starts[device] + seconds
-                if finish < through and device.has_room(placement, now):
+                if finish < through and device.has_capacity(placement, now):
                     rows = min(pending, placement.latency.batch)
-                    key = seconds * pending / (waiter.seconds * rows), finish, waiter.index
+                    key = seconds * pending / (member.seconds * rows), finish, member.index
                     if key < least:
-                        helped, least = (waiter, placement), key
-    return helped
+                        found, least = (member, placement), key
+    return found

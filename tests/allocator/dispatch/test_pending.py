@@ -1,8 +1,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.batching import PendingRanges, merge, subtract
-from server.engine.flows import HIGH, NORMAL, Flows, turn_of
+from allocator.dispatch.flows import HIGH, NORMAL, Flows, rank_of
+from allocator.dispatch.pending import PendingRows, merge, subtract
 
 SEGMENT = 8
 
@@ -57,24 +57,24 @@ class Naive:
         if self.waiting:
             firsts = {}
             for row, since, flow in sorted(self.waiting, key=lambda item: item[0]):
-                firsts.setdefault(flow, (turn_of(flow), since, row))
+                firsts.setdefault(flow, (rank_of(flow), since, row))
             flow = min(firsts, key=firsts.get)
             rows = sorted((i for i in self.waiting if i[2] is flow), key=lambda item: item[0])
         if self.suspects and (not rows or self.suspects[0][1] < rows[0][1]):
             return self.suspects[:1]
         return rows
 
-    def take(self, limit):
+    def pop(self, limit):
         if self.next() == self.suspects[:1] and self.suspects:
             return [self.suspects.pop(0)[0]]
-        taken = []
-        while len(taken) < limit and self.waiting:
+        popped = []
+        while len(popped) < limit and self.waiting:
             firsts, self.suspects = self.suspects, []
-            part = self.next()[: limit - len(taken)]
+            part = self.next()[: limit - len(popped)]
             self.suspects = firsts
-            taken += part
+            popped += part
             self.waiting = [item for item in self.waiting if item not in part]
-        return [row for row, _, _ in taken]
+        return [row for row, _, _ in popped]
 
     def withdraw(self, start, stop):
         self.suspects = [item for item in self.suspects if not start <= item[0] < stop]
@@ -86,7 +86,7 @@ operations = st.lists(
     st.one_of(
         st.tuples(st.just("append"), st.integers(1, 12), flow_numbers),
         st.tuples(st.just("skip"), st.integers(1, 5), flow_numbers),
-        st.tuples(st.just("take"), st.integers(1, 10), flow_numbers),
+        st.tuples(st.just("pop"), st.integers(1, 10), flow_numbers),
         st.tuples(st.just("withdraw"), spans, flow_numbers),
         st.tuples(st.just("put_back"), st.integers(0, 9), flow_numbers),
         st.tuples(st.just("isolate"), st.integers(0, 9), flow_numbers),
@@ -100,7 +100,7 @@ class Both:
     """The real thing and the naive one, in step."""
 
     def __init__(self):
-        self.pending, self.naive = PendingRanges(SEGMENT), Naive()
+        self.pending, self.naive = PendingRows(SEGMENT), Naive()
         self.head, self.now, self.batches = 0, 0.0, []
 
     def append(self, value, flow):
@@ -113,9 +113,9 @@ class Both:
     def skip(self, value, _):
         self.head += value
 
-    def take(self, value, _):
-        batch = self.pending.take(value)
-        assert rows_of(batch.ranges) == self.naive.take(value)
+    def pop(self, value, _):
+        batch = self.pending.pop_batch(value)
+        assert rows_of(batch.ranges) == self.naive.pop(value)
         assert len(rows_of(batch.ranges)) <= value
         assert all(a // SEGMENT == (b - 1) // SEGMENT for a, b in batch.ranges)
         shared = [span for _, ranges in batch.shares for span in ranges]
@@ -157,14 +157,14 @@ class Both:
             ages = [since for _, since, _ in self.naive.waiting + self.naive.suspects]
             assert self.pending.since == min(ages)
             _, since, flow = self.naive.next()[0]
-            assert self.pending.turn == (*turn_of(flow), since)
+            assert self.pending.rank == (*rank_of(flow), since)
 
 
 def some_flows(same):
     known = Flows()
     if same:
-        return [known.of(0, 0, NORMAL)] * 3
-    return [known.of(0, 0, NORMAL), known.of(0, 1, NORMAL), known.of(0, 0, HIGH)]
+        return [known.get(0, 0, NORMAL)] * 3
+    return [known.get(0, 0, NORMAL), known.get(0, 1, NORMAL), known.get(0, 0, HIGH)]
 
 
 @given(operations, st.booleans())
@@ -175,53 +175,53 @@ def test_pending_ranges_behave_like_a_list_of_rows(steps, same):
         getattr(both, operation)(value, flows[number])
         both.compare(flows)
     while both.rows:
-        both.take(7, None)
+        both.pop(7, None)
     assert both.pending.rows == 0
 
 
-FLOW = Flows().of(0, 0, NORMAL)
+FLOW = Flows().get(0, 0, NORMAL)
 
 
 def test_a_suspect_goes_alone_and_first_if_it_is_older():
-    pending = PendingRanges(SEGMENT)
+    pending = PendingRows(SEGMENT)
     pending.append(0, 3, 5.0, FLOW)
     pending.isolate(1001, 1.0, FLOW)
     pending.isolate(1002, 1.0, FLOW)
-    taken = [pending.take(32).ranges for _ in range(4)]
-    assert taken == [[(1001, 1002)], [(1002, 1003)], [(0, 3)], []]
+    popped = [pending.pop_batch(32).ranges for _ in range(4)]
+    assert popped == [[(1001, 1002)], [(1002, 1003)], [(0, 3)], []]
 
 
 def test_what_comes_back_is_first_again_and_keeps_its_age():
-    pending = PendingRanges(SEGMENT)
+    pending = PendingRows(SEGMENT)
     pending.append(4, 8, 9.0, FLOW)
     for start, stop in [(2, 4), (0, 2)]:
         pending.append(start, stop, 3.0, FLOW)
     assert pending.since == 3.0
-    assert pending.take(6).ranges == [(0, 6)]
+    assert pending.pop_batch(6).ranges == [(0, 6)]
     assert pending.since == 9.0
-    assert pending.take(6).ranges == [(6, 8)]
+    assert pending.pop_batch(6).ranges == [(6, 8)]
 
 
 def test_a_batch_is_filled_from_the_flow_whose_turn_it_is_then_from_the_next():
     known = Flows()
-    urgent, much, little = known.of(0, 0, HIGH), known.of(0, 0, NORMAL), known.of(0, 1, NORMAL)
+    urgent, much, little = known.get(0, 0, HIGH), known.get(0, 0, NORMAL), known.get(0, 1, NORMAL)
     much.charge(1.0)
-    pending = PendingRanges(64)
+    pending = PendingRows(64)
     pending.append(0, 30, 1.0, much)
     pending.append(30, 33, 2.0, little)
     pending.append(33, 35, 3.0, urgent)
-    batch = pending.take(8)
+    batch = pending.pop_batch(8)
     assert batch.shares == [(urgent, [(33, 35)]), (little, [(30, 33)]), (much, [(0, 3)])]
     assert dict(pending.flows()) == {much: 27}
     assert (urgent.pending, little.pending, much.pending) == (0, 0, 27)
 
 
 def test_withdrawing_from_a_long_line_keeps_the_rest_in_order():
-    pending = PendingRanges(SEGMENT)
+    pending = PendingRows(SEGMENT)
     for row in range(0, 4000, 2):
         pending.append(row, row + 1, float(row), FLOW)
-    assert pending.take(500).ranges[-1] == (998, 999)
+    assert pending.pop_batch(500).ranges[-1] == (998, 999)
     for row in range(1000, 4000, 4):
         assert pending.withdraw(row, row + 2) == 1
-    assert rows_of(pending.take(4000).ranges) == list(range(1002, 4000, 4))
+    assert rows_of(pending.pop_batch(4000).ranges) == list(range(1002, 4000, 4))
     assert (pending.rows, FLOW.pending) == (0, 0)

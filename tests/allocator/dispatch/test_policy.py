@@ -2,16 +2,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.engine.batching import PendingRanges
-from server.engine.dispatch import choose
-from server.engine.fleet_state import DeviceState, Latency, Member, Placement
-from server.engine.flows import HIGH, NORMAL, Flows
+from allocator.dispatch.flows import HIGH, NORMAL, Flows
+from allocator.dispatch.pending import PendingRows
+from allocator.dispatch.policy import bind
+from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, Placement
 
 SEGMENT = 64
 
 
 class Bench:
-    """Members and devices, as a front-end has them: what is chosen stays open until `finish`."""
+    """Members and devices, as a front-end has them: what is bound stays open until `finish`."""
 
     def __init__(self, devices, members, batches=()):
         """`members`: name -> {device: seconds per batch}; flat latencies.
@@ -21,9 +21,9 @@ class Bench:
         self.devices = {name: DeviceState(name, up=True) for name in devices}
         self.members = []
         for index, (name, seconds) in enumerate(members.items()):
-            member = Member(name, 0, index, PendingRanges(SEGMENT))
+            member = Member(name, 0, index, PendingRows(SEGMENT))
             for position, (device, latency) in enumerate(seconds.items()):
-                estimate = Latency(dict(batches).get(device, 8))
+                estimate = LatencyEstimate(dict(batches).get(device, 8))
                 estimate.warm_up(latency, latency)
                 member.placements.append(
                     Placement(self.devices[device], position, member, estimate)
@@ -35,19 +35,17 @@ class Bench:
     def append(self, start, stop, now, only=None, flow=(0, NORMAL)):
         for member in self.members:
             if only is None or member.name in only:
-                member.pending.append(start, stop, now, self.flows.of(0, *flow))
+                member.pending.append(start, stop, now, self.flows.get(0, *flow))
 
-    def choose(self, now=0.0):
-        """What goes out, as (member, device, ranges)."""
-        chosen = choose(self.members, self.jobs + 1, now)
-        assert [item.id for item in chosen] == list(
-            range(self.jobs + 1, self.jobs + 1 + len(chosen))
-        )
-        self.jobs += len(chosen)
-        for item in chosen:
+    def bind(self, now=0.0):
+        """What is bound, as (member, device, ranges)."""
+        bound = bind(self.members, self.jobs + 1, now)
+        assert [item.id for item in bound] == list(range(self.jobs + 1, self.jobs + 1 + len(bound)))
+        self.jobs += len(bound)
+        for item in bound:
             assert self.devices[item.placement.device.name].jobs[item.id] is item
         return [
-            (item.placement.member.name, item.placement.device.name, item.ranges) for item in chosen
+            (item.placement.member.name, item.placement.device.name, item.ranges) for item in bound
         ]
 
     def finish(self, device, now):
@@ -56,8 +54,8 @@ class Bench:
         return state.close(next(iter(state.jobs)), now)
 
 
-def names(chosen):
-    return [member for member, _, _ in chosen]
+def names(bound):
+    return [member for member, _, _ in bound]
 
 
 def test_the_oldest_goes_first():
@@ -65,15 +63,15 @@ def test_the_oldest_goes_first():
     bench.append(2, 3, now=3.0, only={"a"})
     bench.append(1, 2, now=1.0, only={"b"})
     bench.append(3, 4, now=2.0, only={"c"})
-    assert names(bench.choose(now=4.0)) == ["b", "c"]
+    assert names(bench.bind(now=4.0)) == ["b", "c"]
     bench.finish("cpu:0", now=4.01)
-    assert names(bench.choose(now=4.01)) == ["a"]
+    assert names(bench.bind(now=4.01)) == ["a"]
 
 
 def test_among_equals_the_longest_job_goes_first():
     bench = Bench(["cpu:0"], {"a": {"cpu:0": 0.01}, "b": {"cpu:0": 0.03}, "c": {"cpu:0": 0.02}})
     bench.append(0, 1, now=0.0)
-    assert names(bench.choose()) == ["b", "c"]
+    assert names(bench.bind()) == ["b", "c"]
 
 
 def test_a_lone_request_spreads_over_the_idle_devices():
@@ -81,53 +79,53 @@ def test_a_lone_request_spreads_over_the_idle_devices():
     longer = {"cpu:0": 0.015, "cpu:1": 0.015}
     bench = Bench(["cpu:0", "cpu:1"], {"a": both, "b": both, "c": longer})
     bench.append(0, 1, now=0.0)
-    chosen = bench.choose()
-    where = {member: device for member, device, _ in chosen}
-    assert names(chosen)[0] == "c"
+    bound = bench.bind()
+    where = {member: device for member, device, _ in bound}
+    assert names(bound)[0] == "c"
     assert where["a"] == where["b"] != where["c"]
 
 
-def devices(chosen):
-    return [device for _, device, _ in chosen]
+def devices(bound):
+    return [device for _, device, _ in bound]
 
 
 @pytest.mark.parametrize("rows", [1, 8])
 def test_rows_wait_for_a_busy_fast_device_where_it_finishes_sooner(rows):
     bench = Bench(["fast", "slow"], {"a": {"fast": 0.01, "slow": 0.10}})
     bench.append(0, 16, now=0.0)
-    assert devices(bench.choose()) == ["fast", "fast"]
+    assert devices(bench.bind()) == ["fast", "fast"]
     bench.append(16, 16 + rows, now=0.0)
-    assert bench.choose() == [], "slow declines"
+    assert bench.bind() == [], "slow declines"
     bench.finish("fast", now=0.01)
-    assert bench.choose(now=0.01) == [("a", "fast", [(16, 16 + rows)])]
+    assert bench.bind(now=0.01) == [("a", "fast", [(16, 16 + rows)])]
 
 
 def test_an_idle_slow_device_helps_where_it_finishes_sooner():
     bench = Bench(["fast", "slow"], {"a": {"fast": 0.010, "slow": 0.015}})
     bench.append(0, 32, now=0.0)
-    assert devices(bench.choose()) == ["fast", "fast", "slow"]
+    assert devices(bench.bind()) == ["fast", "fast", "slow"]
 
 
 def test_a_much_slower_device_helps_as_soon_as_many_rows_wait():
     bench = Bench(["fast", "slow"], {"a": {"fast": 0.01, "slow": 0.10}})
     bench.append(0, 64, now=0.0)
-    assert devices(bench.choose()) == ["fast", "fast"], "which is through after 80 ms"
+    assert devices(bench.bind()) == ["fast", "fast"], "which is through after 80 ms"
     bench.append(64, 128, now=0.0)
-    assert devices(bench.choose()) == ["slow"], "160 ms"
+    assert devices(bench.bind()) == ["slow"], "160 ms"
     bench.finish("fast", now=0.01)
-    assert devices(bench.choose(now=0.01)) == ["fast"], "slow has room, but would take 200 ms"
+    assert devices(bench.bind(now=0.01)) == ["fast"], "slow has room, but would take 200 ms"
 
 
 def test_all_that_waits_for_a_fast_device_counts():
     both = {"fast": 0.01, "slow": 0.05}
     alone = Bench(["fast", "slow"], {"a": both})
     alone.append(0, 16, now=0.0)
-    assert devices(alone.choose()) == ["fast", "fast"]
+    assert devices(alone.bind()) == ["fast", "fast"]
     alone.append(16, 24, now=0.0)
-    assert alone.choose() == [], "30 ms"
+    assert alone.bind() == [], "30 ms"
     shared = Bench(["fast", "slow"], {name: both for name in "abcd"})
     shared.append(0, 16, now=0.0)
-    assert devices(shared.choose()) == ["fast", "fast", "slow"], "80 ms, though 20 ms for each"
+    assert devices(shared.bind()) == ["fast", "fast", "slow"], "80 ms, though 20 ms for each"
 
 
 def test_a_device_helps_where_it_is_the_least_slow():
@@ -137,7 +135,7 @@ def test_a_device_helps_where_it_is_the_least_slow():
     )
     bench.append(0, 64, now=0.0)
     bench.append(64, 128, now=1.0, only={"b"})
-    assert [one[:2] for one in bench.choose(now=1.0)] == [
+    assert [one[:2] for one in bench.bind(now=1.0)] == [
         ("a", "fast"), ("b", "fast"), ("b", "slow"), ("b", "slow")
     ]  # fmt: skip
 
@@ -149,7 +147,7 @@ def test_members_for_which_a_device_is_the_best_come_before_those_it_helps():
     )
     bench.append(0, 64, now=0.0, only={"a"})
     bench.append(0, 64, now=1.0, only={"b"})
-    assert [one[:2] for one in bench.choose(now=1.0)] == [
+    assert [one[:2] for one in bench.bind(now=1.0)] == [
         ("a", "cpu:0"), ("a", "cpu:0"), ("b", "cpu:1"), ("b", "cpu:1")
     ]  # fmt: skip
 
@@ -158,50 +156,50 @@ def test_many_rows_go_where_there_are_more_per_second_not_where_a_small_batch_en
     seconds, batches = {"small": 0.010, "large": 0.020}, {"small": 8, "large": 32}
     few = Bench(["small", "large"], {"a": seconds}, batches)
     few.append(0, 8, now=0.0)
-    assert few.choose() == [("a", "small", [(0, 8)])]
+    assert few.bind() == [("a", "small", [(0, 8)])]
     many = Bench(["small", "large"], {"a": seconds}, batches)
     many.append(0, 32, now=0.0)
-    assert many.choose() == [("a", "large", [(0, 32)])]
+    assert many.bind() == [("a", "large", [(0, 32)])]
 
 
 def test_work_turns_away_from_a_device_that_hangs():
     bench = Bench(["cpu:0", "cpu:1"], {"a": {"cpu:0": 0.010, "cpu:1": 0.011}})
     bench.append(0, 8, now=0.0)
-    assert bench.choose(now=0.0) == [("a", "cpu:0", [(0, 8)])]
+    assert bench.bind(now=0.0) == [("a", "cpu:0", [(0, 8)])]
     bench.append(8, 16, now=0.02)  # cpu:0 is twice as late as it should be
-    assert bench.choose(now=0.02) == [("a", "cpu:1", [(8, 16)])]
+    assert bench.bind(now=0.02) == [("a", "cpu:1", [(8, 16)])]
     bench.finish("cpu:1", now=0.031)
     for second in range(1, 4):
         bench.append(8 + 8 * second, 16 + 8 * second, now=float(second))
-        assert [device for _, device, _ in bench.choose(now=float(second))] == ["cpu:1"]
+        assert [device for _, device, _ in bench.bind(now=float(second))] == ["cpu:1"]
         bench.finish("cpu:1", now=second + 0.01)
 
 
 def test_a_device_has_room_for_one_more_than_it_runs():
     bench = Bench(["cpu:0"], {"a": {"cpu:0": 0.01}})
     bench.append(0, 40, now=0.0)
-    assert len(bench.choose()) == 2
-    assert bench.choose() == []
+    assert len(bench.bind()) == 2
+    assert bench.bind() == []
     assert bench.finish("cpu:0", now=0.01).ranges == [(0, 8)]
-    assert bench.choose(now=0.01) == [("a", "cpu:0", [(16, 24)])]
+    assert bench.bind(now=0.01) == [("a", "cpu:0", [(16, 24)])]
 
 
 def test_tiny_members_go_out_together_but_each_only_once():
     tiny = {f"m{i}": {"cpu:0": 0.00005} for i in range(5)}
     bench = Bench(["cpu:0"], tiny)
     bench.append(0, 1, now=0.0)
-    assert sorted(names(bench.choose())) == sorted(tiny)
+    assert sorted(names(bench.bind())) == sorted(tiny)
     bench.append(1, 2, now=0.0)
-    assert bench.choose() == [], "there is something of each member already"
+    assert bench.bind() == [], "there is something of each member already"
 
 
 def test_nothing_goes_to_a_device_that_is_down():
     bench = Bench(["cpu:0", "cpu:1"], {"a": {"cpu:0": 0.01, "cpu:1": 0.02}, "b": {"cpu:0": 0.01}})
     bench.devices["cpu:0"].up = False
     bench.append(0, 1, now=0.0)
-    assert bench.choose() == [("a", "cpu:1", [(0, 1)])]
+    assert bench.bind() == [("a", "cpu:1", [(0, 1)])]
     bench.devices["cpu:0"].up = True
-    assert bench.choose() == [("b", "cpu:0", [(0, 1)])]
+    assert bench.bind() == [("b", "cpu:0", [(0, 1)])]
 
 
 def test_a_closed_job_that_is_not_open_is_no_error():
@@ -211,7 +209,7 @@ def test_a_closed_job_that_is_not_open_is_no_error():
 
 
 def test_latencies_are_interpolated_and_learned():
-    latency = Latency(8)
+    latency = LatencyEstimate(8)
     latency.warm_up(0.001, 0.008)
     assert latency.seconds(1) == pytest.approx(0.001)
     assert latency.seconds(8) == pytest.approx(0.008)
@@ -252,8 +250,8 @@ def test_every_row_is_predicted_once_by_every_member(latencies, steps):
     head, now = 0, 0.0
     predicted = {name: [] for name in members}
 
-    def choose_all():
-        for member, device, ranges in bench.choose(now):
+    def bind_all():
+        for member, device, ranges in bench.bind(now):
             assert bench.devices[device].up
             assert device in members[member]
             rows = [row for start, stop in ranges for row in range(start, stop)]
@@ -271,7 +269,7 @@ def test_every_row_is_predicted_once_by_every_member(latencies, steps):
                 bench.finish(value, now)
             case "flip" if not bench.devices[value].jobs:
                 bench.devices[value].up = not bench.devices[value].up
-        choose_all()
+        bind_all()
     for device in bench.devices.values():
         device.up = True
     for _ in range(1000):
@@ -279,7 +277,7 @@ def test_every_row_is_predicted_once_by_every_member(latencies, steps):
         for name, device in bench.devices.items():
             while device.jobs:
                 bench.finish(name, now)
-        choose_all()
+        bind_all()
         if not any(member.pending.rows for member in bench.members):
             break
     for rows in predicted.values():
@@ -290,7 +288,7 @@ def test_every_row_is_predicted_once_by_every_member(latencies, steps):
 
 
 def test_a_batch_that_was_held_up_says_little_but_slowness_that_lasts_is_learned():
-    latency = Latency(8)
+    latency = LatencyEstimate(8)
     latency.warm_up(0.01, 0.02)
     latency.learn(8, 100.0)
     assert latency.seconds(8) == pytest.approx(0.02 + 0.2 * 0.04)
@@ -311,7 +309,7 @@ def test_what_is_urgent_goes_first_however_long_others_have_waited():
     for member, since in [("a", 0.0), ("b", 1.0)]:
         bench.append(0, 8, now=since, only={member})
     bench.append(8, 9, now=5.0, only={"c"}, flow=(1, HIGH))
-    assert names(bench.choose(now=5.0)) == ["c", "a"]
+    assert names(bench.bind(now=5.0)) == ["c", "a"]
 
 
 def test_a_flood_on_one_ensemble_leaves_half_of_the_device_to_another():
@@ -324,7 +322,7 @@ def test_a_flood_on_one_ensemble_leaves_half_of_the_device_to_another():
             if bench.members["ab".index(member)].pending.rows < 8:
                 bench.append(head, head + 8, now=now, only={member}, flow=(flow, NORMAL))
                 head += 8
-        bench.choose(now)
+        bench.bind(now)
         job = bench.finish("cpu:0", now)
         now += job.expected_s
         seconds[job.placement.member.name] += job.expected_s
@@ -336,7 +334,7 @@ def test_who_comes_back_has_saved_no_time_up():
     now = 0.0
     for start in range(0, 80, 8):
         bench.append(start, start + 8, now=now, only={"a"}, flow=(0, NORMAL))
-        bench.choose(now)
+        bench.bind(now)
         bench.finish("cpu:0", now)
         now += 0.01
     for start in range(80, 160, 16):
@@ -344,7 +342,7 @@ def test_who_comes_back_has_saved_no_time_up():
         bench.append(start + 8, start + 16, now=now, only={"b"}, flow=(1, NORMAL))
     order = []
     for _ in range(10):
-        bench.choose(now)
+        bench.bind(now)
         order.append(bench.finish("cpu:0", now).placement.member.name)
         now += 0.01
     assert "bbb" not in "".join(order)

@@ -1,28 +1,33 @@
-"""The fleet as the dispatcher sees it: members, their placements, devices and the jobs they hold.
+"""What the dispatch policy decides by: members, their placements, devices and the jobs they hold.
 
-Runs in the front-end; pure (the clock is an argument). `server.engine.fleet` keeps it up to date,
-`server.engine.dispatch` decides by it.
+Pure (times are arguments). Whoever drives the policy keeps this up to date: the front-end's fleet
+by what workers report, a simulation by what it computes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from server.engine.batching import PendingRanges, Range
-from server.engine.flows import Flow
-from server.engine.statistics import InstanceCounters, MemberCounters
+from allocator.dispatch.flows import Flow
+from allocator.dispatch.pending import PendingRows, Range
 
-__all__ = ["ArenaRange", "DeviceState", "Hold", "Latency", "Member", "OpenJob", "Placement"]
+__all__ = ["DeviceState", "LatencyEstimate", "Member", "OpenJob", "Placement"]
 
+#: How many jobs a device may hold whatever they are: one that it runs, one to fetch meanwhile.
 _CREDITS = 2
+#: A device with a shorter backlog may hold more: about a message's way there and back.
 _LEAD_S = 0.001
 _SMOOTHING = 0.2
 #: How many times the usual a batch is believed to take, and what is usual at least.
 _MOST, _LEAST_S = 3.0, 0.001
 
 
-class Latency:
-    """Estimates of seconds per batch of an instance: per power of two, learned as it runs."""
+class LatencyEstimate:
+    """Estimated seconds per batch of an instance: per power of two, learned as it runs.
+
+    Attributes:
+        batch: its batch size.
+    """
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
@@ -37,7 +42,7 @@ class Latency:
         self._seconds[0] = one_row_s
 
     def learn(self, rows: int, elapsed_s: float) -> None:
-        """Take in how long a batch of `rows` took.
+        """Learn from a batch of `rows` rows.
 
         One that took far longer than usual was held up, mostly, and says little about the next:
         only if that goes on it is believed.
@@ -60,32 +65,19 @@ class Latency:
         return seconds + self._seconds[(rest - 1).bit_length()] if rest else seconds
 
 
-#: Rows of an arena: its index, the first row, one past the last.
-ArenaRange = tuple[int, int, int]
-
-
-@dataclass(slots=True, eq=False)
-class Hold:
-    """Rows that have ended while open jobs may still touch them.
-
-    Attributes:
-        rows: which.
-        jobs: how many jobs hold them.
-    """
-
-    rows: ArenaRange
-    jobs: int
-
-
 @dataclass(slots=True)
 class OpenJob:
-    """A job that a worker holds.
+    """A job that a device holds.
 
     Attributes:
-        since: when its oldest row came.
+        id: unique, ascending in the order of binding.
+        placement: the instance that runs it.
+        ranges: its rows, merged.
+        rows: how many.
+        expected_s: how long it should take.
+        since: since when its oldest row had waited.
         opened: when it was bound.
         shares: the flows that its rows belong to, each with its ranges.
-        holds: rows that are released with the last job that holds them.
     """
 
     id: int
@@ -96,7 +88,6 @@ class OpenJob:
     since: float
     opened: float
     shares: list[tuple[Flow, list[Range]]]
-    holds: list[Hold] = field(default_factory=list)
 
 
 @dataclass(slots=True, eq=False)
@@ -128,8 +119,8 @@ class DeviceState:
             return self.expected_s - spent
         return self.expected_s - running + (spent - running)
 
-    def has_room(self, placement: Placement, now: float) -> bool:
-        """Whether it takes one more job of that placement."""
+    def has_capacity(self, placement: Placement, now: float) -> bool:
+        """Whether it may be given one more job of that placement."""
         held = len(self.jobs)
         if held < _CREDITS:
             return True
@@ -138,7 +129,7 @@ class DeviceState:
         )
 
     def open(self, job: OpenJob, now: float) -> None:
-        """Add a job it was given."""
+        """Add a job."""
         if not self.jobs:
             self.head_since = now
         self.jobs[job.id] = job
@@ -161,17 +152,15 @@ class Placement:
 
     Attributes:
         device: where it is loaded.
-        instance: its index among the worker's instances.
-        member: whose rows it takes.
-        latency: what its batches take; knows the batch size.
-        counters: what it has done.
+        instance: its index among the device's instances.
+        member: whose rows it predicts.
+        latency: how long its batches take; knows the batch size.
     """
 
     device: DeviceState
     instance: int
     member: Member
-    latency: Latency
-    counters: InstanceCounters = field(default_factory=InstanceCounters)
+    latency: LatencyEstimate
 
 
 @dataclass(slots=True, eq=False)
@@ -181,21 +170,17 @@ class Member:
     Attributes:
         arena: index of its arena.
         index: its index among the arena's members.
-        given_up: every device that holds it is down for good.
-        open_jobs: how many of its jobs workers hold.
-        counters: what it has done.
+        open_jobs: how many of its jobs devices hold.
     """
 
     name: str
     arena: int
     index: int
-    pending: PendingRanges
+    pending: PendingRows
     placements: list[Placement] = field(default_factory=list)
-    given_up: bool = False
     open_jobs: int = 0
-    counters: MemberCounters = field(default_factory=MemberCounters)
 
     @property
     def is_up(self) -> bool:
-        """Whether some worker serves it now."""
+        """Whether some device that holds it is up."""
         return any(placement.device.up for placement in self.placements)

@@ -1,8 +1,9 @@
 """The rows that wait for one member: ranges by flow, each in the order of its rows' numbers.
 
-Runs in the front-end; pure. Ranges come in by request and go out by batch: contiguous ones are
-merged when they are taken, so that a batch is one zero-copy view wherever possible. A batch may
-hold rows of several flows: it is filled from the flow whose turn it is, then from the next.
+Pure; part of the dispatch policy. Ranges come in by request and go out by batch: contiguous ones
+are merged when they are popped, so that a batch is one zero-copy view wherever possible. A batch
+may hold rows of several flows: it is filled from the flow that is served next, then from the one
+after it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
-from server.engine.flows import Flow, turn_of
+from allocator.dispatch.flows import Flow, rank_of
 
-__all__ = ["Batch", "PendingRanges", "Range", "Turn", "merge", "subtract"]
+__all__ = ["Batch", "PendingRows", "Range", "Rank", "merge", "subtract"]
 
+#: Rows [start, stop).
 Range = tuple[int, int]
 
-#: Where a member stands in line: priority, virtual time, when the oldest row came.
-Turn = tuple[int, float, float]
+#: What members are ordered by: priority, virtual time, since when the oldest row has waited.
+Rank = tuple[int, float, float]
 
-#: So many ranges that were taken are kept before the list is moved up.
+#: How many popped ranges a queue keeps before it compacts its list.
 _SLACK = 64
 
 
@@ -50,10 +52,10 @@ def subtract(ranges: list[Range], start: int, stop: int) -> list[Range]:
 
 
 class Batch(NamedTuple):
-    """Rows that were taken.
+    """Rows that were popped.
 
     Attributes:
-        ranges: merged, in the order in which they were taken.
+        ranges: merged, in the order in which they were popped.
         shares: the flows that they belong to, each with its ranges.
     """
 
@@ -62,7 +64,7 @@ class Batch(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Waiting:
+class _PendingRange:
     start: int
     stop: int
     since: float
@@ -77,8 +79,8 @@ class _Suspect(NamedTuple):
 _start = attrgetter("start")
 
 
-class _Line:
-    """Ranges in the order of their rows' numbers, which is that of their claims.
+class _FlowQueue:
+    """The ranges of one flow, in the order of their rows' numbers, which is that of their claims.
 
     Attributes:
         rows: how many rows wait.
@@ -88,37 +90,37 @@ class _Line:
 
     def __init__(self) -> None:
         self.rows = 0
-        self._items: list[_Waiting] = []
+        self._items: list[_PendingRange] = []
         self._head = 0
 
     @property
     def since(self) -> float:
-        """When the first of them came. Only if there are rows."""
+        """Since when the first row has waited. Only if there are rows."""
         return self._items[self._head].since
 
     @property
     def first(self) -> tuple[float, int]:
-        """When the first of them came, and its number. Only if there are rows."""
+        """Since when the first row has waited, and its number. Only if there are rows."""
         first = self._items[self._head]
         return first.since, first.start
 
     def add(self, start: int, stop: int, since: float) -> None:
-        """Let [start, stop) wait."""
-        items, item = self._items, _Waiting(start, stop, since)
+        """Insert [start, stop)."""
+        items, item = self._items, _PendingRange(start, stop, since)
         if not items or items[-1].start < start:
             items.append(item)
         else:
             items.insert(bisect_left(items, start, self._head, key=_start), item)
         self.rows += stop - start
 
-    def take(self, limit: int) -> list[Range]:
-        """Remove up to `limit` rows, the first ones."""
-        taken: list[Range] = []
+    def pop(self, limit: int) -> list[Range]:
+        """Remove the first rows, `limit` at most."""
+        popped: list[Range] = []
         items, head = self._items, self._head
         while limit and head < len(items):
             first = items[head]
             stop = min(first.stop, first.start + limit)
-            taken.append((first.start, stop))
+            popped.append((first.start, stop))
             limit -= stop - first.start
             self.rows -= stop - first.start
             if stop == first.stop:
@@ -132,10 +134,10 @@ class _Line:
             del items[:head]
             head = 0
         self._head = head
-        return taken
+        return popped
 
     def withdraw(self, start: int, stop: int) -> int:
-        """Remove whatever of [start, stop) is there; how many rows that was."""
+        """Remove whatever of [start, stop) is there; returns how many rows that was."""
         items = self._items
         first = bisect_left(items, start, self._head, key=_start)
         if first > self._head and items[first - 1].stop > start:
@@ -145,7 +147,7 @@ class _Line:
         if not touched:
             return 0
         kept = [
-            _Waiting(*part, item.since)
+            _PendingRange(*part, item.since)
             for item in touched
             for part in subtract([(item.start, item.stop)], start, stop)
         ]
@@ -158,11 +160,11 @@ class _Line:
         return gone
 
 
-class PendingRanges:
-    """First come, first served within a flow; the flow whose turn it is goes first.
+class PendingRows:
+    """First come, first served within a flow; flows are served in the order of their rank.
 
-    What a dead worker held is older than what else waits, so it comes first again. A suspect row
-    goes alone, when its age says so.
+    Rows that come back from a dead worker are older than what else waits, so they go first again.
+    A suspect row goes alone, when its age says so.
 
     Attributes:
         rows: how many rows wait.
@@ -171,97 +173,98 @@ class PendingRanges:
     def __init__(self, segment_rows: int) -> None:
         self.rows = 0
         self._segment_rows = segment_rows
-        self._lines: dict[Flow, _Line] = {}
+        self._queues: dict[Flow, _FlowQueue] = {}
         self._suspects: deque[_Suspect] = deque()
 
     @property
     def since(self) -> float:
-        """When the oldest waiting row came, on the clock of `append`. Only if there are rows."""
-        ages = [line.since for line in self._lines.values() if line.rows]
+        """Since when the oldest row has waited. Only if there are rows."""
+        ages = [queue.since for queue in self._queues.values() if queue.rows]
         return min([*ages, *(suspect.since for suspect in self._suspects)])
 
     @property
-    def turn(self) -> Turn:
-        """Where the batch that would be taken next stands in line. Only if there are rows."""
-        flow = self._next()
+    def rank(self) -> Rank:
+        """The rank of the batch that would be popped next. Only if there are rows."""
+        flow = self._next_flow()
         if self._is_suspect_next(flow):
             suspect = self._suspects[0]
-            return *turn_of(suspect.flow), suspect.since
+            return *rank_of(suspect.flow), suspect.since
         assert flow is not None
-        return *turn_of(flow), self._lines[flow].since
+        return *rank_of(flow), self._queues[flow].since
 
     def flows(self) -> Iterator[tuple[Flow, int]]:
         """The flows that have rows here, with their number; suspects are not counted."""
-        for flow, line in self._lines.items():
-            if line.rows:
-                yield flow, line.rows
+        for flow, queue in self._queues.items():
+            if queue.rows:
+                yield flow, queue.rows
 
     def append(self, start: int, stop: int, since: float, flow: Flow) -> None:
-        """Let [start, stop) of a flow wait, before all rows with a higher number."""
-        line = self._lines.get(flow)
-        if line is None:
-            line = self._lines[flow] = _Line()
-        line.add(start, stop, since)
-        flow.wait(stop - start)
+        """Add rows [start, stop) of a flow, before all of its rows with a higher number."""
+        queue = self._queues.get(flow)
+        if queue is None:
+            queue = self._queues[flow] = _FlowQueue()
+        queue.add(start, stop, since)
+        flow.add_pending(stop - start)
         self.rows += stop - start
 
     def isolate(self, row: int, since: float, flow: Flow) -> None:
-        """Let a row wait that may go out only alone, behind what is older."""
+        """Add a row that may only be a batch by itself, behind what is older."""
         self._suspects.append(_Suspect(row, since, flow))
-        flow.wait(1)
+        flow.add_pending(1)
         self.rows += 1
 
-    def take(self, limit: int) -> Batch:
-        """Remove the batch to predict next: up to `limit` rows."""
-        flow = self._next()
+    def pop_batch(self, limit: int) -> Batch:
+        """Remove the batch to predict next: `limit` rows at most."""
+        flow = self._next_flow()
         if self._is_suspect_next(flow):
             suspect = self._suspects.popleft()
-            suspect.flow.leave(1)
+            suspect.flow.remove_pending(1)
             self.rows -= 1
             ranges = [(suspect.row, suspect.row + 1)]
             return Batch(ranges, [(suspect.flow, ranges)])
         shares: list[tuple[Flow, list[Range]]] = []
         while limit and flow is not None:
-            line = self._lines[flow]
-            before = line.rows
-            shares.append((flow, line.take(limit)))
-            taken = before - line.rows
-            flow.leave(taken)
-            limit -= taken
-            self.rows -= taken
-            flow = self._next() if limit and self.rows else None
+            queue = self._queues[flow]
+            before = queue.rows
+            shares.append((flow, queue.pop(limit)))
+            popped = before - queue.rows
+            flow.remove_pending(popped)
+            limit -= popped
+            self.rows -= popped
+            flow = self._next_flow() if limit and self.rows else None
         ranges = [span for _, part in shares for span in part]
         return Batch(merge(ranges, self._segment_rows) if len(ranges) > 1 else ranges, shares)
 
     def withdraw(self, start: int, stop: int) -> int:
-        """Remove whatever of [start, stop) still waits; how many rows that was."""
+        """Remove whatever of [start, stop) still waits; returns how many rows that was."""
         if not self.rows:
             return 0
         gone = 0
-        for flow, line in self._lines.items():
-            if line.rows and (count := line.withdraw(start, stop)):
-                flow.leave(count)
+        for flow, queue in self._queues.items():
+            if queue.rows and (count := queue.withdraw(start, stop)):
+                flow.remove_pending(count)
                 gone += count
         for suspect in [item for item in self._suspects if start <= item.row < stop]:
             self._suspects.remove(suspect)
-            suspect.flow.leave(1)
+            suspect.flow.remove_pending(1)
             gone += 1
         self.rows -= gone
         return gone
 
-    def _next(self) -> Flow | None:
-        """The flow whose turn it is, among equals the older; None if none has rows in line."""
-        lines = self._lines
+    def _next_flow(self) -> Flow | None:
+        """The flow to serve next, the older one among equals; None if no queue has rows."""
+        queues = self._queues
         found: Flow | None = None
-        for flow, line in lines.items():
-            if line.rows and (
-                found is None or (turn_of(flow), line.first) < (turn_of(found), lines[found].first)
+        for flow, queue in queues.items():
+            if queue.rows and (
+                found is None
+                or (rank_of(flow), queue.first) < (rank_of(found), queues[found].first)
             ):
                 found = flow
         return found
 
     def _is_suspect_next(self, flow: Flow | None) -> bool:
-        """Whether a suspect goes before the flow whose turn it is."""
+        """Whether a suspect goes before the flow to serve next."""
         if not self._suspects:
             return False
-        return flow is None or self._suspects[0].since < self._lines[flow].since
+        return flow is None or self._suspects[0].since < self._queues[flow].since
