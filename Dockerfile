@@ -80,6 +80,7 @@ COPY --from=gpu-dependencies /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
 COPY configs configs
+COPY examples examples
 USER 10001:10001
 
 FROM runtime AS cpu
@@ -87,4 +88,5 @@ COPY --from=cpu-dependencies /opt/venv /opt/venv
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
 COPY configs configs
+COPY examples examples
 USER 10001:10001

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -32,12 +34,12 @@ from server.calibration.fitting import Options
 from server.calibration.metrics import Classes
 from server.calibration.predicting import predict
 from server.config import load_config
-from workers.recipes.digits import held_out
-from workers.recipes.digits_data import write_data
 
 __all__ = ["Served", "main", "measure"]
 
-_CONFIG = Path(__file__).resolve().parent.parent / "configs/digits.yaml"
+_ROOT = Path(__file__).resolve().parent.parent
+_CONFIG = _ROOT / "configs/digits.yaml"
+_DIGITS = _ROOT / "examples/models/digits.py"
 _NAME, _WHOLE = "digits", "whole"
 _SPLITS, _MAX_LOSS, _HOLDOUT = 5, 0.002, 0.5
 _MOST_BYTES = 1 << 20
@@ -131,6 +133,8 @@ def measure(
 def _merged(config: Path, found: Calibration) -> dict[str, Any]:
     """The configuration with what was fitted, and a second ensemble that asks all members."""
     document: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    for member in document["members"].values():  # the document goes to another directory
+        member["model"]["recipe"] = str(config.absolute().parent / member["model"]["recipe"])
     fitted = yaml.safe_load(found.yaml)
     for name, keys in fitted["members"].items():
         document["members"][name] |= keys
@@ -208,7 +212,8 @@ def main() -> None:
     options = parser.parse_args()
     with errors_as_lines(), tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        data = write_data(directory, *held_out())[0]
+        subprocess.run([sys.executable, _DIGITS, "--data", folder], check=True)
+        data = directory / "digits.npz"
         found = [
             measure(data, directory, seed=seed, max_loss=options.max_loss)
             for seed in range(options.splits)

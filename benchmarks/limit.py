@@ -37,7 +37,7 @@ from benchmarks.limit_process import (
 from server.config import load_config
 from server.errors import EnsembledError
 from server.members.inspect import model_sources
-from workers.recipes import RecipeError
+from workers.builder import RecipeError
 from workers.runtime.spec import ModelSource
 
 __all__ = ["BATCHES", "Limit", "LimitRound", "LimitRounds", "errors_as_lines", "main", "splits"]

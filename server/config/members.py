@@ -59,7 +59,8 @@ class RecipeConfig(Section):
     """A model that the server builds itself, once, instead of a file."""
 
     recipe: str = Field(min_length=1)
-    """Name of the recipe, e.g. `efficientnet_lite0`."""
+    """Function that makes it: `FILE.py:NAME`, relative to the configuration, or
+    `package.module:NAME`."""
 
 
 class ImageConfig(Section):
@@ -184,7 +185,7 @@ class MemberConfig(Section):
     """One trained network."""
 
     model: ModelReference
-    """`fake`, `{recipe: name}`, or a relative path (`.onnx`, `.pt2`, `.pt`, `.ts`)."""
+    """`fake`, `{recipe: FILE.py:NAME}`, or a relative path (`.onnx`, `.pt2`, `.pt`, `.ts`)."""
     input: InputConfig | None = None
     """How the client's input becomes the model's; if absent, the client sends the tensor itself."""
     inputs: dict[str, Annotated[InputTensorConfig, _NAME_OR_MAPPING]] = {}

@@ -173,7 +173,7 @@ def _type(field: dict[str, Any]) -> str:
         kinds = [_type(choice) for choice in choices if choice.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "$ref" in field:
-        return "`{recipe: name}`" if field["$ref"].endswith("/RecipeConfig") else "mapping"
+        return "`{recipe: FILE.py:NAME}`" if field["$ref"].endswith("/RecipeConfig") else "mapping"
     if values := field.get("enum") or ([field["const"]] if "const" in field else []):
         return ", ".join(f"`{value}`" for value in values)
     return _plain_type(field)

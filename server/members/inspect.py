@@ -13,7 +13,12 @@ from server.errors import ConfigError, StartError
 from server.members.classes import read_labels
 from server.members.member import KnownMember
 from workers.backends.inspection import InspectionError, inspect_models
-from workers.recipes import RECIPES, RecipeError, RecipeResult, ensure_with_progress
+from workers.builder import (
+    BuiltModel,
+    RecipeError,
+    build_models_with_progress,
+    find_recipe,
+)
 from workers.runtime.spec import ModelSource
 
 __all__ = ["know_members", "model_sources"]
@@ -28,14 +33,14 @@ def know_members(config: Config) -> list[KnownMember]:
         ConfigError: if a model or its labels can't be used.
         StartError: if a recipe fails.
     """
-    made = _make_recipes(config)
-    sources = [_source(name, member, made) for name, member in config.members.items()]
+    built = _build_models(config)
+    sources = [_source(name, member, built) for name, member in config.members.items()]
     try:
         signatures = inspect_models(sources)
     except InspectionError as error:
         raise ConfigError(error.messages) from None
     return [
-        KnownMember(name, member, source, signature, _labels(name, member, made))
+        KnownMember(name, member, source, signature, _labels(name, member, built))
         for (name, member), source, signature in zip(
             config.members.items(), sources, signatures, strict=True
         )
@@ -49,30 +54,31 @@ def model_sources(config: Config) -> list[ModelSource]:
         ConfigError: if there is no such recipe.
         StartError: if a recipe fails.
     """
-    made = _make_recipes(config)
-    return [_source(name, member, made) for name, member in config.members.items()]
+    built = _build_models(config)
+    return [_source(name, member, built) for name, member in config.members.items()]
 
 
-def _make_recipes(config: Config) -> dict[str, RecipeResult]:
-    wanted: dict[str, str] = {}
+def _build_models(config: Config) -> dict[str, BuiltModel]:
+    """Return the models of the members whose model is a recipe, by member."""
+    recipes, problems = {}, []
     for name, member in config.members.items():
         if isinstance(member.model, RecipeConfig):
-            wanted.setdefault(member.model.recipe, name)
-    if unknown := [recipe for recipe in wanted if recipe not in RECIPES]:
-        raise ConfigError(
-            f"members.{wanted[recipe]}.model: unknown recipe {recipe!r}, "
-            f"use one of {', '.join(RECIPES)}"
-            for recipe in unknown
-        )
+            try:
+                recipes[name] = find_recipe(member.model.recipe, config.directory)
+            except RecipeError as error:
+                problems.append(f"members.{name}.model: {error}")
+    if problems:
+        raise ConfigError(problems)
     try:
-        return ensure_with_progress(list(wanted))
+        built = build_models_with_progress(list(recipes.values()))
     except RecipeError as error:
         raise StartError(str(error)) from None
+    return {name: built[recipe] for name, recipe in recipes.items()}
 
 
-def _source(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> ModelSource:
+def _source(name: str, member: MemberConfig, built: dict[str, BuiltModel]) -> ModelSource:
     if isinstance(member.model, RecipeConfig):
-        path: Path | None = made[member.model.recipe].path
+        path: Path | None = built[name].path
     else:
         path = member.model if isinstance(member.model, Path) else None
     backend = member.resolved_backend or (backend_for(path) if path else None)
@@ -88,8 +94,8 @@ def _source(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> M
     )
 
 
-def _labels(name: str, member: MemberConfig, made: dict[str, RecipeResult]) -> tuple[str, ...]:
+def _labels(name: str, member: MemberConfig, built: dict[str, BuiltModel]) -> tuple[str, ...]:
     path = member.labels
     if path is None and isinstance(member.model, RecipeConfig):
-        path = made[member.model.recipe].labels_path
+        path = built[name].labels_path
     return () if path is None else read_labels(f"members.{name}.labels", path)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from digits import held_out
+from digits_data import write_data
+from serving import with_absolute_recipes
 
 from benchmarks.cascade import measure
-from workers.recipes.digits import held_out
-from workers.recipes.digits_data import write_data
 
 DIGITS = Path(__file__).parents[2] / "configs/digits.yaml"
 STAGES = ("deep", "mlp", "residual", "cnn", "attention")
@@ -16,7 +17,7 @@ STAGES = ("deep", "mlp", "residual", "cnn", "attention")
 @pytest.mark.process
 @pytest.mark.slow
 def test_a_served_cascade_of_digits_does_what_was_told(tmp_path):
-    document = yaml.safe_load(DIGITS.read_text())
+    document = with_absolute_recipes(DIGITS)
     cascade = {"cascade": [[name] for name in STAGES], "confidence": [0.9] * 4}
     document["ensembles"]["digits"] |= cascade
     config = tmp_path / "digits.yaml"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-SCRIPT = Path(__file__).parents[2] / "clients" / "examples" / "quickstart.py"
+SCRIPT = Path(__file__).parents[2] / "examples/quickstart.py"
 
 
 def test_it_runs(url, monkeypatch, capsys):

@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from server.cli.main import app
 from server.config import ServerConfig
@@ -63,9 +64,20 @@ def test_what_is_copied_is_there_and_sent():
     assert not is_sent(".git/config")
 
 
-def test_the_clients_tests_and_examples_are_not_sent_but_the_package_is():
+def test_the_clients_package_is_sent_and_nothing_else_of_it():
     assert is_sent("clients/ensembled_client/open_inference.binpb")
-    assert not is_sent("clients/examples/control.py")
+    assert not is_sent("clients/load_test.py")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_has_the_recipes_beside_the_configurations_that_name_them(target):
+    copied = [each.text for each in instructions(target, "COPY")]
+    assert {"configs configs", "examples examples"} <= set(copied)
+    for path in (PROJECT / "configs").glob("*.yaml"):
+        for member in yaml.safe_load(path.read_text())["members"].values():
+            file = (path.parent / member["model"]["recipe"].partition(":")[0]).resolve()
+            assert file.is_file()
+            assert is_sent(str(file.relative_to(PROJECT)))
 
 
 def test_files_come_from_stages_that_are_there():

@@ -7,15 +7,15 @@ import numpy as np
 import onnxruntime
 import pytest
 from crowd import Load
+from digits import SUMMARIES, held_out
 from serving import Client, configuration, devices, fake, running
 
-from workers.recipes import ensure_with_progress
-from workers.recipes.digits import NAMES, held_out
+from workers.builder import build_models_with_progress, find_recipe
 
 pytestmark = pytest.mark.process
 
 DIGITS = Path(__file__).parents[2] / "configs/digits.yaml"
-MEMBERS = [name.removeprefix("digits_") for name in NAMES]
+MEMBERS = [name.removeprefix("digits_") for name in SUMMARIES]
 
 
 def softmax(logits):
@@ -27,9 +27,10 @@ def softmax(logits):
 def networks():
     """Each member, run in this process: name -> a function from pixels to probabilities."""
     found = {}
-    for name, result in ensure_with_progress(NAMES).items():
-        session = onnxruntime.InferenceSession(str(result.path), providers=["CPUExecutionProvider"])
-        found[name.removeprefix("digits_")] = lambda x, session=session: softmax(
+    recipes = [find_recipe(f"../examples/models/digits.py:{n}", DIGITS.parent) for n in SUMMARIES]
+    for recipe, model in build_models_with_progress(recipes).items():
+        session = onnxruntime.InferenceSession(str(model.path), providers=["CPUExecutionProvider"])
+        found[recipe.name.removeprefix("digits_")] = lambda x, session=session: softmax(
             session.run(None, {"x": x})[0]
         )
     return found

@@ -389,6 +389,14 @@ def devices(count: int) -> list[dict[str, Any]]:
     return [{"name": f"cpu:{i}", "cores": [core]} for i, core in enumerate(cores)]
 
 
+def with_absolute_recipes(path: Path) -> dict[str, Any]:
+    """The document of a configuration file, fit to be written to another directory."""
+    document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for member in document["members"].values():
+        member["model"]["recipe"] = str(path.parent / member["model"]["recipe"])
+    return document
+
+
 def fake(add: float = 0.0, *, inputs: int = 2, outputs: int = 2, **options: Any) -> dict[str, Any]:
     """A member that answers with its input plus `add`."""
     batch = {"batch_size": options.pop("batch_size")} if "batch_size" in options else {}

@@ -110,7 +110,7 @@ def test_hangs() -> None:
 
 def test_the_package_imports_no_runtime() -> None:
     code = (
-        "import sys, workers.backends, workers.backends.inspection, workers.recipes\n"
+        "import sys, workers.backends, workers.backends.inspection, workers.builder\n"
         "import server.inference.preprocess\n"
         "print(sorted({'torch', 'onnxruntime', 'onnx', 'sklearn'} & set(sys.modules)))"
     )

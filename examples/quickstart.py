@@ -1,10 +1,10 @@
 """A first look at the client, against a running server.
 
     make serve                                    # in one terminal, once ready
-    python clients/examples/quickstart.py photo.jpg
+    python examples/quickstart.py photo.jpg
 
     ensembled serve configs/digits.yaml           # another server: handwritten digits
-    python clients/examples/quickstart.py --ensemble digits
+    python examples/quickstart.py --ensemble digits
 
 An ensemble that takes images is shown those that are named; any other gets rows of random numbers,
 and so do those that take images if none is named: its answer is nonsense then, and unsure.
@@ -23,7 +23,7 @@ _TIMEOUT_S = 30.0
 
 
 def main() -> None:
-    """Ask, and print what comes back."""
+    """Send requests, and print what comes back."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("images", nargs="*", help="paths of images")
     parser.add_argument("--url", default="http://127.0.0.1:8000", help="or grpc://127.0.0.1:8001")

@@ -1,34 +1,27 @@
-"""How well agents and the ensembles of them play: ``python -m workers.recipes.control_returns``.
+"""How well agents and their ensembles play: ``python examples/models/control_returns.py``.
 
 Runs in a process of its own, without a server: agents answer observations, the rules of
 `workers.rules` combine their answers, and returns of whole episodes flow out. With ``--families N``
-it trains N more groups of agents, of other seeds, to see what is chance.
+it trains N more groups of agents from other seeds, to see what is chance.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from control import HIDDEN, TRAINING, names
+from control_agents import train
+from control_problems import CART_POLE, PENDULUM, PROBLEMS, Policy, Problem, returns, starts
 
-from workers.recipes.control import HIDDEN, TRAINING, names
-from workers.recipes.control_agents import train
-from workers.recipes.control_problems import (
-    CART_POLE,
-    PENDULUM,
-    PROBLEMS,
-    Policy,
-    Problem,
-    returns,
-    starts,
-)
 from workers.rules import RULES
 from workers.worker.postprocess import probabilities
 
-__all__ = ["RULES_OF", "Combined", "compare", "exported", "trained", "weigh"]
+__all__ = ["RULES_OF", "CombinedPolicy", "compare", "exported", "trained", "weigh"]
 
 Array = npt.NDArray[Any]
 
@@ -42,7 +35,7 @@ RULES_OF = {
 TEST_SEED, WEIGHTS_SEED = 1000, 2000
 
 
-class Combined:
+class CombinedPolicy:
     """A policy: what a rule makes of the answers of several agents."""
 
     def __init__(self, agents: Sequence[Policy], rule: str, weights: Array | None = None) -> None:
@@ -65,14 +58,15 @@ def exported(problem: Problem) -> list[Policy]:
     """
     import onnxruntime  # noqa: PLC0415
 
-    from workers.recipes.kitchen import ensure_with_progress  # noqa: PLC0415
+    from workers.builder import build_models_with_progress, find_recipe  # noqa: PLC0415
 
     def policy(path: str) -> Policy:
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         return _as_member(problem, lambda seen: session.run(None, {"observation": seen})[0])
 
-    made = ensure_with_progress(names(problem))
-    return [policy(str(result.path)) for result in made.values()]
+    here = Path(__file__).parent
+    recipes = [find_recipe(f"control.py:{name}", here) for name in names(problem)]
+    return [policy(str(model.path)) for model in build_models_with_progress(recipes).values()]
 
 
 def trained(problem: Problem, first_seed: int) -> list[Policy]:
@@ -110,7 +104,7 @@ def compare(
     """
     weights = {"weighted_mean": weigh(problem, agents)} if not problem.is_discrete else {}
     together = {
-        rule: returns(problem, Combined(agents, rule, weights.get(rule)), begin)
+        rule: returns(problem, CombinedPolicy(agents, rule, weights.get(rule)), begin)
         for rule in RULES_OF[problem.name]
     }
     return [returns(problem, agent, begin) for agent in agents], together

@@ -1,7 +1,7 @@
 """Agents for control problems: small networks, trained by the cross-entropy method in a second.
 
-Runs in a child of `workers.recipes.kitchen`. A problem, a size and a seed flow in, the weights of
-a network with one hidden layer flow out. All agents of a generation play at once.
+A problem, a size and a seed flow in, the weights of a network with one hidden layer flow out. All
+agents of a generation play at once.
 
 Sources: Rubinstein, "The cross-entropy method for combinatorial and continuous optimization"
 (1999); Szita and Lorincz, "Learning Tetris using the noisy cross-entropy method" (Neural
@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-
-from workers.recipes.control_problems import Policy, Problem, returns, starts
+from control_problems import Policy, Problem, returns, starts
 
 __all__ = ["Agents", "Training", "train"]
 
@@ -68,7 +67,7 @@ class Agents:
         return hidden * (len(problem.scales) + 1 + problem.outputs) + problem.outputs
 
     def __call__(self, observations: Array) -> Array:
-        """Answer observations [agents * n, observed], the first agent's first, with [..., outputs].
+        """Map observations [agents * n, observed], the first agent's first, to [..., outputs].
 
         Logits of actions if the problem is discrete, else the action.
         """

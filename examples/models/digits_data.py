@@ -1,7 +1,7 @@
 """Digits as files: those that no network has seen, and inputs that are no digits.
 
-Runs where ``python -m workers.recipes.digits --data DIRECTORY`` does; files flow out, in the form
-that `ensembled calibrate` reads. The inputs from elsewhere have the shape and range of digits:
+Used by ``digits.py --data DIRECTORY``; files flow out, in the form that `ensembled calibrate`
+reads. The inputs from elsewhere have the shape and range of digits:
 
 ======== =========================================================================================
 noise    each pixel by itself, uniform from 0 to 16

@@ -1,21 +1,20 @@
-"""Five tiny networks with random weights: their price is the server's overhead.
+"""Recipes of five tiny networks with random weights, to measure the server's overhead.
 
-Runs in a child of `workers.recipes.kitchen`. Each takes ``x``, FP32 [n, 784], and answers
-``probabilities``, FP32 [n, 10]; they differ in the width of their hidden layer.
+Each takes ``x``, FP32 [n, 784], and returns ``probabilities``, FP32 [n, 10]; they differ in the
+width of their hidden layer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from workers.recipes.registry import RECIPES
-
-__all__ = ["make"]
+__all__ = ["mlp_0", "mlp_1", "mlp_2", "mlp_3", "mlp_4"]
 
 _INPUTS, _OUTPUTS = 784, 10
 _HIDDEN = (64, 80, 96, 112, 128)
@@ -24,11 +23,9 @@ _HIDDEN = (64, 80, 96, 112, 128)
 _IR_VERSION, _OPSET = 8, 17
 
 
-def make(names: Sequence[str], directory: Path, report: Callable[[str, str], None]) -> None:
-    """Write the named models into a directory."""
-    for name in names:
-        report(name, "writing")
-        onnx.save(_network(int(name.removeprefix("mlp_"))), directory / RECIPES[name].file_name)
+def _write(index: int, path: Path, report: Callable[[str], None]) -> None:
+    report("writing")
+    onnx.save(_network(index), path)
 
 
 def _network(index: int) -> onnx.ModelProto:
@@ -55,3 +52,6 @@ def _network(index: int) -> onnx.ModelProto:
     )
     opset = helper.make_opsetid("", _OPSET)
     return helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=[opset])
+
+
+mlp_0, mlp_1, mlp_2, mlp_3, mlp_4 = (partial(_write, index) for index in range(5))

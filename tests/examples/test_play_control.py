@@ -1,17 +1,15 @@
-"""The examples against the real server."""
+"""The example for agents against the real server."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import control_returns
 import numpy as np
 import pytest
-import yaml
-from serving import devices, running
-
-from workers.recipes import control_returns
-from workers.recipes.control_problems import PENDULUM, PROBLEMS, starts
+from control_problems import PENDULUM, PROBLEMS, starts
+from serving import devices, running, with_absolute_recipes
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -21,7 +19,7 @@ EPISODES = 10
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    config = yaml.safe_load((ROOT / "configs/control.yaml").read_text())
+    config = with_absolute_recipes(ROOT / "configs/control.yaml")
     config |= {"devices": devices(1), "placement": {"profile_s": 0}}
     with running(config, tmp_path_factory.mktemp("control")) as server:
         yield server
@@ -30,7 +28,7 @@ def server(tmp_path_factory):
 @pytest.fixture(scope="module")
 def said(server):
     """What the example prints."""
-    command = [sys.executable, "clients/examples/control.py", server.url]
+    command = [sys.executable, "examples/play_control.py", server.url]
     command += ["--episodes", str(EPISODES)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -66,5 +64,5 @@ def test_actions_are_what_the_rules_make_of_the_agents(server):
     agents = control_returns.exported(PENDULUM)
     for model, rule in (("pendulum", "mean"), ("pendulum-medoid", "medoid")):
         answer = server.client.predict(model, seen, name="observation")
-        wanted = control_returns.Combined(agents, rule)(seen)
+        wanted = control_returns.CombinedPolicy(agents, rule)(seen)
         np.testing.assert_allclose(answer.values, wanted, atol=1e-4)

@@ -1,6 +1,6 @@
 """The architectures of the digit networks. Imported only where they are trained.
 
-Every one takes raw pixels 0..16, FP32 [n, 64], and answers logits [n, 10].
+Each takes raw pixels 0..16, FP32 [n, 64], and returns logits [n, 10].
 """
 
 from __future__ import annotations
@@ -99,5 +99,5 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "attention": lambda: _RowAttention(24),
 }
 
-#: Passes over the training set; enough for each kind to settle.
+#: Passes over the training set; enough for each kind to converge.
 EPOCHS = {"mlp": 12, "deep": 15, "cnn": 15, "residual": 12, "attention": 20}

@@ -1,33 +1,49 @@
-"""Five small networks of different kinds that read handwritten digits, trained in seconds.
+"""Recipes of five small networks of different kinds that read handwritten digits.
 
-Runs in a child of `workers.recipes.kitchen`; ``python -m workers.recipes.digits`` prints how good
-they are, and with ``--data DIRECTORY`` writes digits to calibrate with. They take ``x``, FP32
-[n, 64]: the pixels 0 to 16 of an 8 x 8 image; and answer ``logits``, FP32 [n, 10]. Seeds and the
-split are fixed, and a third of the images is held out.
+They are trained in seconds. ``python examples/models/digits.py`` prints how good they are, and with
+``--data DIRECTORY`` writes digits to calibrate with (`digits_data`). They take ``x``, FP32 [n, 64]:
+the pixels 0 to 16 of an 8 x 8 image; and return ``logits``, FP32 [n, 10]. Seeds and the split are
+fixed, and a third of the images is held out.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-
-from workers.recipes.registry import RECIPES
+from digits_data import write_data
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["NAMES", "accuracies", "held_out", "make"]
+__all__ = [
+    "SUMMARIES",
+    "accuracies",
+    "digits_attention",
+    "digits_cnn",
+    "digits_deep",
+    "digits_mlp",
+    "digits_residual",
+    "held_out",
+]
 
 Images = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
 
-#: The recipes of this module, the members of the ensemble `digits`.
-NAMES = tuple(name for name in RECIPES if name.startswith("digits_"))
+#: What each of the recipes makes; they are the members of the ensemble `digits`.
+SUMMARIES = {
+    "digits_mlp": "a wide perceptron",
+    "digits_deep": "a deep, narrow perceptron with tanh",
+    "digits_cnn": "a convolutional network",
+    "digits_residual": "a residual perceptron",
+    "digits_attention": "attention over the rows of the image",
+}
 
 _SEED = 0
 _BATCH_ROWS = 64
@@ -39,34 +55,35 @@ def held_out() -> tuple[Images, Labels]:
     return x[: len(x) // 3], y[: len(y) // 3]
 
 
-def make(names: Sequence[str], directory: Path, report: Callable[[str, str], None]) -> None:
-    """Train and export the named networks, and write their labels, into a directory."""
+def _build(kind: str, path: Path, report: Callable[[str], None]) -> list[str]:
+    """Train and export a network; return the names of its classes."""
     import torch  # noqa: PLC0415
-
-    from workers.recipes.digits_networks import EPOCHS, NETWORKS  # noqa: PLC0415
+    from digits_networks import EPOCHS, NETWORKS  # noqa: PLC0415
 
     # With more threads these tiny matrices take longer, and sums depend on their number.
     torch.set_num_threads(1)
     x, y = _shuffled()
     x, y = x[len(x) // 3 :], y[len(y) // 3 :]
-    for name in names:
-        kind = name.removeprefix("digits_")
-        report(name, "training")
-        torch.manual_seed(_SEED)
-        network = NETWORKS[kind]()
-        _train(network, torch.from_numpy(x), torch.from_numpy(y), EPOCHS[kind])
-        report(name, "exporting")
-        torch.onnx.export(
-            network,
-            (torch.zeros(1, 64),),
-            str(directory / RECIPES[name].file_name),
-            input_names=["x"],
-            output_names=["logits"],
-            dynamic_axes={"x": {0: "n"}, "logits": {0: "n"}},
-            dynamo=False,
-        )
-    labels = "\n".join(str(digit) for digit in range(10)) + "\n"
-    (directory / RECIPES[names[0]].labels_name).write_text(labels, encoding="utf-8")
+    report("training")
+    torch.manual_seed(_SEED)
+    network = NETWORKS[kind]()
+    _train(network, torch.from_numpy(x), torch.from_numpy(y), EPOCHS[kind])
+    report("exporting")
+    torch.onnx.export(
+        network,
+        (torch.zeros(1, 64),),
+        str(path),
+        input_names=["x"],
+        output_names=["logits"],
+        dynamic_axes={"x": {0: "n"}, "logits": {0: "n"}},
+        dynamo=False,
+    )
+    return [str(digit) for digit in range(10)]
+
+
+digits_mlp, digits_deep, digits_cnn, digits_residual, digits_attention = (
+    partial(_build, name.removeprefix("digits_")) for name in SUMMARIES
+)
 
 
 def accuracies() -> dict[str, float]:
@@ -79,15 +96,16 @@ def accuracies() -> dict[str, float]:
     """
     import onnxruntime  # noqa: PLC0415
 
-    from workers.recipes.kitchen import ensure_with_progress  # noqa: PLC0415
+    from workers.builder import build_models_with_progress, find_recipe  # noqa: PLC0415
 
     x, y = held_out()
     found = {}
     total = np.zeros((len(x), 10))
-    for name, result in ensure_with_progress(NAMES).items():
-        session = onnxruntime.InferenceSession(str(result.path), providers=["CPUExecutionProvider"])
+    recipes = [find_recipe(f"{__file__}:{name}", Path()) for name in SUMMARIES]
+    for recipe, model in build_models_with_progress(recipes).items():
+        session = onnxruntime.InferenceSession(str(model.path), providers=["CPUExecutionProvider"])
         (logits,) = session.run(None, {"x": x})
-        found[name] = float((logits.argmax(1) == y).mean())
+        found[recipe.name] = float((logits.argmax(1) == y).mean())
         odds = np.exp(logits - logits.max(1, keepdims=True))
         total += odds / odds.sum(1, keepdims=True)
     found["ensemble"] = float((total.argmax(1) == y).mean())
@@ -127,17 +145,13 @@ def _print_accuracies() -> None:
 
     table = Table("member", "network", "held-out accuracy", title="Handwritten digits")
     for name, accuracy in accuracies().items():
-        what = RECIPES[name].summary if name in RECIPES else "mean of the members' softmaxes"
-        table.add_row(name, what, f"{accuracy:.2%}", style=None if name in RECIPES else "bold")
+        what = SUMMARIES.get(name, "mean of the members' softmaxes")
+        table.add_row(name, what, f"{accuracy:.2%}", style=None if name in SUMMARIES else "bold")
     Console().print(table)
 
 
 def _main() -> None:
-    import argparse  # noqa: PLC0415
-
-    from workers.recipes.digits_data import write_data  # noqa: PLC0415
-
-    parser = argparse.ArgumentParser(prog="python -m workers.recipes.digits")
+    parser = argparse.ArgumentParser(prog="python examples/models/digits.py")
     parser.add_argument(
         "--data",
         type=Path,

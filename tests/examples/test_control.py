@@ -5,16 +5,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import control
+import control_returns
 import numpy as np
 import onnxruntime
 import pytest
 import yaml
+from control_agents import Agents, Training, train
+from control_problems import CART_POLE, PENDULUM, PROBLEMS, hanging, returns, starts
 
-from workers.recipes import RECIPES, control, control_returns
-from workers.recipes.control_agents import Agents, Training, train
-from workers.recipes.control_problems import CART_POLE, PENDULUM, PROBLEMS, hanging, returns, starts
-
-CONFIG = Path(__file__).parents[3] / "configs/control.yaml"
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "configs/control.yaml"
 BRIEF = Training(generations=2, population=10, episodes=2, deviation=1.0)
 
 
@@ -88,13 +89,11 @@ def test_agents_of_one_size_answer_as_each_does_alone():
 @pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEMS)
 def test_the_model_answers_as_the_agent_does(problem, tmp_path, monkeypatch):
     monkeypatch.setitem(control.TRAINING, problem.name, BRIEF)
-    name = f"{problem.name}_1"
     stages = []
-    control.make([name], tmp_path, lambda *stage: stages.append(stage))
-    assert stages == [(name, "training"), (name, "writing")]
-    session = onnxruntime.InferenceSession(
-        str(tmp_path / RECIPES[name].file_name), providers=["CPUExecutionProvider"]
-    )
+    path = tmp_path / "agent.onnx"
+    assert getattr(control, f"{problem.name}_1")(path, stages.append) is None
+    assert stages == ["training", "writing"]
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     seen = problem.observe(starts(problem, 7, np.random.default_rng(3)))
     (answer,) = session.run(None, {"observation": seen})
     agent = train(problem, control.HIDDEN[problem.name][1], 1, BRIEF)
@@ -106,7 +105,8 @@ def test_two_want_left_and_two_right():
     agents = [always(torque) for torque in (-2.0, -1.9, 1.9, 2.0)]
     seen = np.zeros((1, 3), np.float32)
     answers = {
-        rule: control_returns.Combined(agents, rule)(seen).item() for rule in ("mean", "medoid")
+        rule: control_returns.CombinedPolicy(agents, rule)(seen).item()
+        for rule in ("mean", "medoid")
     }
     assert answers == {"mean": 0, "medoid": -1.9}
 
@@ -122,8 +122,9 @@ def test_the_configuration_has_all_agents():
     config = yaml.safe_load(CONFIG.read_text())
     wanted = [name for problem in PROBLEMS.values() for name in control.names(problem)]
     assert list(config["members"]) == wanted
-    assert [member["model"]["recipe"] for member in config["members"].values()] == wanted
-    assert all(RECIPES[name].module == "workers.recipes.control" for name in wanted)
+    recipes = [member["model"]["recipe"] for member in config["members"].values()]
+    assert recipes == [f"../examples/models/control.py:{name}" for name in wanted]
+    assert all(callable(getattr(control, name)) for name in wanted)
     for name, ensemble in config["ensembles"].items():
         problem = PROBLEMS[name.partition("-")[0]]
         assert tuple(ensemble["members"]) == control.names(problem)
@@ -142,7 +143,9 @@ def test_ensembles_play_better_than_their_average_agent(problem):
 
 @pytest.mark.slow
 def test_prints_tables():
-    command = [sys.executable, "-m", "workers.recipes.control_returns", "--episodes", "5"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    command = [sys.executable, "examples/models/control_returns.py", "--episodes", "5"]
+    done = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=True
+    )
     for name in (*control.names(CART_POLE), *control.names(PENDULUM), "vote", "medoid"):
         assert re.search(rf"{name}\b.* -?\d+ ", done.stdout), name

@@ -1,9 +1,8 @@
 """Digits as files to calibrate with."""
 
 import numpy as np
-
-from workers.recipes.digits import held_out
-from workers.recipes.digits_data import write_data
+from digits import held_out
+from digits_data import write_data
 
 
 def test_files_of_digits_and_of_inputs_that_are_none(tmp_path):

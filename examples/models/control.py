@@ -1,27 +1,39 @@
-"""Agents for two control problems, trained so briefly that they are imperfect and differ.
+"""Recipes of agents for two control problems, trained so briefly that they are imperfect.
 
-Runs in a child of `workers.recipes.kitchen`. Each takes ``observation``, FP32 [n, 4] or [n, 3];
-those of the cart-pole answer ``logits``, FP32 [n, 2] (push left, push right), those of the
-pendulum ``torque``, FP32 [n, 1]. `workers.recipes.control_problems` says what these mean;
-``python -m workers.recipes.control_returns`` prints how well they and their ensembles play.
+Each takes ``observation``, FP32 [n, 4] or [n, 3]; those of the cart-pole return ``logits``, FP32
+[n, 2] (push left, push right), those of the pendulum ``torque``, FP32 [n, 1]. `control_problems`
+says what these mean; ``python examples/models/control_returns.py`` prints how well the agents and
+their ensembles play.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-
-from workers.recipes.control_agents import Agents, Training, train
-from workers.recipes.control_problems import CART_POLE, PENDULUM, PROBLEMS, Problem
-from workers.recipes.registry import RECIPES
+from control_agents import Agents, Training, train
+from control_problems import CART_POLE, PENDULUM, PROBLEMS, Problem
 
 if TYPE_CHECKING:
     import onnx
 
-__all__ = ["HIDDEN", "TRAINING", "make", "names"]
+__all__ = [
+    "HIDDEN",
+    "TRAINING",
+    "cartpole_0",
+    "cartpole_1",
+    "cartpole_2",
+    "cartpole_3",
+    "cartpole_4",
+    "names",
+    "pendulum_0",
+    "pendulum_1",
+    "pendulum_2",
+    "pendulum_3",
+]
 
 #: The width of the hidden layer of each agent by its problem; an agent's number is its seed, too.
 HIDDEN = {CART_POLE.name: (4, 6, 8, 12, 16), PENDULUM.name: (8, 8, 12, 16)}
@@ -41,17 +53,15 @@ def names(problem: Problem) -> tuple[str, ...]:
     return tuple(f"{problem.name}_{index}" for index in range(len(HIDDEN[problem.name])))
 
 
-def make(names: Sequence[str], directory: Path, report: Callable[[str, str], None]) -> None:
-    """Train the named agents and write them into a directory."""
+def _build(kind: str, seed: int, path: Path, report: Callable[[str], None]) -> None:
+    """Train an agent and write it."""
     import onnx  # noqa: PLC0415
 
-    for name in names:
-        kind, _, number = name.rpartition("_")
-        problem, seed = PROBLEMS[kind], int(number)
-        report(name, "training")
-        agent = train(problem, HIDDEN[kind][seed], seed, TRAINING[kind])
-        report(name, "writing")
-        onnx.save(_network(name, problem, agent), directory / RECIPES[name].file_name)
+    problem = PROBLEMS[kind]
+    report("training")
+    agent = train(problem, HIDDEN[kind][seed], seed, TRAINING[kind])
+    report("writing")
+    onnx.save(_network(f"{kind}_{seed}", problem, agent), path)
 
 
 def _network(name: str, problem: Problem, agent: Agents) -> onnx.ModelProto:
@@ -80,3 +90,11 @@ def _network(name: str, problem: Problem, agent: Agents) -> onnx.ModelProto:
     )
     opset = helper.make_opsetid("", _OPSET)
     return helper.make_model(graph, ir_version=_IR_VERSION, opset_imports=[opset])
+
+
+cartpole_0, cartpole_1, cartpole_2, cartpole_3, cartpole_4 = (
+    partial(_build, CART_POLE.name, seed) for seed in range(5)
+)
+pendulum_0, pendulum_1, pendulum_2, pendulum_3 = (
+    partial(_build, PENDULUM.name, seed) for seed in range(4)
+)

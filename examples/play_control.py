@@ -1,10 +1,10 @@
-"""Agents play against the running server: ``python clients/examples/control.py [URL]``.
+"""Agents play against the running server: ``python examples/play_control.py [URL]``.
 
 Start it with ``ensembled serve configs/control.yaml``. Many episodes are played at once: each step
 is one request, with a row per episode, and the action is what the server combined. Runs in the
 caller's process; observations go out over HTTP or gRPC, a table of returns goes to stdout.
 
-Needs the packages `ensembled-client` and, for the problems themselves, `ensembled`.
+Needs the package `ensembled-client`.
 """
 
 from __future__ import annotations
@@ -14,21 +14,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from ensembled_client import EnsembleClient
 
-_ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(_ROOT), str(_ROOT / "clients")]
+sys.path.append(str(Path(__file__).resolve().parent / "models"))
 
-from ensembled_client import EnsembleClient  # noqa: E402  (the path comes first)
-
-from workers.recipes.control_problems import (  # noqa: E402
-    PENDULUM,
-    PROBLEMS,
-    Policy,
-    Problem,
-    hanging,
-    returns,
-    starts,
-)
+from control_problems import PENDULUM, PROBLEMS, Policy, Problem, hanging, returns, starts
 
 #: Start states as in docs/control.md.
 _SEED = 1000
@@ -38,12 +28,12 @@ _DIVIDED = np.array([[-0.44, 4.5]])
 
 
 def policy(client: EnsembleClient, model: str) -> Policy:
-    """Ask the server what an ensemble, or one of its members, does."""
+    """Return the policy of an ensemble on the server, or of one of its members."""
     return lambda observations: client.predict(model, observations).values
 
 
 def models_of(client: EnsembleClient, problem: Problem) -> list[str]:
-    """The names of a problem's members, then those of its ensembles."""
+    """Return the names of a problem's members, then those of its ensembles."""
     names = [state.name for state in client.models() if state.name.startswith(problem.name)]
     return sorted(names, key=lambda name: ("_" not in name, name))
 
@@ -67,20 +57,21 @@ def show_medoid(client: EnsembleClient) -> None:
 
     angles, rates = np.meshgrid(np.linspace(-np.pi, np.pi, 73), np.linspace(-8, 8, 33))
     states = np.stack([angles.ravel(), rates.ravel()], axis=1)
-    asked = client.predict("pendulum", PENDULUM.observe(states), member_outputs=True)
-    proposed = np.stack(list(asked.member_values.values()))
-    far = np.abs(proposed - asked.values).min(axis=0)[:, 0]
-    print(f"in {(far > 0.5).mean():.0%} of {len(states)} states the mean is more than 0.5 N m from")
+    prediction = client.predict("pendulum", PENDULUM.observe(states), member_outputs=True)
+    proposed = np.stack(list(prediction.member_values.values()))
+    distance = np.abs(proposed - prediction.values).min(axis=0)[:, 0]
+    far = (distance > 0.5).mean()
+    print(f"in {far:.0%} of {len(states)} states the mean is more than 0.5 N m from")
     print("what any agent proposes; mean returns from the 100 states where it is furthest, and the")
     print("return from hanging at rest:")
-    divided = states[np.argsort(-far, kind="stable")[:100]]
+    divided = states[np.argsort(-distance, kind="stable")[:100]]
     for name in models_of(client, PENDULUM):
         found = returns(PENDULUM, policy(client, name), np.concatenate([divided, hanging()]))
         print(f"  {name:20} {found[:-1].mean():8.1f} {found[-1]:8.1f}")
 
 
 def main() -> None:
-    """Play all there is."""
+    """Play all problems."""
     parser = argparse.ArgumentParser(description="Play against a server of configs/control.yaml.")
     parser.add_argument("url", nargs="?", default="http://127.0.0.1:8000")
     parser.add_argument("--episodes", type=int, default=100)

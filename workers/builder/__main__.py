@@ -1,0 +1,79 @@
+"""Runs recipes: ``workers.builder FD OUTPUT DIRECTORY SOURCE NAME...``, the builder's child.
+
+Imports SOURCE, a Python file or a dotted module, calls the named functions in it, and has them
+write ``OUTPUT/NAME.onnx``. A JSON line (`Event`) goes to the descriptor for every stage.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import os
+import sys
+import traceback
+import warnings
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+
+from workers.backends.base import one_line
+from workers.builder.builder import Event
+
+#: What ``ensembled[demo]`` installs, the packages that the recipes in examples/ use.
+_DEMO = {"onnx", "onnxscript", "sklearn", "torch"}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the named recipes of one source; return the exit code."""
+    events_fd, output, directory, source, *names = arguments
+    warnings.simplefilter("ignore")
+    logging.disable(logging.WARNING)
+    with os.fdopen(int(events_fd), "wb", buffering=0) as events:
+
+        def send(event: Event) -> None:
+            events.write(msgspec.json.encode(event) + b"\n")
+
+        def report(name: str, stage: str) -> None:
+            send(Event(name, stage))
+
+        name = names[0]
+        try:
+            module = _import(source, directory)
+            for name in names:
+                labels = getattr(module, name)(Path(output, f"{name}.onnx"), partial(report, name))
+                if labels:
+                    lines = "".join(f"{label}\n" for label in labels)
+                    Path(output, f"{name}.txt").write_text(lines, encoding="utf-8")
+        except Exception as failure:
+            traceback.print_exc()
+            send(Event(name, error=f"recipe {name}: {_reason(failure)}"))
+            return 1
+    return 0
+
+
+def _import(source: str, directory: str) -> ModuleType:
+    # At the end: a file that lies there must not stand in for an installed module.
+    sys.path.append(directory)
+    if not source.endswith(".py"):
+        return importlib.import_module(source)
+    spec = importlib.util.spec_from_file_location("_ensembled_recipe", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _reason(failure: Exception) -> str:
+    if not isinstance(failure, ModuleNotFoundError) or failure.name is None:
+        return one_line(failure)
+    package = failure.name.partition(".")[0]
+    fix = ": pip install 'ensembled[demo]'" if package in _DEMO else ""
+    return f"needs the package {package}{fix}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

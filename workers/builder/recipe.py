@@ -1,0 +1,156 @@
+"""Finds recipes: the Python functions that make model files, as a configuration names them.
+
+Runs in the supervisor. References such as ``models/digits.py:digits_mlp`` flow in, `Recipe`s flow
+out. Their source is parsed, for the names in it and for the cache's key, but never run here: that
+is left to a child process (`workers.builder.__main__`).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+__all__ = ["Recipe", "RecipeError", "find_recipe"]
+
+_log = logging.getLogger(__name__)
+#: Where a recipe without a file is looked for, relative to the configuration file.
+_EXAMPLES = "../examples/models"
+
+
+class RecipeError(Exception):
+    """A model could not be made; the text is one line that names the recipe and the fix."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A function that makes a model: ``recipe(path, report)``, see docs/members.md.
+
+    Attributes:
+        name: of the function.
+        file: the Python file that defines it at its top level.
+        module: the dotted name to import it by; empty if it is loaded as a file.
+        directory: where its own imports are looked up, after the installed packages.
+        digest: hash of the file and of the modules beside it that it imports.
+    """
+
+    name: str
+    file: Path
+    module: str
+    directory: Path
+    digest: str
+
+
+def find_recipe(reference: str, directory: Path) -> Recipe:
+    """Return the recipe that a configuration names.
+
+    Args:
+        reference: ``FILE.py:NAME`` or ``package.module:NAME``; a bare ``NAME``, as it was written
+            once, is looked up in ``../examples/models``.
+        directory: of the configuration file; relative files and modules are looked up there.
+
+    Raises:
+        RecipeError: if there is no such file, module or name.
+    """
+    where, colon, name = reference.rpartition(":")
+    if not colon:
+        return _find_bare(reference, directory)
+    if where.endswith(".py"):
+        file = Path(os.path.abspath(directory / Path(where).expanduser()))
+        if not file.is_file():
+            raise RecipeError(f"recipe {reference!r}: there is no file {file}")
+        return _recipe(reference, name, file, "", file.parent)
+    module = _module_file(where, directory)
+    if module is None:
+        raise RecipeError(
+            f"recipe {reference!r}: there is no module {where!r}, also not in {directory}"
+        )
+    return _recipe(reference, name, module, where, directory)
+
+
+def _find_bare(name: str, directory: Path) -> Recipe:
+    for file in sorted((directory / _EXAMPLES).glob("*.py")):
+        if name in _names(_parse(name, file)):
+            reference = f"{_EXAMPLES}/{file.name}:{name}"
+            _log.warning("recipe %r: write it as %r, with its file", name, reference)
+            return find_recipe(reference, directory)
+    raise RecipeError(
+        f"recipe {name!r}: recipes are written FILE.py:NAME, relative to the configuration file, "
+        "or package.module:NAME"
+    )
+
+
+def _recipe(reference: str, name: str, file: Path, module: str, directory: Path) -> Recipe:
+    if name not in _names(_parse(reference, file)):
+        raise RecipeError(f"recipe {reference!r}: {file} defines no {name!r} at its top level")
+    digest = hashlib.sha256()
+    for source in _sources(reference, file):
+        digest.update(source.read_bytes())
+    return Recipe(name, file, module, directory, digest.hexdigest()[:16])
+
+
+def _module_file(module: str, directory: Path) -> Path | None:
+    """Return the file of a module, without importing its packages as `find_spec` would."""
+    search: list[str] | None = [*sys.path, str(directory)]
+    origin = None
+    parts = module.split(".")
+    for count in range(1, len(parts) + 1):
+        spec = PathFinder.find_spec(".".join(parts[:count]), search)
+        if spec is None:
+            return None
+        origin, search = spec.origin, spec.submodule_search_locations
+    return Path(origin) if origin and origin.endswith(".py") else None
+
+
+def _parse(reference: str, file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError) as failure:
+        raise RecipeError(f"recipe {reference!r}: can't read {file}: {failure}") from failure
+
+
+def _names(module: ast.Module) -> set[str]:
+    """Return the names that a module binds at its top level."""
+    names: set[str] = set()
+    for statement in module.body:
+        match statement:
+            case ast.FunctionDef() | ast.ClassDef():
+                names.add(statement.name)
+            case ast.Assign() | ast.AnnAssign():
+                targets = statement.targets if isinstance(statement, ast.Assign) else [statement]
+                nodes = [node for target in targets for node in ast.walk(target)]
+                names |= {
+                    node.id
+                    for node in nodes
+                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+                }
+            case ast.Import() | ast.ImportFrom():
+                names |= {alias.asname or alias.name for alias in statement.names}
+    return names
+
+
+def _sources(reference: str, file: Path) -> list[Path]:
+    """Return a file and the modules beside it that it imports, directly or not."""
+    found = [file]
+    for source in found:
+        for name in _imported(_parse(reference, source)):
+            beside = source.parent / f"{name}.py"
+            if beside not in found and beside.is_file():
+                found.append(beside)
+    return found
+
+
+def _imported(module: ast.Module) -> Iterator[str]:
+    """Yield the first parts of the names of all modules that a module imports."""
+    for node in ast.walk(module):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                yield alias.name.partition(".")[0]
