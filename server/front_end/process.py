@@ -40,7 +40,7 @@ from server.inference.spec import (
     WorkerReaped,
     WorkerStarted,
 )
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 from server.metrics.metrics import make_metrics
 from server.security.authentication import Authenticator
 from server.security.tls import make_context
@@ -133,7 +133,7 @@ class FrontEnd:
         self._authenticator = Authenticator(spec.security, self._note_refusal)
         descriptors = raise_descriptor_limit()
         most = spec.limits.connections or connection_room(descriptors)
-        unread = UnreadAnswers(spec.limits.unread_bytes)
+        unread = UnreadResponses(spec.limits.unread_bytes)
         self._http = self._make_http(most, unread)
         self._grpc = GrpcServer(
             self._inference,
@@ -150,7 +150,7 @@ class FrontEnd:
         reloading = Reloading(self._authenticator, self._http, self._grpc)
         _Commands(commands, self._engine, self._on_drain, reloading)
 
-    def _make_http(self, most: int, unread: UnreadAnswers) -> HttpServer:
+    def _make_http(self, most: int, unread: UnreadResponses) -> HttpServer:
         spec, inference, threads = self._spec, self._inference, self._threads
         most_bytes, tls = spec.max_request_bytes, spec.security.tls
         infer = InferRoute(

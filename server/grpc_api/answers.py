@@ -11,7 +11,7 @@ from typing import Any
 
 from server.grpc_api.fields import length_prefixed
 from server.grpc_api.messages import message_class
-from server.inference.descriptions import MODEL_VERSION
+from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import OutputTensor
 
 __all__ = ["encode_answer", "encode_error", "encode_streamed"]

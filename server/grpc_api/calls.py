@@ -21,7 +21,7 @@ from server.grpc_api.metadata import echoed
 from server.grpc_api.peers import end_connections
 from server.grpc_api.status import fail
 from server.inference.spec import ClientLimits
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 
 __all__ = ["Calls", "Unary", "UnsentAnswers"]
 
@@ -147,7 +147,7 @@ class UnsentAnswers:
 
     __slots__ = ("_answers", "_end", "_has_gone", "_nbytes", "_unread")
 
-    def __init__(self, unread: UnreadAnswers, end: Callable[[], None]) -> None:
+    def __init__(self, unread: UnreadResponses, end: Callable[[], None]) -> None:
         self._unread = unread
         self._end = end
         self._nbytes = self._answers = 0
@@ -210,7 +210,7 @@ class Calls:
         self,
         limits: ClientLimits,
         budget: MemoryBudget,
-        unread: UnreadAnswers,
+        unread: UnreadResponses,
         entrance: Entrance,
         on_refused: Callable[[float, BaseException], None],
     ) -> None:

@@ -17,12 +17,12 @@ from server.grpc_api.fields import Fields
 from server.grpc_api.messages import message_class
 from server.inference.requests import (
     InferRequest,
-    Parameters,
-    WantedOutput,
+    RequestedOutput,
+    RequestParameters,
     read_parameters,
     refuse_shared_memory,
 )
-from server.inference.tensors import Tensor, bytes_to_wire, tensor_from_bytes
+from server.inference.tensors import InputTensor, bytes_to_wire, tensor_from_bytes
 from workers.runtime.spec import DTYPES
 
 __all__ = ["Asked", "parse", "parse_request"]
@@ -73,8 +73,8 @@ class Head(NamedTuple):
 
     model: str
     version: str
-    parameters: Parameters
-    outputs: tuple[WantedOutput, ...]
+    parameters: RequestParameters
+    outputs: tuple[RequestedOutput, ...]
     inputs: tuple[_Input, ...]
 
 
@@ -151,7 +151,7 @@ def _read_head(message: Any) -> Head:
         message.model_name,
         message.model_version,
         read_parameters(_values(message.parameters)),
-        tuple([_wanted(output) for output in message.outputs]) or (WantedOutput(),),
+        tuple([_wanted(output) for output in message.outputs]) or (RequestedOutput(),),
         tuple([_input(item) for item in message.inputs]),
     )
 
@@ -165,13 +165,13 @@ def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _wanted(output: Any) -> WantedOutput:
+def _wanted(output: Any) -> RequestedOutput:
     parameters = _values(output.parameters)
     refuse_shared_memory(f"output {output.name!r}", parameters)
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
         raise InvalidRequest("parameter classification is how many classes to name")
-    return WantedOutput(output.name, binary=True, classes=classes)
+    return RequestedOutput(output.name, binary=True, classes=classes)
 
 
 def _input(item: Any) -> _Input:
@@ -180,7 +180,7 @@ def _input(item: Any) -> _Input:
     return _Input(item.name, item.datatype, tuple(item.shape), contents)
 
 
-def _raw(inputs: Sequence[_Input], raw: Sequence[bytes | memoryview]) -> list[Tensor]:
+def _raw(inputs: Sequence[_Input], raw: Sequence[bytes | memoryview]) -> list[InputTensor]:
     if len(raw) != len(inputs):
         raise InvalidRequest(
             f"the request has {len(inputs)} inputs, but raw_input_contents for {len(raw)}"
@@ -193,7 +193,7 @@ def _raw(inputs: Sequence[_Input], raw: Sequence[bytes | memoryview]) -> list[Te
     return tensors
 
 
-def _typed(item: _Input) -> Tensor:
+def _typed(item: _Input) -> InputTensor:
     name, datatype, shape, contents = item
     field = _CONTENTS.get(datatype)
     if field is None:

@@ -13,8 +13,8 @@ from google.protobuf import json_format
 
 from server.grpc_api.codec import parse
 from server.grpc_api.messages import message_class
-from server.inference.descriptions import model_metadata, server_metadata
 from server.inference.inference import Inference
+from server.inference.metadata import model_metadata, server_metadata
 
 __all__ = ["documents"]
 

@@ -22,18 +22,17 @@ from server.grpc_api.codec import Asked
 from server.grpc_api.entrance import Entrance
 from server.grpc_api.fields import RAW_INPUT_CONTENTS, field_prefix
 from server.grpc_api.metadata import about
-from server.inference.binding import Bound
-from server.inference.generational_cache import Recent
+from server.inference.generational_cache import GenerationalCache
 from server.inference.inference import Endpoint, Inference
 from server.inference.outputs import COMBINED, member_names, output_tensors
-from server.inference.requests import WantedOutput
+from server.inference.requests import BoundRequest, RequestedOutput
 
 __all__ = ["FastInfer", "answer_within_s"]
 
 _LENGTHS = 256  # of a generation
 _PLANS_EACH = 8
 _MAX_HEAD_BYTES = 4096
-_USUAL = ((WantedOutput(COMBINED),), (WantedOutput(COMBINED, binary=True),))
+_USUAL = ((RequestedOutput(COMBINED),), (RequestedOutput(COMBINED, binary=True),))
 #: A deadline is the client's: the answer must be there by then. So it is given earlier, by this
 #: part of the time that is left, but not by more than so much.
 _MARGIN, _MAX_MARGIN_S = 0.1, 0.1
@@ -86,7 +85,7 @@ class Plan(msgspec.Struct, frozen=True):
         if head is None:
             model = self.endpoint.model
             members = ",".join(member_names(model, answer.used))
-            outputs = output_tensors(model, answer, (WantedOutput(COMBINED),))
+            outputs = output_tensors(model, answer, (RequestedOutput(COMBINED),))
             whole = encode_answer(model.served.name, "", members, answer.degraded, outputs)
             head = self.heads[key] = whole[: len(whole) - len(answer.values)]
         return head + answer.values
@@ -103,9 +102,9 @@ class FastInfer:
     def __init__(self, inference: Inference, entrance: Entrance) -> None:
         self._inference = inference
         self._entrance = entrance
-        self._plans: Recent[int, list[Plan]] = Recent(_LENGTHS)
+        self._plans: GenerationalCache[int, list[Plan]] = GenerationalCache(_LENGTHS)
         # Who wants to know all of every request has it answered in the ordinary way.
-        self._is_off = inference.tracer is not None or inference.access.tells_all
+        self._is_off = inference.tracer is not None or inference.access.logs_all
 
     def begin(self, unary: Unary, message: bytes) -> bool:
         """Have a request answered; false if it is of no known kind."""
@@ -117,7 +116,9 @@ class FastInfer:
                 return True
         return False
 
-    def remember(self, message: bytes, asked: Asked, endpoint: Endpoint, bound: Bound) -> None:
+    def remember(
+        self, message: bytes, asked: Asked, endpoint: Endpoint, bound: BoundRequest
+    ) -> None:
         """Make a plan of a request that was answered, if others may be like it.
 
         Not if it has an id, which makes it unlike any other, nor if a tensor is in its head, or

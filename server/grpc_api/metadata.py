@@ -7,7 +7,7 @@ log flow out.
 from __future__ import annotations
 
 from server.grpc_api.core import Call, Metadata
-from server.inference.request_ids import HEADER, acceptable
+from server.inference.access_log import REQUEST_ID_HEADER, valid_request_id
 
 __all__ = ["about", "echoed", "trace_context"]
 
@@ -17,8 +17,8 @@ _TRACE = ("traceparent", "tracestate")
 def echoed(metadata: Metadata) -> Metadata:
     """The id that a call came with, if it has one, to end it with."""
     for name, value in metadata:
-        if name == HEADER and acceptable(value):
-            return ((HEADER, value),)
+        if name == REQUEST_ID_HEADER and valid_request_id(value):
+            return ((REQUEST_ID_HEADER, value),)
     return ()
 
 
@@ -29,11 +29,11 @@ def trace_context(metadata: Metadata) -> dict[str, str]:
 
 def about(call: Call, model: str, request_id: str, trace_id: str = "") -> dict[str, str]:
     """What the log says of an infer request."""
-    given = next((value for name, value in call.metadata if name == HEADER), "")
+    given = next((value for name, value in call.metadata if name == REQUEST_ID_HEADER), "")
     return {
         "protocol": "grpc",
         "model": model,
         "client": call.peer(),
-        "request_id": acceptable(given, request_id),
+        "request_id": valid_request_id(given, request_id),
         "trace_id": trace_id,
     }

@@ -16,7 +16,7 @@ from server.grpc_api.core import CoreServer
 from server.grpc_api.service import Service
 from server.inference.inference import Inference
 from server.inference.spec import ClientLimits
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator
 from server.security.spec import TlsFiles
 from server.security.tls import HANDSHAKE_S
@@ -93,7 +93,7 @@ class GrpcServer:
         connections: int,
         limits: ClientLimits,
         budget: MemoryBudget,
-        unread: UnreadAnswers,
+        unread: UnreadResponses,
     ) -> None:
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._service = Service(inference, authenticator, limits, budget, unread)

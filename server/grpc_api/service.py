@@ -30,7 +30,7 @@ from server.grpc_api.stream import Stream
 from server.inference.inference import Endpoint, Inference
 from server.inference.requests import InferRequest
 from server.inference.spec import ClientLimits
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Service:
         authenticator: Authenticator,
         limits: ClientLimits,
         budget: MemoryBudget,
-        unread: UnreadAnswers,
+        unread: UnreadResponses,
     ) -> None:
         self._entrance = Entrance(authenticator)
         self.calls = Calls(limits, budget, unread, self._entrance, inference.unaddressed.fail)
@@ -147,7 +147,7 @@ class Service:
             raise told from None
         if trace is not None:
             trace.end()
-        if self._access.tells_all:
+        if self._access.logs_all:
             self._access.succeeded(began, described())
         return answer
 

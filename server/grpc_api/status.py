@@ -11,7 +11,7 @@ import grpc
 
 from server.errors import InternalFault, QueueFull, RequestError, Unavailable
 from server.grpc_api.core import Call, Metadata
-from server.inference.request_ids import HEADER, new_id
+from server.inference.access_log import REQUEST_ID_HEADER, new_request_id
 
 __all__ = ["fail", "text_of"]
 
@@ -37,7 +37,7 @@ def text_of(error: Exception) -> str:
 def _told(error: Exception) -> tuple[int, str, Metadata]:
     """Status, text and trailing metadata of an error; one that we don't know goes to the log."""
     if not isinstance(error, RequestError):
-        told = InternalFault(new_id())
+        told = InternalFault(new_request_id())
         _log.error("a call failed", exc_info=error, extra={"request_id": told.request_id})
         error.__traceback__ = None
         return _told(told)
@@ -49,5 +49,5 @@ def _told(error: Exception) -> tuple[int, str, Metadata]:
     if isinstance(error, QueueFull | Unavailable):
         trailing = (("retry-after", str(max(1, round(error.retry_after_s)))),)
     if isinstance(error, InternalFault):
-        trailing = ((HEADER, error.request_id),)
+        trailing = ((REQUEST_ID_HEADER, error.request_id),)
     return grpc.StatusCode[error.grpc_status].value[0], text, trailing

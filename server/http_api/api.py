@@ -24,9 +24,9 @@ from server.http_api.infer_route import InferRoute
 from server.http_api.metrics_route import add_metrics_route
 from server.http_api.openapi import describe_api
 from server.http_api.repository import add_repository_routes, add_unsupported_routes
-from server.inference.descriptions import model_metadata, server_metadata
+from server.inference.access_log import REQUEST_ID_HEADER, new_request_id
 from server.inference.inference import Inference
-from server.inference.request_ids import HEADER, new_id
+from server.inference.metadata import model_metadata, server_metadata
 from server.metrics.exposition import Exposition
 
 __all__ = ["Application", "make_api"]
@@ -101,10 +101,10 @@ def _add_error_handlers(api: FastAPI) -> None:
         return JSONResponse({"error": text}, 400)
 
     async def unexpected(request: Request, error: Exception) -> Response:
-        named = asker.request_id(request.scope) or new_id()
+        named = asker.request_id(request.scope) or new_request_id()
         _log.error("a request failed", exc_info=error, extra={"request_id": named})
         response = await known(request, InternalFault(named))
-        response.headers[HEADER] = named
+        response.headers[REQUEST_ID_HEADER] = named
         return response
 
     api.add_exception_handler(RequestError, known)

@@ -11,18 +11,17 @@ from typing import Any
 from urllib.parse import unquote
 
 from server.http_api.answers import Header, Scope, Send
-from server.inference import request_ids
-from server.inference.request_ids import acceptable
+from server.inference.access_log import REQUEST_ID_HEADER, valid_request_id
 
 __all__ = ["HEADER", "about", "carrier", "echo", "echoing", "request_id"]
 
-HEADER = request_ids.HEADER.encode()
+HEADER = REQUEST_ID_HEADER.encode()
 _TRACE = (b"traceparent", b"tracestate")
 
 
 def request_id(scope: Scope) -> str:
     """What the client calls its request; empty if it has no name."""
-    return acceptable(_header(scope, HEADER), scope.get("id", ""))
+    return valid_request_id(_header(scope, HEADER), scope.get("id", ""))
 
 
 def echo(request_id: str) -> Header:

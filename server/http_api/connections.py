@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.http_api.connection import Connection, Waits
 from server.inference.spec import ClientLimits
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -57,7 +57,7 @@ class Connections:
     """
 
     def __init__(
-        self, limits: ClientLimits, most: int, unread: UnreadAnswers, fast: FastInfer
+        self, limits: ClientLimits, most: int, unread: UnreadResponses, fast: FastInfer
     ) -> None:
         self.limits = limits
         self.most = most

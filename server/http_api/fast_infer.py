@@ -259,7 +259,7 @@ class FastInfer:
         self._paths = paths
         self._max_bytes = max_request_bytes
         # Who wants to know all of every request has it answered by the application.
-        self._is_off = inference.tracer is not None or inference.access.tells_all
+        self._is_off = inference.tracer is not None or inference.access.logs_all
 
     def is_infer(self, head: Head) -> bool:
         """Whether a request is to a model that there is."""

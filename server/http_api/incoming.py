@@ -19,7 +19,7 @@ from server.http_api import asker
 from server.http_api.asgi_call import AsgiCall, Writer
 from server.http_api.framing import Head
 from server.http_api.plans import InferPath
-from server.inference.request_ids import acceptable
+from server.inference.access_log import valid_request_id
 
 __all__ = ["Asked", "Client", "Incoming", "read_head"]
 
@@ -213,6 +213,6 @@ def read_head(head: Head, path: InferPath) -> Asked | None:
         int(header_length),
         None if authorization is None else authorization.decode("latin-1"),
         b"accept-encoding" in found,
-        acceptable(found.get(asker.HEADER, b"").decode("latin-1")),
+        valid_request_id(found.get(asker.HEADER, b"").decode("latin-1")),
         head.keep_alive,
     )

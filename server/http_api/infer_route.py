@@ -39,12 +39,12 @@ from server.http_api.protocol import (
     parse_in_steps,
     parse_request,
 )
-from server.inference.descriptions import MODEL_VERSION
 from server.inference.inference import Inference
+from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import member_names
-from server.inference.requests import InferRequest, WantedOutput
+from server.inference.requests import InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
-from server.inference.tensors import Tensor
+from server.inference.tensors import InputTensor
 from server.inference.time_slicer import Turns
 from server.security.authentication import Authenticator
 
@@ -112,7 +112,7 @@ class InferRoute:
             await refuse(told, scope, receive, asker.echoing(scope, send))
             return
         await answer.send(send)
-        if self._access.tells_all:
+        if self._access.logs_all:
             self._access.succeeded(began, asker.about(scope))
 
     async def _answer(self, scope: Scope, receive: Receive, began: float) -> HttpAnswer:
@@ -210,7 +210,11 @@ class InferRoute:
         return await self._turns.run(parse_in_steps(body, header_length))
 
     async def _encode(
-        self, model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
+        self,
+        model: ModelSpec,
+        answer: Answer,
+        request_id: str,
+        outputs: tuple[RequestedOutput, ...],
     ) -> tuple[bytes, int | None]:
         is_big = len(answer.values) * len(outputs) > BIG_ANSWER_BYTES
         has_classes = any(wanted.classes for wanted in outputs)
@@ -236,5 +240,5 @@ def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
     given = parse_qs(query.decode("latin-1")).get("classification", ["0"])[-1]
     if not given.isdecimal() or len(given) > _MAX_CLASSES_DIGITS:
         raise InvalidRequest("classification is how many classes to name")
-    image = Tensor("image", "BYTES", [1], elements=[bytes(body)])
-    return InferRequest("", [image], (WantedOutput(classes=int(given)),))
+    image = InputTensor("image", "BYTES", [1], elements=[bytes(body)])
+    return InferRequest("", [image], (RequestedOutput(classes=int(given)),))

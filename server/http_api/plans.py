@@ -13,10 +13,9 @@ import msgspec
 from server.engine.request import Prepared, StoredInput
 from server.errors import RequestError
 from server.inference.access_log import AccessLog
-from server.inference.binding import Bound
-from server.inference.generational_cache import Recent
+from server.inference.generational_cache import GenerationalCache
 from server.inference.inference import Endpoint
-from server.inference.requests import InferRequest, WantedOutput
+from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 
 __all__ = ["BIG_ANSWER_BYTES", "InferPath", "Plan", "PlanCache"]
 
@@ -52,7 +51,7 @@ class Plan(msgspec.Struct, frozen=True):
     body_bytes: int
     rows: int
     slices: tuple[_Slice, ...]
-    outputs: tuple[WantedOutput, ...]
+    outputs: tuple[RequestedOutput, ...]
     prepared: Prepared
     answer_bytes: int
     is_usual: bool
@@ -64,9 +63,9 @@ class Plan(msgspec.Struct, frozen=True):
         view = memoryview(body)
         return [(item.view, view[start + item.start : start + item.stop]) for item in self.slices]
 
-    def bind(self, body: bytes | bytearray) -> Bound:
+    def bind(self, body: bytes | bytearray) -> BoundRequest:
         """What such a body asks."""
-        return Bound(self.prepared, self.inputs(body), self.rows)
+        return BoundRequest(self.prepared, self.inputs(body), self.rows)
 
 
 class PlanCache:
@@ -78,7 +77,7 @@ class PlanCache:
 
     def __init__(self, inputs: Sequence[str]) -> None:
         self._inputs = inputs
-        self._plans: Recent[bytes, Plan] = Recent(_PLANS)
+        self._plans: GenerationalCache[bytes, Plan] = GenerationalCache(_PLANS)
 
     def find(self, body: bytes | bytearray | memoryview, header_length: int) -> Plan | None:
         """The plan of a body, if its header was seen lately."""
@@ -92,7 +91,7 @@ class PlanCache:
         body: bytes | bytearray,
         header_length: int,
         request: InferRequest,
-        bound: Bound,
+        bound: BoundRequest,
     ) -> None:
         """Make a plan of a request that was parsed and bound.
 
@@ -119,7 +118,7 @@ class PlanCache:
                 outputs,
                 bound.prepared,
                 answer_bytes + _JSON_BYTES,
-                outputs == (WantedOutput(binary=True),),
+                outputs == (RequestedOutput(binary=True),),
                 any(output.classes for output in outputs)
                 or (
                     answer_bytes > BIG_ANSWER_BYTES and not all(output.binary for output in outputs)

@@ -17,18 +17,18 @@ import orjson
 from server.engine.request import Answer
 from server.errors import InvalidRequest
 from server.http_api.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
-from server.inference.descriptions import MODEL_VERSION
-from server.inference.generational_cache import Recent
+from server.inference.generational_cache import GenerationalCache
+from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import COMBINED, OutputTensor, member_names, output_tensors
 from server.inference.requests import (
     InferRequest,
-    WantedOutput,
+    RequestedOutput,
     read_parameters,
     refuse_shared_memory,
 )
 from server.inference.spec import ModelSpec
 from server.inference.tensors import (
-    Tensor,
+    InputTensor,
     bytes_from_wire,
     tensor_from_bytes,
     tensor_from_pieces,
@@ -174,8 +174,8 @@ def _request(header: _RequestHeader, raw: memoryview) -> InferRequest:
     )
 
 
-def _tensors(inputs: list[_InputHeader], raw: memoryview) -> list[Tensor]:
-    tensors: list[Tensor] = []
+def _tensors(inputs: list[_InputHeader], raw: memoryview) -> list[InputTensor]:
+    tensors: list[InputTensor] = []
     position = 0
     for item in inputs:
         refuse_shared_memory(f"input {item.name!r}", item.parameters)
@@ -202,25 +202,25 @@ def _tensors(inputs: list[_InputHeader], raw: memoryview) -> list[Tensor]:
     return tensors
 
 
-def _json_tensor(item: _InputHeader) -> Tensor:
+def _json_tensor(item: _InputHeader) -> InputTensor:
     """The tensor of an input with data in JSON; `parse_in_steps` may have made it already."""
     if isinstance(item.data, InvalidRequest):
         raise item.data
-    if isinstance(item.data, Tensor):
+    if isinstance(item.data, InputTensor):
         return item.data
     return tensor_from_values(item.name, item.datatype, item.shape, item.data)
 
 
-def _wanted_outputs(header: _RequestHeader) -> tuple[WantedOutput, ...]:
+def _wanted_outputs(header: _RequestHeader) -> tuple[RequestedOutput, ...]:
     binary = header.parameters.get("binary_data_output", False)
     if not isinstance(binary, bool):
         raise InvalidRequest("parameter binary_data_output is true or false")
     if not header.outputs:
-        return (WantedOutput(COMBINED, binary),)
+        return (RequestedOutput(COMBINED, binary),)
     return tuple([_wanted_output(output, binary) for output in header.outputs])
 
 
-def _wanted_output(output: _OutputHeader, binary: bool) -> WantedOutput:
+def _wanted_output(output: _OutputHeader, binary: bool) -> RequestedOutput:
     refuse_shared_memory(f"output {output.name!r}", output.parameters)
     binary = output.parameters.get("binary_data", binary)
     if not isinstance(binary, bool):
@@ -228,16 +228,16 @@ def _wanted_output(output: _OutputHeader, binary: bool) -> WantedOutput:
     classes = output.parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
         raise InvalidRequest("parameter classification is how many classes to name")
-    return WantedOutput(output.name, binary, classes)
+    return RequestedOutput(output.name, binary, classes)
 
 
 #: What most clients want; the headers of such answers, by all that they depend on.
-_USUAL = (WantedOutput(COMBINED, binary=True),)
-_headers: Recent[tuple[str, int, int, bool], bytes] = Recent(_HEADERS)
+_USUAL = (RequestedOutput(COMBINED, binary=True),)
+_headers: GenerationalCache[tuple[str, int, int, bool], bytes] = GenerationalCache(_HEADERS)
 
 
 def encode_answer(
-    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
+    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[RequestedOutput, ...]
 ) -> tuple[bytes, int | None]:
     """Encode an answer: the body, and the length of its JSON if raw tensors follow.
 
@@ -267,7 +267,7 @@ def encode_in_steps(
 
 
 def _encode(
-    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
+    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[RequestedOutput, ...]
 ) -> tuple[bytes, int | None]:
     document, raw = describe_answer(model, answer, request_id, outputs)
     return _joined(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw)
@@ -278,7 +278,7 @@ def _joined(header: bytes, raw: Sequence[Raw]) -> tuple[bytes, int | None]:
 
 
 def describe_answer(
-    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[WantedOutput, ...]
+    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[RequestedOutput, ...]
 ) -> tuple[dict[str, Any], list[Raw]]:
     """The JSON document of an answer, with NumPy arrays, and the raw tensors that follow it.
 

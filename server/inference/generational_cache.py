@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-__all__ = ["Recent"]
+__all__ = ["GenerationalCache"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
 
 
-class Recent(Generic[K, V]):
+class GenerationalCache(Generic[K, V]):
     """A mapping that keeps what is in use.
 
     Args:

@@ -1,12 +1,14 @@
-"""The images of a request, decoded and prepared in threads, within bounds of memory and turns.
+"""Images: decoded, resized and cropped to `uint8` arrays, in threads and within a memory budget.
 
-Runs in the front-end; its threads do the work. Encoded images (or pixels) flow in, an array per
-preparation flows out.
+Runs in the front-end; its threads do the work. Encoded images (or pixels) flow in, one array per
+preparation flows out; scaling to float is the worker's. Pillow releases the GIL while it decodes
+and resizes, but for some tens of milliseconds with large images of some formats.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import weakref
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -14,82 +16,107 @@ from contextlib import suppress
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from server.engine.memory_budget import MemoryBudget
 from server.errors import InvalidRequest, RequestTooLarge
-from server.inference.preprocess import ImageError, prepare_all
 from workers.runtime.spec import Preparation
 
-__all__ = ["Encoded", "prepare_images"]
+__all__ = [
+    "EncodedImage",
+    "ImageError",
+    "Pixels",
+    "crop_and_resize",
+    "decode_image",
+    "preprocess_image",
+    "preprocess_images",
+]
+
+EncodedImage = bytes | memoryview
+Pixels = npt.NDArray[np.uint8]
 
 _CHANNELS = 3
-#: Images of one request that are with the threads: in so many places, one at a time in each; or
-#: more, where there are so many that they must be tiny.
+#: Of one request, so many images are with the threads at once: one per lane, or more where there
+#: are so many that they must be tiny.
 _LANES = 4
 _FEW, _MOST_AT_ONCE = 64, 16
+#: Some milliseconds of work.
+_TILE_PIXELS = 1 << 18
 
-Encoded = bytes | memoryview | npt.NDArray[np.uint8]
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+
+_FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+# Pillow only warns about big images, for the whole process; `decode_image` refuses them itself.
+Image.MAX_IMAGE_PIXELS = None
 
 
-async def prepare_images(
-    images: Sequence[Encoded],
+class ImageError(ValueError):
+    """The client's image can't be used; the text is one line that says why."""
+
+
+async def preprocess_images(
+    images: Sequence[EncodedImage | Pixels],
     preparations: Sequence[Preparation],
     threads: Executor,
     max_pixels: int,
-    room: MemoryBudget,
-) -> list[npt.NDArray[np.uint8]]:
-    """Prepare images.
+    budget: MemoryBudget,
+) -> list[Pixels]:
+    """Preprocess the images of a request.
 
     Args:
         images: encoded, or pixels uint8 [height, width, 3].
-        preparations: what to make of each.
+        preparations: the sizes and crops to make of each.
         threads: where they are decoded.
-        max_pixels: the most pixels that an image may have.
-        room: what the arrays take of it they give back when they are freed.
+        max_pixels: the most pixels of one image.
+        budget: charged for the arrays until they are freed.
 
     Returns:
         Per preparation uint8 [n, size, size, 3].
 
     Raises:
         InvalidRequest: naming the first image that can't be used.
-        RequestTooLarge: if the arrays would take more than all of `room`.
-        QueueFull: if they would take more than is left.
+        RequestTooLarge: if the arrays would exceed the whole budget.
+        QueueFull: if they would exceed what is left of it.
     """
     sizes = [preparation.size for preparation in preparations]
     nbytes = len(images) * sum(size * size * _CHANNELS for size in sizes)
-    if nbytes > room.limit_bytes:
+    if nbytes > budget.limit_bytes:
         raise RequestTooLarge(
             f"{len(images)} images take {nbytes} bytes when they are decoded for the models, "
-            f"the limit is {room.limit_bytes}"
+            f"the limit is {budget.limit_bytes}"
         )
-    room.check(nbytes)
+    budget.check(nbytes)
     arrays = [np.empty((len(images), size, size, _CHANNELS), np.uint8) for size in sizes]
-    room.take(nbytes)  # not before they are there: who else would give it back
+    budget.take(nbytes)  # only now: had an allocation failed, nobody would give it back
+    loop = asyncio.get_running_loop()
     for array in arrays:
-        loop = asyncio.get_running_loop()
-        weakref.finalize(array, _give_back, loop, room, array.nbytes).atexit = False
-    await _Preparation(images, preparations, arrays, max_pixels).run(threads)
+        weakref.finalize(array, _give_back, loop, budget, array.nbytes).atexit = False
+    await _ImageBatch(images, preparations, arrays, max_pixels).run(threads)
     return arrays
 
 
-def _give_back(loop: asyncio.AbstractEventLoop, room: MemoryBudget, nbytes: int) -> None:
-    """Give back what an array took that is no more; a thread may have been the last to hold it."""
-    with suppress(RuntimeError):  # the loop is closed, and nobody counts any more
-        loop.call_soon_threadsafe(room.give, nbytes)
+def _give_back(loop: asyncio.AbstractEventLoop, budget: MemoryBudget, nbytes: int) -> None:
+    """Release the budget of a freed array; a thread may have held its last reference."""
+    with suppress(RuntimeError):  # the loop is closed
+        loop.call_soon_threadsafe(budget.give, nbytes)
 
 
-class _Preparation:
+class _ImageBatch:
     """The images of one request on their way into its arrays.
 
-    However many there are, only a few are with the threads at a time: so the images of others get
-    their turn, and nothing more is done for a request that is refused for one of its first.
+    However many there are, only a few are with the threads at a time: so other requests' images
+    get through, and work stops soon after the first bad image.
     """
 
     def __init__(
         self,
-        images: Sequence[Encoded],
+        images: Sequence[EncodedImage | Pixels],
         preparations: Sequence[Preparation],
-        arrays: Sequence[npt.NDArray[np.uint8]],
+        arrays: Sequence[Pixels],
         max_pixels: int,
     ) -> None:
         self._images = images
@@ -98,7 +125,7 @@ class _Preparation:
         self._max_pixels = max_pixels
         self._at_once = min(_MOST_AT_ONCE, 1 + len(images) // _FEW)
         self._next = 0
-        self._refused: tuple[int, ImageError] | None = None
+        self._first_bad: tuple[int, ImageError] | None = None
 
     async def run(self, threads: Executor) -> None:
         """Fill the arrays.
@@ -108,25 +135,155 @@ class _Preparation:
         """
         lanes = min(_LANES, -(-len(self._images) // self._at_once))
         await asyncio.gather(*(self._lane(threads) for _ in range(lanes)))
-        if self._refused is not None:
-            row, refusal = self._refused
-            raise InvalidRequest(f"image {row}: {refusal}")
+        if self._first_bad is not None:
+            row, error = self._first_bad
+            raise InvalidRequest(f"image {row}: {error}")
 
     async def _lane(self, threads: Executor) -> None:
         loop = asyncio.get_running_loop()
-        while self._refused is None and self._next < len(self._images):
+        while self._first_bad is None and self._next < len(self._images):
             start, self._next = self._next, self._next + self._at_once
-            found = await loop.run_in_executor(threads, self._prepare, start)
-            if found is not None and (self._refused is None or found[0] < self._refused[0]):
-                self._refused = found
+            bad = await loop.run_in_executor(threads, self._preprocess, start)
+            if bad is not None and (self._first_bad is None or bad[0] < self._first_bad[0]):
+                self._first_bad = bad
 
-    def _prepare(self, start: int) -> tuple[int, ImageError] | None:
-        """Prepare some, in a thread; the row that can't be, and why."""
+    def _preprocess(self, start: int) -> tuple[int, ImageError] | None:
+        """Preprocess some images, in a thread; returns the row and error of a bad one."""
         for row in range(start, min(start + self._at_once, len(self._images))):
             try:
-                made = prepare_all(self._images[row], self._preparations, self._max_pixels)
-            except ImageError as refusal:
-                return row, refusal.with_traceback(None)
+                made = preprocess_image(self._images[row], self._preparations, self._max_pixels)
+            except ImageError as error:
+                return row, error.with_traceback(None)
             for array, pixels in zip(self._arrays, made, strict=True):
                 array[row] = pixels
         return None
+
+
+def preprocess_image(
+    image: EncodedImage | Pixels, preparations: Sequence[Preparation], max_pixels: int
+) -> list[Pixels]:
+    """Preprocess one image in several ways: decoded once, each distinct preparation made once.
+
+    Args:
+        image: an encoded image, or the pixels uint8 [height, width, 3] in RGB.
+        preparations: the sizes and crops to make.
+        max_pixels: the most pixels the image may have.
+
+    Returns:
+        One array uint8 [size, size, 3] per preparation, in order.
+
+    Raises:
+        ImageError: if the image can't be used.
+    """
+    if isinstance(image, np.ndarray):
+        opened = _from_pixels(image, max_pixels)
+    else:
+        opened = decode_image(image, max_pixels)
+    made = {wanted: crop_and_resize(opened, wanted) for wanted in dict.fromkeys(preparations)}
+    return [made[wanted] for wanted in preparations]
+
+
+def decode_image(data: EncodedImage, max_pixels: int) -> Image.Image:
+    """Decode a JPEG, PNG, WebP, BMP, GIF or TIFF image.
+
+    Its EXIF orientation is applied; transparent parts lie over white; of an animation the first
+    frame is taken; 16-bit greys keep their upper eight bits.
+
+    Args:
+        data: the encoded image.
+        max_pixels: the most pixels it may have, checked before decoding.
+
+    Returns:
+        The image in RGB.
+
+    Raises:
+        ImageError: if it is no such image, damaged, or has too many pixels.
+    """
+    if not data:
+        raise ImageError("the image is empty (0 bytes)")
+    file = io.BytesIO(data)
+    try:
+        image = Image.open(file, formats=_FORMATS)
+    except UnidentifiedImageError:
+        supported = ", ".join(_FORMATS)
+        raise ImageError(f"not an image, or none of {supported}") from None
+    except Exception as damage:
+        raise _damaged(damage) from damage
+    _check_size(image.width, image.height, max_pixels)
+    try:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+    except ImageError:
+        raise
+    except Exception as damage:
+        raise _damaged(damage) from damage
+
+
+def crop_and_resize(image: Image.Image, preparation: Preparation) -> Pixels:
+    """Resize an image and crop its centre.
+
+    Args:
+        image: in RGB.
+        preparation: the short side becomes ``round(size / crop)`` pixels, of which the central
+            ``size`` x ``size`` are kept.
+
+    Returns:
+        uint8 [size, size, 3].
+    """
+    size = preparation.size
+    kept = min(image.size) * size / round(size / preparation.crop)
+    left, top = (image.width - kept) / 2, (image.height - kept) / 2
+    # Crop and resize in one step: of an image 1 x 1,000,000 only the visible part is made.
+    box = (left, top, left + kept, top + kept)
+    small = image.resize((size, size), _FILTERS[preparation.interpolation], box=box)
+    return np.asarray(small)
+
+
+def _from_pixels(pixels: Pixels, max_pixels: int) -> Image.Image:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+        raise ImageError(
+            f"an image must be UINT8 [height, width, 3], not {pixels.dtype} {list(pixels.shape)}"
+        )
+    _check_size(pixels.shape[1], pixels.shape[0], max_pixels)
+    return Image.fromarray(pixels)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"the image has no pixels ({width}x{height})")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"the image is too large: {width}x{height} pixels, at most {max_pixels} are allowed"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise ImageError("floating-point images are not supported")
+    if image.mode.startswith("I"):
+        # Pillow would clip at 255 instead of scaling.
+        grey = np.asarray(image).clip(0, 65535) >> 8
+        image = Image.fromarray(grey.astype(np.uint8))
+    if image.has_transparency_data:
+        return _over_white(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Lay a transparent image over white, tile by tile: Pillow holds the GIL for each."""
+    opaque = Image.new("RGB", image.size)
+    width = min(image.width, _TILE_PIXELS)
+    height = max(1, _TILE_PIXELS // width)
+    for top in range(0, image.height, height):
+        for left in range(0, image.width, width):
+            box = (left, top, min(left + width, image.width), min(top + height, image.height))
+            tile = image.crop(box).convert("RGBA")
+            white = Image.new("RGBA", tile.size, "white")
+            opaque.paste(Image.alpha_composite(white, tile).convert("RGB"), box)
+    return opaque
+
+
+def _damaged(damage: Exception) -> ImageError:
+    reason = " ".join(str(damage).split()) or type(damage).__name__
+    return ImageError(f"the image is damaged or truncated: {reason}")

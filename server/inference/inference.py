@@ -21,10 +21,9 @@ from server.engine.request import Answer, Outcome, Prepared
 from server.engine.statistics import ModelCounters, member_statistics, model_statistics
 from server.errors import ClientGone, UnknownModel
 from server.inference.access_log import AccessLog
-from server.inference.binding import Bound, bind_images, bind_tensors
-from server.inference.descriptions import MODEL_VERSION, model_config
-from server.inference.outputs import OutputTensor, member_names, output_tensors, wish_for
-from server.inference.requests import InferRequest
+from server.inference.metadata import MODEL_VERSION, model_config
+from server.inference.outputs import OutputTensor, infer_options, member_names, output_tensors
+from server.inference.requests import BoundRequest, InferRequest, bind_images, bind_tensors
 from server.inference.spec import FrontEndSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class Inferred(msgspec.Struct, frozen=True):
     members: str
     degraded: bool
     outputs: list[OutputTensor]
-    bound: Bound
+    bound: BoundRequest
 
 
 class Inference:
@@ -188,24 +187,24 @@ class Inference:
         members = ",".join(member_names(model, answer.used))
         return Inferred(members, answer.degraded, outputs, bound)
 
-    async def bind(self, endpoint: Endpoint, request: InferRequest) -> Bound:
+    async def bind(self, endpoint: Endpoint, request: InferRequest) -> BoundRequest:
         """Check a request against its model.
 
         Raises:
             InvalidRequest: if they don't fit together.
         """
         model = endpoint.model
-        wish = wish_for(model, request.parameters, request.outputs)
+        wish = infer_options(model, request.parameters, request.outputs)
         if model.takes_images:
             pixels, room = self._spec.max_image_pixels, self._image_room
             rows, inputs = await bind_images(model, request.tensors, self._threads, pixels, room)
         else:
             rows, inputs = bind_tensors(model, request.tensors)
-        return Bound(Prepared(model.served, wish), inputs, rows)
+        return BoundRequest(Prepared(model.served, wish), inputs, rows)
 
     async def answer(
         self,
-        bound: Bound,
+        bound: BoundRequest,
         arrived: float,
         trace: RequestTrace | None = None,
         within_s: float = 0.0,

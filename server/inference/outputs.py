@@ -16,7 +16,7 @@ import numpy.typing as npt
 from allocator.dispatch.flows import HIGH, NORMAL
 from server.engine.request import Answer, Wish
 from server.errors import InvalidRequest
-from server.inference.requests import Parameters, WantedOutput
+from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
 from server.inference.tensors import bytes_to_wire
 from workers.combiner.scores import CLASS_SCORES
@@ -28,7 +28,7 @@ __all__ = [
     "extra_outputs",
     "member_names",
     "output_tensors",
-    "wish_for",
+    "infer_options",
 ]
 
 COMBINED = "output"
@@ -77,7 +77,9 @@ def member_names(model: ModelSpec, mask: int) -> list[str]:
     ]
 
 
-def wish_for(model: ModelSpec, parameters: Parameters, outputs: Sequence[WantedOutput]) -> Wish:
+def infer_options(
+    model: ModelSpec, parameters: RequestParameters, outputs: Sequence[RequestedOutput]
+) -> Wish:
     """What the engine must know of a request.
 
     Raises:
@@ -135,7 +137,7 @@ def _gives_classes(model: ModelSpec) -> bool:
     return spec.scores == CLASS_SCORES and len(spec.output.shape) == 1
 
 
-def _check_classes(model: ModelSpec, output: WantedOutput) -> None:
+def _check_classes(model: ModelSpec, output: RequestedOutput) -> None:
     spec = model.served.spec
     shape = spec.output.shape if output.name == COMBINED else spec.predicted.shape
     if output.name != COMBINED and not output.name.startswith(_MEMBER):
@@ -145,19 +147,19 @@ def _check_classes(model: ModelSpec, output: WantedOutput) -> None:
 
 
 def output_tensors(
-    model: ModelSpec, answer: Answer, outputs: Sequence[WantedOutput]
+    model: ModelSpec, answer: Answer, outputs: Sequence[RequestedOutput]
 ) -> list[OutputTensor]:
     """The tensors of an answer, in the order in which they are wanted.
 
     Args:
         model: what was asked.
-        answer: to a wish that `wish_for` made of these outputs.
+        answer: to a wish that `infer_options` made of these outputs.
         outputs: as the client wants them.
     """
     return [_output_tensor(model, answer, output) for output in outputs]
 
 
-def _output_tensor(model: ModelSpec, answer: Answer, wanted: WantedOutput) -> OutputTensor:
+def _output_tensor(model: ModelSpec, answer: Answer, wanted: RequestedOutput) -> OutputTensor:
     spec = model.served.spec
     if wanted.name not in {COMBINED, _CLASS}:
         return _extra_tensor(model, answer, wanted)
@@ -170,7 +172,7 @@ def _output_tensor(model: ModelSpec, answer: Answer, wanted: WantedOutput) -> Ou
     return _tensor(_CLASS, "INT64", scores.argmax(axis=1).astype(np.int64))
 
 
-def _extra_tensor(model: ModelSpec, answer: Answer, wanted: WantedOutput) -> OutputTensor:
+def _extra_tensor(model: ModelSpec, answer: Answer, wanted: RequestedOutput) -> OutputTensor:
     spec, extras = model.served.spec, answer.extras
     assert extras is not None, "it was wished for"
     if wanted.name == _MASK:
@@ -190,7 +192,7 @@ def _tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> OutputTensor:
     return OutputTensor(name, datatype, list(array.shape), array.tobytes())
 
 
-def _classes(model: ModelSpec, scores: npt.NDArray[Any], wanted: WantedOutput) -> OutputTensor:
+def _classes(model: ModelSpec, scores: npt.NDArray[Any], wanted: RequestedOutput) -> OutputTensor:
     """The best classes of each row as BYTES [rows, k]: ``score:index[:label]``, best first."""
     rows = len(scores)
     k = min(wanted.classes, scores.shape[1])

@@ -1,38 +1,55 @@
-"""An infer request as every protocol understands it: tensors, wanted outputs, parameters.
+"""Infer requests: what every protocol decodes them into, and their binding to a model's inputs.
 
-Runs in the front-end; pure. The protocols make it of what came over the wire; `Inference` has it
-answered.
+Runs in the front-end, under every protocol. Tensors, requested outputs and parameters flow in; once
+names, datatypes and shapes are checked, a `BoundRequest` flows out to the engine. Images are
+decoded in threads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 
+from server.engine.memory_budget import MemoryBudget
+from server.engine.request import Prepared, StoredInput
 from server.errors import InvalidRequest
-from server.inference.tensors import Tensor
+from server.inference.images import EncodedImage, Pixels, preprocess_images
+from server.inference.spec import ModelSpec
+from server.inference.tensors import InputTensor
+from workers.runtime.spec import TensorSpec
 
 __all__ = [
+    "IMAGE_INPUT",
+    "BoundRequest",
     "InferRequest",
-    "Parameters",
-    "WantedOutput",
+    "RequestParameters",
+    "RequestedOutput",
+    "bind_images",
+    "bind_tensors",
     "read_parameters",
     "refuse_shared_memory",
 ]
 
 _MAX_TIMEOUT_US = 10**15
 _MAX_QUORUM = 64
+#: The input of models that take images.
+IMAGE_INPUT = TensorSpec("image", "BYTES", ())
+_IMAGE = IMAGE_INPUT.name
+_IMAGE_DIMENSIONS = 4
 
 
-class WantedOutput(msgspec.Struct, frozen=True):
-    """An output that the client wants.
+class RequestedOutput(msgspec.Struct, frozen=True):
+    """An output that the client requests.
 
     Attributes:
         name: of the output.
         binary: whether raw instead of JSON, where a protocol has both.
-        classes: how many of the best classes to name instead of all values, 0 for the values.
+        classes: how many of the best classes to return instead of all values, 0 for the values.
     """
 
     name: str = "output"
@@ -40,14 +57,14 @@ class WantedOutput(msgspec.Struct, frozen=True):
     classes: int = 0
 
 
-class Parameters(msgspec.Struct, frozen=True):
+class RequestParameters(msgspec.Struct, frozen=True):
     """The parameters of a request that change its answer.
 
     Attributes:
         timeout_s: the request's own deadline, 0 for none.
-        members: names of the members that it wants, none for all.
+        members: names of the requested members, empty for all.
         quorum: the fewest members the answer may rest on, 0 for the ensemble's own.
-        is_urgent: whether it goes before others.
+        is_urgent: whether it has high priority.
     """
 
     timeout_s: float = 0.0
@@ -56,53 +73,67 @@ class Parameters(msgspec.Struct, frozen=True):
     is_urgent: bool = False
 
 
-_NO_PARAMETERS = Parameters()
+_NO_PARAMETERS = RequestParameters()
 
 
 class InferRequest(msgspec.Struct, frozen=True):
-    """An infer request.
+    """A decoded infer request.
 
     Attributes:
         id: to be echoed, may be empty.
         tensors: the inputs, sizes checked, names not.
-        outputs: what is wanted, in this order.
+        outputs: requested, in this order.
         parameters: those that change the answer.
     """
 
     id: str
-    tensors: list[Tensor]
-    outputs: tuple[WantedOutput, ...] = (WantedOutput(),)
-    parameters: Parameters = _NO_PARAMETERS
+    tensors: list[InputTensor]
+    outputs: tuple[RequestedOutput, ...] = (RequestedOutput(),)
+    parameters: RequestParameters = _NO_PARAMETERS
 
 
-def read_parameters(given: Mapping[str, Any]) -> Parameters:
-    """Read a request's parameters; those that other servers know are passed over.
+class BoundRequest(NamedTuple):
+    """A request that was checked against its model: the engine's arguments.
+
+    Attributes:
+        prepared: the model and the options.
+        inputs: what is copied into the arena; unchanged until the request is answered.
+        rows: at least 1.
+    """
+
+    prepared: Prepared
+    inputs: list[StoredInput]
+    rows: int
+
+
+def read_parameters(parameters: Mapping[str, Any]) -> RequestParameters:
+    """Validate a request's parameters; unknown ones, which other servers have, are ignored.
 
     Raises:
-        InvalidRequest: if one that we know has no meaning.
+        InvalidRequest: if a known one has an invalid value.
     """
-    if not given:
+    if not parameters:
         return _NO_PARAMETERS
-    timeout = given.get("timeout", 0)
+    timeout = parameters.get("timeout", 0)
     if type(timeout) is not int or not 0 <= timeout <= _MAX_TIMEOUT_US:
         raise InvalidRequest(f"parameter timeout is 0 to {_MAX_TIMEOUT_US} microseconds")
-    quorum = given.get("quorum", 0)
+    quorum = parameters.get("quorum", 0)
     if type(quorum) is not int or not 0 <= quorum <= _MAX_QUORUM:
         raise InvalidRequest(f"parameter quorum is a number of members, not {quorum!r}")
-    priority = given.get("priority", 0)
+    priority = parameters.get("priority", 0)
     if type(priority) is not int or priority < 0:
         raise InvalidRequest("parameter priority is a number: 1 goes before all others")
-    members = given.get("members", "")
+    members = parameters.get("members", "")
     if not isinstance(members, str):
         raise InvalidRequest("parameter members is a text: names of members, separated by commas")
     names = tuple(name for part in members.split(",") if (name := part.strip()))
     if not (timeout or quorum or names or priority == 1):
         return _NO_PARAMETERS
-    return Parameters(timeout / 1e6, names, quorum, priority == 1)
+    return RequestParameters(timeout / 1e6, names, quorum, priority == 1)
 
 
 def refuse_shared_memory(tensor: str, parameters: Mapping[str, Any]) -> None:
-    """Refuse a tensor whose data is, or should go, elsewhere: not even a client notices that.
+    """Refuse a tensor in shared memory, which would otherwise go unnoticed by the client.
 
     Args:
         tensor: which one, for the message.
@@ -113,3 +144,115 @@ def refuse_shared_memory(tensor: str, parameters: Mapping[str, Any]) -> None:
     """
     if "shared_memory_region" in parameters:
         raise InvalidRequest(f"{tensor}: shared memory is not supported, send the data")
+
+
+def bind_tensors(model: ModelSpec, tensors: Sequence[InputTensor]) -> tuple[int, list[StoredInput]]:
+    """Check the tensors of a request against a model's inputs.
+
+    Returns:
+        The number of rows, and per input its view of the arena with the bytes.
+
+    Raises:
+        InvalidRequest: if an input is missing, unknown, repeated, or of a wrong type or shape.
+    """
+    by_name = _by_name(tensors, model.inputs)
+    stored: list[StoredInput] = []
+    rows = -1
+    for spec, view in zip(model.inputs, model.views, strict=True):
+        tensor = by_name[spec.name]
+        _check(tensor, spec)
+        if rows == -1:
+            rows = tensor.shape[0]
+        elif rows != tensor.shape[0]:
+            raise InvalidRequest(
+                f"input {spec.name!r} has {tensor.shape[0]} rows, {model.inputs[0].name!r} {rows}"
+            )
+        assert tensor.array is not None
+        stored.append((view, _raw(tensor.array)))
+    return rows, stored
+
+
+def _raw(array: npt.NDArray[Any]) -> memoryview:
+    """The bytes of an array, row by row; a copy only if it is not contiguous."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _by_name(
+    tensors: Sequence[InputTensor], expected: Sequence[TensorSpec]
+) -> dict[str, InputTensor]:
+    by_name = {tensor.name: tensor for tensor in tensors}
+    if len(by_name) != len(tensors):
+        raise InvalidRequest("an input is given twice")
+    if len(by_name) != len(expected) or any(spec.name not in by_name for spec in expected):
+        raise InvalidRequest(
+            f"the model takes the inputs {[spec.name for spec in expected]}, "
+            f"the request has {list(by_name)}"
+        )
+    return by_name
+
+
+def _check(tensor: InputTensor, spec: TensorSpec) -> None:
+    if tensor.datatype != spec.datatype:
+        raise InvalidRequest(
+            f"input {spec.name!r} is {spec.datatype}, the request has {tensor.datatype}"
+        )
+    if len(tensor.shape) == 0 or tuple(tensor.shape[1:]) != spec.shape:
+        raise InvalidRequest(
+            f"input {spec.name!r} has shape {[-1, *spec.shape]}, "
+            f"the request has {list(tensor.shape)}"
+        )
+    _check_rows(tensor)
+
+
+def _check_rows(tensor: InputTensor) -> None:
+    if tensor.shape[0] == 0:
+        raise InvalidRequest(f"input {tensor.name!r} has zero rows, send at least one")
+
+
+async def bind_images(
+    model: ModelSpec,
+    tensors: Sequence[InputTensor],
+    threads: Executor,
+    max_pixels: int,
+    budget: MemoryBudget,
+) -> tuple[int, list[StoredInput]]:
+    """Check and preprocess the images of a request.
+
+    Args:
+        model: one that takes images.
+        tensors: one input ``image``: BYTES [n], encoded, or UINT8 [n, height, width, 3], RGB.
+        threads: where images are decoded.
+        max_pixels: the most pixels of one image.
+        budget: charged for the arrays until they are freed.
+
+    Returns:
+        The number of rows, and per preparation its view of the arena with the bytes of
+        uint8 [n, size, size, 3].
+
+    Raises:
+        InvalidRequest: if the input is not that, or an image can't be decoded.
+        RequestTooLarge: if the arrays would exceed the whole budget.
+        QueueFull: if they would exceed what is left of it.
+    """
+    images = _images(_by_name(tensors, [IMAGE_INPUT])[_IMAGE])
+    preparations = [preparation for _, preparation in model.preparations]
+    arrays = await preprocess_images(images, preparations, threads, max_pixels, budget)
+    views = [view for view, _ in model.preparations]
+    return len(images), list(zip(views, map(_raw, arrays), strict=True))
+
+
+def _images(tensor: InputTensor) -> Sequence[EncodedImage | Pixels]:
+    if not tensor.shape:
+        raise InvalidRequest(f"input {_IMAGE!r} has no batch dimension")
+    _check_rows(tensor)
+    if tensor.datatype == "BYTES" and len(tensor.elements) == tensor.shape[0]:
+        return tensor.elements
+    if tensor.datatype == "UINT8" and len(tensor.shape) == _IMAGE_DIMENSIONS:
+        assert tensor.array is not None
+        if tensor.array.size == 0:  # of these there could be endlessly many
+            raise InvalidRequest(f"input {_IMAGE!r} has images without pixels: {tensor.shape}")
+        return list(tensor.array.astype(np.uint8, copy=False))
+    raise InvalidRequest(
+        f"input {_IMAGE!r} is BYTES [-1] (encoded) or UINT8 [-1, height, width, 3] (RGB), "
+        f"the request has {tensor.datatype} {list(tensor.shape)}"
+    )

@@ -18,7 +18,7 @@ from server.inference.time_slicer import Steps
 from workers.runtime.spec import DTYPES
 
 __all__ = [
-    "Tensor",
+    "InputTensor",
     "bytes_from_wire",
     "bytes_to_wire",
     "tensor_from_bytes",
@@ -35,7 +35,7 @@ _MAX_ELEMENTS = 1 << 48
 _MAX_BYTES_ELEMENTS = 1 << 14
 
 
-class Tensor:
+class InputTensor:
     """An input as it came: `array` for fixed-size datatypes, `elements` for BYTES, row-major.
 
     Attributes:
@@ -82,7 +82,7 @@ def _dtype(name: str, datatype: str) -> np.dtype[np.generic]:
 
 def tensor_from_bytes(
     name: str, datatype: str, shape: Sequence[int], data: memoryview | bytes
-) -> Tensor:
+) -> InputTensor:
     """Make a tensor of its raw bytes, without a copy.
 
     Args:
@@ -96,14 +96,14 @@ def tensor_from_bytes(
     """
     count = _count(name, shape)
     if datatype == _BYTES:
-        return Tensor(name, datatype, shape, elements=_split(name, data, count))
+        return InputTensor(name, datatype, shape, elements=_split(name, data, count))
     dtype = _dtype(name, datatype)
     if count * dtype.itemsize != len(data):
         raise InvalidRequest(
             f"input {name!r}: {len(data)} bytes of data, but {datatype} {list(shape)} "
             f"takes {count * dtype.itemsize}"
         )
-    return Tensor(name, datatype, shape, np.frombuffer(data, dtype).reshape(shape))
+    return InputTensor(name, datatype, shape, np.frombuffer(data, dtype).reshape(shape))
 
 
 def _split(name: str, data: memoryview | bytes, count: int) -> list[memoryview]:
@@ -129,7 +129,7 @@ def _split(name: str, data: memoryview | bytes, count: int) -> list[memoryview]:
     return elements
 
 
-def tensor_from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> Tensor:
+def tensor_from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> InputTensor:
     """Make a tensor of JSON values, nested or flat, row-major.
 
     Raises:
@@ -142,7 +142,7 @@ def tensor_from_values(name: str, datatype: str, shape: Sequence[int], values: A
             raise InvalidRequest(
                 f"input {name!r}: {len(texts)} elements, but the shape says {count}"
             )
-        return Tensor(name, datatype, shape, elements=texts)
+        return InputTensor(name, datatype, shape, elements=texts)
     dtype = _json_dtype(name, datatype)
     try:
         raw = np.asarray(values)
@@ -154,12 +154,12 @@ def tensor_from_values(name: str, datatype: str, shape: Sequence[int], values: A
     except (ValueError, OverflowError, RecursionError):
         raise _irregular(name) from None
     _check_size(name, shape, raw.size, count)
-    return Tensor(name, datatype, shape, _convert(name, datatype, dtype, raw).reshape(shape))
+    return InputTensor(name, datatype, shape, _convert(name, datatype, dtype, raw).reshape(shape))
 
 
 def tensor_from_pieces(
     name: str, datatype: str, shape: Sequence[int], pieces: Sequence[npt.NDArray[np.generic]]
-) -> Steps[Tensor]:
+) -> Steps[InputTensor]:
     """Make a tensor of JSON values that come in pieces, as `tensor_from_values` would of the whole.
 
     Args:
@@ -190,7 +190,7 @@ def tensor_from_pieces(
         array[position : position + piece.size] = converted
         position += piece.size
         yield
-    return Tensor(name, datatype, shape, array.reshape(shape))
+    return InputTensor(name, datatype, shape, array.reshape(shape))
 
 
 def _json_dtype(name: str, datatype: str) -> np.dtype[np.generic]:

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from server.inference.preprocess import prepare_all
+from server.inference.images import preprocess_image
 from workers.builder import BuiltModel, build_models, find_recipe
 from workers.runtime.spec import Preparation
 
@@ -60,7 +60,9 @@ def test_photos() -> None:
     total = np.zeros((len(files), 1000))
     for name, result in build("efficientnet", *LITE).items():
         wanted = [Preparation(LITE[name])]
-        pixels = np.stack([prepare_all(file.read_bytes(), wanted)[0] for file in files])
+        pixels = np.stack(
+            [preprocess_image(file.read_bytes(), wanted, 50_000_000)[0] for file in files]
+        )
         image = ((pixels.astype(np.float32) - 127) / 128).transpose(0, 3, 1, 2)
         (logits,) = session(result).run(None, {"image": np.ascontiguousarray(image)})
         assert (logits.argmax(1) == truth).sum() == 18

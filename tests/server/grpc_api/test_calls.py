@@ -13,7 +13,7 @@ from server.grpc_api import calls as module
 from server.grpc_api.calls import Calls
 from server.grpc_api.entrance import Entrance
 from server.inference.spec import ClientLimits
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator
 from server.security.spec import ApiKey, SecuritySpec
 
@@ -68,7 +68,7 @@ async def calls_of(limits=LIMITS, budget=None, security=None):
     calls = Calls(
         limits,
         budget or MemoryBudget(),
-        UnreadAnswers(limits.unread_bytes),
+        UnreadResponses(limits.unread_bytes),
         entrance,
         lambda _, error: refused.append(error),
     )

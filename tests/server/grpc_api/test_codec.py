@@ -12,7 +12,7 @@ from server.grpc_api.codec import parse, parse_request
 from server.grpc_api.fields import take_apart
 from server.grpc_api.messages import message_class
 from server.inference.outputs import OutputTensor
-from server.inference.requests import Parameters, WantedOutput
+from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.tensors import bytes_to_wire
 from workers.runtime.spec import DTYPES
 
@@ -184,12 +184,12 @@ def test_what_a_request_says():
     assert (asked.head.model, asked.head.version, asked.id) == ("m", "1", "straße")
     made = asked.request()
     assert made.id == "straße"
-    assert made.parameters == Parameters(2.0, ("a", "b"), 1)
+    assert made.parameters == RequestParameters(2.0, ("a", "b"), 1)
     assert [(o.name, o.classes) for o in made.outputs] == [("output", 3), ("entropy", 0)]
 
 
 def test_by_default_the_combined_answer_is_wanted():
-    assert read(ask()).head.outputs == (WantedOutput(),)
+    assert read(ask()).head.outputs == (RequestedOutput(),)
 
 
 def test_requests_that_differ_only_in_id_and_data():

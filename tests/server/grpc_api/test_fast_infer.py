@@ -17,9 +17,9 @@ from server.grpc_api.fast_infer import FastInfer, answer_within_s
 from server.grpc_api.fields import take_apart
 from server.grpc_api.messages import message_class
 from server.inference.access_log import AccessLog
-from server.inference.binding import Bound, bind_tensors
 from server.inference.inference import Endpoint
 from server.inference.outputs import OutputTensor
+from server.inference.requests import BoundRequest, bind_tensors
 from server.inference.spec import ModelSpec
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
@@ -77,7 +77,7 @@ class Scene:
     def remember(self, message, wish=Wish()):  # noqa: B008
         asked = parse_request(take_apart(message))
         rows, inputs = bind_tensors(self.endpoint.model, asked.request().tensors)
-        bound = Bound(Prepared(self.endpoint.model.served, wish), inputs, rows)
+        bound = BoundRequest(Prepared(self.endpoint.model.served, wish), inputs, rows)
         self.fast.remember(message, asked, self.endpoint, bound)
 
     def takes(self, message, unary=None):

@@ -9,7 +9,7 @@ from server.grpc_api.messages import SERVICE
 from server.grpc_api.service import Service
 from server.inference.access_log import AccessLog
 from server.inference.spec import ClientLimits
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator
 from server.security.spec import SecuritySpec
 
@@ -19,7 +19,9 @@ def make_service():
         engine=None, access=AccessLog("none"), tracer=None, unaddressed=ModelCounters()
     )
     authenticator = Authenticator(SecuritySpec(), lambda *_: None)
-    return Service(inference, authenticator, ClientLimits(), MemoryBudget(), UnreadAnswers(1 << 20))
+    return Service(
+        inference, authenticator, ClientLimits(), MemoryBudget(), UnreadResponses(1 << 20)
+    )
 
 
 def make_call(method):

@@ -13,7 +13,7 @@ from wire import Wire
 from server.http_api.connection import Waits
 from server.http_api.connections import Connections
 from server.inference.spec import ClientLimits
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 
 LIMITS = ClientLimits(header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000)
 HEAD = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n"
@@ -25,7 +25,7 @@ class Scene:
 
     def __init__(self):
         nothing_is_fast = SimpleNamespace(receive=lambda *_: None, is_infer=lambda _: False)
-        self.connections = Connections(LIMITS, 2, UnreadAnswers(1000), nothing_is_fast)
+        self.connections = Connections(LIMITS, 2, UnreadResponses(1000), nothing_is_fast)
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.config = Config(

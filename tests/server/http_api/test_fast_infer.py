@@ -21,11 +21,11 @@ from server.http_api.fast_infer import FastInfer
 from server.http_api.plans import InferPath
 from server.http_api.protocol import parse_request
 from server.inference.access_log import AccessLog
-from server.inference.binding import Bound, bind_tensors
 from server.inference.inference import Endpoint
-from server.inference.outputs import wish_for
+from server.inference.outputs import infer_options
+from server.inference.requests import BoundRequest, bind_tensors
 from server.inference.spec import ClientLimits, ModelSpec
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator, Scope
 from server.security.spec import ApiKey, SecuritySpec
 from workers.runtime.spec import EnsembleSpec, TensorSpec
@@ -117,7 +117,7 @@ class Scene:
                 SecuritySpec(tuple(keys)), lambda error, _: self.refused.append(error)
             ),
         )
-        self.connections = Connections(LIMITS, 2, UnreadAnswers(1 << 20), self.fast)
+        self.connections = Connections(LIMITS, 2, UnreadResponses(1 << 20), self.fast)
         self.config = Config(
             self.echo,
             http=self.connections.make,
@@ -154,8 +154,8 @@ class Scene:
         body = data[data.index(b"\r\n\r\n") + 4 :]
         request = parse_request(body, len(header))
         rows, inputs = bind_tensors(self.model, request.tensors)
-        wish = wish_for(self.model, request.parameters, request.outputs)
-        bound = Bound(Prepared(self.model.served, wish), inputs, rows)
+        wish = infer_options(self.model, request.parameters, request.outputs)
+        bound = BoundRequest(Prepared(self.model.served, wish), inputs, rows)
         self.path.plans.remember(body, len(header), request, bound)
         return data
 

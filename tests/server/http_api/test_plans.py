@@ -9,9 +9,8 @@ from server.engine.request import Prepared
 from server.engine.spec import ServedModel
 from server.http_api.plans import PlanCache
 from server.http_api.protocol import parse_request
-from server.inference.binding import Bound, bind_tensors
-from server.inference.outputs import wish_for
-from server.inference.requests import WantedOutput
+from server.inference.outputs import infer_options
+from server.inference.requests import BoundRequest, RequestedOutput, bind_tensors
 from server.inference.spec import ModelSpec
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
@@ -49,8 +48,8 @@ def body_of(rows, *, order=("a", "b"), seed=0, **header):
 def remember(cache, body, length):
     request = parse_request(body, length)
     rows, inputs = bind_tensors(MODEL, request.tensors)
-    wish = wish_for(MODEL, request.parameters, request.outputs)
-    cache.remember(body, length, request, Bound(Prepared(MODEL.served, wish), inputs, rows))
+    wish = infer_options(MODEL, request.parameters, request.outputs)
+    cache.remember(body, length, request, BoundRequest(Prepared(MODEL.served, wish), inputs, rows))
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
@@ -63,7 +62,7 @@ def test_a_known_header_gives_what_parsing_gives(order):
     again, length, arrays = body_of(3, order=order, seed=1, parameters=parameters)
     plan = cache.find(again, length)
     assert (plan.rows, plan.prepared.wish.timeout_s) == (3, 0.005)
-    assert plan.outputs == (WantedOutput(binary=True),)
+    assert plan.outputs == (RequestedOutput(binary=True),)
     inputs = dict(plan.bind(again).inputs)
     assert list(inputs) == [4 if name == "a" else 5 for name in order]
     for view, name in ((4, "a"), (5, "b")):

@@ -9,7 +9,7 @@ from server.engine.request import Answer
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest
 from server.http_api.protocol import encode_answer, parse_request
-from server.inference.requests import InferRequest, WantedOutput
+from server.inference.requests import InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
 from server.inference.tensors import bytes_to_wire
 from workers.combiner.scores import CLASS_SCORES
@@ -52,7 +52,7 @@ def test_a_json_request():
         )
     )
     assert (parsed.id, parsed.parameters.timeout_s) == ("17", 2.5)
-    assert parsed.outputs == (WantedOutput(binary=False, classes=3),)
+    assert parsed.outputs == (RequestedOutput(binary=False, classes=3),)
     np.testing.assert_array_equal(parsed.tensors[0].array, [[1, 2], [3, 4]])
 
 
@@ -74,7 +74,7 @@ def test_a_binary_request_keeps_the_order_of_its_tensors():
     np.testing.assert_array_equal(j.array, [True])
     np.testing.assert_array_equal(b.array, second)
     assert [bytes(element) for element in c.elements] == [b"ab", b""]
-    assert parsed.outputs == (WantedOutput(binary=True),)
+    assert parsed.outputs == (RequestedOutput(binary=True),)
 
 
 def test_a_header_length_of_the_whole_body_means_json_only():
@@ -89,7 +89,7 @@ def test_an_output_may_overrule_the_request():
             outputs=[{"name": "output", "parameters": {"binary_data": False}}],
         )
     )
-    assert parsed.outputs == (WantedOutput(binary=False),)
+    assert parsed.outputs == (RequestedOutput(binary=False),)
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def answer(values=VALUES, used=0b10100):
 
 
 def test_a_json_answer():
-    body, length = encode_answer(model(), answer(), "7", (WantedOutput(),))
+    body, length = encode_answer(model(), answer(), "7", (RequestedOutput(),))
     assert length is None
     assert json.loads(body) == {
         "model_name": "both",
@@ -350,7 +350,7 @@ def test_a_binary_answer():
     for request_id in ("", "7", ""):
         for used, members in ((0b10100, "four,two"), (0b00100, "two"), (0b10000, "four")):
             body, length = encode_answer(
-                model(), answer(used=used), request_id, (WantedOutput(binary=True),)
+                model(), answer(used=used), request_id, (RequestedOutput(binary=True),)
             )
             header = json.loads(body[:length])
             assert header.get("id", "") == request_id
@@ -362,15 +362,15 @@ def test_a_binary_answer():
 
 
 def test_a_binary_answer_speaks_of_its_own_rows_and_model():
-    one = encode_answer(model(), answer(VALUES[:1]), "", (WantedOutput(binary=True),))
-    two = encode_answer(model("other"), answer(VALUES[:1]), "", (WantedOutput(binary=True),))
+    one = encode_answer(model(), answer(VALUES[:1]), "", (RequestedOutput(binary=True),))
+    two = encode_answer(model("other"), answer(VALUES[:1]), "", (RequestedOutput(binary=True),))
     assert json.loads(one[0][: one[1]])["outputs"][0]["shape"] == [1, 3]
     assert json.loads(two[0][: two[1]])["model_name"] == "other"
 
 
 def test_the_best_classes():
     body, _ = encode_answer(
-        model(labels=("cat", "dog", "owl")), answer(), "", (WantedOutput(classes=2),)
+        model(labels=("cat", "dog", "owl")), answer(), "", (RequestedOutput(classes=2),)
     )
     (output,) = json.loads(body)["outputs"]
     assert (output["datatype"], output["shape"]) == ("BYTES", [2, 2])
@@ -384,7 +384,7 @@ def test_the_best_classes():
 
 def test_the_best_classes_without_labels_in_binary():
     body, length = encode_answer(
-        model(), answer(VALUES[:1]), "", (WantedOutput(binary=True, classes=9),)
+        model(), answer(VALUES[:1]), "", (RequestedOutput(binary=True, classes=9),)
     )
     (output,) = json.loads(body[:length])["outputs"]
     assert (output["shape"], output["parameters"]["binary_data_size"]) == (
@@ -397,8 +397,8 @@ def test_the_best_classes_without_labels_in_binary():
 def test_a_lone_binary_output_is_the_one_that_is_wanted():
     spec = EnsembleSpec("both", (4, 2), "mean", (), 1, OUTPUT, CLASS_SCORES)
     both = ModelSpec(ServedModel(0, 0, spec), (), (), (), ("four", "two"))
-    encode_answer(both, answer(), "", (WantedOutput(binary=True),))  # its header is remembered
-    body, length = encode_answer(both, answer(), "", (WantedOutput("class", binary=True),))
+    encode_answer(both, answer(), "", (RequestedOutput(binary=True),))  # its header is remembered
+    body, length = encode_answer(both, answer(), "", (RequestedOutput("class", binary=True),))
     (output,) = json.loads(body[:length])["outputs"]
     assert (output["name"], output["datatype"], output["shape"]) == ("class", "INT64", [2])
     assert np.frombuffer(body[length:], np.int64).tolist() == [1, 0]

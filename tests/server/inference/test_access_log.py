@@ -8,11 +8,13 @@ from types import SimpleNamespace
 
 import grpc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from server.errors import ClientGone, DeadlineExceeded, InvalidRequest
 from server.grpc_api.status import fail
 from server.http_api.infer_route import InferRoute
-from server.inference.access_log import AccessLog
+from server.inference.access_log import AccessLog, new_request_id, valid_request_id
 from server.inference.inference import Endpoint
 
 
@@ -99,3 +101,21 @@ def test_who_has_a_line(caplog, kind, told):
             assert log.failed(0.0, error, lambda: {"request_id": "r"}) is error
     assert [record.getMessage().split(":")[0] for record in caplog.records] == told
     assert {record.request_id for record in caplog.records} <= {"r"}
+
+
+@given(st.text(max_size=200))
+def test_an_id_is_short_and_visible(text):
+    assert valid_request_id(text) in {"", text}
+    if valid_request_id(text):
+        assert len(text) <= 128
+        assert text.isascii()
+        assert text.isprintable()
+        assert " " not in text
+
+
+def test_the_first_that_can_be_used_counts():
+    assert valid_request_id("a", "b") == "a"
+    assert valid_request_id("", "b") == "b"
+    assert valid_request_id("a b", "x" * 129, "x" * 128) == "x" * 128
+    assert valid_request_id("a\n", "") == ""
+    assert valid_request_id(new_request_id()) != valid_request_id(new_request_id()) != ""

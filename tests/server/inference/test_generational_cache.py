@@ -3,12 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.inference.generational_cache import Recent
+from server.inference.generational_cache import GenerationalCache
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=200), st.integers(1, 8))
 def test_it_knows_what_it_was_told_or_nothing_and_stays_small(steps, generation):
-    recent = Recent(generation)
+    recent = GenerationalCache(generation)
     for puts, key in steps:
         if puts:
             recent.put(key, str(key))
@@ -19,7 +19,7 @@ def test_it_knows_what_it_was_told_or_nothing_and_stays_small(steps, generation)
 
 
 def test_what_is_asked_for_stays_and_the_rest_goes():
-    recent = Recent(4)
+    recent = GenerationalCache(4)
     recent.put("mine", 1)
     for number in range(100):
         recent.put(f"other {number}", number)

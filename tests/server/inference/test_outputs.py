@@ -4,15 +4,15 @@ import pytest
 from server.engine.request import Answer, Extras, Wish
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest
-from server.inference.outputs import extra_outputs, output_tensors, wish_for
-from server.inference.requests import Parameters, WantedOutput
+from server.inference.outputs import extra_outputs, infer_options, output_tensors
+from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
 from server.inference.tensors import bytes_from_wire
 from workers.combiner.scores import CLASS_SCORES, VALUE_SCORES
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 CLASSES = TensorSpec("output", "FP32", (3,))
-NOTHING = Parameters()
+NOTHING = RequestParameters()
 VALUES = np.array([[0.125, 0.5, 0.375], [1, 0, 0]], np.float32)
 
 
@@ -23,7 +23,7 @@ def model(*, output=CLASSES, scores=CLASS_SCORES, labels=(), is_member=False):
 
 
 def wanted(*names, **options):
-    return tuple(WantedOutput(name, **options) for name in names)
+    return tuple(RequestedOutput(name, **options) for name in names)
 
 
 def test_what_a_model_gives_on_request():
@@ -41,14 +41,14 @@ def test_what_a_model_gives_on_request():
 
 
 def test_the_plain_wish_is_the_ensemble_as_it_is():
-    assert wish_for(model(), NOTHING, wanted("output")) == Wish()
+    assert infer_options(model(), NOTHING, wanted("output")) == Wish()
     assert not Wish().has_extras
 
 
 def test_a_wish_knows_members_and_outputs_by_their_index():
-    parameters = Parameters(0.5, ("two",), 1)
+    parameters = RequestParameters(0.5, ("two",), 1)
     outputs = wanted("output.two", "entropy", "output", "member_mask")
-    wish = wish_for(model(), parameters, outputs)
+    wish = infer_options(model(), parameters, outputs)
     assert wish == Wish(0.5, 0b100, 1, scores=True, predictions=(2,), masks=True)
     assert wish.has_extras
 
@@ -65,23 +65,23 @@ def test_a_wish_knows_members_and_outputs_by_their_index():
 )
 def test_outputs_that_are_not_there_are_refused(outputs, complaint):
     with pytest.raises(InvalidRequest, match=complaint):
-        wish_for(model(), NOTHING, outputs)
+        infer_options(model(), NOTHING, outputs)
 
 
 def test_a_member_by_itself_has_one_output():
     with pytest.raises(InvalidRequest, match="no output 'entropy', it has output$"):
-        wish_for(model(is_member=True), NOTHING, wanted("entropy"))
+        infer_options(model(is_member=True), NOTHING, wanted("entropy"))
 
 
 def test_unknown_members_are_refused():
     with pytest.raises(InvalidRequest, match="no member 'six', it has four, two"):
-        wish_for(model(), Parameters(members=("two", "six")), wanted("output"))
+        infer_options(model(), RequestParameters(members=("two", "six")), wanted("output"))
 
 
 def test_classes_need_an_output_per_class():
     image = model(output=TensorSpec("output", "FP32", (3, 1)))
     with pytest.raises(InvalidRequest, match="an output per class"):
-        wish_for(image, NOTHING, wanted("output", classes=1))
+        infer_options(image, NOTHING, wanted("output", classes=1))
 
 
 def extras(wish):
@@ -96,7 +96,7 @@ def extras(wish):
 
 def test_tensors_come_in_the_order_in_which_they_are_wanted():
     outputs = wanted("variance", "output", "member_mask", "output.two")
-    wish = wish_for(model(), NOTHING, outputs)
+    wish = infer_options(model(), NOTHING, outputs)
     answer = Answer(VALUES.tobytes(), 2, 0b100, True, extras(wish))
     variance, output, mask, two = output_tensors(model(), answer, outputs)
     assert (variance.name, variance.datatype, variance.shape) == ("variance", "FP32", [2])
@@ -109,7 +109,7 @@ def test_tensors_come_in_the_order_in_which_they_are_wanted():
 
 def test_members_can_be_told_by_their_best_classes():
     outputs = wanted("output.four", classes=1)
-    wish = wish_for(model(), NOTHING, outputs)
+    wish = infer_options(model(), NOTHING, outputs)
     answer = Answer(VALUES.tobytes(), 2, 0b10100, False, extras(wish))
     (tensor,) = output_tensors(model(labels=("cat", "dog", "owl")), answer, outputs)
     assert (tensor.datatype, tensor.shape) == ("BYTES", [2, 1])

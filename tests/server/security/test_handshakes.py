@@ -13,7 +13,7 @@ from server.grpc_api.core import CoreServer
 from server.http_api import server as http_server
 from server.http_api.connections import Connections
 from server.inference.spec import ClientLimits
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 from server.security.spec import TlsFiles
 from server.security.tls import make_context
 
@@ -44,7 +44,7 @@ def test_over_http(files, monkeypatch):
 
     async def run():
         with socket.create_server(("127.0.0.1", 0)) as listening:
-            connections = Connections(ClientLimits(), 10, UnreadAnswers(1 << 20), fast=None)
+            connections = Connections(ClientLimits(), 10, UnreadResponses(1 << 20), fast=None)
             context = make_context(files)
             server = http_server.HttpServer(None, connections, listening=listening, context=context)
             server.config.load()

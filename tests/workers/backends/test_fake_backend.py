@@ -111,7 +111,7 @@ def test_hangs() -> None:
 def test_the_package_imports_no_runtime() -> None:
     code = (
         "import sys, workers.backends, workers.backends.inspection, workers.builder\n"
-        "import server.inference.preprocess\n"
+        "import server.inference.images\n"
         "print(sorted({'torch', 'onnxruntime', 'onnx', 'sklearn'} & set(sys.modules)))"
     )
     child = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

@@ -9,11 +9,11 @@ from PIL import Image
 from server.engine.memory_budget import MemoryBudget
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest, QueueFull, RequestTooLarge
-from server.inference import images as prepared_images
-from server.inference.binding import bind_images, bind_tensors
-from server.inference.preprocess import decode, prepare, prepare_all
+from server.inference import images
+from server.inference.images import crop_and_resize, decode_image, preprocess_image
+from server.inference.requests import bind_images, bind_tensors
 from server.inference.spec import ModelSpec
-from server.inference.tensors import Tensor, tensor_from_bytes, tensor_from_values
+from server.inference.tensors import InputTensor, tensor_from_bytes, tensor_from_values
 from workers.runtime.spec import EnsembleSpec, Preparation, TensorSpec
 
 SERVED = ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, TensorSpec("output", "FP32", ())))
@@ -52,7 +52,7 @@ def test_tensors_go_to_their_views_in_any_order():
         ([x(datatype="FP64"), n()], "'x' is FP32, the request has FP64"),
         ([x(width=3), n()], r"'x' has shape \[-1, 2\], the request has \[3, 3\]"),
         ([x(), tensor_from_values("n", "INT64", [3, 1], [1, 2, 3])], "'n' has shape"),
-        ([x(), Tensor("n", "INT64", [], np.array(3))], "'n' has shape"),
+        ([x(), InputTensor("n", "INT64", [], np.array(3))], "'n' has shape"),
         ([x(), n(2)], "'n' has 2 rows, 'x' 3"),
         ([x(0), n(0)], "'x' has zero rows"),
         ([x(), tensor_from_values("n", "BYTES", [1], ["a"])], "'n' is INT64, .* BYTES"),
@@ -63,10 +63,10 @@ def test_tensors_that_do_not_fit_are_refused(tensors, complaint):
         bind_tensors(PLAIN, tensors)
 
 
-def bind(tensor, max_pixels=10_000, room=None):
+def bind(tensor, max_pixels=10_000, budget=None):
     async def run():
         with ThreadPoolExecutor(2) as threads:
-            given = room or MemoryBudget()
+            given = budget or MemoryBudget()
             return await bind_images(PHOTOS, [tensor], threads, max_pixels, given)
 
     return asyncio.run(run())
@@ -83,20 +83,22 @@ def check_photos(rows, stored, photos):
     assert rows == len(photos)
     assert [view for view, _ in stored] == [2, 0]
     for (_, stored_rows), preparation in zip(stored, (SMALL, LARGE), strict=True):
-        wanted = [prepare(decode(encoded), preparation) for encoded, _ in photos]
+        wanted = [
+            crop_and_resize(decode_image(encoded, 10_000), preparation) for encoded, _ in photos
+        ]
         assert stored_rows.tobytes() == np.array(wanted, np.uint8).tobytes()
 
 
 def test_encoded_photos_are_prepared_once_per_view_and_keep_their_order():
     photos = [photo(seed, width=9 + seed) for seed in range(8)]
-    tensor = Tensor("image", "BYTES", [8], elements=[encoded for encoded, _ in photos])
+    tensor = InputTensor("image", "BYTES", [8], elements=[encoded for encoded, _ in photos])
     check_photos(*bind(tensor), photos)
 
 
 def test_pixels_are_prepared_like_photos():
     photos = [photo(seed) for seed in range(3)]
     pixels = np.stack([pixels for _, pixels in photos])
-    check_photos(*bind(Tensor("image", "UINT8", pixels.shape, pixels)), photos)
+    check_photos(*bind(InputTensor("image", "UINT8", pixels.shape, pixels)), photos)
 
 
 PIXELS = np.zeros((2, 4, 4, 3), np.uint8)
@@ -105,20 +107,26 @@ PIXELS = np.zeros((2, 4, 4, 3), np.uint8)
 @pytest.mark.parametrize(
     ("tensor", "complaint"),
     [
-        (Tensor("photo", "BYTES", [1], elements=[photo(0)[0]]), "takes the inputs"),
-        (Tensor("image", "BYTES", [0], elements=[]), "zero rows"),
-        (Tensor("image", "BYTES", [], elements=[photo(0)[0]]), "no batch dimension"),
-        (Tensor("image", "BYTES", [1, 2], elements=[photo(0)[0]] * 2), "BYTES"),
-        (Tensor("image", "BYTES", [2], elements=[photo(0)[0], b"nonsense"]), "image 1: not an"),
-        (Tensor("image", "BYTES", [1], elements=[b""]), "image 0: .*empty"),
-        (Tensor("image", "BYTES", [1], elements=[photo(0)[0][:-30]]), "image 0: .*truncated"),
-        (Tensor("image", "BYTES", [1], elements=[photo(0, 200, 100)[0]]), "image 0: .*too large"),
-        (Tensor("image", "UINT8", [4, 4, 3], PIXELS[0]), "UINT8"),
-        (Tensor("image", "UINT8", [2, 4, 4, 1], PIXELS[..., :1]), "image 0: "),
-        (Tensor("image", "UINT8", [2, 0, 0, 3], PIXELS[:, :0, :0]), "without pixels"),
+        (InputTensor("photo", "BYTES", [1], elements=[photo(0)[0]]), "takes the inputs"),
+        (InputTensor("image", "BYTES", [0], elements=[]), "zero rows"),
+        (InputTensor("image", "BYTES", [], elements=[photo(0)[0]]), "no batch dimension"),
+        (InputTensor("image", "BYTES", [1, 2], elements=[photo(0)[0]] * 2), "BYTES"),
+        (
+            InputTensor("image", "BYTES", [2], elements=[photo(0)[0], b"nonsense"]),
+            "image 1: not an",
+        ),
+        (InputTensor("image", "BYTES", [1], elements=[b""]), "image 0: .*empty"),
+        (InputTensor("image", "BYTES", [1], elements=[photo(0)[0][:-30]]), "image 0: .*truncated"),
+        (
+            InputTensor("image", "BYTES", [1], elements=[photo(0, 200, 100)[0]]),
+            "image 0: .*too large",
+        ),
+        (InputTensor("image", "UINT8", [4, 4, 3], PIXELS[0]), "UINT8"),
+        (InputTensor("image", "UINT8", [2, 4, 4, 1], PIXELS[..., :1]), "image 0: "),
+        (InputTensor("image", "UINT8", [2, 0, 0, 3], PIXELS[:, :0, :0]), "without pixels"),
         (tensor_from_bytes("image", "UINT8", [2**40, 0, 4, 3], b""), "without pixels"),
-        (Tensor("image", "UINT8", [0, 4, 4, 3], PIXELS[:0]), "zero rows"),
-        (Tensor("image", "FP32", [2, 4, 4, 3], PIXELS.astype(np.float32)), "FP32"),
+        (InputTensor("image", "UINT8", [0, 4, 4, 3], PIXELS[:0]), "zero rows"),
+        (InputTensor("image", "FP32", [2, 4, 4, 3], PIXELS.astype(np.float32)), "FP32"),
     ],
 )
 def test_images_that_can_not_be_used_are_refused(tensor, complaint):
@@ -131,7 +139,7 @@ def test_of_many_images_the_first_that_is_bad_is_named(bad):
     good, _ = photo(0)
     elements = [b"nonsense" if row in bad else good for row in range(1000)]
     with pytest.raises(InvalidRequest, match=f"^image {min(bad)}: "):
-        bind(Tensor("image", "BYTES", [1000], elements=elements))
+        bind(InputTensor("image", "BYTES", [1000], elements=elements))
 
 
 def test_a_crowd_of_bad_images_is_not_decoded(monkeypatch):
@@ -139,11 +147,11 @@ def test_a_crowd_of_bad_images_is_not_decoded(monkeypatch):
 
     def count(image, *others):
         decoded.append(image)
-        return prepare_all(image, *others)
+        return preprocess_image(image, *others)
 
-    monkeypatch.setattr(prepared_images, "prepare_all", count)
+    monkeypatch.setattr(images, "preprocess_image", count)
     with pytest.raises(InvalidRequest, match="^image 0: .*empty"):
-        bind(Tensor("image", "BYTES", [10_000], elements=[b""] * 10_000))
+        bind(InputTensor("image", "BYTES", [10_000], elements=[b""] * 10_000))
     assert len(decoded) < 100
 
 
@@ -151,38 +159,38 @@ ROW_BYTES = (4 * 4 + 6 * 6) * 3
 
 
 def test_decoded_images_hold_memory_until_they_are_freed():
-    tensor = Tensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
+    tensor = InputTensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
 
     async def run():
-        room = MemoryBudget(8 * ROW_BYTES)
+        budget = MemoryBudget(8 * ROW_BYTES)
         with ThreadPoolExecutor(2) as threads:
-            _, stored = await bind_images(PHOTOS, [tensor], threads, 10_000, room)
-            assert room.held_bytes == 5 * ROW_BYTES
+            _, stored = await bind_images(PHOTOS, [tensor], threads, 10_000, budget)
+            assert budget.held_bytes == 5 * ROW_BYTES
             with pytest.raises(QueueFull):
-                await bind_images(PHOTOS, [tensor], threads, 10_000, room)
-            bad = Tensor("image", "BYTES", [1], elements=[b""])
+                await bind_images(PHOTOS, [tensor], threads, 10_000, budget)
+            bad = InputTensor("image", "BYTES", [1], elements=[b""])
             with pytest.raises(InvalidRequest):
-                await bind_images(PHOTOS, [bad], threads, 10_000, room)
+                await bind_images(PHOTOS, [bad], threads, 10_000, budget)
             del stored
         await asyncio.sleep(0)
         await asyncio.sleep(0)  # what was freed is given back in the loop's next turn
-        assert room.held_bytes == 0
+        assert budget.held_bytes == 0
 
     asyncio.run(run())
 
 
 def test_more_images_than_there_is_memory_for_are_refused():
-    tensor = Tensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
+    tensor = InputTensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
     with pytest.raises(RequestTooLarge, match=r"^5 images take 780 bytes"):
-        bind(tensor, room=MemoryBudget(5 * ROW_BYTES - 1))
+        bind(tensor, budget=MemoryBudget(5 * ROW_BYTES - 1))
 
 
 def test_arrays_that_can_not_be_made_hold_no_memory(monkeypatch):
     def empty(*_):
         raise MemoryError("none is left")
 
-    monkeypatch.setattr(prepared_images.np, "empty", empty)
-    room = MemoryBudget(100 * ROW_BYTES)
+    monkeypatch.setattr(images.np, "empty", empty)
+    budget = MemoryBudget(100 * ROW_BYTES)
     with pytest.raises(MemoryError):
-        bind(Tensor("image", "BYTES", [1], elements=[photo(0)[0]]), room=room)
-    assert room.held_bytes == 0
+        bind(InputTensor("image", "BYTES", [1], elements=[photo(0)[0]]), budget=budget)
+    assert budget.held_bytes == 0

@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from server.inference.preprocess import ImageError, decode, prepare, prepare_all
+from server.inference.images import ImageError, crop_and_resize, decode_image, preprocess_image
 from workers.runtime.spec import Preparation
 
 RED = (254, 0, 0)
+MAX_PIXELS = 50_000_000
+
+
+def decode(data, max_pixels=MAX_PIXELS):
+    return decode_image(data, max_pixels)
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -160,7 +165,7 @@ def test_damage_ends_in_an_image_or_its_own_error(kind: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (20, 10), (640, 480)])
 @pytest.mark.parametrize("crop", [0.875, 1.0])
 def test_prepares_any_shape(size: tuple[int, int], crop: float) -> None:
-    prepared = prepare(Image.new("RGB", size, RED), Preparation(24, crop))
+    prepared = crop_and_resize(Image.new("RGB", size, RED), Preparation(24, crop))
     assert (prepared.shape, prepared.dtype) == ((24, 24, 3), np.uint8)
     assert (prepared == np.array(RED, np.uint8)).all()
 
@@ -168,8 +173,8 @@ def test_prepares_any_shape(size: tuple[int, int], crop: float) -> None:
 def test_keeps_the_centre() -> None:
     pixels = np.zeros((100, 200, 3), np.uint8)
     pixels[25:75, 75:125] = 255
-    assert prepare(Image.fromarray(pixels), Preparation(32, 0.5))[2:-2, 2:-2].min() == 255
-    whole = prepare(Image.fromarray(pixels), Preparation(100, 1.0))
+    assert crop_and_resize(Image.fromarray(pixels), Preparation(32, 0.5))[2:-2, 2:-2].min() == 255
+    whole = crop_and_resize(Image.fromarray(pixels), Preparation(100, 1.0))
     np.testing.assert_array_equal(whole, pixels[:, 50:150])
 
 
@@ -177,18 +182,22 @@ def test_agrees_with_resizing_and_then_cropping() -> None:
     image = noise(512, 768)
     resized = image.resize((256, 384), Image.Resampling.BICUBIC)
     cropped = np.asarray(resized.crop((16, 80, 16 + 224, 80 + 224))).astype(int)
-    assert np.abs(prepare(image, Preparation(224)).astype(int) - cropped).max() <= 1
+    assert np.abs(crop_and_resize(image, Preparation(224)).astype(int) - cropped).max() <= 1
 
 
 def test_prepares_every_distinct_way_once(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = Preparation(8), Preparation(9, 1.0, "bilinear")
-    arrays = prepare_all(encoded(noise()), [a, b, Preparation(8)])
+    arrays = preprocess_image(encoded(noise()), [a, b, Preparation(8)], MAX_PIXELS)
     assert [array.shape for array in arrays] == [(8, 8, 3), (9, 9, 3), (8, 8, 3)]
     assert arrays[0] is arrays[2]
     pixels = np.asarray(noise())
-    for found, expected in zip(prepare_all(pixels, [a, b, a]), arrays, strict=True):
+    for found, expected in zip(
+        preprocess_image(pixels, [a, b, a], MAX_PIXELS), arrays, strict=True
+    ):
         np.testing.assert_array_equal(found, expected)
-    np.testing.assert_array_equal(prepare_all(pixels[:, ::-1], [a])[0].shape, (8, 8, 3))
+    np.testing.assert_array_equal(
+        preprocess_image(pixels[:, ::-1], [a], MAX_PIXELS)[0].shape, (8, 8, 3)
+    )
 
 
 @pytest.mark.parametrize(
@@ -203,4 +212,4 @@ def test_prepares_every_distinct_way_once(monkeypatch: pytest.MonkeyPatch) -> No
 )
 def test_refuses_pixels(pixels: np.ndarray) -> None:
     with pytest.raises(ImageError):
-        prepare_all(pixels, [Preparation(8)], max_pixels=100)
+        preprocess_image(pixels, [Preparation(8)], max_pixels=100)

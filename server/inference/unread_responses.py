@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Reader", "UnreadAnswers"]
+__all__ = ["Reader", "UnreadResponses"]
 
 
 class Reader(Protocol):
@@ -29,7 +29,7 @@ class Reader(Protocol):
         ...
 
 
-class UnreadAnswers:
+class UnreadResponses:
     """A number of bytes, and who holds them.
 
     Args:

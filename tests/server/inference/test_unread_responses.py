@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.inference.unread_answers import UnreadAnswers
+from server.inference.unread_responses import UnreadResponses
 
 LIMIT = 1000
 
@@ -38,7 +38,7 @@ def ended(clients):
 
 
 def test_within_the_limit_nobody_is_ended():
-    unread = UnreadAnswers(LIMIT)
+    unread = UnreadResponses(LIMIT)
     clients = holding(unread, 500, 400, 100)
     assert unread.held_bytes == LIMIT
     for client in clients:
@@ -49,7 +49,7 @@ def test_within_the_limit_nobody_is_ended():
 
 
 def test_those_with_much_are_ended_and_of_them_who_has_waited_longest():
-    unread = UnreadAnswers(LIMIT)
+    unread = UnreadResponses(LIMIT)
     clients = holding(unread, 10, 450, 450, 200)
     assert ended(clients) == [False, True, False, False]
     assert unread.held_bytes == 660
@@ -58,7 +58,7 @@ def test_those_with_much_are_ended_and_of_them_who_has_waited_longest():
 
 
 def test_whoever_is_alone_may_have_a_larger_answer():
-    unread = UnreadAnswers(LIMIT)
+    unread = UnreadResponses(LIMIT)
     clients = holding(unread, 5000)
     assert ended(clients) == [False]
     clients += holding(unread, 1)
@@ -66,7 +66,7 @@ def test_whoever_is_alone_may_have_a_larger_answer():
 
 
 def test_whoever_is_alone_with_several_answers_is_ended():
-    unread = UnreadAnswers(LIMIT)
+    unread = UnreadResponses(LIMIT)
     (client,) = holding(unread, 900)
     client.nbytes, client.several = 1800, True
     unread.hold(client)
@@ -74,7 +74,7 @@ def test_whoever_is_alone_with_several_answers_is_ended():
 
 
 def test_what_was_read_meanwhile_counts_no_more():
-    unread = UnreadAnswers(LIMIT)
+    unread = UnreadResponses(LIMIT)
     clients = holding(unread, 600, 300)
     clients[0].nbytes = 50
     clients += holding(unread, 600)
@@ -83,7 +83,7 @@ def test_what_was_read_meanwhile_counts_no_more():
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 700)), max_size=60))
 def test_the_limit_holds_and_small_answers_are_left_alone(steps):
-    unread = UnreadAnswers(LIMIT)
+    unread = UnreadResponses(LIMIT)
     held = {}
     for number, nbytes in steps:
         client = held.setdefault(number, Client(nbytes))
