@@ -16,7 +16,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 COMPAT := .venv-compat/bin
 COMPAT_INSTALLED := .venv-compat/.installed
-PROTO := server/grpc_api/open_inference
+PROTO := clients/ensembled_client/wire/open_inference
 LOCKS := configs/locks
 SETUP := build dev weights
 # Exactly what a lock holds, as wheels: nothing is resolved, and nothing compiled.
@@ -122,7 +122,6 @@ docs: $(INSTALLED) ## write docs/configuration.md anew
 proto: $(INSTALLED) ## compile the description of the gRPC service, for the server and its client
 	$(BIN)/python -m grpc_tools.protoc --proto_path=$(dir $(PROTO)) \
 		--descriptor_set_out=$(PROTO).binpb $(notdir $(PROTO)).proto
-	cp $(PROTO).binpb clients/ensembled_client/
 
 image-check: $(INSTALLED) ## make the image without a container engine, as root, and try it
 	$(BIN)/python -m tests.container.replay $(IMAGE_CHECK)

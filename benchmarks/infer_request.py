@@ -8,15 +8,14 @@ from __future__ import annotations
 import http.client
 import json
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import orjson
+from ensembled_client import wire
 
 from benchmarks.errors import BenchmarkError
 from workers.backends.base import Array
-from workers.runtime.spec import TensorSpec, datatype_of
+from workers.runtime.spec import TensorSpec
 
 __all__ = [
     "InferRequest",
@@ -29,7 +28,6 @@ __all__ = [
 ]
 
 _TIMEOUT_S = 60.0
-_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True)
@@ -49,26 +47,18 @@ def binary_request(model: str, name: str, rows: Array) -> InferRequest:
         name: the input's name.
         rows: [n, ...], of the input's type.
     """
-    described = {**_described(name, rows), "parameters": {"binary_data_size": rows.nbytes}}
-    document = {"parameters": {"binary_data_output": True}, "inputs": [described]}
-    header = json.dumps(document).encode()
-    headers = {"Content-Type": "application/octet-stream", _LENGTH: str(len(header))}
-    return InferRequest(_path(model), header + rows.tobytes(), headers)
+    body, headers = wire.binary_request({name: rows})
+    return InferRequest(_path(model), body, headers)
 
 
 def json_request(model: str, name: str, rows: Array) -> InferRequest:
     """Return the same request as JSON, which wants JSON."""
-    described = {**_described(name, rows), "data": rows.ravel()}
-    body = orjson.dumps({"inputs": [described]}, option=orjson.OPT_SERIALIZE_NUMPY)
-    return InferRequest(_path(model), body, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"}
+    return InferRequest(_path(model), wire.json_request({name: rows}), headers)
 
 
 def _path(model: str) -> str:
     return f"/v2/models/{model}/infer"
-
-
-def _described(name: str, rows: Array) -> dict[str, Any]:
-    return {"name": name, "shape": list(rows.shape), "datatype": datatype_of(rows.dtype)}
 
 
 def model_input(address: str, model: str) -> TensorSpec:
@@ -91,13 +81,10 @@ def ask(address: str, request: InferRequest) -> npt.NDArray[np.float32]:
         BenchmarkError: if the answer is not one.
     """
     body, json_length = exchange(address, request)
-    answer = json.loads(body[:json_length])
-    (output,) = answer["outputs"]
-    if output["datatype"] != "FP32":
-        raise BenchmarkError(f"the answer is {output['datatype']}, FP32 is measured")
-    if json_length is None:
-        return np.array(output["data"], np.float32).reshape(output["shape"])
-    return np.frombuffer(body[json_length:], "<f4").reshape(output["shape"])
+    (values,) = wire.decode_response(body, json_length).outputs.values()
+    if values.dtype != np.float32:
+        raise BenchmarkError(f"the answer is {values.dtype}, FP32 is measured")
+    return values
 
 
 def exchange(address: str, request: InferRequest) -> tuple[bytes, int | None]:
@@ -117,7 +104,7 @@ def exchange(address: str, request: InferRequest) -> tuple[bytes, int | None]:
         if response.status != http.client.OK:
             text = body[:200].decode(errors="replace")
             raise BenchmarkError(f"{request.path} answers {response.status}: {text}")
-        length = response.getheader(_LENGTH)
+        length = response.getheader(wire.HEADER_LENGTH)
         return body, int(length) if length else None
     finally:
         connection.close()

@@ -15,6 +15,7 @@ import time
 
 import msgspec
 from ensembled_client import EnsembleClient
+from ensembled_client.wire.messages import message_class
 
 from benchmarks.command import parse_measurement
 from benchmarks.errors import BenchmarkError
@@ -35,7 +36,6 @@ from benchmarks.server_process import RunningServer, running_server
 from benchmarks.serving import CASES
 from benchmarks.wrk import find_wrk, run_wrk
 from server.config import load_config
-from server.grpc_api.messages import message_class
 from workers.backends.base import Array
 
 __all__ = ["main", "measure_protocols"]

@@ -16,11 +16,11 @@ from typing import Any
 import grpc
 import grpc.aio
 import numpy as np
+from ensembled_client.wire.messages import SERVICE, message_class
 
 from benchmarks.chaos.scene import Floats
 from benchmarks.errors import BenchmarkError
 from benchmarks.infer_request import binary_request, json_request
-from server.grpc_api.messages import SERVICE, message_class
 
 __all__ = ["LOST", "NO_CONNECTION", "Ask", "GrpcLane", "HttpLane", "Reply", "infer_bytes"]
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from ensembled_client.datatypes import Array
 from ensembled_client.tensors import Tensor
+from ensembled_client.wire import InferResponse
 
-__all__ = ["CLASS", "OUTPUT", "Answer", "InferRequest", "Link", "Parameter", "Subject", "Topic"]
+__all__ = ["CLASS", "OUTPUT", "InferRequest", "Link", "Parameter", "Subject", "Topic"]
 
 #: The combined answer's name, and that of each row's best class.
 OUTPUT, CLASS = "output", "class"
@@ -43,18 +43,10 @@ class InferRequest:
     classes: int = 0
     parameters: tuple[tuple[str, Parameter], ...] = ()
 
-
-@dataclass(frozen=True)
-class Answer:
-    """A decoded answer.
-
-    Attributes:
-        outputs: arrays [n, ...] by name; BYTES are objects.
-        parameters: of the response.
-    """
-
-    outputs: Mapping[str, Array]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    @property
+    def requested_outputs(self) -> Mapping[str, int]:
+        """The outputs, with the number of classes to name of each, 0 for values."""
+        return {name: self.classes if name == OUTPUT else 0 for name in self.outputs}
 
 
 class Subject(Enum):
@@ -87,7 +79,7 @@ class Link(ABC):
     """A protocol spoken with one server, over connections that are kept."""
 
     @abstractmethod
-    async def infer(self, request: InferRequest, limit_s: float | None) -> Answer:
+    async def infer(self, request: InferRequest, limit_s: float | None) -> InferResponse:
         """Have a model predict.
 
         Args:

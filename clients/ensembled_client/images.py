@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ensembled_client.datatypes import Array
 from ensembled_client.errors import RequestRejected
+from ensembled_client.wire import Array
 
 __all__ = ["IMAGE", "image_input"]
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ensembled_client.errors import RequestRejected, ServerFailure
-from ensembled_client.exchange import CLASS, OUTPUT, Answer
+from ensembled_client.exchange import CLASS, OUTPUT
 from ensembled_client.prediction import Prediction, Timing
+from ensembled_client.wire import InferResponse
 
 __all__ = ["SCORES", "ModelInfo", "ModelState", "prediction_of"]
 
@@ -139,7 +140,7 @@ def _listed(parameters: Mapping[str, str], name: str, separator: str) -> list[st
     return parameters[name].split(separator) if parameters[name] else []
 
 
-def prediction_of(answer: Answer, info: ModelInfo, timing: Timing) -> Prediction:
+def prediction_of(answer: InferResponse, info: ModelInfo, timing: Timing) -> Prediction:
     """Return what an answer means.
 
     Raises:

@@ -1,35 +1,20 @@
 """The Open Inference Protocol over gRPC: messages to be sent, and what answers mean. Pure.
 
-In: requests and topics of a session. Out: messages for a transport, and its replies decoded. The
-message classes live in a descriptor pool of their own: other packages (tritonclient, kserve)
-register the same names in protobuf's default pool, where that can be done only once.
+In: requests and topics of a session. Out: messages for a transport, and its replies decoded.
 """
 
 from __future__ import annotations
 
-import struct
-from importlib.resources import files
 from typing import Any
 
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
-from ensembled_client.datatypes import Array, decode
 from ensembled_client.errors import ServerFailure
-from ensembled_client.exchange import OUTPUT, Answer, InferRequest, Subject, Topic
+from ensembled_client.exchange import InferRequest, Subject, Topic
+from ensembled_client.wire import InferResponse, WireError
+from ensembled_client.wire.messages import decode_response_message, message_class, request_message
 
-__all__ = [
-    "SERVICE",
-    "answer_of",
-    "document_of",
-    "message_class",
-    "overhead_bytes",
-    "question",
-    "request_message",
-]
-
-PACKAGE = "inference"
-SERVICE = f"{PACKAGE}.GRPCInferenceService"
+__all__ = ["answer_of", "document_of", "infer_message", "overhead_bytes", "question"]
 
 #: What a request's tensors and raw contents need beside their bytes: lengths and tags.
 _FRAMING_BYTES = 16
@@ -54,58 +39,25 @@ _PARTS = {
 }
 
 
-def _load() -> descriptor_pool.DescriptorPool:
-    pool = descriptor_pool.DescriptorPool()
-    raw = files("ensembled_client").joinpath("open_inference.binpb").read_bytes()
-    for file in descriptor_pb2.FileDescriptorSet.FromString(raw).file:
-        pool.AddSerializedFile(file.SerializeToString())
-    return pool
-
-
-_pool = _load()
-
-
-def message_class(name: str) -> Any:
-    """Return the class of a message, e.g. "ModelInferRequest".
-
-    Raises:
-        KeyError: if there is none.
-    """
-    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
-
-
-_InferRequest = message_class("ModelInferRequest")
-
-
-def request_message(request: InferRequest) -> Any:
+def infer_message(request: InferRequest) -> Any:
     """Return the message that has a model predict."""
-    message = _without_contents(request)
-    message.raw_input_contents.extend(bytes(tensor.data) for tensor in request.tensors)
-    return message
+    return _message(request, with_data=True)
 
 
 def overhead_bytes(request: InferRequest) -> int:
     """Return how much of a request's message is not raw tensors, at most."""
-    size: int = _without_contents(request).ByteSize()
+    size: int = _message(request, with_data=False).ByteSize()
     return size + _FRAMING_BYTES * (1 + len(request.tensors))
 
 
-def _without_contents(request: InferRequest) -> Any:
-    message = _InferRequest(model_name=request.model)
-    for tensor in request.tensors:
-        message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
-    for name in request.outputs:
-        output = message.outputs.add(name=name)
-        if request.classes and name == OUTPUT:
-            output.parameters["classification"].int64_param = request.classes
-    for name, value in request.parameters:
-        if isinstance(value, bool):
-            message.parameters[name].bool_param = value
-        elif isinstance(value, int):
-            message.parameters[name].int64_param = value
-        else:
-            message.parameters[name].string_param = value
-    return message
+def _message(request: InferRequest, *, with_data: bool) -> Any:
+    return request_message(
+        request.model,
+        request.tensors,
+        outputs=request.requested_outputs,
+        parameters=dict(request.parameters),
+        with_data=with_data,
+    )
 
 
 def question(topic: Topic) -> tuple[str, Any]:
@@ -115,24 +67,16 @@ def question(topic: Topic) -> tuple[str, Any]:
     return method, message_class(f"{method}Request")(**about)
 
 
-def answer_of(message: Any) -> Answer:
+def answer_of(message: Any) -> InferResponse:
     """Decode a ModelInferResponse.
 
     Raises:
         ServerFailure: if it is not what the protocol says.
     """
     try:
-        outputs: dict[str, Array] = {
-            described.name: decode(described.datatype, described.shape, raw)
-            for described, raw in zip(message.outputs, message.raw_output_contents, strict=True)
-        }
-    except (KeyError, ValueError, struct.error) as error:
-        raise ServerFailure(f"the server's answer can't be understood: {error!r}") from error
-    parameters = {
-        name: getattr(value, value.WhichOneof("parameter_choice") or "bool_param")
-        for name, value in message.parameters.items()
-    }
-    return Answer(outputs, parameters)
+        return decode_response_message(message)
+    except WireError as error:
+        raise ServerFailure(f"the server's answer can't be understood: {error}") from error
 
 
 def document_of(topic: Topic, message: Any) -> Any:

@@ -9,7 +9,6 @@ once; the server remembers its side of it, too.
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,13 +17,13 @@ from typing import Any
 from urllib.parse import quote
 
 from ensembled_client.addresses import Address, Options
-from ensembled_client.exchange import OUTPUT, InferRequest, Subject, Topic
+from ensembled_client.exchange import InferRequest, Subject, Topic
+from ensembled_client.wire import BINARY_CONTENT_TYPE, HEADER_LENGTH, request_header
 
 __all__ = ["Body", "Call", "Rest"]
 
 Headers = list[tuple[bytes, bytes]]
 
-_LENGTH = "Inference-Header-Content-Length"
 _MAX_HEADERS = 256
 _JOINED_BYTES = 1 << 18
 _CHUNK_BYTES = 1 << 20
@@ -131,11 +130,15 @@ class Rest:
         known = self._heads.get(key)
         if known is not None:
             return known
-        text = json.dumps(_document(request)).encode()
+        text = request_header(
+            request.tensors,
+            outputs=request.requested_outputs,
+            parameters=dict(request.parameters),
+        )
         headers = [
             *self._common,
-            (b"Content-Type", b"application/octet-stream"),
-            (_LENGTH.encode(), str(len(text)).encode()),
+            (b"Content-Type", BINARY_CONTENT_TYPE.encode()),
+            (HEADER_LENGTH.encode(), str(len(text)).encode()),
         ]
         if self._compression is not None:
             headers.append((b"Content-Encoding", self._compression.encode()))
@@ -148,30 +151,6 @@ class Rest:
 @lru_cache(maxsize=256)
 def _model_path(model: str) -> str:
     return f"/v2/models/{quote(model, safe='')}"
-
-
-def _document(request: InferRequest) -> dict[str, Any]:
-    document: dict[str, Any] = {
-        "inputs": [
-            {
-                "name": tensor.name,
-                "datatype": tensor.datatype,
-                "shape": list(tensor.shape),
-                "parameters": {"binary_data_size": len(tensor.data)},
-            }
-            for tensor in request.tensors
-        ],
-        "outputs": [
-            {"name": name, "parameters": {"binary_data": True}} for name in request.outputs
-        ],
-    }
-    if request.classes:
-        for output in document["outputs"]:
-            if output["name"] == OUTPUT:
-                output["parameters"]["classification"] = request.classes
-    if request.parameters:
-        document["parameters"] = dict(request.parameters)
-    return document
 
 
 def _compressed(body: Body, encoding: str) -> Body:

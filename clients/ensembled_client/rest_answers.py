@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-import numpy as np
-
-from ensembled_client.datatypes import DTYPES, Array, as_objects, decode
 from ensembled_client.errors import RequestRejected, ServerFailure, error_for_status
-from ensembled_client.exchange import Answer, Subject, Topic
+from ensembled_client.exchange import Subject, Topic
+from ensembled_client.wire import HEADER_LENGTH, InferResponse, WireError, decode_response
 
 __all__ = ["Reply", "answer_of", "document_of"]
 
-_LENGTH = b"inference-header-content-length"
+_LENGTH = HEADER_LENGTH.lower().encode()
 _YES_OR_NO = {Subject.LIVE, Subject.READY, Subject.MODEL_READY}
 
 
@@ -38,7 +35,7 @@ class Reply:
         return next((value for key, value in self.headers if key.lower() == name), None)
 
 
-def answer_of(reply: Reply) -> Answer:
+def answer_of(reply: Reply) -> InferResponse:
     """Decode the reply to an infer call.
 
     Raises:
@@ -48,7 +45,10 @@ def answer_of(reply: Reply) -> Answer:
     length = reply.header(_LENGTH)
     if length is not None and not length.isdigit():
         raise ServerFailure(f"the server's header {_LENGTH.decode()} is {length!r}", reply.status)
-    return _decode_answer(reply.body, None if length is None else int(length))
+    try:
+        return decode_response(reply.body, None if length is None else int(length))
+    except WireError as error:
+        raise ServerFailure(f"the server's answer can't be understood: {error}") from error
 
 
 def document_of(topic: Topic, reply: Reply) -> Any:
@@ -94,33 +94,3 @@ def _seconds(text: bytes | None) -> float | None:
     except ValueError:
         return None
     return seconds if 0 <= seconds < math.inf else None
-
-
-def _decode_answer(body: bytes, json_length: int | None) -> Answer:
-    """Decode the body of an infer response; `json_length` is None if it is all JSON."""
-    try:
-        document = json.loads(body[:json_length])
-        position = len(body) if json_length is None else json_length
-        outputs: dict[str, Array] = {}
-        for described in document["outputs"]:
-            size = described.get("parameters", {}).get("binary_data_size")
-            if size is None:
-                outputs[described["name"]] = _from_json(described)
-                continue
-            raw = memoryview(body)[position : position + size]
-            outputs[described["name"]] = decode(described["datatype"], described["shape"], raw)
-            position += size
-        parameters = document.get("parameters", {})
-        if not isinstance(parameters, Mapping):
-            raise TypeError("parameters are not an object")
-        return Answer(outputs, parameters)
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise ServerFailure(f"the server's answer can't be understood: {error!r}") from error
-
-
-def _from_json(described: Mapping[str, Any]) -> Array:
-    if described["datatype"] == "BYTES":
-        array = as_objects([text.encode() for text in np.ravel(described["data"]).tolist()])
-    else:
-        array = np.array(described["data"], DTYPES[described["datatype"]])
-    return array.reshape(described["shape"])

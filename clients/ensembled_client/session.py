@@ -24,13 +24,14 @@ from ensembled_client.errors import (
     Unavailable,
     UnknownModel,
 )
-from ensembled_client.exchange import CLASS, Answer, InferRequest, Link, Subject, Topic
+from ensembled_client.exchange import CLASS, InferRequest, Link, Subject, Topic
 from ensembled_client.models import ModelInfo, ModelState, prediction_of
 from ensembled_client.prediction import Prediction, Timing
 from ensembled_client.retries import RetryPolicy
 from ensembled_client.runtime import Runtime
 from ensembled_client.splitting import join, split
 from ensembled_client.tensors import tensors_for
+from ensembled_client.wire import InferResponse
 from ensembled_client.wishes import Clock, Wish
 
 __all__ = ["Session"]
@@ -128,11 +129,11 @@ class Session:
             max_rows=wish.max_rows,
         )
 
-    async def _ask(self, pieces: Sequence[InferRequest], clock: Clock) -> Answer:
+    async def _ask(self, pieces: Sequence[InferRequest], clock: Clock) -> InferResponse:
         jobs = [partial(self._try_again, partial(self._infer, one), clock) for one in pieces]
         return join([await jobs[0]()] if len(jobs) == 1 else await self._runtime.gather(jobs))
 
-    async def _infer(self, request: InferRequest, left_s: float | None) -> Answer:
+    async def _infer(self, request: InferRequest, left_s: float | None) -> InferResponse:
         if left_s is None:
             return await self._link.infer(request, None)
         timeout_us = max(1, round(left_s * 1e6))

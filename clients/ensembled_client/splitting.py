@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from ensembled_client.errors import RequestTooLarge, ServerFailure
-from ensembled_client.exchange import Answer, InferRequest
+from ensembled_client.exchange import InferRequest
+from ensembled_client.wire import InferResponse
 
 __all__ = ["join", "split"]
 
@@ -66,7 +67,7 @@ def _stop(request: InferRequest, start: int, rows: int, room_bytes: int | None) 
     return low
 
 
-def join(answers: Sequence[Answer]) -> Answer:
+def join(answers: Sequence[InferResponse]) -> InferResponse:
     """Put the answers of pieces together: rows in order, members that all rest on.
 
     Raises:
@@ -86,4 +87,4 @@ def join(answers: Sequence[Answer]) -> Answer:
     common = [name for name in each[0] if all(name in names for names in each)]
     degraded = any(answer.parameters.get("degraded", False) for answer in answers)
     parameters = {**first.parameters, "members": ",".join(common), "degraded": degraded}
-    return Answer(outputs, parameters)
+    return InferResponse(outputs, parameters)

@@ -11,29 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from ensembled_client.datatypes import DTYPES, convert, join_elements, raw_bytes
 from ensembled_client.errors import RequestRejected
 from ensembled_client.images import IMAGE, image_input
+from ensembled_client.wire import DTYPES, RawTensor, cast, encode_array, join_elements
 
 __all__ = ["Tensor", "tensors_for"]
 
 
 @dataclass(frozen=True)
-class Tensor:
+class Tensor(RawTensor):
     """An input on its way.
 
     Attributes:
-        name: of the input.
-        datatype: the protocol's.
-        shape: [n, ...].
-        data: its raw elements.
         row_ends: for BYTES where each of the n rows ends in `data`; None if all have one size.
     """
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: bytes | memoryview
     row_ends: tuple[int, ...] | None = None
 
     @property
@@ -87,7 +79,7 @@ def _tensor(described: Mapping[str, Any], value: Any) -> Tensor:
     images = image_input(value)
     if isinstance(images, list):
         return _bytes_tensor(IMAGE, (len(images),), images)
-    return Tensor(IMAGE, "UINT8", images.shape, raw_bytes(images))
+    return Tensor(IMAGE, "UINT8", images.shape, encode_array(images))
 
 
 def _numbers(described: Mapping[str, Any], value: Any) -> Tensor:
@@ -97,11 +89,11 @@ def _numbers(described: Mapping[str, Any], value: Any) -> Tensor:
         raise RequestRejected(f"input {name!r}: this client has no datatype {datatype}")
     try:
         array = np.asarray(value)
-        converted = convert(array, datatype)
+        converted = cast(array, datatype)
     except (TypeError, ValueError, OverflowError) as error:
         raise RequestRejected(f"input {name!r} is not {datatype}: {error}") from None
     shape = _shape(described, array.shape)
-    return Tensor(name, datatype, shape, raw_bytes(converted))
+    return Tensor(name, datatype, shape, encode_array(converted))
 
 
 def _texts(described: Mapping[str, Any], value: Any) -> Tensor:

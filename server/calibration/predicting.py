@@ -8,7 +8,6 @@ the block; each member is asked as a model by itself, in batches, all of them at
 from __future__ import annotations
 
 import http.client
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ensembled_client.wire import HEADER_LENGTH, binary_request, decode_response
 
 from allocator.matrix import AllocationMatrix
 from server.calibration.dataset import Inputs
 from server.errors import StartError
-from server.measurement.requests import HEADER_LENGTH, TIMEOUT_S, checked
+from server.measurement.requests import TIMEOUT_S, checked
 from server.measurement.server import MeasurementError, measured_server
-from workers.runtime.spec import DTYPES, datatype_of
 
 __all__ = ["Asking", "asking", "predict"]
 
@@ -114,22 +113,9 @@ def predict(address: str, model: str, inputs: Inputs, most_bytes: int) -> Array:
 
 
 def _ask(connection: http.client.HTTPConnection, model: str, inputs: Inputs) -> Array:
-    tensors = [
-        {
-            "name": name,
-            "shape": array.shape,
-            "datatype": datatype_of(array.dtype),
-            "parameters": {"binary_data_size": array.nbytes},
-        }
-        for name, array in inputs.items()
-    ]
-    header = json.dumps({"parameters": {"binary_data_output": True}, "inputs": tensors}).encode()
-    body = b"".join([header, *(array.tobytes() for array in inputs.values())])
-    headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))}
+    body, headers = binary_request(inputs)
     connection.request("POST", f"/v2/models/{model}/infer", body, headers)
     response = connection.getresponse()
     answer = checked(response, response.read())
-    length = int(response.getheader(HEADER_LENGTH, str(len(answer))))
-    (output,) = json.loads(answer[:length])["outputs"]
-    values = np.frombuffer(answer, DTYPES[output["datatype"]], offset=length)
-    return values.reshape(output["shape"])
+    (values,) = decode_response(answer, int(response.headers[HEADER_LENGTH])).outputs.values()
+    return values

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from ensembled_client.wire import DTYPES
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from server.config.base import RelativePath, Section, did_you_mean
-from workers.runtime.spec import DTYPES, FakeOptions, OutputMeaning, Preparation, TensorSpec
+from workers.runtime.spec import FakeOptions, OutputMeaning, Preparation, TensorSpec
 
 __all__ = [
     "FakeConfig",

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from ensembled_client.wire.messages import message_class
+
 from server.grpc_api.fields import length_prefixed
-from server.grpc_api.messages import message_class
 from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import OutputTensor
 

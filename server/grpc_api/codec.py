@@ -5,16 +5,17 @@ Runs in the front-end, on the hot path; pure. Tensors come raw, or typed in `con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
+from ensembled_client.wire import DTYPES, join_elements
+from ensembled_client.wire.messages import message_class, parameter_values
 from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequest
 from server.grpc_api.fields import Fields
-from server.grpc_api.messages import message_class
 from server.inference.requests import (
     InferRequest,
     RequestedOutput,
@@ -22,8 +23,7 @@ from server.inference.requests import (
     read_parameters,
     refuse_shared_memory,
 )
-from server.inference.tensors import InputTensor, bytes_to_wire, tensor_from_bytes
-from workers.runtime.spec import DTYPES
+from server.inference.tensors import InputTensor, tensor_from_bytes
 
 __all__ = ["Asked", "parse", "parse_request"]
 
@@ -150,23 +150,14 @@ def _read_head(message: Any) -> Head:
     return Head(
         message.model_name,
         message.model_version,
-        read_parameters(_values(message.parameters)),
+        read_parameters(parameter_values(message.parameters)),
         tuple([_wanted(output) for output in message.outputs]) or (RequestedOutput(),),
         tuple([_input(item) for item in message.inputs]),
     )
 
 
-def _values(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of parameters; one without a value is left out."""
-    values = {}
-    for name, parameter in parameters.items():
-        if choice := parameter.WhichOneof("parameter_choice"):
-            values[name] = getattr(parameter, choice)
-    return values
-
-
 def _wanted(output: Any) -> RequestedOutput:
-    parameters = _values(output.parameters)
+    parameters = parameter_values(output.parameters)
     refuse_shared_memory(f"output {output.name!r}", parameters)
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
@@ -204,7 +195,7 @@ def _typed(item: _Input) -> InputTensor:
         raise InvalidRequest(f"input {name!r}: {datatype} goes into {field}, not into {other}")
     values = getattr(contents, field) if given else []
     if datatype == "BYTES":
-        return tensor_from_bytes(name, datatype, shape, bytes_to_wire(values))
+        return tensor_from_bytes(name, datatype, shape, join_elements(values))
     array = np.fromiter(values, _ELEMENTS[field], len(values))
     converted = array.astype(DTYPES[datatype], copy=False)
     if converted.dtype != array.dtype and (converted != array).any():

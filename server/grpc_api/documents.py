@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ensembled_client.wire.messages import message_class
 from google.protobuf import json_format
 
 from server.grpc_api.codec import parse
-from server.grpc_api.messages import message_class
 from server.inference.inference import Inference
 from server.inference.metadata import model_metadata, server_metadata
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import grpc
+from ensembled_client.wire.messages import METHODS, SERVICE
 
 from server.engine.memory_budget import MemoryBudget
 from server.errors import DeadlineExceeded, UnknownModel
@@ -23,7 +24,6 @@ from server.grpc_api.core import Call
 from server.grpc_api.documents import documents
 from server.grpc_api.entrance import Entrance
 from server.grpc_api.fast_infer import FastInfer, answer_within_s
-from server.grpc_api.messages import METHODS, SERVICE
 from server.grpc_api.metadata import about, trace_context
 from server.grpc_api.reading import make_request, read_request
 from server.grpc_api.stream import Stream

@@ -14,6 +14,8 @@ import time
 from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
+from ensembled_client.wire import HEADER_LENGTH
+
 from allocator.dispatch.flows import NORMAL
 from server.engine.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
 from server.engine.request import Answer, Request
@@ -37,7 +39,7 @@ from server.security.authentication import Authenticator, Scope
 
 __all__ = ["FastCall", "FastInfer", "Repeat"]
 
-_LENGTH = b"inference-header-content-length"
+_LENGTH = HEADER_LENGTH.lower().encode()
 _OK = b"HTTP/1.1 200 OK\r\n"
 _CLOSE = b"connection: close\r\n"
 

@@ -12,6 +12,7 @@ import time
 from typing import NamedTuple
 
 import numpy as np
+from ensembled_client.wire import HEADER_LENGTH
 
 from server.engine.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
 from server.errors import ClientGone, QueueFull, RequestTimeout
@@ -23,7 +24,7 @@ from server.inference.access_log import valid_request_id
 
 __all__ = ["Asked", "Client", "Incoming", "read_head"]
 
-_LENGTH = b"inference-header-content-length"
+_LENGTH = HEADER_LENGTH.lower().encode()
 _MAX_LENGTH_DIGITS = 18
 #: Headers of requests that are left to the application.
 _UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect"}

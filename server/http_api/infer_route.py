@@ -15,6 +15,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
+from ensembled_client.wire import HEADER_LENGTH
+
 from allocator.dispatch.flows import NORMAL
 from server.engine.memory_budget import MemoryBudget
 from server.engine.request import Answer
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InferRoute"]
 
-_HEADER_LENGTH = b"inference-header-content-length"
+_HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _MAX_CLASSES_DIGITS = 18
 
 
@@ -146,7 +148,7 @@ class InferRoute:
     ) -> HttpAnswer:
         self._engine.check_open()
         headers = dict(scope["headers"])
-        header_length = read_length(headers.get(_HEADER_LENGTH), "Inference-Header-Content-Length")
+        header_length = read_length(headers.get(_HEADER_LENGTH), HEADER_LENGTH)
         try:
             body = await self._bodies.read(headers, receive)
         except Disconnected:

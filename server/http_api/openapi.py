@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from typing import Any
 
+from ensembled_client.wire import DTYPES, HEADER_LENGTH
+
 from server.http_api.openapi_schemas import SCHEMAS
-from workers.runtime.spec import DTYPES
 
 __all__ = ["describe_api"]
 
@@ -30,7 +31,6 @@ _MEANINGS = {
 _INFER_ERRORS = (400, 404, 413, 415, 429, 500, 503, 504)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _BINARY = {"type": "string", "format": "binary"}
-_HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 def describe_api(models: Iterable[str]) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def _infer() -> dict[str, Any]:
     operation = _operation("infer", "Predict some rows.", errors=_INFER_ERRORS)
     operation["description"] = (
         "The body is JSON; or JSON and raw little-endian tensors after it, whose sizes the JSON "
-        f"tells (`binary_data_size`), with {_HEADER_LENGTH}; or one encoded image. The answer "
+        f"tells (`binary_data_size`), with {HEADER_LENGTH}; or one encoded image. The answer "
         "is JSON, or JSON and raw tensors, as the request wants it."
     )
     length = {"type": "integer", "minimum": 0}
@@ -174,7 +174,7 @@ def _infer() -> dict[str, Any]:
     operation["responses"]["200"] = {
         "description": "The answer.",
         "headers": {
-            _HEADER_LENGTH: {
+            HEADER_LENGTH: {
                 "description": "Length of the JSON, if raw tensors follow it.",
                 "schema": length,
             }

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import orjson
+from ensembled_client.wire import DTYPES, HEADER_LENGTH, split_elements
 
 from server.engine.request import Answer
 from server.errors import InvalidRequest
@@ -29,13 +30,11 @@ from server.inference.requests import (
 from server.inference.spec import ModelSpec
 from server.inference.tensors import (
     InputTensor,
-    bytes_from_wire,
     tensor_from_bytes,
     tensor_from_pieces,
     tensor_from_values,
 )
 from server.inference.time_slicer import Steps
-from workers.runtime.spec import DTYPES
 
 __all__ = [
     "describe_answer",
@@ -148,9 +147,7 @@ def _json_end(body: bytes | bytearray, header_length: int | None) -> int:
     if header_length is None:
         return len(body)
     if not 0 <= header_length <= len(body):
-        raise InvalidRequest(
-            f"Inference-Header-Content-Length is {header_length}, the body has {len(body)} bytes"
-        )
+        raise InvalidRequest(f"{HEADER_LENGTH} is {header_length}, the body has {len(body)} bytes")
     return header_length
 
 
@@ -314,5 +311,5 @@ def describe_answer(
 def _values(tensor: OutputTensor) -> Any:
     """The elements of a tensor, flat, as JSON takes them; what is no number becomes null."""
     if tensor.datatype == "BYTES":
-        return [bytes(element).decode() for element in bytes_from_wire(tensor.data)]
+        return [bytes(element).decode() for element in split_elements(tensor.data)]
     return np.frombuffer(tensor.data, DTYPES[tensor.datatype])

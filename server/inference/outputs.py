@@ -12,13 +12,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from ensembled_client.wire import join_elements
 
 from allocator.dispatch.flows import HIGH, NORMAL
 from server.engine.request import Answer, Wish
 from server.errors import InvalidRequest
 from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
-from server.inference.tensors import bytes_to_wire
 from workers.combiner.scores import CLASS_SCORES
 from workers.runtime.spec import TensorSpec
 
@@ -202,7 +202,7 @@ def _classes(model: ModelSpec, scores: npt.NDArray[Any], wanted: RequestedOutput
         for row in range(rows)
         for index in best[row]
     ]
-    return OutputTensor(wanted.name, "BYTES", [rows, k], bytes_to_wire(texts))
+    return OutputTensor(wanted.name, "BYTES", [rows, k], join_elements(texts))
 
 
 def _class_text(score: Any, index: int, labels: Sequence[str]) -> bytes:

@@ -6,21 +6,18 @@ Runs in the front-end, under every protocol; pure. All sizes are checked before 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ensembled_client.wire import DTYPES, WireError, split_elements
 
 from server.errors import InvalidRequest
 from server.inference.time_slicer import Steps
-from workers.runtime.spec import DTYPES
 
 __all__ = [
     "InputTensor",
-    "bytes_from_wire",
-    "bytes_to_wire",
     "tensor_from_bytes",
     "tensor_from_pieces",
     "tensor_from_values",
@@ -28,7 +25,6 @@ __all__ = [
 
 _BYTES = "BYTES"
 _BF16 = "BF16"
-_LENGTH = struct.Struct("<I")
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 1 << 48
 #: Each takes an object, and half a microsecond; a body could hold millions of empty ones.
@@ -109,24 +105,10 @@ def tensor_from_bytes(
 def _split(name: str, data: memoryview | bytes, count: int) -> list[memoryview]:
     if count > _MAX_BYTES_ELEMENTS:
         raise InvalidRequest(f"input {name!r}: more than {_MAX_BYTES_ELEMENTS} elements of BYTES")
-    view = memoryview(data)
-    elements: list[memoryview] = []
-    position = 0
-    while position < len(view):
-        start = position + _LENGTH.size
-        if start > len(view):
-            raise InvalidRequest(f"input {name!r}: its data ends within an element's length")
-        position = start + _LENGTH.unpack_from(view, position)[0]
-        if position > len(view):
-            raise InvalidRequest(f"input {name!r}: an element is longer than the data")
-        if len(elements) == count:
-            raise InvalidRequest(f"input {name!r}: more elements than the shape's {count}")
-        elements.append(view[start:position])
-    if len(elements) != count:
-        raise InvalidRequest(
-            f"input {name!r}: {len(elements)} elements, but the shape says {count}"
-        )
-    return elements
+    try:
+        return split_elements(data, count)
+    except WireError as error:
+        raise InvalidRequest(f"input {name!r}: {error}") from None
 
 
 def tensor_from_values(name: str, datatype: str, shape: Sequence[int], values: Any) -> InputTensor:
@@ -247,19 +229,3 @@ def _convert(
     if wanted == "f" and not np.isfinite(converted).all():  # JSON has no infinity of its own
         raise InvalidRequest(f"input {name!r}: a value is out of the range of {datatype}")
     return converted
-
-
-def bytes_to_wire(elements: Sequence[bytes]) -> bytes:
-    """Join BYTES elements, each with its length before it."""
-    return b"".join(_LENGTH.pack(len(element)) + element for element in elements)
-
-
-def bytes_from_wire(data: bytes | bytearray | memoryview) -> list[memoryview]:
-    """Split what `bytes_to_wire` has joined."""
-    view = memoryview(data)
-    elements: list[memoryview] = []
-    while view:
-        end = _LENGTH.size + _LENGTH.unpack_from(view)[0]
-        elements.append(view[_LENGTH.size : end])
-        view = view[end:]
-    return elements

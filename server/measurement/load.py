@@ -14,7 +14,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from server.measurement.requests import HEADER_LENGTH, TIMEOUT_S, InferRequest, checked
+from ensembled_client.wire import HEADER_LENGTH
+
+from server.measurement.requests import TIMEOUT_S, InferRequest, checked
 from server.measurement.server import MeasurementError
 
 __all__ = ["Exchange", "measure_rows_s", "rows_within"]

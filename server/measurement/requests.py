@@ -16,14 +16,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ensembled_client.wire import DTYPES, binary_request
 
 from server.measurement.server import MeasurementError
-from workers.runtime.spec import DTYPES, datatype_of
 
-__all__ = ["HEADER_LENGTH", "TIMEOUT_S", "InferRequest", "checked", "load_requests"]
+__all__ = ["TIMEOUT_S", "InferRequest", "checked", "load_requests"]
 
-#: The header that tells where in a body the JSON ends and raw tensors begin.
-HEADER_LENGTH = "Inference-Header-Content-Length"
 #: How long an answer may take.
 TIMEOUT_S = 60.0
 
@@ -105,26 +103,9 @@ def _row(tensor: Mapping[str, Any], image_size: int) -> _Input:
 def _infer_request(
     model: str, inputs: Sequence[_Input], rows: int, generator: np.random.Generator
 ) -> InferRequest:
-    arrays = [(name, _random(dtype, (rows, *shape), generator)) for name, dtype, shape in inputs]
-    document = {
-        "parameters": {"binary_data_output": True},
-        "inputs": [
-            {
-                "name": name,
-                "shape": array.shape,
-                "datatype": datatype_of(array.dtype),
-                "parameters": {"binary_data_size": array.nbytes},
-            }
-            for name, array in arrays
-        ],
-    }
-    header = json.dumps(document).encode()
-    return InferRequest(
-        path=f"/v2/models/{model}/infer",
-        body=b"".join([header, *(array.tobytes() for _, array in arrays)]),
-        headers={"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(header))},
-        rows=rows,
-    )
+    arrays = {name: _random(dtype, (rows, *shape), generator) for name, dtype, shape in inputs}
+    body, headers = binary_request(arrays)
+    return InferRequest(f"/v2/models/{model}/infer", body, headers, rows)
 
 
 def _random(

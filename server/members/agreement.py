@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from ensembled_client.wire import DTYPES
 
 from server.config import Config, EnsembleConfig
 from server.members.classes import class_problems, read_labels
 from server.members.member import KnownMember
 from server.members.rule_checks import rule_problems
-from workers.runtime.spec import DTYPES, TensorSpec
+from workers.runtime.spec import TensorSpec
 
 __all__ = ["own_labels", "problems_of"]
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from ensembled_client.wire import datatype_of
 
 from server.config import MemberConfig
-from workers.runtime.spec import ModelSignature, ModelSource, Preparation, TensorSpec, datatype_of
+from workers.runtime.spec import ModelSignature, ModelSource, Preparation, TensorSpec
 
 __all__ = ["IMAGE", "KnownMember"]
 

@@ -15,9 +15,10 @@ from ensembled_client import (
     Unavailable,
 )
 from ensembled_client.errors import error_for_status
-from ensembled_client.exchange import Answer, Link, Subject
+from ensembled_client.exchange import Link, Subject
 from ensembled_client.runtime import BlockingRuntime, run
 from ensembled_client.session import Session
+from ensembled_client.wire import InferResponse
 from ensembled_client.wishes import Wish
 from pretending import Failed, GrpcServer, HttpServer
 
@@ -57,7 +58,7 @@ class Scripted(Link):
         self.time.at += self.takes_s
         if self.answers and (answer := self.answers.pop(0)) is not None:
             raise answer
-        return Answer({"output": np.zeros((1, 1), np.float32)})
+        return InferResponse({"output": np.zeros((1, 1), np.float32)})
 
     async def look_up(self, topic, limit_s):
         if self.answers and isinstance(self.answers[0], tuple):

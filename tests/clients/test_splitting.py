@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 from ensembled_client import RequestTooLarge, ServerFailure
-from ensembled_client.exchange import Answer, InferRequest
+from ensembled_client.exchange import InferRequest
 from ensembled_client.splitting import join, split
 from ensembled_client.tensors import tensors_for
+from ensembled_client.wire import InferResponse
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,7 +49,7 @@ def test_no_limit_no_pieces():
 
 def test_answers_together():
     answers = [
-        Answer(
+        InferResponse(
             {"output": np.full((rows, 2), rows), "entropy": np.zeros(rows)},
             {"members": members, "degraded": degraded, "more": 1},
         )
@@ -62,11 +63,14 @@ def test_answers_together():
 
 
 def test_answers_that_do_not_fit_together():
-    answers = [Answer({"output": np.zeros((1, 2))}), Answer({"output": np.zeros((1, 3))})]
+    answers = [
+        InferResponse({"output": np.zeros((1, 2))}),
+        InferResponse({"output": np.zeros((1, 3))}),
+    ]
     with pytest.raises(ServerFailure, match="don't fit together"):
         join(answers)
     with pytest.raises(ServerFailure, match="don't fit together"):
-        join([answers[0], Answer({})])
+        join([answers[0], InferResponse({})])
 
 
 @pytest.mark.parametrize("limit_bytes", [400, 700, 1200])

@@ -3,8 +3,8 @@ import io
 import numpy as np
 import pytest
 from ensembled_client import RequestRejected
-from ensembled_client.datatypes import split_elements
 from ensembled_client.tensors import Tensor, tensors_for
+from ensembled_client.wire import split_elements
 from PIL import Image
 
 PIXELS = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 3]}]}

@@ -65,7 +65,7 @@ def test_what_is_copied_is_there_and_sent():
 
 
 def test_the_clients_package_is_sent_and_nothing_else_of_it():
-    assert is_sent("clients/ensembled_client/open_inference.binpb")
+    assert is_sent("clients/ensembled_client/wire/open_inference.binpb")
     assert not is_sent("clients/load_test.py")
 
 

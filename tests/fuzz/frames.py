@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import struct
 
-from server.grpc_api.messages import SERVICE
+from ensembled_client.wire.messages import SERVICE
+
 from tests.fuzz.case import Case, damage
 from tests.fuzz.grpc_cases import grpc_call
 

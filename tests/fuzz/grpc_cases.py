@@ -7,7 +7,8 @@ import struct
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from server.grpc_api.messages import METHODS, message_class
+from ensembled_client.wire.messages import METHODS, message_class
+
 from tests.fuzz.case import damage, splice
 from tests.fuzz.documents import DATATYPES, NAMES, OUTPUTS, row_values
 from tests.fuzz.http_cases import MAX_REQUEST_BYTES

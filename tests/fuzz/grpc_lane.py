@@ -12,8 +12,8 @@ from typing import Any
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc  # noqa: E402
+from ensembled_client.wire.messages import SERVICE, message_class  # noqa: E402
 
-from server.grpc_api.messages import SERVICE, message_class  # noqa: E402
 from tests.fuzz.case import Case  # noqa: E402
 from tests.fuzz.findings import Findings  # noqa: E402
 from tests.fuzz.grpc_cases import Call  # noqa: E402

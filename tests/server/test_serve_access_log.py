@@ -5,10 +5,9 @@ import json
 import grpc
 import numpy as np
 import pytest
+from ensembled_client.wire.messages import SERVICE, message_class
 from grpc_calls import connected, infer_request
 from serving import configuration, fake, running, wait_for
-
-from server.grpc_api.messages import SERVICE, message_class
 
 pytestmark = pytest.mark.process
 

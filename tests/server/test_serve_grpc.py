@@ -8,10 +8,9 @@ import grpc
 import numpy as np
 import psutil
 import pytest
+from ensembled_client.wire.messages import message_class
 from grpc_calls import InferAnswer, connected, infer_request, is_full, refused, status
 from serving import configuration, fake, running, wait_for
-
-from server.grpc_api.messages import message_class
 
 pytestmark = pytest.mark.process
 

@@ -10,13 +10,13 @@ import grpc
 import httpx
 import numpy as np
 import pytest
+from ensembled_client.wire.messages import METHODS
 from grpc_calls import connected, infer_request
 from serving import configuration, fake, running, wait_for
 from typer.testing import CliRunner
 
 from server.cli.key import make_key
 from server.cli.main import app
-from server.grpc_api.messages import METHODS
 
 pytestmark = pytest.mark.process
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ensembled_client.wire import join_elements
 from PIL import Image
 from serving import Answer, running
-
-from server.inference.tensors import bytes_to_wire
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -41,7 +40,7 @@ def server(tmp_path_factory):
 
 def classify(server, model, images, *, outputs=None, shape=None):
     """Encoded photos as a BYTES tensor, everything in binary."""
-    raw = bytes_to_wire(images)
+    raw = join_elements(images)
     tensor = {
         "name": "image",
         "shape": shape or [len(images)],

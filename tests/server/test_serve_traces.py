@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 from collector import collecting
 from crowd import Load
+from ensembled_client.wire.messages import SERVICE, message_class
 from grpc_calls import connected, infer_request
 from serving import ask, configuration, fake, wait_for
-
-from server.grpc_api.messages import SERVICE, message_class
 
 pytestmark = pytest.mark.process
 

@@ -12,8 +12,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-
-from server.grpc_api.messages import SERVICE, message_class
+from ensembled_client.wire.messages import SERVICE, message_class
 
 _DTYPES = {"FP32": np.float32, "FP64": np.float64, "BOOL": np.bool_}
 

@@ -13,8 +13,9 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from ensembled_client.wire import datatype_of
 
-from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec, datatype_of
+from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
 __all__ = [
     "PROBE_ROWS",

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from ensembled_client.wire import datatype_of
 from torch.utils import _pytree as pytree
 
 from workers.backends.archive import ArchiveError, examine, forced_weights_only
@@ -28,7 +29,7 @@ from workers.backends.base import (
     weights_bytes,
     zeros,
 )
-from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec, datatype_of
+from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec
 
 __all__ = ["TorchModel"]
 

@@ -38,9 +38,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from ensembled_client.wire import DTYPES
 
 from workers.runtime.memory import SharedMemory
-from workers.runtime.spec import DTYPES, ArenaSpec, BlockSpec, EnsembleSpec, TensorSpec
+from workers.runtime.spec import ArenaSpec, BlockSpec, EnsembleSpec, TensorSpec
 from workers.runtime.terms import EARLY
 
 __all__ = [

@@ -12,10 +12,9 @@ from typing import Literal
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
+from ensembled_client.wire import DTYPES
 
 __all__ = [
-    "DTYPES",
     "ArenaSpec",
     "Binding",
     "BlockSpec",
@@ -34,38 +33,9 @@ __all__ = [
     "TensorSpec",
     "TracingSpec",
     "WorkerSpec",
-    "datatype_of",
 ]
 
 OutputMeaning = Literal["logits", "probabilities", "values", "class"]
-
-#: NumPy's type for each fixed-size datatype of the Open Inference Protocol (BYTES: none).
-DTYPES: dict[str, np.dtype[np.generic]] = {
-    "BOOL": np.dtype(np.bool_),
-    "UINT8": np.dtype(np.uint8),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype(np.int8),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "BF16": np.dtype("<u2"),  # NumPy has no such type: the bits are kept as they are
-}
-
-_DATATYPES = {dtype: name for name, dtype in DTYPES.items() if name != "BF16"}
-
-
-def datatype_of(dtype: npt.DTypeLike) -> str:
-    """Return the protocol's name of a NumPy dtype.
-
-    Raises:
-        KeyError: if the protocol has no name for it.
-    """
-    return _DATATYPES[np.dtype(dtype)]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, dict=True):

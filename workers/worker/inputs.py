@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ensembled_client.wire import DTYPES
 
-from workers.runtime.spec import DTYPES, Scaling
+from workers.runtime.spec import Scaling
 
 __all__ = ["ModelInput", "convert", "scale"]
 

@@ -16,7 +16,7 @@ from ensembled_client.load.answers import Verdict, document_fault
 from ensembled_client.load.bodies import Parameters, raw_bytes
 from ensembled_client.load.target import Target
 from ensembled_client.load.tensors import Inputs, InputSpec
-from ensembled_client.open_inference import SERVICE, message_class
+from ensembled_client.wire.messages import SERVICE, message_class
 
 __all__ = [
     "INFER",

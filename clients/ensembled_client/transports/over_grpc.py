@@ -16,16 +16,16 @@ import grpc
 
 from ensembled_client.addresses import Address, Options
 from ensembled_client.errors import EnsembledClientError, Unavailable, error_for_status
-from ensembled_client.exchange import Answer, InferRequest, Link, Topic
+from ensembled_client.exchange import InferRequest, Link, Topic
 from ensembled_client.open_inference import (
-    SERVICE,
     answer_of,
     document_of,
-    message_class,
+    infer_message,
     overhead_bytes,
     question,
-    request_message,
 )
+from ensembled_client.wire import InferResponse
+from ensembled_client.wire.messages import SERVICE, message_class
 
 __all__ = ["AsyncGrpcLink", "GrpcLink"]
 
@@ -67,9 +67,9 @@ class _GrpcLink(Link):
         self._metadata = tuple((name.lower(), text) for name, text in options.headers.items())
         self._methods: dict[str, Any] = {}
 
-    async def infer(self, request: InferRequest, limit_s: float | None) -> Answer:
+    async def infer(self, request: InferRequest, limit_s: float | None) -> InferResponse:
         """Have a model predict."""
-        return answer_of(await self._call("ModelInfer", request_message(request), limit_s))
+        return answer_of(await self._call("ModelInfer", infer_message(request), limit_s))
 
     async def look_up(self, topic: Topic, limit_s: float) -> Any:
         """Ask about something."""

@@ -22,7 +22,7 @@ from ensembled_client.errors import (
     ServerFailure,
     Unavailable,
 )
-from ensembled_client.exchange import Answer, InferRequest, Link, Topic
+from ensembled_client.exchange import InferRequest, Link, Topic
 from ensembled_client.rest import Call, Rest
 from ensembled_client.rest_answers import Reply, answer_of, document_of
 from ensembled_client.transports.connections import (
@@ -31,6 +31,7 @@ from ensembled_client.transports.connections import (
     Connections,
     ThroughProxy,
 )
+from ensembled_client.wire import InferResponse
 
 __all__ = ["AsyncHttpLink", "HttpLink"]
 
@@ -48,7 +49,7 @@ class _HttpLink(Link):
         self._options = options
         self._urls: dict[bytes, httpcore.URL] = {}  # a few for each model
 
-    async def infer(self, request: InferRequest, limit_s: float | None) -> Answer:
+    async def infer(self, request: InferRequest, limit_s: float | None) -> InferResponse:
         """Have a model predict."""
         return answer_of(await self._exchange(self._rest.infer(request), limit_s))
 

@@ -14,7 +14,7 @@ from ensembled_client.load.images import encode_png, random_picture
 from ensembled_client.load.target import Target
 from ensembled_client.load.tensors import DTYPES, InputSpec, from_files, inputs_of, made_up
 from ensembled_client.load.workload import Rotation, Workload
-from ensembled_client.open_inference import message_class
+from ensembled_client.wire.messages import message_class
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import grpc
 import numpy as np
-from ensembled_client.open_inference import SERVICE, message_class
+from ensembled_client.wire.messages import SERVICE, message_class
 
 LENGTH = "Inference-Header-Content-Length"
 CODES = {

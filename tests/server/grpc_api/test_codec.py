@@ -2,6 +2,8 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+from ensembled_client.wire import DTYPES, join_elements
+from ensembled_client.wire.messages import message_class
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
@@ -10,11 +12,8 @@ from server.errors import InvalidRequest
 from server.grpc_api.answers import encode_answer, encode_error, encode_streamed
 from server.grpc_api.codec import parse, parse_request
 from server.grpc_api.fields import take_apart
-from server.grpc_api.messages import message_class
 from server.inference.outputs import OutputTensor
 from server.inference.requests import RequestedOutput, RequestParameters
-from server.inference.tensors import bytes_to_wire
-from workers.runtime.spec import DTYPES
 
 Request = message_class("ModelInferRequest")
 Response = message_class("ModelInferResponse")
@@ -87,7 +86,7 @@ def test_typed_tensors_of_every_datatype(datatype, data):
 def test_bytes_raw_and_typed(elements, raw):
     request = ask(datatype="BYTES", shape=[len(elements)])
     if raw:
-        request.raw_input_contents.append(bytes_to_wire(elements))
+        request.raw_input_contents.append(join_elements(elements))
     else:
         request.inputs[0].contents.bytes_contents.extend(elements)
     (tensor,) = tensors(request)

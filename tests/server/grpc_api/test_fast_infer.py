@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from ensembled_client.wire.messages import message_class
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,6 @@ from server.grpc_api.answers import encode_answer
 from server.grpc_api.codec import parse_request
 from server.grpc_api.fast_infer import FastInfer, answer_within_s
 from server.grpc_api.fields import take_apart
-from server.grpc_api.messages import message_class
 from server.inference.access_log import AccessLog
 from server.inference.inference import Endpoint
 from server.inference.outputs import OutputTensor

@@ -1,10 +1,10 @@
 import pytest
+from ensembled_client.wire.messages import message_class
 from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import InvalidRequest
 from server.grpc_api.fields import length_prefixed, refuse_many_parts, take_apart
-from server.grpc_api.messages import message_class
 
 Request = message_class("ModelInferRequest")
 

@@ -3,9 +3,10 @@
 import asyncio
 from types import SimpleNamespace
 
+from ensembled_client.wire.messages import SERVICE
+
 from server.engine.memory_budget import MemoryBudget
 from server.engine.statistics import ModelCounters
-from server.grpc_api.messages import SERVICE
 from server.grpc_api.service import Service
 from server.inference.access_log import AccessLog
 from server.inference.spec import ClientLimits

@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from ensembled_client.wire import join_elements
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -11,7 +12,6 @@ from server.errors import InvalidRequest
 from server.http_api.protocol import encode_answer, parse_request
 from server.inference.requests import InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
-from server.inference.tensors import bytes_to_wire
 from workers.combiner.scores import CLASS_SCORES
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
@@ -58,7 +58,7 @@ def test_a_json_request():
 
 def test_a_binary_request_keeps_the_order_of_its_tensors():
     first, second = np.arange(4, dtype=np.float32), np.arange(3, dtype=np.int64)
-    texts = bytes_to_wire([b"ab", b""])
+    texts = join_elements([b"ab", b""])
     document = {
         "inputs": [
             raw_tensor("a", 16),
@@ -391,7 +391,7 @@ def test_the_best_classes_without_labels_in_binary():
         [1, 3],
         len(body) - length,
     )
-    assert body[length:] == bytes_to_wire([b"0.500000:1", b"0.375000:2", b"0.125000:0"])
+    assert body[length:] == join_elements([b"0.500000:1", b"0.375000:2", b"0.125000:0"])
 
 
 def test_a_lone_binary_output_is_the_one_that_is_wanted():

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from ensembled_client.wire import split_elements
 
 from server.engine.request import Answer, Extras, Wish
 from server.engine.spec import ServedModel
@@ -7,7 +8,6 @@ from server.errors import InvalidRequest
 from server.inference.outputs import extra_outputs, infer_options, output_tensors
 from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
-from server.inference.tensors import bytes_from_wire
 from workers.combiner.scores import CLASS_SCORES, VALUE_SCORES
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
@@ -113,4 +113,4 @@ def test_members_can_be_told_by_their_best_classes():
     answer = Answer(VALUES.tobytes(), 2, 0b10100, False, extras(wish))
     (tensor,) = output_tensors(model(labels=("cat", "dog", "owl")), answer, outputs)
     assert (tensor.datatype, tensor.shape) == ("BYTES", [2, 1])
-    assert [bytes(text) for text in bytes_from_wire(tensor.data)] == [b"4.000000:0:cat"] * 2
+    assert [bytes(text) for text in split_elements(tensor.data)] == [b"4.000000:0:cat"] * 2

@@ -2,13 +2,13 @@ import struct
 
 import numpy as np
 import pytest
+from ensembled_client.wire import DTYPES, datatype_of, join_elements
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from server.errors import InvalidRequest
-from server.inference.tensors import bytes_to_wire, tensor_from_bytes, tensor_from_values
-from workers.runtime.spec import DTYPES, datatype_of
+from server.inference.tensors import tensor_from_bytes, tensor_from_values
 
 shapes = arrays.array_shapes(min_dims=1, max_dims=4, min_side=0, max_side=5)
 tensors = st.sampled_from(sorted(DTYPES)).flatmap(
@@ -53,7 +53,7 @@ def test_bf16_keeps_its_bits_and_is_binary_only():
 
 @given(st.lists(st.binary(max_size=20), max_size=8))
 def test_bytes_elements_come_back_as_they_were(elements):
-    wire = bytes_to_wire(elements)
+    wire = join_elements(elements)
     tensor = tensor_from_bytes("x", "BYTES", [len(elements)], wire)
     assert [bytes(element) for element in tensor.elements] == elements
     assert tensor.array is None
@@ -104,11 +104,11 @@ def test_no_copy_of_raw_bytes_is_made():
         ("BYTES", [1], b"\x05\x00\x00\x00abc"),
         ("BYTES", [1], b"\x05\x00"),
         ("BYTES", [1], struct.pack("<I", 2**32 - 1) + b"abc"),
-        ("BYTES", [2], bytes_to_wire([b"a"])),
-        ("BYTES", [1], bytes_to_wire([b"a", b"b"])),
-        ("BYTES", [0], bytes_to_wire([b"a"])),
-        ("BYTES", [2**63], bytes_to_wire([b"a"])),
-        ("BYTES", [-1], bytes_to_wire([b"a"])),
+        ("BYTES", [2], join_elements([b"a"])),
+        ("BYTES", [1], join_elements([b"a", b"b"])),
+        ("BYTES", [0], join_elements([b"a"])),
+        ("BYTES", [2**63], join_elements([b"a"])),
+        ("BYTES", [-1], join_elements([b"a"])),
         ("BYTES", [1], b""),
     ],
 )

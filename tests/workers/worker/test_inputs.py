@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from ensembled_client.wire import DTYPES
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.runtime.spec import DTYPES, Scaling
+from workers.runtime.spec import Scaling
 from workers.worker.inputs import ModelInput, convert, scale
 
 SCALING = Scaling((127, 127, 127), (128, 128, 128), "nchw")

@@ -1,0 +1,52 @@
+"""The Open Inference Protocol's tensors and bodies, for all who speak it: the one place for them.
+
+The client, the load tester, the server, its tools and the benchmarks use it. It needs NumPy alone
+and imports nothing else of this package; only `ensembled_client.wire.messages`, the same over gRPC,
+needs protobuf, and is imported by those who speak gRPC.
+"""
+
+from ensembled_client.wire.bodies import (
+    BINARY_CONTENT_TYPE,
+    HEADER_LENGTH,
+    InferResponse,
+    binary_request,
+    decode_response,
+    json_request,
+    raw_tensor,
+    request_header,
+)
+from ensembled_client.wire.datatypes import DTYPES, Array, WireError, cast, datatype_of
+from ensembled_client.wire.tensors import (
+    RawTensor,
+    bytes_array,
+    decode_array,
+    decode_json,
+    encode_array,
+    encode_json,
+    join_elements,
+    split_elements,
+)
+
+__all__ = [
+    "BINARY_CONTENT_TYPE",
+    "DTYPES",
+    "HEADER_LENGTH",
+    "Array",
+    "InferResponse",
+    "RawTensor",
+    "WireError",
+    "binary_request",
+    "bytes_array",
+    "cast",
+    "datatype_of",
+    "decode_array",
+    "decode_json",
+    "decode_response",
+    "encode_array",
+    "encode_json",
+    "join_elements",
+    "json_request",
+    "raw_tensor",
+    "request_header",
+    "split_elements",
+]
