@@ -32,7 +32,7 @@ from benchmarks.wrk import find_wrk, run_wrk
 from server.config import Config, load_config
 from server.deployment.costs import plan_problem
 from server.deployment.placement import find_devices, row_bytes
-from server.members.inspect import know_members
+from server.members.inspect import inspect_members
 from server.profiling import profile_members
 
 __all__ = ["PAIRS", "Pair", "configured", "main", "measure_pair", "measure_validation", "promise"]
@@ -195,7 +195,7 @@ def promise(pair: Pair, config: Config) -> tuple[float, float]:
         pair: what is simulated.
         config: its configuration; members that are not known are profiled.
     """
-    members, devices = know_members(config), find_devices(config)
+    members, devices = inspect_members(config), find_devices(config)
     if pair.is_fake:  # what sleeps needs no core
         devices = [msgspec.structs.replace(device, cores=()) for device in devices]
     found = profile_members(config, members, devices)

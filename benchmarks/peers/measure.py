@@ -25,7 +25,7 @@ from benchmarks.process_cost import ProcessCost, costs_per_request, total
 from benchmarks.serving import Case
 from benchmarks.wrk import WrkResult, run_wrk
 from server.config import load_config
-from server.members.inspect import know_members, model_sources
+from server.members.inspect import inspect_members, model_sources
 
 __all__ = ["LIMIT", "OURS", "Measured", "Plan", "Rounds", "measure_case", "peer_loads", "turns"]
 
@@ -198,7 +198,9 @@ def _asked(case: Case) -> tuple[Asked, Task]:
     """Return what is asked, and what a peer is told of the members."""
     config = load_config(case.config)
     members = [
-        one for one in know_members(config) if one.name in config.ensembles[case.ensemble].members
+        one
+        for one in inspect_members(config)
+        if one.name in config.ensembles[case.ensemble].members
     ]
     (tensor,) = members[0].signature.inputs
     row = random_input(tensor, 1, _SEED)

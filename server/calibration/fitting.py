@@ -21,7 +21,7 @@ from server.calibration.selection import Counts, select
 from server.calibration.subject import Subject
 from server.calibration.temperatures import HIGHEST, fit_temperature, logarithms, tempered
 from server.calibration.weights import fit_weights
-from server.members.member import KnownMember
+from server.members.member import InspectedMember
 
 __all__ = ["Fit", "Options", "fit", "has_temperature"]
 
@@ -85,7 +85,7 @@ class Fit:
         return written_weights(self.counts / self.counts.sum())
 
 
-def has_temperature(member: KnownMember) -> bool:
+def has_temperature(member: InspectedMember) -> bool:
     """Whether a member's output is softened by a temperature."""
     return member.config.output in {"logits", "probabilities"}
 
@@ -206,5 +206,5 @@ def _fit_temperatures(
     return tuple(temperatures)
 
 
-def _logarithms(member: KnownMember, p: Floats) -> Floats:
+def _logarithms(member: InspectedMember, p: Floats) -> Floats:
     return logarithms(p, of_logits=member.config.output == "logits")

@@ -19,10 +19,9 @@ from server.config.base import did_you_mean
 from server.deployment.allocation_file import read_allocation
 from server.deployment.placement import find_devices, place
 from server.errors import ConfigError
-from server.members.agreement import own_labels, problems_of
-from server.members.classes import Classes, classes_of
-from server.members.inspect import know_members
-from server.members.member import KnownMember
+from server.members.agreement import ClassMap, agreement_problems, ensemble_labels, match_classes
+from server.members.inspect import inspect_members
+from server.members.member import InspectedMember
 from server.profiling import Measurements
 from server.profiling.progress import progress_on_stderr
 from workers.runtime.spec import TensorSpec
@@ -51,8 +50,8 @@ class Subject:
 
     name: str
     config: EnsembleConfig
-    members: tuple[KnownMember, ...]
-    classes: Classes
+    members: tuple[InspectedMember, ...]
+    classes: ClassMap
     stages: tuple[tuple[str, ...], ...]
     order: str
     matrix: AllocationMatrix
@@ -98,8 +97,8 @@ def find_subject(config: Config, name: str | None) -> Subject:
     """
     name = _chosen(config, name)
     ensemble = config.ensembles[name]
-    known = {member.name: member for member in know_members(config)}
-    if problems := list(problems_of(config, known)):
+    known = {member.name: member for member in inspect_members(config)}
+    if problems := list(agreement_problems(config, known)):
         raise ConfigError(problems)
     members = tuple(known[member] for member in ensemble.members)
     if ensemble.rule == "stack":
@@ -114,12 +113,12 @@ def find_subject(config: Config, name: str | None) -> Subject:
         )
     matrix, found = _placed(config, list(known.values()))
     stages, order = stage_order(ensemble, members, found)
-    classes = classes_of(members, own_labels(name, ensemble))
+    classes = match_classes(members, ensemble_labels(name, ensemble))
     return Subject(name, ensemble, members, classes, stages, order, matrix)
 
 
 def stage_order(
-    ensemble: EnsembleConfig, members: Sequence[KnownMember], found: Measurements | None
+    ensemble: EnsembleConfig, members: Sequence[InspectedMember], found: Measurements | None
 ) -> tuple[tuple[tuple[str, ...], ...], str]:
     """The stages of a cascade, and where they come from.
 
@@ -150,7 +149,7 @@ def _chosen(config: Config, name: str | None) -> str:
 
 
 def _placed(
-    config: Config, members: Sequence[KnownMember]
+    config: Config, members: Sequence[InspectedMember]
 ) -> tuple[AllocationMatrix, Measurements | None]:
     """Where the members run while they are asked; nothing is profiled for it."""
     devices = find_devices(config)

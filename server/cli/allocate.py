@@ -29,7 +29,7 @@ from server.measurement.allocation import (
     print_trials,
     trials_document,
 )
-from server.members.inspect import know_members
+from server.members.inspect import inspect_members
 from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
 
@@ -97,7 +97,7 @@ def allocate_config(config: Config, request: Request, path: Path) -> None:
     config = _for_latency(config, request)
     if request.measure_s is not None and config.placement.objective == "latency":
         raise ConfigError("--measure is for objective throughput, placement says latency")
-    members = know_members(config)
+    members = inspect_members(config)
     with progress_on_stderr() as on_progress:
         placement = place(
             config if request.measure_s is None else _with_spare_memory_left(config),

@@ -15,7 +15,7 @@ from allocator.profiles import Profile
 from server.cli.output import check_output, stdout_console, write_output
 from server.config import Config
 from server.deployment.placement import find_devices
-from server.members.inspect import know_members
+from server.members.inspect import inspect_members
 from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
@@ -37,7 +37,7 @@ def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) 
         StartError: if a member can't run on any device.
     """
     check_output("--output", output)
-    members = know_members(config)
+    members = inspect_members(config)
     devices = find_devices(config)
     with progress_on_stderr() as on_progress:
         found = profile_members(config, members, devices, fresh=fresh, on_progress=on_progress)

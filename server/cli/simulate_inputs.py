@@ -20,7 +20,7 @@ from server.deployment.allocation_file import read_matrix
 from server.deployment.costs import plan_problem
 from server.deployment.placement import find_devices, place, row_bytes
 from server.errors import ConfigError
-from server.members.inspect import know_members
+from server.members.inspect import inspect_members
 from server.profiling import profile_members
 from server.profiling.progress import progress_on_stderr
 
@@ -84,7 +84,7 @@ def configured(config: Config, allocation: Path | None, *, seed: int) -> Subject
         ConfigError: if the configuration is wrong, or the allocation does not fit.
         StartError: if a member can't run on any device.
     """
-    members, devices = know_members(config), find_devices(config)
+    members, devices = inspect_members(config), find_devices(config)
     path = allocation or (None if config.allocation == "auto" else config.allocation)
     with progress_on_stderr() as report:
         if path is None:

@@ -13,7 +13,7 @@ from allocator.problem import readable_bytes
 from server.config import Config
 from server.deployment.costs import plan_problem
 from server.errors import ConfigError
-from server.members.member import KnownMember
+from server.members.member import InspectedMember
 from server.profiling import profile_members
 from workers.runtime.spec import DeviceSpec
 
@@ -35,7 +35,7 @@ def read_matrix(path: Path) -> AllocationMatrix:
 
 
 def read_allocation(
-    config: Config, members: Sequence[KnownMember], devices: Sequence[DeviceSpec]
+    config: Config, members: Sequence[InspectedMember], devices: Sequence[DeviceSpec]
 ) -> AllocationMatrix:
     """The matrix of the allocation file that the configuration names.
 
@@ -59,7 +59,7 @@ def read_allocation(
 def _overfull(
     config: Config,
     matrix: AllocationMatrix,
-    members: Sequence[KnownMember],
+    members: Sequence[InspectedMember],
     devices: Sequence[DeviceSpec],
 ) -> Iterator[str]:
     """Yield the devices on which instances take more memory than there is, a line each."""

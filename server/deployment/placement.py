@@ -20,8 +20,8 @@ from server.config import Config
 from server.deployment.costs import PlannedProblem, plan_problem
 from server.deployment.preference import prefer_small_batches
 from server.errors import ConfigError
-from server.members.compose import compose
-from server.members.member import KnownMember
+from server.members.composition import compose
+from server.members.member import InspectedMember
 from server.profiling import Measurements, OnProgress, profile_members
 from server.profiling.comparison import SAME
 from workers.runtime.spec import DeviceSpec
@@ -90,7 +90,7 @@ def find_devices(config: Config) -> list[DeviceSpec]:
 
 def place(
     config: Config,
-    members: Sequence[KnownMember],
+    members: Sequence[InspectedMember],
     devices: Sequence[DeviceSpec],
     *,
     profile_s: float | None,
@@ -164,12 +164,12 @@ def _place_for_latency(
     )
 
 
-def row_bytes(members: Sequence[KnownMember]) -> int:
+def row_bytes(members: Sequence[InspectedMember]) -> int:
     """How many bytes clients send for a row, at most."""
     return max(sum(tensor.row_bytes for tensor in one.client_inputs) for one in members)
 
 
-def _largest_batches(config: Config, members: Sequence[KnownMember]) -> Mapping[str, int]:
+def _largest_batches(config: Config, members: Sequence[InspectedMember]) -> Mapping[str, int]:
     """Of how many rows the arena holds two batches, by member.
 
     Raises:

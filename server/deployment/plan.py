@@ -14,10 +14,10 @@ from server.config import Config
 from server.deployment.allocation_file import read_allocation
 from server.deployment.placement import Placement, arena_budget_bytes, find_devices, place
 from server.deployment.report import summary
-from server.deployment.tracing import know_tracing
-from server.members.compose import Composition, compose
-from server.members.inspect import know_members
-from server.members.rules import know_rules
+from server.deployment.tracing import tracing_spec
+from server.members.composition import Composition, compose
+from server.members.inspect import inspect_members
+from server.members.rules import inspect_rules
 from server.profiling.progress import progress_on_stderr
 from workers.runtime.memory import board_bytes
 from workers.runtime.spec import DeviceSpec, TracingSpec
@@ -85,9 +85,9 @@ def make_plan(
         ConfigError: if what the user wrote is wrong.
         StartError: if a model can't be made or inspected.
     """
-    tracing = know_tracing(config)
-    members = know_members(config)
-    metas = know_rules(config, members)
+    tracing = tracing_spec(config)
+    members = inspect_members(config)
+    metas = inspect_rules(config, members)
     devices = find_devices(config)
     placement = None
     if config.allocation == "auto":

@@ -12,12 +12,12 @@ from server.config import Config
 from server.errors import ConfigError
 from workers.runtime.spec import TracingSpec
 
-__all__ = ["know_tracing"]
+__all__ = ["tracing_spec"]
 
 _PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
-def know_tracing(config: Config) -> TracingSpec | None:
+def tracing_spec(config: Config) -> TracingSpec | None:
     """Where spans go; None if nothing is to be traced.
 
     Raises:

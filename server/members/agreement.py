@@ -1,69 +1,180 @@
-"""What members must agree on, with their models and with each other.
+"""What members must agree on, with their models and with each other, and how classes are matched.
 
-Runs in the supervisor before anything is started; pure, but for the ensembles' files of labels. The
-configuration and what is known of the models flow in, one line per problem flows out.
+Runs in the supervisor before anything is started; pure, except for reading label files. The
+configuration and inspected members flow in; a line per problem, and the classes of ensembles, flow
+out. Members with equal labels need no mapping. Otherwise classes are matched by label: those of the
+ensemble's own file, or the union of its members' labels in order of first appearance.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from ensembled_client.wire import DTYPES
 
 from server.config import Config, EnsembleConfig
-from server.members.classes import class_problems, read_labels
-from server.members.member import KnownMember
-from server.members.rule_checks import rule_problems
+from server.errors import ConfigError
+from server.members.member import InspectedMember
+from workers.rules.catalogue import CUSTOM, TRAITS
 from workers.runtime.spec import TensorSpec
 
-__all__ = ["own_labels", "problems_of"]
+__all__ = [
+    "ClassMap",
+    "agreement_problems",
+    "class_problems",
+    "ensemble_labels",
+    "match_classes",
+    "read_labels",
+    "rule_problems",
+]
 
 _FLOATS = {"FP16", "BF16", "FP32", "FP64"}
-#: NumPy takes them to be safe in FP64, which rounds those above 2 ** 53.
+#: NumPy calls their conversion to FP64 safe, which rounds values above 2 ** 53.
 _WIDER_THAN_FP64 = {"INT64", "UINT64"}
+_MOST_NAMED = 3
 
 
-def problems_of(config: Config, members: Mapping[str, KnownMember]) -> Iterator[str]:
-    """Everything that members, or members of one ensemble, don't agree on; one line each.
+@dataclass(frozen=True)
+class ClassMap:
+    """The classes of an ensemble's output, and where its members' outputs have them.
+
+    Attributes:
+        labels: one per element of the output, empty if there are none.
+        columns: as in `workers.runtime.spec.EnsembleSpec`, empty if the members' outputs need no
+            mapping.
+    """
+
+    labels: tuple[str, ...] = ()
+    columns: tuple[tuple[int, ...], ...] = ()
+
+
+def read_labels(key: str, path: Path) -> tuple[str, ...]:
+    """Return the labels in a file, one per line, stripped of surrounding spaces.
+
+    Args:
+        key: of the configuration, that names the file.
+        path: the file.
+
+    Raises:
+        ConfigError: if it can't be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: {path}: {error}") from None
+    return tuple(line.strip() for line in lines)
+
+
+def ensemble_labels(name: str, ensemble: EnsembleConfig) -> tuple[str, ...]:
+    """Return the labels in an ensemble's own file, empty if it has none.
+
+    Raises:
+        ConfigError: if the file can't be read.
+    """
+    path = ensemble.labels
+    return () if path is None else read_labels(f"ensembles.{name}.labels", path)
+
+
+def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -> Iterator[str]:
+    """Yield where members contradict their models or each other, a line each.
 
     Args:
         config: the configuration.
         members: all of its members, by name.
 
     Raises:
-        ConfigError: if an ensemble's file of labels can't be read.
+        ConfigError: if an ensemble's label file can't be read.
     """
-    for name, member in members.items():
-        yield from _member_problems(name, member)
+    for member in members.values():
+        yield from _input_problems(member)
+        yield from _output_problems(member)
     for name, ensemble in config.ensembles.items():
         chosen = [members[member] for member in ensemble.members]
-        yield from _ensemble_problems(name, ensemble, chosen)
+        first = chosen[0]
+        for other in chosen[1:]:
+            yield from _disagreements(f"ensembles.{name}", first, other)
+        yield from class_problems(name, chosen, ensemble_labels(name, ensemble))
+        yield from rule_problems(name, ensemble, first.prediction, first.config.output)
+        if ensemble.cascade and not first.gives_classes:
+            yield f"ensembles.{name}.cascade: needs members that give a probability per class"
 
 
-def own_labels(name: str, ensemble: EnsembleConfig) -> tuple[str, ...]:
-    """Return the labels that an ensemble itself was given, empty if there are none.
-
-    Raises:
-        ConfigError: if their file can't be read.
-    """
-    path = ensemble.labels
-    return () if path is None else read_labels(f"ensembles.{name}.labels", path)
-
-
-def _ensemble_problems(
-    name: str, ensemble: EnsembleConfig, chosen: Sequence[KnownMember]
+def rule_problems(
+    name: str, ensemble: EnsembleConfig, prediction: TensorSpec, output: str
 ) -> Iterator[str]:
-    first = chosen[0]
-    for other in chosen[1:]:
-        yield from _disagreements(f"ensembles.{name}", first, other)
-    yield from class_problems(name, chosen, own_labels(name, ensemble))
-    yield from rule_problems(name, ensemble, first.prediction, first.config.output)
-    if ensemble.cascade and not first.gives_classes:
-        yield f"ensembles.{name}.cascade: needs members that give a probability per class"
+    """Yield why an ensemble's rule can't combine its members' predictions, a line each.
+
+    Args:
+        name: of the ensemble.
+        ensemble: its configuration, valid in itself.
+        prediction: of one row by its first member.
+        output: that member's `output` key.
+    """
+    needs = TRAITS.get(ensemble.rule, CUSTOM).needs
+    if needs != "anything" and not prediction.shape:
+        yield f"ensembles.{name}.rule: {ensemble.rule} needs an output per class"
+    if needs == "probabilities" and output == "values":
+        yield (
+            f"ensembles.{name}.rule: {ensemble.rule} needs members whose "
+            f"output is logits or probabilities, not values"
+        )
 
 
-def _disagreements(where: str, first: KnownMember, other: KnownMember) -> Iterator[str]:
+def match_classes(members: Sequence[InspectedMember], own: tuple[str, ...]) -> ClassMap:
+    """Return the classes of an ensemble in which `class_problems` finds nothing wrong.
+
+    Args:
+        members: in the ensemble's order.
+        own: the labels in the ensemble's own file, may be empty.
+    """
+    if not _differ(members, own):
+        return ClassMap(next((one.labels for one in members if one.labels), own))
+    labels = own or _union(members)
+    positions = [{label: i for i, label in enumerate(one.labels)} for one in members]
+    return ClassMap(labels, tuple(tuple(at.get(one, -1) for one in labels) for at in positions))
+
+
+def class_problems(
+    name: str, members: Sequence[InspectedMember], own: tuple[str, ...]
+) -> Iterator[str]:
+    """Yield why the classes of an ensemble's members can't be matched, a line each.
+
+    Args:
+        name: the ensemble's.
+        members: in the ensemble's order.
+        own: the labels in the ensemble's own file, may be empty.
+    """
+    if not _differ(members, own):
+        shapes = dict.fromkeys(member.prediction.shape for member in members)
+        if own and len(shapes) == 1 and (len(own),) not in shapes:
+            yield (
+                f"ensembles.{name}.labels: {len(own)} labels for an output of shape {list(*shapes)}"
+            )
+        if len(shapes) > 1:
+            given = ", ".join(f"{one.name!r} {list(one.prediction.shape)}" for one in members)
+            yield f"ensembles.{name}: members disagree on the shape of their output: {given}"
+        return
+    if repeated := _repeated(own):
+        yield f"ensembles.{name}.labels: {repeated!r} is there twice, name each class once"
+    for member in members:
+        yield from _label_problems(name, member, own)
+    known = _union(members)
+    if unknown := [label for label in own if label not in known]:
+        yield f"ensembles.{name}.labels: no member knows {_listed(unknown)}"
+    for member in members:
+        missing = [label for label in own or known if label not in member.labels]
+        if missing and member.config.output == "values" and member.labels:
+            yield (
+                f"ensembles.{name}: {member.name!r} gives values and has none for "
+                f"{_listed(missing)}; only a probability can be 0 instead"
+            )
+
+
+def _disagreements(where: str, first: InspectedMember, other: InspectedMember) -> Iterator[str]:
     if first.input_key != other.input_key:
         yield (
             f"{where}: members disagree on their input: {first.name!r} takes "
@@ -78,28 +189,27 @@ def _disagreements(where: str, first: KnownMember, other: KnownMember) -> Iterat
         )
 
 
-def _member_problems(name: str, member: KnownMember) -> Iterator[str]:
-    yield from _input_problems(name, member)
+def _output_problems(member: InspectedMember) -> Iterator[str]:
     output, prediction = member.signature.output, member.prediction
-    meaning, is_plain = member.config.output, member.config.temperature == 1
-    if not output.shape and (meaning == "logits" or (meaning == "probabilities" and not is_plain)):
-        yield f"members.{name}.output: {meaning} need an output per class, not one per row"
-    if meaning == "class" and (
+    kind, is_plain = member.config.output, member.config.temperature == 1
+    if not output.shape and (kind == "logits" or (kind == "probabilities" and not is_plain)):
+        yield f"members.{member.name}.output: {kind} need an output per class, not one per row"
+    if kind == "class" and (
         output.shape not in {(), (1,)} or not np.issubdtype(output.dtype, np.integer)
     ):
         yield (
-            f"members.{name}.output: a class is one whole number per row, the model gives "
+            f"members.{member.name}.output: a class is one whole number per row, the model gives "
             f"{output.datatype} {list(output.shape)}"
         )
     if member.labels and (len(member.labels),) != prediction.shape:
         yield (
-            f"members.{name}.labels: {len(member.labels)} labels for an output of shape "
+            f"members.{member.name}.labels: {len(member.labels)} labels for an output of shape "
             f"{list(prediction.shape)}"
         )
 
 
-def _input_problems(name: str, member: KnownMember) -> Iterator[str]:
-    inputs = member.signature.inputs
+def _input_problems(member: InspectedMember) -> Iterator[str]:
+    name, inputs = member.name, member.signature.inputs
     if member.config.input is not None:
         image = member.config.input.image
         side = (image.size, image.size)
@@ -119,21 +229,55 @@ def _input_problems(name: str, member: KnownMember) -> Iterator[str]:
             config.model_datatype not in (None, tensor.datatype)
         ):
             yield f"members.{name}.inputs.{own}: the model takes {_describe([tensor])}"
-        if not _converts(config.datatype or tensor.datatype, tensor.datatype):
+        if not _is_convertible(config.datatype or tensor.datatype, tensor.datatype):
             yield (
                 f"members.{name}.inputs.{own}.datatype: {config.datatype} can't be converted to "
                 f"the model's {tensor.datatype} without loss"
             )
 
 
-def _converts(given: str, own: str) -> bool:
-    """Whether a worker may turn one type into the other: without loss, or among floats."""
-    if given == own or {given, own} <= _FLOATS:
+def _is_convertible(sent: str, own: str) -> bool:
+    """Whether a worker may convert a datatype: without loss, or between floats."""
+    if sent == own or {sent, own} <= _FLOATS:
         return True
-    if "BF16" in (given, own) or (given in _WIDER_THAN_FP64 and own in _FLOATS):
+    if "BF16" in (sent, own) or (sent in _WIDER_THAN_FP64 and own in _FLOATS):
         return False
-    return np.can_cast(DTYPES[given], DTYPES[own], "safe")
+    return np.can_cast(DTYPES[sent], DTYPES[own], "safe")
 
 
 def _describe(tensors: Sequence[TensorSpec]) -> str:
     return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors)
+
+
+def _differ(members: Sequence[InspectedMember], own: tuple[str, ...]) -> bool:
+    """Whether classes must be matched by label."""
+    given = {member.labels for member in members if member.labels}
+    return len(given | {own} if own else given) > 1
+
+
+def _union(members: Sequence[InspectedMember]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(label for member in members for label in member.labels))
+
+
+def _label_problems(name: str, member: InspectedMember, own: tuple[str, ...]) -> Iterator[str]:
+    if not member.labels:
+        yield (
+            f"members.{member.name}.labels: are needed, because classes are matched by label in "
+            f"ensembles.{name}, where others have different ones"
+        )
+    elif repeated := _repeated(member.labels):
+        yield (
+            f"members.{member.name}.labels: {repeated!r} is there twice, so classes can't be "
+            f"matched by label in ensembles.{name}"
+        )
+    elif own and not set(own) & set(member.labels):
+        yield f"ensembles.{name}.labels: {member.name!r} knows none of these classes"
+
+
+def _repeated(labels: Sequence[str]) -> str | None:
+    return next((label for label, count in Counter(labels).items() if count > 1), None)
+
+
+def _listed(labels: Sequence[str]) -> str:
+    named = ", ".join(map(repr, labels[:_MOST_NAMED]))
+    return named if len(labels) <= _MOST_NAMED else f"{named} and {len(labels) - _MOST_NAMED} more"

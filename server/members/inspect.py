@@ -1,7 +1,7 @@
-"""The members of a configuration: their models are made, found and inspected.
+"""Builds or finds the models of a configuration's members, and inspects them.
 
-Runs in the supervisor before anything is started. The configuration flows in, sources, signatures
-and labels flow out; no runtime is imported for it.
+Runs in the supervisor before anything is started. The configuration flows in, inspected members
+flow out; models are loaded in child processes, so no inference runtime is imported here.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from server.config import Config, MemberConfig, RecipeConfig, backend_for
 from server.errors import ConfigError, StartError
-from server.members.classes import read_labels
-from server.members.member import KnownMember
+from server.members.agreement import read_labels
+from server.members.member import InspectedMember
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.builder import (
     BuiltModel,
@@ -21,13 +21,11 @@ from workers.builder import (
 )
 from workers.runtime.spec import ModelSource
 
-__all__ = ["know_members", "model_sources"]
+__all__ = ["inspect_members", "model_sources"]
 
 
-def know_members(config: Config) -> list[KnownMember]:
-    """Return the configuration's members with all that is to be known of their models.
-
-    What recipes must make is made, and every model is inspected.
+def inspect_members(config: Config) -> list[InspectedMember]:
+    """Build models from recipes where needed, and inspect the models of all members.
 
     Raises:
         ConfigError: if a model or its labels can't be used.
@@ -40,7 +38,7 @@ def know_members(config: Config) -> list[KnownMember]:
     except InspectionError as error:
         raise ConfigError(error.messages) from None
     return [
-        KnownMember(name, member, source, signature, _labels(name, member, built))
+        InspectedMember(name, member, source, signature, _labels(name, member, built))
         for (name, member), source, signature in zip(
             config.members.items(), sources, signatures, strict=True
         )
@@ -48,7 +46,7 @@ def know_members(config: Config) -> list[KnownMember]:
 
 
 def model_sources(config: Config) -> list[ModelSource]:
-    """Return where the members' models are, in the configuration's order; make what is missing.
+    """Return where the members' models are, in the configuration's order; build missing ones.
 
     Raises:
         ConfigError: if there is no such recipe.
@@ -82,7 +80,7 @@ def _source(name: str, member: MemberConfig, built: dict[str, BuiltModel]) -> Mo
     else:
         path = member.model if isinstance(member.model, Path) else None
     backend = member.resolved_backend or (backend_for(path) if path else None)
-    assert backend is not None, "the configuration's check leaves no other"
+    assert backend is not None, "the configuration was validated"
     declared = [tensor.declared(own) for own, tensor in member.inputs.items()]
     return ModelSource(
         member=name,

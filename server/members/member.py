@@ -1,6 +1,6 @@
-"""A member, its configuration, and what is known of its model: what clients send, what it gives.
+"""A member with its configuration and the signature of its model: what it takes and predicts.
 
-Used in the process that starts the server and in those that plan and profile; pure.
+Used in the process that becomes the supervisor, and in the commands that plan or profile; pure.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from ensembled_client.wire import datatype_of
 from server.config import MemberConfig
 from workers.runtime.spec import ModelSignature, ModelSource, Preparation, TensorSpec
 
-__all__ = ["IMAGE", "KnownMember"]
+__all__ = ["IMAGE", "InspectedMember"]
 
-#: What clients call an image.
+#: The name of an image input for clients.
 IMAGE = "image"
 
 
 @dataclass(frozen=True)
-class KnownMember:
-    """A member, its configuration, and what is known of its model.
+class InspectedMember:
+    """A member, its configuration, and its model as inspected.
 
     Attributes:
         labels: of the prediction's elements, empty if there are none.
@@ -35,7 +35,7 @@ class KnownMember:
 
     @property
     def prediction(self) -> TensorSpec:
-        """What the worker writes: FP32, or FP64 where the model's own type needs it."""
+        """The worker's prediction of a row: FP32, or FP64 if the model's own type requires it."""
         output = self.signature.output
         if self.config.output == "class":
             return TensorSpec("output", "FP32", (self.classes,))
@@ -47,18 +47,18 @@ class KnownMember:
 
     @property
     def classes(self) -> int:
-        """How many classes there are, if its output is the index of one; else 0."""
+        """The number of classes if the output is the index of one, else 0."""
         is_index = self.config.output == "class"
         return (self.config.classes or len(self.labels)) if is_index else 0
 
     @property
     def gives_classes(self) -> bool:
-        """Whether its prediction is a probability per class."""
+        """Whether the prediction is a probability per class."""
         return self.config.output != "values" and len(self.prediction.shape) == 1
 
     @property
     def client_inputs(self) -> tuple[TensorSpec, ...]:
-        """What the client sends, by the client's names; for an image the view that is stored."""
+        """The inputs under the clients' names; for an image, the view that is stored."""
         if self.config.input is not None:
             size = self.config.input.image.size
             return (TensorSpec(IMAGE, "UINT8", (size, size, 3)),)
@@ -73,7 +73,7 @@ class KnownMember:
 
     @property
     def preparation(self) -> Preparation | None:
-        """How its image is prepared, if it takes one."""
+        """How its image is preprocessed, None if it takes tensors."""
         return None if self.config.input is None else self.config.input.image.preparation()
 
     def _as_sent(self, tensor: TensorSpec) -> TensorSpec:

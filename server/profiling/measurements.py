@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from allocator.profiles import Profile, Profiles
 from server.errors import StartError
-from server.members.member import KnownMember
+from server.members.member import InspectedMember
 from server.profiling.estimates import estimate, fake_profiles
 from server.profiling.known import Known
 from server.profiling.pairs import Pair
@@ -131,7 +131,7 @@ def _check_each_can_run(
         raise StartError("\n".join(_why_stranded(one, missing) for one in stranded))
 
 
-def _why_stranded(member: KnownMember, missing: Sequence[tuple[str, str, str]]) -> str:
+def _why_stranded(member: InspectedMember, missing: Sequence[tuple[str, str, str]]) -> str:
     reasons = "; ".join(
         f"{kind}: {reason}" for name, kind, reason in missing if name == member.name
     )

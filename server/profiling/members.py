@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from server.config import Config
-from server.members.member import KnownMember
+from server.members.member import InspectedMember
 from server.profiling.allowance import allowances
 from server.profiling.cache import fingerprints, recall, remember
 from server.profiling.known import Known
@@ -27,7 +27,7 @@ OnProgress = Callable[[str, int, int], None]
 
 def profile_members(
     config: Config,
-    members: Sequence[KnownMember],
+    members: Sequence[InspectedMember],
     devices: Sequence[DeviceSpec],
     *,
     budget_s: float | None = None,

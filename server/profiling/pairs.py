@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config
-from server.members.compose import compose
-from server.members.member import KnownMember
+from server.members.composition import compose
+from server.members.member import InspectedMember
 from server.profiling.known import Known
 from workers.profiler.messages import ARENA_OFFSET
 from workers.runtime.arena import bytes_per_row
@@ -41,7 +41,7 @@ class Pair:
         instance: for the largest of them; None if there is nothing to be measured.
     """
 
-    member: KnownMember
+    member: InspectedMember
     devices: tuple[DeviceSpec, ...]
     batches: tuple[int, ...]
     too_big: str = ""
@@ -83,7 +83,7 @@ class Pair:
 
 
 def pairs_of(
-    config: Config, members: Sequence[KnownMember], devices: Sequence[DeviceSpec]
+    config: Config, members: Sequence[InspectedMember], devices: Sequence[DeviceSpec]
 ) -> Iterator[Pair]:
     """Yield every member on every kind of device, member by member.
 
@@ -111,7 +111,10 @@ def pairs_of(
 
 
 def _arrange(
-    config: Config, member: KnownMember, devices: tuple[DeviceSpec, ...], batches: tuple[int, ...]
+    config: Config,
+    member: InspectedMember,
+    devices: tuple[DeviceSpec, ...],
+    batches: tuple[int, ...],
 ) -> Pair:
     """Lay out an arena for the member alone, as the server would."""
     alone = config.model_copy(update={"ensembles": {}})

@@ -7,8 +7,8 @@ import pytest
 from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.errors import ConfigError
-from server.members.compose import compose
-from server.members.member import KnownMember
+from server.members.composition import compose
+from server.members.member import InspectedMember
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
 X = (TensorSpec("x", "FP32", (4,)),)
@@ -19,7 +19,7 @@ def member(name, *, inputs=X, output=Y, labels=(), **section):
     config = Config.model_validate(
         {"members": {name: {"model": {"recipe": "any"}, **section}}}
     ).members[name]
-    return KnownMember(
+    return InspectedMember(
         name,
         config,
         ModelSource(name, "onnx", f"{name}.onnx"),
@@ -33,14 +33,14 @@ def renaming(name, inputs, names):
         {"members": {name: {"model": {"recipe": "any"}, "inputs": names}}}
     ).members[name]
     signature = ModelSignature(inputs, TensorSpec("y", "FP32", (3,)), 0)
-    return KnownMember(name, config, ModelSource(name, "onnx"), signature)
+    return InspectedMember(name, config, ModelSource(name, "onnx"), signature)
 
 
 def meaning(name, what, output=Y, labels=(), **section):
     config = Config.model_validate(
         {"members": {name: {"model": {"recipe": "any"}, "output": what, **section}}}
     ).members[name]
-    return KnownMember(
+    return InspectedMember(
         name, config, ModelSource(name, "onnx"), ModelSignature(X, output, 0), labels
     )
 

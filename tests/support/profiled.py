@@ -5,7 +5,7 @@ import os
 from contextlib import AbstractContextManager
 
 from server.config import Config
-from server.members.member import KnownMember
+from server.members.member import InspectedMember
 from server.profiling import profile_members
 from workers.profiler.messages import Compare, Compared, Loaded, Measured
 from workers.runtime.spec import DeviceSpec, FakeOptions, ModelSignature, ModelSource, TensorSpec
@@ -20,7 +20,7 @@ GPU = DeviceSpec("cuda:0", "NVIDIA H200", 100 << 30)
 def member(name, path, *, elements=4, parameter_bytes=100, **section):
     config = Config.model_validate({"members": {name: {"model": {"recipe": "any"}, **section}}})
     x, y = TensorSpec("x", "FP32", (elements,)), TensorSpec("y", "FP32", (elements,))
-    return KnownMember(
+    return InspectedMember(
         name,
         config.members[name],
         ModelSource(name, "onnx", str(path)),
@@ -31,7 +31,7 @@ def member(name, path, *, elements=4, parameter_bytes=100, **section):
 def fake(name, **options):
     fields = {"inputs": {"x": [4]}, "outputs": 2, **options}
     config = Config.model_validate({"members": {name: {"model": "fake", "fake": fields}}})
-    return KnownMember(
+    return InspectedMember(
         name,
         config.members[name],
         ModelSource(name, "fake", fake=FakeOptions({"x": (4,)}, 2, options.get("sleep_ms", 0.0))),

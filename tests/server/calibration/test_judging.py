@@ -14,8 +14,8 @@ from server.calibration.subject import Subject
 from server.calibration.temperatures import HIGHEST
 from server.config import EnsembleConfig, MemberConfig
 from server.errors import ConfigError
-from server.members.classes import Classes
-from server.members.member import KnownMember
+from server.members.agreement import ClassMap
+from server.members.member import InspectedMember
 from workers.rules import RULES
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
@@ -32,11 +32,11 @@ def subject_of(rule="mean", meaning="logits", stages=None, **options):
     output = TensorSpec("o", "INT64", ()) if meaning == "class" else TensorSpec("o", "FP32", (4,))
     signature = ModelSignature((TensorSpec("x", "FP32", (4,)),), output, 0)
     members = tuple(
-        KnownMember(name, config, ModelSource(name, "fake"), signature) for name in names
+        InspectedMember(name, config, ModelSource(name, "fake"), signature) for name in names
     )
     ensemble = EnsembleConfig.model_validate({"members": names, "rule": rule, **options})
     stages = stages or tuple((name,) for name in names)
-    return Subject("all", ensemble, members, Classes(), stages, "as listed", None)
+    return Subject("all", ensemble, members, ClassMap(), stages, "as listed", None)
 
 
 def rows_of(seed=0, rows=200):

@@ -7,7 +7,7 @@ from server.config import load_config
 from server.deployment.allocation_file import read_allocation
 from server.deployment.placement import find_devices, place
 from server.errors import ConfigError
-from server.members.inspect import know_members
+from server.members.inspect import inspect_members
 from server.supervision.launch import check
 
 CONFIG = """
@@ -33,7 +33,7 @@ def config(folder, memory="1GiB", spare="fill", allocation=None):
 
 
 def placed(loaded):
-    return place(loaded, know_members(loaded), find_devices(loaded), profile_s=0.0)
+    return place(loaded, inspect_members(loaded), find_devices(loaded), profile_s=0.0)
 
 
 def matrix(*cells, devices=("cpu:0", "cpu:1")):
@@ -41,7 +41,7 @@ def matrix(*cells, devices=("cpu:0", "cpu:1")):
 
 
 def read(loaded):
-    return read_allocation(loaded, know_members(loaded), find_devices(loaded))
+    return read_allocation(loaded, inspect_members(loaded), find_devices(loaded))
 
 
 def test_spare_memory_is_filled_or_left(tmp_path):

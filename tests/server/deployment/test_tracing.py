@@ -8,7 +8,7 @@ import pytest
 from serving import configuration, fake
 
 from server.config import Config
-from server.deployment.tracing import know_tracing
+from server.deployment.tracing import tracing_spec
 from server.errors import ConfigError
 from workers.runtime.spec import TracingSpec
 
@@ -26,7 +26,7 @@ def config(**tracing):
     ],
 )
 def test_an_endpoint_without_a_path_gets_the_usual_one(endpoint, url):
-    assert know_tracing(config(endpoint=endpoint)) == TracingSpec(url, "ensembled", 0.0)
+    assert tracing_spec(config(endpoint=endpoint)) == TracingSpec(url, "ensembled", 0.0)
 
 
 @pytest.mark.parametrize("bad", [{}, {"endpoint": "c:4318"}, {"endpoint": "http://c", "sample": 2}])
@@ -36,7 +36,7 @@ def test_sections_that_mean_nothing_are_refused(bad):
 
 
 def test_without_tracing_nothing_is_needed():
-    assert know_tracing(Config.model_validate(configuration({"a": fake()}))) is None
+    assert tracing_spec(Config.model_validate(configuration({"a": fake()}))) is None
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_missing_packages_are_named(monkeypatch, missing):
 
     monkeypatch.setattr("server.deployment.tracing.find_spec", find_spec)
     with pytest.raises(ConfigError, match=r"pip install '\.\[tracing\]'"):
-        know_tracing(config(endpoint="http://localhost:4318"))
+        tracing_spec(config(endpoint="http://localhost:4318"))
 
 
 def test_nobody_else_imports_what_may_be_missing():

@@ -1,7 +1,8 @@
 import pytest
 
 from server.config import Config
-from server.members.rule_checks import meta_output, meta_problems, rule_problems
+from server.members.agreement import rule_problems
+from server.members.rules import meta_output, meta_problems
 from workers.runtime.spec import ModelSignature, TensorSpec
 
 

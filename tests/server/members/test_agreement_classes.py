@@ -4,8 +4,8 @@ import pytest
 
 from server.config import Config
 from server.errors import ConfigError
-from server.members.classes import Classes, class_problems, classes_of, read_labels
-from server.members.member import KnownMember
+from server.members.agreement import ClassMap, class_problems, match_classes, read_labels
+from server.members.member import InspectedMember
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
 
@@ -14,32 +14,32 @@ def member(name, labels, what="logits", classes=None):
     config = Config.model_validate({"members": {name: section}}).members[name]
     output = TensorSpec("y", "FP32", (classes or len(labels),))
     signature = ModelSignature((TensorSpec("x", "FP32", (4,)),), output, 0)
-    return KnownMember(name, config, ModelSource(name, "onnx"), signature, tuple(labels))
+    return InspectedMember(name, config, ModelSource(name, "onnx"), signature, tuple(labels))
 
 
 def found(*members, own=""):
     assert list(class_problems("e", members, tuple(own))) == []
-    return classes_of(members, tuple(own))
+    return match_classes(members, tuple(own))
 
 
 def test_nothing_is_mapped_where_all_are_the_same():
-    assert found(member("a", "xyz"), member("b", "xyz")) == Classes(("x", "y", "z"))
-    assert found(member("a", "", classes=3), member("b", "xyz")) == Classes(("x", "y", "z"))
-    assert found(member("a", "xyz"), own="xyz") == Classes(("x", "y", "z"))
-    assert found(member("a", "", classes=2), own="xy") == Classes(("x", "y"))
-    assert found(member("a", "", classes=2)) == Classes()
-    assert found(member("a", "xx"), member("b", "xx")) == Classes(("x", "x")), "nothing to match"
+    assert found(member("a", "xyz"), member("b", "xyz")) == ClassMap(("x", "y", "z"))
+    assert found(member("a", "", classes=3), member("b", "xyz")) == ClassMap(("x", "y", "z"))
+    assert found(member("a", "xyz"), own="xyz") == ClassMap(("x", "y", "z"))
+    assert found(member("a", "", classes=2), own="xy") == ClassMap(("x", "y"))
+    assert found(member("a", "", classes=2)) == ClassMap()
+    assert found(member("a", "xx"), member("b", "xx")) == ClassMap(("x", "x")), "nothing to match"
 
 
 def test_the_union_is_in_the_order_of_first_appearance():
     classes = found(member("a", "xyz"), member("b", "wzy"), member("c", "v"))
-    assert classes == Classes(
+    assert classes == ClassMap(
         tuple("xyzwv"), ((0, 1, 2, -1, -1), (-1, 2, 1, 0, -1), (-1, -1, -1, -1, 0))
     )
 
 
 def test_the_ensembles_own_labels_order_add_and_leave_out():
-    assert found(member("a", "xyz"), member("b", "zyx"), own="zx") == Classes(
+    assert found(member("a", "xyz"), member("b", "zyx"), own="zx") == ClassMap(
         ("z", "x"), ((2, 0), (0, 2))
     )
     assert found(member("a", "xyz"), member("b", "xyz"), own="zyx").columns == ((2, 1, 0),) * 2

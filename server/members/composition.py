@@ -1,11 +1,12 @@
-"""From a configuration to what the processes are told: arenas, ensembles, instances, models.
+"""Composes arenas, ensembles, instances and served models from inspected members and a matrix.
 
-Runs in the supervisor before anything is started; pure. Members whose clients send the same input
-share an arena. On what members must agree is `server.members.agreement`'s part.
+Runs in the supervisor before anything is started, and for each member by itself when it is
+profiled; pure. Members whose clients send the same input share an arena.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,9 @@ from server.config import Config, EnsembleConfig
 from server.engine.spec import ServedModel
 from server.errors import ConfigError
 from server.inference.spec import ModelSpec
-from server.members.agreement import own_labels, problems_of
-from server.members.classes import classes_of
-from server.members.member import IMAGE, KnownMember
-from server.members.rule_checks import MetaModel, meta_output
+from server.members.agreement import agreement_problems, ensemble_labels, match_classes
+from server.members.member import IMAGE, InspectedMember
+from server.members.rules import MetaModel, meta_output
 from workers.combiner.scores import CLASS_SCORES, VALUE_SCORES
 from workers.rules import is_custom
 from workers.runtime.arena import arena_bytes, bytes_per_row, group_blocks
@@ -31,16 +31,22 @@ from workers.runtime.spec import (
     TensorSpec,
 )
 
-__all__ = ["Composition", "KnownMember", "compose"]
+__all__ = ["Composition", "compose"]
 
 _MAX_SEGMENT_ROWS = 64
 _MIN_SEGMENTS = 4
 _MAX_ROWS = 1 << 15
+#: Part of an arena's budget that is left to the alignment of its arrays.
+_ALIGNMENT_BYTES = 64 << 10
 
 
 @dataclass(frozen=True)
 class Composition:
-    """What the processes are told: instances are by device."""
+    """The specs from which the processes are started.
+
+    Attributes:
+        instances: by device; devices without any are absent.
+    """
 
     arenas: tuple[ArenaSpec, ...]
     instances: dict[str, tuple[InstanceSpec, ...]]
@@ -49,7 +55,7 @@ class Composition:
 
 def compose(
     config: Config,
-    members: Sequence[KnownMember],
+    members: Sequence[InspectedMember],
     matrix: AllocationMatrix,
     *,
     budget_bytes: int,
@@ -61,62 +67,55 @@ def compose(
     Args:
         config: the configuration.
         members: all of its members, in its order.
-        matrix: where they go.
+        matrix: which member runs on which device.
         budget_bytes: shared memory for all arenas together.
-        offset: where the first arena begins.
-        metas: the meta-models of the ensembles that stack, which without answer as members do.
+        offset: of the first arena in the shared memory.
+        metas: the meta-models of stacking ensembles; without one, an ensemble's output has the
+            shape of its members' predictions.
 
     Raises:
         ConfigError: if members of an ensemble disagree, or the arenas don't fit the budget.
     """
-    problems = list(problems_of(config, {member.name: member for member in members}))
-    if problems:
+    if problems := list(agreement_problems(config, {member.name: member for member in members})):
         raise ConfigError(problems)
-    groups: dict[tuple[TensorSpec, ...], list[KnownMember]] = {}
+    groups: defaultdict[tuple[TensorSpec, ...], list[InspectedMember]] = defaultdict(list)
     for member in members:
-        groups.setdefault(member.input_key, []).append(member)
-    largest = {
-        name: max(batch for _, member, batch in matrix.instances() if member == name)
-        for name in matrix.members
-    }
-    rooms: list[_Room] = []
+        groups[member.input_key].append(member)
+    largest: dict[str, int] = {}
+    for _, name, batch in matrix.instances():
+        largest[name] = max(batch, largest.get(name, 0))
+    builders: list[_ArenaBuilder] = []
+    builder_of: dict[str, _ArenaBuilder] = {}
     for group in groups.values():
-        batch = max(largest[member.name] for member in group)
-        share = budget_bytes // len(groups)
-        room = _Room(
+        builder = _ArenaBuilder(
             config,
             group,
-            index=len(rooms),
-            batch=batch,
-            budget_bytes=share,
+            index=len(builders),
+            batch=max(largest[member.name] for member in group),
+            budget_bytes=budget_bytes // len(groups),
             offset=offset,
             metas=metas or {},
         )
-        offset += arena_bytes(room.arena)
-        rooms.append(room)
-    where = {member.name: room for room in rooms for member in room.members}
+        offset += arena_bytes(builder.arena)
+        builders.append(builder)
+        builder_of.update((member.name, builder) for member in group)
+    instances: defaultdict[str, tuple[InstanceSpec, ...]] = defaultdict(tuple)
+    for device, name, batch in matrix.instances():
+        instances[device] += (builder_of[name].instance(name, batch),)
     return Composition(
-        arenas=tuple(room.arena for room in rooms),
-        instances={
-            device: tuple(
-                where[name].instance(name, batch)
-                for on, name, batch in matrix.instances()
-                if on == device
-            )
-            for device in matrix.devices
-            if any(on == device for on, _, _ in matrix.instances())
-        },
-        models=tuple(model for room in rooms for model in room.models()),
+        arenas=tuple(builder.arena for builder in builders),
+        instances=dict(instances),
+        models=tuple(model for builder in builders for model in builder.models()),
     )
 
 
-class _Room:
-    """One arena in the making, with its members and ensembles."""
+class _ArenaBuilder:
+    """Builds one arena, and the ensembles and instances of its members."""
 
     def __init__(
         self,
         config: Config,
-        members: list[KnownMember],
+        members: list[InspectedMember],
         *,
         index: int,
         batch: int,
@@ -124,23 +123,20 @@ class _Room:
         offset: int,
         metas: Mapping[str, MetaModel],
     ) -> None:
-        self.members = members
+        self._members = members
         self._metas = metas
         self._index = index
         self._config = config
         self._positions = {member.name: i for i, member in enumerate(members)}
         self._preparations = list(dict.fromkeys(m.preparation for m in members if m.preparation))
         predictions = _unify([member.prediction for member in members])
-        mine = {
-            name: ensemble
-            for name, ensemble in config.ensembles.items()
-            if ensemble.members[0] in self._positions
-        }
-        self._classes = {
-            name: classes_of([members[i] for i in self._indices(one)], own_labels(name, one))
-            for name, one in mine.items()
-        }
-        ensembles = [self._ensemble(name, one, predictions) for name, one in mine.items()]
+        ensembles = []
+        self._classes = {}
+        for name, one in config.ensembles.items():
+            if one.members[0] in self._positions:
+                chosen = [members[i] for i in self._indices(one)]
+                self._classes[name] = match_classes(chosen, ensemble_labels(name, one))
+                ensembles.append(self._ensemble(name, one, predictions))
         ensembles += [
             EnsembleSpec(member.name, (i,), "mean", (), 1, predictions[i])
             for i, member in enumerate(members)
@@ -160,7 +156,7 @@ class _Room:
 
     def _views(self) -> tuple[TensorSpec, ...]:
         if not self._preparations:
-            return self.members[0].client_inputs
+            return self._members[0].client_inputs
         return tuple(
             TensorSpec(f"{IMAGE}.{i}", "UINT8", (one.size, one.size, 3))
             for i, one in enumerate(self._preparations)
@@ -182,7 +178,7 @@ class _Room:
             weights=config.weights or (),
             quorum=config.required_members,
             output=output if meta is None else meta_output(meta.signature),
-            scores=CLASS_SCORES if self.members[members[0]].gives_classes else VALUE_SCORES,
+            scores=CLASS_SCORES if self._members[members[0]].gives_classes else VALUE_SCORES,
             columns=classes.columns,
             stages=self._stages(config),
             thresholds=config.confidence or (),
@@ -193,7 +189,7 @@ class _Room:
         )
 
     def _stages(self, config: EnsembleConfig) -> tuple[int, ...]:
-        """The masks of the members asked up to each stage of a cascade."""
+        """Per stage of a cascade, the mask of the members that have been started by then."""
         stages: list[int] = []
         for stage in config.cascade or ():
             mask = sum(1 << self._positions[member] for member in stage)
@@ -204,8 +200,9 @@ class _Room:
         return tuple(self._positions[member] for member in config.members)
 
     def instance(self, name: str, batch: int) -> InstanceSpec:
+        """Return the spec of a member's instance."""
         position = self._positions[name]
-        member = self.members[position]
+        member = self._members[position]
         return InstanceSpec(
             arena=self._index,
             member=position,
@@ -218,7 +215,7 @@ class _Room:
             classes=member.classes,
         )
 
-    def _bindings(self, member: KnownMember) -> tuple[Binding, ...]:
+    def _bindings(self, member: InspectedMember) -> tuple[Binding, ...]:
         if member.preparation is not None and member.config.input is not None:
             image = member.config.input.image
             scaling = Scaling(image.mean, image.std, image.layout)
@@ -227,8 +224,9 @@ class _Room:
         return tuple(Binding(names.index(tensor.name)) for tensor in member.client_inputs)
 
     def models(self) -> Iterable[ModelSpec]:
+        """Yield the arena's ensembles, and its members, as clients see them."""
         for i, spec in enumerate(self.arena.ensembles):
-            chosen = [self.members[member] for member in spec.members]
+            chosen = [self._members[member] for member in spec.members]
             classes = self._classes.get(spec.name)
             labels = chosen[0].labels if classes is None else classes.labels
             config = self._config.ensembles.get(spec.name)
@@ -241,14 +239,14 @@ class _Room:
                 views=() if wanted else tuple(range(len(self.arena.views))),
                 preparations=tuple((self._preparations.index(one), one) for one in wanted),
                 members=tuple(member.name for member in chosen),
-                # A meta-model may answer something else than classes.
+                # A meta-model may answer with something else than classes.
                 labels=labels if spec.output.shape == (len(labels),) else (),
                 is_member=config is None,
             )
 
 
 def _unify(predictions: list[TensorSpec]) -> list[TensorSpec]:
-    """Give predictions of one shape one type: FP64 as soon as one of them needs it."""
+    """Give predictions of one shape one datatype: FP64 as soon as one of them needs it."""
     wide = {tensor.shape for tensor in predictions if tensor.datatype == "FP64"}
     return [
         TensorSpec("output", "FP64" if tensor.shape in wide else "FP32", tensor.shape)
@@ -263,14 +261,14 @@ def _segments(
     batch: int,
     budget_bytes: int,
 ) -> tuple[int, int]:
-    """How many segments of how many rows: as many rows as fit, segments no smaller than a batch."""
+    """The number of segments and rows per segment: all that fits, segments of a batch or more."""
     row = bytes_per_row(views, blocks, ensembles)
-    # Every array is aligned, so leave a little of the budget to that.
-    rows = min((budget_bytes - (64 << 10)) // row, _MAX_ROWS)
+    rows = min((budget_bytes - _ALIGNMENT_BYTES) // row, _MAX_ROWS)
     if rows < 2 * batch:
         raise ConfigError(
             f"server.arena_bytes: {budget_bytes} bytes are too few for batches of {batch} rows of "
-            f"{row} bytes each, give it at least {2 * batch * row + (64 << 10)} per kind of input"
+            f"{row} bytes each, give it at least {2 * batch * row + _ALIGNMENT_BYTES} per kind of "
+            "input"
         )
     size = max(batch, min(_MAX_SEGMENT_ROWS, rows // _MIN_SEGMENTS))
     return rows // size, size

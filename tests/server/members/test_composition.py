@@ -6,7 +6,7 @@ import pytest
 from known import X, Y, composed, image, meaning, member, problems, renaming
 
 from server.errors import ConfigError
-from server.members.rule_checks import MetaModel
+from server.members.rules import MetaModel
 from workers.runtime.arena import arena_bytes
 from workers.runtime.spec import (
     Binding,
