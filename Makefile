@@ -11,12 +11,15 @@ CONFIG ?= configs/imagenet.yaml
 REQUESTS ?= 100000
 FAULTS ?= 200
 TESTS ?= -q -n 3 --dist worksteal
+SITE ?= build --quiet
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 COMPAT := .venv-compat/bin
 COMPAT_INSTALLED := .venv-compat/.installed
 PROTO := clients/ensembled_client/wire/open_inference
+DOCS := .venv-docs/bin
+DOCS_INSTALLED := .venv-docs/.installed
 LOCKS := configs/locks
 SETUP := build dev weights
 # Exactly what a lock holds, as wheels: nothing is resolved, and nothing compiled.
@@ -25,8 +28,8 @@ LOCKED := -m pip install --require-hashes --no-deps --only-binary :all:
 TORCH := -m pip install --constraint $(LOCKS)/torch.txt torch
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-latest test-lowest compat chaos fuzz check audit lock bench \
-	bench-peers docs proto image-check clean
+.PHONY: help setup serve test test-fast test-latest test-lowest compat chaos fuzz check audit lock \
+	bench bench-peers docs site proto wheels release image-check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +49,10 @@ serve: $(INSTALLED) ## serve CONFIG until Ctrl-C
 
 test: $(INSTALLED) ## run the tests
 	$(BIN)/pytest $(TESTS)
+
+test-fast: $(INSTALLED) ## run those that start no server, with fewer examples, within a minute
+	$(BIN)/pytest -q -n 2 --dist worksteal --hypothesis-profile=fast \
+		-m 'not process and not slow and not chaos' --ignore=tests/benchmarks --ignore=tests/container
 
 # Both in an environment that is thrown away: the ranges of pyproject.toml, not the locks.
 test-latest: ## run the tests with the newest releases that pyproject.toml allows
@@ -116,12 +123,30 @@ bench: $(INSTALLED) ## run the benchmarks
 bench-peers: $(INSTALLED) ## measure other servers beside ours, in environments of their own
 	$(BIN)/python -m benchmarks.peers $(BENCH_PEERS)
 
-docs: $(INSTALLED) ## write docs/configuration.md anew
+docs: $(INSTALLED) ## write the reference pages anew that are made from code
 	$(BIN)/python -m server.config.reference
+	$(BIN)/python -m typer server.cli.main utils docs --name ensembled \
+		--title 'Command line' --output docs/command-line.md
+
+site: $(DOCS_INSTALLED) ## build the documentation as a site, in site/; SITE=serve shows it
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/mkdocs $(SITE)
+
+$(DOCS_INSTALLED): $(LOCKS)/docs.txt
+	test -x $(DOCS)/pip || $(PYTHON) -m venv .venv-docs
+	$(DOCS)/python $(LOCKED) -r $(LOCKS)/docs.txt
+	touch $@
 
 proto: $(INSTALLED) ## compile the description of the gRPC service, for the server and its client
 	$(BIN)/python -m grpc_tools.protoc --proto_path=$(dir $(PROTO)) \
 		--descriptor_set_out=$(PROTO).binpb $(notdir $(PROTO)).proto
+
+wheels: $(INSTALLED) ## build the wheels of the server and its client into dist/
+	rm -rf dist
+	$(BIN)/python -m hatchling build -t wheel -d dist
+	cd clients && ../$(BIN)/python -m hatchling build -t wheel -d ../dist
+
+release: $(INSTALLED) ## make release VERSION=0.2.0: both distributions, CHANGELOG.md, a tag
+	$(BIN)/python .ci/release.py $(VERSION)
 
 image-check: $(INSTALLED) ## make the image without a container engine, as root, and try it
 	$(BIN)/python -m tests.container.replay $(IMAGE_CHECK)

@@ -36,6 +36,7 @@ IMAGES = {
 TOOLS = {
     "audit": ["pip-audit"],
     "build": ["hatchling", "editables"],
+    "docs": ["mkdocs-material", "mkdocstrings[python]"],
     "perf-analyzer": ["perf-analyzer"],
     "uv": ["uv"],
 }

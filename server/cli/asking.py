@@ -27,7 +27,10 @@ def predict(
     ],
     *,
     url: Annotated[
-        str, typer.Option(help="Of the server; http://, https://, grpc:// or grpcs://.")
+        str,
+        typer.Option(
+            envvar="ENSEMBLED_URL", help="Of the server; http://, https://, grpc:// or grpcs://."
+        ),
     ] = "http://127.0.0.1:8000",
     top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
     members: Annotated[
