@@ -32,13 +32,13 @@ from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compress
 from server.http_api.body import LATE, BodyReader, Disconnected, Receive, read_length
 from server.http_api.compression import LEAST_BYTES
 from server.http_api.entrance import authorization_of
-from server.http_api.json_numbers import SLICE_BYTES
+from server.http_api.json_tensors import SLICE_BYTES
 from server.http_api.plans import BIG_ANSWER_BYTES, InferPath
 from server.http_api.protocol import (
     describe_answer,
     encode_answer,
-    encode_in_steps,
-    parse_in_steps,
+    encode_in_slices,
+    parse_in_slices,
     parse_request,
 )
 from server.inference.inference import Inference
@@ -209,7 +209,7 @@ class InferRoute:
     async def _parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
         if (len(body) if header_length is None else header_length) < SLICE_BYTES:
             return parse_request(body, header_length)
-        return await self._turns.run(parse_in_steps(body, header_length))
+        return await self._turns.run(parse_in_slices(body, header_length))
 
     async def _encode(
         self,
@@ -228,7 +228,7 @@ class InferRoute:
             document, raw = await loop.run_in_executor(self._threads, describe)
         else:
             document, raw = describe()
-        return await self._turns.run(encode_in_steps(document, raw))
+        return await self._turns.run(encode_in_slices(document, raw))
 
     def _unknown(self, path: str) -> UnknownModel:
         parts = path.split("/")  # ["", "v2", "models", name, ..., "infer"]

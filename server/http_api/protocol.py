@@ -17,7 +17,7 @@ from ensembled_client.wire import DTYPES, HEADER_LENGTH, split_elements
 
 from server.engine.request import Answer
 from server.errors import InvalidRequest
-from server.http_api.json_numbers import SLICE_BYTES, Extract, dump_in_steps, extract
+from server.http_api.json_tensors import SLICE_BYTES, encode_array, tensor_from_json
 from server.inference.generational_cache import GenerationalCache
 from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import COMBINED, OutputTensor, member_names, output_tensors
@@ -31,114 +31,113 @@ from server.inference.spec import ModelSpec
 from server.inference.tensors import (
     InputTensor,
     tensor_from_bytes,
-    tensor_from_pieces,
-    tensor_from_values,
 )
-from server.inference.time_slicer import Steps
+from server.inference.time_slicer import Steps, run_at_once
 
 __all__ = [
     "describe_answer",
     "encode_answer",
-    "encode_in_steps",
-    "parse_in_steps",
+    "encode_in_slices",
+    "parse_in_slices",
     "parse_request",
 ]
 
 Raw = bytes | bytearray | memoryview
 
 _HEADERS = 512  # of a generation
-#: More JSON besides regular arrays of numbers is not read: it can't be taken in steps, and would
-#: hold everybody up for longer than some tens of milliseconds.
+#: More JSON than this besides arrays of numbers is refused: it is decoded in one go, which would
+#: block the event loop for more than some tens of milliseconds.
 _MAX_PLAIN_BYTES = 1 << 18
+_MAX_OBJECTS = 1 << 14
+
+
+_NOTHING = msgspec.Raw(b"")
 
 
 class _InputHeader(msgspec.Struct):
     name: str
     shape: list[int]
     datatype: str
-    parameters: dict[str, Any] = {}
-    data: Any = msgspec.UNSET
+    parameters: msgspec.Raw = _NOTHING
+    data: msgspec.Raw = _NOTHING
 
 
 class _OutputHeader(msgspec.Struct):
     name: str
-    parameters: dict[str, Any] = {}
+    parameters: msgspec.Raw = _NOTHING
 
 
 class _RequestHeader(msgspec.Struct):
     inputs: list[_InputHeader]
     id: str = ""
-    parameters: dict[str, Any] = {}
+    parameters: msgspec.Raw = _NOTHING
     outputs: list[_OutputHeader] | None = None
 
 
 _decode_header = msgspec.json.Decoder(_RequestHeader).decode
+_decode_parameters = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def parse_request(body: bytes | bytearray, header_length: int | None) -> InferRequest:
-    """Parse an infer request's body.
+    """Parse an infer request's body without a pause, as `parse_in_slices` does.
+
+    Raises:
+        InvalidRequest: in one line.
+    """
+    return run_at_once(parse_in_slices(body, header_length))
+
+
+def parse_in_slices(
+    body: bytes | bytearray, header_length: int | None, *, slice_bytes: int = SLICE_BYTES
+) -> Steps[InferRequest]:
+    """Parse an infer request's body; a generator that yields between slices of large tensors.
+
+    One pass over the JSON finds where tensors are, at more than a gigabyte per second; only their
+    decoding is sliced.
 
     Args:
         body: JSON, or JSON and raw tensors.
         header_length: the length of the JSON in bytes, None if the body is all JSON.
+        slice_bytes: how much of a tensor's JSON is decoded between two yields.
 
     Raises:
         InvalidRequest: in one line.
     """
     view, end = memoryview(body), _json_end(body, header_length)
-    return _request(_read_header(view[:end]), view[end:])
+    if end > _MAX_PLAIN_BYTES and body.count(b"{", 0, end) > _MAX_OBJECTS:
+        raise InvalidRequest(f"the JSON of the request has more than {_MAX_OBJECTS} objects")
+    try:
+        header = _decode_header(view[:end])
+    except RecursionError:
+        raise InvalidRequest("the JSON is nested too deeply") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _invalid_json(error) from None
+    if end > _MAX_PLAIN_BYTES:
+        _check_plain_size(header, end)
+    tensors = yield from _tensors(header.inputs, view[end:], slice_bytes)
+    parameters = _parameters(header.parameters)
+    return InferRequest(
+        id=header.id,
+        tensors=tensors,
+        outputs=_wanted_outputs(header.outputs, parameters),
+        parameters=read_parameters(parameters),
+    )
 
 
-def parse_in_steps(
-    body: bytes | bytearray, header_length: int | None, *, slice_bytes: int = SLICE_BYTES
-) -> Steps[InferRequest]:
-    """Parse a big request's body as `parse_request` does, in steps of about a millisecond.
-
-    What is big besides arrays of numbers is refused.
+def _check_plain_size(header: _RequestHeader, nbytes: int) -> None:
+    """Refuse large JSON that is not numbers: it is not decoded in slices, and could take seconds.
 
     Args:
-        body: JSON, or JSON and raw tensors.
-        header_length: the length of the JSON in bytes, None if the body is all JSON.
-        slice_bytes: how much JSON is decoded in one step.
-
-    Raises:
-        InvalidRequest: in one line.
+        header: of the request.
+        nbytes: of its JSON.
     """
-    end = _json_end(body, header_length)
-    least_bytes = slice_bytes // 64
-    extracted = yield from extract(body, end, least_bytes=least_bytes, slice_bytes=slice_bytes)
-    if extracted is None:
-        return _parse_plain(body, header_length, end)
-    _check_plain(len(extracted.document))
-    header = _read_header(extracted.document, extracted)
-    found = {
-        index: pieces
-        for index, item in enumerate(header.inputs)
-        if (pieces := extracted.find(item.data)) is not None
-    }
-    if len({id(pieces) for pieces in found.values()}) != len(extracted.arrays):
-        # Some are elsewhere, where only the ordinary parser would look.
-        return _parse_plain(body, header_length, end)
-    for index, pieces in found.items():
-        item = header.inputs[index]
-        try:
-            item.data = yield from tensor_from_pieces(item.name, item.datatype, item.shape, pieces)
-        except InvalidRequest as refusal:
-            item.data = refusal  # told when it is its turn
-    return _request(header, memoryview(body)[end:])
-
-
-def _parse_plain(body: bytes | bytearray, header_length: int | None, end: int) -> InferRequest:
-    """Parse what could not be taken in steps, unless that is too much."""
-    _check_plain(end)
-    return parse_request(body, header_length)
-
-
-def _check_plain(nbytes: int) -> None:
-    if nbytes > _MAX_PLAIN_BYTES:
+    plain = nbytes - sum(
+        memoryview(item.data).nbytes for item in header.inputs if item.datatype != "BYTES"
+    )
+    if plain > _MAX_PLAIN_BYTES:
         raise InvalidRequest(
-            f"the JSON of the request has {nbytes} bytes besides regular arrays of numbers, at "
-            f"most {_MAX_PLAIN_BYTES} are read: send what is no such array as binary data"
+            f"the JSON of the request has {plain} bytes besides arrays of numbers, at most "
+            f"{_MAX_PLAIN_BYTES} are accepted: send BYTES tensors as binary data"
         )
 
 
@@ -151,38 +150,38 @@ def _json_end(body: bytes | bytearray, header_length: int | None) -> int:
     return header_length
 
 
-def _read_header(text: bytes | memoryview, extracted: Extract | None = None) -> _RequestHeader:
-    """Decode the JSON of a request, or what is left of it after its arrays were extracted."""
+def _invalid_json(error: Exception) -> InvalidRequest:
+    return InvalidRequest(f"the JSON of the request is not valid: {error}")
+
+
+def _parameters(text: msgspec.Raw) -> dict[str, Any]:
+    if text is _NOTHING:
+        return {}
     try:
-        return _decode_header(text)
-    except RecursionError:
-        raise InvalidRequest("the JSON is nested too deeply") from None
+        return _decode_parameters(text)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        complaint = extracted.original(str(error)) if extracted else str(error)
-        raise InvalidRequest(f"the JSON of the request is not valid: {complaint}") from None
+        raise _invalid_json(error) from None
 
 
-def _request(header: _RequestHeader, raw: memoryview) -> InferRequest:
-    return InferRequest(
-        id=header.id,
-        tensors=_tensors(header.inputs, raw),
-        outputs=_wanted_outputs(header),
-        parameters=read_parameters(header.parameters),
-    )
-
-
-def _tensors(inputs: list[_InputHeader], raw: memoryview) -> list[InputTensor]:
+def _tensors(
+    inputs: list[_InputHeader], raw: memoryview, slice_bytes: int
+) -> Steps[list[InputTensor]]:
     tensors: list[InputTensor] = []
     position = 0
     for item in inputs:
-        refuse_shared_memory(f"input {item.name!r}", item.parameters)
-        size = item.parameters.get("binary_data_size")
+        parameters = _parameters(item.parameters)
+        refuse_shared_memory(f"input {item.name!r}", parameters)
+        size = parameters.get("binary_data_size")
         if size is None:
-            if item.data is msgspec.UNSET:
+            if item.data is _NOTHING:
                 raise InvalidRequest(f"input {item.name!r} has neither data nor binary_data_size")
-            tensors.append(_json_tensor(item))
+            text = memoryview(item.data)
+            tensor = yield from tensor_from_json(
+                item.name, item.datatype, item.shape, text, slice_bytes=slice_bytes
+            )
+            tensors.append(tensor)
             continue
-        if item.data is not msgspec.UNSET:
+        if item.data is not _NOTHING:
             raise InvalidRequest(f"input {item.name!r} has both data and binary_data_size")
         if type(size) is not int or size < 0:
             raise InvalidRequest(f"input {item.name!r}: binary_data_size is not a size: {size!r}")
@@ -199,30 +198,24 @@ def _tensors(inputs: list[_InputHeader], raw: memoryview) -> list[InputTensor]:
     return tensors
 
 
-def _json_tensor(item: _InputHeader) -> InputTensor:
-    """The tensor of an input with data in JSON; `parse_in_steps` may have made it already."""
-    if isinstance(item.data, InvalidRequest):
-        raise item.data
-    if isinstance(item.data, InputTensor):
-        return item.data
-    return tensor_from_values(item.name, item.datatype, item.shape, item.data)
-
-
-def _wanted_outputs(header: _RequestHeader) -> tuple[RequestedOutput, ...]:
-    binary = header.parameters.get("binary_data_output", False)
+def _wanted_outputs(
+    outputs: list[_OutputHeader] | None, parameters: dict[str, Any]
+) -> tuple[RequestedOutput, ...]:
+    binary = parameters.get("binary_data_output", False)
     if not isinstance(binary, bool):
         raise InvalidRequest("parameter binary_data_output is true or false")
-    if not header.outputs:
+    if not outputs:
         return (RequestedOutput(COMBINED, binary),)
-    return tuple([_wanted_output(output, binary) for output in header.outputs])
+    return tuple([_wanted_output(output, binary) for output in outputs])
 
 
 def _wanted_output(output: _OutputHeader, binary: bool) -> RequestedOutput:
-    refuse_shared_memory(f"output {output.name!r}", output.parameters)
-    binary = output.parameters.get("binary_data", binary)
+    parameters = _parameters(output.parameters)
+    refuse_shared_memory(f"output {output.name!r}", parameters)
+    binary = parameters.get("binary_data", binary)
     if not isinstance(binary, bool):
         raise InvalidRequest("parameter binary_data is true or false")
-    classes = output.parameters.get("classification", 0)
+    classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
         raise InvalidRequest("parameter classification is how many classes to name")
     return RequestedOutput(output.name, binary, classes)
@@ -256,11 +249,19 @@ def encode_answer(
     return header + answer.values, len(header)
 
 
-def encode_in_steps(
+def encode_in_slices(
     document: dict[str, Any], raw: Sequence[Raw]
 ) -> Steps[tuple[bytes, int | None]]:
-    """Encode an answer that `describe_answer` has described as `encode_answer` does, in steps."""
-    return _joined((yield from dump_in_steps(document)), raw)
+    """Encode an answer that `describe_answer` has described as `encode_answer` does, in slices.
+
+    Args:
+        document: its outputs may have arrays as their data, which become text.
+        raw: the tensors that follow it.
+    """
+    for output in document["outputs"]:
+        if isinstance(output.get("data"), np.ndarray):
+            output["data"] = yield from encode_array(output["data"])
+    return _joined(orjson.dumps(document), raw)
 
 
 def _encode(

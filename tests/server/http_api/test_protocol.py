@@ -1,4 +1,6 @@
+import asyncio
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -9,9 +11,10 @@ from hypothesis import strategies as st
 from server.engine.request import Answer
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest
-from server.http_api.protocol import encode_answer, parse_request
+from server.http_api.protocol import encode_answer, parse_in_slices, parse_request
 from server.inference.requests import InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
+from server.inference.time_slicer import Turns, run_at_once
 from workers.combiner.scores import CLASS_SCORES
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
@@ -308,6 +311,77 @@ def test_any_document_is_a_request_or_refused(document, raw, off):
     header = json.dumps(document).encode()
     check_fuzzed(header, None)
     check_fuzzed(header + raw, max(0, len(header) + off))
+
+
+# -- large requests ----------------------------------------------------------------------------
+
+
+def test_the_loop_comes_round_often_while_a_big_request_is_parsed():
+    tensor = {"name": "x", "shape": [1000, 100], "datatype": "FP64", "data": [1.2345678] * 100_000}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    rounds = 0
+
+    async def parse():
+        nonlocal rounds
+        parsing = asyncio.create_task(Turns().run(parse_in_slices(body, None)))
+        while not parsing.done():
+            await asyncio.sleep(0)
+            rounds += 1
+        return parsing.result()
+
+    assert asyncio.run(parse()).tensors[0].array.sum() == pytest.approx(123_456.78)
+    assert rounds > 3
+    # However fast the machine is, no step parses more than a slice.
+    assert sum(1 for _ in parse_in_slices(body, None)) > len(body) // (1 << 16)
+
+
+MEGABYTES = 3 << 20
+
+
+def document(data, datatype=b"FP32"):
+    head = b'{"inputs":[{"name":"x","shape":[2,2],"datatype":"%b","data":' % datatype
+    return head + data + b"}]}"
+
+
+def items(item):
+    return b"[" + b",".join([item] * (MEGABYTES // (len(item) + 1))) + b"]"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        document(items(b"null")),
+        document(items(b'""'), b"BYTES"),
+        document(b'["' + b"s" * MEGABYTES + b'"]', b"BYTES"),
+        document(items(b"[1],[1,2]")),
+        document(items(b"[]")),
+        document(items(b"{}")),
+        document(items(b"1")[:-1] + b",null]"),
+        b'{"junk":{"data":' + items(b"1.5") + b'},"inputs":[]}',
+        b'{"inputs":' + items(b'{"data":[1]}') + b"}",
+        b'{"inputs":' + items(b'"data"') + b"}",
+        b'{"parameters":{"a":' + items(b'""') + b'},"inputs":[]}',
+        b'{"id":"' + b"x" * MEGABYTES + b'","inputs":[]}',
+    ],
+    ids=range(12),
+)
+def test_large_json_that_is_not_numbers_is_refused_before_it_takes_memory_or_time(body):
+    tracemalloc.start()
+    try:
+        with pytest.raises(InvalidRequest):
+            parse_request(body, None)
+        assert tracemalloc.get_traced_memory()[1] < 5 * MEGABYTES
+    finally:
+        tracemalloc.stop()
+
+
+def test_many_inputs_each_of_which_is_small_are_read():
+    inputs = [
+        {"name": f"x{i}", "shape": [1, 4000], "datatype": "INT32", "data": [i] * 4000}
+        for i in range(100)
+    ]
+    request = run_at_once(parse_in_slices(json.dumps({"inputs": inputs}).encode(), None))
+    assert [tensor.array[0, 0] for tensor in request.tensors] == list(range(100))
 
 
 # -- answers -----------------------------------------------------------------------------------

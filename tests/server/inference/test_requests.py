@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from ensembled_client.wire import DTYPES, join_elements
 from PIL import Image
 
 from server.engine.memory_budget import MemoryBudget
@@ -13,7 +14,7 @@ from server.inference import images
 from server.inference.images import crop_and_resize, decode_image, preprocess_image
 from server.inference.requests import bind_images, bind_tensors
 from server.inference.spec import ModelSpec
-from server.inference.tensors import InputTensor, tensor_from_bytes, tensor_from_values
+from server.inference.tensors import InputTensor, tensor_from_bytes
 from workers.runtime.spec import EnsembleSpec, Preparation, TensorSpec
 
 SERVED = ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, TensorSpec("output", "FP32", ())))
@@ -21,14 +22,16 @@ INPUTS = (TensorSpec("x", "FP32", (2,)), TensorSpec("n", "INT64", ()))
 PLAIN = ModelSpec(SERVED, INPUTS, (1, 0), (), ("m",))
 SMALL, LARGE = Preparation(4), Preparation(6, crop=1.0)
 PHOTOS = ModelSpec(SERVED, (), (), ((2, SMALL), (0, LARGE)), ("m",))
+TEXTS = tensor_from_bytes("n", "BYTES", [1], join_elements([b"a"]))
 
 
 def x(rows=3, name="x", datatype="FP32", width=2):
-    return tensor_from_values(name, datatype, [rows, width], np.zeros((rows, width)).tolist())
+    data = np.zeros((rows, width), DTYPES[datatype]).tobytes()
+    return tensor_from_bytes(name, datatype, [rows, width], data)
 
 
 def n(rows=3, name="n"):
-    return tensor_from_values(name, "INT64", [rows], list(range(rows)))
+    return tensor_from_bytes(name, "INT64", [rows], np.arange(rows).tobytes())
 
 
 def test_tensors_go_to_their_views_in_any_order():
@@ -51,11 +54,14 @@ def test_tensors_go_to_their_views_in_any_order():
         ([x(), x(), n()], "given twice"),
         ([x(datatype="FP64"), n()], "'x' is FP32, the request has FP64"),
         ([x(width=3), n()], r"'x' has shape \[-1, 2\], the request has \[3, 3\]"),
-        ([x(), tensor_from_values("n", "INT64", [3, 1], [1, 2, 3])], "'n' has shape"),
+        ([x(), tensor_from_bytes("n", "INT64", [3, 1], bytes(24))], "'n' has shape"),
         ([x(), InputTensor("n", "INT64", [], np.array(3))], "'n' has shape"),
         ([x(), n(2)], "'n' has 2 rows, 'x' 3"),
         ([x(0), n(0)], "'x' has zero rows"),
-        ([x(), tensor_from_values("n", "BYTES", [1], ["a"])], "'n' is INT64, .* BYTES"),
+        (
+            [x(), tensor_from_bytes("n", "BYTES", [1], join_elements([b"a"]))],
+            "'n' is INT64, .* BYTES",
+        ),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(tensors, complaint):
