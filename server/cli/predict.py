@@ -10,17 +10,21 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from ensembled_client import (
+    EnsembleClient,
+    EnsembledClientError,
+    Prediction,
+    RequestRejected,
+    UnknownModel,
+)
 
 from server.cli.output import stdout_console
 from server.cli.predict_tables import show
 from server.errors import ConfigError, EnsembledError
 from server.stdout import echo
-
-if TYPE_CHECKING:
-    from ensembled_client import Prediction
 
 __all__ = ["Question", "predict"]
 
@@ -60,15 +64,8 @@ def predict(question: Question, *, as_json: bool) -> None:
         EnsembledError: if the server gives no answer.
     """
     try:
-        import ensembled_client  # noqa: PLC0415 (a server does not need it)
-    except ImportError:
-        raise ConfigError(
-            "the client is not installed: pip install ensembled-client (or ./clients)"
-        ) from None
-    refused = (ensembled_client.RequestRejected, ensembled_client.UnknownModel)
-    try:
-        client = ensembled_client.EnsembleClient(question.url, **question.access)
-    except ensembled_client.EnsembledClientError as error:
+        client = EnsembleClient(question.url, **question.access)
+    except EnsembledClientError as error:
         raise ConfigError(error.message) from None
     try:
         with client:
@@ -76,9 +73,9 @@ def predict(question: Question, *, as_json: bool) -> None:
             answers = [
                 (names, _ask(client, question, x, whole)) for names, x in _read(question.inputs)
             ]
-    except refused as error:
+    except (RequestRejected, UnknownModel) as error:
         raise ConfigError(error.message) from None
-    except ensembled_client.EnsembledClientError as error:
+    except EnsembledClientError as error:
         raise EnsembledError(f"{question.url}: {error.message}") from None
     if as_json:
         documents = [_document(names, answer, question.top) for names, answer in answers]
@@ -97,8 +94,8 @@ def _is_ensemble(config: dict[str, Any], name: str) -> bool:
     return bool(config["parameters"]["members"]["string_value"] != name)
 
 
-def _ask(client: Any, question: Question, x: Any, whole: bool) -> Prediction:
-    prediction: Prediction = client.predict(
+def _ask(client: EnsembleClient, question: Question, x: Any, whole: bool) -> Prediction:
+    return client.predict(
         question.ensemble,
         x,
         timeout=question.timeout_s,
@@ -107,7 +104,6 @@ def _ask(client: Any, question: Question, x: Any, whole: bool) -> Prediction:
         uncertainty=whole,
         member_outputs=whole,
     )
-    return prediction
 
 
 def _read(inputs: Sequence[str]) -> Iterator[tuple[list[str], Any]]:

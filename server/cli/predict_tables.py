@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ensembled_client import Prediction
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from ensembled_client import Prediction
     from rich.console import Console
 
 __all__ = ["show"]

@@ -88,6 +88,19 @@ def test_a_lock_satisfies_the_ranges(name, platform):
             assert requirement.specifier.contains(version), f"{name}: {requirement}: {version}"
 
 
+def test_the_server_needs_the_client_of_its_own_version():
+    (pin,) = [line for line in SERVER["dependencies"] if line.startswith(CLIENT["name"])]
+    assert pin == f"{CLIENT['name']}=={CLIENT['version']}"
+    assert SERVER["version"] == CLIENT["version"]
+
+
+def test_neither_distribution_of_ours_is_looked_for_in_an_index():
+    names = {canonicalize_name(project["name"]) for project in (SERVER, CLIENT)}
+    for path in HASHED:
+        for platform in PLATFORMS:
+            assert not names & locked(path, platform).keys()
+
+
 def test_every_extra_has_a_lock():
     covered = {
         extra
