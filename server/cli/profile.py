@@ -98,7 +98,7 @@ def _footnotes(found: Measurements) -> Iterator[str]:
     yield "* most rows per second"
     for kind, size in found.worker_bytes.items():
         yield f"a worker without any member takes {size / (1 << 20):.0f} MiB on {kind}"
-    for member, kind, factor in found.disturbed():
+    for member, kind, factor in found.slowdowns():
         yield f"{member}: {factor:.2f} times slower while all devices of {kind} are busy"
     for member, kind, reason in found.missing:
         yield f"{member} on {kind}: {reason}"

@@ -76,7 +76,7 @@ def plan_problem(
         for one in found.profiles
         if one.batch <= max(largest_batch[one.member], _least_batch(found.profiles, one))
     ]
-    for member, kind, factor in found.disturbed():
+    for member, kind, factor in found.slowdowns():
         notes.append(f"{member} on {kind} takes {factor:.2f} x as long beside busy neighbours")
     notes.append(f"each job takes a worker {JOB_S * 1e6:.0f} us beside its prediction")
     row_s = _host_row_s(devices)

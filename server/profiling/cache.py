@@ -1,7 +1,7 @@
-"""Keeps what was measured, in files named by all that it depends on.
+"""Caches profile records in files named by a fingerprint of all that they depend on.
 
-Runs in the process that profiles. Pairs flow in, the fingerprints of what their measurements
-depend on flow out; under these, what is known goes to the cache directory and comes back.
+Runs in the process that profiles. Targets flow in, fingerprints flow out; records are stored under
+these in the cache directory, and loaded from there.
 """
 
 from __future__ import annotations
@@ -17,78 +17,64 @@ from pathlib import Path
 import msgspec
 
 from allocator.host import cpu_model
-from server.profiling.known import Known
-from server.profiling.pairs import Pair
+from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
 from workers.runtime.cache import cache_part, write_atomically
 
-__all__ = ["fingerprints", "recall", "remember"]
+__all__ = ["fingerprints", "load_record", "store_record"]
 
 #: Part of every fingerprint: raise it when what is measured, or how, changes.
 _REVISION = 2
 
 
-def fingerprints(pairs: Iterable[Pair]) -> dict[tuple[str, str], str]:
-    """Return what stands for all that the measurements of each pair depend on.
+def fingerprints(targets: Iterable[ProfileTarget]) -> dict[TargetKey, str]:
+    """Return a hash of everything that each target's measurements depend on.
 
-    Those of pairs that would be measured alike are equal. A pair of which nothing is to be
-    measured, or whose model can't be read, has none.
-
-    Args:
-        pairs: the pairs.
+    Targets with equal hashes need one measurement. A target of which nothing is to be measured, or
+    whose model can't be read, has none.
     """
-    content = cache(_content)  # each file is read once, whatever it is used for
-    found: dict[tuple[str, str], str] = {}
-    for pair in pairs:
-        if pair.instance is not None:
+    digests = cache(_digests)  # each file is read once, however many targets use it
+    found: dict[TargetKey, str] = {}
+    for target in targets:
+        if target.instance is not None:
             with suppress(OSError):
-                digests = content(Path(pair.instance.source.path))
-                found[pair.key] = _fingerprint(pair, digests)
+                content = digests(Path(target.instance.source.path))
+                found[target.key] = _fingerprint(target, content)
     return found
 
 
-def recall(pair: Pair, fingerprint: str | None) -> Known:
-    """Return what the cache knows, nothing if its file is missing or damaged.
-
-    Args:
-        pair: what it should be about.
-        fingerprint: of the pair, None if it has none.
-    """
+def load_record(target: ProfileTarget, fingerprint: str | None) -> ProfileRecord:
+    """Return a target's record, empty if its file is missing or damaged, or has no fingerprint."""
     if fingerprint is None:
-        return Known()
+        return ProfileRecord()
     try:
-        known = msgspec.json.decode(_file(fingerprint).read_bytes(), type=Known)
+        record = msgspec.json.decode(_file(fingerprint).read_bytes(), type=ProfileRecord)
     except (OSError, msgspec.MsgspecError):
-        return Known()
-    batches = tuple(one.batch for one in known.measured)
-    plausible = (
-        batches == pair.batches[: len(batches)]
-        and (known.ended or len(batches) < len(pair.batches))
-        and all(one.latency_s > 0 and one.memory_bytes >= 0 for one in known.measured)
-        and known.colocation >= 1
-        and all(size in batches and error >= 0 for size, error in known.noise.items())
+        return ProfileRecord()
+    batches = tuple(one.batch for one in record.measured)
+    is_plausible = (
+        batches == target.batches[: len(batches)]
+        and (record.ended or len(batches) < len(target.batches))
+        and all(one.latency_s > 0 and one.memory_bytes >= 0 for one in record.measured)
+        and record.colocation >= 1
+        and all(size in batches and error >= 0 for size, error in record.noise.items())
     )
-    return known if plausible else Known()
+    return record if is_plausible else ProfileRecord()
 
 
-def remember(known: Known, fingerprint: str) -> None:
-    """Keep what is known; if that does not work, it is lost.
-
-    Args:
-        known: what is known.
-        fingerprint: of the pair it is about.
-    """
-    with suppress(OSError):  # a full disk costs the next start its time, no more
-        write_atomically(_file(fingerprint), msgspec.json.encode(known))
+def store_record(record: ProfileRecord, fingerprint: str) -> None:
+    """Store a record; a failure is ignored."""
+    with suppress(OSError):  # with a full disk the next start measures again, no more
+        write_atomically(_file(fingerprint), msgspec.json.encode(record))
 
 
 def _file(fingerprint: str) -> Path:
     return cache_part("profiles") / f"{fingerprint}.json"
 
 
-def _fingerprint(pair: Pair, content: list[str]) -> str:
-    assert pair.arena is not None
-    assert pair.instance is not None
-    device, source = pair.devices[0], pair.instance.source
+def _fingerprint(target: ProfileTarget, content: list[str]) -> str:
+    assert target.arena is not None
+    assert target.instance is not None
+    device, source = target.devices[0], target.instance.source
     runtime = ("torch",) if source.backend == "torch" else ("onnxruntime", "onnxruntime-gpu")
     key = msgspec.json.encode(
         [
@@ -97,21 +83,21 @@ def _fingerprint(pair: Pair, content: list[str]) -> str:
             source.backend,
             source.output_name,
             source.declared,
-            pair.arena.views,
-            pair.instance.bindings,
-            pair.instance.meaning,
+            target.arena.views,
+            target.instance.bindings,
+            target.instance.meaning,
             device.kind,
             len(device.cores),
             "" if device.is_cuda else cpu_model() or platform.processor() or platform.machine(),
             [_version(distribution) for distribution in (*runtime, "numpy")],
-            [*pair.batches, *([pair.too_big] if pair.too_big else [])],
+            [*target.batches, *([target.batch_limit] if target.batch_limit else [])],
         ]
     )
     return hashlib.sha256(key).hexdigest()
 
 
-def _content(path: Path) -> list[str]:
-    """The hashes of a model's file and of its external data, which lies beside it."""
+def _digests(path: Path) -> list[str]:
+    """The hashes of a model's file and of its external data, which is beside it."""
     beside = sorted(one for one in path.parent.glob("*data") if one.name.startswith(path.stem))
     digests = []
     for part in (path, *beside):

@@ -1,11 +1,11 @@
-"""Which batch size to prefer when every measurement is noisy.
+"""Compares batch sizes by noisy measurements, and prefers the smallest among equally fast ones.
 
-Runs in the process that profiles, and in the one that plans; pure. The latencies of batch sizes
-that were run in turn flow in; how fast they are beside each other, and how sure that is, flow out.
+Runs in the process that profiles or plans; pure. The latencies of batch sizes that were run in turn
+flow in; their relative speed and its standard error flow out.
 
-What slows a machine down for a while slows down all sizes that are run meanwhile. So the sizes of
-a member are run in turn, in *blocks*, and compared within each block. Of these ratios the median
-counts. The one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984)
+Whatever slows a machine down for a while slows down all sizes that are run meanwhile. So the sizes
+of a member are run in turn, in *blocks*, and compared within each block by the median of the
+ratios. The one-standard-error rule (Breiman et al., "Classification and Regression Trees", 1984)
 then prefers the smallest size, with the lowest latency and memory, that is within the noise of the
 fastest.
 """
@@ -20,9 +20,9 @@ import numpy as np
 
 __all__ = ["LEAST_BLOCKS", "SAME", "Comparison", "compare", "preferred_batch"]
 
-#: What a smaller batch size may be slower beside that, as a share of the rows per second.
+#: How much slower a preferred batch size may be beyond noise, as a share of the rows per second.
 SAME = 0.01
-#: Fewer blocks tell nothing about their noise; with less noise than this, more are not worth it.
+#: Fewer blocks do not reveal their noise; with less noise than this, more are not worth it.
 LEAST_BLOCKS = 16
 _PRECISE = 0.003
 #: Standard deviation over median absolute deviation, and standard error of a median over that of
@@ -33,12 +33,12 @@ _OF_MEDIAN = 1.2533
 
 @dataclass(frozen=True)
 class Comparison:
-    """What batches of several sizes take, in the ratios that they had when run in turn.
+    """The latencies of several batch sizes, in the ratios that they had when run in turn.
 
     Attributes:
         latency_s: by batch size, seconds per batch.
-        noise: by batch size, the relative standard error of the rows per second beside those of
-            the fastest size, for which it is 0.
+        noise: by batch size, the relative standard error of the rows per second relative to the
+            fastest size, for which it is 0.
     """
 
     latency_s: Mapping[int, float]
@@ -72,7 +72,7 @@ def compare(batches: Sequence[int], blocks: Sequence[Sequence[float]]) -> Compar
 
 
 def preferred_batch(rows_per_s: Mapping[int, float], noise: Mapping[int, float]) -> int:
-    """Return the smallest batch size that is as fast as the fastest, as far as one can tell.
+    """Return the smallest batch size that is not clearly slower than the fastest.
 
     Args:
         rows_per_s: by batch size.

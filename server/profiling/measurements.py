@@ -1,26 +1,42 @@
-"""What profiling results in, put together from what was measured, told and estimated.
+"""The result of profiling, collected from what was measured, configured (fakes) and estimated.
 
-Runs in the process that profiles; pure. Pairs and what is known of them flow in, `Measurements`
-flow out to whoever plans an allocation.
+Runs in the process that profiles; pure. Targets and their records flow in, `Measurements` flow out
+to `server.deployment`.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allocator.profiles import Profile, Profiles
 from server.errors import StartError
 from server.members.member import InspectedMember
-from server.profiling.estimates import estimate, fake_profiles
-from server.profiling.known import Known
-from server.profiling.pairs import Pair
+from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
+from workers.runtime.spec import DeviceSpec
 
 __all__ = ["Measurements", "collect"]
 
-
 #: A co-location factor below this is noise.
-_NOTICED = 1.02
+_LEAST_SLOWDOWN = 1.02
+
+#: A fake member sleeps; its worker's overhead for a job comes on top.
+_FAKE_OVERHEAD_S = 20e-6
+_FAKE_BYTES = 1 << 20
+
+# Estimates: weights are held as read and as laid out for the device; activations are a multiple of
+# inputs and outputs.
+_WEIGHTS_FACTOR = 2
+_ACTIVATIONS_FACTOR = 16
+_OVERHEAD_S = 100e-6
+#: Seconds per row and byte of weights where nothing was measured: as EfficientNets on one core.
+_CPU_ROW_S = 1e-9
+_CUDA_ROW_S = 2e-11
+#: On a CPU, only small networks run faster the bigger the batch.
+_SMALL_BYTES = 1 << 20
+_LARGE_BATCH = 32
+_CPU_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -28,49 +44,49 @@ class Measurements:
     """What members cost.
 
     Attributes:
-        profiles: measured, known (fake members) or estimated; what is not there can't be used.
-        worker_bytes: by kind of device, what a worker takes there without any member; the most of
-            the runtimes in use. Kinds on which nothing was ever measured are not there.
+        profiles: measured, configured (fake members) or estimated; what is absent can't be used.
+        worker_bytes: by kind of device, memory of a worker there without any member; the most of
+            the runtimes in use. Kinds on which nothing was ever measured are absent.
         colocation: by member and kind, by what factor a batch takes longer while the other
-            devices of this kind (eight at most, with it) are as busy; 1.0 or more.
+            devices of this kind (eight at most, including it) are as busy; 1.0 or more.
         noise: by member and kind, the relative standard error of the rows per second of those
             batch sizes that were compared with each other.
         missing: member, kind, and why it can't run there at all or not with larger batches.
         estimated: members and kinds of which nothing could be measured in time.
-        from_cache: how many members, per kind, had been measured completely before.
-        measured: how many members, per kind, were measured now, at least in part; those that are
-            alike are measured once, but each counts.
+        from_cache: how many members, per kind, had a complete record in the cache.
+        measured: how many members, per kind, were measured now, at least in part; of identical
+            ones, which are measured once, each counts.
     """
 
     profiles: Profiles
     worker_bytes: Mapping[str, int] = field(default_factory=dict)
-    colocation: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    noise: Mapping[tuple[str, str], Mapping[int, float]] = field(default_factory=dict)
+    colocation: Mapping[TargetKey, float] = field(default_factory=dict)
+    noise: Mapping[TargetKey, Mapping[int, float]] = field(default_factory=dict)
     missing: tuple[tuple[str, str, str], ...] = ()
-    estimated: tuple[tuple[str, str], ...] = ()
+    estimated: tuple[TargetKey, ...] = ()
     from_cache: int = 0
     measured: int = 0
 
-    def disturbed(self) -> Iterator[tuple[str, str, float]]:
-        """Yield member, kind and factor where co-location is more than noise."""
+    def slowdowns(self) -> Iterator[tuple[str, str, float]]:
+        """Yield member, kind and factor where co-location costs more than noise."""
         for (member, kind), factor in self.colocation.items():
-            if factor >= _NOTICED:
+            if factor >= _LEAST_SLOWDOWN:
                 yield member, kind, factor
 
 
 def collect(
-    pairs: Sequence[Pair],
-    known: Mapping[tuple[str, str], Known],
+    targets: Sequence[ProfileTarget],
+    records: Mapping[TargetKey, ProfileRecord],
     *,
     from_cache: int,
     measured: int,
 ) -> Measurements:
-    """Put everything together, and estimate what nothing is known of.
+    """Collect the profiles of all targets, and estimate those that could not be measured.
 
     Args:
-        pairs: all members on all kinds.
-        known: what is known of them, by their keys.
-        from_cache: how many had been measured before.
+        targets: all members on all kinds.
+        records: what is known of them, by their keys.
+        from_cache: how many were complete in the cache.
         measured: how many were measured now.
 
     Raises:
@@ -78,26 +94,32 @@ def collect(
     """
     profiles: list[Profile] = []
     missing: list[tuple[str, str, str]] = []
-    estimated: list[tuple[str, str]] = []
-    for pair in pairs:
-        found = known[pair.key]
-        shortfall = found.shortfall or ("" if pair.batches else pair.too_big)
-        if shortfall:
-            missing.append((*pair.key, shortfall))
-        if pair.is_fake:
-            profiles += fake_profiles(pair)
-        elif found.measured:
-            profiles += _measured_profiles(pair, found)
-        elif not shortfall:
-            estimated.append(pair.key)
-            profiles += estimate(pair, pairs, known)
+    estimated: list[TargetKey] = []
+    worker_bytes: dict[str, int] = {}
+    for target in targets:
+        record = records[target.key]
+        if limitation := record.limitation or ("" if target.batches else target.batch_limit):
+            missing.append((*target.key, limitation))
+        if target.is_fake:
+            profiles += _fake_profiles(target)
+        elif record.measured:
+            profiles += [
+                Profile(*target.key, one.batch, one.latency_s, one.memory_bytes)
+                for one in record.measured
+            ]
+        elif not limitation:
+            estimated.append(target.key)
+            profiles += _estimated_profiles(target, targets, records)
+        if record.worker_bytes:
+            kind = target.devices[0].kind
+            worker_bytes[kind] = max(worker_bytes.get(kind, 0), record.worker_bytes)
     table = Profiles(profiles)
-    _check_each_can_run(pairs, table, missing)
+    _check_each_can_run(targets, table, missing)
     return Measurements(
         profiles=table,
-        worker_bytes=_worker_bytes(pairs, known),
-        colocation={p.key: known[p.key].colocation for p in pairs if table.of(*p.key)},
-        noise={p.key: known[p.key].noise for p in pairs if known[p.key].noise},
+        worker_bytes=worker_bytes,
+        colocation={t.key: records[t.key].colocation for t in targets if table.of(*t.key)},
+        noise={t.key: records[t.key].noise for t in targets if records[t.key].noise},
         missing=tuple(missing),
         estimated=tuple(estimated),
         from_cache=from_cache,
@@ -105,27 +127,60 @@ def collect(
     )
 
 
-def _measured_profiles(pair: Pair, found: Known) -> list[Profile]:
+def _fake_profiles(target: ProfileTarget) -> list[Profile]:
+    """The profiles of a fake member, as configured."""
+    options = target.member.source.fake
+    assert options is not None
+    latency_s = options.sleep_ms / 1000 + _FAKE_OVERHEAD_S
+    return [Profile(*target.key, batch, latency_s, _FAKE_BYTES) for batch in target.batches]
+
+
+def _estimated_profiles(
+    target: ProfileTarget,
+    targets: Sequence[ProfileTarget],
+    records: Mapping[TargetKey, ProfileRecord],
+) -> list[Profile]:
+    """Estimate a member's profiles from the size of its weights, inputs and output."""
+    signature, device = target.member.signature, target.devices[0]
+    row_s = signature.parameter_bytes * _row_s_per_byte(device, targets, records)
+    row_bytes = sum(tensor.row_bytes for tensor in (*signature.inputs, signature.output))
+    is_small = signature.parameter_bytes < _SMALL_BYTES or device.is_cuda
+    most = _LARGE_BATCH if is_small else _CPU_BATCH
     return [
-        Profile(*pair.key, one.batch, one.latency_s, one.memory_bytes) for one in found.measured
+        Profile(
+            *target.key,
+            batch,
+            latency_s=_OVERHEAD_S + batch * row_s,
+            memory_bytes=signature.parameter_bytes * _WEIGHTS_FACTOR
+            + batch * row_bytes * _ACTIVATIONS_FACTOR,
+        )
+        for batch in [one for one in target.batches if one <= most] or target.batches[:1]
     ]
 
 
-def _worker_bytes(
-    pairs: Iterable[Pair], known: Mapping[tuple[str, str], Known]
-) -> Mapping[str, int]:
-    most: dict[str, int] = {}
-    for pair in pairs:
-        if found := known[pair.key].worker_bytes:
-            kind = pair.key[1]
-            most[kind] = max(most.get(kind, 0), found)
-    return most
+def _row_s_per_byte(
+    device: DeviceSpec,
+    targets: Sequence[ProfileTarget],
+    records: Mapping[TargetKey, ProfileRecord],
+) -> float:
+    """Seconds per row and byte of weights, from the members that were measured on this kind."""
+    measured = [
+        min(one.latency_s / one.batch for one in records[target.key].measured)
+        / max(target.member.signature.parameter_bytes, 1)
+        for target in targets
+        if target.devices[0].kind == device.kind and records[target.key].measured
+    ]
+    if measured:
+        return statistics.median(measured)
+    return _CUDA_ROW_S if device.is_cuda else _CPU_ROW_S
 
 
 def _check_each_can_run(
-    pairs: Iterable[Pair], profiles: Profiles, missing: Sequence[tuple[str, str, str]]
+    targets: Iterable[ProfileTarget],
+    profiles: Profiles,
+    missing: Sequence[tuple[str, str, str]],
 ) -> None:
-    members = {pair.member.name: pair.member for pair in pairs}
+    members = {target.member.name: target.member for target in targets}
     stranded = [one for name, one in members.items() if name not in profiles.members]
     if stranded:
         raise StartError("\n".join(_why_stranded(one, missing) for one in stranded))

@@ -1,6 +1,7 @@
-"""What people see while members are profiled: a bar on a terminal, a line per member in a log.
+"""Shows the progress of profiling: a bar on a terminal, a line per member in a log.
 
-Runs in the process that plans an allocation; what is being done flows in, stderr flows out.
+Runs in the process that profiles; the calls of `OnProgress` flow in, text on stderr or lines for
+the log flow out.
 """
 
 from __future__ import annotations
@@ -19,12 +20,10 @@ __all__ = ["progress_on_stderr"]
 
 @contextmanager
 def progress_on_stderr(log: Callable[[str], None] | None = None) -> Iterator[OnProgress]:
-    """Yield what draws the progress of `profile_members` on stderr: a bar, or plain lines.
-
-    Nothing is drawn as long as nothing is measured.
+    """Yield a callback that shows the progress of `profile_members`, if anything is measured.
 
     Args:
-        log: takes the plain lines, if there is a log for them.
+        log: gets a line per member if stderr is no terminal; stderr itself if absent.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -52,13 +51,13 @@ def progress_on_stderr(log: Callable[[str], None] | None = None) -> Iterator[OnP
             bar.stop()
 
 
-def _plain_lines(tell: Callable[[str], None]) -> OnProgress:
-    """A line when a member's turn comes; the batch sizes would be too many for a log."""
-    said: set[int] = set()
+def _plain_lines(log: Callable[[str], None]) -> OnProgress:
+    """One line per member; its batch sizes would be too many for a log."""
+    logged: set[int] = set()
 
-    def say(what: str, done: int, total: int) -> None:
-        if done < total and done not in said:
-            said.add(done)
-            tell(f"profiling {done + 1} of {total}: {what.partition(':')[0]}")
+    def on_progress(what: str, done: int, total: int) -> None:
+        if done < total and done not in logged:
+            logged.add(done)
+            log(f"profiling {done + 1} of {total}: {what.partition(':')[0]}")
 
-    return say
+    return on_progress

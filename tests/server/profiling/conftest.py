@@ -1,7 +1,7 @@
 import pytest
 from profiled import Script
 
-from server.profiling import measuring
+from server.profiling import profiler
 from tests.workers.model_files import write_onnx
 
 
@@ -16,7 +16,7 @@ def cache(tmp_path, monkeypatch):
 def script(monkeypatch):
     def install(answers, **options):
         one = Script(answers, **options)
-        monkeypatch.setattr(measuring, "ProfilerProcess", one)
+        monkeypatch.setattr(profiler, "ProfilerProcess", one)
         return one
 
     return install

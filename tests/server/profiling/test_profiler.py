@@ -4,7 +4,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from profiled import CORES, CPU, GPU, OTHER, batches, member, profiled
 
-from server.profiling import measuring
+from server.profiling import profiler
 from server.profiling.comparison import LEAST_BLOCKS
 from workers.profiler.handle import ProfilerError
 from workers.runtime.spec import DeviceSpec
@@ -119,7 +119,7 @@ def test_noise_is_measured_for_longer(model, script, monkeypatch):
     def noisy():
         return 0.019 * float(np.exp(generator.normal(0, 0.02)))
 
-    monkeypatch.setattr(measuring, "_COMPARING_S", 60.0)
+    monkeypatch.setattr(profiler, "_COMPARING_S", 60.0)
     one = script({1: 0.010, 2: noisy})
     found = profiled([member("m", model)], batches=[1, 2])
     assert len(one.compared) > 2 * LEAST_BLOCKS

@@ -4,7 +4,7 @@ import pytest
 from profiled import CPU, GPU, Script, batches, fake, member, profiled
 
 from server.errors import StartError
-from server.profiling import allowance, measuring
+from server.profiling import profiler
 from workers.profiler.handle import ProfilerError
 
 
@@ -12,7 +12,7 @@ def test_a_member_may_fail_on_some_kinds_only(model, script, monkeypatch):
     one = script({1: 0.01})
     refusing = Script({}, load=ProfilerError("onnxruntime can't use cuda:0"))
     monkeypatch.setattr(
-        measuring,
+        profiler,
         "ProfilerProcess",
         lambda device, *spec: (refusing if device.is_cuda else one)(device, *spec),
     )
@@ -62,8 +62,7 @@ def test_what_was_measured_in_time_is_kept_and_carried_on_later(model, script):
 
 def test_the_smallest_batch_may_take_more_than_its_share(model, script, monkeypatch):
     one = script({1: 0.01, 2: 0.01}, load_s=25.0)
-    for module in (allowance, measuring):
-        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: one.now))
+    monkeypatch.setattr(profiler, "time", SimpleNamespace(monotonic=lambda: one.now))
     members = [member("m", model), member("n", model, output="probabilities")]
     found = profiled(members, batches=[1, 2], budget_s=40)
     assert one.started == [("m", "cpu:0"), ("n", "cpu:0")]

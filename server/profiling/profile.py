@@ -1,0 +1,99 @@
+"""Finds out what members cost: what is in the cache, what to measure, and in which order.
+
+Runs in the process that becomes the supervisor, or in a command, before anything is served. Members
+and devices flow in, `Measurements` flow out, and progress meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from server.config import Config
+from server.members.member import InspectedMember
+from server.profiling.cache import fingerprints, load_record, store_record
+from server.profiling.measurements import Measurements, collect
+from server.profiling.profiler import TargetProfiler, time_allowances
+from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey, profile_targets
+from workers.runtime.spec import DeviceSpec
+
+__all__ = ["OnProgress", "profile_members"]
+
+#: Called with what is being done, how many targets are done, and of how many; identical targets
+#: count once.
+OnProgress = Callable[[str, int, int], None]
+
+
+def profile_members(
+    config: Config,
+    members: Sequence[InspectedMember],
+    devices: Sequence[DeviceSpec],
+    *,
+    budget_s: float | None = None,
+    fresh: bool = False,
+    on_progress: OnProgress = lambda what, done, total: None,
+) -> Measurements:
+    """Find out what each member costs on each kind of device.
+
+    Args:
+        config: the configuration, for the batch sizes.
+        members: of this configuration.
+        devices: where members may go.
+        budget_s: about how long that may take; it is divided among the members without a complete
+            record, smallest first. Those of which nothing could be measured in time are estimated.
+            None is no limit.
+        fresh: ignore the cache.
+        on_progress: called while something is measured.
+
+    Raises:
+        ConfigError: if the configuration and a model disagree.
+        StartError: if a member can't run on any of the devices.
+    """
+    targets = list(profile_targets(config, members, devices))
+    prints = fingerprints(targets)
+    records = {
+        target.key: ProfileRecord() if fresh else load_record(target, prints.get(target.key))
+        for target in targets
+    }
+    pending = [target for target in targets if not target.is_complete(records[target.key])]
+    measured = 0
+    groups = _identical(pending, prints)
+    for group, record in _measure(groups, records, budget_s, on_progress):
+        before, fingerprint = records[group[0].key], prints.get(group[0].key)
+        records.update((target.key, record) for target in group)
+        if record.measured and record != before:
+            measured += len(group)
+            if fingerprint is not None:
+                store_record(record, fingerprint)
+    from_cache = sum(not target.is_fake for target in targets) - len(pending)
+    return collect(targets, records, from_cache=from_cache, measured=measured)
+
+
+def _identical(
+    pending: Sequence[ProfileTarget], prints: Mapping[TargetKey, str]
+) -> list[list[ProfileTarget]]:
+    """Group the targets that one measurement covers, smallest model first."""
+    groups: defaultdict[object, list[ProfileTarget]] = defaultdict(list)
+    for target in sorted(pending, key=lambda target: target.member.signature.parameter_bytes):
+        groups[prints.get(target.key, target.key)].append(target)
+    return list(groups.values())
+
+
+def _measure(
+    groups: Sequence[Sequence[ProfileTarget]],
+    records: Mapping[TargetKey, ProfileRecord],
+    budget_s: float | None,
+    on_progress: OnProgress,
+) -> Iterator[tuple[Sequence[ProfileTarget], ProfileRecord]]:
+    """Measure the first target of each group, and yield the group with its new record."""
+    total = len(groups)
+    # There are fewer allowances than groups if the time runs out.
+    turns = zip(groups, time_allowances(budget_s, total), strict=False)
+    for done, (group, allowance) in enumerate(turns):
+
+        def report(what: str, done: int = done) -> None:
+            on_progress(what, done, total)
+
+        yield group, TargetProfiler(group[0], records[group[0].key], allowance, report).run()
+        if done + 1 == total:
+            on_progress("done", total, total)

@@ -1,0 +1,280 @@
+"""Measures a member on a kind of device, within the time allowed for it.
+
+Runs in the process that profiles; the member is loaded and run in a child (`ProfilerProcess`), or
+in one per device to see how they slow each other down. A target's record flows in, and flows out
+with what was measured. The time for all targets is divided into one `TimeAllowance` each.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+
+import msgspec
+
+from server.profiling.comparison import LEAST_BLOCKS, compare
+from server.profiling.targets import MEASURING_S, ProfileRecord, ProfileTarget, rows_per_s
+from workers.profiler.handle import ProfilerError, ProfilerProcess
+from workers.profiler.messages import Compare, Measure, Measured
+from workers.runtime.spec import DeviceSpec
+
+__all__ = ["TargetProfiler", "TimeAllowance", "time_allowances"]
+
+#: Less time is not worth starting a process for; no target's share is smaller than the second.
+_LEAST_S = 0.5
+_LEAST_SHARE_S = 2.0
+#: No larger batch is tried after one that takes longer, or is so much slower than the best.
+_LONG_BATCH_S = 2.0
+_WORTHWHILE = 0.9
+#: Batch sizes are compared in blocks of about so many seconds, until the result is precise, or for
+#: so many seconds in all.
+_BLOCK_S = 0.1
+_COMPARING_S = 8.0
+#: How often instances run side by side; the smallest slowdown counts, since others add to it.
+_ROUNDS = 3
+#: When a process counts as hung: while it loads; while it measures, if no longer is expected.
+_LOAD_S = 300.0
+_HANG_S = 60.0
+_HANG_FACTOR = 10.0
+
+
+@dataclass(frozen=True)
+class TimeAllowance:
+    """How long a target may take.
+
+    Attributes:
+        share_end: until when it may begin something, monotonic.
+        end: when the time is over for all targets, monotonic.
+    """
+
+    share_end: float
+    end: float
+
+    def suffices_for(self, seconds: float) -> bool:
+        """Whether something that takes about this long may begin."""
+        return time.monotonic() + seconds < min(self.share_end, self.end)
+
+    def timeout_s(self, limit_s: float) -> float:
+        """Return how long to wait for something that should not take longer than a limit."""
+        return min(limit_s, self.end - time.monotonic())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over for all targets."""
+        return time.monotonic() >= self.end
+
+
+def time_allowances(budget_s: float | None, targets: int) -> Iterator[TimeAllowance]:
+    """Divide the time that is left among the targets that are left, as each begins.
+
+    Args:
+        budget_s: how long all of them may take together, from now on; None is without limit.
+        targets: how many there are.
+
+    Yields:
+        An allowance per target; none any more when too little time is left.
+    """
+    end = math.inf if budget_s is None else time.monotonic() + budget_s
+    for done in range(targets):
+        now = time.monotonic()
+        if end - now < _LEAST_S:
+            return
+        yield TimeAllowance(now + max((end - now) / (targets - done), _LEAST_SHARE_S), end)
+
+
+class TargetProfiler:
+    """Measures what is not known of a target, as far as time allows.
+
+    Whatever has begun may use all the time left for all targets: otherwise a member that loads
+    slowly would never be measured. After the first batch size it begins only what fits its share.
+
+    Args:
+        target: with something to be measured.
+        record: what is known already.
+        allowance: how much time there is.
+        report: called with what is being done.
+    """
+
+    def __init__(
+        self,
+        target: ProfileTarget,
+        record: ProfileRecord,
+        allowance: TimeAllowance,
+        report: Callable[[str], None],
+    ) -> None:
+        self._target = target
+        self._record = record
+        self._allowance = allowance
+        self._report = report
+        self._load_s = 0.0
+
+    def run(self) -> ProfileRecord:
+        """Measure what is missing, and return the record with it."""
+        if not self._record.ended and self._may_begin(self._next_batch()):
+            self._say("loading")
+            self._ascend()
+        if self._record.needs_comparison:
+            self._say("comparing batch sizes")
+            with suppress(ProfilerError, TimeoutError):  # the next profiling retries
+                self._compare(self._record.candidates)
+        if self._record.ended and self._target.needs_colocation(self._record):
+            self._say(f"on {len(self._target.neighbours)} devices at once")
+            with suppress(ProfilerError, TimeoutError):  # the next profiling retries
+                self._colocate(self._target.neighbours)
+        return self._record
+
+    def _ascend(self) -> None:
+        """Measure one batch size after the other until none is left, or no time."""
+        try:
+            with self._process(self._target.devices[0]) as process:
+                self._wait_loaded(process)
+                while (batch := self._next_batch()) and self._may_begin(batch):
+                    self._say(f"batch {batch}")
+                    self._add(self._measure_carefully(process, batch))
+                if not batch:
+                    self._update(ended=True)
+        except ProfilerError as error:
+            self._end(str(error))
+        except TimeoutError:
+            if not self._allowance.is_over:
+                self._end("its process hung")
+
+    def _next_batch(self) -> int:
+        """Return the batch size to measure next, 0 if there is none."""
+        known, batches = self._record.measured, self._target.batches
+        if known and (known[-1].latency_s > _LONG_BATCH_S or self._has_fallen_behind(known[-1])):
+            return 0
+        if len(known) < len(batches):
+            return batches[len(known)]
+        self._update(limitation=self._target.batch_limit)
+        return 0
+
+    def _may_begin(self, batch: int) -> bool:
+        if not self._record.measured:
+            return True
+        return self._allowance.suffices_for(self._record.measuring_s(batch))
+
+    def _has_fallen_behind(self, last: Measured) -> bool:
+        best = max(map(rows_per_s, self._record.measured), default=0.0)
+        return rows_per_s(last) < _WORTHWHILE * best
+
+    def _measure_carefully(self, process: ProfilerProcess, batch: int) -> Measured:
+        new = self._measure(process, batch)
+        if self._has_fallen_behind(new):
+            # Other processes may have been busy for a moment: confirm what would end the search.
+            again = self._measure(process, batch)
+            fastest = min(new.latency_s, again.latency_s)
+            new = msgspec.structs.replace(again, latency_s=fastest)
+        return new
+
+    def _add(self, new: Measured) -> None:
+        before = self._record.measured
+        if before:  # which may be from another process: keep the memory monotone
+            most = max(before[-1].memory_bytes, new.memory_bytes)
+            new = msgspec.structs.replace(new, memory_bytes=most)
+        self._update(measured=(*before, new))
+
+    def _end(self, reason: str) -> None:
+        tried = self._target.batches[len(self._record.measured)]
+        if self._record.measured:
+            reason = f"batch {tried} and above: {reason}"
+        self._update(ended=True, limitation=reason)
+
+    def _compare(self, candidates: Sequence[Measured]) -> None:
+        """Run batches of the candidates' sizes in turn, until it is clear which is the best.
+
+        Raises:
+            ProfilerError, TimeoutError: if that does not work.
+        """
+        sizes = [one.batch for one in candidates]
+        block_s = max(_BLOCK_S, sum(one.latency_s for one in candidates))
+        if not self._allowance.suffices_for(self._load_s + LEAST_BLOCKS * block_s):
+            return
+        with self._process(self._target.devices[0]) as process:
+            self._wait_loaded(process)
+            self._run_block(process, sizes, block_s)  # warm-up
+            deadline = time.monotonic() + _COMPARING_S
+            blocks = [self._run_block(process, sizes, block_s) for _ in range(LEAST_BLOCKS)]
+            found = compare(sizes, blocks)
+            while (
+                not found.is_precise
+                and time.monotonic() < deadline
+                and self._allowance.suffices_for(block_s)
+            ):
+                blocks.append(self._run_block(process, sizes, block_s))
+                found = compare(sizes, blocks)
+        measured = _rescaled(self._record.measured, found.latency_s)
+        self._update(measured=measured, noise=found.noise)
+
+    def _run_block(
+        self, process: ProfilerProcess, sizes: Sequence[int], block_s: float
+    ) -> tuple[float, ...]:
+        process.start(Compare(tuple(sizes), _BLOCK_S))
+        hung_s = max(_HANG_S, _HANG_FACTOR * block_s)
+        return process.wait_compared(self._allowance.timeout_s(hung_s)).latencies_s
+
+    def _colocate(self, devices: Sequence[DeviceSpec]) -> None:
+        """Run the best batch size on several devices at once, and compare with one alone.
+
+        Raises:
+            ProfilerError, TimeoutError: if that does not work.
+        """
+        batch = self._record.best.batch
+        rounds_s = 2 * _ROUNDS * self._record.measuring_s(batch)
+        if not self._allowance.suffices_for(self._load_s + rounds_s):
+            return
+        with ExitStack() as stack:
+            processes = [stack.enter_context(self._process(device)) for device in devices]
+            for process in processes:
+                self._wait_loaded(process)
+            factor = min(self._slowdown(processes, batch) for _ in range(_ROUNDS))
+        self._update(colocated=len(devices), colocation=max(1.0, factor))
+
+    def _slowdown(self, processes: Sequence[ProfilerProcess], batch: int) -> float:
+        alone = self._measure(processes[0], batch).latency_s
+        for process in processes:
+            process.start(Measure(batch, MEASURING_S))
+        together = [self._wait_measured(process, batch).latency_s for process in processes]
+        return statistics.median(together) / alone
+
+    def _process(self, device: DeviceSpec) -> ProfilerProcess:
+        assert self._target.instance is not None
+        assert self._target.arena is not None
+        return ProfilerProcess(device, self._target.instance, self._target.arena)
+
+    def _wait_loaded(self, process: ProfilerProcess) -> None:
+        started = time.monotonic()
+        loaded = process.wait_loaded(self._allowance.timeout_s(_LOAD_S))
+        self._load_s = time.monotonic() - started
+        if not self._record.worker_bytes:
+            self._update(worker_bytes=loaded.worker_bytes)
+
+    def _measure(self, process: ProfilerProcess, batch: int) -> Measured:
+        process.start(Measure(batch, MEASURING_S))
+        return self._wait_measured(process, batch)
+
+    def _wait_measured(self, process: ProfilerProcess, batch: int) -> Measured:
+        hung_s = max(_HANG_S, _HANG_FACTOR * self._record.measuring_s(batch))
+        return process.wait_measured(self._allowance.timeout_s(hung_s))
+
+    def _say(self, what: str) -> None:
+        name, kind = self._target.key
+        self._report(f"{name} on {kind}: {what}")
+
+    def _update(self, **changes: object) -> None:
+        self._record = msgspec.structs.replace(self._record, **changes)
+
+
+def _rescaled(measured: Sequence[Measured], latencies: Mapping[int, float]) -> tuple[Measured, ...]:
+    """Scale what was measured to the speed of the machine while some sizes were compared."""
+    slower = statistics.median(
+        latencies[one.batch] / one.latency_s for one in measured if one.batch in latencies
+    )
+    return tuple(
+        msgspec.structs.replace(one, latency_s=latencies.get(one.batch, one.latency_s * slower))
+        for one in measured
+    )
