@@ -63,21 +63,24 @@ def bind(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob]:
         return jobs
     heapq.heapify(queue)
     starts: dict[DeviceState, float] = {}
+    full: set[DeviceState] = set()
     load: dict[DeviceState, float] = {}
     blocked: list[_Blocked] = []
     while queue:
         rank, _, _, index = heapq.heappop(queue)
         member = members[index]
-        best, seconds = _best(member, starts, now)
-        if not best.device.has_capacity(best, now):
+        best, seconds = _best(member, starts, full, now)
+        if best.device in full or not best.device.has_capacity(best, now):
             load[best.device] = load.get(best.device, 0.0) + seconds
             if len(member.placements) > 1:
                 blocked.append(_Blocked(index, best, seconds))
             continue
         jobs.append(_open(best, next_job + len(jobs), rank[2], starts, now))
+        if best.device.is_full(starts[best.device]):
+            full.add(best.device)
         if member.pending.rows and (key := _key(member, index)):
             heapq.heappush(queue, key)
-    while found := _find_helper(blocked, starts, load, now):
+    while len(full) < len(starts) and (found := _find_helper(blocked, starts, full, load, now)):
         helped, helper = found
         since = helper.member.pending.rank[2]
         jobs.append(_open(helper, next_job + len(jobs), since, starts, now))
@@ -88,11 +91,15 @@ def bind(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob]:
             load[device] += helped.seconds
         else:
             blocked.remove(helped)
-    for job in jobs:  # only now: within one round members go by age
+    _charge_flows(jobs)  # only now: within one round members go by age
+    return jobs
+
+
+def _charge_flows(jobs: Sequence[OpenJob]) -> None:
+    for job in jobs:
         for flow, ranges in job.shares:
             rows = sum([stop - start for start, stop in ranges])
             flow.charge(job.expected_s * rows / job.rows)
-    return jobs
 
 
 @dataclass(slots=True, eq=False)
@@ -138,12 +145,15 @@ def _has_capacity(member: Member, now: float) -> bool:
     return False
 
 
-def _best(member: Member, starts: dict[DeviceState, float], now: float) -> tuple[Placement, float]:
+def _best(
+    member: Member, starts: dict[DeviceState, float], full: set[DeviceState], now: float
+) -> tuple[Placement, float]:
     """The placement that, alone, would finish a member's rows first, and how long they take there.
 
     Args:
         member: one with pending rows and a device that is up.
         starts: by device, when a new job would start there, in seconds from now; filled in here.
+        full: those without capacity for any member; filled in here.
         now: seconds.
     """
     best: Placement | None = None
@@ -154,7 +164,10 @@ def _best(member: Member, starts: dict[DeviceState, float], now: float) -> tuple
         if device.up:
             start = starts.get(device)
             if start is None:
-                start = starts[device] = device.backlog_s(now) + _MESSAGE_S
+                backlog_s = device.backlog_s(now)
+                start = starts[device] = backlog_s + _MESSAGE_S
+                if device.is_full(backlog_s):
+                    full.add(device)
             seconds = placement.latency.total(rows)
             if start + seconds < earliest:
                 best, best_s, earliest = placement, seconds, start + seconds
@@ -163,7 +176,11 @@ def _best(member: Member, starts: dict[DeviceState, float], now: float) -> tuple
 
 
 def _open(
-    placement: Placement, number: int, since: float, starts: dict[DeviceState, float], now: float
+    placement: Placement,
+    number: int,
+    since: float,
+    starts: dict[DeviceState, float],
+    now: float,
 ) -> OpenJob:
     """Bind a member's next batch, whose oldest row has waited since `since`."""
     pending, device = placement.member.pending, placement.device
@@ -179,6 +196,7 @@ def _open(
 def _find_helper(
     blocked: Sequence[_Blocked],
     starts: dict[DeviceState, float],
+    full: set[DeviceState],
     load: dict[DeviceState, float],
     now: float,
 ) -> tuple[_Blocked, Placement] | None:
@@ -187,6 +205,7 @@ def _find_helper(
     Args:
         blocked: the members that may be helped.
         starts: by device, when a new job would start there, in seconds from now.
+        full: devices without capacity for any member.
         load: by device, how long the rows of all members that wait for it would take there.
         now: seconds.
     """
@@ -198,7 +217,7 @@ def _find_helper(
         pending = best.member.pending.rows
         for placement in best.member.placements:
             device = placement.device
-            if device.up and placement is not best:
+            if device.up and device not in full and placement is not best:
                 seconds = placement.latency.seconds(pending)
                 finish = starts[device] + seconds
                 if finish < through and device.has_capacity(placement, now):

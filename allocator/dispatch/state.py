@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from allocator.dispatch.flows import Flow
 from allocator.dispatch.pending import PendingRows, Range
 
-__all__ = ["DeviceState", "LatencyEstimate", "Member", "OpenJob", "Placement"]
+__all__ = ["DeviceState", "LatencyEstimate", "Member", "OpenJob", "Placement", "requeue"]
 
 #: How many jobs a device may hold whatever they are: one that it runs, one to fetch meanwhile.
 _CREDITS = 2
@@ -128,6 +128,10 @@ class DeviceState:
             job.placement is not placement for job in self.jobs.values()
         )
 
+    def is_full(self, backlog_s: float) -> bool:
+        """Whether it has no capacity for any placement, its backlog being that long."""
+        return backlog_s >= _LEAD_S and len(self.jobs) >= _CREDITS
+
     def open(self, job: OpenJob, now: float) -> None:
         """Add a job."""
         if not self.jobs:
@@ -138,9 +142,9 @@ class DeviceState:
 
     def close(self, job_id: int, now: float) -> OpenJob | None:
         """Remove a job that is over; None if it isn't open."""
-        self.head_since = now
         job = self.jobs.pop(job_id, None)
         if job is not None:
+            self.head_since = now
             self.expected_s = self.expected_s - job.expected_s if self.jobs else 0.0
             job.placement.member.open_jobs -= 1
         return job
@@ -184,3 +188,11 @@ class Member:
     def is_up(self) -> bool:
         """Whether some device that holds it is up."""
         return any(placement.device.up for placement in self.placements)
+
+
+def requeue(job: OpenJob) -> None:
+    """Make the rows of a job that was closed before it ran pending again, as old as they are."""
+    pending = job.placement.member.pending
+    for flow, ranges in job.shares:
+        for start, stop in ranges:
+            pending.append(start, stop, job.since, flow)

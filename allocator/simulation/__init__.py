@@ -20,11 +20,10 @@ from allocator.simulation.arrivals import (
     Trace,
     read_trace,
 )
-from allocator.simulation.engine import Engine
 from allocator.simulation.figures import Figures, InstanceFigures, LatencyFigures, figures_of
-from allocator.simulation.host import Host
-from allocator.simulation.hosted import HostedEngine
-from allocator.simulation.scenario import EnsembleShare, Loss, Scenario
+from allocator.simulation.hosted import HostedSimulation
+from allocator.simulation.scenario import EnsembleShare, Host, Loss, Scenario
+from allocator.simulation.simulation import Simulation
 
 __all__ = [
     "Arrivals",
@@ -107,6 +106,6 @@ def simulate(
         losses=losses,
         deadline_s=deadline_s,
     )
-    engine = HostedEngine(scenario) if host.has_processes else Engine(scenario)
-    engine.run()
-    return figures_of(engine.records, matrix, deadline_s)
+    simulation = HostedSimulation(scenario) if host.has_processes else Simulation(scenario)
+    simulation.run()
+    return figures_of(simulation.records, matrix, deadline_s)

@@ -121,7 +121,7 @@ def figures_of(
         goodput_rows_s=float(rows[~is_late].sum()) * per_s,
         late_share=float(is_late.mean()) if answered else 0.0,
         refused=end.refused - start.refused,
-        unanswered=len(came) - records.settled,
+        unanswered=len(came) - records.over,
         utilisation={
             name: (late - early) * per_s
             for name, early, late in zip(matrix.devices, start.busy_s, end.busy_s, strict=True)
@@ -130,7 +130,7 @@ def figures_of(
             name: (busy_s - start.process_s.get(name, 0.0)) * per_s
             for name, busy_s in end.process_s.items()
         },
-        instances=_instances(records, matrix),
+        instances=_instances(records),
         window_s=window_s,
         simulated_s=end.time,
         jobs=sum(end.jobs),
@@ -150,13 +150,13 @@ def _latency(seconds: npt.NDArray[np.float64]) -> LatencyFigures:
     )
 
 
-def _instances(records: Records, matrix: AllocationMatrix) -> tuple[InstanceFigures, ...]:
+def _instances(records: Records) -> tuple[InstanceFigures, ...]:
     start, end = records.window, records.end
     assert start is not None
     return tuple(
         InstanceFigures(
-            device=instance.device.name,
-            member=matrix.members[instance.member],
+            device=instance.placement.device.name,
+            member=instance.placement.member.name,
             jobs=(jobs := end.jobs[i] - start.jobs[i]),
             rows=(rows := end.rows[i] - start.rows[i]),
             mean_batch=rows / jobs if jobs else 0.0,

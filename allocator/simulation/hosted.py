@@ -1,6 +1,6 @@
 """The model with processes: front-end, combiner and load generator take time and cores as well.
 
-Used within one simulation run, see `engine`. The way of a row: the front-end takes a request in
+Used within one simulation run, see `simulation`. The way of a row: the front-end takes a request in
 and binds its rows, workers tell front-end and combiner what they have finished, the combiner ends
 complete rows, the front-end answers, the load generator takes the answer in.
 
@@ -15,22 +15,23 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from allocator.simulation.engine import Engine
-from allocator.simulation.jobs import DeviceState, Job
+from allocator.dispatch.state import OpenJob
 from allocator.simulation.scenario import Scenario
+from allocator.simulation.simulation import Simulation
+from allocator.simulation.workers import SimulatedWorker
 
-__all__ = ["HostedEngine"]
+__all__ = ["HostedSimulation"]
 
 # As in `workers.worker.process`.
 _FLUSH_S = 0.001
 
 #: Requests that come, with rows of each; owners of rows that have ended; jobs that are over.
-_FrontEndLoad = tuple[list[tuple[range, int]], list[int], list[tuple[DeviceState, Job]]]
+_FrontEndLoad = tuple[list[tuple[range, int]], list[int], list[tuple[SimulatedWorker, OpenJob]]]
 
 _FRONT_END, _COMBINER, _CLIENT = "front-end", "combiner", "client"
 
 
-class HostedEngine(Engine):
+class HostedSimulation(Simulation):
     """One run with processes.
 
     Args:
@@ -43,8 +44,8 @@ class HostedEngine(Engine):
         self._busy: set[str] = set()
         self._coming: list[tuple[range, int]] = []
         self._ended: list[int] = []
-        self._heard: list[tuple[DeviceState, Job]] = []
-        self._predicted: list[Job] = []
+        self._heard: list[tuple[SimulatedWorker, OpenJob]] = []
+        self._predicted: list[OpenJob] = []
         self._answers: deque[int] = deque()
         self.records.process_s.update(dict.fromkeys((_FRONT_END, _COMBINER, _CLIENT), 0.0))
 
@@ -52,23 +53,23 @@ class HostedEngine(Engine):
         self._coming.append((requests, rows))
         self._wake_front_end()
 
-    def _report(self, device: DeviceState, job: Job) -> None:
-        device.unreported.append(job)
+    def _report(self, worker: SimulatedWorker, job: OpenJob) -> None:
+        worker.unreported.append(job)
         now = self._timeline.now
-        if device.queue and now - device.flushed <= _FLUSH_S:
+        if worker.queue and now - worker.flushed <= _FLUSH_S:
             return
-        device.flushed = now
-        self._heard += [(device, job) for job in device.unreported]
-        self._predicted += device.unreported
-        device.unreported = []
+        worker.flushed = now
+        self._heard += [(worker, job) for job in worker.unreported]
+        self._predicted += worker.unreported
+        worker.unreported = []
         self._wake_combiner()
         self._wake_front_end()
 
-    def _take_back(self, device: DeviceState) -> None:
+    def _stop(self, worker: SimulatedWorker) -> None:
         # What it had finished lies in the arena, and the combiner is told to look.
-        self._predicted += device.unreported
-        device.unreported = []
-        super()._take_back(device)
+        self._predicted += worker.unreported
+        worker.unreported = []
+        super()._stop(worker)
         self._wake_combiner()
 
     def _answer(self, requests: list[int]) -> None:
@@ -111,14 +112,14 @@ class HostedEngine(Engine):
 
     def _end_front_end_turn(self, load: _FrontEndLoad) -> None:
         coming, ended, heard = load
-        for device, job in heard:
-            if device.open and device.open[0] is job:  # else it was lost, and its jobs with it
-                self._binder.close(device, self._timeline.now)
+        for worker, job in heard:
+            # A job that is not open was lost with its device.
+            if worker.state.close(job.id, self._timeline.now) is not None:
                 self._dispatch_due = True
         for requests, rows in coming:
             super()._accept(requests, rows)
         if ended:
-            self._settle(ended)
+            self._end_rows(ended)
         self._wake_front_end()
 
     def _wake_combiner(self) -> None:

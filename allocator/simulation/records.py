@@ -1,6 +1,10 @@
-"""What happened in a simulation run, as the engine writes it down.
+"""What a simulation run keeps: whose rows are whose, when requests came and were answered.
 
-Used within one simulation run; `figures` reads it at the end.
+Used within one simulation run; `figures` reads the records at the end.
+
+The cost of a finished job must not grow with the batch: rows are absolute, ever-growing numbers,
+ranges of them stay together, and the members still to come of each row are counted in one byte
+string that is changed a range at a time.
 """
 
 from __future__ import annotations
@@ -9,9 +13,47 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from allocator.simulation.jobs import DeviceState, InstanceState
+from allocator.dispatch.pending import Range
+from allocator.simulation.workers import SimulatedInstance, SimulatedWorker
 
-__all__ = ["Moment", "Records"]
+__all__ = ["Records", "Rows"]
+
+#: What each byte becomes when a member has predicted the row.
+_ONE_LESS = bytes([0, *range(255)])
+
+
+class Rows:
+    """All rows so far."""
+
+    def __init__(self) -> None:
+        self._left = bytearray()
+        self._owner: list[int] = []
+
+    def add(self, owners: Sequence[int], members: int) -> Range:
+        """Number the next rows.
+
+        Args:
+            owners: the request of each.
+            members: how many are to predict them.
+        """
+        start = len(self._left)
+        self._left.extend(bytes([members]) * len(owners))
+        self._owner.extend(owners)
+        return start, len(self._left)
+
+    def count(self, ranges: list[Range]) -> list[int]:
+        """A member has predicted these rows: return, by row, the owners of those now complete."""
+        complete: list[int] = []
+        for start, stop in ranges:
+            left = self._left[start:stop].translate(_ONE_LESS)
+            self._left[start:stop] = left
+            over = left.count(0)
+            if over == stop - start:
+                complete += self._owner[start:stop]
+            elif over:
+                owner = self._owner
+                complete += [owner[start + i] for i, members in enumerate(left) if not members]
+        return complete
 
 
 @dataclass(frozen=True)
@@ -39,14 +81,14 @@ class Records:
     """The requests, and the counters at both ends of the window that the figures are about.
 
     Args:
-        devices: whose counters are read.
-        instances: whose counters are read.
+        workers: whose counters are read.
 
     Attributes:
+        instances: of all workers.
         came: by request, seconds since the start.
         rows: by request.
         ended: by request, when it was answered; NaN if it was not.
-        settled: how many requests are answered or refused.
+        over: how many requests are answered or refused.
         refused: how many are refused.
         events: how many things happened.
         process_s: seconds in which front-end, combiner and load generator had work, by name.
@@ -54,12 +96,15 @@ class Records:
         end: the counters at the end.
     """
 
-    def __init__(self, devices: Sequence[DeviceState], instances: Sequence[InstanceState]) -> None:
-        self.devices, self.instances = devices, instances
+    def __init__(self, workers: Sequence[SimulatedWorker]) -> None:
+        self._workers = workers
+        self.instances: list[SimulatedInstance] = [
+            instance for worker in workers for instance in worker.instances
+        ]
         self.came: list[float] = []
         self.rows: list[int] = []
         self.ended: list[float] = []
-        self.settled = self.refused = self.events = 0
+        self.over = self.refused = self.events = 0
         self.process_s: dict[str, float] = {}
         self.window: Moment | None = None
         self.end = self._moment(0.0)
@@ -77,11 +122,11 @@ class Records:
         """Requests are answered."""
         for request in requests:
             self.ended[request] = now
-        self.settled += len(requests)
+        self.over += len(requests)
 
     def refuse(self) -> None:
         """A request is refused."""
-        self.settled += 1
+        self.over += 1
         self.refused += 1
 
     def open_window(self, now: float) -> None:
@@ -98,7 +143,7 @@ class Records:
         return Moment(
             time=now,
             busy_s=tuple(
-                one.busy_s + (now - one.started if one.running else 0.0) for one in self.devices
+                one.busy_s + (now - one.started if one.running else 0.0) for one in self._workers
             ),
             jobs=tuple(one.jobs for one in self.instances),
             rows=tuple(one.rows for one in self.instances),

@@ -16,7 +16,14 @@ import numpy as np
 from allocator.dispatch.flows import Flow
 from allocator.dispatch.pending import PendingRows, Range, merge
 from allocator.dispatch.policy import bind
-from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, OpenJob, Placement
+from allocator.dispatch.state import (
+    DeviceState,
+    LatencyEstimate,
+    Member,
+    OpenJob,
+    Placement,
+    requeue,
+)
 from server.engine.statistics import InstanceCounters, MemberCounters
 from server.engine.suspects import FAIL_AFTER, Suspects, Verdict
 from workers.runtime.arena import Arena
@@ -193,9 +200,7 @@ class Fleet:
         """Close jobs that the worker has not got; their rows are pending again."""
         for job in reversed(jobs):
             worker.state.close(job.id, now)
-            for flow, ranges in job.shares:
-                for start, stop in ranges:
-                    job.placement.member.pending.append(start, stop, job.since, flow)
+            requeue(job)
 
     def _unbind_unsent(self, now: float) -> None:
         """Unbind what was bound just now, because binding failed in the middle."""

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from allocator.dispatch.flows import HIGH, NORMAL, Flows
 from allocator.dispatch.pending import PendingRows
 from allocator.dispatch.policy import bind
-from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, Placement
+from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, Placement, requeue
 
 SEGMENT = 64
 
@@ -282,6 +282,87 @@ def test_every_row_is_predicted_once_by_every_member(latencies, steps):
             break
     for rows in predicted.values():
         assert rows == list(range(head)), "each once, in the order of arrival"
+
+
+def some_cells(members, devices=("d0", "d1", "d2", "d3")):
+    """By member, the devices that hold it with how long a batch takes there."""
+    return st.lists(
+        st.dictionaries(st.sampled_from(devices), seconds, min_size=1), min_size=1, max_size=members
+    )
+
+
+@given(
+    some_cells(4),
+    st.dictionaries(st.sampled_from(["d0", "d1", "d2", "d3"]), st.sampled_from([1, 4, 8])),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["append", "append", "finish", "finish", "lose", "back", "all"]),
+            st.integers(0, 3),
+            st.integers(1, 12),
+            st.sampled_from([0.0, 0.0, 0.00006, 0.0003, 0.003]),
+        ),
+        max_size=60,
+    ),
+)
+def test_rows_of_lost_devices_are_bound_again_before_all_others(latencies, batches, steps):
+    members = {f"m{i}": dict(where) for i, where in enumerate(latencies)}
+    bench = Bench(["d0", "d1", "d2", "d3"], members, batches)
+    head, now = 0, 1.0
+    for step, which, rows, gap in steps:
+        now += gap
+        device = bench.devices[f"d{which}"]
+        if step in ("append", "all"):
+            only = None if step == "all" else {f"m{which % len(members)}"}
+            bench.append(head, head + rows, now, only)
+            head += rows
+        elif step == "finish" and device.jobs:
+            bench.finish(device.name, now)
+        elif step == "lose":
+            device.up = False
+            lost = [device.close(job, now) for job in list(device.jobs)]
+            pending = {member.name: member.pending.rows for member in bench.members}
+            for job in reversed(lost):
+                requeue(job)
+                pending[job.placement.member.name] += job.rows
+                first = job.placement.member.pending
+                assert first.since <= job.since
+            assert pending == {member.name: member.pending.rows for member in bench.members}
+        elif step == "back":
+            device.up = True
+        for member, name, ranges in bench.bind(now):
+            assert bench.devices[name].up
+            assert name in members[member]
+            assert 0 < sum(stop - start for start, stop in ranges) <= batches.get(name, 8)
+        for device in bench.devices.values():
+            held = [job.placement for job in device.jobs.values()]
+            assert len(held) <= 2 or len(set(held[2:])) == len(held[2:])
+        idle = [d for d in bench.devices.values() if d.up and not d.jobs]
+        for member in bench.members:
+            if member.pending.rows and all(p.device in idle for p in member.placements):
+                pytest.fail("its best device is idle, and its rows wait")
+
+
+def test_a_lost_job_goes_first_again():
+    bench = Bench(["cpu:0", "cpu:1"], {"a": {"cpu:0": 0.01, "cpu:1": 0.02}})
+    bench.append(0, 24, now=0.0)
+    assert bench.bind() == [("a", "cpu:0", [(0, 8)]), ("a", "cpu:0", [(8, 16)]),
+                            ("a", "cpu:1", [(16, 24)])]  # fmt: skip
+    bench.append(24, 32, now=0.5)
+    state = bench.devices["cpu:0"]
+    state.up = False
+    for job in reversed([state.close(job, 1.0) for job in list(state.jobs)]):
+        requeue(job)
+    assert bench.members[0].pending.since == 0.0
+    assert bench.bind(now=1.0) == [("a", "cpu:1", [(0, 8)])]
+
+
+def test_three_idle_rounds_on_a_fast_and_a_much_slower_device():
+    bench = Bench(["fast", "slow"], {"a": {"fast": 0.001, "slow": 0.025}})
+    bound = []
+    for start in (0, 8, 16):
+        bench.append(start, start + 8, now=1.0)
+        bound.append(len(bench.bind(now=1.0)))
+    assert bound == [1, 1, 0]
 
 
 # -- latencies ---------------------------------------------------------------------------------

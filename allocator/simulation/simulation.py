@@ -1,10 +1,11 @@
 """The plain model: requests wait for their members, devices predict, all else takes no time.
 
-Used within one simulation run: a scenario flows in, raw records flow out. All that happens at one
-moment is taken in before anything is bound, as the front-end takes in all that is there.
+Used within one simulation run: a scenario flows in, raw records flow out. Jobs are given out by the
+server's own policy (`allocator.dispatch`), which is asked once all that happens at one moment is
+known, as in the front-end.
 
-Simplified against the server: rows of the arena become free one by one and not by segments; a
-deadline withdraws nothing; rows that killed a worker are not blamed.
+Simplified against the server: rows of the arena become free one by one and not by segments; all
+requests are one flow; a deadline withdraws nothing; rows that killed a worker are not isolated.
 """
 
 from __future__ import annotations
@@ -14,30 +15,34 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from random import Random
 
+from allocator.dispatch.flows import NORMAL, Flows
+from allocator.dispatch.policy import bind
+from allocator.dispatch.state import OpenJob, requeue
 from allocator.simulation.arrivals import ClosedLoop, Trace
-from allocator.simulation.binding import Binder
-from allocator.simulation.fleet import make_fleet
-from allocator.simulation.jobs import DeviceState, Job
-from allocator.simulation.records import Records
-from allocator.simulation.rows import Rows
+from allocator.simulation.records import Records, Rows
 from allocator.simulation.scenario import Loss, Scenario
 from allocator.simulation.timeline import SharedTimeline, Timeline
+from allocator.simulation.workers import SimulatedWorker, make_fleet
 
-__all__ = ["Engine"]
+__all__ = ["Simulation"]
 
 #: With an end by requests: how many times as many of them come at most.
 _BACKLOG = 10
-#: How many requests a closed loop's or a rate's run has if nobody says, and how many each
-#: connection has at least, so that the first ones, which all come at once, don't decide.
+#: How many requests a closed loop's or a rate's run has by default, and how many each connection
+#: has at least, so that the first ones, which all come at once, don't decide.
 _REQUESTS = 10_000
 _REQUESTS_EACH = 20
 
 
-class Engine:
+class Simulation:
     """One run.
 
     Args:
         scenario: what to simulate.
+
+    Attributes:
+        workers: by device.
+        records: what has happened.
     """
 
     def __init__(self, scenario: Scenario) -> None:
@@ -47,20 +52,20 @@ class Engine:
         self._mix_random = Random(f"mix {scenario.seed}")
         self._noise_random = Random(f"noise {scenario.seed}")
         self._noise = scenario.noise
-        self.devices, self.instances = make_fleet(scenario)
-        members = len(scenario.matrix.members)
-        self._binder = Binder(self.instances, members, self.devices)
+        self._members, self.workers = make_fleet(scenario)
+        self._flow = Flows().get(0, 0, NORMAL)
+        self._next_job = 1
         self._timeline = self._make_timeline()
         self._learning = bool(self._noise) or isinstance(self._timeline, SharedTimeline)
-        self.records = Records(self.devices, self.instances)
+        self.records = Records(list(self.workers.values()))
         self._make_rows()
         self._moments: Iterator[tuple[float, int]] = iter(())
         self._dispatch_due = False
-        self._losses = dict.fromkeys((device.name for device in self.devices), 0)
+        self._losses = dict.fromkeys(self.workers, 0)
 
     def _make_timeline(self) -> Timeline:
         host = self._scenario.host
-        threads = sum(device.cores for device in self.devices)
+        threads = sum(worker.cores for worker in self.workers.values())
         if host.cores and (host.has_processes or threads > host.cores):
             return SharedTimeline(host.cores)
         return Timeline()
@@ -74,7 +79,7 @@ class Engine:
         self._weights = [ensemble.weight for ensemble in scenario.mix]
         self._rows = Rows()
         self._fresh: list[tuple[int, int, int]] = []  # (subset, start, stop), not yet pending
-        self._room: float = math.inf if scenario.arena_rows is None else scenario.arena_rows
+        self._free_rows: float = math.inf if scenario.arena_rows is None else scenario.arena_rows
         self._waiting: deque[tuple[int, int, int]] = deque()  # request, rows not placed, subset
         self._rows_left: list[int] = []  # by request: rows not yet over
         self._one_row_each = not isinstance(self._arrivals, Trace) and self._arrivals.rows == 1
@@ -88,7 +93,7 @@ class Engine:
         limit = self._scenario.seconds or math.inf
         self._most = goal * _BACKLOG if limit == math.inf else math.inf
         self._open(warm, limit)
-        while records.settled < goal and (now := timeline.next_time()) <= limit and now < math.inf:
+        while records.over < goal and (now := timeline.next_time()) <= limit and now < math.inf:
             while True:
                 call, payload = timeline.pop()
                 call(payload)
@@ -97,13 +102,13 @@ class Engine:
                     break
             if self._fresh or self._dispatch_due:
                 self._dispatch()
-            if records.settled >= warm and records.window is None:
+            if records.over >= warm and records.window is None:
                 records.open_window(timeline.now)
-        at_limit = limit < math.inf and records.settled < goal
+        at_limit = limit < math.inf and records.over < goal
         records.close(limit if at_limit else timeline.now)
 
     def _goal(self) -> tuple[float, float]:
-        """How many settled requests end the run, and how many end the warm-up."""
+        """How many answered or refused requests end the run, and how many the warm-up."""
         scenario, arrivals = self._scenario, self._arrivals
         if scenario.requests is not None:
             goal = scenario.requests
@@ -159,8 +164,8 @@ class Engine:
         self._accept(range(first, first + count), rows)
 
     def _accept(self, requests: range, rows: int) -> None:
-        """Take in requests of so many rows each: into the arena, or into the waiting room."""
-        if self._room == math.inf and len(self._subsets) == 1:
+        """Admit requests of so many rows each: to the arena, or to the admission queue."""
+        if self._free_rows == math.inf and len(self._subsets) == 1:
             owners = requests if rows == 1 else [one for one in requests for _ in range(rows)]
             self._place(owners, 0)
             return
@@ -171,7 +176,7 @@ class Engine:
         subset = 0
         if self._weights:
             (subset,) = self._mix_random.choices(range(len(self._weights)), self._weights)
-        piece = 0 if self._waiting else int(min(rows, self._room))
+        piece = 0 if self._waiting else int(min(rows, self._free_rows))
         most = self._scenario.max_waiting
         if piece == 0 and most is not None and len(self._waiting) >= most:
             self._refuse()
@@ -187,16 +192,16 @@ class Engine:
             self._timeline.at(self._timeline.now + self._arrivals.retry_s, self._send, 1)
 
     def _place(self, owners: Sequence[int], subset: int) -> None:
-        """Number the rows of these requests, and let them wait from the next dispatch on."""
+        """Number the rows of these requests; they are pending from the next dispatch on."""
         start, stop = self._rows.add(owners, len(self._subsets[subset]))
-        self._room -= stop - start
+        self._free_rows -= stop - start
         fresh = self._fresh
         if fresh and fresh[-1][0] == subset:
             start = fresh.pop()[1]
         fresh.append((subset, start, stop))
 
-    def _settle(self, owners: list[int]) -> None:
-        """Rows of these requests are over: free their room, answer what is complete."""
+    def _end_rows(self, owners: list[int]) -> None:
+        """Rows of these requests are over: free their slots, answer what is complete."""
         complete = owners
         if not self._one_row_each:
             complete = []
@@ -205,10 +210,10 @@ class Engine:
                 left[request] -= 1
                 if not left[request]:
                     complete.append(request)
-        self._room += len(owners)
-        while self._waiting and self._room:
+        self._free_rows += len(owners)
+        while self._waiting and self._free_rows:
             request, rows, subset = self._waiting.popleft()
-            piece = int(min(rows, self._room))
+            piece = int(min(rows, self._free_rows))
             self._place([request] * piece, subset)
             if piece < rows:
                 self._waiting.append((request, rows - piece, subset))
@@ -227,75 +232,79 @@ class Engine:
     # -- devices ------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        """What the front-end does once it has taken in all that is there."""
+        """Give out jobs, all that happens at this moment being known."""
         self._dispatch_due = False
         now = self._timeline.now
         for subset, start, stop in self._fresh:
             for member in self._subsets[subset]:
-                self._binder.pending.append(member, start, stop, now)
+                self._members[member].pending.append(start, stop, now, self._flow)
         self._fresh.clear()
-        for job in self._binder.bind(now):
-            device = job.instance.device
-            device.queue.append(job)
-            if not device.running:
-                device.flushed = now
-                self._start(device)
+        jobs = bind(self._members, self._next_job, now)
+        self._next_job += len(jobs)
+        for job in jobs:
+            worker = self.workers[job.placement.device.name]
+            worker.queue.append(job)
+            if not worker.running:
+                worker.flushed = now
+                self._start(worker)
 
-    def _start(self, device: DeviceState) -> None:
-        seconds = device.queue[0].seconds
+    def _start(self, worker: SimulatedWorker) -> None:
+        job = worker.queue[0]
+        seconds = worker.instances[job.placement.instance].costs.seconds(job.rows)
         if self._noise:
             # The mean of the factor is 1.
             normal = self._noise_random.gauss(0.0, 1.0)
             seconds *= math.exp(self._noise * (normal - self._noise / 2))
-        device.started = self._timeline.now
-        device.running = self._timeline.work(seconds, self._finish, device, device.cores, True)
+        worker.started = self._timeline.now
+        worker.running = self._timeline.work(seconds, self._finish, worker, worker.cores, True)
 
-    def _finish(self, device: DeviceState) -> None:
-        """A device has run a job."""
-        job = device.queue.popleft()
-        elapsed_s = self._timeline.now - device.started
-        device.busy_s += elapsed_s
-        job.instance.jobs += 1
-        job.instance.rows += job.rows
+    def _finish(self, worker: SimulatedWorker) -> None:
+        """A worker has run a job."""
+        job = worker.queue.popleft()
+        elapsed_s = self._timeline.now - worker.started
+        worker.busy_s += elapsed_s
+        instance = worker.instances[job.placement.instance]
+        instance.jobs += 1
+        instance.rows += job.rows
         if self._learning:
-            job.instance.costs.learn(elapsed_s / job.seconds)
-        device.running = 0
-        if device.queue:
-            self._start(device)
-        self._report(device, job)
+            job.placement.latency.learn(job.rows, elapsed_s)
+        worker.running = 0
+        if worker.queue:
+            self._start(worker)
+        self._report(worker, job)
 
-    def _report(self, device: DeviceState, job: Job) -> None:
-        self._binder.close(device, self._timeline.now)
+    def _report(self, worker: SimulatedWorker, job: OpenJob) -> None:
+        worker.state.close(job.id, self._timeline.now)
         self._dispatch_due = True
-        self._settle(self._rows.count(job.ranges))
+        self._end_rows(self._rows.count(job.ranges))
 
     def _lose(self, loss: Loss) -> None:
         """A device fails: the rows of its unfinished jobs wait again, before all others."""
-        for device in self.devices:
-            if device.name != loss.device:
-                continue
-            if device.up:
-                self._binder.set_up(device, up=False)
-                self._take_back(device)
-            self._losses[device.name] += 1
-            if loss.back_after_s is not None:
-                self._timeline.at(self._timeline.now + loss.back_after_s, self._return, device)
+        worker = self.workers.get(loss.device)
+        if worker is None:
+            return
+        if worker.state.up:
+            worker.state.up = False
+            self._stop(worker)
+        self._losses[loss.device] += 1
+        if loss.back_after_s is not None:
+            self._timeline.at(self._timeline.now + loss.back_after_s, self._return, worker)
 
-    def _take_back(self, device: DeviceState) -> None:
+    def _stop(self, worker: SimulatedWorker) -> None:
         now = self._timeline.now
-        if device.running:
-            self._timeline.cancel(device.running)
-            device.running = 0
-            device.busy_s += now - device.started
-        while device.open:
-            self._binder.close(device, now)
-        for job in reversed(device.queue):
-            self._binder.pending.put_back(job)
-        device.queue.clear()
+        if worker.running:
+            self._timeline.cancel(worker.running)
+            worker.running = 0
+            worker.busy_s += now - worker.started
+        for job in list(worker.state.jobs):
+            worker.state.close(job, now)
+        for lost in reversed(worker.queue):
+            requeue(lost)
+        worker.queue.clear()
         self._dispatch_due = True
 
-    def _return(self, device: DeviceState) -> None:
-        self._losses[device.name] -= 1
-        if not self._losses[device.name]:
-            self._binder.set_up(device, up=True)
+    def _return(self, worker: SimulatedWorker) -> None:
+        self._losses[worker.state.name] -= 1
+        if not self._losses[worker.state.name]:
+            worker.state.up = True
             self._dispatch_due = True
