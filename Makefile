@@ -88,7 +88,7 @@ $(COMPAT_INSTALLED): $(LOCKS)/compat.txt $(LOCKS)/perf-analyzer.txt
 		echo "perf-analyzer needs a newer system: its tests are skipped"
 	touch $@
 
-chaos: $(INSTALLED) ## torment a server with random faults under load, some ten minutes
+chaos: $(INSTALLED) ## inject random faults into a server under load, some ten minutes
 	$(BIN)/python -m benchmarks.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 
 fuzz: $(INSTALLED) ## send a server damaged requests, 100,000 of them

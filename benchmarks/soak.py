@@ -26,9 +26,9 @@ from benchmarks.chaos.faults import KINDS
 from benchmarks.chaos.judging import Judge
 from benchmarks.chaos.load import Load
 from benchmarks.chaos.processes import Processes
+from benchmarks.chaos.runner import Report, SystemUnderTest, report_of, served
 from benchmarks.chaos.scene import Scene, steady
 from benchmarks.chaos.table import line_of, text_of
-from benchmarks.chaos.torment import Report, Victim, report_of, served
 from benchmarks.figures import percentile
 from benchmarks.limit import errors_as_lines
 from benchmarks.trends import Trend, trend
@@ -142,12 +142,12 @@ def slopes_of(samples: Samples, latencies: Sequence[tuple[float, float]], start:
     return Slopes(overall, per_life, trend([p99], _MINUTE_S))
 
 
-async def _period_s(scene: Scene, victim: Victim, seed: int, share: float) -> float:
+async def _period_s(scene: Scene, system: SystemUnderTest, seed: int, share: float) -> float:
     """How often each client must ask for that share of what the server can do."""
     serials = itertools.count(1)
     load = Load(
         scene,
-        victim.addresses,
+        system.addresses,
         Judge(),
         clients=_CLIENTS,
         seed=seed,
@@ -170,11 +170,11 @@ async def _watched(campaign: Campaign, samples: Samples) -> None:
 
 
 def soak(options: argparse.Namespace) -> tuple[Report, Slopes]:
-    """Serve, torment and sample, as the command line says."""
+    """Serve, inject faults and sample, as the command line says."""
     scene = steady(sleep_ms=_SLEEP_MS)
     number = itertools.count(1)
-    with served(scene, options.log) as victim:
-        period_s = asyncio.run(_period_s(scene, victim, options.seed, options.share))
+    with served(scene, options.log) as system:
+        period_s = asyncio.run(_period_s(scene, system, options.seed, options.share))
         plan = Plan(
             options.seed,
             faults=max(1, round(options.seconds / options.every)),
@@ -188,14 +188,14 @@ def soak(options: argparse.Namespace) -> tuple[Report, Slopes]:
         campaign = Campaign(
             plan,
             scene,
-            victim.addresses,
-            victim.processes,
+            system.addresses,
+            system.processes,
             lambda happened: print(line_of(next(number), happened), flush=True),
         )
-        samples = Samples(victim.processes)
+        samples = Samples(system.processes)
         start = time.monotonic() + _WARM_UP_S + _WARM_UP_SHARE * options.seconds
         asyncio.run(_watched(campaign, samples))
-        for problem in victim.end():
+        for problem in system.end():
             campaign.complain(problem)
         report = report_of(plan, campaign)
     return report, slopes_of(samples, campaign.load.latencies, start)

@@ -14,9 +14,9 @@ import msgspec
 
 from benchmarks.chaos.campaign import Happened, Plan
 from benchmarks.chaos.faults import KILLS, KINDS
+from benchmarks.chaos.runner import Report, run_campaign
 from benchmarks.chaos.scene import mixed, steady
 from benchmarks.chaos.table import line_of, text_of
-from benchmarks.chaos.torment import Report, torment
 from benchmarks.limit import errors_as_lines
 
 _KILLS_BACK_S = 2.0
@@ -60,7 +60,7 @@ def _run(options: argparse.Namespace) -> Report:
         number += 1
         print(line_of(number, happened), flush=True)
 
-    return torment(plan, scene, log_file=options.log, on_fault=tell)
+    return run_campaign(plan, scene, log_file=options.log, on_fault=tell)
 
 
 def main() -> None:

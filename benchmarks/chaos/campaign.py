@@ -1,7 +1,7 @@
-"""A campaign: faults from a seed, one after another, under load; after each all must be well again.
+"""A campaign injects faults, one after another, under load; the server must recover from each.
 
-Runs in a process of its own beside the server. The seed decides which faults there are and what is
-asked; when exactly they hit is chance.
+Runs in a process of its own beside the server. The seed decides the faults and the requests; the
+exact moment at which a fault hits is chance.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import msgspec
 import psutil
 
-from benchmarks.chaos.asking import Ask, HttpLane
+from benchmarks.chaos.client import Ask, HttpLane
 from benchmarks.chaos.faults import Target, draw, inject
 from benchmarks.chaos.judging import Judge, Verdict
 from benchmarks.chaos.load import Lanes, Load, payload
@@ -95,14 +95,14 @@ class Plan:
 
 
 class Campaign:
-    """Torments one server.
+    """Injects faults into one server.
 
     Args:
         plan: how.
         scene: what it serves.
         addresses: of HTTP and of gRPC.
         processes: of the server.
-        on_fault: told of each one.
+        on_fault: called with each fault.
 
     Attributes:
         happened: so far.

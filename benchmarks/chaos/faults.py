@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.chaos.asking import Ask, GrpcLane, HttpLane, infer_bytes
+from benchmarks.chaos.client import Ask, GrpcLane, HttpLane, infer_bytes
 from benchmarks.chaos.judging import Judge
 from benchmarks.chaos.load import Lanes, payload
 from benchmarks.chaos.processes import COMBINER, FRONT_END, SUPERVISOR, Processes

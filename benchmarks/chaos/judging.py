@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from benchmarks.chaos.asking import LOST, NO_CONNECTION, Ask, Reply
+from benchmarks.chaos.client import LOST, NO_CONNECTION, Ask, Reply
 from benchmarks.chaos.scene import POISON, Model
 
 __all__ = ["Judge", "Times", "Verdict"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.chaos.asking import Ask, GrpcLane, HttpLane, Reply
+from benchmarks.chaos.client import Ask, GrpcLane, HttpLane, Reply
 from benchmarks.chaos.judging import Judge, deadline_of
 from benchmarks.chaos.rates import Rates
 from benchmarks.chaos.scene import COLUMNS, Floats, Model, Scene

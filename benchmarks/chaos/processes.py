@@ -1,4 +1,4 @@
-"""The processes of a tormented server, seen from outside: who plays which role, and what is open.
+"""The processes of the system under test, seen from outside: their roles and what they hold.
 
 Runs in the campaign. Roles are told by the titles that the processes give themselves.
 """

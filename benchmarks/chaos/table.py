@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from benchmarks.chaos.campaign import Happened
-from benchmarks.chaos.torment import Report
+from benchmarks.chaos.runner import Report
 
 __all__ = ["line_of", "text_of"]
 

@@ -6,9 +6,9 @@ import pytest
 
 from benchmarks.chaos.campaign import Plan
 from benchmarks.chaos.faults import QUICK
+from benchmarks.chaos.runner import run_campaign
 from benchmarks.chaos.scene import mixed
 from benchmarks.chaos.table import text_of
-from benchmarks.chaos.torment import torment
 
 
 @pytest.mark.chaos
@@ -26,7 +26,7 @@ def test_a_short_campaign_breaks_no_promise(tmp_path):
         calibration_s=1.0,
     )
     log = tmp_path / "log.txt"
-    report = torment(plan, mixed(), log_file=log)
+    report = run_campaign(plan, mixed(), log_file=log)
     assert report.is_clean, f"{text_of(report)}\n{log.read_text()}"
     kinds = Counter(one.kind for one in report.happened)
     assert kinds.total() == plan.faults

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from benchmarks.chaos.asking import LOST, NO_CONNECTION, Ask, Reply
+from benchmarks.chaos.client import LOST, NO_CONNECTION, Ask, Reply
 from benchmarks.chaos.judging import Judge
 from benchmarks.chaos.load import payload
 from benchmarks.chaos.processes import Census

@@ -1,4 +1,4 @@
-"""A server of its own for a campaign, from its start to its end, which must be a clean one.
+"""Runs a fault-injection campaign against a server of its own, from start to clean shutdown.
 
 Runs in the campaign's process: a plan and a scene flow in, a report flows out.
 """
@@ -21,23 +21,23 @@ from benchmarks.chaos.processes import Census, Processes
 from benchmarks.chaos.scene import Scene
 from benchmarks.server_process import RunningServer, running_server
 
-__all__ = ["Report", "Victim", "report_of", "served", "torment"]
+__all__ = ["Report", "SystemUnderTest", "report_of", "served", "run_campaign"]
 
 _ROOT = Path(__file__).resolve().parents[2]
-#: What no fault is a reason for: an exception that nobody expected, a process that died of one.
+#: What no injected fault explains: an unexpected exception, or a process that died of one.
 _UNEXPECTED = ("Traceback (most recent call last)", " died (")
 _KILLED = "it died while it started"
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What came of a campaign.
+    """The result of a campaign.
 
     Attributes:
-        seed: that it can be repeated with.
+        seed: repeats the campaign.
         rate: answers per second without faults.
         verdict: all replies.
         happened: every fault.
-        first, last: what there was at the start and in the end; None if it did not come so far.
+        first, last: processes and resources at the start and at the end; None if not reached.
     """
 
     seed: int
@@ -54,8 +54,8 @@ class Report(msgspec.Struct, frozen=True):
         return not (verdict.wrong or verdict.lost or verdict.untrue)
 
 
-class Victim:
-    """A server that serves a scene.
+class SystemUnderTest:
+    """A server that serves a scene: the system under test.
 
     Attributes:
         addresses: of HTTP and of gRPC.
@@ -71,7 +71,7 @@ class Victim:
         self.processes = Processes(server.pid, directory, scene.devices)
 
     def end(self) -> Iterator[str]:
-        """Stop it, and tell what is not as it should be then."""
+        """Stop the server; yield whatever is not as it should be afterwards."""
         children = self.processes.now()
         if status := self._server.stop():
             yield f"the server ended with status {status}"
@@ -85,12 +85,12 @@ class Victim:
 
 
 @contextlib.contextmanager
-def served(scene: Scene, log_file: Path | None = None) -> Iterator[Victim]:
+def served(scene: Scene, log_file: Path | None = None) -> Iterator[SystemUnderTest]:
     """Serve a scene for the length of a block.
 
     Args:
         scene: what is served.
-        log_file: where the server's log is kept, nowhere if not given.
+        log_file: where the server's log is kept; discarded if not given.
 
     Raises:
         BenchmarkError: if the server does not start.
@@ -105,11 +105,11 @@ def served(scene: Scene, log_file: Path | None = None) -> Iterator[Victim]:
         environment = {"TMPDIR": str(temporary), "PYTHONPATH": str(_ROOT)}
         log_file = log_file or directory / "log.txt"
         with running_server(config, log_file=log_file, **environment) as server:
-            yield Victim(server, scene, temporary, log_file)
+            yield SystemUnderTest(server, scene, temporary, log_file)
 
 
 def report_of(plan: Plan, campaign: Campaign) -> Report:
-    """What came of a campaign that is over."""
+    """The report of a finished campaign."""
     return Report(
         plan.seed,
         campaign.rate,
@@ -120,27 +120,27 @@ def report_of(plan: Plan, campaign: Campaign) -> Report:
     )
 
 
-def torment(
+def run_campaign(
     plan: Plan,
     scene: Scene,
     *,
     log_file: Path | None = None,
     on_fault: Callable[[Happened], None] = lambda happened: None,
 ) -> Report:
-    """Serve a scene, go through a plan, and stop the server.
+    """Serve a scene, carry out a plan, and stop the server.
 
     Args:
         plan: of the campaign.
         scene: what is served.
         log_file: where the server's log is kept.
-        on_fault: told of each fault.
+        on_fault: called with each fault.
 
     Raises:
         BenchmarkError: if the server does not start or is gone, or an answer can't be understood.
     """
-    with served(scene, log_file) as victim:
-        campaign = Campaign(plan, scene, victim.addresses, victim.processes, on_fault)
+    with served(scene, log_file) as system:
+        campaign = Campaign(plan, scene, system.addresses, system.processes, on_fault)
         asyncio.run(campaign.run())
-        for problem in victim.end():
+        for problem in system.end():
             campaign.complain(problem)
         return report_of(plan, campaign)
