@@ -44,7 +44,7 @@ class Reloading:
             try:
                 if reload.security.tls is not None:
                     await self._http.renew(make_context(reload.security.tls))
-                    self._grpc.renew(reload.security.tls)
+                    self._grpc.update_certificates(reload.security.tls)
             except (ConfigError, OSError) as error:
                 _log.error("the certificates stay as they were: %s", error)
                 return

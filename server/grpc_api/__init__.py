@@ -1,7 +1,7 @@
-"""The Open Inference Protocol over gRPC: messages, codec, methods and the server around them."""
+"""The Open Inference Protocol over gRPC: core, calls, methods, codec and the server around them."""
 
 import os
 
-# Before gRPC is imported for the first time: what clients do wrong is told to them, and its core
-# would write lines of its own about it to stderr.
+# Before gRPC is first imported: its core would log clients' mistakes to stderr; they are told
+# anyway.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

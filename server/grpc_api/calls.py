@@ -1,8 +1,8 @@
-"""All calls: how many there may be, how long they may wait for their clients, what they may hold.
+"""The open calls: how many there may be, how long they wait for clients, what memory they hold.
 
-Runs in the front-end's event loop, between gRPC and the methods. A call's message is received when
-the call was let in, not before. A sweep ends calls whose message does not come, and connections on
-which an answer is not taken: so calls need no timers of their own.
+Runs in the front-end's event loop, between gRPC core and the methods. A call's message is received
+only once the call is admitted. A periodic sweep fails calls whose message does not arrive and ends
+connections whose client does not read a response: so calls need no timers of their own.
 """
 
 from __future__ import annotations
@@ -15,195 +15,193 @@ from contextlib import contextmanager
 
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.errors import InvalidRequest, QueueFull, RequestError, RequestTimeout
-from server.grpc_api.core import Call
-from server.grpc_api.entrance import Entrance
-from server.grpc_api.metadata import echoed
-from server.grpc_api.peers import end_connections
-from server.grpc_api.status import fail
+from server.grpc_api.authentication import admit_call
+from server.grpc_api.core import ServerCall, end_connections
+from server.grpc_api.status import echoed_request_id, fail
 from server.inference.spec import ClientLimits
 from server.inference.unread_responses import UnreadResponses
+from server.security.authentication import Authenticator
 
-__all__ = ["Calls", "Unary", "UnsentAnswers"]
+__all__ = ["Calls", "UnaryCall", "UnsentResponses"]
 
 _log = logging.getLogger(__name__)
-_LONGEST_PAUSE_S = 2.0
-_LOOKS = 4
+_MAX_SWEEP_INTERVAL_S = 2.0
+_SWEEPS_PER_LIMIT = 4
 
 
-class Unary:
-    """A call with one message and one answer, from its beginning to when that is written.
+class UnaryCall:
+    """A call with one message and one response, from its beginning until that is written.
 
-    It ends with `succeed`, `fail` or `leave`, whichever comes first.
+    It ends with `succeed`, `fail` or `release`, whichever comes first.
 
     Args:
-        calls: all of them.
+        calls: all open calls.
         call: this one.
         method: its name.
-        handle: called with this and the message, once that is there.
+        handler: called with this and the message, once that is received.
 
     Attributes:
         call: as given.
-        on_cancelled: called if the client goes before there is an answer; then, too, one of the
+        on_cancelled: called if the client goes before there is a response; then, too, one of the
             three must follow.
     """
 
     __slots__ = (
         "_calls",
         "_client",
-        "_handle",
-        "_has_left",
+        "_handler",
         "_held_bytes",
+        "_is_released",
         "_unsent",
         "call",
         "on_cancelled",
     )
 
-    def __init__(self, calls: Calls, call: Call, method: str, handle: Handler) -> None:
+    def __init__(self, calls: Calls, call: ServerCall, method: str, handler: Handler) -> None:
         self.call = call
         self.on_cancelled: Callable[[], object] | None = None
         self._calls = calls
         self._client = ""
-        self._handle = handle
-        self._has_left = False
+        self._handler = handler
+        self._is_released = False
         self._held_bytes = 0
-        self._unsent: UnsentAnswers | None = None
+        self._unsent: UnsentResponses | None = None
         calls.open += 1
-        call.trailing = echoed(call.metadata)
+        call.trailing = echoed_request_id(call.metadata)
         call.on_cancelled = self._cancel
         try:
-            self._client = calls.entrance.admit(method, call)
-            calls.admit()
+            self._client = admit_call(calls.authenticator, method, call)
+            calls.check_limit()
         except RequestError as error:
             self.fail(error)
             return
         calls.receiving[self] = time.monotonic()
-        call.receive(self._take)
+        call.receive(self._received)
 
-    def succeed(self, answer: bytes) -> None:
-        """Send the answer."""
-        self.leave()
+    def succeed(self, response: bytes) -> None:
+        """Send the response."""
+        self.release()
         call, calls = self.call, self._calls
         if call.is_cancelled:
             return
         calls.writing[call] = time.monotonic()
-        if len(answer) >= COUNTED_BYTES:
-            self._unsent = calls.unsent_answers(call)
-            self._unsent.hold(len(answer))
-        call.answer(answer, self._written)
+        if len(response) >= COUNTED_BYTES:
+            self._unsent = calls.unsent_responses(call)
+            self._unsent.add(len(response))
+        call.respond(response, self._written)
 
     def fail(self, error: Exception) -> None:
         """Send the status of an error."""
-        self.leave()
+        self.release()
         fail(self.call, error)
 
-    def leave(self) -> None:
-        """Let go of all that the call has taken."""
-        if self._has_left:
+    def release(self) -> None:
+        """Release the call's share of all limits; calling it again does nothing."""
+        if self._is_released:
             return
-        self._has_left = True
+        self._is_released = True
         self.on_cancelled = None
         calls = self._calls
         calls.open -= 1
         if self._held_bytes:
             calls.budget.give(self._held_bytes)
         if self._client:
-            calls.entrance.leave(self._client)
+            calls.authenticator.limiter.release(self._client)
 
-    def _take(self, message: bytes | None) -> None:
+    def _received(self, message: bytes | None) -> None:
         if self._calls.receiving.pop(self, None) is None:
-            return  # too late, or nobody waits for an answer
+            return  # too late: the call has failed or the client has gone
         try:
             if message is None:
                 raise InvalidRequest("the call ends without a message")
             if len(message) >= COUNTED_BYTES:
-                self._calls.take_memory(len(message))
+                self._calls.hold_memory(len(message))
                 self._held_bytes = len(message)
-            self._handle(self, message)
+            self._handler(self, message)
         except Exception as error:
             self.fail(error)
 
     def _cancel(self) -> None:
         if self._calls.receiving.pop(self, None) is not None:
-            self.leave()
+            self.release()
         elif self.on_cancelled is not None:
             self.on_cancelled()
 
     def _written(self, _: object) -> None:
         del self._calls.writing[self.call]
         if self._unsent is not None:
-            self._unsent.go()
+            self._unsent.close()
 
 
-Handler = Callable[[Unary, bytes], None]
+Handler = Callable[[UnaryCall, bytes], None]
 
 
-class UnsentAnswers:
-    """The answers of one call that were not sent yet, among all that clients do not read.
+class UnsentResponses:
+    """The responses of one call that are not sent yet, a reader of `UnreadResponses`.
 
     Args:
-        unread: what all of them may hold together.
-        end: ends the client's connection.
+        unread: counts what all clients have not read.
+        peer: whose connection to end if that is too much.
     """
 
-    __slots__ = ("_answers", "_end", "_has_gone", "_nbytes", "_unread")
+    __slots__ = ("_count", "_is_closed", "_nbytes", "_peer", "_unread")
 
-    def __init__(self, unread: UnreadResponses, end: Callable[[], None]) -> None:
+    def __init__(self, unread: UnreadResponses, peer: Callable[[], str]) -> None:
         self._unread = unread
-        self._end = end
-        self._nbytes = self._answers = 0
-        self._has_gone = False
+        self._peer = peer
+        self._nbytes = self._count = 0
+        self._is_closed = False
 
-    def hold(self, nbytes: int) -> None:
-        """An answer of so many bytes is there."""
+    def add(self, nbytes: int) -> None:
+        """Count a response that is ready."""
         self._nbytes += nbytes
-        self._answers += 1
-        if not self._has_gone:
+        self._count += 1
+        if not self._is_closed:
             self._unread.hold(self)
 
-    def take(self, nbytes: int) -> None:
-        """An answer of so many bytes was sent."""
+    def sent(self, nbytes: int) -> None:
+        """Count a response as sent."""
         self._nbytes -= nbytes
-        self._answers -= 1
-        if not self._answers:
+        self._count -= 1
+        if not self._count:
             self._unread.let_go(self)
 
-    def go(self) -> None:
+    def close(self) -> None:
         """The call is over."""
-        self._has_gone = True
+        self._is_closed = True
         self._unread.let_go(self)
 
     def unsent_bytes(self) -> int:
-        """How many bytes are there."""
+        """How many bytes are not sent yet."""
         return self._nbytes
 
     def has_several(self) -> bool:
-        """Whether there are some answers."""
-        return self._answers > 1
+        """Whether they are more than one response."""
+        return self._count > 1
 
     def end_unread(self) -> None:
-        """End the connection: others need the memory."""
-        self._has_gone = True
-        self._end()
+        """End the connection, to free memory for others."""
+        self._is_closed = True
+        end_connections({self._peer()})
 
 
 class Calls:
-    """The calls of all connections.
+    """The open calls of all connections.
 
     Args:
-        limits: what clients may take.
-        budget: what all messages may hold together.
-        unread: what all answers that clients do not read may hold together.
-        entrance: lets calls in, before their messages are received.
-        on_refused: told when a call came and what became of it, if it was not read.
+        limits: of clients.
+        budget: of the memory of all messages together.
+        unread: of the memory of all responses that clients do not read.
+        authenticator: admits calls, before their messages are received.
+        on_refused: called with the time at which a call began and why its message was not read.
 
     Attributes:
-        open: how many there are that have no answer yet, streams included.
-        streams: how many streams there are: at most half of the calls that there may be, because a
-            stream that says nothing is no offence, and calls must get their turn beside them.
-        ended: connections whose clients did not take an answer.
-        receiving: calls whose message has not come, since when.
-        writing: calls with an answer that was not taken, since when.
-        budget, entrance: as given.
+        open: calls that have no response yet, streams included.
+        streams: open streams: at most half of the limit, because an idle stream is legitimate, and
+            unary calls must get through beside them.
+        receiving: calls whose message has not arrived, and since when.
+        writing: calls with a response that is not written, and since when.
+        budget, authenticator: as given.
     """
 
     def __init__(
@@ -211,41 +209,29 @@ class Calls:
         limits: ClientLimits,
         budget: MemoryBudget,
         unread: UnreadResponses,
-        entrance: Entrance,
+        authenticator: Authenticator,
         on_refused: Callable[[float, BaseException], None],
     ) -> None:
-        self.open = self.streams = self.ended = 0
-        self.receiving: dict[Unary, float] = {}
-        self.writing: dict[Call, float] = {}
+        self.open = self.streams = 0
+        self.receiving: dict[UnaryCall, float] = {}
+        self.writing: dict[ServerCall, float] = {}
         self.budget = budget
-        self.entrance = entrance
+        self.authenticator = authenticator
         self._limits = limits
         self._unread = unread
         self._on_refused = on_refused
 
-    def unary(self, method: str, handle: Handler) -> Callable[[Call], None]:
-        """What takes a method's calls, with one message and one answer."""
+    def stream(self, run: Callable[[ServerCall], Awaitable[None]], call: ServerCall) -> None:
+        """Begin a call with many messages; `run` sends the status unless it raises."""
+        task = asyncio.get_running_loop().create_task(self._run(run, call))
+        call.on_cancelled = task.cancel
 
-        def take(call: Call) -> None:
-            Unary(self, call, method, handle)
-
-        return take
-
-    def stream(self, run: Callable[[Call], Awaitable[None]]) -> Callable[[Call], None]:
-        """What takes calls with many messages; `run` sends the status unless it raises."""
-
-        def take(call: Call) -> None:
-            task = asyncio.get_running_loop().create_task(self._run(run, call))
-            call.on_cancelled = task.cancel
-
-        return take
-
-    async def _run(self, run: Callable[[Call], Awaitable[None]], call: Call) -> None:
+    async def _run(self, run: Callable[[ServerCall], Awaitable[None]], call: ServerCall) -> None:
         self.open += 1
         self.streams += 1
-        call.trailing = echoed(call.metadata)
+        call.trailing = echoed_request_id(call.metadata)
         try:
-            self.admit(is_stream=True)
+            self.check_limit(is_stream=True)
             await run(call)
         except Exception as error:
             fail(call, error)
@@ -253,11 +239,11 @@ class Calls:
             self.open -= 1
             self.streams -= 1
 
-    def admit(self, *, is_stream: bool = False) -> None:
-        """Look whether there may be one more call, which is counted already.
+    def check_limit(self, *, is_stream: bool = False) -> None:
+        """Check the number of open calls, the new one included.
 
         Raises:
-            QueueFull: if not.
+            QueueFull: if there are too many.
         """
         most = self._limits.calls
         if self.open + len(self.writing) > most or (is_stream and self.streams > most // 2):
@@ -265,11 +251,11 @@ class Calls:
             self._on_refused(time.monotonic(), error)
             raise error
 
-    def take_memory(self, nbytes: int) -> None:
-        """Hold what a message takes of the budget.
+    def hold_memory(self, nbytes: int) -> None:
+        """Charge a message to the budget.
 
         Raises:
-            QueueFull: if that is too much.
+            QueueFull: if the budget is exhausted.
         """
         try:
             self.budget.take(nbytes)
@@ -279,48 +265,44 @@ class Calls:
 
     @contextmanager
     def holding(self, nbytes: int) -> Iterator[None]:
-        """Hold what a message takes of the budget, for the length of a block.
+        """Charge a message to the budget for the length of a block.
 
         Raises:
-            QueueFull: if that is too much.
+            QueueFull: if the budget is exhausted.
         """
         if nbytes < COUNTED_BYTES:
             yield
             return
-        self.take_memory(nbytes)
+        self.hold_memory(nbytes)
         try:
             yield
         finally:
             self.budget.give(nbytes)
 
-    async def write(self, answer: bytes, call: Call) -> None:
-        """Write an answer to a stream."""
+    async def write(self, response: bytes, call: ServerCall) -> None:
+        """Write a response to a stream."""
         self.writing[call] = time.monotonic()
         try:
-            await call.write(answer)
+            await call.write(response)
         finally:
             del self.writing[call]
 
-    def unsent_answers(self, call: Call) -> UnsentAnswers:
-        """To count the answers of a call that were not sent yet."""
-
-        def end() -> None:
-            self.ended += end_connections({call.peer()})
-
-        return UnsentAnswers(self._unread, end)
+    def unsent_responses(self, call: ServerCall) -> UnsentResponses:
+        """A counter of a call's responses that are not sent yet."""
+        return UnsentResponses(self._unread, call.peer)
 
     async def sweep(self) -> None:
-        """End for ever what waits for too long for its client."""
+        """Forever end what waits too long for its client."""
         limits = self._limits
-        pause_s = min(_LONGEST_PAUSE_S, limits.body_s / _LOOKS, limits.write_s / _LOOKS)
+        interval_s = min(limits.body_s, limits.write_s) / _SWEEPS_PER_LIMIT
         while True:
-            await asyncio.sleep(pause_s)
+            await asyncio.sleep(min(_MAX_SWEEP_INTERVAL_S, interval_s))
             try:
-                self._look(time.monotonic())
-            except Exception:  # the next look may go better
-                _log.exception("looking after calls failed")
+                self._sweep(time.monotonic())
+            except Exception:  # the next sweep may succeed
+                _log.exception("a sweep over the open calls failed")
 
-    def _look(self, now: float) -> None:
+    def _sweep(self, now: float) -> None:
         body_s, write_s = self._limits.body_s, self._limits.write_s
         for unary, began in list(self.receiving.items()):
             if now - began > body_s:
@@ -330,4 +312,4 @@ class Calls:
                 unary.fail(late)
         slow = {call.peer() for call, began in self.writing.items() if now - began > write_s}
         if slow:
-            self.ended += end_connections(slow)
+            end_connections(slow)

@@ -1,10 +1,13 @@
-"""Infer requests, from gRPC's messages to what every protocol understands.
+"""Infer requests decoded from gRPC's messages, and responses encoded to them.
 
-Runs in the front-end, on the hot path; pure. Tensors come raw, or typed in `contents`.
+Runs in the front-end, on the hot path; pure. Bytes flow in, what every protocol understands flows
+out to `Inference`, and back. Raw tensors are only sliced, which takes microseconds; typed ones (in
+`contents`) are converted element by element, in a thread if there are many. Responses are raw.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,7 +18,9 @@ from ensembled_client.wire.messages import message_class, parameter_values
 from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequest
-from server.grpc_api.fields import Fields
+from server.grpc_api.wire_format import Fields, check_part_count, length_prefixed, split_fields
+from server.inference.metadata import MODEL_VERSION
+from server.inference.outputs import OutputTensor
 from server.inference.requests import (
     InferRequest,
     RequestedOutput,
@@ -25,14 +30,29 @@ from server.inference.requests import (
 )
 from server.inference.tensors import InputTensor, tensor_from_bytes
 
-__all__ = ["Asked", "parse", "parse_request"]
+__all__ = [
+    "DecodedRequest",
+    "build_request",
+    "decode_fields",
+    "decode_request",
+    "encode_error",
+    "encode_response",
+    "encode_streamed",
+    "parse",
+]
 
 _Request = message_class("ModelInferRequest")
+_Response = message_class("ModelInferResponse")
+_StreamResponse = message_class("ModelStreamInferResponse")
 
-_HEADS = 1024
-#: Heads beyond this are typed tensors, which hardly come twice.
-_HEAD_BYTES = 4096
-#: The field of InferTensorContents that each datatype goes into; the others are only sent raw.
+#: Heads in a cache. Longer ones hold typed tensors, which hardly repeat.
+_CACHED_HEADS = 1024
+_MAX_CACHED_HEAD_BYTES = 4096
+#: Heads of some milliseconds' work are decoded in a thread.
+_LARGE_HEAD_BYTES = 1 << 18
+#: The parser holds the interpreter lock, in a thread, too: at worst a tenth of a second for this.
+_MAX_HEAD_BYTES = 1 << 23
+#: The field of InferTensorContents for each datatype; the others are only sent raw.
 _CONTENTS = {
     "BOOL": "bool_contents",
     **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
@@ -55,7 +75,7 @@ _ELEMENTS = {
 
 
 class _Input(NamedTuple):
-    """An input without its data; `contents` has that if it is typed."""
+    """An input without its raw data; `contents` is None unless it is typed."""
 
     name: str
     datatype: str
@@ -63,11 +83,11 @@ class _Input(NamedTuple):
     contents: Any
 
 
-class Head(NamedTuple):
-    """All that a request says but for its id and its raw tensors.
+class RequestHead(NamedTuple):
+    """A request but for its id and its raw tensors.
 
     Attributes:
-        model: the name that it asks for.
+        model: the model's name.
         version: of the model, may be empty.
     """
 
@@ -78,8 +98,8 @@ class Head(NamedTuple):
     inputs: tuple[_Input, ...]
 
 
-class Asked(NamedTuple):
-    """A request as it came, whose tensors are not yet looked at.
+class DecodedRequest(NamedTuple):
+    """A request whose tensors are not decoded yet.
 
     Attributes:
         id: to be echoed, may be empty.
@@ -87,13 +107,13 @@ class Asked(NamedTuple):
         head_bytes: how much of the message is not raw tensors.
     """
 
-    head: Head
+    head: RequestHead
     id: str
     raw: Sequence[bytes | memoryview]
     head_bytes: int
 
-    def request(self) -> InferRequest:
-        """Make its tensors, and all the rest that every protocol understands.
+    def build(self) -> InferRequest:
+        """Decode the tensors.
 
         Raises:
             InvalidRequest: if data, datatypes and shapes don't fit together.
@@ -104,7 +124,7 @@ class Asked(NamedTuple):
 
 
 def parse(message: type[Any], data: bytes) -> Any:
-    """Parse a message.
+    """Parse a message of a class.
 
     Raises:
         InvalidRequest: if it is malformed.
@@ -116,47 +136,77 @@ def parse(message: type[Any], data: bytes) -> Any:
         raise InvalidRequest(f"the message is no {name}") from None
 
 
-def parse_request(fields: Fields) -> Asked:
-    """Read a ModelInferRequest, but for its tensors.
-
-    Args:
-        fields: what `take_apart` made of it.
+async def decode_request(message: bytes) -> DecodedRequest:
+    """Decode a serialized ModelInferRequest, but for its tensors.
 
     Raises:
-        InvalidRequest: if it is malformed, or asks for what has no meaning.
+        InvalidRequest: if it is malformed or invalid.
+    """
+    fields = split_fields(message)
+    if len(fields.head) < _LARGE_HEAD_BYTES:
+        return decode_fields(fields)
+    if len(fields.head) > _MAX_HEAD_BYTES:
+        raise InvalidRequest(
+            f"the request has {len(fields.head)} bytes besides raw_input_contents, at most "
+            f"{_MAX_HEAD_BYTES} are read: send big tensors there"
+        )
+    return await asyncio.to_thread(_decode_large, fields)
+
+
+def _decode_large(fields: Fields) -> DecodedRequest:
+    check_part_count(fields.head)
+    return decode_fields(fields)
+
+
+async def build_request(decoded: DecodedRequest) -> InferRequest:
+    """Decode the tensors, in a thread if they are many elements of `contents`.
+
+    Raises:
+        InvalidRequest: if data, datatypes and shapes don't fit together.
+    """
+    if decoded.head_bytes < _LARGE_HEAD_BYTES:
+        return decoded.build()
+    return await asyncio.to_thread(decoded.build)
+
+
+def decode_fields(fields: Fields) -> DecodedRequest:
+    """Decode the fields of a ModelInferRequest, but for its tensors.
+
+    Raises:
+        InvalidRequest: if it is malformed or invalid.
     """
     head_bytes = len(fields.head)
-    if fields.id is None:  # malformed, or with fields that are not ours
+    if fields.id is None:  # malformed, or with unknown fields
         message = parse(_Request, fields.head)
         raw = list(message.raw_input_contents)
-        return Asked(_read_head(message), message.id, raw, head_bytes)
+        return DecodedRequest(_head(message), message.id, raw, head_bytes)
     try:
         request_id = fields.id.decode()
     except UnicodeDecodeError:
         raise InvalidRequest("the request's id is not UTF-8") from None
-    if head_bytes <= _HEAD_BYTES:
-        head = _known_head(fields.head)
+    if head_bytes <= _MAX_CACHED_HEAD_BYTES:
+        head = _cached_head(fields.head)
     else:
-        head = _read_head(parse(_Request, fields.head))
-    return Asked(head, request_id, fields.raw, head_bytes)
+        head = _head(parse(_Request, fields.head))
+    return DecodedRequest(head, request_id, fields.raw, head_bytes)
 
 
-@lru_cache(_HEADS)
-def _known_head(head: bytes) -> Head:
-    return _read_head(parse(_Request, head))
+@lru_cache(_CACHED_HEADS)
+def _cached_head(head: bytes) -> RequestHead:
+    return _head(parse(_Request, head))
 
 
-def _read_head(message: Any) -> Head:
-    return Head(
+def _head(message: Any) -> RequestHead:
+    return RequestHead(
         message.model_name,
         message.model_version,
         read_parameters(parameter_values(message.parameters)),
-        tuple([_wanted(output) for output in message.outputs]) or (RequestedOutput(),),
+        tuple([_output(output) for output in message.outputs]) or (RequestedOutput(),),
         tuple([_input(item) for item in message.inputs]),
     )
 
 
-def _wanted(output: Any) -> RequestedOutput:
+def _output(output: Any) -> RequestedOutput:
     parameters = parameter_values(output.parameters)
     refuse_shared_memory(f"output {output.name!r}", parameters)
     classes = parameters.get("classification", 0)
@@ -190,10 +240,10 @@ def _typed(item: _Input) -> InputTensor:
     if field is None:
         what = "is only taken in raw_input_contents" if datatype in DTYPES else "is not supported"
         raise InvalidRequest(f"input {name!r}: datatype {datatype!r} {what}")
-    given = [] if contents is None else [given.name for given, _ in contents.ListFields()]
-    if other := next((other for other in given if other != field), None):
+    filled = [] if contents is None else [one.name for one, _ in contents.ListFields()]
+    if other := next((other for other in filled if other != field), None):
         raise InvalidRequest(f"input {name!r}: {datatype} goes into {field}, not into {other}")
-    values = getattr(contents, field) if given else []
+    values = getattr(contents, field) if filled else []
     if datatype == "BYTES":
         return tensor_from_bytes(name, datatype, shape, join_elements(values))
     array = np.fromiter(values, _ELEMENTS[field], len(values))
@@ -201,3 +251,53 @@ def _typed(item: _Input) -> InputTensor:
     if converted.dtype != array.dtype and (converted != array).any():
         raise InvalidRequest(f"input {name!r}: a value is out of the range of {datatype}")
     return tensor_from_bytes(name, datatype, shape, converted.tobytes())
+
+
+def encode_response(
+    model: str, request_id: str, members: str, degraded: bool, outputs: Sequence[OutputTensor]
+) -> bytes:
+    """Serialize a ModelInferResponse.
+
+    Args:
+        model: its name.
+        request_id: to be echoed, may be empty.
+        members: names of those that the answer rests on, separated by commas.
+        degraded: whether these are fewer than requested.
+        outputs: in the requested order.
+    """
+    tensors = tuple([(tensor.name, tensor.datatype, *tensor.shape) for tensor in outputs])
+    pieces: list[bytes | bytearray | memoryview]
+    pieces = [_response_head(model, members, degraded, tensors)]
+    if request_id:
+        pieces += length_prefixed(_Response.ID_FIELD_NUMBER, request_id.encode())
+    for tensor in outputs:
+        pieces += length_prefixed(_Response.RAW_OUTPUT_CONTENTS_FIELD_NUMBER, tensor.data)
+    return b"".join(pieces)
+
+
+@lru_cache(_CACHED_HEADS)
+def _response_head(
+    model: str, members: str, degraded: bool, tensors: tuple[tuple[Any, ...], ...]
+) -> bytes:
+    """A response without id and data; most responses of a model have the same."""
+    head = _Response(model_name=model, model_version=MODEL_VERSION)
+    head.parameters["members"].string_param = members
+    head.parameters["degraded"].bool_param = degraded
+    for name, datatype, *shape in tensors:
+        head.outputs.add(name=name, datatype=datatype, shape=shape)
+    serialized: bytes = head.SerializeToString(deterministic=True)
+    return serialized
+
+
+def encode_streamed(response: bytes) -> bytes:
+    """Serialize a ModelStreamInferResponse around a serialized ModelInferResponse."""
+    number = _StreamResponse.INFER_RESPONSE_FIELD_NUMBER
+    return b"".join(length_prefixed(number, response))
+
+
+def encode_error(text: str, request_id: str) -> bytes:
+    """Serialize a ModelStreamInferResponse with the error of one request."""
+    error = _StreamResponse(error_message=text)
+    error.infer_response.id = request_id
+    serialized: bytes = error.SerializeToString()
+    return serialized

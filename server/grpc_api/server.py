@@ -1,17 +1,19 @@
-"""The gRPC server in the front-end's event loop: the port, its limits, its beginning and its end.
+"""The gRPC server in the front-end's event loop: its port, options, certificates, start and stop.
 
-In: calls of clients. Out: their answers, by `Service`. The supervisor holds the port (see
-`server.supervision.ports`), so that it is there for the next front-end, too.
+In: calls of clients. Out: their responses, by `Service`. The supervisor holds the port (see
+`server.supervision.ports`), so that it remains for the next front-end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
+
+import grpc
 
 from server.engine.memory_budget import MemoryBudget
 from server.errors import StartError
-from server.grpc_api.certificates import Certificates
 from server.grpc_api.core import CoreServer
 from server.grpc_api.service import Service
 from server.inference.inference import Inference
@@ -21,65 +23,101 @@ from server.security.authentication import Authenticator
 from server.security.spec import TlsFiles
 from server.security.tls import HANDSHAKE_S
 
-__all__ = ["GrpcServer"]
+__all__ = ["Certificates", "GrpcServer"]
 
 _LARGEST_LIMIT = 2**31 - 1
-#: How long answers that are ready have to reach their clients when the server stops.
+#: How long finished responses have to reach their clients when the server stops.
 _GRACE_S = 10.0
 
-#: How lines of gRPC begin that only say what a client did: it sent what is no text.
-_OLD_NEWS = ("Invalid encoding",)
+#: Log lines of gRPC that only report a client's mistake (metadata that is not text) begin so.
+_CLIENT_MISTAKES = ("Invalid encoding",)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether gRPC says more than what clients do."""
-    return not record.getMessage().startswith(_OLD_NEWS)
+def _is_worth_logging(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_CLIENT_MISTAKES)
 
 
 def _options(
     max_request_bytes: int, limits: ClientLimits, connections: int
 ) -> list[tuple[str, int]]:
     return [
-        # Larger messages are refused when their length is known, before they are read.
+        # Larger messages are refused by their length prefix, before they are read.
         ("grpc.max_receive_message_length", min(max_request_bytes, _LARGEST_LIMIT)),
         ("grpc.max_send_message_length", -1),
         # The supervisor holds the port with a socket of its own.
         ("grpc.so_reuseport", 1),
-        # Calls of one connection at once; the client waits with more.
+        # Concurrent calls of one connection; the client holds back more.
         ("grpc.max_concurrent_streams", 1024),
-        # Those that are more are closed at once.
+        # Further connections are closed at once.
         ("grpc.max_allowed_incoming_connections", connections),
         ("grpc.max_metadata_size", limits.header_bytes),
         ("grpc.absolute_max_metadata_size", limits.header_bytes),
-        # A connection without calls is closed; clients open another when they need it.
+        # Idle connections are closed; clients open another when they need it.
         ("grpc.max_connection_idle_ms", max(1, round(limits.idle_s * 1000))),
-        # A client that has vanished without a word lets go of its rows.
+        # Detects clients that have vanished, so that their rows are freed.
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
-        # Clients may look after their idle connections; by default that ends them.
+        # Clients may ping on idle connections; by default that ends them.
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-        # A client that connects and says nothing, or shakes hands for ever.
+        # For clients that connect and stay silent.
         ("grpc.server_handshake_timeout_ms", int(HANDSHAKE_S * 1000)),
     ]
+
+
+class Certificates:
+    """The TLS certificates of the server, which can change while it runs.
+
+    gRPC asks for them before each handshake, in threads of its own.
+    """
+
+    def __init__(self, files: TlsFiles) -> None:
+        self._files = files
+
+    def update(self, files: TlsFiles) -> None:
+        """Use other certificates from now on; whether clients need one does not change."""
+        self._files = files
+
+    def credentials(self) -> Any:
+        """Make the `grpc.ServerCredentials`."""
+        current = self._files
+
+        def fetch() -> Any:
+            nonlocal current
+            if self._files is current:
+                return None
+            current = self._files
+            return _certificate_configuration(current)
+
+        return grpc.dynamic_ssl_server_credentials(
+            _certificate_configuration(current),
+            fetch,
+            require_client_authentication=bool(current.client_ca),
+        )
+
+
+def _certificate_configuration(files: TlsFiles) -> Any:
+    return grpc.ssl_server_certificate_configuration(
+        [(files.key, files.certificate)], root_certificates=files.client_ca or None
+    )
 
 
 class GrpcServer:
     """Serves the protocol over gRPC; made and used in the running event loop.
 
     Args:
-        inference: has requests answered.
+        inference: the models.
         authenticator: authenticates clients.
-        tls: what connections are encrypted with; None for no encryption.
+        tls: certificates and key; None for no encryption.
         address: ``HOST:PORT``, held by the supervisor.
         max_request_bytes: of a message.
-        connections: so many there may be.
-        limits: what clients may take.
-        budget: what all messages may hold together.
-        unread: what all answers that clients do not read may hold together.
+        connections: the most that are open at once.
+        limits: of clients.
+        budget: of the memory of all messages together.
+        unread: of the memory of all responses that clients do not read.
 
     Raises:
-        StartError: if the port can't be listened on.
+        StartError: if it can't listen on the port.
     """
 
     def __init__(
@@ -95,28 +133,28 @@ class GrpcServer:
         budget: MemoryBudget,
         unread: UnreadResponses,
     ) -> None:
-        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_worth_logging)
         self._service = Service(inference, authenticator, limits, budget, unread)
         self._certificates = None if tls is None else Certificates(tls)
         credentials = None if self._certificates is None else self._certificates.credentials()
         options = _options(max_request_bytes, limits, connections)
         try:
-            self._server = CoreServer(address, credentials, options, self._service.take)
+            self._server = CoreServer(address, credentials, options, self._service.handle)
         except OSError as error:
             raise StartError(str(error)) from None
 
     def start(self) -> None:
-        """Take calls."""
+        """Accept calls."""
         self._server.start()
         self._sweeping = asyncio.create_task(self._service.calls.sweep())
 
-    def renew(self, tls: TlsFiles) -> None:
-        """Encrypt new connections with other certificates."""
+    def update_certificates(self, tls: TlsFiles) -> None:
+        """Use other certificates for new connections."""
         if self._certificates is not None:
-            self._certificates.renew(tls)
+            self._certificates.update(tls)
 
     async def stop(self) -> None:
-        """End every stream when what it has read is answered, every call when it is answered."""
-        self._service.end_streams()
+        """Stop once each stream has answered what it has read, and each call is answered."""
+        self._service.stop_streams()
         await self._server.stop(_GRACE_S)
         self._sweeping.cancel()

@@ -1,7 +1,8 @@
-"""The methods of GRPCInferenceService: bytes of a message in, bytes of a message or a status out.
+"""The methods of GRPCInferenceService: a serialized message in, a serialized message or status out.
 
-Runs in the front-end's event loop. Messages are serialized here, so that one that is malformed is
-the client's error, and nothing is parsed or copied without need.
+Runs in the front-end's event loop. Messages are serialized here rather than by gRPC, so that a
+malformed one is the client's error, and nothing is parsed or copied without need. The documents of
+the metadata methods are those of HTTP, so both protocols agree.
 """
 
 from __future__ import annotations
@@ -10,24 +11,29 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
-from ensembled_client.wire.messages import METHODS, SERVICE
+from ensembled_client.wire.messages import METHODS, SERVICE, message_class
+from google.protobuf import json_format
 
 from server.engine.memory_budget import MemoryBudget
 from server.errors import DeadlineExceeded, UnknownModel
-from server.grpc_api.answers import encode_answer
-from server.grpc_api.calls import Calls, Unary
-from server.grpc_api.codec import Asked
-from server.grpc_api.core import Call
-from server.grpc_api.documents import documents
-from server.grpc_api.entrance import Entrance
-from server.grpc_api.fast_infer import FastInfer, answer_within_s
-from server.grpc_api.metadata import about, trace_context
-from server.grpc_api.reading import make_request, read_request
-from server.grpc_api.stream import Stream
+from server.grpc_api.authentication import admit_call, authorize_call, authorize_urgent
+from server.grpc_api.calls import Calls, UnaryCall
+from server.grpc_api.codec import (
+    DecodedRequest,
+    build_request,
+    decode_request,
+    encode_response,
+    parse,
+)
+from server.grpc_api.core import ServerCall
+from server.grpc_api.fast_infer import FastUnaryInfer, remaining_timeout_s
+from server.grpc_api.status import log_fields, trace_context
+from server.grpc_api.stream import InferStream
 from server.inference.inference import Endpoint, Inference
+from server.inference.metadata import model_metadata, server_metadata
 from server.inference.requests import InferRequest
 from server.inference.spec import ClientLimits
 from server.inference.unread_responses import UnreadResponses
@@ -40,7 +46,7 @@ __all__ = ["Service"]
 
 _STREAM = "ModelStreamInfer"
 #: Methods of Triton's service that have no messages here.
-_FOREIGN = tuple(
+_TRITON_ONLY = tuple(
     f"{kind}SharedMemory{verb}"
     for kind in ("System", "Cuda")
     for verb in ("Status", "Register", "Unregister")
@@ -49,16 +55,18 @@ _UNAVAILABLE, _UNIMPLEMENTED = (
     code.value[0] for code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED)
 )
 
+Document = dict[str, Any]
+
 
 class Service:
-    """Answers the methods.
+    """Dispatches calls to the methods.
 
     Args:
-        inference: has requests answered.
+        inference: the models.
         authenticator: authenticates clients.
-        limits: what clients may take.
-        budget: what all messages may hold together.
-        unread: what all answers that clients do not read may hold together.
+        limits: of clients.
+        budget: of the memory of all messages together.
+        unread: of the memory of all responses that clients do not read.
 
     Attributes:
         calls: all that are open.
@@ -72,150 +80,208 @@ class Service:
         budget: MemoryBudget,
         unread: UnreadResponses,
     ) -> None:
-        self._entrance = Entrance(authenticator)
-        self.calls = Calls(limits, budget, unread, self._entrance, inference.unaddressed.fail)
+        self._authenticator = authenticator
+        self.calls = Calls(limits, budget, unread, authenticator, inference.unaddressed.fail)
         self._inference = inference
-        self._fast = FastInfer(inference, self._entrance)
+        self._fast = FastUnaryInfer(inference, authenticator)
         self._access, self._tracer = inference.access, inference.tracer
-        self._streams: set[Stream] = set()
+        self._streams: set[InferStream] = set()
         self._methods = self._by_path()
 
-    def _by_path(self) -> dict[bytes, Callable[[Call], None]]:
-        methods = {
-            name: self.calls.unary(name, _immediate(answer))
-            for name, answer in documents(self._inference).items()
+    def _by_path(self) -> dict[bytes, Callable[[ServerCall], object]]:
+        handlers: dict[str, Callable[[UnaryCall, bytes], None]] = {
+            name: _document_handler(name, document)
+            for name, document in _documents(self._inference).items()
         }
-        methods["ModelInfer"] = self.calls.unary("ModelInfer", self._infer)
-        methods[_STREAM] = self.calls.stream(self._stream)
-        for name in (*METHODS, *_FOREIGN):
-            if name not in methods:
-                methods[name] = _unsupported(name)
+        handlers["ModelInfer"] = self._infer
+        methods: dict[str, Callable[[ServerCall], object]] = {
+            name: partial(UnaryCall, self.calls, method=name, handler=handler)
+            for name, handler in handlers.items()
+        }
+        methods[_STREAM] = partial(self.calls.stream, self._stream)
+        for name in (*METHODS, *_TRITON_ONLY):
+            text = f"{name} is not supported by this server"
+            methods.setdefault(name, partial(ServerCall.end, code=_UNIMPLEMENTED, text=text))
         return {f"/{SERVICE}/{name}".encode(): method for name, method in methods.items()}
 
-    def take(self, call: Call) -> None:
-        """Take a call."""
+    def handle(self, call: ServerCall) -> None:
+        """Handle a new call."""
         method = self._methods.get(call.path)
         if method is None:
             call.end(_UNIMPLEMENTED, "there is no such method")
         else:
             method(call)
 
-    def end_streams(self) -> None:
+    def stop_streams(self) -> None:
         """Let each stream answer what it has read, and end."""
         for stream in self._streams:
-            stream.end()
+            stream.stop()
 
-    def _infer(self, unary: Unary, message: bytes) -> None:
+    def _infer(self, unary: UnaryCall, message: bytes) -> None:
         if not self._fast.begin(unary, message):
             task = asyncio.get_running_loop().create_task(self._infer_slowly(unary, message))
-            task.add_done_callback(lambda _: unary.leave())  # even if it is cancelled at once
+            task.add_done_callback(lambda _: unary.release())  # even if it is cancelled at once
             unary.on_cancelled = task.cancel
 
-    async def _infer_slowly(self, unary: Unary, message: bytes) -> None:
+    async def _infer_slowly(self, unary: UnaryCall, message: bytes) -> None:
         try:
-            asked = await self._read(message)
-            answer = await self._answer(asked, unary.call, message)
+            decoded = await self._decode(message)
+            response = await self._respond(decoded, unary.call, message)
         except Exception as error:
             unary.fail(error)
         else:
-            unary.succeed(answer)
+            unary.succeed(response)
 
-    async def _read(self, data: bytes) -> Asked:
-        """Read a message; one that names no model can only be counted as that."""
+    async def _decode(self, message: bytes) -> DecodedRequest:
+        """Decode a message; a failure can't be attributed to a model."""
         arrived = time.monotonic()
         try:
-            return await read_request(data)
+            return await decode_request(message)
         except BaseException as error:
             self._inference.unaddressed.fail(arrived, error)
             raise
 
-    async def _answer(self, asked: Asked, call: Call, message: bytes = b"") -> bytes:
-        """The answer; `message` is all of the call's, if others may be like it."""
+    async def _respond(
+        self, decoded: DecodedRequest, call: ServerCall, message: bytes = b""
+    ) -> bytes:
+        """Infer, log and trace.
+
+        Args:
+            decoded: the request.
+            call: to which it belongs.
+            message: the whole message of a unary call, which later ones may be like.
+
+        Returns:
+            A serialized ModelInferResponse.
+        """
         began = time.monotonic()
-        trace = None if self._tracer is None else self._begin_trace(self._tracer, asked, call)
+        trace = None if self._tracer is None else self._begin_trace(self._tracer, decoded, call)
         trace_id = "" if trace is None else trace.trace_id
-        described = partial(about, call, asked.head.model, asked.id, trace_id)
+        fields = partial(log_fields, call, decoded.head.model, decoded.id, trace_id)
         try:
-            answer = await self._inferred(asked, call, message, trace)
+            response = await self._run(decoded, call, message, trace)
         except BaseException as error:
             if trace is not None:
                 trace.end(error)
             if not isinstance(error, Exception):
                 raise
-            told = self._access.failed(began, error, described)
+            request_error = self._access.failed(began, error, fields)
             error.__traceback__ = None  # see `status`
-            raise told from None
+            raise request_error from None
         if trace is not None:
             trace.end()
         if self._access.logs_all:
-            self._access.succeeded(began, described())
-        return answer
+            self._access.succeeded(began, fields())
+        return response
 
-    def _begin_trace(self, tracer: Tracer, asked: Asked, call: Call) -> RequestTrace | None:
-        what = {"rpc.system": "grpc", "ensembled.model": asked.head.model}
-        return tracer.begin(f"{SERVICE}/ModelInfer", trace_context(call.metadata), what)
+    def _begin_trace(
+        self, tracer: Tracer, decoded: DecodedRequest, call: ServerCall
+    ) -> RequestTrace | None:
+        attributes = {"rpc.system": "grpc", "ensembled.model": decoded.head.model}
+        return tracer.begin(f"{SERVICE}/ModelInfer", trace_context(call.metadata), attributes)
 
-    async def _inferred(
-        self, asked: Asked, call: Call, message: bytes, trace: RequestTrace | None
+    async def _run(
+        self, decoded: DecodedRequest, call: ServerCall, message: bytes, trace: RequestTrace | None
     ) -> bytes:
-        model, arrived = asked.head.model, time.monotonic()
+        model, arrived = decoded.head.model, time.monotonic()
         try:
-            endpoint = self._inference.find(model, asked.head.version)
+            endpoint = self._inference.find(model, decoded.head.version)
         except UnknownModel as error:
             self._inference.unaddressed.fail(arrived, error)
             raise
-        within_s = answer_within_s(call.time_remaining())
-        request = await self._request(asked, endpoint, call)
-        inferred = await self._inference.infer(endpoint, request, within_s, trace)
+        timeout_s = remaining_timeout_s(call.time_remaining())
+        request = await self._make_request(decoded, endpoint, call)
+        inferred = await self._inference.infer(endpoint, request, timeout_s, trace)
         if message:
-            self._fast.remember(message, asked, endpoint, inferred.bound)
-        return encode_answer(model, asked.id, inferred.members, inferred.degraded, inferred.outputs)
+            self._fast.remember(message, decoded, endpoint, inferred.bound)
+        return encode_response(
+            model, decoded.id, inferred.members, inferred.degraded, inferred.outputs
+        )
 
-    async def _request(self, asked: Asked, endpoint: Endpoint, call: Call) -> InferRequest:
-        """Make the request; one that is refused counts as a failure of the model that it names."""
+    async def _make_request(
+        self, decoded: DecodedRequest, endpoint: Endpoint, call: ServerCall
+    ) -> InferRequest:
+        """Make the tensors and check the rest; a refusal counts as a failure of the model."""
         arrived = time.monotonic()
         try:
             if call.time_remaining() == 0:
                 raise DeadlineExceeded("the deadline has passed before the request was read")
-            request = await make_request(asked)
+            request = await build_request(decoded)
             if request.parameters.is_urgent:
-                self._entrance.check_urgent(call)
+                authorize_urgent(self._authenticator, call)
         except BaseException as error:
             endpoint.counters.fail(arrived, error)
             raise
         return request
 
-    async def _stream(self, call: Call) -> None:
-        self._entrance.check(_STREAM, call)
-        stream = Stream(self.calls, call, self._read, self._answer_streamed)
+    async def _stream(self, call: ServerCall) -> None:
+        authorize_call(self._authenticator, _STREAM, call)
+        stream = InferStream(self.calls, call, self._decode, self._respond_streamed)
         self._streams.add(stream)
         try:
             await stream.run()
         finally:
             self._streams.discard(stream)
-        if stream.was_ended:
+        if stream.was_stopped:
             call.end(_UNAVAILABLE, "the server is draining")
         else:
             call.end()
 
-    async def _answer_streamed(self, asked: Asked, call: Call) -> bytes:
+    async def _respond_streamed(self, decoded: DecodedRequest, call: ServerCall) -> bytes:
         """Each request of a stream counts as one of its client's."""
-        client = self._entrance.admit(_STREAM, call)
+        client = admit_call(self._authenticator, _STREAM, call)
         try:
-            return await self._answer(asked, call)
+            return await self._respond(decoded, call)
         finally:
-            self._entrance.leave(client)
+            self._authenticator.limiter.release(client)
 
 
-def _immediate(answer: Callable[[bytes], bytes]) -> Callable[[Unary, bytes], None]:
-    def handle(unary: Unary, message: bytes) -> None:
-        unary.succeed(answer(message))
+def _documents(inference: Inference) -> dict[str, Callable[[Any], Document]]:
+    """The metadata methods: by name, from a request message to its response as a document."""
+
+    def find(request: Any) -> Endpoint:
+        return inference.find(request.name, request.version)
+
+    return {
+        "ServerLive": lambda _: {"live": True},
+        "ServerReady": lambda _: {"ready": inference.is_ready},
+        "ModelReady": lambda request: {"ready": inference.can_answer(find(request))},
+        "ServerMetadata": lambda _: server_metadata(),
+        "ModelMetadata": lambda request: model_metadata(find(request).model),
+        "ModelConfig": lambda request: {"config": _config(inference.config(find(request)))},
+        "ModelStatistics": lambda request: inference.statistics(
+            [find(request)] if request.name else None
+        ),
+        "RepositoryIndex": lambda request: {"models": inference.index(ready_only=request.ready)},
+    }
+
+
+def _document_handler(
+    name: str, document: Callable[[Any], Document]
+) -> Callable[[UnaryCall, bytes], None]:
+    request_class = message_class(f"{name}Request")
+    response_class = message_class(f"{name}Response")
+
+    def handle(unary: UnaryCall, message: bytes) -> None:
+        response = json_format.ParseDict(
+            document(parse(request_class, message)), response_class(), ignore_unknown_fields=True
+        )
+        unary.succeed(response.SerializeToString())
 
     return handle
 
 
-def _unsupported(name: str) -> Callable[[Call], None]:
-    def take(call: Call) -> None:
-        call.end(_UNIMPLEMENTED, f"{name} is not supported by this server")
-
-    return take
+def _config(config: Document) -> Document:
+    """A model's configuration; what Triton's message has no field for becomes parameters."""
+    ensemble = config["ensemble"]
+    more = {
+        "members": ",".join(ensemble["members"]),
+        "rule": ensemble["rule"],
+        "quorum": str(ensemble["quorum"]),
+        "deadline_ms": f"{ensemble['deadline_ms']:g}",
+        "extra_outputs": ",".join(output["name"] for output in ensemble["extra_outputs"]),
+    }
+    if "labels" in ensemble:
+        more["labels"] = "\n".join(ensemble["labels"])
+    parameters = {name: {"string_value": value} for name, value in more.items()}
+    return {**config, "parameters": {**config["parameters"], **parameters}}

@@ -1,6 +1,7 @@
-"""How a call ends that has no answer: an error becomes a status, a text and trailing metadata.
+"""The metadata of calls, and the status with which a failed call ends.
 
-Runs in the front-end, under the gRPC API.
+Runs in the front-end, under the gRPC API. A call's metadata flows in (request id, trace context),
+fields for the log flow out; an error becomes a status code, a text and trailing metadata.
 """
 
 from __future__ import annotations
@@ -10,44 +11,73 @@ import logging
 import grpc
 
 from server.errors import InternalFault, QueueFull, RequestError, Unavailable
-from server.grpc_api.core import Call, Metadata
-from server.inference.access_log import REQUEST_ID_HEADER, new_request_id
+from server.grpc_api.core import Metadata, ServerCall
+from server.inference.access_log import REQUEST_ID_HEADER, new_request_id, valid_request_id
 
-__all__ = ["fail", "text_of"]
+__all__ = ["echoed_request_id", "error_text", "fail", "log_fields", "trace_context"]
 
 _log = logging.getLogger(__name__)
 
-#: What of a text goes into the trailing metadata, which clients limit to some kilobytes.
+_TRACE = ("traceparent", "tracestate")
+#: Of a text in trailing metadata, which clients limit to some kilobytes.
 _MAX_TEXT_BYTES = 2000
 
 
-def fail(call: Call, error: Exception) -> None:
-    """End a call with an error."""
-    code, text, trailing = _told(error)
-    if trailing:
-        call.trailing = tuple(dict((*call.trailing, *trailing)).items())
-    call.end(code, text)
+def echoed_request_id(metadata: Metadata) -> Metadata:
+    """The trailing metadata that echoes a call's request id, if it has a valid one."""
+    for name, value in metadata:
+        if name == REQUEST_ID_HEADER and valid_request_id(value):
+            return ((REQUEST_ID_HEADER, value),)
+    return ()
 
 
-def text_of(error: Exception) -> str:
-    """What the client is told of an error."""
-    return _told(error)[1]
+def trace_context(metadata: Metadata) -> dict[str, str]:
+    """The W3C trace context of a call."""
+    return {name: value for name, value in metadata if name in _TRACE}
 
 
-def _told(error: Exception) -> tuple[int, str, Metadata]:
-    """Status, text and trailing metadata of an error; one that we don't know goes to the log."""
-    if not isinstance(error, RequestError):
-        told = InternalFault(new_request_id())
-        _log.error("a call failed", exc_info=error, extra={"request_id": told.request_id})
-        error.__traceback__ = None
-        return _told(told)
-    # What the error has passed through holds the request, which often holds the error: let go of
-    # the tensors now, not when the garbage is collected.
-    error.__traceback__ = None
-    text = error.message.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
+def log_fields(call: ServerCall, model: str, request_id: str, trace_id: str = "") -> dict[str, str]:
+    """The fields of an infer request's log records."""
+    from_metadata = next((value for name, value in call.metadata if name == REQUEST_ID_HEADER), "")
+    return {
+        "protocol": "grpc",
+        "model": model,
+        "client": call.peer(),
+        "request_id": valid_request_id(from_metadata, request_id),
+        "trace_id": trace_id,
+    }
+
+
+def fail(call: ServerCall, error: Exception) -> None:
+    """End a call with the status of an error."""
+    error = _request_error(error)
     trailing: Metadata = ()
     if isinstance(error, QueueFull | Unavailable):
         trailing = (("retry-after", str(max(1, round(error.retry_after_s)))),)
     if isinstance(error, InternalFault):
         trailing = ((REQUEST_ID_HEADER, error.request_id),)
-    return grpc.StatusCode[error.grpc_status].value[0], text, trailing
+    if trailing:
+        call.trailing = tuple(dict((*call.trailing, *trailing)).items())
+    call.end(grpc.StatusCode[error.grpc_status].value[0], _text(error))
+
+
+def error_text(error: Exception) -> str:
+    """The text of an error for the client."""
+    return _text(_request_error(error))
+
+
+def _request_error(error: Exception) -> RequestError:
+    """The error for the client; an unexpected exception is logged."""
+    # The traceback's frames hold the request, which often holds the error: free the tensors now,
+    # not when the garbage is collected.
+    if isinstance(error, RequestError):
+        error.__traceback__ = None
+        return error
+    fault = InternalFault(new_request_id())
+    _log.error("a call failed", exc_info=error, extra={"request_id": fault.request_id})
+    error.__traceback__ = None
+    return fault
+
+
+def _text(error: RequestError) -> str:
+    return error.message.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")

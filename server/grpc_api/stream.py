@@ -1,7 +1,7 @@
-"""One ModelStreamInfer call: requests are worked on side by side and answered in their order.
+"""One ModelStreamInfer call: requests run concurrently and are answered in order.
 
-Runs in the front-end's event loop. A request that fails gets an answer that says so, and the
-stream lives on.
+Runs in the front-end's event loop. A request that fails gets an error response, and the stream
+goes on.
 """
 
 from __future__ import annotations
@@ -9,89 +9,85 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from server.grpc_api.answers import encode_error, encode_streamed
 from server.grpc_api.calls import Calls
-from server.grpc_api.codec import Asked
-from server.grpc_api.core import Call
-from server.grpc_api.status import text_of
+from server.grpc_api.codec import DecodedRequest, encode_error, encode_streamed
+from server.grpc_api.core import ServerCall
+from server.grpc_api.status import error_text
 
-__all__ = ["Stream"]
+__all__ = ["InferStream"]
 
-#: So many requests of a stream are worked on at once; the others are not read yet.
-_AT_ONCE = 64
+#: Requests of a stream that run at once; the others are not read yet.
+_MAX_CONCURRENT = 64
 
 
-class Stream:
-    """A call.
+class InferStream:
+    """A stream of infer requests.
 
     Args:
-        calls: all of them.
+        calls: all open calls.
         call: this one.
-        read: from a serialized request to a request.
-        answer: from a request to a serialized ModelInferResponse.
+        decode: from a serialized request to a request.
+        infer: from a request to a serialized ModelInferResponse.
 
     Attributes:
-        was_ended: whether the server did not read on.
+        was_stopped: whether `stop` was called.
     """
 
     def __init__(
         self,
         calls: Calls,
-        call: Call,
-        read: Callable[[bytes], Awaitable[Asked]],
-        answer: Callable[[Asked, Call], Awaitable[bytes]],
+        call: ServerCall,
+        decode: Callable[[bytes], Awaitable[DecodedRequest]],
+        infer: Callable[[DecodedRequest, ServerCall], Awaitable[bytes]],
     ) -> None:
         self._calls = calls
         self._call = call
-        self._read_request = read
-        self._answer = answer
-        self._unsent = calls.unsent_answers(call)
-        self._places = asyncio.Semaphore(_AT_ONCE)
-        self._answers: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
+        self._decode = decode
+        self._infer = infer
+        self._unsent = calls.unsent_responses(call)
+        self._free = asyncio.Semaphore(_MAX_CONCURRENT)
+        self._responses: asyncio.Queue[asyncio.Task[bytes] | None] = asyncio.Queue()
         self._reader: asyncio.Task[None] | None = None
-        self.was_ended = False
+        self.was_stopped = False
 
-    def end(self) -> None:
-        """Read no more; what was read is answered."""
-        self.was_ended = True
+    def stop(self) -> None:
+        """Stop reading; requests already read are answered."""
+        self.was_stopped = True
         if self._reader is not None:
             self._reader.cancel()
 
     async def run(self) -> None:
-        """Answer until the client has said its last."""
+        """Answer requests until the client sends no more."""
         self._reader = asyncio.create_task(self._read())
         try:
-            while (task := await self._answers.get()) is not None:
-                answer = await task
-                await self._calls.write(answer, self._call)
-                self._unsent.take(len(answer))
-                self._places.release()
+            while (task := await self._responses.get()) is not None:
+                response = await task
+                await self._calls.write(response, self._call)
+                self._unsent.sent(len(response))
+                self._free.release()
         finally:
             self._reader.cancel()
-            self._unsent.go()
-            while not self._answers.empty():
-                if (task := self._answers.get_nowait()) is not None:
+            self._unsent.close()
+            while not self._responses.empty():
+                if (task := self._responses.get_nowait()) is not None:
                     task.cancel()
 
     async def _read(self) -> None:
         try:
-            async for data in self._call.messages():
-                await self._places.acquire()
-                self._answers.put_nowait(asyncio.create_task(self._answer_one(data)))
+            async for message in self._call.messages():
+                await self._free.acquire()
+                self._responses.put_nowait(asyncio.create_task(self._respond(message)))
         finally:
-            self._answers.put_nowait(None)
+            self._responses.put_nowait(None)
 
-    async def _answer_one(self, data: bytes) -> bytes:
-        answer = await self._answer_or_refuse(data)
-        self._unsent.hold(len(answer))
-        return answer
-
-    async def _answer_or_refuse(self, data: bytes) -> bytes:
+    async def _respond(self, message: bytes) -> bytes:
         request_id = ""
         try:
-            with self._calls.holding(len(data)):
-                asked = await self._read_request(data)
-                request_id = asked.id
-                return encode_streamed(await self._answer(asked, self._call))
+            with self._calls.holding(len(message)):
+                request = await self._decode(message)
+                request_id = request.id
+                response = encode_streamed(await self._infer(request, self._call))
         except Exception as error:
-            return encode_error(text_of(error), request_id)
+            response = encode_error(error_text(error), request_id)
+        self._unsent.add(len(response))
+        return response

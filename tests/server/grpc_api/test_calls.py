@@ -10,8 +10,7 @@ import pytest
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.errors import InvalidRequest
 from server.grpc_api import calls as module
-from server.grpc_api.calls import Calls
-from server.grpc_api.entrance import Entrance
+from server.grpc_api.calls import Calls, UnaryCall
 from server.inference.spec import ClientLimits
 from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator
@@ -38,7 +37,7 @@ class Call:
     def receive(self, on_message):
         self.on_message = on_message
 
-    def answer(self, data, on_written):
+    def respond(self, data, on_written):
         self.answered, self.on_written, self.is_over = data, on_written, True
         self.ended.set()
 
@@ -57,19 +56,19 @@ class Call:
     def peer(self):
         return "ipv4:127.0.0.1:1"
 
-    def certified_names(self):
+    def certificate_names(self):
         return ()
 
 
 @asynccontextmanager
 async def calls_of(limits=LIMITS, budget=None, security=None):
     refused = []
-    entrance = Entrance(Authenticator(security or SecuritySpec(), lambda *_: None))
+    authenticator = Authenticator(security or SecuritySpec(), lambda *_: None)
     calls = Calls(
         limits,
         budget or MemoryBudget(),
         UnreadResponses(limits.unread_bytes),
-        entrance,
+        authenticator,
         lambda _, error: refused.append(error),
     )
     sweeping = asyncio.create_task(calls.sweep())
@@ -80,7 +79,7 @@ async def calls_of(limits=LIMITS, budget=None, security=None):
 def begin(calls, message=None, handle=lambda unary, message: unary.succeed(message)):
     """A call of ModelInfer, and its message if that is given."""
     call = Call()
-    calls.unary("ModelInfer", handle)(call)
+    UnaryCall(calls, call, "ModelInfer", handle)
     if message is not None:
         call.on_message(message)
     return call
@@ -186,7 +185,7 @@ def test_calls_beyond_the_limit_are_refused_and_not_read():
         async with calls_of(ClientLimits(calls=2)) as (calls, refused):
             first = [begin(calls), begin(calls)]
             unary, stream = begin(calls), Call()
-            calls.stream(None)(stream)
+            calls.stream(None, stream)
             await asyncio.wait_for(stream.ended.wait(), 30)
             for call in (unary, stream):
                 assert call.on_message is None
@@ -224,7 +223,7 @@ def test_streams_take_no_more_than_half_of_the_calls():
 
             first, second = Call(), Call()
             for call in (first, second):
-                calls.stream(wait)(call)
+                calls.stream(wait, call)
             await asyncio.wait_for(second.ended.wait(), 30)
             assert second.code == EXHAUSTED
             assert [error.reason for error in refused] == ["calls"]
@@ -265,12 +264,12 @@ def test_messages_count_until_they_are_answered():
 @pytest.mark.parametrize("streams", [False, True])
 def test_an_answer_that_is_not_taken_ends_the_connection(monkeypatch, streams):
     async def run():
-        ended = asyncio.Event()
+        ended, times = asyncio.Event(), []
 
         def end(peers):
             assert peers == {"ipv4:127.0.0.1:1"}
+            times.append(time.monotonic())
             ended.set()
-            return 1
 
         monkeypatch.setattr(module, "end_connections", end)
         async with calls_of() as (calls, _):
@@ -285,10 +284,10 @@ def test_an_answer_that_is_not_taken_ends_the_connection(monkeypatch, streams):
                 await writing
             else:
                 call.on_written(None)
-            before = calls.ended
+            before = len(times)
             assert before >= 1
-            calls._look(time.monotonic() + 1000)
-            assert calls.ended == before
+            calls._sweep(time.monotonic() + 1000)
+            assert len(times) == before
 
     asyncio.run(run())
 
@@ -297,14 +296,10 @@ def test_answers_that_are_not_taken_share_a_bound(monkeypatch):
     async def run():
         ended = []
 
-        def end(peers):
-            ended.append(peers)
-            return 1
-
-        monkeypatch.setattr(module, "end_connections", end)
+        monkeypatch.setattr(module, "end_connections", ended.append)
         async with calls_of(ClientLimits(unread_bytes=3 * COUNTED_BYTES)) as (calls, _):
             all_calls = [begin(calls, bytes(COUNTED_BYTES)) for _ in range(4)]
-            assert (len(ended), calls.ended) == (1, 1)
+            assert len(ended) == 1
             assert calls._unread.held_bytes == 3 * COUNTED_BYTES
             for call in all_calls:
                 call.on_written(None)
@@ -316,14 +311,14 @@ def test_answers_that_are_not_taken_share_a_bound(monkeypatch):
 def test_the_answers_of_a_stream_count_from_when_they_are_there():
     async def run():
         async with calls_of() as (calls, _):
-            unsent = calls.unsent_answers(Call())
-            unsent.hold(100)
-            unsent.hold(50)
-            unsent.take(100)
-            unsent.hold(7)
+            unsent = calls.unsent_responses(Call())
+            unsent.add(100)
+            unsent.add(50)
+            unsent.sent(100)
+            unsent.add(7)
             assert calls._unread.held_bytes == 57
-            unsent.go()
-            unsent.hold(1000)  # an answer that came too late for anybody
+            unsent.close()
+            unsent.add(1000)  # an answer that came too late for anybody
             assert calls._unread.held_bytes == 0
 
     asyncio.run(run())

@@ -9,9 +9,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from server.errors import InvalidRequest
-from server.grpc_api.answers import encode_answer, encode_error, encode_streamed
-from server.grpc_api.codec import parse, parse_request
-from server.grpc_api.fields import take_apart
+from server.grpc_api.codec import (
+    decode_fields,
+    encode_error,
+    encode_response,
+    encode_streamed,
+    parse,
+)
+from server.grpc_api.wire_format import split_fields
 from server.inference.outputs import OutputTensor
 from server.inference.requests import RequestedOutput, RequestParameters
 
@@ -43,11 +48,11 @@ def ask(datatype="FP32", shape=(1, 2)):
 
 
 def read(request):
-    return parse_request(take_apart(request.SerializeToString()))
+    return decode_fields(split_fields(request.SerializeToString()))
 
 
 def tensors(request):
-    return read(request).request().tensors
+    return read(request).build().tensors
 
 
 def same(tensor, array):
@@ -181,7 +186,7 @@ def test_what_a_request_says():
     request.outputs.add(name="entropy")
     asked = read(request)
     assert (asked.head.model, asked.head.version, asked.id) == ("m", "1", "straße")
-    made = asked.request()
+    made = asked.build()
     assert made.id == "straße"
     assert made.parameters == RequestParameters(2.0, ("a", "b"), 1)
     assert [(o.name, o.classes) for o in made.outputs] == [("output", 3), ("entropy", 0)]
@@ -197,7 +202,7 @@ def test_requests_that_differ_only_in_id_and_data():
         request.id = str(number)
         asked = read(request)
         assert asked.id == str(number)
-        same(asked.request().tensors[0], np.full((1, 2), number, np.float32))
+        same(asked.build().tensors[0], np.full((1, 2), number, np.float32))
 
 
 def parameter(request, name, **value):
@@ -250,22 +255,22 @@ def test_requests_that_make_no_sense(case):
 )
 def test_malformed_messages(data):
     with pytest.raises(InvalidRequest):
-        parse_request(take_apart(data)).request()
+        decode_fields(split_fields(data)).build()
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(data):
     with suppress(InvalidRequest):
-        parse_request(take_apart(data)).request()
+        decode_fields(split_fields(data)).build()
 
 
 def test_fields_that_are_not_ours_are_passed_over():
     request = with_raw(ask(), EIGHT)
     request.id = "7"
     data = request.SerializeToString() + b"\x42\x02ab\x48\x01"  # fields 8 and 9
-    asked = parse_request(take_apart(data))
+    asked = decode_fields(split_fields(data))
     assert asked.id == "7"
-    same(asked.request().tensors[0], np.zeros((1, 2), np.float32))
+    same(asked.build().tensors[0], np.zeros((1, 2), np.float32))
 
 
 def test_a_malformed_message_of_any_class():
@@ -289,7 +294,7 @@ def test_answers(request_id, degraded, outputs):
     for name, data in outputs:
         expected.outputs.add(name=name, datatype="UINT8", shape=[1, len(data)])
         expected.raw_output_contents.append(data)
-    serialized = encode_answer("m", request_id, "a,b", degraded, made)
+    serialized = encode_response("m", request_id, "a,b", degraded, made)
     assert Response.FromString(serialized) == expected
     streamed = StreamResponse.FromString(encode_streamed(serialized))
     assert streamed.infer_response == expected

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import socket
 from contextlib import asynccontextmanager
 
@@ -9,7 +10,7 @@ import grpc
 import pytest
 
 from server.grpc_api import core
-from server.grpc_api.core import CoreServer
+from server.grpc_api.core import CoreServer, end_connections
 
 METHOD = "/service/Method"
 INTERNAL = grpc.StatusCode.INTERNAL
@@ -28,7 +29,7 @@ async def serving(on_call, grace_s=30):
 
 
 def echo(call):
-    call.receive(lambda message: call.answer(message, lambda _: None))
+    call.receive(lambda message: call.respond(message, lambda _: None))
 
 
 def test_a_call_and_what_it_says_of_itself():
@@ -51,7 +52,7 @@ def test_a_call_and_what_it_says_of_itself():
             assert {("x-text", "a"), ("x-bin", b"\0")} <= set(call.metadata)
             assert call.peer().startswith("ipv4:127.0.0.1:")
             assert 0 < call.time_remaining() <= 100
-            assert not call.certified_names()
+            assert not call.certificate_names()
             assert (call.is_over, call.is_cancelled) == (True, False)
             assert await channel.unary_unary(METHOD)(b"") == b""
             assert calls[1].time_remaining() is None
@@ -161,7 +162,7 @@ def test_at_its_end_it_waits_for_calls_but_not_for_ever(grace_s):
             stopping = asyncio.create_task(server.stop(grace_s))
             if grace_s:
                 await asyncio.sleep(0)
-                calls[0].answer(b"in time", lambda _: None)
+                calls[0].respond(b"in time", lambda _: None)
                 assert await asked == b"in time"
             else:
                 with pytest.raises(grpc.aio.AioRpcError):
@@ -186,7 +187,7 @@ def test_calls_leave_nothing_behind():
     """Nothing that only the collector of garbage would find."""
 
     def left_behind():
-        return sum(type(one) is core.Call for one in gc.get_objects())
+        return sum(type(one) is core.ServerCall for one in gc.get_objects())
 
     async def run():
         before = left_behind()
@@ -201,3 +202,41 @@ def test_calls_leave_nothing_behind():
         assert asyncio.run(run()) == 0
     finally:
         gc.enable()
+
+
+@pytest.fixture(params=["127.0.0.1", "::1", "::ffff:127.0.0.1"])
+def pair(request):
+    """Both ends of a connection, and gRPC's name of the client's."""
+    host = request.param
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, 0), family=family)
+    except OSError:
+        pytest.skip(f"there is no {host}")
+    with listening, socket.create_connection(listening.getsockname()[:2]) as client:
+        port = client.getsockname()[1]
+        with listening.accept()[0] as accepted:
+            peer = {
+                "127.0.0.1": f"ipv4:127.0.0.1:{port}",
+                "::1": f"ipv6:%5B::1%5D:{port}",
+                "::ffff:127.0.0.1": f"ipv4:127.0.0.1:{port}",
+            }
+            yield client, accepted, peer[host], port
+
+
+def test_a_connection_is_ended(pair):
+    client, accepted, peer, port = pair
+    client.setblocking(False)
+    end_connections({f"ipv4:127.0.0.2:{port}", "ipv6:%5B::2%5D:1"})
+    with pytest.raises(BlockingIOError):
+        client.recv(1)
+    client.settimeout(10)
+    end_connections({peer})
+    assert client.recv(1) == b""
+    assert accepted.recv(1) == b""
+
+
+def test_looking_for_connections_leaves_no_descriptor_open(pair):
+    before = os.listdir("/proc/self/fd")
+    end_connections({pair[2]})
+    assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -12,10 +12,9 @@ from allocator.dispatch.flows import HIGH
 from server.engine.request import Answer, Prepared, Wish
 from server.engine.spec import ServedModel
 from server.errors import ClientGone, QueueFull
-from server.grpc_api.answers import encode_answer
-from server.grpc_api.codec import parse_request
-from server.grpc_api.fast_infer import FastInfer, answer_within_s
-from server.grpc_api.fields import take_apart
+from server.grpc_api.codec import decode_fields, encode_response
+from server.grpc_api.fast_infer import FastUnaryInfer, remaining_timeout_s
+from server.grpc_api.wire_format import split_fields
 from server.inference.access_log import AccessLog
 from server.inference.inference import Endpoint
 from server.inference.outputs import OutputTensor
@@ -58,25 +57,25 @@ class Unary:
         )
         self.on_cancelled = self.answer = self.error = None
 
-    def succeed(self, answer):
-        self.answer = answer
+    def succeed(self, response):
+        self.answer = response
 
     def fail(self, error):
         self.error = error
 
 
 class Scene:
-    def __init__(self, *, keeps_urgent=False, access="none", error=None, inputs=("x",)):
+    def __init__(self, *, restricts_urgent=False, access="none", error=None, inputs=("x",)):
         self.engine = Engine(error)
         tensors = tuple(TensorSpec(name, "UINT8", (300,)) for name in inputs)
         served = ServedModel(0, 0, SPEC)
         self.endpoint = Endpoint(ModelSpec(served, tensors, tuple(range(len(inputs))), (), ("m",)))
         inference = SimpleNamespace(engine=self.engine, access=AccessLog(access), tracer=None)
-        self.fast = FastInfer(inference, SimpleNamespace(keeps_urgent=keeps_urgent))
+        self.fast = FastUnaryInfer(inference, SimpleNamespace(restricts_urgent=restricts_urgent))
 
     def remember(self, message, wish=Wish()):  # noqa: B008
-        asked = parse_request(take_apart(message))
-        rows, inputs = bind_tensors(self.endpoint.model, asked.request().tensors)
+        asked = decode_fields(split_fields(message))
+        rows, inputs = bind_tensors(self.endpoint.model, asked.build().tensors)
         bound = BoundRequest(Prepared(self.endpoint.model.served, wish), inputs, rows)
         self.fast.remember(message, asked, self.endpoint, bound)
 
@@ -161,11 +160,11 @@ def test_neither_are_other_outputs_nor_who_wants_every_line():
     assert not scene.takes(message(payload(1)))
 
 
-@pytest.mark.parametrize("keeps_urgent", [False, True])
-def test_who_may_be_urgent_is_looked_at_elsewhere(keeps_urgent):
-    scene = Scene(keeps_urgent=keeps_urgent)
+@pytest.mark.parametrize("restricts_urgent", [False, True])
+def test_who_may_be_urgent_is_looked_at_elsewhere(restricts_urgent):
+    scene = Scene(restricts_urgent=restricts_urgent)
     scene.remember(message(payload(1)), Wish(level=HIGH))
-    assert scene.takes(message(payload(1))) is not keeps_urgent
+    assert scene.takes(message(payload(1))) is not restricts_urgent
 
 
 def test_kinds_of_one_length_are_bounded():
@@ -196,7 +195,7 @@ def test_answers_are_those_of_the_ordinary_way():
         now = time.monotonic()
         scene.engine.submitted[-1].done(Answer(values, 1, 1, degraded, None, now, now, now))
         output = OutputTensor("output", "UINT8", [1, 4], values)
-        assert unary.answer == encode_answer("m", "", "m", degraded, [output])
+        assert unary.answer == encode_response("m", "", "m", degraded, [output])
     assert scene.endpoint.counters.outcomes == {"ok": 2, "degraded": 1}
 
 
@@ -226,4 +225,4 @@ def test_a_deadline_differs_from_call_to_call():
     for left_s, expected in ((10.0, 9.9), (0.5, 0.45), (None, 0.0)):
         assert scene.takes(message(payload(1)), Unary(left_s))
         assert scene.engine.submitted[-1].within_s == pytest.approx(expected)
-    assert 0 < answer_within_s(0.0) < 1e-6
+    assert 0 < remaining_timeout_s(0.0) < 1e-6

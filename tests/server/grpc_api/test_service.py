@@ -36,7 +36,7 @@ def make_call(method):
 def test_a_client_that_goes_before_its_request_is_begun():
     async def run():
         service, call = make_service(), make_call("ModelInfer")
-        service.take(call)
+        service.handle(call)
         call.on_message(b"a message")
         assert service.calls.open == 1
         call.is_cancelled = True

@@ -8,7 +8,6 @@ import uvloop
 from certificates import Authority
 
 from server.grpc_api import server as grpc_server
-from server.grpc_api.certificates import Certificates
 from server.grpc_api.core import CoreServer
 from server.http_api import server as http_server
 from server.http_api.connections import Connections
@@ -62,7 +61,7 @@ def test_over_grpc(files, monkeypatch):
 
     async def run():
         options = grpc_server._options(1 << 20, ClientLimits(), 100)
-        credentials = Certificates(files).credentials()
+        credentials = grpc_server.Certificates(files).credentials()
         server = CoreServer("127.0.0.1:0", credentials, options, lambda call: None)
         server.start()
         await wait_closed(server.port)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.errors import InvalidRequest
-from server.grpc_api.fields import length_prefixed, refuse_many_parts, take_apart
+from server.grpc_api.wire_format import check_part_count, length_prefixed, split_fields
 
 Request = message_class("ModelInferRequest")
 
@@ -34,7 +34,7 @@ def put_together(fields):
 
 @given(requests())
 def test_the_parts_are_the_request(request_):
-    fields = take_apart(request_.SerializeToString())
+    fields = split_fields(request_.SerializeToString())
     assert fields.id == request_.id.encode()
     assert list(map(bytes, fields.raw)) == list(request_.raw_input_contents)
     assert put_together(fields) == request_
@@ -47,12 +47,12 @@ def test_fields_in_any_order_and_given_twice(one, two):
     both = Request.FromString(data)
     if not two.id:
         both.id = one.id
-    assert put_together(take_apart(data)) == both
+    assert put_together(split_fields(data)) == both
 
 
 @given(st.binary(max_size=100))
 def test_what_is_taken_apart_is_what_protobuf_reads(data):
-    fields = take_apart(data)
+    fields = split_fields(data)
     try:
         whole = Request.FromString(data)
     except Exception:
@@ -83,16 +83,16 @@ def test_a_request_cut_short_is_no_other_request(request_, data):
     ],
 )
 def test_what_needs_a_parser_is_left_whole(data):
-    assert take_apart(data) == (data, None, ())
+    assert split_fields(data) == (data, None, ())
 
 
 def test_a_length_in_more_bytes_than_it_needs():
-    assert take_apart(b"\x1a\x82\x80\x00ab").id == b"ab"
+    assert split_fields(b"\x1a\x82\x80\x00ab").id == b"ab"
 
 
 def test_too_many_fields_are_refused():
     with pytest.raises(InvalidRequest, match="4096"):
-        take_apart(b"\x3a\x00" * 5000)
+        split_fields(b"\x3a\x00" * 5000)
 
 
 @pytest.mark.parametrize("size", [0, 1, 127, 128, 300, 16383, 16384, 1 << 20])
@@ -119,30 +119,30 @@ def request_of(fill):
 )
 def test_millions_of_parts_are_refused_before_a_parser_makes_them(fill):
     with pytest.raises(InvalidRequest, match="more than 32768 parts"):
-        refuse_many_parts(request_of(fill))
+        check_part_count(request_of(fill))
 
 
 def test_numbers_that_are_not_packed_are_parts():
     unpacked = b"\x08\x01" * 40_000  # `bool_contents`, one by one
     contents = b"".join(length_prefixed(5, unpacked))
     with pytest.raises(InvalidRequest):
-        refuse_many_parts(b"".join(length_prefixed(5, contents)))
+        check_part_count(b"".join(length_prefixed(5, contents)))
     fixed = b"\x35abcd" * 40_000  # `fp32_contents`, one by one
     contents = b"".join(length_prefixed(5, fixed))
     with pytest.raises(InvalidRequest):
-        refuse_many_parts(b"".join(length_prefixed(5, contents)))
+        check_part_count(b"".join(length_prefixed(5, contents)))
 
 
 @given(st.binary(max_size=200))
 def test_whatever_is_looked_into_an_end_is_found(data):
-    refuse_many_parts(data)
-    refuse_many_parts(b"".join(length_prefixed(5, data)))
+    check_part_count(data)
+    check_part_count(b"".join(length_prefixed(5, data)))
 
 
 def test_big_tensors_have_few_parts():
-    refuse_many_parts(
+    check_part_count(
         request_of(lambda tensor: tensor.contents.fp32_contents.extend([1.0] * 100_000))
     )
-    refuse_many_parts(
+    check_part_count(
         request_of(lambda tensor: tensor.contents.bytes_contents.extend([b"ab"] * 16_384))
     )

@@ -1,8 +1,8 @@
-"""The top-level fields of an infer request's message, taken apart without parsing what is in them.
+"""Protobuf's wire format: infer requests split into fields without parsing their contents.
 
 Runs in the front-end, on the hot path; pure. Raw tensors are the bulk of most requests, and what
-is left without them and without the id (the *head*) is the same from request to request. So
-the tensors are only sliced, and the head is parsed once.
+remains without them and the id (the *head*) is the same from request to request. So the tensors
+are only sliced, and the head is parsed once.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from server.errors import InvalidRequest
 __all__ = [
     "RAW_INPUT_CONTENTS",
     "Fields",
+    "check_part_count",
     "field_prefix",
     "length_prefixed",
-    "refuse_many_parts",
-    "take_apart",
+    "split_fields",
 ]
 
 #: The number of that field of ModelInferRequest.
@@ -31,7 +31,7 @@ _MAX_FIELDS = 4096
 #: Of a big head: elements of BYTES, parameters, numbers that are not packed.
 _MAX_PARTS = 1 << 15
 _VARINT, _FIXED = 0, {1: 8, 5: 4}
-#: Tags of the fields to look into: of a request, and of an input. (An output has none of these.)
+#: Tags of the fields to descend into: of a request, and of an input. (An output has none.)
 _INPUTS_OUTPUTS, _CONTENTS, _NOTHING = frozenset({0x2A, 0x32}), frozenset({0x2A}), frozenset[int]()
 
 
@@ -40,8 +40,8 @@ class Fields(NamedTuple):
 
     Attributes:
         head: the message without id and raw tensors, or else all of it.
-        id: UTF-8, not checked; None if the head is all of the message.
-        raw: the raw tensors, in their order.
+        id: UTF-8, not validated; None if `head` is all of the message.
+        raw: the raw tensors, in order.
     """
 
     head: bytes
@@ -49,11 +49,11 @@ class Fields(NamedTuple):
     raw: Sequence[bytes | memoryview]
 
 
-def take_apart(message: bytes) -> Fields:
-    """Take a serialized ModelInferRequest apart; one that needs a real parser is left whole.
+def split_fields(message: bytes) -> Fields:
+    """Split a serialized ModelInferRequest; one that needs a real parser is left whole.
 
     Raises:
-        InvalidRequest: if it has so many fields that to look at each would hold everybody up.
+        InvalidRequest: if it has so many fields that splitting would block the event loop.
     """
     view = memoryview(message)
     head: list[bytes] = []
@@ -78,10 +78,11 @@ def take_apart(message: bytes) -> Fields:
     raise InvalidRequest(f"the request has more than {_MAX_FIELDS} parts")
 
 
-def refuse_many_parts(head: bytes) -> None:
-    """Look into a big head, before it is parsed: its inputs and outputs, and their contents.
+def check_part_count(head: bytes) -> None:
+    """Count the parts of a big head before it is parsed: its inputs, outputs and their contents.
 
-    A parser makes an object of each part, for seconds if there are millions, and lets nobody in.
+    A parser makes an object of each part, which blocks the process for seconds if there are
+    millions.
 
     Raises:
         InvalidRequest: if there are too many.
@@ -104,7 +105,7 @@ def refuse_many_parts(head: bytes) -> None:
                     spans.append((*span, _CONTENTS if nested is _INPUTS_OUTPUTS else _NOTHING))
                 position = span[1]
             else:
-                return  # malformed, which the parser finds as soon as it gets here
+                return  # malformed, which the parser finds here, too
 
 
 def _after_varint(message: bytes, position: int) -> int:
@@ -114,7 +115,7 @@ def _after_varint(message: bytes, position: int) -> int:
 
 
 def _span(message: bytes, position: int) -> tuple[int, int] | None:
-    """Where a field's content starts and stops, whose length stands here; None if it can't."""
+    """Start and stop of a field's content, whose length is here; None if malformed."""
     length = shift = 0
     while position < len(message) and shift <= _LONGEST_SHIFT:
         byte = message[position]
@@ -128,7 +129,7 @@ def _span(message: bytes, position: int) -> tuple[int, int] | None:
 
 
 def field_prefix(number: int, length: int) -> bytes:
-    """What stands before the content of a length-delimited field.
+    """The tag and length before the content of a length-delimited field.
 
     Args:
         number: of the field, below 16.
@@ -149,6 +150,6 @@ def length_prefixed(
 
     Args:
         number: of the field, below 16.
-        content: what is in it.
+        content: of the field.
     """
     return [field_prefix(number, len(content)), content]
