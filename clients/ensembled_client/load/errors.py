@@ -1,4 +1,7 @@
-"""What ends a load test before its figures: one line for a person, and an exit status."""
+"""Why a load test could not run: one line for a person, and an exit status of the command.
+
+Raised in the parent, or in a load process that sends it to the parent.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,12 @@ EXIT_GATE = 3
 
 
 class LoadTestError(Exception):
-    """The test could not be run: no server there, no such model, an unreadable file."""
+    """The test could not run: no server, no such model, an unreadable file."""
 
     exit_status = EXIT_FAILED
 
 
 class UsageError(LoadTestError):
-    """The options make no sense, alone or together."""
+    """An option is invalid, or options exclude each other."""
 
     exit_status = EXIT_USAGE

@@ -1,7 +1,17 @@
-"""A process that makes load: connects, keeps to its job, hands over what it has counted.
+"""A load process: connects, waits for the start, generates its share of the load, and measures.
 
-The parent draws and prints; here nothing runs beside the load but a look at the clock now and
-then. Ctrl-C is the parent's business, too.
+The parent handles Ctrl-C and draws; here nothing runs beside the load but a look at the clock now
+and then. Messages through the pipe:
+
+    parent                           load process
+      | GeneratorConfig (at its start)    |
+      |---------------------------------->|  connects
+      |<--------------------------- READY |  or LoadTestError
+      | start, ns of the monotonic clock  |
+      |---------------------------------->|  warm-up, measurement
+      |<--------------- Progress, repeated|  if configured
+      | STOP (Ctrl-C) ------------------->|
+      |<-------------------- RequestStats |  or LoadTestError
 """
 
 from __future__ import annotations
@@ -9,218 +19,287 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Final
 
-from ensembled_client.load.alarm import new_alarm
-from ensembled_client.load.closed_loop import ClosedLoop
-from ensembled_client.load.http_lane import connect_error
-from ensembled_client.load.job import Failed, Job, Progress, Ready, Start, Stop
-from ensembled_client.load.lag import LoopWatch, UsageMeter
-from ensembled_client.load.lanes import LaneMaker
-from ensembled_client.load.loops import Loop
-from ensembled_client.load.making import lane_factory
-from ensembled_client.load.open_loop import OpenLoop
-from ensembled_client.load.recorder import Recorder, Tally, Window
-from ensembled_client.load.schedule import share
-from ensembled_client.load.workload import Rotation
+from ensembled_client.load.connection import (
+    LoadConnection,
+    NewConnection,
+    OnResult,
+    connect_error,
+)
+from ensembled_client.load.errors import LoadTestError
+from ensembled_client.load.http_connection import HttpLoadConnection
+from ensembled_client.load.loops import ClosedLoop, Loop, OpenLoop
+from ensembled_client.load.options import Options
+from ensembled_client.load.schedule import Schedule, share
+from ensembled_client.load.stats import RequestStats, Window
+from ensembled_client.load.timing import LagMonitor, current_usage, new_timer
+from ensembled_client.load.workload import RequestCycle, Workload
 
-__all__ = ["generate"]
+__all__ = ["READY", "STOP", "GeneratorConfig", "Progress", "connections", "run_generator"]
+
+READY: Final = "ready"
+STOP: Final = "stop"
 
 _SECOND_NS = 1_000_000_000
-_EXPIRE_S = 0.2
-# A test that is broken off waits so long for the answers that are on their way.
+_MAX_CONNECT_S = 10.0
+_CHECK_S = 0.2
+# An interrupted test waits so long for the responses to requests in flight.
 _STOP_S = 1.0
-_ROTATION_STEP = 7
+# Processes should not send the same request at the same time.
+_CYCLE_OFFSET = 7
 
 
-def generate(*, job: Job, pipe: Connection) -> None:
-    """Run as a process of its own; the last message in the pipe is a `Tally` or `Failed`."""
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The share of a test that one process generates.
+
+    Attributes:
+        options: of the whole test.
+        workload: what to send.
+        schedule: of all processes together; None for a closed loop.
+        index: the number of the process.
+        processes: how many there are.
+        connections: of this process; in an open loop the most.
+        count: of this process' requests in a closed loop; None for no limit.
+        progress_s: the interval of `Progress` messages; None for none.
+    """
+
+    options: Options
+    workload: Workload
+    schedule: Schedule | None
+    index: int
+    processes: int
+    connections: int
+    count: int | None
+    progress_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a process has done so far.
+
+    Attributes:
+        index: of the process.
+        succeeded: good responses without the warm-up.
+        failed: errors without the warm-up.
+        in_flight: requests without a response.
+        recent_ns: latencies of the last requests.
+    """
+
+    index: int
+    succeeded: int
+    failed: int
+    in_flight: int
+    recent_ns: tuple[int, ...]
+
+
+def run_generator(*, config: GeneratorConfig, pipe: Connection) -> None:
+    """Run as a process of its own; the last message is `RequestStats` or a `LoadTestError`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        pipe.send(_run(Generator(job, pipe).run))
+        import uvloop  # noqa: PLC0415  (only if it is installed)
+    except ImportError:
+        new_event_loop = asyncio.new_event_loop
+    else:
+        new_event_loop = uvloop.new_event_loop
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            pipe.send(runner.run(_Generator(config, pipe).run()))
     except OSError as error:
-        pipe.send(Failed(f"{job.target.authority}: {connect_error(error)}"))
+        authority = config.options.target.address.authority
+        pipe.send(LoadTestError(f"{authority}: {connect_error(error)}"))
     except EOFError:
-        pass  # the parent has gone
+        pass  # the parent has ended
     finally:
         pipe.close()
 
 
-def _run(main: Callable[[], object]) -> object:
-    try:
-        import uvloop  # noqa: PLC0415  (only if it is installed)
-    except ImportError:
-        factory = asyncio.new_event_loop
-    else:
-        factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        return runner.run(main())  # type: ignore[arg-type]
+@asynccontextmanager
+async def connections(options: Options, count: int) -> AsyncIterator[NewConnection]:
+    """Yield what makes connections, `count` at most."""
+    target = options.target
+    connect_s = min(_MAX_CONNECT_S, options.patience_s)
+    if target.protocol == "grpc":
+        from ensembled_client.load.grpc_connection import (  # noqa: PLC0415  (an extra)
+            grpc_connections,
+        )
+
+        async with grpc_connections(target, count, connect_s, options.patience_s) as new:
+            yield new
+        return
+    tls = ssl.create_default_context() if target.address.is_encrypted else None
+
+    def new_http(on_result: OnResult) -> LoadConnection:
+        return HttpLoadConnection(target, tls, connect_s, on_result)
+
+    yield new_http
 
 
-class Generator:
-    """One run of a job.
+class _Generator:
+    """One run of a process.
 
     Args:
-        job: what to do.
+        config: what to do.
         pipe: to the parent.
     """
 
-    def __init__(self, job: Job, pipe: Connection) -> None:
-        self._job = job
+    def __init__(self, config: GeneratorConfig, pipe: Connection) -> None:
+        self._config = config
+        self._options = config.options
         self._pipe = pipe
-        self._started: asyncio.Future[int]
-        self._broken_off = asyncio.Event()
+        self._start_ns: asyncio.Future[int]
+        self._interrupted = asyncio.Event()
+        deadline_ms = config.options.deadline_ms
+        self._stats = RequestStats(
+            Window(0),
+            None if deadline_ms is None else round(deadline_ms * 1e6),
+            keeps_service=config.schedule is not None,
+        )
 
-    async def run(self) -> Tally:
-        """Connect, wait for the start, make load, and count.
+    async def run(self) -> RequestStats:
+        """Connect, wait for the start, generate the load, and measure.
 
         Raises:
             OSError: if the server can't be reached.
-            EOFError: if the parent has gone.
+            EOFError: if the parent has ended.
         """
         event_loop = asyncio.get_running_loop()
-        self._started = event_loop.create_future()
-        window = Window(0)
-        deadline_s = self._job.deadline_s
-        recorder = Recorder(
-            window,
-            None if deadline_s is None else round(deadline_s * _SECOND_NS),
-            keeps_service=self._job.schedule is not None,
-        )
-        async with lane_factory(self._job) as make_lane:
-            loop = self._loop(make_lane, recorder)
+        self._start_ns = event_loop.create_future()
+        async with connections(self._options, self._config.connections) as new_connection:
+            loop = self._new_loop(new_connection)
             try:
                 await loop.open()
-                event_loop.add_reader(self._pipe.fileno(), self._told)
-                self._pipe.send(Ready())
-                at_ns = await self._started
-                self._set_window(window, at_ns)
-                return await self._measure(loop, recorder, at_ns)
+                event_loop.add_reader(self._pipe.fileno(), self._receive)
+                self._pipe.send(READY)
+                await self._measure(loop, await self._start_ns)
+                return self._stats
             finally:
                 event_loop.remove_reader(self._pipe.fileno())
                 await loop.close()
 
-    def _told(self) -> None:
+    def _receive(self) -> None:
         try:
             message = self._pipe.recv()
         except (EOFError, OSError):
             asyncio.get_running_loop().remove_reader(self._pipe.fileno())
-            message = Stop()
-        if isinstance(message, Start):
-            self._started.set_result(message.at_ns)
-        elif not self._started.done():
-            self._started.set_exception(EOFError())
+            message = STOP
+        if message != STOP:
+            self._start_ns.set_result(message)
+        elif not self._start_ns.done():
+            self._start_ns.set_exception(EOFError())
         else:
-            self._broken_off.set()
+            self._interrupted.set()
 
-    def _loop(self, make_lane: LaneMaker, recorder: Recorder) -> Loop:
-        job, clock_ns = self._job, time.monotonic_ns
-        rotation = Rotation(job.workload, job.index * _ROTATION_STEP)
-        if job.schedule is None:
+    def _new_loop(self, new_connection: NewConnection) -> Loop:
+        config = self._config
+        requests = RequestCycle(config.workload, config.index * _CYCLE_OFFSET)
+        if config.schedule is None:
             return ClosedLoop(
-                make_lane,
-                lanes=job.lanes,
-                rotation=rotation,
-                rows=job.workload.rows,
-                count=job.count,
-                recorder=recorder,
-                clock_ns=clock_ns,
+                new_connection=new_connection,
+                requests=requests,
+                stats=self._stats,
+                connections=config.connections,
+                rows=config.workload.rows,
+                count=config.count,
             )
         return OpenLoop(
-            make_lane,
-            most_lanes=job.lanes,
-            rotation=rotation,
-            arrivals=share(job.schedule.arrivals(), job.index, job.of),
-            recorder=recorder,
-            clock_ns=clock_ns,
-            make_alarm=new_alarm,
+            new_connection=new_connection,
+            requests=requests,
+            stats=self._stats,
+            max_connections=config.connections,
+            arrivals=share(config.schedule.arrivals(), config.index, config.processes),
         )
 
-    def _set_window(self, window: Window, at_ns: int) -> None:
-        window.begin_ns = at_ns + round(self._job.warmup_s * _SECOND_NS)
-        if self._job.duration_s is not None:
-            window.end_ns = window.begin_ns + round(self._job.duration_s * _SECOND_NS)
-
-    async def _measure(self, loop: Loop, recorder: Recorder, at_ns: int) -> Tally:
-        window = recorder.window
+    async def _measure(self, loop: Loop, start_ns: int) -> None:
+        window = self._stats.window
+        window.begin_ns = start_ns + round(self._options.warmup_s * _SECOND_NS)
+        if self._options.duration_s is not None:
+            window.end_ns = window.begin_ns + round(self._options.duration_s * _SECOND_NS)
         gc.collect()
         gc.freeze()  # what lives now lives to the end: no need to look through it
-        watch, meter = LoopWatch(new_alarm, time.monotonic_ns), UsageMeter()
+        monitor = LagMonitor(self._stats.loop_lag.record, new_timer, time.monotonic_ns)
         try:
-            if self._job.schedule is None:  # a schedule has an alarm that is more exact
-                await _sleep_until(at_ns)
-            loop.start(at_ns)
-            await self._until(loop, recorder, window.begin_ns)
-            watch.start()
-            meter.start()
-            await self._until(loop, recorder, window.end_ns)
-            meter.stop()
-            if self._broken_off.is_set():
+            if self._config.schedule is None:  # the timer of a schedule is more exact
+                await asyncio.sleep(max(0, start_ns - time.monotonic_ns()) / _SECOND_NS)
+            loop.start(start_ns)
+            await self._run_until(loop, window.begin_ns)
+            monitor.start()
+            before = current_usage()
+            await self._run_until(loop, window.end_ns)
+            self._stats.usages = (current_usage() - before,)
+            if self._interrupted.is_set():
                 now_ns = time.monotonic_ns()
                 window.end_ns = min(window.end_ns or now_ns, now_ns)
             loop.stop()
-            await self._drain(loop, recorder)
+            await self._drain(loop)
         finally:
-            watch.close()
-        return recorder.tally(watch.lags, meter.used, was_stopped=self._broken_off.is_set())
+            monitor.close()
+        self._stats.close_window()
+        self._stats.was_interrupted = self._interrupted.is_set()
 
-    async def _until(self, loop: Loop, recorder: Recorder, end_ns: int | None) -> None:
-        """Let it run until a time (None: no end of its own), its end, or a Stop."""
-        told_s = time.monotonic()
-        while not (self._broken_off.is_set() or loop.done.is_set()):
+    async def _run_until(self, loop: Loop, end_ns: int | None) -> None:
+        """Return at that time, or earlier when the loop is done or the test is interrupted."""
+        reported_ns = time.monotonic_ns()
+        interval_s = self._config.progress_s
+        while not (self._interrupted.is_set() or loop.done.is_set()):
             now_ns = time.monotonic_ns()
             if end_ns is not None and now_ns >= end_ns:
                 return
-            self._expire(loop, now_ns)
-            if self._job.progress_s is not None and now_ns / 1e9 - told_s >= self._job.progress_s:
-                told_s = now_ns / 1e9
-                self._pipe.send(self._progress(loop, recorder))
-            left_s = _EXPIRE_S if end_ns is None else (end_ns - now_ns) / _SECOND_NS
-            await self._wait(loop, min(left_s, _EXPIRE_S))
+            self._cancel_overdue(loop, now_ns)
+            if interval_s is not None and now_ns - reported_ns >= interval_s * _SECOND_NS:
+                reported_ns = now_ns
+                self._pipe.send(self._progress(loop))
+            left_s = _CHECK_S if end_ns is None else (end_ns - now_ns) / _SECOND_NS
+            await _wait_any(min(left_s, _CHECK_S), loop.done, self._interrupted)
 
-    async def _drain(self, loop: Loop, recorder: Recorder) -> None:
-        """Wait for the answers that are on their way, as long as patience lasts."""
-        end_s = time.monotonic() + self._job.patience_s
+    async def _drain(self, loop: Loop) -> None:
+        """Wait for the responses to requests in flight, as long as patience lasts."""
+        end_s = time.monotonic() + self._options.patience_s
         while not loop.done.is_set():
-            if self._broken_off.is_set():
+            events = [loop.done, self._interrupted]
+            if self._interrupted.is_set():
                 end_s = min(end_s, time.monotonic() + _STOP_S)
+                events.pop()
             left_s = end_s - time.monotonic()
             if left_s <= 0:
                 break
-            self._expire(loop, time.monotonic_ns())
-            await self._wait(loop, min(left_s, _EXPIRE_S), also_stop=not self._broken_off.is_set())
-        if self._broken_off.is_set():
+            self._cancel_overdue(loop, time.monotonic_ns())
+            await _wait_any(min(left_s, _CHECK_S), *events)
+        if self._interrupted.is_set():
             loop.abandon()
         else:
-            loop.expire(time.monotonic_ns() + 1, self._no_answer)
-
-    async def _wait(self, loop: Loop, seconds: float, *, also_stop: bool = True) -> None:
-        events = [loop.done, self._broken_off] if also_stop else [loop.done]
-        waits = [asyncio.ensure_future(event.wait()) for event in events]
-        try:
-            await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+            loop.cancel_before(time.monotonic_ns() + 1, self._timeout_error)
 
     @property
-    def _no_answer(self) -> str:
-        return f"no answer within {self._job.patience_s:g} s"
+    def _timeout_error(self) -> str:
+        return f"no response within {self._options.patience_s:g} s"
 
-    def _expire(self, loop: Loop, now_ns: int) -> None:
-        loop.expire(now_ns - round(self._job.patience_s * _SECOND_NS), self._no_answer)
+    def _cancel_overdue(self, loop: Loop, now_ns: int) -> None:
+        loop.cancel_before(
+            now_ns - round(self._options.patience_s * _SECOND_NS), self._timeout_error
+        )
 
-    def _progress(self, loop: Loop, recorder: Recorder) -> Progress:
+    def _progress(self, loop: Loop) -> Progress:
         return Progress(
-            index=self._job.index,
-            fine=recorder.fine,
-            failed=recorder.errors.total(),
+            index=self._config.index,
+            succeeded=self._stats.succeeded,
+            failed=self._stats.errors.total(),
             in_flight=loop.in_flight,
-            recent_ns=tuple(recorder.recent_ns),
+            recent_ns=tuple(self._stats.recent_ns),
         )
 
 
-async def _sleep_until(at_ns: int) -> None:
-    await asyncio.sleep(max(0, at_ns - time.monotonic_ns()) / _SECOND_NS)
+async def _wait_any(timeout_s: float, *events: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()

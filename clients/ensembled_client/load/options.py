@@ -1,55 +1,54 @@
-"""What was asked for on the command line: checked, frozen. Pure but for `parse`'s own errors."""
+"""The command line of `ensembled-load`: names, defaults, help and checks. Runs in the parent.
+
+In: the arguments. Out: `Options`, which load processes get, too.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ensembled_client.load.bodies import Parameters
 from ensembled_client.load.errors import UsageError
-from ensembled_client.load.gates import Gates, parse_most_errors
-from ensembled_client.load.parser import new_parser
-from ensembled_client.load.target import Target
+from ensembled_client.load.summary import Gates
+from ensembled_client.load.target import PROTOCOLS, Target
 
-__all__ = ["Options", "parse"]
+__all__ = ["Options", "parse_error_limit", "parse_options"]
 
 _CLOSED_CONNECTIONS = 8
 _OPEN_CONNECTIONS = 256
 _DURATION_S = 10.0
+_PLOT_SUFFIXES = {".svg", ".png", ".pdf"}
+
+_EPILOG = """\
+Exit status: 0 the test ran and every gate passed; 1 it could not run; 2 the options are wrong;
+3 a gate failed. Ctrl-C ends a test early, with its report.
+
+examples:
+  ensembled-load http://localhost:8000 digits                        # 8 connections for 10 s
+  ensembled-load http://localhost:8000 digits --rate 500 --arrivals poisson --deadline-ms 20
+  ensembled-load http://localhost:8000 imagenet --input a.jpg b.jpg --sweep 1,2,4,8 --plot s.svg
+  ensembled-load grpc://localhost:8001 digits --max-p99-ms 50 --max-errors 0 --json
+"""
 
 
 @dataclass(frozen=True)
 class Options:
-    """A test, or a sweep of tests.
+    """A test or a sweep of tests; ``--help`` describes the fields that are not described here.
 
     Attributes:
-        target: who is asked, and how.
+        target: the server and the model.
         arrivals: ``closed``, ``constant``, ``poisson`` or ``trace``.
-        loads: connections of a closed loop, or requests per second; several are a sweep, a trace
-            has none.
-        connections: the most an open loop may use.
-        trace: the file.
-        duration_s: of the measurement; None for as long as `count` or the trace takes.
-        count: of requests; None for no limit.
-        warmup_s: before it.
-        processes: how many make the load.
-        patience_s: how long an answer is waited for.
-        rows: of a request.
-        inputs: files to take them from; none for random ones.
-        distinct: how many different requests.
-        seed: of all that is random.
-        shapes: of inputs with open dimensions.
-        image_size: width and height of made-up images.
-        parameters: of every request.
-        deadline_ms: for goodput.
-        gates: for the exit status.
-        as_json: whether stdout gets JSON.
-        output: a file for the same JSON.
-        plot: a file for a picture.
-        is_quiet: whether to draw no progress.
+        loads: connections of a closed loop, or requests per second of an open one; a sweep has
+            several, a trace none.
+        connections: an open loop's limit.
+        duration_s: of the measurement; None: until `count` requests or the trace's end.
+        parameters: of every request, as the protocol names them.
+        gates: that decide about the exit status.
     """
 
     target: Target
@@ -63,18 +62,18 @@ class Options:
     processes: int
     patience_s: float
     rows: int
-    inputs: tuple[Path, ...]
-    distinct: int
+    input: Sequence[Path]
+    payloads: int
     seed: int
-    shapes: dict[str, tuple[int, ...]]
+    shapes: Sequence[tuple[str, tuple[int, ...]]]
     image_size: tuple[int, int]
-    parameters: Parameters
+    parameters: dict[str, Any]
     deadline_ms: float | None
     gates: Gates
-    as_json: bool
+    json: bool
     output: Path | None
     plot: Path | None
-    is_quiet: bool
+    quiet: bool
 
     @property
     def is_open(self) -> bool:
@@ -82,40 +81,26 @@ class Options:
         return self.arrivals != "closed"
 
 
-def parse(arguments: Sequence[str] | None) -> Options:
-    """Read a command line.
+def parse_options(arguments: Sequence[str] | None) -> Options:
+    """Parse a command line; None for that of this process.
 
     Raises:
-        UsageError: if the options don't go together.
-        SystemExit: if there is something else wrong with them, or help was wanted.
+        UsageError: if options exclude each other.
+        SystemExit: after ``--help``, or with status 2 if an option is unknown or malformed.
     """
-    given = new_parser().parse_args(arguments)
+    given = _new_parser().parse_args(arguments)
     arrivals = _arrivals(given)
-    return Options(
-        target=Target.of(given.url, given.model, given.protocol),
-        arrivals=arrivals,
-        loads=_loads(given, arrivals),
-        connections=given.connections or _OPEN_CONNECTIONS,
-        trace=given.trace,
-        duration_s=_duration_s(given),
-        count=given.count,
-        warmup_s=given.warmup,
-        processes=given.processes,
-        patience_s=given.patience,
-        rows=given.rows,
-        inputs=tuple(given.input or ()),
-        distinct=given.payloads,
-        seed=given.seed,
-        shapes=dict(given.shape or ()),
-        image_size=given.image_size,
-        parameters=Parameters(given.timeout, given.members),
-        deadline_ms=given.deadline_ms,
-        gates=_gates(given),
-        as_json=given.json,
-        output=given.output,
-        plot=_plot(given.plot),
-        is_quiet=given.quiet,
-    )
+    limit, is_share = given.max_errors or (None, False)
+    values = vars(given) | {
+        "target": Target.of(given.url, given.model, given.protocol),
+        "arrivals": arrivals,
+        "loads": _loads(given, arrivals),
+        "connections": given.connections or _OPEN_CONNECTIONS,
+        "duration_s": _duration_s(given),
+        "parameters": _parameters(given),
+        "gates": Gates(given.max_p99_ms, given.min_rate, limit, is_share),
+    }
+    return Options(**{field.name: values[field.name] for field in dataclasses.fields(Options)})
 
 
 def _arrivals(given: argparse.Namespace) -> str:
@@ -149,22 +134,205 @@ def _loads(given: argparse.Namespace, arrivals: str) -> tuple[float, ...]:
 def _duration_s(given: argparse.Namespace) -> float | None:
     if given.duration is not None and given.count is not None:
         raise UsageError("--duration and --count exclude each other")
-    if given.duration is not None or given.count is not None or given.trace is not None:
-        return given.duration and float(given.duration)
-    return _DURATION_S
+    if given.duration is None and given.count is None and given.trace is None:
+        return _DURATION_S
+    return None if given.duration is None else float(given.duration)
 
 
-def _gates(given: argparse.Namespace) -> Gates:
-    if given.max_errors is None:
-        return Gates(given.max_p99_ms, given.min_rate)
+def _parameters(given: argparse.Namespace) -> dict[str, Any]:
+    parameters: dict[str, Any] = {}
+    if given.timeout is not None:
+        parameters["timeout"] = max(1, round(given.timeout * 1e6))  # microseconds
+    if given.members is not None:
+        parameters["members"] = given.members
+    return parameters
+
+
+def _new_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ensembled-load",
+        description="Loads a model with requests, and reports how the server and the load tester "
+        "itself performed.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("url", metavar="URL", help="http[s]://HOST:PORT or grpc[s]://HOST:PORT")
+    parser.add_argument("model", metavar="MODEL", help="an ensemble, or one of its members")
+    parser.add_argument(
+        "--protocol",
+        choices=PROTOCOLS,
+        help="by default binary tensors over HTTP, gRPC for a grpc:// URL",
+    )
+    _add_load(parser.add_argument_group("load"))
+    _add_requests(parser.add_argument_group("requests"))
+    _add_results(parser.add_argument_group("results"))
+    _add_gates(parser.add_argument_group("gates, for continuous integration"))
+    return parser
+
+
+def _add_load(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--connections",
+        type=_count,
+        metavar="N",
+        help="closed loop: clients that each wait for their response (8); open loop: the most "
+        "requests in flight (256)",
+    )
+    add("--rate", type=_positive, metavar="R", help="open loop: requests per second")
+    add(
+        "--arrivals",
+        choices=("constant", "poisson"),
+        help="open loop: equal gaps (default), or random ones",
+    )
+    add(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="open loop: recorded arrivals, 'seconds[,rows]' a line, or a JSON list",
+    )
+    add(
+        "--sweep",
+        type=_positives,
+        metavar="A,B,...",
+        help="one test for each number of connections; with --arrivals, for each rate",
+    )
+    add("--duration", type=_positive, metavar="S", help="seconds to measure (10, or the trace's)")
+    add("--count", type=_count, metavar="N", help="requests to measure, instead of a duration")
+    add(
+        "--warmup",
+        dest="warmup_s",
+        type=_not_negative,
+        default=1.0,
+        metavar="S",
+        help="seconds before the measurement (1)",
+    )
+    add("--processes", type=_count, default=1, metavar="K", help="that generate the load (1)")
+    add(
+        "--patience",
+        dest="patience_s",
+        type=_positive,
+        default=30.0,
+        metavar="S",
+        help="seconds after which a missing response is an error (30)",
+    )
+
+
+def _add_requests(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--rows", type=_count, default=1, metavar="N", help="per request (1)")
+    add(
+        "--input",
+        type=Path,
+        nargs="+",
+        default=(),
+        metavar="FILE",
+        help="one .npz or .npy file, or images; random data otherwise",
+    )
+    add("--payloads", type=_count, default=16, metavar="N", help="distinct requests (16)")
+    add("--seed", type=int, default=0, metavar="N", help="of all random numbers (0)")
+    add(
+        "--shape",
+        dest="shapes",
+        type=_shape,
+        action="append",
+        default=[],
+        metavar="INPUT:A,B,...",
+        help="where the model leaves dimensions open, without the rows",
+    )
+    add(
+        "--image-size",
+        type=_size,
+        default=(256, 256),
+        metavar="WxH",
+        help="of random images (256x256)",
+    )
+    add("--timeout", type=_positive, metavar="S", help="the deadline in every request, seconds")
+    add("--members", metavar="A,B,...", help="only these members of the ensemble")
+
+
+def _add_results(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--deadline-ms", type=_positive, metavar="MS", help="report the goodput within it")
+    add("--json", action="store_true", help="JSON on stdout, and nothing else")
+    add("--output", type=Path, metavar="FILE", help="the same JSON into a file")
+    add("--plot", type=_plot, metavar="FILE", help="a plot: .svg, .png or .pdf (matplotlib)")
+    add("--quiet", action="store_true", help="no progress display")
+
+
+def _add_gates(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add("--max-p99-ms", type=_positive, metavar="MS", help="the highest p99 latency")
+    add("--min-rate", type=_positive, metavar="R", help="the fewest good responses per second")
+    add("--max-errors", type=parse_error_limit, metavar="N|P%", help="their number or share")
+
+
+# argparse prints the message of an ArgumentTypeError after the usage; a UsageError passes through.
+
+
+def _number(text: str) -> float:
     try:
-        most, is_share = parse_most_errors(given.max_errors)
+        number = float(text)
     except ValueError:
-        raise UsageError(f"--max-errors {given.max_errors}: should be like 10 or 0.5%") from None
-    return Gates(given.max_p99_ms, given.min_rate, most, is_share)
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    return number
 
 
-def _plot(path: Path | None) -> Path | None:
-    if path is not None and path.suffix.lower() not in {".svg", ".png", ".pdf"}:
-        raise UsageError(f"--plot {path}: should end with .svg, .png or .pdf")
-    return path
+def _positive(text: str) -> float:
+    number = _number(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"should be above 0, not {text}")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = _number(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"should be 0 or more, not {text}")
+    return number
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"should be a whole number, 1 or more, not {text!r}")
+    return int(text)
+
+
+def _positives(text: str) -> tuple[float, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    name, _, sizes = text.rpartition(":")
+    if not name:
+        raise argparse.ArgumentTypeError(f"should be like x:3,224,224, not {text!r}")
+    return name, tuple(_count(size) for size in sizes.split(","))
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.lower().partition("x")
+    return _count(width), _count(height)
+
+
+def _plot(text: str) -> Path:
+    if Path(text).suffix.lower() not in _PLOT_SUFFIXES:
+        raise UsageError(f"--plot {text}: should end with .svg, .png or .pdf")
+    return Path(text)
+
+
+def parse_error_limit(text: str) -> tuple[float, bool]:
+    """Return the limit of ``--max-errors``, and whether it is a share: ``12``, or ``0.5%``.
+
+    Raises:
+        UsageError: if it is neither.
+    """
+    is_share = text.endswith("%")
+    try:
+        number = float(text.removesuffix("%")) / (100 if is_share else 1)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf or (is_share and number > 1):
+        raise UsageError(f"--max-errors {text}: should be like 10 or 0.5%")
+    return number, is_share

@@ -1,4 +1,4 @@
-"""Pictures of a test or a sweep, with matplotlib. Runs in the parent, after the load."""
+"""Plots of a test or a sweep, with matplotlib. Runs in the parent, after the load."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from matplotlib.figure import Figure  # noqa: E402  (after the choice of the bac
 
 __all__ = ["bins_of", "save_plot"]
 
-_GOOD, _BAD, _SOFT = "#1f6f8b", "#c8553d", "#9ab8c2"
-_MOST_BINS = 80
+_GOOD, _BAD, _PALE = "#1f6f8b", "#c8553d", "#9ab8c2"
+_MAX_BINS = 80
 _TICKS = {0.5: "50", 0.9: "90", 0.99: "99", 0.999: "99.9", 0.9999: "99.99"}
 
 
 def save_plot(path: Path, summaries: Sequence[Summary], options: Options) -> None:
-    """Write the picture: of one test its distribution and course, of a sweep its curves.
+    """Write a plot: of one test its distribution and time series, of a sweep its curves.
 
     Raises:
         LoadTestError: if the file can't be written.
@@ -34,7 +34,7 @@ def save_plot(path: Path, summaries: Sequence[Summary], options: Options) -> Non
     left, right = figure.subplots(1, 2)
     if len(summaries) == 1:
         _distribution(left, summaries[0])
-        _course(right, summaries[0])
+        _time_series(right, summaries[0])
     else:
         _latencies(left, summaries)
         _throughputs(right, summaries)
@@ -53,10 +53,10 @@ def save_plot(path: Path, summaries: Sequence[Summary], options: Options) -> Non
 
 
 def _distribution(axes: Any, summary: Summary) -> None:
-    """Latency by quantile; the axis stretches towards 100%, where the tail is."""
-    count = max(summary.fine, 2)
+    """Plot latency by quantile; the axis is stretched towards 100%, where the tail is."""
+    count = max(summary.stats.succeeded, 2)
     shares = 1 - np.logspace(0, -np.log10(count), 200)
-    values = summary.latency.quantiles_ms(shares.tolist())
+    values = summary.stats.latency.quantiles_ms(shares.tolist())
     axes.plot(1 / (1 - shares), values, color=_GOOD)
     axes.set_xscale("log")
     shown = [share for share in _TICKS if 1 / (1 - share) <= count]
@@ -71,13 +71,13 @@ def _distribution(axes: Any, summary: Summary) -> None:
 
 
 def bins_of(series: Sequence[tuple[float, int, int]]) -> tuple[float, list[tuple[int, int]]]:
-    """Return the width in seconds and (answers, errors) of at most so many bins as are legible.
+    """Return the width in seconds and (responses, errors) of as many bins as are legible.
 
-    The last one is left out if it is only a part.
+    An incomplete last one is left out.
     """
     if not series:
         return 1.0, []
-    width = -(-len(series) // _MOST_BINS)
+    width = -(-len(series) // _MAX_BINS)
     step_s = series[1][0] - series[0][0] if len(series) > 1 else 1.0
     whole = max(len(series) // width * width, width)
     bins = [
@@ -87,7 +87,7 @@ def bins_of(series: Sequence[tuple[float, int, int]]) -> tuple[float, list[tuple
     return width * step_s, bins
 
 
-def _course(axes: Any, summary: Summary) -> None:
+def _time_series(axes: Any, summary: Summary) -> None:
     width_s, bins = bins_of(summary.series)
     at_s = np.arange(len(bins)) * width_s
     axes.step(at_s, [good / width_s for good, _ in bins], where="post", color=_GOOD, label="good")
@@ -97,7 +97,7 @@ def _course(axes: Any, summary: Summary) -> None:
         axes.legend(frameon=False)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds")
-    axes.set_ylabel("answers per second")
+    axes.set_ylabel("responses per second")
 
 
 def _loads(axes: Any, summaries: Sequence[Summary]) -> list[float]:
@@ -111,7 +111,7 @@ def _loads(axes: Any, summaries: Sequence[Summary]) -> list[float]:
 
 def _latencies(axes: Any, summaries: Sequence[Summary]) -> None:
     loads = _loads(axes, summaries)
-    for name, color in (("p50", _SOFT), ("p90", _GOOD), ("p99", _BAD)):
+    for name, color in (("p50", _PALE), ("p90", _GOOD), ("p99", _BAD)):
         axes.plot(loads, [one.latency_ms[name] for one in summaries], "o-", color=color, label=name)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("latency, ms")
@@ -122,7 +122,7 @@ def _throughputs(axes: Any, summaries: Sequence[Summary]) -> None:
     loads = _loads(axes, summaries)
     axes.plot(loads, [one.requests_per_s for one in summaries], "o-", color=_GOOD, label="good")
     if summaries[0].is_open:
-        axes.plot(loads, loads, color=_SOFT, linestyle=":", label="due")
+        axes.plot(loads, loads, color=_PALE, linestyle=":", label="due")
         axes.legend(frameon=False)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel("answers per second")
+    axes.set_ylabel("responses per second")

@@ -1,7 +1,7 @@
-"""Starts the load processes, lets them begin together, and collects what they counted.
+"""Starts the load processes, lets them begin together, and collects their statistics.
 
-Runs in the parent, which draws and prints. Even one generator has a process of its own: a progress
-display in the same interpreter would delay what is measured.
+Runs in the parent. Even a single generator has a process of its own: a progress display in the same
+interpreter would delay what is measured. `generator` describes the messages.
 """
 
 from __future__ import annotations
@@ -13,82 +13,71 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from types import FrameType
 
 from ensembled_client.load.errors import LoadTestError
-from ensembled_client.load.generator import generate
-from ensembled_client.load.job import Failed, Job, Progress, Ready, Start, Stop
-from ensembled_client.load.recorder import Tally
+from ensembled_client.load.generator import READY, STOP, GeneratorConfig, Progress, run_generator
+from ensembled_client.load.stats import RequestStats
 
-__all__ = ["run_jobs"]
+__all__ = ["run_processes"]
 
-_START_S = 60.0
+_READY_S = 60.0
 _JOIN_S = 5.0
 _POLL_S = 0.1
-# Between the word to start and the start: it must have reached everyone.
+# Between the message and the start: it must have reached every process.
 _LEAD_NS = 50_000_000
 
 
-def run_jobs(jobs: Sequence[Job], on_progress: Callable[[Progress], None]) -> list[Tally]:
-    """Run every job in a process of its own, all at the same time.
+def run_processes(
+    configs: Sequence[GeneratorConfig], on_progress: Callable[[Progress], None]
+) -> list[RequestStats]:
+    """Run every config in a process of its own, all at the same time.
 
     The first Ctrl-C (or SIGTERM) ends the test early, with a report; the second one at once.
 
     Args:
-        jobs: at least one.
-        on_progress: called as the processes tell.
+        configs: at least one.
+        on_progress: called with the processes' messages.
 
     Returns:
-        What each has counted.
+        The statistics of each.
 
     Raises:
-        LoadTestError: if one of them can't do its job.
+        LoadTestError: if one of them fails.
         KeyboardInterrupt: at the second Ctrl-C, or before the start.
     """
-    with _interrupts() as interrupts, _started(jobs) as pipes:
-        _await_ready(pipes, interrupts)
-        start = Start(time.monotonic_ns() + _LEAD_NS)
-        for pipe in pipes:
-            _tell(pipe, start)
+    with _counted_interrupts() as interrupts, _started(configs) as pipes:
+        _wait_ready(pipes, interrupts)
+        _broadcast(pipes, time.monotonic_ns() + _LEAD_NS)
         return _collect(pipes, interrupts, on_progress)
 
 
-class _Interrupts:
-    """Counts Ctrl-C."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-
-
 @contextlib.contextmanager
-def _interrupts() -> Iterator[_Interrupts]:
-    counter = _Interrupts()
+def _counted_interrupts() -> Iterator[list[int]]:
+    """Yield the signals that have come: SIGINT and SIGTERM."""
+    received: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, counter) for number in numbers]
+    before = [signal.signal(number, lambda one, _: received.append(one)) for number in numbers]
     try:
-        yield counter
+        yield received
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 
 
 @contextlib.contextmanager
-def _started(jobs: Sequence[Job]) -> Iterator[list[Connection]]:
+def _started(configs: Sequence[GeneratorConfig]) -> Iterator[list[Connection]]:
     context = multiprocessing.get_context("spawn")
     processes: list[BaseProcess] = []
     pipes: list[Connection] = []
     # Children inherit that SIGINT is ignored: Ctrl-C in a terminal goes to them, too.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        for job in jobs:
+        for config in configs:
             ours, theirs = context.Pipe()
             process = context.Process(
-                target=generate,
-                kwargs={"job": job, "pipe": theirs},
-                name=f"ensembled-load {job.index}",
+                target=run_generator,
+                kwargs={"config": config, "pipe": theirs},
+                name=f"ensembled-load {config.index}",
                 daemon=True,
             )
             process.start()
@@ -101,11 +90,11 @@ def _started(jobs: Sequence[Job]) -> Iterator[list[Connection]]:
         signal.signal(signal.SIGINT, handler)
         for pipe in pipes:
             pipe.close()
-        _end(processes)
+        _join(processes)
 
 
-def _end(processes: Sequence[BaseProcess]) -> None:
-    """Let them end by themselves; then make them."""
+def _join(processes: Sequence[BaseProcess]) -> None:
+    """Let them end by themselves, or kill them."""
     deadline_s = time.monotonic() + _JOIN_S
     for process in processes:
         process.join(max(0, deadline_s - time.monotonic()))
@@ -115,42 +104,41 @@ def _end(processes: Sequence[BaseProcess]) -> None:
         process.close()
 
 
-def _await_ready(pipes: Sequence[Connection], interrupts: _Interrupts) -> None:
-    deadline_s = time.monotonic() + _START_S
+def _wait_ready(pipes: Sequence[Connection], interrupts: Sequence[int]) -> None:
+    deadline_s = time.monotonic() + _READY_S
     waiting = list(pipes)
     while waiting:
-        if interrupts.count:
+        if interrupts:
             raise KeyboardInterrupt
         if time.monotonic() > deadline_s:
-            raise LoadTestError(f"the load processes were not ready within {_START_S:g} s")
+            raise LoadTestError(f"the load processes were not ready within {_READY_S:g} s")
         for pipe in _readable(waiting):
             message = _receive(pipe)
-            assert isinstance(message, Ready), message
+            assert message == READY, message
             waiting.remove(pipe)
 
 
 def _collect(
     pipes: Sequence[Connection],
-    interrupts: _Interrupts,
+    interrupts: Sequence[int],
     on_progress: Callable[[Progress], None],
-) -> list[Tally]:
-    tallies: dict[Connection, Tally] = {}
-    told = False
-    while len(tallies) < len(pipes):
-        if interrupts.count > 1:
+) -> list[RequestStats]:
+    stats: dict[Connection, RequestStats] = {}
+    is_stopping = False
+    while len(stats) < len(pipes):
+        if len(interrupts) > 1:
             raise KeyboardInterrupt
-        if interrupts.count and not told:
-            told = True
-            for pipe in pipes:
-                _tell(pipe, Stop())
-        for pipe in _readable([pipe for pipe in pipes if pipe not in tallies]):
+        if interrupts and not is_stopping:
+            is_stopping = True
+            _broadcast(pipes, STOP)
+        for pipe in _readable([pipe for pipe in pipes if pipe not in stats]):
             message = _receive(pipe)
             if isinstance(message, Progress):
                 on_progress(message)
             else:
-                assert isinstance(message, Tally), message
-                tallies[pipe] = message
-    return [tallies[pipe] for pipe in pipes]
+                assert isinstance(message, RequestStats), message
+                stats[pipe] = message
+    return [stats[pipe] for pipe in pipes]
 
 
 def _readable(pipes: Sequence[Connection]) -> list[Connection]:
@@ -158,9 +146,10 @@ def _readable(pipes: Sequence[Connection]) -> list[Connection]:
     return [pipe for pipe in pipes if pipe in ready]
 
 
-def _tell(pipe: Connection, message: object) -> None:
-    with contextlib.suppress(OSError):  # it has ended: what it said last is in the pipe
-        pipe.send(message)
+def _broadcast(pipes: Sequence[Connection], message: object) -> None:
+    for pipe in pipes:
+        with contextlib.suppress(OSError):  # it has ended: its last message is in the pipe
+            pipe.send(message)
 
 
 def _receive(pipe: Connection) -> object:
@@ -168,6 +157,6 @@ def _receive(pipe: Connection) -> object:
         message: object = pipe.recv()
     except (EOFError, OSError):
         raise LoadTestError("a load process ended unexpectedly") from None
-    if isinstance(message, Failed):
-        raise LoadTestError(message.message)
+    if isinstance(message, LoadTestError):
+        raise message
     return message

@@ -1,43 +1,61 @@
-"""The figures as a person reads them, and as a machine does. Pure: text and documents."""
+"""What people and machines read: reports as text and JSON, and the line of progress.
+
+Runs in the parent; in: summaries, and messages of load processes. The progress line is drawn on
+stderr if that is a terminal; everything else here is pure.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ensembled_client.load.generator import Progress
 from ensembled_client.load.options import Options
 from ensembled_client.load.summary import Summary
 
-__all__ = ["document_of", "progress_line", "sweep_text", "text_of"]
+__all__ = ["ProgressLine", "command_document", "progress_display", "report_text", "sweep_text"]
 
-_MOST_ERRORS = 10
-_SERIES_S = 1.0
-_INTENDED = "from the intended start"
-_SENDING = "from the sending: in a closed loop nothing says when it should have been"
+_MAX_ERROR_LINES = 10
 
 
-def text_of(summary: Summary, options: Options) -> str:
+def report_text(summary: Summary, options: Options) -> str:
     """Return the report of one test."""
+    stats = summary.stats
     lines = [
         f"{options.target.model} at {options.target.url} ({options.target.protocol}, "
         f"{_load(summary, options)}), {summary.seconds:.3g} s measured"
-        + (", broken off" if summary.was_stopped else ""),
+        + (", interrupted" if stats.was_interrupted else ""),
         "",
-        _line("throughput", _rate(summary)),
+        _line(
+            "throughput",
+            f"{summary.requests_per_s:,.1f} requests/s, {summary.rows_per_s:,.1f} rows/s",
+        ),
     ]
-    if summary.good_per_s is not None:
-        share = summary.good_per_s / summary.requests_per_s if summary.requests_per_s else 0.0
-        good = f"{summary.good_per_s:,.1f} requests/s within {summary.deadline_ms:g} ms"
-        lines.append(_line("goodput", f"{good} ({share:.2%} of the answers)"))
-    lines += [
-        _line("latency", _milliseconds(summary.latency_ms)),
-        _line("", _INTENDED if summary.is_open else _SENDING),
-    ]
-    if summary.service_ms is not None:
+    if summary.goodput_per_s is not None:
+        share = summary.goodput_per_s / summary.requests_per_s if summary.requests_per_s else 0.0
+        good = f"{summary.goodput_per_s:,.1f} requests/s within {summary.deadline_ms:g} ms"
+        lines.append(_line("goodput", f"{good} ({share:.2%} of the responses)"))
+    lines.append(_line("latency", _milliseconds(summary.latency_ms)))
+    if summary.service_ms is None:
+        lines.append(_line("", "from the sending: in a closed loop there is no intended start"))
+    else:
+        lines.append(_line("", "from the intended start"))
         lines.append(_line("of which sent", _milliseconds(summary.service_ms)))
-    lines.append(_line("requests", _requests(summary)))
-    lines += _errors(summary)
-    lines += [_line("tester", _tester(summary)), *_warnings(summary.warnings)]
+    counts = [f"{stats.sent:,} sent", f"{stats.succeeded:,} answered", f"{summary.failed:,} failed"]
+    if stats.abandoned:
+        counts.append(f"{stats.abandoned:,} without a response when it was interrupted")
+    if stats.degraded:
+        counts.append(f"{stats.degraded:,} responses degraded")
+    lines += [
+        _line("requests", ", ".join(counts)),
+        *_error_lines(summary),
+        _line("tester", _tester(summary)),
+    ]
+    if summary.warnings:
+        lines += ["", *(f"WARNING: {warning}" for warning in summary.warnings)]
     return "\n".join(lines)
 
 
@@ -51,55 +69,34 @@ def _load(summary: Summary, options: Options) -> str:
     return f"open loop, {options.arrivals}, {summary.load:,.6g} requests/s"
 
 
-def _rate(summary: Summary) -> str:
-    return f"{summary.requests_per_s:,.1f} requests/s, {summary.rows_per_s:,.1f} rows/s"
-
-
 def _milliseconds(figures: Mapping[str, float]) -> str:
     names = [name for name in figures if name not in {"min", "mean"}]
     return ", ".join(f"{name} {figures[name]:.3f}" for name in names) + " ms"
 
 
-def _requests(summary: Summary) -> str:
-    parts = [f"{summary.sent:,} sent", f"{summary.fine:,} answered", f"{summary.failed:,} failed"]
-    if summary.abandoned:
-        parts.append(f"{summary.abandoned:,} without an answer when it was broken off")
-    if summary.degraded:
-        parts.append(f"{summary.degraded:,} answers degraded")
-    return ", ".join(parts)
-
-
-def _errors(summary: Summary) -> list[str]:
+def _error_lines(summary: Summary) -> list[str]:
     kinds = list(summary.errors.items())
-    lines = [_line("error", f"{count:,} x {kind}") for kind, count in kinds[:_MOST_ERRORS]]
-    if len(kinds) > _MOST_ERRORS:
-        rest = sum(count for _, count in kinds[_MOST_ERRORS:])
-        lines.append(_line("error", f"{rest:,} x of {len(kinds) - _MOST_ERRORS} other kinds"))
+    lines = [_line("error", f"{count:,} x {kind}") for kind, count in kinds[:_MAX_ERROR_LINES]]
+    if len(kinds) > _MAX_ERROR_LINES:
+        rest = sum(count for _, count in kinds[_MAX_ERROR_LINES:])
+        lines.append(_line("error", f"{rest:,} x of {len(kinds) - _MAX_ERROR_LINES} other kinds"))
     return lines
 
 
 def _tester(summary: Summary) -> str:
-    tester = summary.tester
     parts = [
-        f"busy {', '.join(f'{share:.0%}' for share in tester.busy_shares)}",
-        f"{tester.cpu_s:.2f} s of CPU",
-        f"waited {tester.wait_s:.2f} s for a core",
-        f"loop lag p99 {tester.loop_lag_ms['p99']:.2f} ms",
+        f"busy {', '.join(f'{share:.0%}' for share in summary.busy_shares)}",
+        f"{summary.cpu_s:.2f} s of CPU",
+        f"waited {summary.wait_for_core_s:.2f} s for a core",
+        f"loop lag p99 {summary.loop_lag_ms['p99']:.2f} ms",
     ]
-    if tester.schedule_lag_ms is not None:
-        parts.append(
-            f"schedule lag p99 {tester.schedule_lag_ms['p99']:.2f}, "
-            f"max {tester.schedule_lag_ms['max']:.2f} ms"
-        )
+    if (lag := summary.schedule_lag_ms) is not None:
+        parts.append(f"schedule lag p99 {lag['p99']:.2f}, max {lag['max']:.2f} ms")
     return ", ".join(parts)
 
 
-def _warnings(warnings: Sequence[str]) -> list[str]:
-    return ["", *(f"WARNING: {warning}" for warning in warnings)] if warnings else []
-
-
 def sweep_text(summaries: Sequence[Summary], options: Options) -> str:
-    """Return a table, a line for each load, and each one's warnings."""
+    """Return a table with a line for each load, and each one's errors and warnings."""
     load = "requests/s due" if summaries[0].is_open else "connections"
     lines = [
         f"{options.target.model} at {options.target.url} ({options.target.protocol})",
@@ -109,66 +106,144 @@ def sweep_text(summaries: Sequence[Summary], options: Options) -> str:
     ]
     for one in summaries:
         quantiles = "".join(f"{one.latency_ms[n]:>10.3f}" for n in ("p50", "p90", "p99", "p99.9"))
-        busy = max(one.tester.busy_shares, default=0.0)
+        busy = max(one.busy_shares, default=0.0)
         lines.append(
             f"{one.load:>14g}{one.requests_per_s:>12,.1f}{quantiles}{one.failed:>8,}{busy:>6.0%}"
         )
     for one in summaries:
-        lines += [f"  {line}" for line in _errors(one)]
+        lines += [f"  {line}" for line in _error_lines(one)]
         lines += [f"WARNING at {one.load:g}: {warning}" for warning in one.warnings]
     return "\n".join(lines)
 
 
-def progress_line(seconds: float, fine: int, failed: int, in_flight: int, rate: float) -> str:
-    """Return how it goes, in a line."""
-    return (
-        f"{seconds:5.1f} s  {rate:,.0f}/s  {fine:,} answered  {failed:,} failed  "
-        f"{in_flight:,} in flight"
-    )
+def command_document(
+    options: Options, summaries: Sequence[Summary], failed_gates: Sequence[Sequence[str]]
+) -> dict[str, Any]:
+    """Return the JSON of a command: its options, and the figures of each test.
+
+    Args:
+        options: of the command.
+        summaries: of its tests.
+        failed_gates: a list of lines for each test.
+    """
+    return {
+        "url": options.target.url,
+        "model": options.target.model,
+        "protocol": options.target.protocol,
+        "arrivals": options.arrivals,
+        "rows": options.rows,
+        "processes": options.processes,
+        "warmup_s": options.warmup_s,
+        "seed": options.seed,
+        "tests": [
+            _test_document(summary, lines)
+            for summary, lines in zip(summaries, failed_gates, strict=True)
+        ],
+    }
 
 
-def document_of(summary: Summary, failures: Sequence[str]) -> dict[str, Any]:
-    """Return the figures of one test for JSON; milliseconds, seconds and counts."""
+def _test_document(summary: Summary, failed_gates: Sequence[str]) -> dict[str, Any]:
+    stats = summary.stats
     return {
         "load": summary.load,
         "seconds": summary.seconds,
-        "was_stopped": summary.was_stopped,
+        "was_stopped": stats.was_interrupted,
         "requests": {
-            "sent": summary.sent,
-            "answered": summary.fine,
+            "sent": stats.sent,
+            "answered": stats.succeeded,
             "failed": summary.failed,
-            "degraded": summary.degraded,
-            "abandoned": summary.abandoned,
+            "degraded": stats.degraded,
+            "abandoned": stats.abandoned,
         },
         "requests_per_s": summary.requests_per_s,
         "rows_per_s": summary.rows_per_s,
         "deadline_ms": summary.deadline_ms,
-        "goodput_per_s": summary.good_per_s,
+        "goodput_per_s": summary.goodput_per_s,
         "latency_from": "intended start" if summary.is_open else "sending",
-        "latency_ms": dict(summary.latency_ms),
-        "latency_from_sending_ms": summary.service_ms and dict(summary.service_ms),
-        "latency_hdr": summary.latency.encode().histogram.decode(),
-        "errors": dict(summary.errors),
+        "latency_ms": summary.latency_ms,
+        "latency_from_sending_ms": summary.service_ms,
+        "latency_hdr": stats.latency.to_hdr().encode().decode(),
+        "errors": summary.errors,
         "per_second": _per_second(summary),
         "tester": {
-            "busy_shares": list(summary.tester.busy_shares),
-            "cpu_s": summary.tester.cpu_s,
-            "wait_for_core_s": summary.tester.wait_s,
-            "loop_lag_ms": dict(summary.tester.loop_lag_ms),
-            "schedule_lag_ms": summary.tester.schedule_lag_ms
-            and dict(summary.tester.schedule_lag_ms),
-            "waited_for_connection": summary.tester.waited,
+            "busy_shares": summary.busy_shares,
+            "cpu_s": summary.cpu_s,
+            "wait_for_core_s": summary.wait_for_core_s,
+            "loop_lag_ms": summary.loop_lag_ms,
+            "schedule_lag_ms": summary.schedule_lag_ms,
+            "waited_for_connection": stats.queued,
         },
-        "warnings": list(summary.warnings),
-        "failed_gates": list(failures),
+        "warnings": summary.warnings,
+        "failed_gates": list(failed_gates),
     }
 
 
 def _per_second(summary: Summary) -> list[dict[str, int]]:
-    """Answers and errors in each whole second; the last may be a part of one."""
-    seconds: dict[int, list[int]] = {}
-    for at_s, fine, failed in summary.series:
-        entry = seconds.setdefault(int(at_s // _SERIES_S), [0, 0])
-        entry[0] += fine
-        entry[1] += failed
-    return [{"answered": fine, "failed": failed} for fine, failed in seconds.values()]
+    """Return responses and errors in each whole second; the last may be a part of one."""
+    seconds: dict[int, dict[str, int]] = {}
+    for at_s, good, failed in summary.series:
+        entry = seconds.setdefault(int(at_s), {"answered": 0, "failed": 0})
+        entry["answered"] += good
+        entry["failed"] += failed
+    return list(seconds.values())
+
+
+class ProgressLine:
+    """The progress of all processes as text.
+
+    Args:
+        clock_s: the monotonic clock.
+    """
+
+    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._latest: dict[int, Progress] = {}
+        self._started_s = 0.0
+        self._before = (0.0, 0)
+        self._rate = 0.0
+
+    def update(self, progress: Progress) -> None:
+        """Take the progress of a process; the first one starts the clock."""
+        if not self._latest:
+            self._started_s = self._clock_s()
+            self._before = (self._started_s, 0)
+        self._latest[progress.index] = progress
+
+    def text(self) -> str:
+        """Return the line."""
+        now_s, latest = self._clock_s(), self._latest.values()
+        succeeded = sum(one.succeeded for one in latest)
+        if now_s - self._before[0] >= 1:
+            self._rate = (succeeded - self._before[1]) / (now_s - self._before[0])
+            self._before = (now_s, succeeded)
+        line = (
+            f"{now_s - self._started_s:5.1f} s  {self._rate:,.0f}/s  {succeeded:,} answered  "
+            f"{sum(one.failed for one in latest):,} failed  "
+            f"{sum(one.in_flight for one in latest):,} in flight"
+        )
+        recent = sorted(ns for one in latest for ns in one.recent_ns)
+        if not recent:
+            return line
+        p50, p99 = recent[len(recent) // 2], recent[len(recent) * 99 // 100]
+        return f"{line}  p50 {p50 / 1e6:.3g}, p99 {p99 / 1e6:.3g} ms"
+
+
+@contextlib.contextmanager
+def progress_display(title: str, *, wanted: bool) -> Iterator[Callable[[Progress], None] | None]:
+    """Yield what draws progress on stderr; None if nobody would see it."""
+    if not wanted or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console  # noqa: PLC0415  (not needed without a terminal)
+    from rich.live import Live  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    line = ProgressLine()
+    with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
+
+        def show(progress: Progress) -> None:
+            line.update(progress)
+            text = Text(title + line.text(), no_wrap=True, overflow="ellipsis")
+            live.update(text, refresh=True)
+
+        yield show

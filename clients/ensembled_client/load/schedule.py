@@ -1,7 +1,7 @@
-"""When the requests of an open loop are due. Pure; every process of a test makes the same schedule.
+"""When the requests of an open loop are due. Pure.
 
-A schedule is an iterator of `Arrival`: nanoseconds since the start of the warm-up, and the rows of
-the request. Each process takes its own share of it, so together they keep to it exactly.
+Out: an iterator of `Arrival`. Every load process makes the whole schedule and takes its share of
+it, so that together they follow it exactly.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Arrival", "Schedule", "read_trace", "share"]
+__all__ = ["Arrival", "Schedule", "divide", "read_trace", "share"]
 
-#: (nanoseconds since the start, rows)
+#: (nanoseconds since the start of the warm-up, rows of the request)
 Arrival = tuple[int, int]
 
 _SECOND_NS = 1_000_000_000
@@ -31,7 +31,7 @@ class Schedule:
         poisson: whether gaps are random (exponential) with that mean, instead of equal.
         trace: (seconds since its start, rows) of recorded requests, in order of time.
         rows: of each request, but for a trace's.
-        warmup_s: what comes before the measurement: the same rate; before a trace, its mean rate.
+        warmup_s: before the measurement, at the same rate; before a trace, at its mean rate.
         duration_s: of the measurement; None for no end (or the trace's).
         count: requests in the measurement; None for no limit.
         seed: of the random gaps.
@@ -90,8 +90,13 @@ class Schedule:
 
 
 def share(arrivals: Iterator[Arrival], index: int, of: int) -> Iterator[Arrival]:
-    """Yield every `of`-th arrival, from number `index` on: the part of one process."""
+    """Yield every `of`-th arrival, from number `index` on: the share of one process."""
     return itertools.islice(arrivals, index, None, of)
+
+
+def divide(total: int, index: int, of: int) -> int:
+    """Return the share of one process of a whole number; all shares together are the total."""
+    return total // of + (index < total % of)
 
 
 def read_trace(document: str, *, rows: int = 1) -> tuple[tuple[float, int], ...]:
@@ -112,14 +117,16 @@ def read_trace(document: str, *, rows: int = 1) -> tuple[tuple[float, int], ...]
         entries, where = _json_list(document), "entry"
     else:
         entries, where = _csv_lines(document), "line"
-    trace = [_request(entry, rows, f"{where} {number}") for number, entry in entries]
+    trace: list[tuple[float, int]] = []
+    before_s = 0.0
+    for number, entry in entries:
+        seconds, own = _request(entry, rows, f"{where} {number}")
+        if seconds < before_s:
+            raise ValueError(f"{where} {number}: {seconds:g} s should not be before {before_s:g} s")
+        trace.append((seconds, own))
+        before_s = seconds
     if not trace:
         raise ValueError("the trace is empty")
-    for (before, _), ((seconds, _), (number, _)) in zip(
-        itertools.chain([(0.0, 0)], trace), zip(trace, entries, strict=True), strict=False
-    ):
-        if seconds < before:
-            raise ValueError(f"{where} {number}: {seconds:g} s should not be before {before:g} s")
     return tuple(trace)
 
 

@@ -1,16 +1,25 @@
-"""Where the load goes, and how. Pure."""
+"""The server and the model that requests go to, and the API key that they carry.
+
+The parent makes a `Target` of the command line; every load process gets a copy.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
+from ensembled_client.addresses import Address, with_api_key
+from ensembled_client.errors import EnsembledClientError
 from ensembled_client.load.errors import UsageError
 
-__all__ = ["PROTOCOLS", "Target"]
+__all__ = ["PROTOCOLS", "Target", "authorization"]
 
 PROTOCOLS = ("binary", "json", "grpc")
-_PORTS = {"http": 80, "https": 443, "grpc": 8001, "grpcs": 8001}
+_GRPC_PORT = 8001
+# From the environment: a command line is visible to every user of the machine.
+_API_KEY_VARIABLE = "ENSEMBLED_API_KEY"
 
 
 @dataclass(frozen=True)
@@ -18,66 +27,54 @@ class Target:
     """A model at a server.
 
     Attributes:
-        url: as it was given.
-        host: name or address.
-        port: of the server.
-        is_secure: whether the connection is TLS.
+        url: as given by the user.
+        address: the server's.
         protocol: ``binary``, ``json`` or ``grpc``.
-        prefix: of the path, without a slash at its end.
-        model: the name.
+        model: the name of an ensemble or a member.
     """
 
     url: str
-    host: str
-    port: int
-    is_secure: bool
+    address: Address
     protocol: str
-    prefix: str
     model: str
 
     @classmethod
     def of(cls, url: str, model: str, protocol: str | None) -> Target:
-        """Take a URL apart.
+        """Parse a URL.
 
         Args:
             url: ``http[s]://HOST[:PORT][/PREFIX]`` or ``grpc[s]://HOST[:PORT]``.
-            model: an ensemble's or a member's name.
-            protocol: one of `PROTOCOLS`; None for what the URL suggests, binary for HTTP.
+            model: the name of an ensemble or a member.
+            protocol: one of `PROTOCOLS`; None for gRPC or binary HTTP, as the URL says.
 
         Raises:
-            UsageError: if the URL is none, or does not fit the protocol.
+            UsageError: if it is not a URL of a server, or does not fit the protocol.
         """
         try:
-            parts = urlsplit(url)
-            port = parts.port
-        except ValueError as error:
-            raise UsageError(f"{url!r} is not a URL: {error}") from None
-        if parts.scheme not in _PORTS or not parts.hostname:
-            raise UsageError(
-                f"{url!r} is not the URL of a server: http://HOST:8000 or grpc://HOST:8001"
-            )
-        is_grpc = parts.scheme.startswith("grpc")
-        protocol = protocol or ("grpc" if is_grpc else "binary")
-        if is_grpc != (protocol == "grpc"):
+            address = Address.of(url)
+        except EnsembledClientError as error:
+            raise UsageError(error.message) from None
+        if address.is_grpc and urlsplit(url).port is None:
+            address = dataclasses.replace(address, port=_GRPC_PORT)
+        protocol = protocol or ("grpc" if address.is_grpc else "binary")
+        if address.is_grpc != (protocol == "grpc"):
             wanted = "grpc://HOST:8001" if protocol == "grpc" else "http://HOST:8000"
             raise UsageError(f"the protocol {protocol} needs a URL like {wanted}, not {url}")
-        return cls(
-            url,
-            parts.hostname,
-            port or _PORTS[parts.scheme],
-            parts.scheme.endswith("s"),
-            protocol,
-            parts.path.rstrip("/"),
-            model,
-        )
-
-    @property
-    def authority(self) -> str:
-        """``HOST:PORT``, as it is written in a URL."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return cls(url, address, protocol, model)
 
     @property
     def model_path(self) -> str:
-        """Where the model is, over HTTP."""
-        return f"{self.prefix}/v2/models/{quote(self.model, safe='')}"
+        """The path of the model over HTTP."""
+        return f"{self.address.path}/v2/models/{quote(self.model, safe='')}"
+
+
+def authorization() -> dict[str, str]:
+    """Return the header that carries the API key of the environment; empty if there is none.
+
+    Raises:
+        UsageError: if the key contains characters that no header can.
+    """
+    try:
+        return with_api_key(None, os.environ.get(_API_KEY_VARIABLE) or None)
+    except EnsembledClientError as error:
+        raise UsageError(f"{_API_KEY_VARIABLE}: {error.message}") from None

@@ -122,7 +122,7 @@ def test_files_and_text(url, tmp_path):
         url, "all", "--duration", 2, "--warmup", 0.1, "--deadline-ms", 60_000,
         "--output", tmp_path / "o.json", "--plot", tmp_path / "p.svg",
     )  # fmt: skip
-    assert "requests/s within 60000 ms (100.00% of the answers)" in out
+    assert "requests/s within 60000 ms (100.00% of the responses)" in out
     assert "0 failed" in out
     assert err == ""
     (test,) = json.loads((tmp_path / "o.json").read_text())["tests"]
@@ -151,8 +151,8 @@ def test_gates(url):
     )
     assert "20 answered" in out
     p99, rate = complaint.splitlines()
-    assert p99.startswith("gate not passed: --max-p99-ms 1: p99 is ")
-    assert rate.startswith("gate not passed: --min-rate 1e+06: ")
+    assert p99.startswith("gate failed: --max-p99-ms 1: p99 is ")
+    assert rate.startswith("gate failed: --min-rate 1e+06: ")
     (test,) = measured(url, "lame", *count, "--timeout", 0.001, "--max-errors", "50%", status=3)
     assert test["failed_gates"] == ["--max-errors 50%: 100.000% of the requests failed"]
 
@@ -160,7 +160,7 @@ def test_gates(url):
 def test_mistakes_are_a_line(url, tmp_path):
     (tmp_path / "trace.csv").write_text("1\n0\n")
     for arguments, expected in (
-        (["http://127.0.0.1:9", "all"], "can't be reached: Connection refused"),
+        (["http://127.0.0.1:9", "all"], "can't be reached: [Errno 111] Connection refused"),
         ([url, "nobody"], "unknown model: 'nobody'"),
         ([url, "all", "--input", "missing.npy"], "missing.npy: No such file"),
         ([url, "all", "--input", "photo.jpg"], "does not take images"),

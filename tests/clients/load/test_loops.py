@@ -1,22 +1,19 @@
-"""Closed and open loops on lanes of the test's own, with a clock that the test turns."""
+"""Closed and open loops on connections of the test's own, with a clock that the test turns."""
 
 import asyncio
 import itertools
 
 import pytest
-from ensembled_client.load.answers import Verdict
-from ensembled_client.load.closed_loop import ClosedLoop
-from ensembled_client.load.histogram import Durations
-from ensembled_client.load.lanes import Lane
-from ensembled_client.load.open_loop import OpenLoop
-from ensembled_client.load.recorder import Recorder, Window
+from ensembled_client.load.connection import LoadConnection, RequestResult
+from ensembled_client.load.loops import ClosedLoop, OpenLoop
 from ensembled_client.load.schedule import Schedule
-from ensembled_client.load.workload import Rotation, Workload
+from ensembled_client.load.stats import RequestStats, Window
+from ensembled_client.load.workload import RequestCycle, Workload
 from hypothesis import given
 from hypothesis import strategies as st
 
 MS = 1_000_000
-FINE = Verdict(None)
+FINE = RequestResult(None)
 
 
 class World:
@@ -24,18 +21,18 @@ class World:
 
     def __init__(self, window=None):
         self.now_ns = 0
-        self.recorder = Recorder(window or Window(0))
-        self.lanes = []
+        self.stats = RequestStats(window or Window(0))
+        self.connections = []
         self.waiting = []
         self.sent = []
         self.at_ns = None
 
-    def make_lane(self, on_end):
-        lane = FakeLane(self, on_end)
-        self.lanes.append(lane)
-        return lane
+    def new_connection(self, on_result):
+        connection = FakeConnection(self, on_result)
+        self.connections.append(connection)
+        return connection
 
-    def make_alarm(self, callback):
+    def new_timer(self, callback):
         self.callback = callback
         return self
 
@@ -48,33 +45,33 @@ class World:
     def clock_ns(self):
         return self.now_ns
 
-    def open_loop(self, schedule, lanes=1000):
+    def open_loop(self, schedule, connections=1000):
         requests = {rows: (b"%d" % rows,) for rows in range(1, 5)}
         return OpenLoop(
-            self.make_lane,
-            most_lanes=lanes,
-            rotation=Rotation(Workload(1, requests)),
-            arrivals=schedule.arrivals(),
-            recorder=self.recorder,
+            new_connection=self.new_connection,
+            requests=RequestCycle(Workload(1, requests)),
+            stats=self.stats,
             clock_ns=self.clock_ns,
-            make_alarm=self.make_alarm,
+            max_connections=connections,
+            arrivals=schedule.arrivals(),
+            new_timer=self.new_timer,
         )
 
-    def closed_loop(self, lanes, count=None):
+    def closed_loop(self, connections, count=None):
         return ClosedLoop(
-            self.make_lane,
-            lanes=lanes,
-            rotation=Rotation(Workload(1, {1: (b"a", b"b", b"c")})),
+            new_connection=self.new_connection,
+            requests=RequestCycle(Workload(1, {1: (b"a", b"b", b"c")})),
+            stats=self.stats,
+            clock_ns=self.clock_ns,
+            connections=connections,
             rows=1,
             count=count,
-            recorder=self.recorder,
-            clock_ns=self.clock_ns,
         )
 
-    def answer(self, verdict=FINE):
+    def answer(self, result=FINE):
         """Answer the request that has waited longest."""
-        lane = self.waiting.pop(0)
-        lane._end(verdict)
+        connection = self.waiting.pop(0)
+        connection._finish(result)
 
     def advance(self, to_ns):
         """Let time pass: the alarm rings when it should."""
@@ -84,9 +81,9 @@ class World:
         self.now_ns = to_ns
 
 
-class FakeLane(Lane):
-    def __init__(self, world, on_end):
-        super().__init__(on_end)
+class FakeConnection(LoadConnection):
+    def __init__(self, world, on_result):
+        super().__init__(on_result)
         self.world = world
 
     @property
@@ -101,22 +98,22 @@ class FakeLane(Lane):
         self.world.sent.append((self.world.now_ns, request))
         self.world.waiting.append(self)
 
-    def give_up(self, error):
+    def cancel(self, error):
         self.world.waiting.remove(self)
-        self._end(Verdict(error))
+        self._finish(RequestResult(error))
 
     async def close(self):
         self.is_busy = False
 
 
-def latencies_ms(recorder):
-    return Durations.merged([recorder.latency.encode()])
+def quantile_ms(durations, share):
+    return durations.quantiles_ms([share])[0]
 
 
-@pytest.mark.parametrize("lanes", [1, 3, 1000])
-def test_a_stall_shows_in_the_latency_of_everything_that_was_due_in_it(lanes):
+@pytest.mark.parametrize("connections", [1, 3, 1000])
+def test_a_stall_shows_in_the_latency_of_everything_that_was_due_in_it(connections):
     world = World()
-    loop = world.open_loop(Schedule(rate=100, duration_s=3), lanes)
+    loop = world.open_loop(Schedule(rate=100, duration_s=3), connections)
     loop.start(0)
     for tick in range(1, 301):  # 10 ms each; the server stands still from second 1 to second 2
         world.advance(tick * 10 * MS - 1)
@@ -126,13 +123,13 @@ def test_a_stall_shows_in_the_latency_of_everything_that_was_due_in_it(lanes):
     while world.waiting:
         world.answer()
     assert loop.done.is_set()
-    latency = latencies_ms(world.recorder)
-    assert (latency.count, world.recorder.sent) == (300, 300)
+    latency = world.stats.latency
+    assert (latency.count, world.stats.sent) == (300, 300)
     # Due at 1000 ms, ..., 1980 ms and answered at 2000 ms at the earliest: waits of 20 to 1000 ms.
-    slow = [share for share in range(300) if latency.quantile_ms((share + 1) / 300) > 15]
+    slow = [share for share in range(300) if quantile_ms(latency, (share + 1) / 300) > 15]
     assert len(slow) == 99
-    assert latency.quantile_ms(1) == pytest.approx(999, abs=2)
-    assert latency.quantile_ms(0.8335) == pytest.approx(500, abs=15)
+    assert quantile_ms(latency, 1) == pytest.approx(999, abs=2)
+    assert quantile_ms(latency, 0.8335) == pytest.approx(500, abs=15)
 
 
 def test_a_closed_loop_counts_a_stall_once_per_connection():
@@ -144,8 +141,8 @@ def test_a_closed_loop_counts_a_stall_once_per_connection():
         if not 100 < tick < 200:
             for _ in range(len(world.waiting)):
                 world.answer()
-    latency = latencies_ms(world.recorder)
-    slow = [n for n in range(latency.count) if latency.quantile_ms((n + 1) / latency.count) > 15]
+    latency = world.stats.latency
+    slow = [n for n in range(latency.count) if quantile_ms(latency, (n + 1) / latency.count) > 15]
     assert len(slow) == 2
 
 
@@ -156,31 +153,31 @@ def test_a_closed_loop_counts_a_stall_once_per_connection():
     st.integers(1, 500),
 )
 def test_whatever_the_server_does_each_request_is_counted_once_from_its_intended_start(
-    lanes, answer_ms, poisson, rate
+    connections, answer_ms, poisson, rate
 ):
     world = World()
     schedule = Schedule(rate=rate, poisson=poisson, count=50)
     due = [ns for ns, _ in schedule.arrivals()]
-    loop = world.open_loop(schedule, lanes)
+    loop = world.open_loop(schedule, connections)
     loop.start(0)
     ended = []
-    record = world.recorder.ended
+    record = world.stats.record_end
 
-    def spy(intended_ns, sent_ns, now_ns, rows, verdict):
+    def spy(intended_ns, sent_ns, now_ns, rows, result):
         assert intended_ns <= sent_ns <= now_ns
         ended.append(intended_ns)
-        record(intended_ns, sent_ns, now_ns, rows, verdict)
+        record(intended_ns, sent_ns, now_ns, rows, result)
 
-    world.recorder.ended = spy
+    world.stats.record_end = spy
     for gap_ms in itertools.chain(answer_ms, itertools.repeat(500)):
         world.advance(world.now_ns + gap_ms * MS)
-        assert len(world.waiting) <= lanes
+        assert len(world.waiting) <= connections
         if world.waiting:
             world.answer()
         if loop.done.is_set():
             break
     assert sorted(ended) == due
-    assert (world.recorder.fine, world.recorder.sent) == (50, 50)
+    assert (world.stats.succeeded, world.stats.sent) == (50, 50)
     assert loop.in_flight == 0
 
 
@@ -194,19 +191,19 @@ def test_an_open_loop_sends_on_time_and_with_the_rows_of_the_trace():
         (1000 + 100 * MS, b"4"),
         (1000 + 500 * MS, b"1"),
     ]
-    assert world.recorder.waited == 0
+    assert world.stats.queued == 0
 
 
 def test_lag_of_the_tester_is_measured_and_told_apart_from_waiting_for_a_lane():
     world = World()
-    loop = world.open_loop(Schedule(rate=1000, count=10), lanes=2)
+    loop = world.open_loop(Schedule(rate=1000, count=10), connections=2)
     loop.start(0)
     world.now_ns, world.at_ns = 100 * MS, None  # the loop was stuck
-    loop._tick()
-    lag = Durations.merged([world.recorder.schedule_lag.encode()])
+    loop._send_due()
+    lag = world.stats.schedule_lag
     assert lag.count == 10
-    assert 98.9 < lag.quantile_ms(1) < 99.2
-    assert world.recorder.waited == 8
+    assert 98.9 < quantile_ms(lag, 1) < 99.2
+    assert world.stats.queued == 8
 
 
 def test_warm_up_counts_for_nothing():
@@ -218,7 +215,7 @@ def test_warm_up_counts_for_nothing():
         while world.waiting:
             world.answer()
     assert len(world.sent) == 20
-    assert (world.recorder.sent, world.recorder.fine, world.recorder.answers) == (10, 10, 10)
+    assert (world.stats.sent, world.stats.succeeded, world.stats.responses) == (10, 10, 10)
 
 
 def test_answers_after_the_measurement_have_a_latency_but_add_no_throughput():
@@ -231,49 +228,49 @@ def test_answers_after_the_measurement_have_a_latency_but_add_no_throughput():
     world.now_ns = 5000 * MS
     while world.waiting:
         world.answer()
-    assert (world.recorder.fine, world.recorder.answers) == (10, 4)
-    assert latencies_ms(world.recorder).quantile_ms(1) > 4500
+    assert (world.stats.succeeded, world.stats.responses) == (10, 4)
+    assert quantile_ms(world.stats.latency, 1) > 4500
 
 
 def test_patience_ends_requests_whether_they_were_sent_or_not():
     world = World()
-    loop = world.open_loop(Schedule(rate=10, count=5), lanes=2)
+    loop = world.open_loop(Schedule(rate=10, count=5), connections=2)
     loop.start(0)
     world.advance(1000 * MS)
-    loop.expire(350 * MS, "no answer within 1 s")
+    loop.cancel_before(350 * MS, "no response within 1 s")
     # Due at 0, 100, 200, 300 and 400 ms; the first two were sent.
-    assert world.recorder.errors == {
-        "no answer within 1 s": 2,
-        "no answer within 1 s (never sent)": 2,
+    assert world.stats.errors == {
+        "no response within 1 s": 2,
+        "no response within 1 s (never sent)": 2,
     }
     while world.waiting:
         world.answer()
     assert loop.done.is_set()
-    assert world.recorder.fine == 1
+    assert world.stats.succeeded == 1
 
 
 def test_a_stopped_loop_abandons_what_has_no_answer():
     world = World()
-    loop = world.open_loop(Schedule(rate=10), lanes=2)
+    loop = world.open_loop(Schedule(rate=10), connections=2)
     loop.start(0)
     world.advance(450 * MS)
     loop.stop()
     assert not loop.done.is_set()
     loop.abandon()
-    assert (world.recorder.sent, world.recorder.abandoned) == (5, 5)
+    assert (world.stats.sent, world.stats.abandoned) == (5, 5)
 
 
 @given(st.integers(1, 9), st.integers(1, 60))
-def test_a_closed_loop_sends_exactly_the_count_in_rotation(lanes, count):
+def test_a_closed_loop_sends_exactly_the_count_in_rotation(connections, count):
     world = World()
-    loop = world.closed_loop(lanes, count)
+    loop = world.closed_loop(connections, count)
     loop.start(0)
     while world.waiting:
-        assert len(world.waiting) == loop.in_flight <= lanes
+        assert len(world.waiting) == loop.in_flight <= connections
         world.now_ns += MS
         world.answer()
     assert loop.done.is_set()
-    assert (world.recorder.sent, world.recorder.fine) == (count, count)
+    assert (world.stats.sent, world.stats.succeeded) == (count, count)
     assert [request for _, request in world.sent] == [
         b"abc"[i % 3 : i % 3 + 1] for i in range(count)
     ]
@@ -284,14 +281,14 @@ def test_a_client_whose_connection_is_lost_does_not_spin():
         world = World()
         loop = world.closed_loop(1)
         loop.start(0)
-        type(world.lanes[0]).is_open = property(lambda _: False)
+        type(world.connections[0]).is_open = property(lambda _: False)
         try:
-            world.answer(Verdict("connection lost"))
+            world.answer(RequestResult("connection lost"))
             assert world.waiting == []
             loop.stop()
             await asyncio.wait_for(loop.done.wait(), 10)
         finally:
-            type(world.lanes[0]).is_open = property(lambda _: True)
-        assert world.recorder.errors == {"connection lost": 1}
+            type(world.connections[0]).is_open = property(lambda _: True)
+        assert world.stats.errors == {"connection lost": 1}
 
     asyncio.run(main())

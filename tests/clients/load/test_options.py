@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 from ensembled_client.load.cli import main
 from ensembled_client.load.errors import UsageError
-from ensembled_client.load.options import parse
-from ensembled_client.load.run import jobs_for
+from ensembled_client.load.options import parse_options
+from ensembled_client.load.runner import generator_configs
 from ensembled_client.load.target import Target
 from ensembled_client.load.workload import Workload
 
@@ -14,7 +14,7 @@ URL = "http://host:8000"
 
 
 def parsed(line, url=URL):
-    return parse([url, "m", *line.split()])
+    return parse_options([url, "m", *line.split()])
 
 
 @pytest.mark.parametrize(
@@ -98,39 +98,51 @@ def test_argparse_exits_with_2_for_wrong_values(line, capsys):
 )
 def test_targets(url, protocol, found, authority):
     target = Target.of(url, "m", protocol)
-    assert (target.protocol, target.authority) == (found, authority)
-    assert target.is_secure == url.split(":")[0].endswith("s")
+    assert (target.protocol, target.address.authority) == (found, authority)
+    assert target.address.is_encrypted == url.split(":")[0].endswith("s")
 
 
 @pytest.mark.parametrize(
     ("url", "protocol"),
     [("host:8000", None), ("ftp://host", None), ("http://", None), ("http://h:x", None),
-     ("grpc://host", "json"), ("http://[::1", None)],
+     ("grpc://host", "json"), ("http://[::1", None),
+     ("http://me:secret@host", None), ("http://host?x=1", None)],
 )  # fmt: skip
 def test_urls_that_are_none(url, protocol):
     with pytest.raises(UsageError):
         Target.of(url, "m", protocol)
 
 
-def jobs(line, load=None, trace=()):
+def test_parameters_are_the_protocols():
+    assert parsed("").parameters == {}
+    assert parsed("--timeout 0.25 --members a,b").parameters == {
+        "timeout": 250_000,
+        "members": "a,b",
+    }
+    assert parsed("--timeout 1e-9").parameters == {"timeout": 1}
+
+
+def configs(line, load=None, trace=()):
     options = parsed(line)
-    return jobs_for(options, load or (*options.loads, 1)[0], trace, Workload(1, {1: (b"",)}))
+    return generator_configs(
+        options, load or (*options.loads, 1)[0], trace, Workload(1, {1: (b"",)})
+    )
 
 
 def test_the_work_is_divided_without_rest():
-    parts = jobs("--connections 7 --processes 3 --count 20")
-    assert [job.lanes for job in parts] == [3, 2, 2]
-    assert [job.count for job in parts] == [7, 7, 6]
-    assert len(jobs("--connections 2 --processes 3")) == 2
-    assert len(jobs("--count 1 --processes 3")) == 1
+    parts = configs("--connections 7 --processes 3 --count 20")
+    assert [config.connections for config in parts] == [3, 2, 2]
+    assert [config.count for config in parts] == [7, 7, 6]
+    assert len(configs("--connections 2 --processes 3")) == 2
+    assert len(configs("--count 1 --processes 3")) == 1
 
 
 def test_an_open_loop_has_one_schedule_for_all():
-    first, second = jobs("--rate 10 --count 9 --processes 2")
+    first, second = configs("--rate 10 --count 9 --processes 2")
     assert first.schedule == second.schedule
     assert (first.schedule.rate, first.schedule.count, first.count) == (10, 9, None)
-    assert (first.lanes, first.index, second.index) == (128, 0, 1)
-    (traced,) = jobs("--trace t --rows 2", trace=((0.5, 2),))
+    assert (first.connections, first.index, second.index) == (128, 0, 1)
+    (traced,) = configs("--trace t --rows 2", trace=((0.5, 2),))
     assert (traced.schedule.trace, traced.schedule.rate) == (((0.5, 2),), None)
 
 
@@ -138,6 +150,8 @@ def test_an_open_loop_has_one_schedule_for_all():
     ("missing", "line", "extra"),
     [
         ("hdrh", f"{URL} m", "load"),
+        ("httptools", f"{URL} m", "load"),
+        ("PIL", f"{URL} m", "load"),
         ("rich", f"{URL} m", "load"),
         ("grpc", "grpc://host m", "grpc"),
         ("google.protobuf", "grpc://host m", "grpc"),

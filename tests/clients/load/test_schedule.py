@@ -4,8 +4,7 @@ import itertools
 import json
 
 import pytest
-from ensembled_client.load.job import divide
-from ensembled_client.load.schedule import Schedule, read_trace, share
+from ensembled_client.load.schedule import Schedule, divide, read_trace, share
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,24 +4,27 @@ import json
 from collections import Counter
 
 import pytest
-from ensembled_client.load.answers import Verdict
-from ensembled_client.load.gates import Gates, parse_most_errors
-from ensembled_client.load.histogram import Durations
-from ensembled_client.load.job import Progress
-from ensembled_client.load.lag import Usage
-from ensembled_client.load.merging import merge
-from ensembled_client.load.options import parse
+from ensembled_client.load.connection import RequestResult
+from ensembled_client.load.errors import UsageError
+from ensembled_client.load.generator import Progress
+from ensembled_client.load.options import parse_error_limit, parse_options
 from ensembled_client.load.plot import bins_of, save_plot
-from ensembled_client.load.progress import Board
-from ensembled_client.load.recorder import Recorder, Window
-from ensembled_client.load.report import document_of, sweep_text, text_of
-from ensembled_client.load.summary import summarise
+from ensembled_client.load.report import (
+    ProgressLine,
+    command_document,
+    report_text,
+    sweep_text,
+)
+from ensembled_client.load.stats import RequestStats, Window, merge_stats
+from ensembled_client.load.summary import Gates, Summary
+from ensembled_client.load.timing import Usage
+from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
 MS = 1_000_000
 IDLE = Usage(1000 * MS, 100 * MS, 0, 100 * MS)
-OPTIONS = parse(["http://host:1", "m"])
+OPTIONS = parse_options(["http://host:1", "m"])
 
 REQUESTS = st.lists(
     st.tuples(
@@ -36,35 +39,38 @@ REQUESTS = st.lists(
 
 
 def recorded(requests, end_ms=2500, deadline_ms=100):
-    recorder = Recorder(Window(500 * MS, end_ms and end_ms * MS), deadline_ms * MS)
+    stats = RequestStats(Window(500 * MS, end_ms and end_ms * MS), deadline_ms * MS)
     for due, wait, took, rows, error in sorted(requests, key=lambda one: sum(one[:3])):
-        recorder.begun(due * MS)
+        stats.record_start(due * MS)
         sent, now = (due + wait) * MS, (due + wait + took) * MS
-        recorder.ended(due * MS, sent, now, rows, Verdict(error, error is None))
-    return recorder
+        stats.record_end(due * MS, sent, now, rows, RequestResult(error, error is None))
+    return stats
 
 
-def tally(requests, lag_ms=0, usage=IDLE, **options):
-    lag = Durations()
-    lag.record(int(lag_ms * MS))
-    return recorded(requests, **options).tally(lag, usage, was_stopped=False)
+def closed(stats, lag_ms=0, usage=IDLE):
+    """The statistics as a load process hands them over."""
+    stats.loop_lag.record(int(lag_ms * MS))
+    stats.usages = (usage,)
+    stats.close_window()
+    return stats
 
 
-def summary(requests, is_open=True, **options):
-    return summarise(tally(requests, **options), load=100, is_open=is_open, deadline_ms=100)
+def summary(requests, is_open=True, lag_ms=0, usage=IDLE, **options):
+    return Summary(closed(recorded(requests, **options), lag_ms, usage), 100, is_open, 100)
 
 
 @given(st.lists(REQUESTS, min_size=1, max_size=4))
 def test_processes_together_count_what_one_would(parts):
-    merged = merge([tally(part) for part in parts])
-    whole = tally([one for part in parts for one in part])
-    for name in ("sent", "fine", "errors", "degraded", "answers", "rows", "in_time"):
+    merged = merge_stats([closed(recorded(part)) for part in parts])
+    whole = closed(recorded([one for part in parts for one in part]))
+    for name in (
+        "sent", "succeeded", "errors", "degraded", "responses", "rows", "in_time", "good_bins",
+        "error_bins", "window",
+    ):  # fmt: skip
         assert getattr(merged, name) == getattr(whole, name)
-    assert merged.series == dict(sorted(whole.series.items()))
-    assert merged.window == whole.window
     assert merged.usages == (IDLE,) * len(parts)
     for name in ("latency", "service"):
-        together, alone = (Durations.merged([getattr(one, name)]) for one in (merged, whole))
+        together, alone = (getattr(one, name) for one in (merged, whole))
         assert together.quantiles_ms([0.5, 1]) == alone.quantiles_ms([0.5, 1])
 
 
@@ -74,14 +80,14 @@ def test_the_two_populations(requests):
     figures = summary(requests)
     due = [one for one in requests if 500 <= one[0] < 2500]
     fine = [one for one in due if one[4] is None]
-    assert (figures.sent, figures.fine) == (len(due), len(fine))
+    assert (figures.stats.sent, figures.stats.succeeded) == (len(due), len(fine))
     assert figures.errors == Counter(one[4] for one in due if one[4] is not None)
     assert figures.failed == len(due) - len(fine)
     came = [one for one in requests if one[4] is None and 500 <= sum(one[:3]) < 2500]
     assert figures.seconds == 2
     assert figures.requests_per_s == len(came) / 2
     assert figures.rows_per_s == sum(one[3] for one in came) / 2
-    assert figures.good_per_s == sum(one[1] + one[2] <= 100 for one in came) / 2
+    assert figures.goodput_per_s == sum(one[1] + one[2] <= 100 for one in came) / 2
     assert sum(good for _, good, _ in figures.series) == len(came)
     assert len(figures.series) == 20
     if fine:
@@ -94,14 +100,14 @@ def test_the_two_populations(requests):
 def test_an_open_end_is_the_last_answer():
     figures = summary([(600, 0, 100, 1, None), (900, 0, 600, 1, None)], end_ms=None)
     assert figures.seconds == pytest.approx(1.0)
-    assert figures.fine == 2
+    assert figures.stats.succeeded == 2
 
 
 def test_nothing_measured_is_said_not_divided_by():
     figures = summary([], end_ms=400)
-    assert (figures.seconds, figures.requests_per_s, figures.series) == (0, 0, ())
-    assert "not one good answer was measured" in figures.warnings
-    assert "0 sent" in text_of(figures, OPTIONS)
+    assert (figures.seconds, figures.requests_per_s, figures.series) == (0, 0, [])
+    assert "not one good response was measured" in figures.warnings
+    assert "0 sent" in report_text(figures, OPTIONS)
 
 
 def requests_of(latency_ms, count=100):
@@ -109,8 +115,8 @@ def requests_of(latency_ms, count=100):
 
 
 def test_a_tester_with_time_to_spare_is_not_warned_about():
-    assert summary(requests_of(10), lag_ms=0.2).warnings == ()
-    assert summary(requests_of(10), lag_ms=0.2, is_open=False).warnings == ()
+    assert summary(requests_of(10), lag_ms=0.2).warnings == []
+    assert summary(requests_of(10), lag_ms=0.2, is_open=False).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -124,30 +130,28 @@ def test_a_busy_tester_is_the_bottleneck_also_if_it_only_waits_for_a_core(usage)
 
 def test_a_late_tester_says_so():
     (warning,) = summary(requests_of(10), lag_ms=4, is_open=False).warnings
-    assert "read answers late" in warning
-    recorder = recorded(requests_of(10))
+    assert "read responses late" in warning
+    stats = recorded(requests_of(10))
     for i in range(100):
-        recorder.late(600 * MS, (604 + i // 90) * MS)
-    late = recorder.tally(Durations(), IDLE, was_stopped=False)
-    (warning,) = summarise(late, load=1, is_open=True, deadline_ms=None).warnings
+        stats.record_lag(600 * MS, (604 + i // 90) * MS)
+    (warning,) = Summary(closed(stats), 1, is_open=True, deadline_ms=None).warnings
     assert "sent requests late" in warning
     assert "p99 5" in warning
 
 
 def test_requests_that_waited_for_a_connection_are_told():
-    recorder = recorded(requests_of(10))
-    recorder.waited = 1234
-    waited = recorder.tally(Durations(), IDLE, was_stopped=False)
-    (warning,) = summarise(waited, load=1, is_open=True, deadline_ms=None).warnings
+    stats = recorded(requests_of(10))
+    stats.queued = 1234
+    (warning,) = Summary(closed(stats), 1, is_open=True, deadline_ms=None).warnings
     assert "1,234 requests were due while all connections were busy" in warning
 
 
 def test_kinds_of_errors_are_bounded():
-    recorder = Recorder(Window(0))
+    stats = RequestStats(Window(0))
     for number in range(1000):
-        recorder.ended(0, 0, 1, 1, Verdict(f"kind {number}"))
-    assert recorder.errors.total() == 1000
-    assert len(recorder.errors) < 100
+        stats.record_end(0, 0, 1, 1, RequestResult(f"kind {number}"))
+    assert stats.errors.total() == 1000
+    assert len(stats.errors) < 100
 
 
 # -- gates -------------------------------------------------------------------------------------
@@ -160,7 +164,7 @@ def test_gates_say_which_of_them_were_not_passed():
     assert Gates(60, 48, 0.02, errors_are_share=True).failures(figures) == []
     p99, rate, errors = Gates(40, 50, 1).failures(figures)
     assert p99.startswith("--max-p99-ms 40: p99 is 50")
-    assert rate == "--min-rate 50: 49 requests/s were answered well"
+    assert rate == "--min-rate 50: there were 49 good responses/s"
     assert errors == "--max-errors 1: there were 2"
     (share,) = Gates(max_errors=0.01, errors_are_share=True).failures(figures)
     assert share == "--max-errors 1%: 2.000% of the requests failed"
@@ -175,13 +179,13 @@ def test_without_answers_no_gate_of_time_or_rate_is_passed():
     ("text", "bound"), [("0", (0, False)), ("12", (12, False)), ("0.5%", (0.005, True))]
 )
 def test_most_errors_are_a_count_or_a_share(text, bound):
-    assert parse_most_errors(text) == bound
+    assert parse_error_limit(text) == bound
 
 
 @pytest.mark.parametrize("text", ["", "%", "x", "-1", "101%", "nan", "inf"])
 def test_other_bounds_are_refused(text):
-    with pytest.raises(ValueError, match="not a bound"):
-        parse_most_errors(text)
+    with pytest.raises(UsageError, match="should be like 10 or 0.5%"):
+        parse_error_limit(text)
 
 
 # -- reports -----------------------------------------------------------------------------------
@@ -189,20 +193,21 @@ def test_other_bounds_are_refused(text):
 
 def test_the_report_holds_the_figures():
     requests = [*requests_of(50), *((800, 0, 5, 1, f"{kind}: x") for kind in range(12))]
-    text = text_of(summary(requests), OPTIONS)
+    text = report_text(summary(requests), OPTIONS)
     assert "50.0 requests/s" in text
     assert "within 100 ms" in text
     assert "from the intended start" in text
-    assert "100 answers degraded" in text
+    assert "100 responses degraded" in text
     assert "1 x 0: x" in text
     assert "2 x of 2 other kinds" in text
     assert "WARNING" not in text
-    closed = text_of(summary(requests, is_open=False), OPTIONS)
+    closed = report_text(summary(requests, is_open=False), OPTIONS)
     assert "from the sending" in closed
 
 
 def test_the_document_is_json_and_its_histogram_can_be_merged():
-    document = json.loads(json.dumps(document_of(summary(requests_of(50)), ["a gate"])))
+    whole = command_document(OPTIONS, [summary(requests_of(50))], [["a gate"]])
+    (document,) = json.loads(json.dumps(whole))["tests"]
     assert document["requests"]["answered"] == 100
     assert document["latency_from"] == "intended start"
     assert document["failed_gates"] == ["a gate"]
@@ -210,9 +215,10 @@ def test_the_document_is_json_and_its_histogram_can_be_merged():
         {"answered": 100, "failed": 0},
         {"answered": 0, "failed": 0},
     ]
-    merged = Durations()
-    merged._histogram.decode_and_add(document["latency_hdr"])
-    assert merged.count == 100
+    merged = HdrHistogram(100, 3600 * 10**9, 3)
+    for _ in range(2):
+        merged.decode_and_add(document["latency_hdr"])
+    assert merged.get_total_count() == 200
 
 
 def test_a_sweep_is_a_table():
@@ -222,7 +228,7 @@ def test_a_sweep_is_a_table():
 
 def test_progress_is_of_all_processes():
     now = [10.0]
-    board = Board(lambda: now[0])
+    board = ProgressLine(lambda: now[0])
     board.update(Progress(0, 100, 1, 4, (5 * MS,)))
     board.update(Progress(1, 50, 0, 3, (1 * MS, 2 * MS)))
     now[0] = 12.0

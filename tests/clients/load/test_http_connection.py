@@ -1,18 +1,17 @@
-"""The HTTP lane against servers in this process that behave, misbehave and stall."""
+"""The HTTP connection against servers in this process that behave, misbehave and stall."""
 
 import asyncio
 import contextlib
 import time
 
 import pytest
-from ensembled_client.load.alarm import LoopAlarm, TimerAlarm, new_alarm
-from ensembled_client.load.closed_loop import ClosedLoop
-from ensembled_client.load.http_lane import HttpLane
-from ensembled_client.load.open_loop import OpenLoop
-from ensembled_client.load.recorder import Recorder, Window
+from ensembled_client.load.http_connection import HttpLoadConnection
+from ensembled_client.load.loops import ClosedLoop, OpenLoop
 from ensembled_client.load.schedule import Schedule
+from ensembled_client.load.stats import RequestStats, Window
 from ensembled_client.load.target import Target
-from ensembled_client.load.workload import Rotation, Workload
+from ensembled_client.load.timing import KernelTimer, LoopTimer
+from ensembled_client.load.workload import RequestCycle, Workload
 
 DEADLINE_S = 30
 REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
@@ -72,31 +71,30 @@ def run(main):
     asyncio.run(bounded())
 
 
-async def closed(target, count, lanes=1, **options):
+async def closed(target, count, connections=1, **options):
     """What a closed loop records of so many requests."""
-    recorder = Recorder(Window(0))
+    stats = RequestStats(Window(0))
     loop = ClosedLoop(
-        lambda on_end: HttpLane(target, None, 5, on_end),
-        lanes=lanes,
-        rotation=Rotation(Workload(1, {1: (REQUEST,)})),
+        new_connection=lambda on_result: HttpLoadConnection(target, None, 5, on_result),
+        requests=RequestCycle(Workload(1, {1: (REQUEST,)})),
+        stats=stats,
+        connections=connections,
         rows=1,
         count=count,
-        recorder=recorder,
-        clock_ns=time.monotonic_ns,
     )
     loop.start(0)
     try:
         await loop.done.wait()
     finally:
         await loop.close()
-    return recorder
+    return stats
 
 
 def test_one_connection_carries_one_request_after_the_other():
     async def main():
         async with serving(GOOD) as (server, target):
-            recorder = await closed(target, 50, lanes=3)
-            assert (recorder.fine, recorder.errors) == (50, {})
+            stats = await closed(target, 50, connections=3)
+            assert (stats.succeeded, stats.errors) == (50, {})
             assert (server.requests, server.connections) == (50, 3)
 
     run(main)
@@ -124,8 +122,8 @@ CHUNKED = [
 def test_other_ways_to_send_a_good_answer(answer, connections):
     async def main():
         async with serving(answer) as (server, target):
-            recorder = await closed(target, 5)
-            assert (recorder.fine, recorder.errors) == (5, {})
+            stats = await closed(target, 5)
+            assert (stats.succeeded, stats.errors) == (5, {})
             assert server.connections == connections
 
     run(main)
@@ -134,29 +132,29 @@ def test_other_ways_to_send_a_good_answer(answer, connections):
 @pytest.mark.parametrize(
     ("answer", "error"),
     [
-        (None, "connection: the server closed the connection without an answer"),
+        (None, "connection: the server closed the connection without a response"),
         (
             [b"HTTP/1.1 200 OK\r\nconnection: close\r\nContent-Length: 9\r\n\r\n", b"x"],
-            "connection: the server closed the connection within an answer",
+            "connection: the server closed the connection within a response",
         ),
-        (b"hello\r\n\r\n", "protocol: not an HTTP/1.1 response: b'hello'"),
-        (GOOD + b"more", "protocol: the server sent more than one answer to one request"),
+        (b"hello\r\n\r\n", "protocol: not an HTTP/1.1 response: Expected HTTP/, RTSP/ or ICE/"),
+        (GOOD + b"more", "protocol: the server sent more than one response to one request"),
         (
             b'HTTP/1.1 503 X\r\nContent-Length: 17\r\n\r\n{"error": "no 1"}',
             "503: no N",
         ),
         (
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}",
-            "wrong answer: it is not what the protocol says",
+            "wrong response: it has no outputs",
         ),
     ],
 )
 def test_a_bad_answer_is_an_error_and_the_next_request_is_fine(answer, error):
     async def main():
         async with serving(GOOD, answer, GOOD) as (server, target):
-            recorder = await closed(target, 4)
-            assert recorder.errors == {error: 1}
-            assert (recorder.fine, server.requests) == (3, 4)
+            stats = await closed(target, 4)
+            assert stats.errors == {error: 1}
+            assert (stats.succeeded, server.requests) == (3, 4)
 
     run(main)
 
@@ -165,10 +163,10 @@ def test_a_server_that_is_gone_is_an_error_for_each_request():
     async def main():
         async with serving(GOOD) as (_, target):
             pass
-        recorder = await closed(target, 3)
-        (kind,) = recorder.errors
+        stats = await closed(target, 3)
+        (kind,) = stats.errors
         assert kind.startswith("connect: ")
-        assert (recorder.errors[kind], recorder.fine) == (3, 0)
+        assert (stats.errors[kind], stats.succeeded) == (3, 0)
 
     run(main)
 
@@ -178,50 +176,50 @@ def test_giving_up_closes_the_connection():
         async with serving(GOOD) as (server, target):
             server.may_answer.clear()
             ended = asyncio.get_running_loop().create_future()
-            lane = HttpLane(target, None, 5, lambda _, verdict: ended.set_result(verdict))
-            lane.send(REQUEST)
+            connection = HttpLoadConnection(
+                target, None, 5, lambda _, result: ended.set_result(result)
+            )
+            connection.send(REQUEST)
             while server.requests == 0:  # noqa: ASYNC110
                 await asyncio.sleep(0)
-            lane.give_up("no answer")
+            connection.cancel("no answer")
             assert (await ended).error == "no answer"
-            assert not lane.is_open
+            assert not connection.is_open
             server.may_answer.set()
-            await lane.close()
+            await connection.close()
 
     run(main)
 
 
-@pytest.mark.parametrize("lanes", [2, 64])
-def test_what_was_due_during_a_stall_waited_at_least_until_its_end(lanes):
+@pytest.mark.parametrize("connections", [2, 64])
+def test_what_was_due_during_a_stall_waited_at_least_until_its_end(connections):
     """No coordinated omission, over real sockets: nothing here depends on how fast they are."""
     due_in_stall = 40
 
     async def main():
         async with serving(GOOD) as (server, target):
             server.may_answer.clear()
-            recorder = Recorder(Window(0))
+            stats = RequestStats(Window(0))
             ended = []
-            record = recorder.ended
+            record = stats.record_end
 
-            def spy(intended_ns, sent_ns, now_ns, rows, verdict):
+            def spy(intended_ns, sent_ns, now_ns, rows, result):
                 ended.append((intended_ns, now_ns))
-                record(intended_ns, sent_ns, now_ns, rows, verdict)
+                record(intended_ns, sent_ns, now_ns, rows, result)
 
-            recorder.ended = spy
+            stats.record_end = spy
             loop = OpenLoop(
-                lambda on_end: HttpLane(target, None, 5, on_end),
-                most_lanes=lanes,
-                rotation=Rotation(Workload(1, {1: (REQUEST,)})),
+                new_connection=lambda on_result: HttpLoadConnection(target, None, 5, on_result),
+                requests=RequestCycle(Workload(1, {1: (REQUEST,)})),
+                stats=stats,
+                max_connections=connections,
                 arrivals=Schedule(rate=1000, count=60).arrivals(),
-                recorder=recorder,
-                clock_ns=time.monotonic_ns,
-                make_alarm=new_alarm,
             )
             await loop.open()
             start_ns = time.monotonic_ns()
             loop.start(start_ns)
-            # Scheduled, whether or not a lane was free.
-            while recorder.sent < due_in_stall:  # noqa: ASYNC110
+            # Scheduled, whether or not a connection was free.
+            while stats.sent < due_in_stall:  # noqa: ASYNC110
                 await asyncio.sleep(0)
             released_ns = time.monotonic_ns()
             server.may_answer.set()
@@ -235,12 +233,12 @@ def test_what_was_due_during_a_stall_waited_at_least_until_its_end(lanes):
             for i in range(due_in_stall):
                 least_ms = (released_ns - start_ns) / 1e6 - i
                 share = (60 - i) / 60  # at most so many were faster
-                assert recorder.latency.quantile_ms(share) >= least_ms * 0.999
+                assert stats.latency.quantiles_ms([share])[0] >= least_ms * 0.999
 
     run(main)
 
 
-@pytest.mark.parametrize("kind", [TimerAlarm, LoopAlarm])
+@pytest.mark.parametrize("kind", [KernelTimer, LoopTimer])
 def test_alarms_never_ring_too_early_and_can_be_set_anew(kind):
     async def main():
         rung = asyncio.Event()

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from ensembled_client.load.answers import HttpJudge, classify
-from ensembled_client.load.response import Head, Response
+from ensembled_client.load.connection import error_kind
+from ensembled_client.load.http_connection import Response, ResponseChecker
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,8 +15,7 @@ def json_answer(rows=2, values=6, **parameters):
 
 
 def plain(body, status=200, json_length=None):
-    head = Head(status, len(body), is_chunked=False, keeps_open=True, json_length=json_length)
-    return Response(head, body)
+    return Response(status, body, json_length)
 
 
 def response(document, raw=None):
@@ -35,53 +34,53 @@ def binary_answer(rows=2, size=24, **parameters):
 
 
 def test_good_answers_are_fine():
-    assert HttpJudge().judge(response(json_answer()), 2) == (None, False)
-    assert HttpJudge().judge(response(binary_answer(), b"x" * 24), 2) == (None, False)
+    assert ResponseChecker().check(response(json_answer()), 2) == (None, False)
+    assert ResponseChecker().check(response(binary_answer(), b"x" * 24), 2) == (None, False)
 
 
 @pytest.mark.parametrize(
     ("answer", "fault"),
     [
-        (response(json_answer(rows=1, values=3)), "has 1 rows, the request 2"),
-        (response(json_answer(values=5)), "as many values"),
+        (response(json_answer(rows=1, values=3)), "has the shape [1, 3], the request 2 rows"),
+        (response(json_answer(values=5)), "FP32 [2, 3]: cannot reshape"),
         (response({"outputs": []}), "no output"),
-        (response([]), "not what the protocol says"),
-        (response({"outputs": [{"name": "output"}]}), "not what the protocol says"),
-        (plain(b"<html>"), "not what the protocol says"),
-        (response(binary_answer(size=20), b"x" * 20), "as many bytes"),
+        (response([]), "is no infer response"),
+        (response({"outputs": [{"name": "output"}]}), "is no infer response"),
+        (plain(b"<html>"), "is no infer response"),
+        (response(binary_answer(size=20), b"x" * 20), "FP32 [2, 3]: cannot reshape"),
         (response(binary_answer(), b"x" * 25), "longer than its outputs"),
         (plain(b"{}", json_length=9), "shorter than its JSON"),
     ],
 )
 def test_a_wrong_first_answer_is_an_error(answer, fault):
-    verdict = HttpJudge().judge(answer, 2)
-    assert fault in verdict.error
-    assert verdict.error.startswith("wrong answer: ")
+    result = ResponseChecker().check(answer, 2)
+    assert fault in result.error
+    assert result.error.startswith("wrong response: ")
 
 
 def test_later_answers_are_as_long_as_the_first():
-    judge = HttpJudge()
-    assert judge.judge(response(binary_answer(), b"x" * 24), 2).error is None
-    assert "as long as" in judge.judge(response(binary_answer(), b"x" * 20), 2).error
-    assert judge.judge(response(binary_answer(rows=1, size=12), b"x" * 12), 1).error is None
+    judge = ResponseChecker()
+    assert judge.check(response(binary_answer(), b"x" * 24), 2).error is None
+    assert "as long as" in judge.check(response(binary_answer(), b"x" * 20), 2).error
+    assert judge.check(response(binary_answer(rows=1, size=12), b"x" * 12), 1).error is None
 
 
 @pytest.mark.parametrize("spaces", [(",", ":"), (", ", ": ")])
 def test_every_degraded_answer_is_noticed(spaces):
-    judge = HttpJudge()
+    judge = ResponseChecker()
     for degraded in (False, True, True, False):
         text = json.dumps(json_answer(degraded=degraded), separators=spaces).encode()
-        assert judge.judge(plain(text), 2) == (None, degraded)
+        assert judge.check(plain(text), 2) == (None, degraded)
 
 
 def test_raw_bytes_are_not_searched_for_degraded():
     raw = b'"degraded":true'.ljust(24)
-    assert HttpJudge().judge(response(binary_answer(), raw), 2) == (None, False)
+    assert ResponseChecker().check(response(binary_answer(), raw), 2) == (None, False)
 
 
 def test_errors_have_the_servers_words_without_their_numbers():
     def kind(status, body):
-        return HttpJudge().judge(plain(body, status), 1).error
+        return ResponseChecker().check(plain(body, status), 1).error
 
     assert (
         kind(429, b'{"error": "12 requests wait,\\n most is 8"}')
@@ -96,6 +95,6 @@ def test_errors_have_the_servers_words_without_their_numbers():
 
 @given(st.text())
 def test_kinds_are_short_single_lines(message):
-    kind = classify(500, message)
+    kind = error_kind(500, message)
     assert len(kind) < 200
     assert len(kind.splitlines()) == 1

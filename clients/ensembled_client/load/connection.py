@@ -1,0 +1,123 @@
+"""A connection carries one request at a time to the server. Runs in each load process.
+
+Over HTTP it is a TCP connection; over gRPC a slot for a call on a shared channel. In: encoded
+requests. Out: a `RequestResult` by callback; a task per request would cost as much as all the rest.
+
+Of every response its status is checked, and that it is complete and names its outputs. Decoding all
+of them would make the tester the bottleneck, so only the first response of a connection (for each
+number of rows) is decoded and checked as a whole.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from ensembled_client.wire import Array
+
+__all__ = [
+    "LoadConnection",
+    "NewConnection",
+    "OnResult",
+    "RequestResult",
+    "connect_error",
+    "error_kind",
+    "find_fault",
+]
+
+_MAX_KIND_CHARACTERS = 120
+_NUMBERS = re.compile(r"\d+(\.\d+)?")
+
+
+class RequestResult(NamedTuple):
+    """How a request ended.
+
+    Attributes:
+        error: its kind; None after a good response.
+        is_degraded: whether a response rests on fewer members than the ensemble has.
+    """
+
+    error: str | None
+    is_degraded: bool = False
+
+
+class LoadConnection(ABC):
+    """Carries one request at a time.
+
+    Attributes:
+        intended_ns: when the current request should have been sent.
+        sent_ns: when it was sent.
+        rows: of the current request.
+        is_busy: whether there is one.
+    """
+
+    __slots__ = ("__weakref__", "_on_result", "intended_ns", "is_busy", "rows", "sent_ns")
+
+    def __init__(self, on_result: OnResult) -> None:
+        self._on_result = on_result
+        self.intended_ns = 0
+        self.sent_ns = 0
+        self.rows = 0
+        self.is_busy = False
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether the next request needs no new connection."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            OSError: if that fails.
+        """
+
+    @abstractmethod
+    def send(self, request: bytes) -> None:
+        """Send a request, and connect first if need be; `on_result` is called later, once.
+
+        The connection is not busy, and the caller has set the attributes.
+        """
+
+    @abstractmethod
+    def cancel(self, error: str) -> None:
+        """Stop waiting for the response: `on_result` is called with this error."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Disconnect; `on_result` is not called any more."""
+
+    def _finish(self, result: RequestResult) -> None:
+        self.is_busy = False
+        self._on_result(self, result)
+
+
+#: Called when a request has ended and the connection is free.
+OnResult = Callable[[LoadConnection, RequestResult], None]
+NewConnection = Callable[[OnResult], LoadConnection]
+
+
+def connect_error(error: OSError) -> str:
+    """Return the kind of error of a failure to connect."""
+    return f"connect: {error.strerror or str(error) or type(error).__name__}"
+
+
+def error_kind(status: object, message: str) -> str:
+    """Return the kind of an error: messages that differ in numbers alone are one kind."""
+    text = _NUMBERS.sub("N", " ".join(message.split()))
+    if len(text) > _MAX_KIND_CHARACTERS:
+        text = text[:_MAX_KIND_CHARACTERS] + "…"
+    return f"{status}: {text}" if text else str(status)
+
+
+def find_fault(outputs: Mapping[str, Array], rows: int) -> str | None:
+    """Return what is wrong with a decoded response to a request of so many rows; None: nothing."""
+    if not outputs:
+        return "it has no output"
+    for name, array in outputs.items():
+        if array.shape[:1] != (rows,):
+            return f"output {name!r} has the shape {list(array.shape)}, the request {rows} rows"
+    return None

@@ -1,0 +1,228 @@
+"""Requests over gRPC. Runs in each load process; the encoding and the metadata also in the parent.
+
+gRPC carries many calls on one connection, so a `GrpcLoadConnection` is a slot on a channel: each
+has a channel of its own up to `MAX_CHANNELS`, more take turns. Requests are serialised before the
+test, and responses stay bytes but for the first of each slot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from ensembled_client.load.connection import (
+    LoadConnection,
+    NewConnection,
+    OnResult,
+    RequestResult,
+    error_kind,
+    find_fault,
+)
+from ensembled_client.load.errors import LoadTestError
+from ensembled_client.load.target import Target, authorization
+from ensembled_client.wire import WireError
+from ensembled_client.wire.messages import SERVICE, decode_response_message, message_class
+
+__all__ = [
+    "MAX_CHANNELS",
+    "GrpcLoadConnection",
+    "GrpcResponseChecker",
+    "call_metadata",
+    "fetch_grpc_metadata",
+    "grpc_connections",
+]
+
+#: The most channels, and so TCP connections, of a process.
+MAX_CHANNELS = 16
+
+_INFER = f"/{SERVICE}/ModelInfer"
+_METADATA = f"/{SERVICE}/ModelMetadata"
+_CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # Otherwise channels to the same address would share one connection.
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+]
+# An entry of the map `parameters` with the key "degraded" and the value {bool_param: true}.
+_DEGRADED = re.compile(rb"\n\x08degraded\x12\x02\x08\x01")
+
+
+def call_metadata() -> tuple[tuple[str, str], ...]:
+    """Return the metadata of a call: the API key, if there is one.
+
+    Raises:
+        UsageError: as `authorization`.
+    """
+    return tuple((name.lower(), text) for name, text in authorization().items())
+
+
+def fetch_grpc_metadata(target: Target, timeout_s: float) -> dict[str, Any]:
+    """Return a model's metadata as HTTP has it.
+
+    Raises:
+        LoadTestError: if the server can't be reached, refuses, or replies nonsense.
+    """
+    authority = target.address.authority
+    if target.address.is_encrypted:
+        channel = grpc.secure_channel(authority, grpc.ssl_channel_credentials())
+    else:
+        channel = grpc.insecure_channel(authority)
+    request = message_class("ModelMetadataRequest")(name=target.model).SerializeToString()
+    try:
+        with channel:
+            call = channel.unary_unary(_METADATA)
+            reply = call(request, timeout=timeout_s, metadata=call_metadata())
+        message = message_class("ModelMetadataResponse").FromString(reply)
+    except grpc.RpcError as error:
+        code, details = error.code(), " ".join((error.details() or "").split())
+        if code is grpc.StatusCode.UNAVAILABLE:
+            raise LoadTestError(f"{target.url} can't be reached: {details}") from None
+        raise LoadTestError(f"{target.url}: {details or code.name}") from None
+    except DecodeError:
+        raise LoadTestError(f"{target.url} does not reply as a server would") from None
+    inputs = [
+        {"name": one.name, "datatype": one.datatype, "shape": list(one.shape)}
+        for one in message.inputs
+    ]
+    return {"inputs": inputs}
+
+
+class GrpcResponseChecker:
+    """Checks the responses of one slot."""
+
+    __slots__ = ("_checked_rows",)
+
+    def __init__(self) -> None:
+        self._checked_rows: set[int] = set()
+
+    def check(self, response: bytes, rows: int) -> RequestResult:
+        """Return how a request of so many rows ended."""
+        if rows not in self._checked_rows:
+            fault = _find_message_fault(response, rows)
+            if fault is not None:
+                return RequestResult(f"wrong response: {fault}")
+            self._checked_rows.add(rows)
+        elif not response:
+            return RequestResult("wrong response: it is empty")
+        return RequestResult(None, _DEGRADED.search(response) is not None)
+
+
+def _find_message_fault(response: bytes, rows: int) -> str | None:
+    try:
+        message = message_class("ModelInferResponse").FromString(response)
+        return find_fault(decode_response_message(message).outputs, rows)
+    except (DecodeError, WireError) as error:
+        return str(error)
+
+
+@asynccontextmanager
+async def grpc_connections(
+    target: Target, count: int, connect_s: float, patience_s: float
+) -> AsyncIterator[NewConnection]:
+    """Open channels, and yield what makes slots on them.
+
+    Args:
+        target: the server.
+        count: the most slots.
+        connect_s: the timeout of connecting.
+        patience_s: the timeout of a call.
+    """
+    channels = [_new_channel(target) for _ in range(min(count, MAX_CHANNELS))]
+    made = 0
+
+    def new_connection(on_result: OnResult) -> LoadConnection:
+        nonlocal made
+        channel = channels[made % len(channels)]
+        made += 1
+        return GrpcLoadConnection(channel, connect_s, patience_s, on_result)
+
+    try:
+        yield new_connection
+    finally:
+        for channel in channels:
+            await channel.close()
+
+
+def _new_channel(target: Target) -> Any:
+    authority = target.address.authority
+    if target.address.is_encrypted:
+        credentials = grpc.ssl_channel_credentials()
+        return grpc.aio.secure_channel(authority, credentials, _CHANNEL_OPTIONS)
+    return grpc.aio.insecure_channel(authority, _CHANNEL_OPTIONS)
+
+
+class GrpcLoadConnection(LoadConnection):
+    """A slot for a call on a channel, which several may share."""
+
+    __slots__ = (
+        "_call", "_channel", "_checker", "_connect_s", "_metadata", "_patience_s", "_task"
+    )  # fmt: skip
+
+    def __init__(
+        self, channel: Any, connect_s: float, patience_s: float, on_result: OnResult
+    ) -> None:
+        super().__init__(on_result)
+        self._channel = channel
+        self._call = channel.unary_unary(_INFER)
+        self._metadata = call_metadata() or None
+        self._connect_s = connect_s
+        self._patience_s = patience_s
+        self._checker = GrpcResponseChecker()
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the channel has a connection."""
+        return bool(self._channel.get_state() is grpc.ChannelConnectivity.READY)
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            OSError: if that takes too long.
+        """
+        try:
+            async with asyncio.timeout(self._connect_s):
+                await self._channel.channel_ready()
+        except TimeoutError:
+            raise OSError(f"not within {self._connect_s:g} s") from None
+
+    def send(self, request: bytes) -> None:
+        """Send a request; see `LoadConnection`."""
+        self.is_busy = True
+        self._task = asyncio.get_running_loop().create_task(self._exchange(request))
+
+    async def _exchange(self, request: bytes) -> None:
+        try:
+            response = await self._call(
+                request, timeout=self._patience_s + 1, metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            self._checker = GrpcResponseChecker()
+            self._finish(RequestResult(error_kind(error.code().name, error.details() or "")))
+        else:
+            self._finish(self._checker.check(response, self.rows))
+
+    def cancel(self, error: str) -> None:
+        """Cancel the call."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self.is_busy:
+            self._finish(RequestResult(error))
+
+    async def close(self) -> None:
+        """Cancel the current call; the channel stays open."""
+        self.is_busy = False
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task

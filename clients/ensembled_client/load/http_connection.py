@@ -1,0 +1,362 @@
+"""Requests over HTTP/1.1. Runs in each load process.
+
+In: requests encoded before the test. Out: their results. The connection is kept alive; if it is
+lost the next request opens a new one, and that time is part of its latency, as for any client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import ssl
+from typing import NamedTuple, cast
+
+import httptools
+
+from ensembled_client.load.connection import (
+    LoadConnection,
+    OnResult,
+    RequestResult,
+    connect_error,
+    error_kind,
+    find_fault,
+)
+from ensembled_client.load.target import Target
+from ensembled_client.wire import HEADER_LENGTH, WireError, decode_response
+
+__all__ = [
+    "BadResponseError",
+    "HttpLoadConnection",
+    "Response",
+    "ResponseChecker",
+    "ResponseReader",
+]
+
+_MAX_HEAD_BYTES = 1 << 16
+_MAX_ERROR_BYTES = 120
+_JSON_LENGTH = HEADER_LENGTH.lower().encode()
+_HEADERS = {_JSON_LENGTH, b"content-length", b"transfer-encoding"}
+_DEGRADED = (b'"degraded":true', b'"degraded": true')
+
+_GOOD = RequestResult(None)
+_GOOD_DEGRADED = RequestResult(None, is_degraded=True)
+
+
+class BadResponseError(Exception):
+    """The bytes are not an HTTP response, or it is cut short."""
+
+
+class Response(NamedTuple):
+    """A complete response.
+
+    Attributes:
+        status: its code.
+        body: without the framing of chunks.
+        json_length: of the part of the body that is JSON; None if all of it is.
+        keeps_alive: whether the connection can carry another request.
+    """
+
+    status: int
+    body: bytes
+    json_length: int | None = None
+    keeps_alive: bool = True
+
+
+class ResponseReader:
+    """Reads one response after the other; there is one request in flight per connection."""
+
+    __slots__ = (
+        "_body", "_fault", "_has_head", "_head_bytes", "_headers", "_parser", "_response"
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: dict[bytes, bytes] = {}
+        self._has_head = False
+        self._head_bytes = 0
+        self._body = b""
+        self._response: Response | None = None
+        self._fault: str | None = None
+
+    def feed(self, data: bytes) -> Response | None:
+        """Parse received bytes; return the response that they complete, if any.
+
+        Raises:
+            BadResponseError: if they are no response, or continue after its end.
+        """
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fault = self._fault or (
+                f"not an HTTP/1.1 response: {error}"
+                if self._response is None
+                else "the server sent more than one response to one request"
+            )
+        if self._fault is not None:
+            raise BadResponseError(self._fault)
+        if self._response is None:
+            if not self._has_head:
+                self._head_bytes += len(data)
+                if self._head_bytes > _MAX_HEAD_BYTES:
+                    raise BadResponseError("the head of the response does not end")
+            return None
+        response, self._response = self._response, None
+        self._head_bytes = 0
+        return response
+
+    def end(self) -> Response:
+        """The server has closed the connection: return the response that this completes.
+
+        Raises:
+            BadResponseError: if it completes none.
+        """
+        if not self._has_head:
+            raise BadResponseError("the server closed the connection without a response")
+        if b"content-length" in self._headers or b"transfer-encoding" in self._headers:
+            raise BadResponseError("the server closed the connection within a response")
+        self.on_message_complete()
+        if self._response is None:
+            raise BadResponseError(self._fault or "the response is an interim one")
+        return self._response
+
+    # -- callbacks of httptools -----------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Prepare for a response."""
+        if self._response is not None:
+            self._fault = "the server sent more than one response to one request"
+        self._headers.clear()
+        self._body = b""
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep the headers that matter here."""
+        name = name.lower()
+        if name in _HEADERS:
+            self._headers[name] = value
+
+    def on_headers_complete(self) -> None:
+        """Check how the body is framed."""
+        self._has_head = True
+        coding = self._headers.get(b"transfer-encoding")
+        if coding is not None and not coding.lower().endswith(b"chunked"):
+            self._fault = f"unknown transfer encoding {coding!r}"
+
+    def on_body(self, data: bytes) -> None:
+        """Append to the body; usually it comes at once."""
+        self._body = self._body + data if self._body else data
+
+    def on_message_complete(self) -> None:
+        """Make the response; interim ones (1xx) are skipped."""
+        self._has_head = False
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        length = self._headers.get(_JSON_LENGTH)
+        if length is not None and not length.isdigit():
+            self._fault = f"{HEADER_LENGTH} is {length!r}"
+            return
+        self._response = Response(
+            status,
+            self._body,
+            None if length is None else int(length),
+            self._parser.should_keep_alive(),
+        )
+
+
+class ResponseChecker:
+    """Checks the responses of one connection."""
+
+    __slots__ = ("_raw_bytes",)
+
+    def __init__(self) -> None:
+        # By number of rows: the length of the binary tensors; None for JSON.
+        self._raw_bytes: dict[int, int | None] = {}
+
+    def check(self, response: Response, rows: int) -> RequestResult:
+        """Return how a request of so many rows ended."""
+        if response.status != 200:
+            return RequestResult(error_kind(response.status, _error_message(response.body)))
+        text, raw_bytes = response.body, None
+        if response.json_length is not None:
+            raw_bytes = len(text) - response.json_length
+            if raw_bytes < 0:
+                return RequestResult("wrong response: it is shorter than its JSON")
+            text = text[: response.json_length]
+        fault = None
+        if rows not in self._raw_bytes:
+            fault = _find_body_fault(response, rows)
+            if fault is None:
+                self._raw_bytes[rows] = raw_bytes
+        elif self._raw_bytes[rows] != raw_bytes:
+            fault = "its tensors are not as long as those of the first response"
+        elif b'"outputs"' not in text:
+            fault = "it has no outputs"
+        if fault is not None:
+            return RequestResult(f"wrong response: {fault}")
+        if _DEGRADED[0] in text or _DEGRADED[1] in text:
+            return _GOOD_DEGRADED
+        return _GOOD
+
+
+def _error_message(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"])
+    except (ValueError, KeyError, TypeError):
+        return body[:_MAX_ERROR_BYTES].decode(errors="replace")
+
+
+def _find_body_fault(response: Response, rows: int) -> str | None:
+    body, json_length = response.body, response.json_length
+    try:
+        outputs = decode_response(body, json_length).outputs
+    except WireError as error:
+        return str(error)
+    if json_length is not None:
+        described = json.loads(body[:json_length])["outputs"]
+        sizes = [one.get("parameters", {}).get("binary_data_size", 0) for one in described]
+        if json_length + sum(sizes) != len(body):
+            return "it is longer than its outputs"
+    return find_fault(outputs, rows)
+
+
+class HttpLoadConnection(LoadConnection, asyncio.Protocol):
+    """A TCP connection to the server.
+
+    Args:
+        target: the server.
+        tls: for https.
+        connect_s: the timeout of connecting.
+        on_result: called with the result of each request.
+    """
+
+    __slots__ = (
+        "_checker", "_connect_s", "_connecting", "_reader", "_target", "_tls", "_transport"
+    )  # fmt: skip
+
+    def __init__(
+        self, target: Target, tls: ssl.SSLContext | None, connect_s: float, on_result: OnResult
+    ) -> None:
+        super().__init__(on_result)
+        self._target = target
+        self._tls = tls
+        self._connect_s = connect_s
+        self._transport: asyncio.Transport | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._reader = ResponseReader()
+        self._checker = ResponseChecker()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection."""
+        return self._transport is not None
+
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            OSError: if that fails, or takes too long.
+        """
+        address = self._target.address
+        try:
+            async with asyncio.timeout(self._connect_s):
+                await asyncio.get_running_loop().create_connection(
+                    lambda: self, address.host, address.port, ssl=self._tls
+                )
+        except TimeoutError:
+            raise OSError(f"not within {self._connect_s:g} s") from None
+
+    def send(self, request: bytes) -> None:
+        """Send a request; see `LoadConnection`."""
+        self.is_busy = True
+        if self._transport is not None:
+            self._transport.write(request)
+        else:
+            self._connecting = asyncio.get_running_loop().create_task(self._open_and_send(request))
+
+    async def _open_and_send(self, request: bytes) -> None:
+        try:
+            await self.open()
+        except OSError as error:
+            self._finish(RequestResult(connect_error(error)))
+            return
+        finally:
+            if self._connecting is asyncio.current_task():
+                self._connecting = None
+        if self._transport is not None:
+            self._transport.write(request)
+
+    # -- asyncio.Protocol ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start afresh."""
+        self._abort()  # of two that raced, the last one counts
+        self._transport = cast(asyncio.Transport, transport)
+        self._reader = ResponseReader()
+        self._checker = ResponseChecker()
+
+    def data_received(self, data: bytes) -> None:
+        """Read a response, or a part of it."""
+        if not self.is_busy:  # nobody has asked for these
+            self._abort()
+            return
+        try:
+            response = self._reader.feed(data)
+        except BadResponseError as error:
+            self.cancel(f"protocol: {error}")
+            return
+        if response is not None:
+            self._handle(response)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Finish the current request: the server or the network has closed the connection."""
+        self._transport = None
+        if not self.is_busy:
+            return
+        if exc is not None:
+            error = getattr(exc, "strerror", None) or exc
+            self._finish(RequestResult(f"connection lost: {error}"))
+            return
+        try:
+            response = self._reader.end()
+        except BadResponseError as error:
+            self._finish(RequestResult(f"connection: {error}"))
+        else:
+            self._handle(response)
+
+    def _handle(self, response: Response) -> None:
+        result = self._checker.check(response, self.rows)
+        if not response.keeps_alive:
+            self._abort()
+        self._finish(result)
+
+    # -- the end ------------------------------------------------------------------------------
+
+    def cancel(self, error: str) -> None:
+        """Close the connection instead of waiting for its response."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        self._abort()
+        if self.is_busy:
+            self._finish(RequestResult(error))
+
+    def _abort(self) -> None:
+        """Drop the connection at once; its further events are ignored."""
+        if self._transport is not None:
+            self._transport.set_protocol(_IGNORE)
+            self._transport.abort()
+            self._transport = None
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.is_busy = False
+        if self._connecting is not None:
+            self._connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connecting
+        self._abort()
+
+
+#: The protocol of an aborted connection.
+_IGNORE = asyncio.Protocol()

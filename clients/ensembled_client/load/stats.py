@@ -1,0 +1,242 @@
+"""What happened to the requests: counters and latency histograms. No I/O.
+
+Each load process records into its own `RequestStats`; the parent merges them. One request, two
+populations: *latency and errors* are of the requests whose intended start lies in the measurement,
+whenever they end, so that a stall at its end is not lost; *throughput* is of the responses that
+arrive in the measurement, so that what an overloaded server answers later does not add to it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hdrh.histogram import HdrHistogram
+
+from ensembled_client.load.connection import RequestResult
+from ensembled_client.load.timing import Usage
+
+__all__ = ["BIN_NS", "DurationHistogram", "RequestStats", "Window", "merge_stats"]
+
+#: The width of a bin of the time series.
+BIN_NS = 100_000_000
+
+_MAX_ERROR_KINDS = 64
+_OTHER_ERRORS = "errors of other kinds"
+_RECENT_REQUESTS = 4096
+
+_MIN_NS = 100
+_MAX_NS = 3_600 * 1_000_000_000
+_DIGITS = 3
+# HdrHistogram's layout for these: buckets of 11 significant bits, in units of 64 ns.
+_BUCKET_BITS = 11
+_UNIT_BITS = 6
+
+
+class DurationHistogram:
+    """Durations in the buckets of an HDR histogram: three digits from 0.1 microseconds to an hour.
+
+    A dictionary by the lowest value of each bucket: recording there is several times cheaper than
+    in an `HdrHistogram`, which is built for quantiles and for export. Mean and minimum are exact.
+    """
+
+    __slots__ = ("_counts", "_min_ns", "_total_ns")
+
+    def __init__(self) -> None:
+        self._counts: dict[int, int] = {}
+        self._total_ns = 0
+        self._min_ns = _MAX_NS
+
+    def record(self, duration_ns: int) -> None:
+        """Count a duration; one that is out of range counts as the nearest in it."""
+        if not 0 <= duration_ns <= _MAX_NS:
+            duration_ns = 0 if duration_ns < 0 else _MAX_NS
+        shift = max(duration_ns.bit_length() - _BUCKET_BITS, _UNIT_BITS)
+        bucket_ns = duration_ns >> shift << shift
+        self._counts[bucket_ns] = self._counts.get(bucket_ns, 0) + 1
+        self._total_ns += duration_ns
+        self._min_ns = min(self._min_ns, duration_ns)
+
+    def __add__(self, other: DurationHistogram) -> DurationHistogram:
+        total = DurationHistogram()
+        total._counts = dict(Counter(self._counts) + Counter(other._counts))
+        total._total_ns = self._total_ns + other._total_ns
+        total._min_ns = min(self._min_ns, other._min_ns)
+        return total
+
+    def to_hdr(self) -> HdrHistogram:
+        """Return the durations in nanoseconds as an HDR histogram."""
+        histogram = HdrHistogram(_MIN_NS, _MAX_NS, _DIGITS)
+        for bucket_ns, count in self._counts.items():
+            histogram.record_value(bucket_ns, count)
+        return histogram
+
+    @property
+    def count(self) -> int:
+        """The number of durations."""
+        return sum(self._counts.values())
+
+    @property
+    def mean_ms(self) -> float:
+        """The mean; 0 if there are none."""
+        return self._total_ns / self.count / 1e6 if self._counts else 0.0
+
+    @property
+    def min_ms(self) -> float:
+        """The shortest; 0 if there are none."""
+        return self._min_ns / 1e6 if self._counts else 0.0
+
+    def quantiles_ms(self, shares: Sequence[float]) -> list[float]:
+        """Return the quantiles of these shares (0 to 1), at most 0.1% too high; 0 for none."""
+        if not self._counts:
+            return [0.0] * len(shares)
+        percents = [share * 100 for share in shares]
+        values = self.to_hdr().get_percentile_to_value_dict(percents)
+        return [values[percent] / 1e6 for percent in percents]
+
+
+@dataclass
+class Window:
+    """The measurement, in nanoseconds of the monotonic clock.
+
+    Attributes:
+        begin_ns: the end of the warm-up.
+        end_ns: None while it is unknown: the time of the last response.
+    """
+
+    begin_ns: int
+    end_ns: int | None = None
+
+    def has_begun(self, at_ns: int) -> bool:
+        """Whether the warm-up is over at that time."""
+        return at_ns >= self.begin_ns
+
+    def contains(self, at_ns: int) -> bool:
+        """Whether that time is in the measurement."""
+        return self.begin_ns <= at_ns and (self.end_ns is None or at_ns < self.end_ns)
+
+
+@dataclass(eq=False)
+class RequestStats:
+    """Counters and histograms of the requests of one load process, or of several.
+
+    Attributes:
+        window: the measurement.
+        deadline_ns: for `in_time`; None for none.
+        keeps_service: whether requests can be sent later than intended.
+        sent: requests whose intended start was in the measurement.
+        succeeded: of those, the ones with a good response.
+        errors: of those, the others by kind.
+        abandoned: of those, without a response when the test was interrupted.
+        degraded: of the good responses, those of fewer members than the ensemble has.
+        queued: requests that were due while all connections were busy.
+        latency: of the good responses, from the intended start.
+        service: the same from the actual sending.
+        responses: good responses that arrived in the measurement.
+        rows: of those.
+        in_time: of those, the ones within the deadline.
+        good_bins: of those, the number by bin of `BIN_NS` since the begin.
+        error_bins: the same of errors.
+        schedule_lag: how late due requests were noticed; open loop only.
+        loop_lag: how late event loops called timers.
+        usages: of the load processes.
+        was_interrupted: whether the test ended early.
+    """
+
+    window: Window
+    deadline_ns: int | None = None
+    keeps_service: bool = True
+    sent: int = 0
+    succeeded: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    abandoned: int = 0
+    degraded: int = 0
+    queued: int = 0
+    latency: DurationHistogram = field(default_factory=DurationHistogram)
+    service: DurationHistogram = field(default_factory=DurationHistogram)
+    responses: int = 0
+    rows: int = 0
+    in_time: int = 0
+    good_bins: Counter[int] = field(default_factory=Counter)
+    error_bins: Counter[int] = field(default_factory=Counter)
+    schedule_lag: DurationHistogram = field(default_factory=DurationHistogram)
+    loop_lag: DurationHistogram = field(default_factory=DurationHistogram)
+    usages: tuple[Usage, ...] = ()
+    was_interrupted: bool = False
+    recent_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT_REQUESTS))
+    last_ns: int = 0
+
+    def record_start(self, intended_ns: int) -> None:
+        """Count a request that is sent, or due."""
+        if self.window.contains(intended_ns):
+            self.sent += 1
+
+    def record_lag(self, intended_ns: int, now_ns: int) -> None:
+        """Record how late a due request was noticed."""
+        if self.window.contains(intended_ns):
+            self.schedule_lag.record(now_ns - intended_ns)
+
+    def record_queued(self, intended_ns: int) -> None:
+        """Count a request that was due while all connections were busy."""
+        if self.window.contains(intended_ns):
+            self.queued += 1
+
+    def record_end(
+        self, intended_ns: int, sent_ns: int, now_ns: int, rows: int, result: RequestResult
+    ) -> None:
+        """Record how a request ended."""
+        latency_ns = now_ns - intended_ns
+        self.last_ns = now_ns
+        self.recent_ns.append(latency_ns)
+        if self.window.contains(now_ns):
+            self._record_arrival(latency_ns, now_ns, rows, result.error is None)
+        if not self.window.contains(intended_ns):
+            return
+        if result.error is None:
+            self.succeeded += 1
+            self.degraded += result.is_degraded
+            self.latency.record(latency_ns)
+            if self.keeps_service:
+                self.service.record(now_ns - sent_ns)
+        else:
+            known = result.error in self.errors or len(self.errors) < _MAX_ERROR_KINDS
+            self.errors[result.error if known else _OTHER_ERRORS] += 1
+
+    def _record_arrival(self, latency_ns: int, now_ns: int, rows: int, is_good: bool) -> None:
+        number = (now_ns - self.window.begin_ns) // BIN_NS
+        if not is_good:
+            self.error_bins[number] += 1
+            return
+        self.good_bins[number] += 1
+        self.responses += 1
+        self.rows += rows
+        if self.deadline_ns is not None and latency_ns <= self.deadline_ns:
+            self.in_time += 1
+
+    def record_abandoned(self, intended_ns: int) -> None:
+        """Count a request that has no response when the test is interrupted."""
+        if self.window.contains(intended_ns):
+            self.abandoned += 1
+
+    def close_window(self) -> None:
+        """End a measurement without a planned end at the last response."""
+        if self.window.end_ns is None:
+            self.window.end_ns = max(self.last_ns, self.window.begin_ns)
+
+
+_SUMMED = (
+    "sent", "succeeded", "errors", "abandoned", "degraded", "queued", "latency", "service",
+    "responses", "rows", "in_time", "good_bins", "error_bins", "schedule_lag", "loop_lag", "usages",
+)  # fmt: skip
+
+
+def merge_stats(parts: Sequence[RequestStats]) -> RequestStats:
+    """Return the statistics of all processes together; there is at least one."""
+    ends = [part.window.end_ns for part in parts if part.window.end_ns is not None]
+    total = RequestStats(Window(min(part.window.begin_ns for part in parts), max(ends)))
+    for part in parts:
+        for name in _SUMMED:
+            setattr(total, name, getattr(total, name) + getattr(part, name))
+        total.was_interrupted |= part.was_interrupted
+    return total
