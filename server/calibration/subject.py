@@ -164,7 +164,7 @@ def _placed(
             time_limit_s=min(_SEARCH_S, config.placement.time_limit_s),
             on_progress=on_progress,
         )
-    return placement.matrix, placement.found
+    return placement.allocation.matrix, placement.found
 
 
 def _row_seconds(names: Sequence[str], found: Measurements) -> dict[str, float]:

@@ -122,8 +122,8 @@ def allocate_config(config: Config, request: Request, path: Path) -> None:
     _tell(
         request,
         allocation,
-        placement.problem,
-        placement.corrections,
+        placement.planned.problem,
+        placement.planned.corrections,
         placement.figures,
         trials=trials,
     )

@@ -89,20 +89,19 @@ def configured(config: Config, allocation: Path | None, *, seed: int) -> Subject
     with progress_on_stderr() as report:
         if path is None:
             placed = place(config, members, devices, profile_s=None, seed=seed, on_progress=report)
-            problem, matrix, host = placed.problem, placed.matrix, placed.host
+            planned, matrix = placed.planned, placed.allocation.matrix
         else:
             matrix = read_matrix(path)
             found = profile_members(config, members, devices, on_progress=report)
             largest = {one.member: one.batch for one in found.profiles}  # ascending: the last
             planned = plan_problem(found, devices, largest, row_bytes=row_bytes(members))
-            problem, host = planned.problem, planned.host
-            _check(problem, matrix, path)
+            _check(planned.problem, matrix, path)
     ensembles = [ensemble.members for ensemble in config.ensembles.values()]
     return Subject(
-        problem,
+        planned.problem,
         matrix,
         [EnsembleShare(names) for names in ensembles or [(name,) for name in matrix.members]],
-        host,
+        planned.host,
     )
 
 

@@ -1,6 +1,7 @@
-"""Allocation files: what the user, or `ensembled allocate --output`, wrote down.
+"""Reads allocation files, written by the user or by `ensembled allocate --output`.
 
-Runs in the process that plans an allocation; a file flows in, a matrix that fits flows out.
+Runs in the process that plans an allocation; a file flows in, a matrix that fits the configuration
+flows out.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def read_matrix(path: Path) -> AllocationMatrix:
     """Return the matrix of an allocation file.
 
     Raises:
-        ConfigError: if it can't be read, or is none.
+        ConfigError: if it can't be read, or is not an allocation file.
     """
     try:
         return AllocationMatrix.from_json(path.read_bytes())
@@ -37,9 +38,9 @@ def read_matrix(path: Path) -> AllocationMatrix:
 def read_allocation(
     config: Config, members: Sequence[InspectedMember], devices: Sequence[DeviceSpec]
 ) -> AllocationMatrix:
-    """The matrix of the allocation file that the configuration names.
+    """Return the matrix of the allocation file that the configuration names.
 
-    Its memory is checked as far as members have been profiled before.
+    The memory of its instances is checked as far as members have been profiled before.
 
     Raises:
         ConfigError: if the file does not fit the configuration, or its instances the memory.
@@ -62,7 +63,7 @@ def _overfull(
     members: Sequence[InspectedMember],
     devices: Sequence[DeviceSpec],
 ) -> Iterator[str]:
-    """Yield the devices on which instances take more memory than there is, a line each."""
+    """Yield the devices whose instances take more memory than there is, a line each."""
     found = profile_members(config, members, devices, budget_s=0.0)
     problem = plan_problem(found, devices, {member.name: 1 for member in members}).problem
     kinds = {device.name: device.kind for device in devices}
@@ -72,7 +73,7 @@ def _overfull(
         if (member, kinds[device]) in found.estimated:
             continue
         known = found.profiles.of(member, kinds[device]).items()
-        # A batch that was not measured takes at least what the next smaller one does.
+        # A batch that was not measured takes at least as much as the next smaller one.
         sizes = [one.memory_bytes for size, one in known if size <= batch]
         taken[problem.room_of[position[device]]] += max(sizes, default=0)
     for room, total in zip(problem.rooms, taken, strict=True):
@@ -83,9 +84,9 @@ def _overfull(
 
 
 def _differences(
-    what: str, named: Sequence[str], there: Collection[str], *, subset: bool = False
+    what: str, named: Sequence[str], existing: Collection[str], *, subset: bool = False
 ) -> list[str]:
-    problems = [f"{what} {name!r} is not there" for name in named if name not in there]
+    problems = [f"{what} {name!r} is not there" for name in named if name not in existing]
     if not subset:
-        problems += [f"{what} {name!r} has no column" for name in there if name not in named]
+        problems += [f"{what} {name!r} has no column" for name in existing if name not in named]
     return problems

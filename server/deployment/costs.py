@@ -1,8 +1,8 @@
-"""From what the members of a configuration cost to the problem that an allocation is searched for.
+"""Turns measured costs into the problem that an allocation is searched for.
 
-Runs in the process that plans an allocation. Measurements and devices flow in, a `Problem` and the
-list of corrections flow out: what the plain performance model leaves out and a running server does
-not.
+Runs in the process that plans an allocation. Measurements and devices flow in, a `Problem` and a
+list of corrections flow out: the costs of a running server that the plain performance model leaves
+out. Differences between batch sizes that are no larger than noise are removed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,20 @@ from allocator.problem import Problem, readable_bytes
 from allocator.profiles import Profile, Profiles
 from allocator.simulation import Host
 from server.profiling import Measurements
+from server.profiling.comparison import preferred_batch
 from workers.runtime.spec import DeviceSpec
 
-__all__ = ["HOST", "HOST_ROW_S", "JOB_S", "PlannedProblem", "plan_problem"]
+__all__ = [
+    "HOST",
+    "HOST_ROW_S",
+    "JOB_S",
+    "PlannedProblem",
+    "plan_problem",
+    "prefer_small_batches",
+]
 
-#: What serving takes of the CPU where front-end, combiner and workers share the cores: fitted to
-#: five tiny networks at 1, 32 and 128 connections on two cores (`benchmarks.validation`).
+#: CPU time of serving where front-end, combiner and workers share the cores: fitted to five tiny
+#: networks at 1, 32 and 128 connections on two cores (`benchmarks.validation`).
 HOST = Host(
     frontend_s_per_turn=160e-6,
     frontend_s_per_request=74e-6,
@@ -31,21 +39,21 @@ HOST = Host(
     combiner_s_per_turn=107e-6,
     combiner_s_per_range=2e-6,
 )
-#: Of that, what a request of one row comes to when many are in flight, in seconds.
+#: Of that, the share of a request of one row when many are in flight, in seconds.
 HOST_ROW_S = 100e-6
-#: Seconds that a worker takes for a job beside the prediction: messages, and their answer.
+#: Seconds that a worker needs for a job's messages, beside the prediction.
 JOB_S = 28e-6
-#: What a worker takes by itself where none was ever measured.
+#: Memory of a worker without members where none was ever measured.
 _WORKER_BYTES = 100 << 20
 
 
 @dataclass(frozen=True)
 class PlannedProblem:
-    """A problem, and in what it differs from the plain model.
+    """A problem, and its corrections to the plain performance model.
 
     Attributes:
-        corrections: one line each.
-        host: what serving costs apart from predictions, for a simulation.
+        corrections: a line each.
+        host: the costs of serving apart from predictions, for a simulation.
     """
 
     problem: Problem
@@ -60,13 +68,13 @@ def plan_problem(
     *,
     row_bytes: int = 0,
 ) -> PlannedProblem:
-    """Return the problem of placing the members that were measured on some devices.
+    """Return the problem of placing the measured members on devices.
 
     Args:
         found: what the members cost.
         devices: where they may go.
         largest_batch: by member, the largest batch of which the arena holds two.
-        row_bytes: of one row of a request, for the simulation.
+        row_bytes: of one row of a request, for a simulation.
     """
     members = found.profiles.members
     unknown = dict.fromkeys((kind for _, kind in found.estimated), _WORKER_BYTES)
@@ -86,11 +94,38 @@ def plan_problem(
     for member, kind in found.estimated:
         notes.append(f"{member} on {kind} is estimated from its size, not measured")
     problem = Problem(members, tuple(planned), Profiles(profiles), row_s)
-    # Where front-end and combiner have cores of their own, they cost the workers nothing.
+    # On cores of their own, front-end and combiner cost the workers nothing.
     host = Host()
     if row_s:
         host = replace(HOST, cores=len(available_cores()), row_bytes=row_bytes)
     return PlannedProblem(problem, tuple(notes), host)
+
+
+def prefer_small_batches(planned: PlannedProblem, found: Measurements) -> PlannedProblem:
+    """Return the problem without batch sizes that are not clearly faster than a smaller one.
+
+    No rate of an instance falls by more than the tolerance, and the throughput of an allocation is
+    proportional to its rates: so neither does the throughput of the best allocation.
+
+    Args:
+        planned: the problem with all batch sizes.
+        found: what the members cost, with the standard errors.
+    """
+    problem, notes = planned.problem, list(planned.corrections)
+    profiles = []
+    for member, kind in dict.fromkeys((one.member, one.device_kind) for one in problem.profiles):
+        options = problem.profiles.of(member, kind)
+        rates = {size: one.rows_per_s for size, one in options.items()}
+        preferred = preferred_batch(rates, found.noise.get((member, kind), {}))
+        fastest = max(rates, key=rates.__getitem__)
+        if preferred < fastest:
+            notes.append(
+                f"{member} on {kind} has batches of {preferred}: those of {fastest} are "
+                f"{rates[fastest] / rates[preferred] - 1:.1%} faster, which is not clear"
+            )
+        profiles += [one for size, one in options.items() if size <= preferred]
+    searched = replace(problem, profiles=Profiles(profiles))
+    return replace(planned, problem=searched, corrections=tuple(notes))
 
 
 def _latency_s(one: Profile, found: Measurements) -> float:
@@ -98,14 +133,14 @@ def _latency_s(one: Profile, found: Measurements) -> float:
 
 
 def _least_batch(profiles: Profiles, one: Profile) -> int:
-    """The smallest batch size is kept: that it does not fit is for the composition to say."""
+    """The smallest batch size is kept: if even that does not fit, the composition reports it."""
     return min(profiles.of(one.member, one.device_kind))
 
 
 def _leave_memory_to_workers(
     devices: Sequence[DeviceSpec], worker_bytes: Mapping[str, int]
 ) -> tuple[list[Device], list[str]]:
-    """Subtract what the workers take by themselves; devices of a pool pay for each of them."""
+    """Subtract the memory of workers without members; a pool pays for each of its devices."""
     pools: Counter[str] = Counter()
     for device in devices:
         if device.pool:
@@ -123,7 +158,7 @@ def _leave_memory_to_workers(
 
 
 def _host_row_s(devices: Sequence[DeviceSpec]) -> dict[str, float]:
-    """Seconds of each CPU device that a row costs; nothing while a core is left to others."""
+    """Seconds that a row's serving costs each CPU device; nothing while a core is left for it."""
     used = {core for device in devices if not device.is_cuda for core in device.cores}
     cores = set(available_cores())
     if len(cores - used) >= 1 or not used:

@@ -1,20 +1,27 @@
-"""The plan: what will be served where, found out without taking traffic.
+"""Makes the plan of what will be served where, without taking traffic.
 
-Used in the process that becomes the supervisor, by `serve` and by `check`. The configuration flows
-in, a `Plan` flows out. Recipes, models, rules, placement, and whether members agree: all that can
-be found wrong is found here.
+Runs in the process that becomes the supervisor, for `serve` and `check`. The configuration flows
+in, a `Plan` flows out, through the steps of `server.members`, `server.profiling` and this package.
+Whatever can be found wrong before processes are started is found here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.deployment.allocation_file import read_allocation
-from server.deployment.placement import Placement, arena_budget_bytes, find_devices, place
+from server.deployment.placement import (
+    PlacementResult,
+    arena_budget_bytes,
+    find_devices,
+    place,
+)
 from server.deployment.report import summary
-from server.deployment.tracing import tracing_spec
+from server.errors import ConfigError
 from server.members.composition import Composition, compose
 from server.members.inspect import inspect_members
 from server.members.rules import inspect_rules
@@ -22,68 +29,58 @@ from server.profiling.progress import progress_on_stderr
 from workers.runtime.memory import board_bytes
 from workers.runtime.spec import DeviceSpec, TracingSpec
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "tracing_spec"]
+
+_TRACING_PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
+@dataclass(frozen=True)
 class Plan:
     """What will be served where.
 
     Attributes:
-        devices: those that members are on.
+        devices: those that members run on.
         matrix: which member runs on which device.
         composition: the models, and the arenas and instances behind them.
-        tracing: where spans go, if requests are traced.
+        placement: how the matrix was found, None if it was read from a file.
+        tracing: where spans are exported to, None if requests are not traced.
     """
 
-    def __init__(
-        self,
-        devices: list[DeviceSpec],
-        matrix: AllocationMatrix,
-        composition: Composition,
-        placement: Placement | None,
-        tracing: TracingSpec | None,
-    ) -> None:
-        self.devices = [device for device in devices if device.name in composition.instances]
-        self.matrix = matrix
-        self.composition = composition
-        self.tracing = tracing
-        self._placement = placement
+    devices: tuple[DeviceSpec, ...]
+    matrix: AllocationMatrix
+    composition: Composition
+    placement: PlacementResult | None
+    tracing: TracingSpec | None
 
-    def describe(self) -> list[str]:
-        """What runs where, and how good that is, in lines for people."""
-        lines = [
-            f"{device}: "
-            + (
-                ", ".join(
-                    f"{member} x{batch}"
-                    for on, member, batch in self.matrix.instances()
-                    if on == device
-                )
-                or "not used"
+    def describe(self) -> Iterator[str]:
+        """Yield what runs where, and how good that is, in lines for people."""
+        for device in self.matrix.devices:
+            instances = (
+                f"{member} x{batch}"
+                for name, member, batch in self.matrix.instances()
+                if name == device
             )
-            for device in self.matrix.devices
-        ]
-        if self._placement is not None:
-            lines.append(summary(self._placement.allocation))
-            if estimated := self._placement.found.estimated:
+            yield f"{device}: {', '.join(instances) or 'not used'}"
+        if self.placement is not None:
+            yield summary(self.placement.allocation)
+            if estimated := self.placement.found.estimated:
                 names = ", ".join(dict.fromkeys(member for member, _ in estimated))
-                lines.append(f"that rests on estimates, `ensembled profile` measures: {names}")
-        return lines
+                yield f"that rests on estimates, `ensembled profile` measures: {names}"
 
 
 def make_plan(
     config: Config, *, profile_s: float, log: Callable[[str], None] | None = None
 ) -> Plan:
-    """Find out what will be served where.
+    """Plan what will be served where.
 
     Args:
         config: what is to be served.
-        profile_s: how long members may be measured whose costs are not known.
-        log: is told how that goes, a line at a time.
+        profile_s: how long members without a cached profile may be measured.
+        log: called with the progress of that, a line at a time.
 
     Raises:
-        ConfigError: if what the user wrote is wrong.
-        StartError: if a model can't be made or inspected.
+        ConfigError: if the configuration is wrong.
+        StartError: if a model can't be built or inspected.
     """
     tracing = tracing_spec(config)
     members = inspect_members(config)
@@ -95,7 +92,7 @@ def make_plan(
             placement = place(
                 config, members, devices, profile_s=profile_s, on_progress=on_progress
             )
-        matrix = placement.matrix
+        matrix = placement.allocation.matrix
     else:
         matrix = read_allocation(config, members, devices)
     composition = compose(
@@ -106,4 +103,29 @@ def make_plan(
         offset=board_bytes(len(devices) + 2),
         metas=metas,
     )
-    return Plan(devices, matrix, composition, placement, tracing)
+    used = tuple(device for device in devices if device.name in composition.instances)
+    return Plan(used, matrix, composition, placement, tracing)
+
+
+def tracing_spec(config: Config) -> TracingSpec | None:
+    """Return where spans are exported to, None if nothing is traced.
+
+    Raises:
+        ConfigError: if packages that tracing needs are missing.
+    """
+    tracing = config.server.tracing
+    if tracing is None:
+        return None
+    if not all(map(_is_installed, _TRACING_PACKAGES)):
+        raise ConfigError(
+            "server.tracing: OpenTelemetry is not installed; `pip install '.[tracing]'`, "
+            "or leave the section out"
+        )
+    return TracingSpec(tracing.url, tracing.service_name, tracing.sample)
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # not even its parent package is there
+        return False

@@ -1,4 +1,4 @@
-"""What people and programs read about an allocation: tables, a summary, the result file.
+"""Reports an allocation to people and programs: tables, a summary, the result file.
 
 Runs in the process of the command line. An allocation and its problem flow in, text flows out.
 """
@@ -24,11 +24,11 @@ from allocator.simulation import Figures
 __all__ = ["print_allocation", "result_document", "summary"]
 
 _BAR_WIDTH = 10
-#: Memory is what limits, if without its limit so much more were possible.
-_WORTH_TELLING = 1.01
+#: Memory is reported as the limit if unlimited memory would allow for this much more.
+_MEMORY_GAIN = 1.01
 _MOST_NAMES = 5
-#: Solvers for which the model's throughput was not what counted.
-_OTHER_JUDGES = {"measured", "simulated"}
+#: Solvers that do not maximize the throughput of the performance model.
+_OTHER_OBJECTIVES = {"measured", "simulated"}
 _BASELINES = {
     "worst_fit": "worst-fit",
     "batch_only": "batch sizes tuned",
@@ -42,13 +42,13 @@ def result_document(
     figures: Figures | None = None,
     **more: Any,
 ) -> str:
-    """Return the result as JSON, which `ensembled serve` takes back.
+    """Return the result as JSON, an allocation file for `ensembled serve`.
 
     Args:
-        allocation: what was found.
-        corrections: in what its problem differs from the plain performance model.
+        allocation: the result of the search.
+        corrections: of its problem to the plain performance model.
         figures: of its simulation, if there was one.
-        more: what else the document should tell.
+        more: further keys of the document.
     """
     matrix = allocation.matrix
     document = {
@@ -70,7 +70,7 @@ def result_document(
 
 
 def summary(allocation: Allocation) -> str:
-    """Return one line: how fast it is, and how fast any could be."""
+    """Return one line: how fast the allocation is, and how fast any could be."""
     text = f"predicted throughput {_rate(allocation.throughput_rows_s)} rows/s"
     if allocation.bound_rows_s is not None and allocation.gap is not None:
         text += f", at most {_rate(allocation.bound_rows_s)} possible (gap {allocation.gap:.2%})"
@@ -84,13 +84,13 @@ def print_allocation(
     corrections: Sequence[str] = (),
     figures: Figures | None = None,
 ) -> None:
-    """Print the matrix, what it takes of each device, and how good it is.
+    """Print the matrix, its use of each device, and how good it is.
 
     Args:
-        console: where to; it takes text as it is, without markup.
-        allocation: what was found.
-        problem: what it was searched for.
-        corrections: in what the problem differs from the plain performance model.
+        console: without markup.
+        allocation: the result of the search.
+        problem: the problem that it solves.
+        corrections: of the problem to the plain performance model.
         figures: of its simulation, if there was one.
     """
     cells = problem.cells_of(allocation.matrix)
@@ -154,8 +154,8 @@ def _simulated(figures: Figures | None) -> Iterator[str]:
 
 
 def _limits(problem: Problem, allocation: Allocation, model: ThroughputModel) -> Iterator[str]:
-    """Yield what keeps the ensemble from being faster, by the model that it was found by."""
-    if allocation.solver in _OTHER_JUDGES:
+    """Yield what limits the throughput, according to the performance model."""
+    if allocation.solver in _OTHER_OBJECTIVES:
         return
     members, devices = model.prices()
     slow = [name for name, price in zip(problem.members, members, strict=True) if price > 1e-6]
@@ -168,12 +168,12 @@ def _limits(problem: Problem, allocation: Allocation, model: ThroughputModel) ->
         where = _some(full, len(problem.devices), "devices")
         whose = _some(slow, len(problem.members), "members")
         yield f"limited by: the time of {where} (it goes to {whose})"
-    roomy = replace(
+    unlimited = replace(
         problem,
         devices=tuple(replace(device, memory_bytes=1 << 60, pool="") for device in problem.devices),
     )
-    possible = upper_bound(roomy, counts=False, time_limit_s=1.0, max_nodes=0)
-    if _WORTH_TELLING * allocation.throughput_rows_s < possible < np.inf:
+    possible = upper_bound(unlimited, counts=False, time_limit_s=1.0, max_nodes=0)
+    if _MEMORY_GAIN * allocation.throughput_rows_s < possible < np.inf:
         yield f"limited by: memory; with enough of it {_rate(possible)} rows/s would be possible"
 
 

@@ -24,7 +24,7 @@ from allocator.search.neighbours import Neighbour, neighbours
 from allocator.search.search import Allocation
 from allocator.search.throughput import solve_throughput
 from server.config import Config
-from server.deployment.placement import Placement
+from server.deployment.placement import PlacementResult
 from server.errors import StartError
 from server.measurement.rate import ServedRate, intensity
 
@@ -94,7 +94,7 @@ class MeasuredScorer:
 def measure_allocation(
     path: Path,
     config: Config,
-    placement: Placement,
+    placement: PlacementResult,
     *,
     longest_s: float,
     seed: int = 0,
@@ -117,7 +117,7 @@ def measure_allocation(
         StartError: if none of them can be served.
     """
     started = time.monotonic()
-    problem, found = placement.problem, placement.allocation
+    problem, found = placement.planned.problem, placement.allocation
     fill = config.placement.spare_memory == "fill"
     candidates = neighbours(problem, problem.cells_of(found.matrix), fill=fill, seed=seed)
     matrices = [problem.matrix(one.cells) for one in candidates]

@@ -46,8 +46,8 @@ def read(loaded):
 
 def test_spare_memory_is_filled_or_left(tmp_path):
     filled, left = placed(config(tmp_path)), placed(config(tmp_path, spare="leave"))
-    assert filled.matrix.cells == ((8, 8), (8, 8))
-    assert sum(1 for _ in left.matrix.instances()) == 3
+    assert filled.allocation.matrix.cells == ((8, 8), (8, 8))
+    assert sum(1 for _ in left.allocation.matrix.instances()) == 3
     assert filled.allocation.throughput_rows_s == left.allocation.throughput_rows_s
 
 

@@ -5,8 +5,7 @@ import pytest
 
 from allocator.profiles import Profile, Profiles
 from allocator.search.search import search
-from server.deployment.costs import plan_problem
-from server.deployment.preference import prefer_small_batches
+from server.deployment.costs import plan_problem, prefer_small_batches
 from server.profiling import Measurements
 from server.profiling.comparison import LEAST_BLOCKS, SAME, compare
 from workers.runtime.spec import DeviceSpec

@@ -8,7 +8,7 @@ import pytest
 from serving import configuration, fake
 
 from server.config import Config
-from server.deployment.tracing import tracing_spec
+from server.deployment.plan import tracing_spec
 from server.errors import ConfigError
 from workers.runtime.spec import TracingSpec
 
@@ -52,7 +52,7 @@ def test_missing_packages_are_named(monkeypatch, missing):
             raise ModuleNotFoundError(name)
         return found(name)
 
-    monkeypatch.setattr("server.deployment.tracing.find_spec", find_spec)
+    monkeypatch.setattr("server.deployment.plan.find_spec", find_spec)
     with pytest.raises(ConfigError, match=r"pip install '\.\[tracing\]'"):
         tracing_spec(config(endpoint="http://localhost:4318"))
 
