@@ -23,16 +23,16 @@ from typing import Any
 
 import numpy as np
 import yaml
+from ensembled_client import EnsembleClient
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.limit import errors_as_lines
 from benchmarks.server_process import running_server
 from benchmarks.table import markdown
-from server.calibration.calibration import Calibration, Source, calibrate_ensemble
 from server.calibration.dataset import Inputs
-from server.calibration.fitting import Options
-from server.calibration.metrics import Classes
-from server.calibration.predicting import predict
+from server.calibration.fitting import FitOptions
+from server.calibration.metrics import ClassIndices
+from server.calibration.pipeline import Calibration, calibrate_ensemble
 from server.config import load_config
 
 __all__ = ["Served", "main", "measure"]
@@ -42,7 +42,7 @@ _CONFIG = _ROOT / "configs/digits.yaml"
 _DIGITS = _ROOT / "examples/models/digits.py"
 _NAME, _WHOLE = "digits", "whole"
 _SPLITS, _MAX_LOSS, _HOLDOUT = 5, 0.002, 0.5
-_MOST_BYTES = 1 << 20
+_BATCH_ROWS = 64
 _COUNTED_S = 10.0
 
 
@@ -102,17 +102,16 @@ def measure(
         BenchmarkError: if no cascade can be found, or the server does not become ready.
         EnsembledError: if the calibration fails.
     """
-    options = Options(max_loss=max_loss, seed=seed)
-    source = Source(data, holdout=_HOLDOUT)
-    found = calibrate_ensemble(load_config(config), config, source, options)
-    cascade = found.report.cascade
+    options = FitOptions(max_loss=max_loss, seed=seed)
+    found = calibrate_ensemble(load_config(config), config, data, options, holdout=_HOLDOUT)
+    cascade = found.evaluation.cascade
     if cascade is None:
         raise BenchmarkError("; ".join(found.notes))
     path = directory / f"calibrated-{seed}.yaml"
     path.write_text(yaml.safe_dump(_merged(config, found)), encoding="utf-8")
     inputs = {name: array[found.held] for name, array in found.inputs.items()}
     y = found.y[found.held]
-    members = [member for stage in found.subject.stages for member in stage]
+    members = [member for stage in found.target.stages for member in stage]
     with running_server(path) as server:
         asked, right = zip(
             *(_ask(server.address, model, members, inputs, y) for model in (_NAME, _WHOLE)),
@@ -145,7 +144,7 @@ def _merged(config: Path, found: Calibration) -> dict[str, Any]:
 
 
 def _ask(
-    address: str, model: str, members: Sequence[str], inputs: Inputs, y: Classes
+    address: str, model: str, members: Sequence[str], inputs: Inputs, y: ClassIndices
 ) -> tuple[tuple[int, ...], int]:
     """Ask a model about all rows: which member predicted how many, and how many are right.
 
@@ -153,7 +152,8 @@ def _ask(
         BenchmarkError: if the server's counts don't add up.
     """
     before, saved_before = _counts(address, model, members)
-    answers = predict(address, model, inputs, _MOST_BYTES)
+    with EnsembleClient(f"http://{address}") as client:
+        answers = client.predict(model, inputs, max_rows=_BATCH_ROWS).values
     # An answer may be there a little before the counts of those who contributed to it.
     deadline = time.monotonic() + _COUNTED_S
     while True:

@@ -1,4 +1,4 @@
-"""Reads the rows to calibrate with: inputs and classes from an .npz file, checked.
+"""The calibration data: inputs and classes from an .npz file, checked and split.
 
 Runs in the process of the command line. A file flows in; inputs by name, in the types that the
 server takes, and the classes as indices flow out. Nothing in the file is executed.
@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.calibration.metrics import Classes
+from server.calibration.metrics import ClassIndices
 from server.errors import ConfigError
 from workers.runtime.spec import TensorSpec
 
 __all__ = ["Inputs", "read_classes", "read_inputs", "split_rows"]
 
-#: What a file with one input may call it, whatever its own name is.
+#: A file with a single input may use this instead of the input's own name.
 _ANY_NAME = "x"
 _CLASSES = "y"
-_LEAST_ROWS = 20
-_MOST_NAMED = 5
+_MIN_ROWS = 20
+_MAX_NAMED = 5
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array]
@@ -37,11 +37,11 @@ def read_inputs(option: str, path: Path, wanted: Sequence[TensorSpec]) -> Inputs
     Args:
         option: that named the file, for messages.
         path: an .npz file.
-        wanted: what clients send; of images (UINT8 of three dimensions) any height and width will
-            do.
+        wanted: what clients send; images (UINT8 of three dimensions) may have any height and
+            width.
 
     Raises:
-        ConfigError: if it can't be read, or does not hold these inputs, rows of one number.
+        ConfigError: if it can't be read, or does not hold these inputs, all of as many rows.
     """
     where = f"{option} {path}"
     held = _read(where, path)
@@ -66,7 +66,7 @@ def read_inputs(option: str, path: Path, wanted: Sequence[TensorSpec]) -> Inputs
 
 def read_classes(
     option: str, path: Path, rows: int, classes: int, labels: Sequence[str]
-) -> Classes:
+) -> ClassIndices:
     """Return `y` of a file as indices of classes, [rows].
 
     Args:
@@ -77,7 +77,7 @@ def read_classes(
         labels: of them; empty if they have none.
 
     Raises:
-        ConfigError: if there is none, or it does not tell a class for each row.
+        ConfigError: if there is none, or it does not have a class for each row.
     """
     where = f"{option} {path}: y"
     held = _read(f"{option} {path}", path)
@@ -98,8 +98,8 @@ def read_classes(
     return y.astype(np.int64)
 
 
-def split_rows(y: Classes, holdout: float, seed: int) -> tuple[Rows, Rows]:
-    """Split rows into some to fit on and some to judge by, each class by the same share.
+def split_rows(y: ClassIndices, holdout: float, seed: int) -> tuple[Rows, Rows]:
+    """Split rows into some to fit on and some to evaluate on, each class by the same share.
 
     Args:
         y: classes [rows].
@@ -114,15 +114,15 @@ def split_rows(y: Classes, holdout: float, seed: int) -> tuple[Rows, Rows]:
     """
     order = np.random.default_rng(seed).permutation(len(y))
     order = order[np.argsort(y[order], kind="stable")]
-    # Along rows that are sorted by class, every so manieth is held out: so each class, and all
-    # together, give their share to within one row.
+    # Rows sorted by class are held out at equal distances, so that each class, and all together,
+    # give their share to within one row.
     held = np.diff(np.floor(np.arange(len(y) + 1) * holdout + 1e-9)).astype(np.bool_)
     parts = np.sort(order[~held]), np.sort(order[held])
     for what, rows in zip(("to fit on", "held out"), parts, strict=True):
-        if len(rows) < _LEAST_ROWS:
+        if len(rows) < _MIN_ROWS:
             raise ConfigError(
                 f"--data: {len(rows)} of {len(y)} rows are {what}, that is too few: "
-                f"give at least {_LEAST_ROWS}"
+                f"give at least {_MIN_ROWS}"
             )
         if len(np.unique(y[rows])) < 2:
             raise ConfigError(f"--data: the rows {what} are all of class {y[rows[0]]}")
@@ -156,11 +156,11 @@ def _converted(where: str, given: Array, tensor: TensorSpec) -> Array:
     return np.ascontiguousarray(given, tensor.dtype)
 
 
-def _by_label(where: str, y: Array, labels: Sequence[str]) -> Classes:
+def _by_label(where: str, y: Array, labels: Sequence[str]) -> ClassIndices:
     if not labels:
         raise ConfigError(f"{where} has labels, but the ensemble has none: give whole numbers")
     known = {label: index for index, label in enumerate(labels)}
     if unknown := sorted({str(label) for label in y if str(label) not in known}):
-        named = ", ".join(map(repr, unknown[:_MOST_NAMED]))
+        named = ", ".join(map(repr, unknown[:_MAX_NAMED]))
         raise ConfigError(f"{where} has labels that the ensemble does not know: {named}")
     return np.array([known[str(label)] for label in y], np.int64)

@@ -1,4 +1,4 @@
-"""How good probabilities are: the figures that `ensembled calibrate` reports.
+"""Metrics of probabilities and of scores, as `ensembled calibrate` reports them.
 
 Runs in the process of the command line; pure. Probabilities p [rows, classes] and classes y [rows]
 flow in, numbers flow out:
@@ -20,7 +20,7 @@ Characteristic (ROC) Curve" (Radiology 143, 1982).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +28,16 @@ import numpy.typing as npt
 __all__ = [
     "BINS",
     "LEAST",
-    "Bin",
-    "Quality",
+    "ClassIndices",
+    "Floats",
+    "Metrics",
+    "ReliabilityBin",
     "accuracy",
     "auroc",
     "brier",
     "calibration_error",
     "log_loss",
-    "quality",
+    "measure",
     "reliability",
 ]
 
@@ -45,25 +47,21 @@ BINS = 15
 LEAST = 1e-15
 
 Floats = npt.NDArray[np.float64]
-Classes = npt.NDArray[np.int64]
+ClassIndices = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Quality:
-    """The figures of some predictions; see the module."""
+class Metrics:
+    """The metrics of some predictions, see the module."""
 
     accuracy: float
     log_loss: float
     brier: float
     calibration_error: float
 
-    def document(self) -> dict[str, float]:
-        """The same as JSON has it."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
-class Bin:
+class ReliabilityBin:
     """The rows whose confidence lies in (low, high].
 
     Attributes:
@@ -81,32 +79,32 @@ class Bin:
     accuracy: float
 
 
-def quality(p: Floats, y: Classes) -> Quality:
-    """All figures of probabilities p [rows, classes] for classes y [rows]; at least one row."""
-    return Quality(accuracy(p, y), log_loss(p, y), brier(p, y), calibration_error(p, y))
+def measure(p: Floats, y: ClassIndices) -> Metrics:
+    """All metrics of probabilities p [rows, classes] for classes y [rows]; at least one row."""
+    return Metrics(accuracy(p, y), log_loss(p, y), brier(p, y), calibration_error(p, y))
 
 
-def accuracy(p: Floats, y: Classes) -> float:
+def accuracy(p: Floats, y: ClassIndices) -> float:
     """Share of the rows whose best class is the right one."""
     return float((p.argmax(axis=1) == y).mean())
 
 
-def log_loss(p: Floats, y: Classes) -> float:
+def log_loss(p: Floats, y: ClassIndices) -> float:
     """Mean of -log p[y], in nats."""
     return float(-np.log(np.maximum(p[np.arange(len(y)), y], LEAST)).mean())
 
 
-def brier(p: Floats, y: Classes) -> float:
+def brier(p: Floats, y: ClassIndices) -> float:
     """Mean squared distance of the probabilities from the truth, over all classes."""
     return float(((p - (np.arange(p.shape[1]) == y[:, np.newaxis])) ** 2).sum(axis=1).mean())
 
 
-def calibration_error(p: Floats, y: Classes) -> float:
+def calibration_error(p: Floats, y: ClassIndices) -> float:
     """The expected calibration error."""
     return sum(one.rows * abs(one.accuracy - one.confidence) for one in reliability(p, y)) / len(y)
 
 
-def reliability(p: Floats, y: Classes) -> list[Bin]:
+def reliability(p: Floats, y: ClassIndices) -> list[ReliabilityBin]:
     """The rows by their confidence, the largest probability: `BINS` bins, some of them empty."""
     confidence, right = p.max(axis=1), p.argmax(axis=1) == y
     edges = np.linspace(0, 1, BINS + 1)
@@ -117,13 +115,15 @@ def reliability(p: Floats, y: Classes) -> list[Bin]:
     mean = np.bincount(numbers, confidence, BINS) / each
     share = np.bincount(numbers, right, BINS) / each
     return [
-        Bin(float(edges[i]), float(edges[i + 1]), int(rows[i]), float(mean[i]), float(share[i]))
+        ReliabilityBin(
+            float(edges[i]), float(edges[i + 1]), int(rows[i]), float(mean[i]), float(share[i])
+        )
         for i in range(BINS)
     ]
 
 
 def auroc(inside: Floats, outside: Floats) -> float:
-    """How well a score tells outside rows, which should score higher, from inside ones.
+    """How well a score separates outside rows, which should score higher, from inside ones.
 
     Args:
         inside: scores, [rows].

@@ -1,7 +1,7 @@
-"""The command `ensembled allocate`: searches for an allocation and tells what it found.
+"""`ensembled allocate`: searches for an allocation, measures candidates, prints the result.
 
 Runs in the process of the command line. A configuration, or a devices and a profiles file, flow
-in; tables or JSON on stdout, the result file and a picture flow out.
+in; tables or JSON on stdout, the result file and a plot flow out.
 """
 
 from __future__ import annotations
@@ -18,30 +18,36 @@ from allocator.profiles import Profiles
 from allocator.search.latency import OverloadError, search_latency
 from allocator.search.search import Allocation, Solver, search
 from allocator.simulation import Figures
-from server.cli.output import check_output, stdout_console, write_output
+from server.cli.application import (
+    check_output,
+    check_plot,
+    stdout_console,
+    write_errors,
+    write_output,
+)
 from server.config import Config
 from server.deployment.placement import find_devices, place
 from server.deployment.report import print_allocation, result_document
 from server.errors import ConfigError
 from server.measurement.allocation import (
-    Trial,
+    MeasuredAllocation,
     measure_allocation,
-    print_trials,
-    trials_document,
+    measurements_document,
+    print_measurements,
 )
 from server.members.inspect import inspect_members
 from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
 
-__all__ = ["Request", "allocate_config", "allocate_files", "read_problem"]
+__all__ = ["AllocateOptions", "allocate_config", "allocate_files", "read_problem"]
 
 _TIME_LIMIT_S = 10.0
 _NEEDS_RATE = "--deadline-ms needs --rate, the arrivals that it is for"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What the user asked for.
+class AllocateOptions:
+    """The options of the command.
 
     Attributes:
         solver: see `allocator.search.search`.
@@ -50,10 +56,13 @@ class Request:
         as_json: print the result as JSON instead of tables.
         output: where to write the result, if anywhere.
         plot: where to draw the matrix, if anywhere: .svg or .png.
-        rate_rows_s: search for the best latency at this rate of arrivals, if given.
+        rate_rows_s: search for the best latency at this arrival rate, if given.
         deadline_ms: for that, when an answer is late.
-        measure_s: let the server decide between good allocations, if given; seconds of the
+        measure_s: measure good allocations with the real server, if given; seconds of the
             longest measurement.
+
+    Raises:
+        ConfigError: if options contradict each other, or a file can't be written.
     """
 
     solver: Solver = "auto"
@@ -67,117 +76,111 @@ class Request:
     measure_s: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what can't be written, before anything takes its time.
-
-        Raises:
-            ConfigError: if a file can't be written there.
-        """
+        """Fail before any work is done."""
         check_output("--output", self.output)
-        check_output("--plot", self.plot)
-        if self.plot is not None and self.plot.suffix not in {".svg", ".png"}:
-            raise ConfigError(f"--plot {self.plot}: should end in .svg or .png")
+        check_plot(self.plot)
         if self.rate_rows_s is not None and self.solver != "auto":
             raise ConfigError(f"--rate has a search of its own, drop --solver {self.solver}")
         if self.measure_s is not None and self.rate_rows_s is not None:
             raise ConfigError("--measure is for the highest throughput, drop --rate")
 
 
-def allocate_config(config: Config, request: Request, path: Path) -> None:
-    """Place the members of a configuration, profiling those that are not known.
+def allocate_config(config: Config, options: AllocateOptions, path: Path) -> None:
+    """Place the members of a configuration, profiling those without a profile.
 
     Args:
         config: the configuration.
-        request: what is asked.
-        path: of its file.
+        options: of the command.
+        path: of the configuration's file.
 
     Raises:
-        ConfigError: if the configuration is wrong, or there is no room for its members.
+        ConfigError: if the configuration is wrong, or its members don't fit the devices.
         StartError: if a member can't run, or no allocation can be measured.
     """
-    config = _for_latency(config, request)
-    if request.measure_s is not None and config.placement.objective == "latency":
-        raise ConfigError("--measure is for objective throughput, placement says latency")
+    config = _with_placement(config, options)
     members = inspect_members(config)
     with progress_on_stderr() as on_progress:
         placement = place(
-            config if request.measure_s is None else _with_spare_memory_left(config),
+            config if options.measure_s is None else _with_spare_memory_left(config),
             members,
             find_devices(config),
             profile_s=None,
-            solver=request.solver,
-            time_limit_s=request.time_limit_s,
-            seed=request.seed,
+            solver=options.solver,
+            time_limit_s=options.time_limit_s,
+            seed=options.seed,
             on_progress=on_progress,
         )
-    allocation, trials = placement.allocation, tuple[Trial, ...]()
-    if request.measure_s is not None:
-        allocation, trials = measure_allocation(
+    allocation, measured = placement.allocation, tuple[MeasuredAllocation, ...]()
+    if options.measure_s is not None:
+        allocation, measured = measure_allocation(
             path,
             config,
             placement,
-            longest_s=request.measure_s,
-            seed=request.seed,
-            on_line=lambda line: print(line, file=sys.stderr, flush=True),
+            longest_s=options.measure_s,
+            seed=options.seed,
+            log=lambda line: print(line, file=sys.stderr, flush=True),
         )
-    _tell(
-        request,
+    _print_result(
+        options,
         allocation,
         placement.planned.problem,
         placement.planned.corrections,
         placement.figures,
-        trials=trials,
+        measured=measured,
     )
 
 
 def _with_spare_memory_left(config: Config) -> Config:
-    wanted = config.placement.model_copy(update={"spare_memory": "leave"})
-    return config.model_copy(update={"placement": wanted})
+    placement = config.placement.model_copy(update={"spare_memory": "leave"})
+    return config.model_copy(update={"placement": placement})
 
 
-def _for_latency(config: Config, request: Request) -> Config:
-    """Let the rate and the deadline that were asked for go before the configuration's."""
-    asked: dict[str, object] = {}
-    if request.rate_rows_s is not None:
-        asked |= {"objective": "latency", "arrival_rows_s": request.rate_rows_s}
-    if request.deadline_ms is not None:
-        asked |= {"deadline_ms": request.deadline_ms}
-    wanted = config.placement.model_copy(update=asked)
-    if wanted.objective == "throughput" and request.deadline_ms is not None:
+def _with_placement(config: Config, options: AllocateOptions) -> Config:
+    """The configuration with the rate and the deadline of the options, which take precedence."""
+    given: dict[str, object] = {}
+    if options.rate_rows_s is not None:
+        given |= {"objective": "latency", "arrival_rows_s": options.rate_rows_s}
+    if options.deadline_ms is not None:
+        given |= {"deadline_ms": options.deadline_ms}
+    placement = config.placement.model_copy(update=given)
+    if placement.objective == "throughput" and options.deadline_ms is not None:
         raise ConfigError(_NEEDS_RATE)
-    if wanted.objective == "latency" and request.solver != "auto":
+    if placement.objective == "latency" and options.solver != "auto":
         raise ConfigError(
-            f"the latency objective has a search of its own, drop --solver {request.solver}"
+            f"the latency objective has a search of its own, drop --solver {options.solver}"
         )
-    return config.model_copy(update={"placement": wanted})
+    if placement.objective == "latency" and options.measure_s is not None:
+        raise ConfigError("--measure is for objective throughput, placement says latency")
+    return config.model_copy(update={"placement": placement})
 
 
-def allocate_files(devices: Path, profiles: Path, request: Request) -> None:
+def allocate_files(devices: Path, profiles: Path, options: AllocateOptions) -> None:
     """Place the members of a profiles file on the devices of a file, by the plain model.
 
     Raises:
-        ConfigError: if a file is wrong, or there is no room for the members.
+        ConfigError: if a file is wrong, or the members don't fit the devices.
     """
-    if request.deadline_ms is not None and request.rate_rows_s is None:
+    if options.deadline_ms is not None and options.rate_rows_s is None:
         raise ConfigError(_NEEDS_RATE)
     problem = read_problem(devices, profiles)
-    limit_s = request.time_limit_s or _TIME_LIMIT_S
+    limit_s = options.time_limit_s or _TIME_LIMIT_S
     figures = None
     try:
-        if request.rate_rows_s is not None:
+        if options.rate_rows_s is not None:
             allocation, figures = search_latency(
                 problem,
-                rate_rows_s=request.rate_rows_s,
-                deadline_s=None if request.deadline_ms is None else request.deadline_ms / 1e3,
+                rate_rows_s=options.rate_rows_s,
+                deadline_s=None if options.deadline_ms is None else options.deadline_ms / 1e3,
                 time_limit_s=limit_s,
-                seed=request.seed,
+                seed=options.seed,
             )
         else:
             allocation = search(
-                problem, solver=request.solver, time_limit_s=limit_s, seed=request.seed
+                problem, solver=options.solver, time_limit_s=limit_s, seed=options.seed
             )
     except (NoPlaceError, OverloadError) as error:
         raise ConfigError(str(error)) from None
-    _tell(request, allocation, problem, (), figures)
+    _print_result(options, allocation, problem, (), figures)
 
 
 def read_problem(devices: Path, profiles: Path) -> Problem:
@@ -205,36 +208,28 @@ def read_problem(devices: Path, profiles: Path) -> Problem:
         raise ConfigError(f"{path}: {reason}") from None
 
 
-def _tell(
-    request: Request,
+def _print_result(
+    options: AllocateOptions,
     allocation: Allocation,
     problem: Problem,
     corrections: Sequence[str],
     figures: Figures | None,
     *,
-    trials: Sequence[Trial] = (),
+    measured: Sequence[MeasuredAllocation] = (),
 ) -> None:
-    more = {"measured": trials_document(trials)} if trials else {}
+    more = {"measured": measurements_document(measured)} if measured else {}
     document = result_document(allocation, corrections, figures, **more)
-    if request.output is not None:
-        write_output("--output", request.output, document + "\n")
-    if request.plot is not None:
-        _draw(request.plot, allocation, problem)
-    if request.as_json:
+    if options.output is not None:
+        write_output("--output", options.output, document + "\n")
+    if options.plot is not None:
+        from allocator.search.plot import draw_allocation  # noqa: PLC0415 (matplotlib is an extra)
+
+        with write_errors("--plot", options.plot):
+            draw_allocation(options.plot, allocation, problem)
+    if options.as_json:
         echo(document)
     else:
         console = stdout_console()
         print_allocation(console, allocation, problem, corrections, figures)
-        if trials:
-            print_trials(console, trials)
-
-
-def _draw(path: Path, allocation: Allocation, problem: Problem) -> None:
-    try:
-        from allocator.search.plot import draw_allocation  # noqa: PLC0415 (matplotlib is an extra)
-    except ImportError:
-        raise ConfigError("--plot needs matplotlib: pip install 'ensembled[plot]'") from None
-    try:
-        draw_allocation(path, allocation, problem)
-    except OSError as error:
-        raise ConfigError(f"--plot {path}: {error.strerror}") from None
+        if measured:
+            print_measurements(console, measured)

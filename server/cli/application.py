@@ -1,22 +1,47 @@
-"""The command `ensembled` itself, to which the other modules add commands.
+"""What the commands of `ensembled` share: the application, common arguments, errors, output.
 
 Runs in the process of the command line. Errors become lines on stderr: exit 2 for what the user
-wrote, 1 for what failed at run time.
+wrote, 1 for what failed at run time. Tables go to stdout, results and plots into files.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Annotated
+from contextlib import contextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from server.errors import EnsembledError
-from server.stdout import libraries_print_to_stderr, stdout, typer_prints_to_stdout
+from server.errors import ConfigError, EnsembledError
+from server.stdout import libraries_print_to_stderr, stdout
 
-__all__ = ["app", "errors_as_lines", "main"]
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "AsJson",
+    "ConfigPath",
+    "Debug",
+    "app",
+    "check_output",
+    "check_plot",
+    "errors_as_lines",
+    "stdout_console",
+    "write_errors",
+    "write_output",
+]
+
+_UNLIMITED_WIDTH = 1000
+
+ConfigPath = Annotated[
+    Path,
+    typer.Argument(metavar="CONFIG", envvar="ENSEMBLED_CONFIG", help="The configuration, YAML."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 app = typer.Typer(
     name="ensembled",
@@ -26,12 +51,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-
-def main() -> None:
-    """Run the command line."""
-    with typer_prints_to_stdout():
-        app()
 
 
 def _print_version(wanted: bool) -> None:
@@ -54,13 +73,13 @@ def _options(
 
 @contextmanager
 def errors_as_lines(debug: bool) -> Iterator[None]:
-    """Turn what goes wrong within the block into lines and an exit code, unless debugging."""
+    """Turn an exception of the block into lines on stderr and an exit code, unless debugging."""
     try:
         with libraries_print_to_stderr():
             yield
     except (typer.Exit, typer.Abort):
         raise
-    except BrokenPipeError:  # who read our output has had enough; nor can it be flushed at the end
+    except BrokenPipeError:  # the reader is gone; the flush at the end must not fail either
         os.dup2(os.open(os.devnull, os.O_WRONLY), stdout().fileno())
         raise typer.Exit(1) from None
     except Exception as error:
@@ -71,3 +90,60 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
         for line in text.splitlines():
             typer.echo(f"error: {line}", err=True)
         raise typer.Exit(error.exit_code if isinstance(error, EnsembledError) else 1) from None
+
+
+def stdout_console() -> Console:
+    """Return a console for stdout that prints names of members and devices without markup.
+
+    Into a file or a pipe, tables are as wide as they need to be.
+    """
+    from rich.console import Console  # noqa: PLC0415 (not for `--help`)
+
+    stream = stdout()
+    width: int | None = _UNLIMITED_WIDTH
+    if stream.isatty():  # Rich would ask the standard descriptors, of which stdout is none
+        with suppress(OSError):
+            width = None if "COLUMNS" in os.environ else os.get_terminal_size(stream.fileno())[0]
+    return Console(file=stream, width=width, markup=False, highlight=False, soft_wrap=True)
+
+
+def check_output(option: str, path: Path | None) -> None:
+    """Reject a file that can't be written, before any work is done.
+
+    Raises:
+        ConfigError: if its directory does not exist.
+    """
+    if path is not None and not path.parent.is_dir():
+        raise ConfigError(f"{option} {path}: there is no directory {path.parent}")
+
+
+def check_plot(path: Path | None) -> None:
+    """Reject a plot that can't be drawn, before any work is done.
+
+    Raises:
+        ConfigError: if the format is unknown, the directory or matplotlib missing.
+    """
+    check_output("--plot", path)
+    if path is not None and path.suffix not in {".svg", ".png"}:
+        raise ConfigError(f"--plot {path}: should end in .svg or .png")
+    if path is not None and find_spec("matplotlib") is None:
+        raise ConfigError("--plot needs matplotlib: pip install 'ensembled[plot]'")
+
+
+def write_output(option: str, path: Path, text: str) -> None:
+    """Write a file as the user's own program would: through links, with the usual permissions.
+
+    Raises:
+        ConfigError: if it can't be written.
+    """
+    with write_errors(option, path):
+        path.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def write_errors(option: str, path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into a ConfigError about the file of an option."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{option} {path}: {error.strerror}") from None

@@ -1,117 +1,194 @@
-"""`ensembled calibrate`: fits an ensemble on data, and tells how good it is on other data.
+"""`ensembled calibrate`: fits an ensemble on data, and prints its evaluation on other data.
 
 Runs in the process of the command line. A configuration and .npz files flow in; tables or JSON on
-stdout, a fragment of YAML and a picture flow out.
+stdout, a fragment of YAML and a plot flow out.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict, dataclass
-from importlib.util import find_spec
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from server.calibration.calibration import Calibration, Source, calibrate_ensemble
-from server.calibration.fitting import Options
-from server.cli.calibrate_tables import show
-from server.cli.output import check_output, stdout_console, write_output
+from rich.console import Console
+from rich.table import Table
+
+from server.calibration.evaluation import (
+    CascadeEvaluation,
+    CombinedEvaluation,
+    MemberEvaluation,
+)
+from server.calibration.fitting import FitOptions
+from server.calibration.pipeline import Calibration, calibrate_ensemble
+from server.calibration.report import draw_reliability
+from server.calibration.target import CalibrationTarget
+from server.cli.application import (
+    check_output,
+    check_plot,
+    stdout_console,
+    write_errors,
+    write_output,
+)
 from server.config import Config
 from server.errors import ConfigError
 from server.stdout import echo
 
-__all__ = ["Telling", "calibrate"]
-
-
-@dataclass(frozen=True)
-class Telling:
-    """How the user wants to be told.
-
-    Attributes:
-        output: where to write the YAML, if anywhere.
-        plot: where to draw the reliability diagram, if anywhere: .svg or .png.
-        as_json: print JSON instead of tables.
-    """
-
-    output: Path | None = None
-    plot: Path | None = None
-    as_json: bool = False
-
-    def __post_init__(self) -> None:
-        """Refuse what can't be written, before anything takes its time.
-
-        Raises:
-            ConfigError: if a file can't be written there, or drawn without matplotlib.
-        """
-        check_output("--output", self.output)
-        check_output("--plot", self.plot)
-        if self.plot is not None and self.plot.suffix not in {".svg", ".png"}:
-            raise ConfigError(f"--plot {self.plot}: should end in .svg or .png")
-        if self.plot is not None and find_spec("matplotlib") is None:
-            raise ConfigError("--plot needs matplotlib: pip install 'ensembled[plot]'")
+__all__ = ["calibrate"]
 
 
 def calibrate(
-    config: Config, path: Path, source: Source, options: Options, telling: Telling
+    config: Config,
+    path: Path,
+    data: Path,
+    options: FitOptions,
+    *,
+    output: Path | None,
+    plot: Path | None,
+    as_json: bool,
+    ensemble: str | None,
+    holdout: float,
+    outside: Sequence[Path],
 ) -> None:
-    """Calibrate an ensemble, and tell what came of it.
+    """Calibrate an ensemble, and print the result on stdout.
 
     Args:
         config: the configuration.
         path: of its file.
-        source: what, and with which data.
+        data: .npz file of inputs and `y`.
         options: of the fit.
-        telling: how.
+        output: where to write the YAML, if anywhere.
+        plot: where to draw the reliability diagram, if anywhere: .svg or .png.
+        as_json: print JSON instead of tables.
+        ensemble: its name; None if there is only one.
+        holdout: share of the rows to evaluate on.
+        outside: .npz files of out-of-distribution inputs.
 
     Raises:
-        ConfigError: if the configuration or a file is wrong.
+        ConfigError: if the configuration, a file or an option is wrong.
         StartError: if a member can't run or fails.
     """
-    found = calibrate_ensemble(config, path, source, options)
-    if telling.as_json:
+    check_output("--output", output)
+    check_plot(plot)
+    found = calibrate_ensemble(
+        config, path, data, options, ensemble=ensemble, holdout=holdout, outside=outside
+    )
+    if as_json:
         echo(json.dumps(_document(found)))
     else:
-        show(stdout_console(), found)
+        _print_tables(stdout_console(), found)
         for note in found.notes:
             print(f"note: {note}", file=sys.stderr)
         echo(found.yaml, end="")
-    if telling.output is not None:
-        write_output("--output", telling.output, found.yaml)
-    if telling.plot is not None:
-        _draw(telling.plot, found)
-
-
-def _draw(path: Path, found: Calibration) -> None:
-    from server.calibration.plot import draw_reliability  # noqa: PLC0415 (matplotlib is an extra)
-
-    subject, report = found.subject, found.report
-    if not report.before or not report.after:
-        raise ConfigError(f"--plot: answers of rule {subject.config.rule} are no probabilities")
-    try:
-        draw_reliability(path, subject.name, {"before": report.before, "after": report.after})
-    except OSError as error:
-        raise ConfigError(f"--plot {path}: {error.strerror}") from None
+    if output is not None:
+        write_output("--output", output, found.yaml)
+    if plot is not None:
+        before, after = found.evaluation.before, found.evaluation.after
+        if not before or not after:
+            rule = found.target.config.rule
+            raise ConfigError(f"--plot: answers of rule {rule} are no probabilities")
+        with write_errors("--plot", plot):
+            draw_reliability(plot, found.target.name, {"before": before, "after": after})
 
 
 def _document(found: Calibration) -> dict[str, Any]:
-    subject, report = found.subject, found.report
+    target, evaluation = found.target, found.evaluation
     cascade = None
-    if report.cascade is not None:
-        stages = {"stages": subject.stages, "order": subject.order}
-        cascade = {**stages, **asdict(report.cascade)}
+    if evaluation.cascade is not None:
+        stages = {"stages": target.stages, "order": target.order}
+        cascade = {**stages, **asdict(evaluation.cascade)}
     return {
-        "ensemble": subject.name,
+        "ensemble": target.name,
         "rows": {"fitting": len(found.fitting), "held_out": len(found.held)},
-        "members": {name: asdict(one) for name, one in report.members.items()},
+        "members": {name: asdict(one) for name, one in evaluation.members.items()},
         "rule": found.fit.rule.name,
-        "combined": {name: asdict(one) for name, one in report.combined.items()},
+        "combined": {name: asdict(one) for name, one in evaluation.combined.items()},
         "cascade": cascade,
         "outside": found.detection,
         "reliability": {
-            "before": [asdict(one) for one in report.before],
-            "after": [asdict(one) for one in report.after],
+            "before": [asdict(one) for one in evaluation.before],
+            "after": [asdict(one) for one in evaluation.after],
         },
         "notes": list(found.notes),
         "yaml": found.yaml,
     }
+
+
+def _print_tables(console: Console, found: Calibration) -> None:
+    evaluation = found.evaluation
+    console.print(_combined_table(evaluation.combined, len(found.held)))
+    console.print(_member_table(evaluation.members))
+    if evaluation.cascade is not None:
+        console.print(_cascade_table(found.target, evaluation.cascade))
+    if found.detection:
+        console.print(_detection_table(found.detection))
+
+
+def _combined_table(combined: Mapping[str, CombinedEvaluation], held_rows: int) -> Table:
+    table = _table(
+        f"the ensemble, {held_rows} held-out rows",
+        *("", "accuracy", "log loss", "Brier", "ECE", "member-rows/row"),
+    )
+    for name, one in combined.items():
+        metrics = ["-"] * 3
+        if (found := one.quality) is not None:
+            metrics = [
+                f"{value:.4f}" for value in (found.log_loss, found.brier, found.calibration_error)
+            ]
+        table.add_row(name, f"{one.accuracy:.2%}", *metrics, f"{one.member_rows_per_row:.2f}")
+    return table
+
+
+def _member_table(members: Mapping[str, MemberEvaluation]) -> Table:
+    table = _table(
+        "its members, with old -> new temperature",
+        *("member", "accuracy", "temperature", "log loss", "Brier", "ECE", "weight", "selected"),
+    )
+    for name, one in members.items():
+        old, new = one.before, one.after
+        table.add_row(
+            name,
+            f"{old.accuracy:.2%}",
+            f"{one.old_temperature:.4g} -> {one.temperature:.4g}",
+            f"{old.log_loss:.4f} -> {new.log_loss:.4f}",
+            f"{old.brier:.4f} -> {new.brier:.4f}",
+            f"{old.calibration_error:.4f} -> {new.calibration_error:.4f}",
+            f"{one.weight:.4f}",
+            str(one.selected),
+        )
+    return table
+
+
+def _cascade_table(target: CalibrationTarget, cascade: CascadeEvaluation) -> Table:
+    points = 100 * (cascade.accuracy - cascade.whole_accuracy)
+    table = _table(
+        f"the cascade ({target.order}) saves {cascade.saved:.1%} of the member-rows; accuracy "
+        f"{cascade.accuracy:.2%}, all members {cascade.whole_accuracy:.2%} ({points:+.2f} points)",
+        *("stage", "confidence", "rows that leave"),
+    )
+    thresholds = [*(f"{one:g}" for one in cascade.confidence), ""]
+    for stage, threshold, share in zip(target.stages, thresholds, cascade.leaving, strict=True):
+        table.add_row(", ".join(stage), threshold, f"{share:.1%}")
+    return table
+
+
+def _detection_table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
+    table = _table(
+        "AUROC of scores for telling outside from held-out rows, with old -> new temperatures",
+        *("score", *found),
+    )
+    for score in next(iter(found.values()))["before"]:
+        table.add_row(
+            score,
+            *(f"{one['before'][score]:.3f} -> {one['after'][score]:.3f}" for one in found.values()),
+        )
+    return table
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(first, title=title, title_justify="left")
+    for other in others:
+        table.add_column(other, justify="right")
+    return table

@@ -1,4 +1,4 @@
-"""What `ensembled health` does: ask the server of a configuration whether it is ready.
+"""`ensembled health`: asks the server of a configuration whether it is ready.
 
 Runs in the process of the command line, on the machine (or in the container) of the server. The
 configuration says where the server listens; its answer becomes a line of text or an error.
@@ -12,52 +12,49 @@ import ssl
 from server.config import Config, TlsConfig
 from server.errors import ConfigError, StartError
 
-__all__ = ["ask_ready"]
+__all__ = ["check_ready"]
 
 _PATH = "/v2/health/ready"
-#: Where a server that listens everywhere is found from its own machine.
-_EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+#: Where a server that listens on all addresses is reached from its own machine.
+_LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
-def ask_ready(config: Config, *, timeout_s: float) -> str:
-    """Ask the server of a configuration whether it takes traffic; a line that says so.
+def check_ready(config: Config, *, timeout_s: float) -> str:
+    """Check that the server of a configuration is ready, and return a line that says so.
 
     Args:
-        config: what the server was started with, its command line apart.
+        config: the server's, except for what its command line overrides.
         timeout_s: how long connecting may take, and then the answer.
 
     Raises:
         ConfigError: if the configuration does not say where the server is.
         StartError: if it is not ready, or does not answer.
     """
-    if config.server.http_port == 0:
+    port, tls = config.server.http_port, config.server.tls
+    if port == 0:
         raise ConfigError("server.http_port is 0, so nobody knows where the server listens")
-    host = _EVERYWHERE.get(config.server.host, config.server.host)
-    place = f"{f'[{host}]' if ':' in host else host}:{config.server.http_port}"
-    connection = http.client.HTTPConnection(host, config.server.http_port, timeout=timeout_s)
+    host = _LOOPBACK.get(config.server.host, config.server.host)
+    address = f"{f'[{host}]' if ':' in host else host}:{port}"
+    connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
-        if config.server.tls is not None:
-            connection = http.client.HTTPSConnection(
-                host,
-                config.server.http_port,
-                timeout=timeout_s,
-                context=_client_side(config.server.tls),
-            )
+        if tls is not None:
+            context = _client_context(tls)
+            connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
         connection.request("GET", _PATH)
         status = connection.getresponse().status
     except (OSError, http.client.HTTPException) as error:
-        raise StartError(f"{place} does not answer: {error or type(error).__name__}") from None
+        raise StartError(f"{address} does not answer: {error or type(error).__name__}") from None
     finally:
         connection.close()
     if status != http.client.OK:
-        raise StartError(f"{place} is not ready: {_PATH} answers {status}")
-    return f"{place} is ready"
+        raise StartError(f"{address} is not ready: {_PATH} answers {status}")
+    return f"{address} is ready"
 
 
-def _client_side(tls: TlsConfig) -> ssl.SSLContext:
-    """What connects to a server on this machine, whose certificate is made out to other names.
+def _client_context(tls: TlsConfig) -> ssl.SSLContext:
+    """TLS to a server on this machine, whose certificate is issued for other names.
 
-    If the server wants to see a certificate, it is shown its own; it need not be content with it.
+    If the server demands a client certificate, it is shown its own, which it may reject.
     """
     context = ssl.create_default_context()
     context.check_hostname = False

@@ -1,4 +1,4 @@
-"""What `ensembled key` does: make an API key.
+"""`ensembled key`: makes an API key.
 
 Runs in the process of the command line; randomness flows in, a key and its entry in the
 configuration flow out. The server never learns the key itself, only its SHA-256.
@@ -19,19 +19,18 @@ from server.errors import ConfigError
 
 __all__ = ["NewKey", "make_key"]
 
-#: 32 random bytes can't be guessed, so that a hash which is quick to compute keeps them as well as
-#: a slow one would.
-_BYTES = 32
-#: So that people, and programs that look for secrets in the wrong places, know what it is.
+#: 32 random bytes can't be guessed, so a fast hash protects them as well as a slow one.
+_RANDOM_BYTES = 32
+#: Lets people and secret scanners recognise a key.
 _PREFIX = "ensembled_"
 
 
 class NewKey(NamedTuple):
-    """A key that nobody knows yet.
+    """A new API key.
 
     Attributes:
-        key: what the client shows.
-        entry: what the server is told, an element of a YAML list.
+        key: what the client sends.
+        entry: what the server is configured with, an element of a YAML list.
     """
 
     key: str
@@ -42,9 +41,9 @@ def make_key(name: str, scopes: tuple[str, ...]) -> NewKey:
     """Make a key.
 
     Raises:
-        ConfigError: if the name can't be one.
+        ConfigError: if the name is not valid.
     """
-    key = _PREFIX + secrets.token_urlsafe(_BYTES)
+    key = _PREFIX + secrets.token_urlsafe(_RANDOM_BYTES)
     value = {
         "name": name,
         "hash": "sha256:" + hashlib.sha256(key.encode()).hexdigest(),

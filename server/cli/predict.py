@@ -1,14 +1,14 @@
-"""`ensembled predict`: ask a running server, and show what it says to a person.
+"""`ensembled predict`: asks a running server, and prints its predictions.
 
 Runs in the process of the command line. Files flow in, one request each (images together) goes to
-the server through its Python client, tables or JSON flow out.
+the server through its Python client; tables or JSON flow out: classes or values, and how much the
+members agree.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,95 +20,96 @@ from ensembled_client import (
     RequestRejected,
     UnknownModel,
 )
+from rich.console import Console
+from rich.table import Table
 
-from server.cli.output import stdout_console
-from server.cli.predict_tables import show
+from server.cli.application import stdout_console
 from server.errors import ConfigError, EnsembledError
 from server.stdout import echo
 
-__all__ = ["Question", "predict"]
+__all__ = ["predict"]
 
-_ARRAYS = {".npy", ".npz", ".json"}
+_ARRAY_SUFFIXES = {".npy", ".npz", ".json"}
+_BAR_WIDTH = 12
+#: More rows than this are shown a line each.
+_MAX_DETAILED_ROWS = 4
+_MAX_VALUES = 20
 
 
-@dataclass(frozen=True)
-class Question:
-    """What is asked.
+def predict(
+    ensemble: str,
+    inputs: Sequence[str],
+    *,
+    url: str,
+    credentials: Mapping[str, Any],
+    members: Sequence[str] | None,
+    quorum: int | None,
+    timeout_s: float | None,
+    top: int,
+    as_json: bool,
+) -> None:
+    """Send files to a server and print its predictions on stdout.
 
-    Attributes:
-        ensemble: or a member by itself.
-        inputs: files, images or arrays.
+    Args:
+        ensemble: or a single member.
+        inputs: files of images or arrays.
         url: of the server.
-        top: how many classes to show of each row.
+        credentials: the client's options about keys and certificates.
         members: only these, None for all.
         quorum: the fewest members that an answer may rest on, None for the ensemble's own.
-        timeout_s: until the answer must be there, None for the ensemble's own.
-        access: the client's options about keys and certificates.
-    """
-
-    ensemble: str
-    inputs: Sequence[str]
-    url: str
-    top: int = 5
-    members: Sequence[str] | None = None
-    quorum: int | None = None
-    timeout_s: float | None = None
-    access: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-
-def predict(question: Question, *, as_json: bool) -> None:
-    """Ask, and print what comes back.
+        timeout_s: deadline of the answer, None for the ensemble's own.
+        top: how many classes to show of each row.
+        as_json: print JSON instead of tables.
 
     Raises:
-        ConfigError: if a file can't be used, or the server refuses the request.
+        ConfigError: if a file can't be used, or the server rejects the request.
         EnsembledError: if the server gives no answer.
     """
     try:
-        client = EnsembleClient(question.url, **question.access)
+        client = EnsembleClient(url, **credentials)
     except EnsembledClientError as error:
         raise ConfigError(error.message) from None
     try:
         with client:
-            whole = _is_ensemble(client.config(question.ensemble), question.ensemble)
+            several = _has_members(client.config(ensemble), ensemble)
             answers = [
-                (names, _ask(client, question, x, whole)) for names, x in _read(question.inputs)
+                (
+                    names,
+                    client.predict(
+                        ensemble,
+                        x,
+                        timeout=timeout_s,
+                        members=members,
+                        quorum=quorum,
+                        uncertainty=several,
+                        member_outputs=several,
+                    ),
+                )
+                for names, x in _read(inputs)
             ]
     except (RequestRejected, UnknownModel) as error:
         raise ConfigError(error.message) from None
     except EnsembledClientError as error:
-        raise EnsembledError(f"{question.url}: {error.message}") from None
+        raise EnsembledError(f"{url}: {error.message}") from None
     if as_json:
-        documents = [_document(names, answer, question.top) for names, answer in answers]
-        rows = [row for document in documents for row in document]
-        echo(json.dumps({"ensemble": question.ensemble, "rows": rows}))
+        rows = [row for names, answer in answers for row in _documents(names, answer, top)]
+        echo(json.dumps({"ensemble": ensemble, "rows": rows}))
         return
     console = stdout_console()
     for names, answer in answers:
-        show(console, names, answer, question.top)
+        _print_answer(console, names, answer, top)
 
 
-def _is_ensemble(config: dict[str, Any], name: str) -> bool:
+def _has_members(config: Mapping[str, Any], name: str) -> bool:
     """Whether a model has members other than itself; gRPC has no field for them but parameters."""
     if "ensemble" in config:
         return bool(config["ensemble"]["members"] != [name])
     return bool(config["parameters"]["members"]["string_value"] != name)
 
 
-def _ask(client: EnsembleClient, question: Question, x: Any, whole: bool) -> Prediction:
-    return client.predict(
-        question.ensemble,
-        x,
-        timeout=question.timeout_s,
-        members=question.members,
-        quorum=question.quorum,
-        uncertainty=whole,
-        member_outputs=whole,
-    )
-
-
 def _read(inputs: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
-    """What to ask: the names of its rows (or of the file that holds them), and the input."""
-    images = [name for name in inputs if Path(name).suffix.lower() not in _ARRAYS]
+    """Each request: the names of its rows (or of the file that holds them), and the input."""
+    images = [name for name in inputs if Path(name).suffix.lower() not in _ARRAY_SUFFIXES]
     for name in inputs:
         if not Path(name).is_file():
             raise ConfigError(f"there is no file {name}")
@@ -130,31 +131,154 @@ def _load(path: Path) -> Any:
     return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded
 
 
-def _document(names: list[str], answer: Prediction, top: int) -> list[dict[str, Any]]:
-    """Each row as JSON has it; a number that is none is null."""
-    rows: list[dict[str, Any]] = []
-    for row, values in enumerate(answer.values):
+def _row_names(names: Sequence[str], rows: int) -> Sequence[str]:
+    """The names of rows, which may all be of one file."""
+    return names if len(names) == rows else [f"{names[0]}[{row}]" for row in range(rows)]
+
+
+def _documents(names: Sequence[str], answer: Prediction, top: int) -> Iterator[dict[str, Any]]:
+    """Each row as JSON, with null for numbers that are not finite."""
+    for row, name in enumerate(_row_names(names, len(answer))):
         document: dict[str, Any] = {
-            "input": names[row] if len(names) == len(answer) else f"{names[0]}[{row}]",
+            "input": name,
             "members": list(answer.members),
             "degraded": answer.degraded,
-            "values": _numbers(values),
+            "values": _finite_or_none(answer.values[row]),
             "uncertainty": {
-                name: float(scores[row]) for name, scores in answer.uncertainty.items()
+                score: float(values[row]) for score, values in answer.uncertainty.items()
             },
             "member_values": {
-                name: _numbers(own[row]) for name, own in answer.member_values.items()
+                member: _finite_or_none(values[row])
+                for member, values in answer.member_values.items()
             },
         }
         if answer.class_names:
             best = answer.top(top)[row]
             document["top"] = [{"label": label, "value": value} for label, value in best]
-        rows.append(document)
-    return rows
+        yield document
 
 
-def _numbers(values: Any) -> Any:
+def _finite_or_none(values: Any) -> Any:
     array = np.asarray(values)
     numbers = array.astype(object)
     numbers[~np.isfinite(array)] = None
     return numbers.tolist()
+
+
+def _print_answer(console: Console, names: Sequence[str], answer: Prediction, top: int) -> None:
+    """Print the answer to one request.
+
+    Args:
+        console: where to.
+        names: of the rows; or of the one file that holds them all.
+        answer: with uncertainty and the members' own predictions, as far as there are any.
+        top: how many classes to show of each row.
+    """
+    names = _row_names(names, len(answer))
+    console.print(_provenance(answer))
+    if len(answer) > _MAX_DETAILED_ROWS:
+        console.print(_summary_table(names, answer))
+        return
+    for row, name in enumerate(names):
+        if _is_classification(answer):
+            console.print(_class_table(name, answer, row, top))
+            if answer.member_values:
+                console.print(_agreement(answer, row))
+        else:
+            console.print(_value_table(name, answer, row))
+
+
+def _provenance(answer: Prediction) -> str:
+    """Which members answered, and how long it took."""
+    several = len(answer.members) > 1
+    text = f"{'members' if several else 'member'} {', '.join(answer.members)}"
+    degraded = " (degraded: not all that were asked)" if answer.degraded else ""
+    return f"{text}{degraded}, {answer.timing.total_s * 1000:.0f} ms"
+
+
+def _is_classification(answer: Prediction) -> bool:
+    """Whether the values are probabilities of classes."""
+    if answer.class_names or "entropy" in answer.uncertainty:
+        return True
+    values = answer.values
+    is_table = values.ndim == 2 and values.shape[1] > 1
+    return bool(is_table and (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3))
+
+
+def _class_table(name: str, answer: Prediction, row: int, top: int) -> Table:
+    table = Table(title=name, title_justify="left")
+    table.add_column("class")
+    table.add_column("probability", no_wrap=True)
+    for member in answer.member_values:
+        table.add_column(member, justify="right")
+    values = answer.values[row]
+    order = np.argsort(-values, kind="stable")[:top]
+    for index, (label, value) in zip(order, answer.top(top)[row], strict=True):
+        bar = "█" * round(_BAR_WIDTH * min(max(value, 0.0), 1.0))
+        own = [_percent(member[row][index]) for member in answer.member_values.values()]
+        table.add_row(label, f"{bar:<{_BAR_WIDTH}} {value:6.1%}", *own)
+    return table
+
+
+def _agreement(answer: Prediction, row: int) -> str:
+    """How much the members agree on a row, in a sentence."""
+    present = {
+        name: values[row]
+        for name, values in answer.member_values.items()
+        if np.isfinite(values[row]).all()
+    }
+    winner = int(answer.values[row].argmax())
+    votes = {name: int(own.argmax()) for name, own in present.items()}
+    dissent = {name: index for name, index in votes.items() if index != winner}
+    lines = [
+        f"{len(present) - len(dissent)} of {len(present)} members say {_label(answer, winner)}"
+    ]
+    lines += [
+        f"{name} says {_label(answer, index)} ({_percent(present[name][index])})"
+        for name, index in dissent.items()
+    ]
+    if "entropy" in answer.uncertainty:
+        total, between = (
+            float(answer.uncertainty[name][row]) for name in ("entropy", "mutual_information")
+        )
+        lines.append(f"entropy {total:.2f} nats, of which {between:.2f} between the members")
+    return "; ".join(lines)
+
+
+def _summary_table(names: Sequence[str], answer: Prediction) -> Table:
+    """A line per row."""
+    table = Table("input", "answer")
+    for title in answer.uncertainty:
+        table.add_column(title.replace("_", " "), justify="right")
+    best = answer.top(1) if _is_classification(answer) else None
+    for row, name in enumerate(names):
+        if best is not None:
+            label, value = best[row][0]
+            text = f"{label} {value:.1%}"
+        else:
+            flat = answer.values[row].reshape(-1)
+            text = ", ".join(f"{value:.4g}" for value in flat[:4]) + ", ..." * (len(flat) > 4)
+        scores = [f"{values[row]:.3f}" for values in answer.uncertainty.values()]
+        table.add_row(name, text, *scores)
+    return table
+
+
+def _value_table(name: str, answer: Prediction, row: int) -> Table:
+    table = Table("output", title=name, title_justify="left")
+    for title in ("value", *answer.member_values):
+        table.add_column(title, justify="right")
+    flat = answer.values[row].reshape(-1)
+    own = [values[row].reshape(-1) for values in answer.member_values.values()]
+    for index, value in enumerate(flat[:_MAX_VALUES]):
+        table.add_row(str(index), f"{value:.6g}", *(f"{one[index]:.6g}" for one in own))
+    if len(flat) > _MAX_VALUES:
+        table.add_row("...", f"{len(flat) - _MAX_VALUES} more")
+    return table
+
+
+def _label(answer: Prediction, index: int) -> str:
+    return answer.class_names[index] if answer.class_names else f"class {index}"
+
+
+def _percent(value: Any) -> str:
+    return f"{value:.1%}" if np.isfinite(value) else "-"

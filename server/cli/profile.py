@@ -1,4 +1,4 @@
-"""The command `ensembled profile`, and what people see of profiling.
+"""`ensembled profile`: measures what members cost on each kind of device, and prints it.
 
 Runs in the process of the command line. A configuration flows in; a table or the profiles file's
 JSON on stdout flow out.
@@ -6,13 +6,13 @@ JSON on stdout flow out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from rich.table import Table
 
-from allocator.profiles import Profile
-from server.cli.output import check_output, stdout_console, write_output
+from server.cli.application import check_output, stdout_console, write_output
 from server.config import Config
 from server.deployment.placement import find_devices
 from server.members.inspect import inspect_members
@@ -20,28 +20,29 @@ from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
 
-__all__ = ["profile", "profiles_document"]
+__all__ = ["profile"]
+
+_MIB = 1 << 20
 
 
 def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) -> None:
-    """Profile the members of a configuration and print what they cost on stdout.
+    """Profile the members of a configuration and print their costs on stdout.
 
     Args:
         config: the configuration.
         output: where to write the profiles file, if anywhere.
         as_json: print the profiles file's text instead of a table.
-        fresh: measure what was measured before, too.
+        fresh: measure again what was measured before.
 
     Raises:
         ConfigError: if the configuration, or the place for the output, is wrong.
         StartError: if a member can't run on any device.
     """
     check_output("--output", output)
-    members = inspect_members(config)
-    devices = find_devices(config)
+    members, devices = inspect_members(config), find_devices(config)
     with progress_on_stderr() as on_progress:
         found = profile_members(config, members, devices, fresh=fresh, on_progress=on_progress)
-    document = profiles_document(found)
+    document = _document(found)
     if output is not None:
         write_output("--output", output, document + "\n")
     if as_json:
@@ -53,8 +54,8 @@ def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) 
         console.print(line)
 
 
-def profiles_document(found: Measurements) -> str:
-    """Return the text of the profiles file, which `Profiles.from_json` reads back."""
+def _document(found: Measurements) -> str:
+    """The text of the profiles file, which `Profiles.from_json` reads back."""
     return found.profiles.to_json(
         worker_bytes=dict(found.worker_bytes),
         colocation=[
@@ -68,36 +69,26 @@ def _table(found: Measurements) -> Table:
     table = Table("member", "device kind")
     for heading in ("batch", "ms / batch", "rows/s", "memory MiB"):
         table.add_column(heading, justify="right")
-    groups: dict[tuple[str, str], list[Profile]] = {}
-    for one in found.profiles:
-        groups.setdefault((one.member, one.device_kind), []).append(one)
-    for (member, kind), profiles in groups.items():
+    for names, group in groupby(found.profiles, key=lambda one: (one.member, one.device_kind)):
+        profiles = list(group)
         best = max(profiles, key=lambda one: one.rows_per_s)
         for one in profiles:
-            first = one is profiles[0]
             table.add_row(
-                member if first else "",
-                kind if first else "",
-                *_figures(one, is_best=one is best),
+                *(names if one is profiles[0] else ("", "")),
+                str(one.batch),
+                f"{one.latency_s * 1e3:.3f}",
+                f"{'* ' if one is best else ''}{one.rows_per_s:.1f}",
+                f"{one.memory_bytes / _MIB:.1f}",
                 style="bold" if one is best else None,
                 end_section=one is profiles[-1],
             )
     return table
 
 
-def _figures(one: Profile, *, is_best: bool) -> Sequence[str]:
-    return (
-        str(one.batch),
-        f"{one.latency_s * 1e3:.3f}",
-        f"{'* ' if is_best else ''}{one.rows_per_s:.1f}",
-        f"{one.memory_bytes / (1 << 20):.1f}",
-    )
-
-
 def _footnotes(found: Measurements) -> Iterator[str]:
     yield "* most rows per second"
     for kind, size in found.worker_bytes.items():
-        yield f"a worker without any member takes {size / (1 << 20):.0f} MiB on {kind}"
+        yield f"a worker without any member takes {size / _MIB:.0f} MiB on {kind}"
     for member, kind, factor in found.slowdowns():
         yield f"{member}: {factor:.2f} times slower while all devices of {kind} are busy"
     for member, kind, reason in found.missing:

@@ -1,85 +1,176 @@
-"""The command `ensembled simulate`: what an allocation would give, without running it.
+"""`ensembled simulate`: predicts how an allocation would perform, without running it.
 
-Runs in the process of the command line. What is simulated, and under what load, flows in; figures
-flow out on stdout, as tables or as JSON. The devices need not be there.
+Runs in the process of the command line. A configuration, or files that describe devices, profiles
+and an allocation, flow in, with a load; figures flow out on stdout, as tables or as JSON. The
+devices need not exist.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from rich.table import Table
+
 from allocator.matrix import AllocationMatrix
-from allocator.simulation import Arrivals, ClosedLoop, Figures, Loss, Poisson, Trace, read_trace
+from allocator.problem import NoPlaceError, Problem
+from allocator.search.search import search
+from allocator.simulation import (
+    Arrivals,
+    ClosedLoop,
+    EnsembleShare,
+    Figures,
+    Host,
+    Loss,
+    Poisson,
+    Trace,
+    read_trace,
+)
 from allocator.simulation import simulate as simulate_serving
-from server.cli.simulate_inputs import Subject
-from server.cli.simulate_report import show
+from server.cli.allocate import read_problem
+from server.cli.application import stdout_console
+from server.config import Config
+from server.deployment.allocation_file import read_matrix
+from server.deployment.costs import plan_problem
+from server.deployment.placement import find_devices, place, row_bytes
 from server.errors import ConfigError
+from server.members.inspect import inspect_members
+from server.profiling import profile_members
+from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
 
-__all__ = ["Load", "simulate"]
+__all__ = ["Scenario", "make_arrivals", "scenario_from_config", "scenario_from_files", "simulate"]
 
-#: Without a load, so many times as many rows are in flight as fill the batches of a member.
+#: Without a load, so many times the rows of a member's batches are in flight.
 _SATURATION = 4
 
 
 @dataclass(frozen=True)
-class Load:
-    """What clients do: connections, or a rate, or a trace; none of them means saturation.
+class Scenario:
+    """What is simulated.
 
     Attributes:
-        connections: clients that each wait for their answer before they send again.
+        problem: devices, members and their profiles.
+        matrix: which member runs where.
+        mix: the ensembles that requests are for; none means all are for all members.
+        host: what serving costs apart from predictions.
+    """
+
+    problem: Problem
+    matrix: AllocationMatrix
+    mix: Sequence[EnsembleShare] = ()
+    host: Host = Host()
+
+
+def scenario_from_files(
+    devices: Path, profiles: Path, allocation: Path | None, *, seed: int
+) -> Scenario:
+    """Read a scenario in which front-end and combiner cost nothing.
+
+    Args:
+        devices: JSON, ``{"devices": [{"name", "kind", "memory_bytes"}]}``.
+        profiles: JSON, ``{"profiles": [{"member", "device_kind", "batch", "latency_s",
+            "memory_bytes"}]}``, as `ensembled profile` writes it.
+        allocation: an allocation file, of some of the members; if None, one of all of them is
+            searched.
+        seed: of the search.
+
+    Raises:
+        ConfigError: if a file is wrong, the allocation does not match, or the members don't fit.
+    """
+    problem = read_problem(devices, profiles)
+    if allocation is None:
+        try:
+            return Scenario(problem, search(problem, seed=seed).matrix)
+        except NoPlaceError as error:
+            raise ConfigError(str(error)) from None
+    matrix = read_matrix(allocation)
+    problem = replace(problem, members=matrix.members)
+    _check(problem, matrix, allocation)
+    return Scenario(problem, matrix)
+
+
+def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) -> Scenario:
+    """Profile the members of a configuration on the devices of this host.
+
+    Requests are for its ensembles in equal shares; without ensembles, for its members.
+
+    Args:
+        config: the configuration.
+        allocation: an allocation file; None for the configuration's allocation.
+        seed: of the search, if that is `auto`.
+
+    Raises:
+        ConfigError: if the configuration is wrong, or the allocation does not match.
+        StartError: if a member can't run on any device.
+    """
+    members, devices = inspect_members(config), find_devices(config)
+    path = allocation or (None if config.allocation == "auto" else config.allocation)
+    with progress_on_stderr() as report:
+        if path is None:
+            placed = place(config, members, devices, profile_s=None, seed=seed, on_progress=report)
+            planned, matrix = placed.planned, placed.allocation.matrix
+        else:
+            matrix = read_matrix(path)
+            found = profile_members(config, members, devices, on_progress=report)
+            largest = {one.member: one.batch for one in found.profiles}  # ascending: the last
+            planned = plan_problem(found, devices, largest, row_bytes=row_bytes(members))
+            _check(planned.problem, matrix, path)
+    ensembles = [ensemble.members for ensemble in config.ensembles.values()]
+    mix = [EnsembleShare(names) for names in ensembles or [(name,) for name in matrix.members]]
+    return Scenario(planned.problem, matrix, mix, planned.host)
+
+
+def _check(problem: Problem, matrix: AllocationMatrix, path: Path) -> None:
+    if faults := problem.faults(matrix):
+        raise ConfigError(f"{path}: {fault}" for fault in faults)
+
+
+def make_arrivals(
+    matrix: AllocationMatrix,
+    *,
+    connections: int | None,
+    rate: float | None,
+    trace: Path | None,
+    rows: int,
+) -> Arrivals:
+    """Return a load of one kind; without any, as many connections as saturate the allocation.
+
+    Args:
+        matrix: the allocation.
+        connections: clients with one request in flight each.
         rate: requests per second, at random times.
         trace: a file of recorded arrivals.
         rows: of each request.
+
+    Raises:
+        ConfigError: if there is more than one kind of load, or the trace can't be read.
     """
-
-    connections: int | None = None
-    rate: float | None = None
-    trace: Path | None = None
-    rows: int = 1
-
-    def arrivals(self, matrix: AllocationMatrix) -> Arrivals:
-        """The arrivals at an allocation.
-
-        Raises:
-            ConfigError: if there is more than one kind of load, or the trace can't be read.
-        """
-        given = [
-            f"--{name}"
-            for name in ("connections", "rate", "trace")
-            if getattr(self, name) is not None
-        ]
-        if len(given) > 1:
-            raise ConfigError(f"{' and '.join(given)} exclude each other")
-        if self.trace is not None:
-            return self._trace(self.trace)
+    kinds = {"--connections": connections, "--rate": rate, "--trace": trace}
+    given = [option for option, value in kinds.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} exclude each other")
+    if trace is not None:
         try:
-            if self.rate is not None:
-                return Poisson(self.rate, self.rows)
-            return ClosedLoop(self.connections or self._saturating(matrix), self.rows)
-        except ValueError as error:
-            raise ConfigError(f"the load: {error}") from None
-
-    def _trace(self, path: Path) -> Trace:
-        try:
-            return read_trace(path.read_text(), rows=self.rows)
-        except OSError as error:
-            raise ConfigError(f"{path}: {error.strerror}") from None
-        except ValueError as error:
-            raise ConfigError(f"{path}: {error}") from None
-
-    def _saturating(self, matrix: AllocationMatrix) -> int:
-        most: int = max(sum(column) for column in zip(*matrix.cells, strict=True))
-        return math.ceil(_SATURATION * most / self.rows)
+            return read_trace(trace.read_text(), rows=rows)
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ConfigError(f"{trace}: {reason}") from None
+    try:
+        if rate is not None:
+            return Poisson(rate, rows)
+        most_rows = max(sum(column) for column in zip(*matrix.cells, strict=True))
+        return ClosedLoop(connections or math.ceil(_SATURATION * most_rows / rows), rows)
+    except ValueError as error:
+        raise ConfigError(f"the load: {error}") from None
 
 
 def simulate(
-    subject: Subject,
-    load: Load,
+    scenario: Scenario,
+    arrivals: Arrivals,
     *,
     seconds: float | None,
     deadline_ms: float | None,
@@ -90,38 +181,62 @@ def simulate(
     """Simulate an allocation under a load and print the figures on stdout.
 
     Args:
-        subject: the allocation, and what its members cost.
-        load: what clients do.
+        scenario: the allocation, and its members' profiles.
+        arrivals: the load.
         seconds: how long to simulate; None for as long as the figures need.
         deadline_ms: when an answer is late.
         lose: devices that fail, ``DEVICE@T[:T2]``: at T seconds, back at T2.
-        seed: of all chance.
+        seed: of everything random.
         as_json: print JSON instead of tables.
 
     Raises:
-        ConfigError: if something does not fit together.
+        ConfigError: if these don't fit together.
     """
-    matrix, devices = subject.matrix, subject.problem.devices
-    arrivals = load.arrivals(matrix)
+    matrix, devices = scenario.matrix, scenario.problem.devices
     try:
         figures = simulate_serving(
             matrix,
             devices,
-            subject.problem.profiles,
+            scenario.problem.profiles,
             arrivals,
-            host=subject.host,
-            mix=subject.mix,
+            host=scenario.host,
+            mix=scenario.mix,
             seconds=seconds,
             deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
-            losses=[_loss(one) for one in lose],
+            losses=[_parse_loss(one) for one in lose],
             seed=seed,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if as_json:
         echo(_document(matrix, arrivals, figures, seed))
-    else:
-        show(matrix, devices, arrivals, figures, deadline_ms)
+        return
+    console = stdout_console()
+    console.print(
+        f"{_describe_load(arrivals)}; {figures.simulated_s:,.4g} s simulated, "
+        f"figures of the last {figures.window_s:,.4g} s"
+    )
+    summary = Table("", show_header=False)
+    summary.add_column(justify="right")
+    for name, value in _summary(figures, deadline_ms):
+        summary.add_row(name, value)
+    console.print(summary)
+    console.print(_device_table(matrix, {one.name: one.kind for one in devices}, figures))
+
+
+def _parse_loss(text: str) -> Loss:
+    device, _, times = text.rpartition("@")
+    at, _, back = times.partition(":")
+    try:
+        lost_s = float(at)
+        back_after_s = float(back) - lost_s if back else None
+        if not device:
+            raise ValueError
+        return Loss(device, lost_s, back_after_s)
+    except ValueError:
+        raise ConfigError(
+            f"--lose {text}: should be DEVICE@T or DEVICE@T:T2, seconds, T2 after T"
+        ) from None
 
 
 def _document(matrix: AllocationMatrix, arrivals: Arrivals, figures: Figures, seed: int) -> str:
@@ -139,16 +254,46 @@ def _document(matrix: AllocationMatrix, arrivals: Arrivals, figures: Figures, se
     )
 
 
-def _loss(wanted: str) -> Loss:
-    device, _, times = wanted.rpartition("@")
-    at, _, back = times.partition(":")
-    try:
-        lost_s = float(at)
-        back_after_s = float(back) - lost_s if back else None
-        if not device:
-            raise ValueError
-        return Loss(device, lost_s, back_after_s)
-    except ValueError:
-        raise ConfigError(
-            f"--lose {wanted}: should be DEVICE@T or DEVICE@T:T2, seconds, T2 after T"
-        ) from None
+def _describe_load(arrivals: Arrivals) -> str:
+    if isinstance(arrivals, Trace):
+        return f"a trace of {len(arrivals.requests):,} requests"
+    each = "1 row" if arrivals.rows == 1 else f"{arrivals.rows} rows"
+    if isinstance(arrivals, ClosedLoop):
+        return f"{arrivals.connections:,} connections, {each} per request"
+    return f"{arrivals.rate:,g} requests/s, {each} each"
+
+
+def _summary(figures: Figures, deadline_ms: float | None) -> Iterator[tuple[str, str]]:
+    yield "rows/s", f"{figures.throughput_rows_s:,.1f}"
+    yield "requests/s", f"{figures.requests_s:,.1f}"
+    if figures.latency is not None:
+        yield "p50 ms", f"{figures.latency.p50_s * 1e3:,.2f}"
+        yield "p99 ms", f"{figures.latency.p99_s * 1e3:,.2f}"
+        yield "longest ms", f"{figures.latency.max_s * 1e3:,.2f}"
+    if deadline_ms is not None:
+        yield f"later than {deadline_ms:g} ms", f"{figures.late_share:.2%}"
+        yield "rows/s in time", f"{figures.goodput_rows_s:,.1f}"
+    if figures.unanswered:
+        yield "in flight at the end", f"{figures.unanswered:,}"
+
+
+def _device_table(matrix: AllocationMatrix, kinds: Mapping[str, str], figures: Figures) -> Table:
+    table = Table("device", "kind")
+    table.add_column("busy", justify="right")
+    table.add_column("member x batch size")
+    for heading in ("rows", "rows/job"):
+        table.add_column(heading, justify="right")
+    for name in matrix.devices:
+        instances = [one for one in figures.instances if one.device == name]
+        busy = f"{figures.utilisation[name]:.1%}"
+        if not instances:
+            table.add_row(name, kinds[name], busy, "not used", "", "", end_section=True)
+        for one in instances:
+            table.add_row(
+                *((name, kinds[name], busy) if one is instances[0] else ("", "", "")),
+                f"{one.member} x{matrix.batch(name, one.member)}",
+                f"{one.rows:,}",
+                f"{one.mean_batch:.1f}",
+                end_section=one is instances[-1],
+            )
+    return table

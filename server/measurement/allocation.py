@@ -1,14 +1,15 @@
-"""Lets the real server decide between good allocations: the optimum and its neighbours, measured.
+"""Chooses among good allocations by measuring them: the optimum by the model and its neighbours.
 
-Runs in the process of the command line. A configuration and its placement flow in, what was
-measured and the allocation that won flow out. The performance model is a model; where memory is
-short, caches are cold, or batches don't fill, the server is what counts.
+Runs in the process of the command line. A configuration and its placement flow in; the allocation
+that won and what was measured flow out. Each candidate is served by a real server under load: where
+memory is short, caches are cold, or batches don't fill, the performance model may be wrong.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from allocator.matrix import AllocationMatrix
-from allocator.problem import Cells, Problem
-from allocator.search.greedy import Move
+from allocator.problem import Problem
 from allocator.search.halving import Standing, first_seconds, successive_halving
 from allocator.search.neighbours import Neighbour, neighbours
 from allocator.search.search import Allocation
@@ -26,23 +26,28 @@ from allocator.search.throughput import solve_throughput
 from server.config import Config
 from server.deployment.placement import PlacementResult
 from server.errors import StartError
-from server.measurement.rate import ServedRate, intensity
+from server.measurement.load import make_requests, measure_rows_s
+from server.measurement.server import MeasurementError, measured_server
 
 __all__ = [
-    "Measure",
-    "MeasuredScorer",
-    "Trial",
+    "Intensity",
+    "MeasuredAllocation",
+    "intensity",
     "measure_allocation",
-    "print_trials",
-    "trials_document",
+    "measurements_document",
+    "print_measurements",
+    "served_rows_s",
 ]
 
-#: Rows/s of a matrix, measured for so many seconds; 0 if it can't be served.
-Measure = Callable[[AllocationMatrix, float], float]
+_MIN_CLIENTS = 8
+#: While one batch of each instance runs, the next one waits.
+_BATCHES_IN_FLIGHT = 2
+#: An answer should take less than a measurement.
+_MAX_ANSWER_S = 0.5
 
 
 @dataclass(frozen=True)
-class Trial:
+class MeasuredAllocation:
     """What was measured of one allocation.
 
     Attributes:
@@ -60,35 +65,72 @@ class Trial:
     seconds: float
 
 
-class MeasuredScorer:
-    """Scores cells by measuring them, as `allocator.search.greedy.Scorer` demands; each only once.
+@dataclass(frozen=True)
+class Intensity:
+    """How much load there is.
 
-    Args:
-        problem: members, devices and profiles.
-        measure: what measures.
-        seconds: how long.
+    Attributes:
+        clients: with one request in flight each.
+        rows: of each request.
     """
 
-    def __init__(self, problem: Problem, measure: Measure, *, seconds: float) -> None:
-        self._problem, self._measure, self._seconds = problem, measure, seconds
-        self._cells = problem.empty()
-        self._known: dict[AllocationMatrix, float] = {}
+    clients: int
+    rows: int
 
-    def score(self, cells: Cells) -> float:
-        """Rows/s of these cells, from which moves start now."""
-        self._cells = cells.copy()
-        matrix = self._problem.matrix(cells)
-        if matrix not in self._known:
-            self._known[matrix] = self._measure(matrix, self._seconds)
-        return self._known[matrix]
 
-    def score_move(self, move: Move) -> float:
-        """Rows/s after a move."""
-        before, after = self._cells, self._cells.copy()
-        after[move.device, move.member] = move.batch
-        score = self.score(after)
-        self._cells = before
-        return score
+def intensity(
+    config: Config, matrices: Iterable[AllocationMatrix], *, expected_rows_s: float
+) -> Intensity:
+    """Return a load that keeps all of some matrices busy; one for all, since they compete.
+
+    Args:
+        config: which models are loaded, and what their deadlines are.
+        matrices: the candidates.
+        expected_rows_s: by the performance model.
+    """
+    models = len(_loaded_models(config))
+    deadlines_s = [one.deadline_ms / 1e3 for one in config.ensembles.values() if one.deadline_ms]
+    answer_s = min([_MAX_ANSWER_S, *(deadline_s / 2 for deadline_s in deadlines_s)])
+    most = max(sum(column) for one in matrices for column in zip(*one.cells, strict=True))
+    rows = models * min(_BATCHES_IN_FLIGHT * most, expected_rows_s * answer_s)
+    clients = max(_MIN_CLIENTS, models)
+    return Intensity(clients, max(1, math.ceil(rows / clients)))
+
+
+def _loaded_models(config: Config) -> list[str]:
+    """The models that requests are for in equal shares: all ensembles, or else all members."""
+    return list(config.ensembles or config.members)
+
+
+def served_rows_s(
+    path: Path, config: Config, matrix: AllocationMatrix, load: Intensity, seconds: float
+) -> float:
+    """Serve a configuration by a matrix, and return how many rows per second it answers.
+
+    Args:
+        path: the configuration file.
+        config: what it holds.
+        matrix: which member runs where.
+        load: the load.
+        seconds: how long to measure.
+
+    Raises:
+        MeasurementError: if it can't be served, or a request fails.
+    """
+    sizes = {model: _image_size(config, model) for model in _loaded_models(config)}
+    with measured_server(path, matrix) as address:
+        requests = make_requests(
+            address, sizes, load.rows, max_bytes=int(config.server.max_request_bytes)
+        )
+        return measure_rows_s(address, requests, load.clients, seconds)
+
+
+def _image_size(config: Config, model: str) -> int:
+    """The largest image that a member of a model resizes to, 0 if none takes images."""
+    ensemble = config.ensembles.get(model)
+    names = ensemble.members if ensemble else (model,)
+    inputs = [config.members[name].input for name in names]
+    return max(one.image.size if one else 0 for one in inputs)
 
 
 def measure_allocation(
@@ -98,17 +140,17 @@ def measure_allocation(
     *,
     longest_s: float,
     seed: int = 0,
-    on_line: Callable[[str], None] = lambda line: None,
-) -> tuple[Allocation, tuple[Trial, ...]]:
+    log: Callable[[str], None] = lambda line: None,
+) -> tuple[Allocation, tuple[MeasuredAllocation, ...]]:
     """Measure a placement's allocation and its neighbours by successive halving.
 
     Args:
         path: the configuration file.
-        config: what it says.
+        config: what it holds.
         placement: the optimum by the performance model, its spare memory left.
         longest_s: seconds of a measurement in the last round.
-        seed: of all chance.
-        on_line: called with what is going on, a line at a time.
+        seed: of everything random.
+        log: called with progress, a line at a time.
 
     Returns:
         The allocation that won, and what was measured of all, the best first.
@@ -122,35 +164,37 @@ def measure_allocation(
     candidates = neighbours(problem, problem.cells_of(found.matrix), fill=fill, seed=seed)
     matrices = [problem.matrix(one.cells) for one in candidates]
     load = intensity(config, matrices, expected_rows_s=found.throughput_rows_s)
-    failures: list[str] = []
-    rate = ServedRate(path, config, load, failures.append)
 
     def measure(index: int, seconds: float) -> float:
-        rows_s = rate(matrices[index], seconds)
-        told = f"{rows_s:.4g} rows/s" if rows_s else f"fails, {(*failures, 'no answer')[0]}"
-        on_line(f"measured for {seconds:.3g} s: {candidates[index].what}: {told}")
-        failures.clear()
+        try:
+            rows_s = served_rows_s(path, config, matrices[index], load, seconds)
+            result = f"{rows_s:.4g} rows/s" if rows_s else "fails, no answer"
+        except MeasurementError as error:
+            rows_s, result = 0.0, f"fails, {error}"
+        log(f"measured for {seconds:.3g} s: {candidates[index].what}: {result}")
         return rows_s
 
-    on_line(f"measuring {len(matrices)} allocations: {load.clients} clients, {load.rows} rows each")
+    log(f"measuring {len(matrices)} allocations: {load.clients} clients, {load.rows} rows each")
     standings = successive_halving(
         range(len(matrices)), measure, first_s=first_seconds(len(matrices), longest_s)
     )
-    trials = tuple(_trial(problem, candidates[one.candidate], one) for one in standings)
-    if not trials[0].rows_s:
+    measured = tuple(_measured(problem, candidates[one.candidate], one) for one in standings)
+    if not measured[0].rows_s:
         raise StartError("no allocation can be served, see above")
     best = replace(
         found,
-        matrix=trials[0].matrix,
+        matrix=measured[0].matrix,
         solver="measured",
-        throughput_rows_s=trials[0].predicted_rows_s,
+        throughput_rows_s=measured[0].predicted_rows_s,
         elapsed_s=found.elapsed_s + time.monotonic() - started,
     )
-    return best, trials
+    return best, measured
 
 
-def _trial(problem: Problem, candidate: Neighbour, standing: Standing[int]) -> Trial:
-    return Trial(
+def _measured(
+    problem: Problem, candidate: Neighbour, standing: Standing[int]
+) -> MeasuredAllocation:
+    return MeasuredAllocation(
         what=candidate.what,
         matrix=problem.matrix(candidate.cells),
         rows_s=standing.score,
@@ -159,27 +203,17 @@ def _trial(problem: Problem, candidate: Neighbour, standing: Standing[int]) -> T
     )
 
 
-def print_trials(console: Console, trials: Sequence[Trial]) -> None:
+def print_measurements(console: Console, measured: Sequence[MeasuredAllocation]) -> None:
     """Print what was measured of each allocation, beside what the performance model says."""
-    table = Table(title="measured allocations", title_justify="left")
-    table.add_column("allocation")
+    table = Table("allocation", title="measured allocations", title_justify="left")
     for heading in ("rows/s", "predicted", "seconds"):
         table.add_column(heading, justify="right")
-    for one in trials:
+    for one in measured:
         rate = f"{one.rows_s:,.4g}" if one.rows_s else "fails"
         table.add_row(one.what, rate, f"{one.predicted_rows_s:,.4g}", f"{one.seconds:.3g}")
     console.print(table)
 
 
-def trials_document(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """Return what was measured as the result file tells it, the best first."""
-    return [
-        {
-            "what": one.what,
-            "matrix": one.matrix.cells,
-            "rows_s": one.rows_s,
-            "predicted_rows_s": one.predicted_rows_s,
-            "seconds": one.seconds,
-        }
-        for one in trials
-    ]
+def measurements_document(measured: Sequence[MeasuredAllocation]) -> list[dict[str, Any]]:
+    """Return what was measured as in the result file, the best first."""
+    return [vars(one) | {"matrix": one.matrix.cells} for one in measured]

@@ -7,11 +7,9 @@ of a child process that serves them flows out; the child is stopped whatever hap
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import select
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,26 +19,24 @@ from pathlib import Path
 from typing import IO, Any
 
 from allocator.matrix import AllocationMatrix
+from server.errors import StartError
 
-__all__ = ["MeasurementError", "measured_server", "serve_for_parent", "unguarded"]
+__all__ = ["MeasurementError", "measured_server", "without_access_control"]
 
+#: The program of the child, by name: what measures need not know the command line.
+_PROGRAM = "server.cli.serve_for_parent"
 #: Models are loaded and warmed up before a server is ready.
 _START_S = 300.0
-#: Nothing is in flight when it is told to stop.
+#: Nothing is in flight when the server is stopped.
 _STOP_S = 30.0
-_PR_SET_PDEATHSIG = 1
 _READY = b"ready http="
 _ERROR = "error: "
-#: It is for its parent alone, on the loopback address, and all requests are one client's.
-_UNGUARDED: dict[str, Any] = {"tls": None, "api_keys": [], "api_keys_file": None}
 _SERVER = "ENSEMBLED_SERVER"
-_COMMAND = (
-    "from server.stdout import keep_stdout; keep_stdout(); "
-    "from server.measurement.server import serve_for_parent; serve_for_parent()"
-)
+#: The server is for its parent alone, on the loopback address.
+_NO_ACCESS_CONTROL: dict[str, Any] = {"tls": None, "api_keys": [], "api_keys_file": None}
 
 
-class MeasurementError(Exception):
+class MeasurementError(StartError):
     """An allocation could not be measured: it does not start, or does not answer."""
 
 
@@ -66,37 +62,30 @@ def measured_server(config: Path, matrix: AllocationMatrix) -> Iterator[str]:
             yield _wait_ready(process, log)
 
 
-def unguarded(environment: Mapping[str, str]) -> dict[str, str]:
-    """An environment in which a server asks for no keys, and speaks no TLS.
+def without_access_control(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a server has no API keys, TLS, or limit per client.
 
     Args:
         environment: with which the configuration was found to be valid.
     """
-    guards = tuple(f"{_SERVER}__{key}".upper() for key in _UNGUARDED)
-    kept = {name: text for name, text in environment.items() if not name.upper().startswith(guards)}
+    removed = tuple(f"{_SERVER}__{key}".upper() for key in _NO_ACCESS_CONTROL)
+    kept = {
+        name: value for name, value in environment.items() if not name.upper().startswith(removed)
+    }
     section = json.loads(kept.get(_SERVER) or "{}")
     limit = {f"{_SERVER}__LIMITS__CLIENT_REQUESTS": "0"}
-    return {**kept, **limit, _SERVER: json.dumps({**section, **_UNGUARDED})}
-
-
-def serve_for_parent() -> None:
-    """Be the command line in a child process, which is told to stop when its parent dies."""
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: the parent's block must do
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    from server.cli.main import main  # noqa: PLC0415 (only the child is a command line)
-
-    main()
+    return {**kept, **limit, _SERVER: json.dumps({**section, **_NO_ACCESS_CONTROL})}
 
 
 @contextlib.contextmanager
 def _child(config: Path, allocation: int, log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    listen = ("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0")
     process = subprocess.Popen(
         [
-            *(sys.executable, "-P", "-c", _COMMAND, "serve", str(config), *listen),
+            *(sys.executable, "-P", "-m", _PROGRAM, "serve", str(config)),
+            *("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0"),
             *("--allocation", f"/dev/fd/{allocation}"),
         ],
-        env=unguarded(os.environ),
+        env=without_access_control(os.environ),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,
@@ -117,10 +106,10 @@ def _child(config: Path, allocation: int, log: IO[bytes]) -> Iterator[subprocess
 
 
 def _wait_ready(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
-    """Return the address that the server tells once it is ready.
+    """Return the address that the server prints once it is ready.
 
     Raises:
-        MeasurementError: if it ends or takes too long; with the reason that it gave.
+        MeasurementError: if it exits, with the reason that it printed, or takes too long.
     """
     assert process.stdout is not None
     output, deadline = b"", time.monotonic() + _START_S
@@ -129,18 +118,18 @@ def _wait_ready(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
         for line in lines:
             if line.startswith(_READY):
                 return line.removeprefix(_READY).split()[0].decode()
-        left = max(0.0, deadline - time.monotonic())
-        if not select.select([process.stdout], [], [], left)[0]:
+        left_s = max(0.0, deadline - time.monotonic())
+        if not select.select([process.stdout], [], [], left_s)[0]:
             raise MeasurementError(f"it is not ready after {_START_S:.0f} s")
         chunk = os.read(process.stdout.fileno(), 4096)
         if not chunk:
-            raise MeasurementError(f"it does not start: {_last_words(log)}")
+            raise MeasurementError(f"it does not start: {_reason(log)}")
         output += chunk
 
 
-def _last_words(log: IO[bytes]) -> str:
-    """The first error that the server told, or else its last line."""
+def _reason(log: IO[bytes]) -> str:
+    """The first error in the server's log, or else its last line."""
     log.seek(0)
     lines = log.read().decode(errors="replace").strip().splitlines()
     errors = [line.removeprefix(_ERROR) for line in lines if line.startswith(_ERROR)]
-    return next(iter(errors or lines[-1:]), "it said nothing")
+    return next(iter(errors or lines[-1:]), "it printed nothing")

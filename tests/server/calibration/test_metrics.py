@@ -14,7 +14,7 @@ from server.calibration.metrics import (
     brier,
     calibration_error,
     log_loss,
-    quality,
+    measure,
     reliability,
 )
 
@@ -34,7 +34,7 @@ def test_metrics_are_those_of_scikit_learn(seed):
     assert accuracy(p, y) == reference.accuracy_score(y, p.argmax(axis=1))
     each = sum(reference.brier_score_loss(y == c, p[:, c], pos_label=True) for c in classes)
     assert brier(p, y) == pytest.approx(each)
-    found = quality(p, y)
+    found = measure(p, y)
     assert (found.accuracy, found.log_loss) == (accuracy(p, y), log_loss(p, y))
     assert (found.brier, found.calibration_error) == (brier(p, y), calibration_error(p, y))
 

@@ -211,7 +211,8 @@ def test_a_member_that_fails_is_named(files):
     members["poor"]["fake"] |= {"fail": "nan"}
     result = files.calibrate(config=files.config(config_of(members)))
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.startswith("error: poor: it answers 500: ")
+    problem = "member 'poor' failed: not a finite number in its output"
+    assert result.stderr == f"error: poor: {problem}\n"
 
 
 @pytest.mark.process
@@ -220,7 +221,7 @@ def test_logits_that_are_called_probabilities(files):
     members["soft"] |= {"output": "probabilities", "temperature": 1.0}
     result = files.calibrate(config=files.config(config_of(members)))
     assert result.exit_code == 2, result.output
-    assert "members.soft.output: what it gives for row 0 are no probabilities" in result.stderr
+    assert "members.soft.output: row 0 has no probabilities (they add up to " in result.stderr
 
 
 MISTAKES = [

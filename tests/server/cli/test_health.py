@@ -5,7 +5,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from typer.testing import CliRunner
 
-from server.cli.health import ask_ready
+from server.cli.health import check_ready
 from server.cli.main import app
 from server.config import Config, override_server
 from server.errors import ConfigError, StartError
@@ -63,14 +63,14 @@ def configured(**server):
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_a_server_that_is_ready(answering, host):
     config = configured(host=host, http_port=answering.server_port)
-    line = ask_ready(config, timeout_s=10)
+    line = check_ready(config, timeout_s=10)
     assert line == f"127.0.0.1:{answering.server_port} is ready"
 
 
 def test_a_server_that_is_not_ready(answering):
     answering.status = 503
     with pytest.raises(StartError, match="is not ready: /v2/health/ready answers 503"):
-        ask_ready(configured(http_port=answering.server_port), timeout_s=10)
+        check_ready(configured(http_port=answering.server_port), timeout_s=10)
 
 
 def test_no_server(answering):
@@ -78,31 +78,31 @@ def test_no_server(answering):
     answering.shutdown()
     answering.server_close()
     with pytest.raises(StartError, match=rf"127.0.0.1:{port} does not answer: .*refused"):
-        ask_ready(configured(http_port=port), timeout_s=10)
+        check_ready(configured(http_port=port), timeout_s=10)
 
 
 def test_a_server_with_a_certificate_for_other_names(answering, encrypted):
     config = configured(http_port=answering.server_port, tls=encrypted())
-    assert ask_ready(config, timeout_s=10).endswith(" is ready")
+    assert check_ready(config, timeout_s=10).endswith(" is ready")
     with pytest.raises(StartError, match="does not answer"):
-        ask_ready(configured(http_port=answering.server_port), timeout_s=10)
+        check_ready(configured(http_port=answering.server_port), timeout_s=10)
 
 
 def test_a_server_that_wants_to_see_a_certificate_is_shown_its_own(answering, encrypted):
     config = configured(http_port=answering.server_port, tls=encrypted(wants_certificate=True))
-    assert ask_ready(config, timeout_s=10).endswith(" is ready")
+    assert check_ready(config, timeout_s=10).endswith(" is ready")
 
 
 def test_a_server_that_takes_only_other_certificates(answering, encrypted, tmp_path):
     (tmp_path / "other").mkdir()
     section = encrypted(wants_certificate=True, signed_by=Authority(tmp_path / "other"))
     with pytest.raises(StartError, match="does not answer"):
-        ask_ready(configured(http_port=answering.server_port, tls=section), timeout_s=10)
+        check_ready(configured(http_port=answering.server_port, tls=section), timeout_s=10)
 
 
 def test_any_free_port_is_not_to_be_found():
     with pytest.raises(ConfigError, match="http_port is 0"):
-        ask_ready(configured(http_port=0), timeout_s=10)
+        check_ready(configured(http_port=0), timeout_s=10)
 
 
 def test_the_command_takes_its_configuration_from_the_environment(answering, tmp_path, monkeypatch):

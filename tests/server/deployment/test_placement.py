@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from server.cli.simulate_inputs import configured
+from server.cli.simulate import scenario_from_config
 from server.config import load_config
 from server.deployment.allocation_file import read_allocation
 from server.deployment.placement import find_devices, place
@@ -87,7 +87,7 @@ def test_an_allocation_file_that_can_not_be_read(tmp_path):
         read(loaded)
     (tmp_path / "allocation.json").unlink()
     with pytest.raises(ConfigError, match="No such file"):
-        configured(loaded, None, seed=0)
+        scenario_from_config(loaded, None, seed=0)
 
 
 def test_what_is_known_is_not_called_an_estimate(tmp_path):

@@ -15,17 +15,11 @@ from serving import fake, title, wait_for
 from typer.testing import CliRunner
 
 import server.measurement.allocation
-from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
-from allocator.problem import Problem
-from allocator.profiles import Profile, Profiles
-from allocator.search.greedy import greedy
 from server.cli.main import app
 from server.config import load_config
-from server.measurement.allocation import MeasuredScorer
-from server.measurement.load import Exchange, measure_rows_s, rows_within
-from server.measurement.rate import Intensity, ServedRate, intensity
-from server.measurement.requests import load_requests
+from server.measurement.allocation import Intensity, intensity, served_rows_s
+from server.measurement.load import Exchange, make_requests, measure_rows_s, rows_within
 from server.measurement.server import MeasurementError, measured_server
 
 #: Batches of 8 take as long as those of 1, on two devices that share the cores.
@@ -144,20 +138,14 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
 
-def requests_of(stub, rows=4, most_bytes=1 << 20):
-    return load_requests(
-        stub.address,
-        ["pixels", "tensors"],
-        rows,
-        image_sizes={"pixels": 5},
-        most_bytes=most_bytes,
-    )
+def requests_of(stub, rows=4, max_bytes=1 << 20):
+    return make_requests(stub.address, {"pixels": 5, "tensors": 0}, rows, max_bytes=max_bytes)
 
 
 def test_requests_are_what_the_models_take():
     with Stub() as stub:
         pixels, tensors = requests_of(stub)
-        small = requests_of(stub, most_bytes=4 * 75)
+        small = requests_of(stub, max_bytes=4 * 75)
     length = int(pixels.headers["Inference-Header-Content-Length"])
     (image,) = json.loads(pixels.body[:length])["inputs"]
     assert (image["name"], image["datatype"], image["shape"]) == ("image", "UINT8", [4, 5, 5, 3])
@@ -195,40 +183,15 @@ def test_a_request_that_fails_ends_the_measurement():
 # -- the search --------------------------------------------------------------------------------
 
 
-def two_parts():
-    profiles = [Profile(name, "K", batch, 0.01, 1) for name in "ab" for batch in (1, 8)]
-    devices = tuple(Device(name, "K", 10) for name in DEVICES)
-    return Problem(("a", "b"), devices, Profiles(profiles))
-
-
-def test_greedy_by_measurements_and_each_matrix_is_measured_once():
-    asked = []
-
-    def measure(matrix, seconds):
-        asked.append((matrix, seconds))
-        return float(sum(map(sum, matrix.cells)))
-
-    scorer = MeasuredScorer(two_parts(), measure, seconds=0.5)
-    best = greedy(two_parts(), np.array([[1, 0], [0, 1]]), scorer)
-    assert best.tolist() == [[8, 8], [8, 8]]
-    assert len(asked) == len(set(asked))
-    assert {seconds for _, seconds in asked} == {0.5}
-
-
 def allocate_by(monkeypatch, path, rows_s):
     """Run the command, with a server that gives each matrix the rows/s of a function."""
 
-    class Rate:
-        def __init__(self, path, config, load, on_failure):
-            self.on_failure = on_failure
+    def served(path, config, matrix, load, seconds):
+        if found := rows_s(matrix):
+            return found
+        raise MeasurementError("it does not start: out of memory")
 
-        def __call__(self, matrix, seconds):
-            score = rows_s(matrix)
-            if not score:
-                self.on_failure("it does not start: out of memory")
-            return score
-
-    monkeypatch.setattr(server.measurement.allocation, "ServedRate", Rate)
+    monkeypatch.setattr(server.measurement.allocation, "served_rows_s", served)
     return invoke("allocate", path, "--measure-s", "1", "--json")
 
 
@@ -313,8 +276,8 @@ def test_the_command_measures_and_its_result_can_be_served(write, serve, tmp_pat
     }
 
 
-def served_rate(path, failures):
-    return ServedRate(path, load_config(path), Intensity(2, 4), failures.append)
+def served(path, matrix):
+    return served_rows_s(path, load_config(path), matrix, Intensity(2, 4), 0.2)
 
 
 @pytest.mark.process
@@ -323,34 +286,30 @@ def test_images_and_tensors_are_served_and_measured(write):
         "a": {"model": "fake", "fake": {"inputs": {"x": [3, 8, 8]}, "outputs": 2}, "input": IMAGE},
         "b": fake(1),
     }
-    failures = []
     # Who measures is asked for no key, and is not one client among many.
     server = {
         "api_keys": [{"name": "alice", "hash": "sha256:" + "0" * 64}],
         "limits": {"client_requests": 1},
     }
-    rate = served_rate(write(members=members, ensembles={}, server=server), failures)
-    assert rate(matrix((8, 0), (0, 8)), 0.2) > 0
-    assert failures == []
+    path = write(members=members, ensembles={}, server=server)
+    assert served(path, matrix((8, 0), (0, 8))) > 0
 
 
 @pytest.mark.process
-def test_an_allocation_that_does_not_start_is_worth_nothing(write):
-    failures = []
-    rate = served_rate(write(), failures)
-    assert rate(AllocationMatrix(("a", "b"), ("part.9",), ((8, 8),)), 0.2) == 0
-    (reason,) = failures
+def test_an_allocation_that_does_not_start(write):
+    with pytest.raises(MeasurementError) as error:
+        served(write(), AllocationMatrix(("a", "b"), ("part.9",), ((8, 8),)))
+    reason = str(error.value)
     assert reason.startswith("it does not start: ")
     assert reason.endswith("device 'part.9' is not there")
     assert no_servers_are_left()
 
 
 @pytest.mark.process
-def test_an_allocation_that_runs_out_of_memory_is_worth_nothing(write):
-    failures = []
+def test_an_allocation_that_runs_out_of_memory(write):
     path = write(members={"a": fake(fail="alloc"), "b": fake()})
-    assert served_rate(path, failures)(matrix((8, 8)), 0.2) == 0
-    assert failures[0].startswith("it answers 500")
+    with pytest.raises(MeasurementError, match="^it answers 500"):
+        served(path, matrix((8, 8)))
     assert no_servers_are_left()
 
 

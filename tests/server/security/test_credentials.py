@@ -8,7 +8,7 @@ from certificates import Authority
 from server.cli.key import make_key
 from server.config import ServerConfig, load_config
 from server.errors import ConfigError
-from server.measurement.server import unguarded
+from server.measurement.server import without_access_control
 from server.security.credentials import read_credentials
 from server.security.spec import SecuritySpec
 from server.security.tls import make_context
@@ -260,7 +260,7 @@ def test_a_server_that_measures_asks_its_parent_for_nothing(authority, tmp_path,
         "ENSEMBLED_SERVER__TLS__KEY": str(key),
         "ENSEMBLED_SERVER__MAX_IMAGE_PIXELS": "9",
     }
-    for name, value in unguarded(environment).items():
+    for name, value in without_access_control(environment).items():
         monkeypatch.setenv(name, value)
     config = load_config(path)
     assert read_credentials(config.server).spec == SecuritySpec()

@@ -5,13 +5,12 @@ import pytest
 import yaml
 from scipy import special
 
-from server.calibration.combining import Rule
 from server.calibration.dataset import split_rows
-from server.calibration.fitting import Options, fit
-from server.calibration.fragment import fragment
-from server.calibration.judging import judge
-from server.calibration.subject import Subject
-from server.calibration.temperatures import HIGHEST
+from server.calibration.evaluation import evaluate
+from server.calibration.fitting import FitOptions, fit
+from server.calibration.report import yaml_fragment
+from server.calibration.target import CalibrationTarget, EnsembleRule
+from server.calibration.temperature_scaling import HIGHEST
 from server.config import EnsembleConfig, MemberConfig
 from server.errors import ConfigError
 from server.members.agreement import ClassMap
@@ -23,7 +22,7 @@ NAMES = ("a", "b", "on")
 WEIGHTS = {"weights": [1.0, 2.0, 3.0]}
 
 
-def subject_of(rule="mean", meaning="logits", stages=None, **options):
+def target_of(rule="mean", meaning="logits", stages=None, **options):
     names = NAMES
     network = {"model": "fake", "fake": {"inputs": {"x": [4]}, "outputs": 4}}
     if meaning == "class":
@@ -36,7 +35,7 @@ def subject_of(rule="mean", meaning="logits", stages=None, **options):
     )
     ensemble = EnsembleConfig.model_validate({"members": names, "rule": rule, **options})
     stages = stages or tuple((name,) for name in names)
-    return Subject("all", ensemble, members, ClassMap(), stages, "as listed", None)
+    return CalibrationTarget("all", ensemble, members, ClassMap(), stages, "as listed", None)
 
 
 def rows_of(seed=0, rows=200):
@@ -46,61 +45,61 @@ def rows_of(seed=0, rows=200):
     return special.softmax(2 * (2 * np.eye(4)[y] + noise), axis=2), y
 
 
-def both(subject, **options):
+def both(target, **options):
     p, y = rows_of()
     rows = split_rows(y, 0.5, 0)
-    found = fit(subject, p, y, rows=rows[0], options=Options(**options))
-    return found, judge(subject, found, Rule(subject, None, ""), p, y, rows=rows)
+    found = fit(target, p, y, rows=rows[0], options=FitOptions(**options))
+    return found, evaluate(target, found, EnsembleRule(target, None, ""), p, y, rows=rows)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_every_rule(rule):
     options = WEIGHTS if rule in {"weighted_mean", "weighted_vote"} else {}
     options |= {"trim": 0.4} if rule == "trimmed_mean" else {}
-    subject = subject_of(rule, **options)
-    found, report = both(subject)
-    assert "mean" in report.combined
-    assert (f"{rule}, as configured" in report.combined) == (rule != "mean")
-    for one in report.combined.values():
+    target = target_of(rule, **options)
+    found, evaluation = both(target)
+    assert "mean" in evaluation.combined
+    assert (f"{rule}, as configured" in evaluation.combined) == (rule != "mean")
+    for one in evaluation.combined.values():
         assert 0.3 < one.accuracy <= 1
-    written = yaml.safe_load(fragment(subject, found, "about"))
+    written = yaml.safe_load(yaml_fragment(target, found, "about"))
     assert written["ensembles"]["all"]["rule"] == rule
     # What is written down is valid together with what was there before.
     EnsembleConfig.model_validate({"members": NAMES, **options} | written["ensembles"]["all"])
     assert set(written["members"]) == set(NAMES), "also one whose name YAML takes for a truth value"
-    assert report.members["a"].after.log_loss < report.members["a"].before.log_loss
+    assert evaluation.members["a"].after.log_loss < evaluation.members["a"].before.log_loss
 
 
 @pytest.mark.parametrize("weighting", ["fitted", "selected"])
 def test_weights_that_are_asked_for(weighting):
-    subject = subject_of("vote")
-    found, report = both(subject, weighting=weighting)
-    written = yaml.safe_load(fragment(subject, found, "about"))["ensembles"]["all"]
+    target = target_of("vote")
+    found, evaluation = both(target, weighting=weighting)
+    written = yaml.safe_load(yaml_fragment(target, found, "about"))["ensembles"]["all"]
     assert written["rule"] == "weighted_mean"
     config = EnsembleConfig.model_validate({"members": NAMES, **written})
     assert config.weights == (found.weights if weighting == "fitted" else found.selection)
     name = "weighted mean, fitted" if weighting == "fitted" else "greedy selection"
-    assert report.cascade.whole_accuracy == report.combined[name].accuracy
+    assert evaluation.cascade.whole_accuracy == evaluation.combined[name].accuracy
 
 
 def test_classes_have_no_temperature():
-    subject = subject_of("vote", meaning="class")
+    target = target_of("vote", meaning="class")
     p, y = rows_of()
     p = np.eye(4)[p.argmax(axis=2)]
     rows = split_rows(y, 0.5, 0)
-    found = fit(subject, p, y, rows=rows[0], options=Options())
+    found = fit(target, p, y, rows=rows[0], options=FitOptions())
     assert found.temperatures == (1, 1, 1)
     np.testing.assert_array_equal(found.predictions, p)
-    text = fragment(subject, found, "about")
+    text = yaml_fragment(target, found, "about")
     assert "temperature:" not in text
     assert yaml.safe_load(text)["ensembles"]["all"]["rule"] == "vote"
 
 
 def test_a_member_that_is_right_in_all_rows_keeps_its_temperature():
-    subject = subject_of()
+    target = target_of()
     p, y = rows_of()
     p[0] = 0.1 + 0.6 * np.eye(4)[y]
-    found = fit(subject, p, y, rows=np.arange(100), options=Options())
+    found = fit(target, p, y, rows=np.arange(100), options=FitOptions())
     assert found.temperatures[0] == 1
     assert "a is right in all rows: its temperature can't be fitted" in found.notes
 
@@ -108,21 +107,21 @@ def test_a_member_that_is_right_in_all_rows_keeps_its_temperature():
 def test_a_member_that_knows_nothing_has_the_highest_temperature():
     p, y = rows_of()
     p[1] = 0.1 + 0.6 * np.eye(4)[(y + 1) % 4]
-    found = fit(subject_of(), p, y, rows=np.arange(100), options=Options())
+    found = fit(target_of(), p, y, rows=np.arange(100), options=FitOptions())
     assert found.temperatures[1] == HIGHEST
     assert any(note.startswith("b is no better than chance") for note in found.notes)
 
 
 def test_one_stage_is_no_cascade():
-    found, report = both(subject_of(stages=(NAMES,)))
+    found, evaluation = both(target_of(stages=(NAMES,)))
     assert found.confidence is None
-    assert report.cascade is None
+    assert evaluation.cascade is None
     assert "no cascade: there is only one stage" in found.notes
 
 
 def test_a_rule_that_fails(tmp_path):
     (tmp_path / "own.py").write_text("def rule(predictions, **_):\n    raise ValueError('no')\n")
-    subject = subject_of("own:rule")
+    target = target_of("own:rule")
     p, y = rows_of()
     with pytest.raises(ConfigError, match="own:rule"):
-        fit(subject, p, y, rows=np.arange(100), options=Options(), directory=str(tmp_path))
+        fit(target, p, y, rows=np.arange(100), options=FitOptions(), directory=str(tmp_path))

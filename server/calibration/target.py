@@ -1,7 +1,7 @@
-"""What is calibrated: an ensemble, its members and classes, and in which order they are asked.
+"""What is calibrated: an ensemble with its members, classes, rule and the stages of its cascade.
 
-Runs in the process of the command line. A configuration flows in, what there is to know before any
-prediction flows out, or why the ensemble can't be calibrated.
+Runs in the process of the command line, into which a custom rule is imported. A configuration flows
+in; what is known before any prediction flows out, or why the ensemble can't be calibrated.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from allocator.matrix import AllocationMatrix
+from server.calibration.cascade_thresholds import StageAnswers
+from server.calibration.metrics import ClassIndices, Floats
 from server.config import Config, EnsembleConfig
 from server.config.base import did_you_mean
 from server.deployment.allocation_file import read_allocation
@@ -24,9 +26,10 @@ from server.members.inspect import inspect_members
 from server.members.member import InspectedMember
 from server.profiling import Measurements
 from server.profiling.progress import progress_on_stderr
-from workers.runtime.spec import TensorSpec
+from workers.rules import RuleError, combination, is_custom
+from workers.runtime.spec import EnsembleSpec, TensorSpec
 
-__all__ = ["Subject", "find_subject", "stage_order"]
+__all__ = ["CalibrationTarget", "EnsembleRule", "find_target", "stage_order"]
 
 Array = npt.NDArray[Any]
 
@@ -35,7 +38,7 @@ _SEARCH_S = 1.0
 
 
 @dataclass(frozen=True)
-class Subject:
+class CalibrationTarget:
     """An ensemble that can be calibrated.
 
     Attributes:
@@ -67,23 +70,90 @@ class Subject:
         """What clients send."""
         return self.members[0].client_inputs
 
-    def aligned(self, predictions: Sequence[Array]) -> npt.NDArray[np.float64]:
-        """Members' own predictions in the ensemble's classes, [members, rows, classes].
+    def align(self, predictions: Sequence[Array]) -> Floats:
+        """Map members' own classes to the ensemble's, [members, rows, classes].
 
         Args:
             predictions: of each member, [rows, its classes].
         """
         if not self.classes.columns:
             return np.stack(predictions).astype(np.float64)
-        found = [
+        aligned = [
             # One column more, of zeros, for classes that a member does not know: they are -1.
             np.pad(one, ((0, 0), (0, 1)))[:, list(columns)]
             for one, columns in zip(predictions, self.classes.columns, strict=True)
         ]
-        return np.stack(found).astype(np.float64)
+        return np.stack(aligned).astype(np.float64)
 
 
-def find_subject(config: Config, name: str | None) -> Subject:
+class EnsembleRule:
+    """The combination rule of an ensemble, by the code that the server runs.
+
+    Args:
+        target: the ensemble.
+        weights: instead of the configured rule, the weighted mean with these.
+        directory: of custom rules.
+
+    Raises:
+        ConfigError: if there is no such rule.
+    """
+
+    def __init__(
+        self, target: CalibrationTarget, weights: Sequence[float] | None, directory: str
+    ) -> None:
+        config = target.config
+        self.name = config.rule if weights is None else "weighted_mean"
+        self.weights = tuple(weights) if weights is not None else config.weights
+        self._names = [member.name for member in target.members]
+        spec = EnsembleSpec(
+            name=target.name,
+            members=tuple(range(len(self._names))),
+            rule=self.name,
+            weights=self.weights or (),
+            quorum=1,
+            output=TensorSpec("output", "FP32", (target.number_of_classes,)),
+            trim=config.resolved_trim,
+            directory=directory if is_custom(self.name) else "",
+        )
+        try:
+            self._combination = combination(spec, self._names)
+        except RuleError as error:
+            raise ConfigError(f"ensembles.{target.name}.rule: {error}") from None
+
+    def combine(
+        self, predictions: Floats, members: Sequence[str] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """Return the answers over some members, [rows, classes], in FP32 as the server has them.
+
+        Args:
+            predictions: of all members [members, rows, classes].
+            members: names, None for all.
+
+        Raises:
+            ConfigError: if the rule fails.
+        """
+        chosen = sorted(map(self._names.index, self._names if members is None else members))
+        used = predictions[chosen].astype(np.float32)
+        out = np.empty(used.shape[1:], np.float32)
+        try:
+            self._combination.over(chosen)(used, out)
+        except Exception as error:
+            raise ConfigError(f"rule {self.name} fails: {error}") from None
+        return out
+
+    def combine_stages(
+        self, predictions: Floats, y: ClassIndices, stages: Sequence[Sequence[str]]
+    ) -> StageAnswers:
+        """Return the answers after each stage of a cascade."""
+        asked: list[str] = []
+        answers = []
+        for stage in stages:
+            asked.extend(stage)
+            answers.append(self.combine(predictions, asked))
+        return StageAnswers(tuple(map(len, stages)), np.stack(answers), y)
+
+
+def find_target(config: Config, name: str | None) -> CalibrationTarget:
     """Return the ensemble to calibrate.
 
     Args:
@@ -95,7 +165,7 @@ def find_subject(config: Config, name: str | None) -> Subject:
             else in the configuration is wrong.
         StartError: if a member can't run.
     """
-    name = _chosen(config, name)
+    name = _ensemble_name(config, name)
     ensemble = config.ensembles[name]
     known = {member.name: member for member in inspect_members(config)}
     if problems := list(agreement_problems(config, known)):
@@ -111,32 +181,32 @@ def find_subject(config: Config, name: str | None) -> Subject:
             f"ensembles.{name}: its members give values, not classes: calibration needs members "
             f"whose output is logits, probabilities or class"
         )
-    matrix, found = _placed(config, list(known.values()))
-    stages, order = stage_order(ensemble, members, found)
+    matrix, measurements = _allocation(config, list(known.values()))
+    stages, order = stage_order(ensemble, members, measurements)
     classes = match_classes(members, ensemble_labels(name, ensemble))
-    return Subject(name, ensemble, members, classes, stages, order, matrix)
+    return CalibrationTarget(name, ensemble, members, classes, stages, order, matrix)
 
 
 def stage_order(
-    ensemble: EnsembleConfig, members: Sequence[InspectedMember], found: Measurements | None
+    ensemble: EnsembleConfig, members: Sequence[InspectedMember], measurements: Measurements | None
 ) -> tuple[tuple[tuple[str, ...], ...], str]:
-    """The stages of a cascade, and where they come from.
+    """Return the stages of a cascade, and where they come from.
 
-    They are the ensemble's own; or else each member is one, the cheapest first, by what was
-    measured, or by the size of their weights, or as they are listed.
+    They are the ensemble's own; or else each member is one, the cheapest first, by measured time,
+    or by the size of their weights, or as they are listed.
     """
     if ensemble.cascade is not None:
         return ensemble.cascade, "as configured"
     names = [member.name for member in members]
-    if found is not None and (seconds := _row_seconds(names, found)):
-        return _sorted(names, seconds), "each member by itself, by the time it was measured to take"
+    if measurements is not None and (seconds := _row_seconds(names, measurements)):
+        return _by_cost(names, seconds), "each member by itself, by measured time"
     sizes = {member.name: float(member.signature.parameter_bytes) for member in members}
     if all(sizes.values()):
-        return _sorted(names, sizes), "each member by itself, by the size of its weights"
+        return _by_cost(names, sizes), "each member by itself, by the size of its weights"
     return tuple((name,) for name in names), "each member by itself, as they are listed"
 
 
-def _chosen(config: Config, name: str | None) -> str:
+def _ensemble_name(config: Config, name: str | None) -> str:
     names = list(config.ensembles)
     if name is None:
         if len(names) != 1:
@@ -148,10 +218,10 @@ def _chosen(config: Config, name: str | None) -> str:
     return name
 
 
-def _placed(
+def _allocation(
     config: Config, members: Sequence[InspectedMember]
 ) -> tuple[AllocationMatrix, Measurements | None]:
-    """Where the members run while they are asked; nothing is profiled for it."""
+    """Where the members run while they predict; nothing is profiled for it."""
     devices = find_devices(config)
     if config.allocation != "auto":
         return read_allocation(config, members, devices), None
@@ -167,11 +237,11 @@ def _placed(
     return placement.allocation.matrix, placement.found
 
 
-def _row_seconds(names: Sequence[str], found: Measurements) -> dict[str, float]:
+def _row_seconds(names: Sequence[str], measurements: Measurements) -> dict[str, float]:
     """Seconds per row on the first kind of device where all members were measured, if any."""
-    estimated = set(found.estimated)
-    for kind in dict.fromkeys(one.device_kind for one in found.profiles):
-        of_kind = [one for one in found.profiles if one.device_kind == kind]
+    estimated = set(measurements.estimated)
+    for kind in dict.fromkeys(one.device_kind for one in measurements.profiles):
+        of_kind = [one for one in measurements.profiles if one.device_kind == kind]
         seconds = {
             name: min(1 / one.rows_per_s for one in of_kind if one.member == name)
             for name in {one.member for one in of_kind}
@@ -182,5 +252,5 @@ def _row_seconds(names: Sequence[str], found: Measurements) -> dict[str, float]:
     return {}
 
 
-def _sorted(names: Sequence[str], costs: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
-    return tuple((name,) for name in sorted(names, key=lambda name: costs[name]))
+def _by_cost(names: Sequence[str], costs: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
+    return tuple((name,) for name in sorted(names, key=costs.__getitem__))

@@ -5,7 +5,7 @@ import pytest
 from scipy import special, stats
 from sklearn.metrics import roc_auc_score
 
-from server.calibration.outside import detection
+from server.calibration.evaluation import evaluate_detection
 
 
 def members(seed, rows, scale):
@@ -14,7 +14,7 @@ def members(seed, rows, scale):
 
 def test_every_score_as_computed_elsewhere():
     inside, outside = members(0, 40, 3.0), members(1, 30, 1.5)
-    found = detection(inside, outside)
+    found = evaluate_detection(inside, outside)
 
     def scores(p):
         mean = p.mean(axis=0)

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from server.calibration.cascades import (
-    Stages,
+from server.calibration.cascade_thresholds import (
+    StageAnswers,
     allowed_losses,
     choose_thresholds,
     run_cascade,
@@ -24,7 +24,7 @@ def stages_of(seed, rows, sizes=(1, 1, 2), classes=3, noise=1.5):
     p = special.softmax(members, axis=2)
     asked = np.cumsum(sizes)
     answers = np.stack([p[:count].mean(axis=0) for count in asked]).astype(np.float32)
-    return Stages(tuple(sizes), answers, y)
+    return StageAnswers(tuple(sizes), answers, y)
 
 
 def lost(stages, thresholds):
@@ -54,7 +54,7 @@ def test_rows_leave_at_the_first_stage_that_is_sure():
     answers = np.array(
         [[[0.9, 0.1], [0.6, 0.4], [0.5, 0.5]], [[0.5, 0.5], [0.2, 0.8], [0.3, 0.7]]], np.float32
     )
-    stages = Stages((1, 3), answers, np.array([0, 1, 1]))
+    stages = StageAnswers((1, 3), answers, np.array([0, 1, 1]))
     outcome = run_cascade(stages, [0.6])
     assert outcome.stage.tolist() == [0, 0, 1], "a threshold is reached, too, by being equal"
     np.testing.assert_array_equal(outcome.answers, answers[[0, 0, 1], [0, 1, 2]])
@@ -87,7 +87,7 @@ def test_the_loss_on_new_rows_is_what_was_asked_for():
     for seed in range(20):
         stages = stages_of(seed, 4000, noise=0.9)
         fitting, held = (
-            Stages(stages.sizes, stages.answers[:, half], stages.y[half])
+            StageAnswers(stages.sizes, stages.answers[:, half], stages.y[half])
             for half in (slice(2000), slice(2000, None))
         )
         thresholds = choose_thresholds(fitting, 0.01)
@@ -101,7 +101,7 @@ def test_the_loss_on_new_rows_is_what_was_asked_for():
 def test_stages_that_are_utterly_sure_of_wrong_classes():
     answers = np.zeros((2, 50, 2), np.float32)
     answers[0, :10, 1] = answers[0, 10:, 0] = answers[1, :, 0] = 1
-    stages = Stages((1, 1), answers, np.zeros(50, np.int64))
+    stages = StageAnswers((1, 1), answers, np.zeros(50, np.int64))
     assert choose_thresholds(stages, 0.1) is None
     (threshold,) = choose_thresholds(stages, 0.5)
     assert threshold <= 1

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from allocator.profiles import Profile, Profiles
-from server.calibration.subject import stage_order
+from server.calibration.target import stage_order
 from server.profiling import Measurements
 
 NAMES = ("a", "b", "c")

@@ -1,24 +1,23 @@
-"""Chooses how sure each stage of a cascade must be, so that many member-rows are saved.
+"""Confidence thresholds of a cascade: as many member-rows saved as a bounded loss allows.
 
-Runs in the process of the command line; pure. What the members asked up to each stage answer flows
-in, thresholds flow out. Source of cascades by confidence: Wang et al., "Wisdom of Committees: An
-Overlooked Approach To Faster and More Accurate Models" (ICLR 2022).
+Runs in the process of the command line; pure. The answers after each stage flow in, thresholds flow
+out. Source of cascades by confidence: Wang et al., "Wisdom of Committees: An Overlooked Approach To
+Faster and More Accurate Models" (ICLR 2022).
 
-A row is *lost* if it leaves with a wrong class though the whole ensemble has it right. (Rows that
+A row is *lost* if it exits with a wrong class though the whole ensemble has it right. (Rows that
 the cascade has right and the ensemble wrong don't make up for that: they are luck.) After a stage,
 only these thresholds matter: the lowest that loses no row, the lowest that loses one, and so on;
-since of two thresholds that lose as many, the lower one lets more rows leave, and earlier. So all
+since of two thresholds that lose as many, the lower one lets more rows exit, and earlier. So all
 ways to spread the lost rows over the stages are tried, which is exact as long as there are fewer
-than `_STATES`; else those that save most are followed.
+than `_MAX_STATES`; else those that save most are followed.
 
-Safety margin: thresholds are chosen on n rows, which are then the very ones that they suit best.
-One that is just above the surest row that it must not lose loses a new row with a chance of
-1 / (n + 1). So one row per threshold is added to the b that are lost, as in conformal risk control
-(Angelopoulos et al., ICLR 2024), and one standard error of b:
-``b + sqrt(b) + thresholds <= max_loss (n + 1)``. Where n is so small that this allows no b at all,
-none is lost, and the doubt that a threshold lets pass, 1 - threshold, is multiplied by
-``max_loss (n + 1) / thresholds``, on the assumption that the chance to lose a row shrinks at least
-in proportion to the doubt.
+Safety margin: thresholds fit the n rows best that they were chosen on. One that is just above the
+surest row that it must not lose loses a new row with a probability of 1 / (n + 1). So one row per
+threshold is added to the b that are lost, as in conformal risk control (Angelopoulos et al., ICLR
+2024), and one standard error of b: ``b + sqrt(b) + thresholds <= max_loss (n + 1)``. Where n is so
+small that this allows no b at all, none is lost, and the doubt that a threshold lets pass,
+1 - threshold, is multiplied by ``max_loss (n + 1) / thresholds``, on the assumption that the
+probability to lose a row shrinks at least in proportion to the doubt.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from server.calibration.metrics import Classes
+from server.calibration.metrics import ClassIndices
 
-__all__ = ["Outcome", "Stages", "allowed_losses", "choose_thresholds", "run_cascade"]
+__all__ = ["CascadeOutcome", "StageAnswers", "allowed_losses", "choose_thresholds", "run_cascade"]
 
-_STATES = 500
-_MOST_DIGITS = 9
+_MAX_STATES = 500
+_MAX_DIGITS = 9
 _DIGITS = 5
 
 Array = npt.NDArray[Any]
@@ -44,7 +43,7 @@ Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Stages:
+class StageAnswers:
     """What is answered after each stage.
 
     Attributes:
@@ -55,7 +54,7 @@ class Stages:
 
     sizes: tuple[int, ...]
     answers: Array
-    y: Classes
+    y: ClassIndices
 
     @cached_property
     def confidence(self) -> Array:
@@ -69,19 +68,19 @@ class Stages:
 
     @property
     def saved_after(self) -> tuple[int, ...]:
-        """Members that need not predict a row that leaves after each stage."""
-        return tuple(int(sum(self.sizes[stage + 1 :])) for stage in range(len(self.sizes)))
+        """Members that need not predict a row that exits after each stage."""
+        return tuple(sum(self.sizes[stage + 1 :]) for stage in range(len(self.sizes)))
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a cascade makes of rows.
+class CascadeOutcome:
+    """What a cascade does to rows.
 
     Attributes:
-        stage: after which each row leaves, from 0, [rows].
+        stage: after which each row exits, from 0, [rows].
         answers: what is answered [rows, classes].
         member_rows_per_row: members that predict a row, on average.
-        saved: share of the member-rows that nobody predicts.
+        saved: share of the member-rows that need not be predicted.
     """
 
     stage: npt.NDArray[np.int64]
@@ -90,19 +89,19 @@ class Outcome:
     saved: float
 
 
-def run_cascade(stages: Stages, thresholds: Sequence[float]) -> Outcome:
-    """Let rows leave as the server does: where the confidence is at least the threshold."""
+def run_cascade(stages: StageAnswers, thresholds: Sequence[float]) -> CascadeOutcome:
+    """Let rows exit as the server does: where the confidence is at least the threshold."""
     rows = len(stages.y)
     stage = np.full(rows, len(stages.sizes) - 1)
     for number in reversed(range(len(thresholds))):
         stage[stages.confidence[number] >= thresholds[number]] = number
-    asked = np.cumsum(stages.sizes)[stage].mean()
-    share = 1 - asked / sum(stages.sizes)
-    return Outcome(stage, stages.answers[stage, np.arange(rows)], float(asked), float(share))
+    asked = float(np.cumsum(stages.sizes)[stage].mean())
+    saved = 1 - asked / sum(stages.sizes)
+    return CascadeOutcome(stage, stages.answers[stage, np.arange(rows)], asked, saved)
 
 
 def allowed_losses(rows: int, max_loss: float, thresholds: int) -> tuple[int, float]:
-    """How many rows may be lost, and by what the doubt is multiplied, below 1 where rows are few.
+    """How many rows may be lost, and the factor of the doubt, below 1 where rows are few.
 
     Args:
         rows: to fit on.
@@ -117,7 +116,7 @@ def allowed_losses(rows: int, max_loss: float, thresholds: int) -> tuple[int, fl
     return int(root**2 + 1e-9), 1.0
 
 
-def choose_thresholds(stages: Stages, max_loss: float) -> tuple[float, ...] | None:
+def choose_thresholds(stages: StageAnswers, max_loss: float) -> tuple[float, ...] | None:
     """Return the thresholds that save most member-rows at no more than a loss in accuracy.
 
     Args:
@@ -126,16 +125,16 @@ def choose_thresholds(stages: Stages, max_loss: float) -> tuple[float, ...] | No
 
     Returns:
         One after each stage but the last; None if the loss can't be avoided, because a stage is
-        utterly sure (1.0) of more wrong classes than that.
+        absolutely certain (1.0) of more wrong classes than that.
     """
     rows = len(stages.y)
-    allowed, doubt = allowed_losses(rows, max_loss, len(stages.sizes) - 1)
+    allowed, factor = allowed_losses(rows, max_loss, len(stages.sizes) - 1)
     states = [_State((), 0, 0, np.ones(rows, np.bool_))]
     for stage in range(len(stages.sizes) - 1):
         found = [
             (saved, lost, threshold, state)
             for state in states
-            for threshold, saved, lost in _options(stages, stage, state, allowed)
+            for threshold, saved, lost in _candidates(stages, stage, state, allowed)
         ]
         found.sort(key=lambda one: (-one[0], one[1]))
         confidence = stages.confidence[stage]
@@ -143,17 +142,17 @@ def choose_thresholds(stages: Stages, max_loss: float) -> tuple[float, ...] | No
             _State(
                 (*state.thresholds, threshold), saved, lost, state.stays & (confidence < threshold)
             )
-            for saved, lost, threshold, state in found[:_STATES]
+            for saved, lost, threshold, state in found[:_MAX_STATES]
         ]
     if not states:
         return None
     best = max(states, key=lambda state: (state.saved, -state.lost)).thresholds
-    return tuple(_with_less_doubt(threshold, doubt) for threshold in best)
+    return best if factor == 1 else tuple(round(1 - (1 - one) * factor, _DIGITS) for one in best)
 
 
 @dataclass(frozen=True)
 class _State:
-    """Thresholds of the first stages, and what they do: member-rows saved, rows lost, who stays."""
+    """Thresholds of the first stages: member-rows saved, rows lost, and which rows stay."""
 
     thresholds: tuple[float, ...]
     saved: int
@@ -161,10 +160,10 @@ class _State:
     stays: Flags
 
 
-def _options(
-    stages: Stages, stage: int, state: _State, allowed: int
+def _candidates(
+    stages: StageAnswers, stage: int, state: _State, allowed: int
 ) -> Iterator[tuple[float, int, int]]:
-    """Yield a stage's thresholds that matter: each with the rows saved and lost up to there."""
+    """Yield a stage's thresholds that matter: each with the rows saved and lost so far."""
     rows = np.flatnonzero(state.stays)
     confidence = stages.confidence[stage][rows]
     lost = stages.right[-1][rows] & ~stages.right[stage][rows]
@@ -176,12 +175,12 @@ def _options(
             continue
         leaving = len(ascending) - int(np.searchsorted(ascending, ascending.dtype.type(threshold)))
         exact = int((harmful >= threshold).sum())
-        if exact == more:  # rows that are equally sure are lost together
+        if exact == more:  # rows of equal confidence are lost together
             yield threshold, state.saved + leaving * stages.saved_after[stage], state.lost + exact
 
 
 def _lowest(ascending: Array) -> float:
-    """The threshold by which all rows leave; if there is none, nobody is known to be sure."""
+    """The threshold at which all rows exit; 1 if there are none to choose it by."""
     return _between(0.0, float(ascending[0])) if len(ascending) else 1.0
 
 
@@ -195,12 +194,8 @@ def _above(bound: float, ascending: Array) -> float | None:
 
 def _between(low: float, high: float) -> float:
     """The shortest decimal in the upper half of (low, high]."""
-    for digits in range(2, _MOST_DIGITS):
+    for digits in range(2, _MAX_DIGITS):
         short = float(np.floor(high * 10**digits) / 10**digits)
         if short >= (low + high) / 2 and np.float32(low) < np.float32(short) <= np.float32(high):
             return short
     return high
-
-
-def _with_less_doubt(threshold: float, share: float) -> float:
-    return threshold if share == 1 else round(1 - (1 - threshold) * share, _DIGITS)

@@ -1,0 +1,225 @@
+"""Evaluates an ensemble before and after it was fitted, on rows that were held out.
+
+Runs in the process of the command line; pure. A fit and the rows flow in, an `Evaluation` flows
+out, which the command prints as tables, as JSON and as a plot; and how well scores of uncertainty
+detect rows from outside the training data. These scores are the server's own, by
+`workers.combiner.scores`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from server.calibration.cascade_thresholds import run_cascade
+from server.calibration.fitting import Fit
+from server.calibration.metrics import (
+    ClassIndices,
+    Floats,
+    Metrics,
+    ReliabilityBin,
+    accuracy,
+    auroc,
+    measure,
+    reliability,
+)
+from server.calibration.target import CalibrationTarget, EnsembleRule
+from workers.combiner.scores import CLASS_SCORES, score
+
+__all__ = [
+    "CascadeEvaluation",
+    "CombinedEvaluation",
+    "Evaluation",
+    "MemberEvaluation",
+    "evaluate",
+    "evaluate_detection",
+]
+
+Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+
+_VOTE_SHARE = "vote_share"
+
+
+@dataclass(frozen=True)
+class MemberEvaluation:
+    """A member: what was fitted, and its metrics with its old and its new temperature."""
+
+    old_temperature: float
+    temperature: float
+    weight: float
+    selected: int
+    before: Metrics
+    after: Metrics
+
+
+@dataclass(frozen=True)
+class CombinedEvaluation:
+    """One way to combine the members.
+
+    Attributes:
+        accuracy: share of the rows whose best class is the right one.
+        quality: None for a rule whose answers are no probabilities.
+        member_rows_per_row: members that predict a row, on average.
+    """
+
+    accuracy: float
+    quality: Metrics | None
+    member_rows_per_row: float
+
+
+@dataclass(frozen=True)
+class CascadeEvaluation:
+    """A cascade.
+
+    Attributes:
+        confidence: thresholds after each stage but the last.
+        saved: share of the member-rows that need not be predicted, on held-out rows.
+        saved_fitting: the same on the rows that it was fitted on.
+        accuracy: of the cascade, on held-out rows.
+        whole_accuracy: of the same rule over all members.
+        leaving: share of the rows that exit after each stage.
+    """
+
+    confidence: tuple[float, ...]
+    saved: float
+    saved_fitting: float
+    accuracy: float
+    whole_accuracy: float
+    leaving: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything, on held-out rows.
+
+    Attributes:
+        members: by name.
+        combined: by how they are combined.
+        cascade: None if there can be none.
+        before: reliability of the ensemble as configured, empty if it gives no probabilities.
+        after: of the ensemble as it is to be written, all members asked.
+    """
+
+    members: Mapping[str, MemberEvaluation]
+    combined: Mapping[str, CombinedEvaluation]
+    cascade: CascadeEvaluation | None
+    before: tuple[ReliabilityBin, ...]
+    after: tuple[ReliabilityBin, ...]
+
+
+def evaluate(
+    target: CalibrationTarget,
+    fit: Fit,
+    configured: EnsembleRule,
+    predictions: Floats,
+    y: ClassIndices,
+    *,
+    rows: tuple[Rows, Rows],
+) -> Evaluation:
+    """Evaluate a fit.
+
+    Args:
+        target: the ensemble.
+        fit: what was fitted.
+        configured: the ensemble's rule as it is.
+        predictions: with the old temperatures, of all rows [members, rows, classes].
+        y: classes of all rows.
+        rows: indices of those that were fitted on, and of the held-out ones.
+    """
+    held = rows[1]
+    old, new, truth = predictions[:, held], fit.predictions[:, held], y[held]
+    before, after = configured.combine(old), fit.rule.combine(new)
+    answers: dict[str, Array] = {"mean": old.mean(axis=0)}
+    if configured.name != "mean":
+        answers[f"{configured.name}, as configured"] = before
+    answers |= {
+        "mean, fitted temperatures": new.mean(axis=0),
+        "weighted mean, fitted": np.average(new, axis=0, weights=fit.weights),
+        "greedy selection": np.average(new, axis=0, weights=fit.selection),
+    }
+    if configured.name != "mean" and not fit.is_new_rule:
+        answers[f"{configured.name}, fitted temperatures"] = after
+    size = float(len(target.members))
+    combined = {name: _combined(one, truth, size) for name, one in answers.items()}
+    cascade = None
+    if fit.confidence is not None:
+        name = f"cascade of {fit.rule.name}"
+        cascade, combined[name] = _cascade(target, fit, y, rows)
+    members = {
+        member.name: MemberEvaluation(
+            old_temperature=member.config.temperature,
+            temperature=fit.temperatures[i],
+            weight=fit.weights[i],
+            selected=int(fit.counts[i]),
+            before=measure(old[i], truth),
+            after=measure(new[i], truth),
+        )
+        for i, member in enumerate(target.members)
+    }
+    return Evaluation(members, combined, cascade, _bins(before, truth), _bins(after, truth))
+
+
+def _cascade(
+    target: CalibrationTarget, fit: Fit, y: ClassIndices, rows: tuple[Rows, Rows]
+) -> tuple[CascadeEvaluation, CombinedEvaluation]:
+    """Evaluate the cascade of a fit that has one."""
+    thresholds = fit.confidence or ()
+    answers = [
+        fit.rule.combine_stages(fit.predictions[:, some], y[some], target.stages) for some in rows
+    ]
+    fitting, held = (run_cascade(stages, thresholds) for stages in answers)
+    combined = _combined(held.answers, y[rows[1]], held.member_rows_per_row)
+    leaving = np.bincount(held.stage, minlength=len(target.stages)) / len(held.stage)
+    cascade = CascadeEvaluation(
+        confidence=thresholds,
+        saved=held.saved,
+        saved_fitting=fitting.saved,
+        accuracy=combined.accuracy,
+        whole_accuracy=float(answers[1].right[-1].mean()),
+        leaving=tuple(map(float, leaving)),
+    )
+    return cascade, combined
+
+
+def _combined(answers: Array, y: ClassIndices, member_rows_per_row: float) -> CombinedEvaluation:
+    wide = answers.astype(np.float64)
+    metrics = measure(wide, y) if _are_probabilities(wide) else None
+    return CombinedEvaluation(accuracy(wide, y), metrics, member_rows_per_row)
+
+
+def _bins(answers: Array, y: ClassIndices) -> tuple[ReliabilityBin, ...]:
+    return tuple(reliability(answers, y)) if _are_probabilities(answers) else ()
+
+
+def _are_probabilities(answers: Array) -> bool:
+    return bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3))
+
+
+def evaluate_detection(inside: Floats, outside: Floats) -> dict[str, float]:
+    """Return the AUROC of each uncertainty score for detecting outside rows.
+
+    Args:
+        inside: probabilities [members, rows, classes].
+        outside: the same of rows from elsewhere.
+    """
+    within, without = _scores(inside), _scores(outside)
+    return {name: auroc(within[name], without[name]) for name in within}
+
+
+def _scores(p: Floats) -> dict[str, Floats]:
+    """Scores [rows] that are high where there is doubt."""
+    out = np.empty((p.shape[1], len(CLASS_SCORES)), np.float32)
+    score(p, CLASS_SCORES, out)
+    scores = {name: out[:, i].astype(np.float64) for i, name in enumerate(CLASS_SCORES)}
+    share = scores.pop(_VOTE_SHARE)
+    return {
+        **scores,
+        f"1 - {_VOTE_SHARE}": 1 - share,
+        # Not a score of the server's: anyone can compute it from `output`.
+        "1 - max probability": 1 - p.mean(axis=0).max(axis=1),
+    }

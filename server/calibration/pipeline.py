@@ -1,0 +1,238 @@
+"""A calibration from beginning to end: data is read, members predict, all is fitted and evaluated.
+
+Runs in the process of the command line. A configuration and .npz files flow in, a `Calibration`
+flows out. Members are asked as clients would ask them: each as a model by itself, in batches, all
+at the same time, by a server that is a child process for the length of the predictions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from ensembled_client import EnsembleClient, EnsembledClientError
+
+from server.calibration.dataset import Inputs, read_classes, read_inputs, split_rows
+from server.calibration.evaluation import Evaluation, evaluate, evaluate_detection
+from server.calibration.fitting import Fit, FitOptions, fit
+from server.calibration.metrics import ClassIndices, Floats
+from server.calibration.report import yaml_fragment
+from server.calibration.target import CalibrationTarget, EnsembleRule, find_target
+from server.calibration.temperature_scaling import rescale
+from server.config import Config
+from server.errors import ConfigError, StartError
+from server.measurement.server import MeasurementError, measured_server
+
+__all__ = ["Calibration", "calibrate_ensemble"]
+
+_BATCH_ROWS = 64
+_MAX_CLIENTS = 8
+_TIMEOUT_S = 60.0
+#: By how much the sum of a row's probabilities may differ from 1.
+_TOLERANCE = 1e-2
+_MAX_NAMED = 5
+
+Array = npt.NDArray[Any]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The result.
+
+    Attributes:
+        target: the ensemble.
+        inputs: all rows, by input.
+        y: their classes.
+        fitting: indices of the rows that were fitted on.
+        held: indices of the held-out rows.
+        fit: what was fitted.
+        evaluation: on held-out rows.
+        detection: by file of outside rows, `before` and `after`: AUROC by score.
+        notes: for the user, one line each.
+        yaml: what to put into the configuration.
+    """
+
+    target: CalibrationTarget
+    inputs: Inputs
+    y: ClassIndices
+    fitting: Rows
+    held: Rows
+    fit: Fit
+    evaluation: Evaluation
+    detection: Mapping[str, Mapping[str, Mapping[str, float]]]
+    notes: tuple[str, ...]
+    yaml: str
+
+
+def calibrate_ensemble(
+    config: Config,
+    path: Path,
+    data: Path,
+    options: FitOptions,
+    *,
+    ensemble: str | None = None,
+    holdout: float = 0.5,
+    outside: Sequence[Path] = (),
+) -> Calibration:
+    """Calibrate an ensemble.
+
+    Args:
+        config: the configuration.
+        path: of its file.
+        data: .npz file of inputs and `y`.
+        options: of the fit.
+        ensemble: its name; None if there is only one.
+        holdout: share of the rows to evaluate on.
+        outside: .npz files of out-of-distribution inputs.
+
+    Raises:
+        ConfigError: if an option, the configuration or a file is wrong.
+        StartError: if a member can't run or fails.
+    """
+    if not 0 < holdout < 1:
+        raise ConfigError(f"--holdout should be between 0 and 1, not {holdout:g}")
+    target = find_target(config, ensemble)
+    inputs = read_inputs("--data", data, target.inputs)
+    rows = len(next(iter(inputs.values())))
+    y = read_classes("--data", data, rows, target.number_of_classes, target.classes.labels)
+    fitting, held = split_rows(y, holdout, options.seed)
+    others = [read_inputs("--outside", one, target.inputs) for one in outside]
+    predictions, *elsewhere = _predict_members(path, target, [inputs, *others])
+    directory = str(config.directory.absolute())
+    configured = EnsembleRule(target, None, directory)
+    found = fit(target, predictions, y, rows=fitting, options=options, directory=directory)
+    about = (
+        f"Fitted by `ensembled calibrate` on {len(fitting)} of {len(y)} rows of "
+        f"{data.name}, seed {options.seed}"
+    )
+    return Calibration(
+        target=target,
+        inputs=inputs,
+        y=y,
+        fitting=fitting,
+        held=held,
+        fit=found,
+        evaluation=evaluate(target, found, configured, predictions, y, rows=(fitting, held)),
+        detection={
+            name: {
+                "before": evaluate_detection(predictions[:, held], p),
+                "after": evaluate_detection(
+                    found.predictions[:, held], rescale(target.members, p, found.temperatures)
+                ),
+            }
+            for name, p in zip(_short_names(outside), elsewhere, strict=True)
+        },
+        notes=(*found.notes, *_absent_classes(target, y), *_other_ensembles(config, target)),
+        yaml=yaml_fragment(target, found, about),
+    )
+
+
+def _predict_rows(client: EnsembleClient, model: str, inputs: Inputs) -> Array:
+    """Have a model predict all rows in batches, one after the other; [rows, *outputs].
+
+    Args:
+        client: of the server.
+        model: its name.
+        inputs: by name, [rows, ...].
+
+    Raises:
+        StartError: if it fails.
+    """
+    rows = len(next(iter(inputs.values())))
+    try:
+        return np.concatenate(
+            [
+                client.predict(
+                    model,
+                    {name: x[start : start + _BATCH_ROWS] for name, x in inputs.items()},
+                    timeout=_TIMEOUT_S,
+                ).values
+                for start in range(0, rows, _BATCH_ROWS)
+            ]
+        )
+    except EnsembledClientError as error:
+        raise StartError(f"{model}: {error.message}") from None
+
+
+def _predict_members(
+    config: Path, target: CalibrationTarget, inputs: Sequence[Inputs]
+) -> list[Floats]:
+    """Serve a configuration, and have all members of an ensemble predict some inputs.
+
+    Args:
+        config: its file.
+        target: the ensemble.
+        inputs: each by name, [rows, ...].
+
+    Returns:
+        For each of the inputs probabilities of the ensemble's classes, [members, rows, classes].
+
+    Raises:
+        StartError: if the server does not become ready, or a member fails.
+        ConfigError: if predictions are no probabilities.
+    """
+    names = [member.name for member in target.members]
+    try:
+        with (
+            measured_server(config, target.matrix) as address,
+            EnsembleClient(f"http://{address}") as client,
+            ThreadPoolExecutor(min(len(names), _MAX_CLIENTS)) as pool,
+        ):
+            predictions = [
+                list(pool.map(lambda name, x=one: _predict_rows(client, name, x), names))
+                for one in inputs
+            ]
+    except MeasurementError as error:
+        raise StartError(f"the server for predictions: {error}") from None
+    for found in predictions:
+        for name, p in zip(names, found, strict=True):
+            _check_probabilities(name, p)
+    return [target.align(found) for found in predictions]
+
+
+def _check_probabilities(name: str, p: Array) -> None:
+    if (wrong := ~np.isfinite(p).all(axis=1)).any():
+        raise StartError(f"{name}: predicts NaN or infinity for row {int(wrong.argmax())}")
+    wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > _TOLERANCE)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ConfigError(
+            f"members.{name}.output: row {row} has no probabilities (they add up to "
+            f"{p[row].sum():.4g}): are they logits?"
+        )
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    """File names without directory and suffix, if these are distinct; else the paths."""
+    stems = [path.stem for path in paths]
+    return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+
+
+def _absent_classes(target: CalibrationTarget, y: ClassIndices) -> list[str]:
+    """A note about the classes that no row has."""
+    missing = sorted(set(range(target.number_of_classes)) - set(y.tolist()))
+    if not missing:
+        return []
+    labels = target.classes.labels
+    named = ", ".join(labels[i] if labels else str(i) for i in missing[:_MAX_NAMED])
+    more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
+    return [f"no row is of class {named}{more}: the figures say nothing about it"]
+
+
+def _other_ensembles(config: Config, target: CalibrationTarget) -> list[str]:
+    """A note about the other ensembles that the new temperatures change."""
+    own = {member.name for member in target.members}
+    others = [
+        name
+        for name, ensemble in config.ensembles.items()
+        if name != target.name and own & set(ensemble.members)
+    ]
+    if not others:
+        return []
+    return [f"the temperatures belong to the members, so they change {', '.join(others)}, too"]
