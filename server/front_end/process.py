@@ -41,7 +41,7 @@ from server.inference.spec import (
     WorkerStarted,
 )
 from server.inference.unread_responses import UnreadResponses
-from server.metrics.metrics import make_metrics
+from server.metrics.registry import make_registry
 from server.security.authentication import Authenticator
 from server.security.tls import make_context
 from server.supervision.descriptors import (
@@ -168,7 +168,7 @@ class FrontEnd:
             authenticator=self._authenticator,
         )
         self._connections = Connections(spec.limits, most, unread, fast)
-        metrics = make_metrics(spec, inference, self._bodies, self._connections.statistics)
+        metrics = make_registry(spec, inference, self._bodies, self._connections.statistics)
         application = Application(inference, infer, make_api(inference, infer, metrics, threads))
         return HttpServer(
             Entrance(application, self._authenticator, infer.paths),

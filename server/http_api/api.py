@@ -27,7 +27,7 @@ from server.http_api.repository import add_repository_routes, add_unsupported_ro
 from server.inference.access_log import REQUEST_ID_HEADER, new_request_id
 from server.inference.inference import Inference
 from server.inference.metadata import model_metadata, server_metadata
-from server.metrics.exposition import Exposition
+from server.metrics.registry import MetricsRegistry
 
 __all__ = ["Application", "make_api"]
 
@@ -58,7 +58,7 @@ class Application:
 
 
 def make_api(
-    inference: Inference, infer: InferRoute, metrics: Exposition, threads: Executor
+    inference: Inference, infer: InferRoute, metrics: MetricsRegistry, threads: Executor
 ) -> FastAPI:
     """Make the FastAPI application.
 

@@ -11,12 +11,12 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from server.http_api.answers import HttpAnswer, compressed
-from server.metrics.exposition import Exposition
+from server.metrics.registry import MetricsRegistry
 
 __all__ = ["add_metrics_route"]
 
 
-def add_metrics_route(api: FastAPI, metrics: Exposition, threads: Executor) -> None:
+def add_metrics_route(api: FastAPI, metrics: MetricsRegistry, threads: Executor) -> None:
     """Add it.
 
     Args:

@@ -1,87 +1,145 @@
-"""From collectors to the text that Prometheus scrapes.
+"""Metric families, made of plain numbers, and their text in Prometheus' exposition formats.
 
-Runs in the front-end's event loop, in small pieces, so that requests get their turn every half
-millisecond. A collector that fails is left out, from the family that failed on, and counted;
-nothing else suffers.
+Runs in the front-end; pure. A family is a name, a help text, label names and samples: label values
+with a number, or with a histogram. Formatting takes much longer than counting, so it is done in
+chunks: between two of them the event loop can do other work.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from prometheus_client import exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
+from prometheus_client.utils import floatToGoString
 
-from server.metrics.families import AnyFamily, Counters
+from server.engine.histogram import Histogram
 
-__all__ = ["Collect", "Exposition"]
+__all__ = [
+    "OPENMETRICS_END",
+    "Counters",
+    "Definition",
+    "Family",
+    "Gauges",
+    "Histograms",
+    "encode",
+    "families",
+]
 
-_log = logging.getLogger(__name__)
-_OPEN_METRICS = "application/openmetrics-text"
-_PLAIN = "text/plain; version=0.0.4; charset=utf-8"
-_END = b"# EOF\n"
-_TURN_S = 0.0005
+_UNITS = ("seconds", "bytes", "joules", "watts", "celsius", "ratio")
+#: The last line of a document in the OpenMetrics format.
+OPENMETRICS_END = b"# EOF\n"
 
-#: Gives families, each with the samples of one moment.
-Collect = Callable[[], AsyncIterator[AnyFamily]]
+_Labels = Sequence[str]
+_Value = TypeVar("_Value")
 
 
-class Exposition:
-    """Answers scrapes.
+class Definition(NamedTuple):
+    """A family of items of one type, made by `Family.define`.
 
-    Args:
-        collectors: by name, in the order in which they are asked.
-        turn_s: how long to work before others get their turn.
+    Attributes:
+        family: makes the family of a name, a help text, labels and samples.
+        name: with its unit.
+        documentation: the help text.
+        value: of an item: a number, or a `Histogram` for `Histograms`.
     """
 
-    def __init__(self, collectors: Mapping[str, Collect], turn_s: float = _TURN_S) -> None:
-        self._collectors = collectors
-        self._turn_s = turn_s
-        self._errors: defaultdict[str, int] = defaultdict(int)
+    family: Callable[[str, str, _Labels, Iterable[tuple[_Labels, Any]]], Family[Any]]
+    name: str
+    documentation: str
+    value: Callable[[Any], Any]
 
-    async def scrape(self, accept: str) -> tuple[bytes, str]:
-        """What there is to tell, and its content type.
 
-        Args:
-            accept: the ``Accept`` header of the one who asks, which may name OpenMetrics.
-        """
-        is_open = _OPEN_METRICS in accept
-        parts: list[bytes] = []
-        turn_ends = time.perf_counter() + self._turn_s
-        for name, collect in self._collectors.items():
-            try:
-                async for family in collect():
-                    for part in _encode(family, is_open=is_open):
-                        parts.append(part)
-                        if time.perf_counter() >= turn_ends:
-                            await asyncio.sleep(0)
-                            turn_ends = time.perf_counter() + self._turn_s
-            except Exception:
-                # Once aloud: a scrape comes every few seconds.
-                level = logging.DEBUG if self._errors[name] else logging.ERROR
-                _log.log(level, "the metrics of %s could not be collected", name, exc_info=True)
-                self._errors[name] += 1
-        parts += _encode(self._own(), is_open=is_open)
-        if not is_open:
-            return b"".join(parts), _PLAIN
-        return b"".join([*parts, _END]), openmetrics.CONTENT_TYPE_LATEST
+class Family(Generic[_Value]):
+    """A family of one kind.
 
-    def _own(self) -> AnyFamily:
-        return Counters(
-            "ensembled_metrics_errors_total",
-            "Parts of a scrape that failed and were left out.",
-            ("collector",),
-            (((name,), self._errors[name]) for name in self._collectors),
+    Args:
+        name: with its unit; that of counters ends in ``_total``.
+        documentation: the help text.
+        labels: their names.
+        samples: label values, and what was counted there.
+    """
+
+    _kind: ClassVar[Any]
+    #: Samples of a chunk: about as many lines as two histograms.
+    _chunk = 40
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labels: _Labels,
+        samples: Iterable[tuple[_Labels, _Value]],
+    ) -> None:
+        unit = name.removesuffix("_total").rpartition("_")[2]
+        self._metric: Metric = self._kind(
+            name, documentation, labels=labels, unit=unit if unit in _UNITS else ""
         )
+        self._samples = list(samples)
+
+    @classmethod
+    def define(cls, name: str, documentation: str, value: Callable[[Any], Any]) -> Definition:
+        """Define a family of this kind."""
+        return Definition(cls, name, documentation, value)
+
+    def chunks(self) -> Iterator[Metric]:
+        """The family without samples, then with some of them at a time; they are read late."""
+        yield self._metric
+        for start in range(0, len(self._samples), self._chunk):
+            self._metric.samples.clear()
+            for labels, value in self._samples[start : start + self._chunk]:
+                self._add(self._metric, labels, value)
+            yield self._metric
+
+    def _add(self, metric: Any, labels: _Labels, value: _Value) -> None:
+        metric.add_metric(labels, value)
 
 
-class _One:
-    """A registry of one family, which is all that the encoders ask for."""
+class Counters(Family[float]):
+    """Numbers that only grow."""
+
+    _kind = CounterMetricFamily
+
+
+class Gauges(Family[float]):
+    """Numbers that go up and down."""
+
+    _kind = GaugeMetricFamily
+
+
+class Histograms(Family[Histogram]):
+    """Distributions; a histogram is left out until it has an observation."""
+
+    _kind = HistogramMetricFamily
+    _chunk = 2
+
+    def _add(self, metric: Any, labels: _Labels, value: Histogram) -> None:
+        counts = value.cumulated()
+        if counts[-1]:
+            bounds = map(floatToGoString, (*value.bounds, math.inf))
+            metric.add_metric(labels, list(zip(bounds, counts, strict=True)), value.sum)
+
+
+def families(
+    definitions: Iterable[Definition], labels: _Labels, items: Sequence[tuple[_Labels, Any]]
+) -> Iterator[Family[Any]]:
+    """Make the defined families of some items.
+
+    Args:
+        definitions: of the families.
+        labels: their names.
+        items: label values, and the item that has the values.
+    """
+    for family, name, documentation, value in definitions:
+        yield family(name, documentation, labels, [(values, value(item)) for values, item in items])
+
+
+class _SingleRegistry:
+    """A registry of one family, which is all that the encoders need."""
 
     def __init__(self, family: Metric) -> None:
         self._family = family
@@ -90,20 +148,18 @@ class _One:
         return (self._family,)
 
 
-def _encode(family: AnyFamily, *, is_open: bool) -> Iterator[bytes]:
-    """The family's text; what introduces it comes with each piece, and is said once."""
-    introduction = b""
-    for piece in family.pieces():
-        samples, piece.samples = piece.samples, []
-        if not introduction:
-            introduction = _text(piece, is_open=is_open)
-            yield introduction
-        piece.samples = samples
-        yield _text(piece, is_open=is_open).removeprefix(introduction)
+def encode(family: Family[Any], *, is_openmetrics: bool) -> Iterator[bytes]:
+    """Format a family, a chunk at a time; the header is repeated in no chunk."""
+    header = b""
+    for chunk in family.chunks():
+        text = _text(chunk, is_openmetrics=is_openmetrics)
+        yield text.removeprefix(header)
+        header = header or text
 
 
-def _text(metric: Metric, *, is_open: bool) -> bytes:
-    if is_open:
-        text: bytes = openmetrics.generate_latest(_One(metric))  # type: ignore[no-untyped-call]
-        return text.removesuffix(_END)
-    return exposition.generate_latest(_One(metric))
+def _text(metric: Metric, *, is_openmetrics: bool) -> bytes:
+    registry = _SingleRegistry(metric)
+    if is_openmetrics:
+        text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
+        return text.removesuffix(OPENMETRICS_END)
+    return exposition.generate_latest(registry)

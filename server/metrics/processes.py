@@ -1,29 +1,29 @@
-"""Metrics of the server's processes: alive, started how often, and what they take.
+"""Metrics of the server's processes: up, restarts, and resource use.
 
-Runs in the front-end. The board of the shared memory tells which process plays a role, the kernel
-(through psutil, in a thread) what it takes.
+Runs in the front-end. The board in shared memory has the process of each role, the kernel (through
+psutil, in a thread) its resource use.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
 
 import psutil
 
-from server.metrics.families import AnyFamily, Counters, Gauges
+from server.metrics.exposition import Counters, Family, Gauges, families
 from server.metrics.sampler import Sampler
 from workers.runtime.memory import SharedMemory
 
 __all__ = ["ProcessMetrics"]
 
 _LABELS = ("role", "device")
+_SUPERVISOR = ("supervisor", "")
 
 
-@dataclass(frozen=True)
-class _Use:
-    """What a process takes."""
+class _Usage(NamedTuple):
+    """Resource use of a process."""
 
     started: float
     cpu_s: float
@@ -33,43 +33,38 @@ class _Use:
     threads: int
 
 
-_USES: tuple[tuple[type[Counters] | type[Gauges], str, str, Callable[[_Use], float]], ...] = (
-    (
-        Gauges,
+_USAGE_METRICS = (
+    Gauges.define(
         "ensembled_process_start_time_seconds",
-        "When the process was started, as Unix time.",
-        lambda use: use.started,
+        "Start of the process, as Unix time.",
+        lambda usage: usage.started,
     ),
-    (
-        Counters,
-        "ensembled_process_cpu_seconds_total",
-        "Processor time that the process has used.",
-        lambda use: use.cpu_s,
+    Counters.define(
+        "ensembled_process_cpu_seconds_total", "CPU time of the process.", lambda usage: usage.cpu_s
     ),
-    (
-        Gauges,
+    Gauges.define(
         "ensembled_process_resident_memory_bytes",
-        "Memory that the process has in RAM, shared memory included.",
-        lambda use: use.resident_bytes,
+        "Resident memory of the process, shared memory included.",
+        lambda usage: usage.resident_bytes,
     ),
-    (
-        Gauges,
+    Gauges.define(
         "ensembled_process_open_fds",
-        "File descriptors that the process has open.",
-        lambda use: use.fds,
+        "Open file descriptors of the process.",
+        lambda usage: usage.fds,
     ),
-    (
-        Gauges,
+    Gauges.define(
         "ensembled_process_max_fds",
-        "File descriptors that the process may have open.",
-        lambda use: use.max_fds,
+        "Maximum number of open file descriptors of the process.",
+        lambda usage: usage.max_fds,
     ),
-    (Gauges, "ensembled_process_threads", "Threads of the process.", lambda use: use.threads),
+    Gauges.define(
+        "ensembled_process_threads", "Threads of the process.", lambda usage: usage.threads
+    ),
 )
 
 
 class ProcessMetrics:
-    """Collects them.
+    """Collects the metrics of processes.
 
     Args:
         memory: has the board.
@@ -80,40 +75,39 @@ class ProcessMetrics:
         self._known: dict[int, psutil.Process] = {}
         self._sampler = Sampler(self._measure, "processes")
 
-    async def collect(self) -> AsyncIterator[AnyFamily]:
-        """Who lives, then what they take."""
+    async def collect(self) -> AsyncIterator[Family[Any]]:
+        """What the board says, then resource use."""
         yield Gauges(
             "ensembled_process_up",
-            "Whether the process is there.",
+            "Whether the process is running.",
             _LABELS,
             [
-                (("supervisor", ""), 1),
+                (_SUPERVISOR, 1),
                 *((labels, bool(board.pid)) for labels, board in self._boards.items()),
             ],
         )
         yield Counters(
             "ensembled_process_restarts_total",
-            "How often the process was started again.",
+            "Restarts of the process.",
             _LABELS,
             ((labels, max(0, board.starts - 1)) for labels, board in self._boards.items()),
         )
-        used = await self._sampler.sample()
-        for kind, name, text, value in _USES:
-            yield kind(name, text, _LABELS, ((labels, value(use)) for labels, use in used.items()))
+        for family in families(_USAGE_METRICS, _LABELS, await self._sampler.sample()):
+            yield family
 
-    def _measure(self) -> dict[tuple[str, str], _Use]:
-        """What each process takes; one that has just ended is left out."""
-        pids = {("supervisor", ""): os.getppid()}
+    def _measure(self) -> list[tuple[tuple[str, str], _Usage]]:
+        """Measure each process; one that has just ended is left out."""
+        pids = {_SUPERVISOR: os.getppid()}
         pids |= {labels: board.pid for labels, board in self._boards.items() if board.pid}
         self._known = {pid: it for pid, it in self._known.items() if pid in pids.values()}
-        return {labels: use for labels, pid in pids.items() if (use := self._use(pid))}
+        return [(labels, usage) for labels, pid in pids.items() if (usage := self._usage(pid))]
 
-    def _use(self, pid: int) -> _Use | None:
+    def _usage(self, pid: int) -> _Usage | None:
         try:
             process = self._known.setdefault(pid, psutil.Process(pid))
             with process.oneshot():
                 times = process.cpu_times()
-                return _Use(
+                return _Usage(
                     started=process.create_time(),
                     cpu_s=times.user + times.system,
                     resident_bytes=process.memory_info().rss,

@@ -1,6 +1,6 @@
-"""Samples that must be asked of the kernel or of a driver: taken in a thread, and kept for a while.
+"""Samples from the kernel or a driver: taken in a thread, and cached for a second.
 
-Runs in the front-end. The event loop never waits for them by itself; a scrape waits a moment, and
+Runs in the front-end. A slow driver never blocks the event loop; a scrape waits a moment for it and
 then goes without.
 """
 
@@ -15,18 +15,18 @@ from typing import Any, Generic, TypeVar
 __all__ = ["Sampler"]
 
 _FRESH_S = 1.0
-_PATIENCE_S = 1.0
+_TIMEOUT_S = 1.0
 
 _Sample = TypeVar("_Sample")
 
 
 class Sampler(Generic[_Sample]):
-    """Takes samples, one at a time and not more often than once in a second.
+    """Takes samples, one at a time and at most once a second.
 
     Args:
-        take: takes one; called in a thread of its own, which a driver that hangs keeps.
+        take: takes one; called in a thread of its own, which a hanging driver blocks.
         name: of the thread.
-        patience_s: how long to wait for one.
+        timeout_s: how long `sample` waits.
         clock: in seconds.
     """
 
@@ -35,21 +35,21 @@ class Sampler(Generic[_Sample]):
         take: Callable[[], _Sample],
         name: str,
         *,
-        patience_s: float = _PATIENCE_S,
+        timeout_s: float = _TIMEOUT_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._take = take
         self._thread = ThreadPoolExecutor(1, name)
-        self._patience_s = patience_s
+        self._timeout_s = timeout_s
         self._clock = clock
         self._taking: asyncio.Future[_Sample] | None = None
         self._began = 0.0
 
     async def sample(self) -> _Sample:
-        """The latest sample, a fresh one if the latest is old.
+        """Return the latest sample, or a fresh one if that is old.
 
         Raises:
-            TimeoutError: if that takes too long; it goes on, for those who ask later.
+            TimeoutError: if that takes too long; a later call may get the result.
             Exception: whatever taking it raised.
         """
         now = self._clock()
@@ -57,15 +57,15 @@ class Sampler(Generic[_Sample]):
         if taking is None or (taking.done() and now - self._began > _FRESH_S):
             self._began = now
             taking = asyncio.get_running_loop().run_in_executor(self._thread, self._take)
-            taking.add_done_callback(_look_at_error)
+            taking.add_done_callback(_retrieve_error)
             self._taking = taking
-        done, _ = await asyncio.wait({taking}, timeout=self._patience_s)
+        done, _ = await asyncio.wait({taking}, timeout=self._timeout_s)
         if not done:
-            raise TimeoutError("it takes too long to ask")
+            raise TimeoutError("the sample takes too long")
         return taking.result()
 
 
-def _look_at_error(taken: asyncio.Future[Any]) -> None:
-    """Else asyncio complains of an error that nobody was there to see."""
+def _retrieve_error(taken: asyncio.Future[Any]) -> None:
+    """Keep asyncio from logging an error that nobody has retrieved."""
     if not taken.cancelled():
         taken.exception()

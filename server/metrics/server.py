@@ -1,4 +1,4 @@
-"""Metrics of the server as a whole: its build, its readiness, its event loop, its connections.
+"""Metrics of the server as a whole: build, readiness, event loop, connections.
 
 Runs in the front-end's event loop.
 """
@@ -10,10 +10,11 @@ import platform
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
+from typing import Any
 
 from server.engine.histogram import LAGS_S, Histogram
 from server.inference.inference import Inference
-from server.metrics.families import AnyFamily, Counters, Gauges, Histograms
+from server.metrics.exposition import Counters, Family, Gauges, Histograms
 
 __all__ = ["LoopLag", "ServerMetrics"]
 
@@ -22,7 +23,7 @@ _LIMITS = ("connections", "idle", "header", "header_bytes", "body", "write", "un
 
 
 class LoopLag:
-    """Measures how late the event loop comes to a timer, twenty times a second.
+    """Measures how late the event loop runs a timer, twenty times a second.
 
     Attributes:
         lags: in seconds.
@@ -37,7 +38,7 @@ class LoopLag:
         self._wait()
 
     def _wait(self) -> None:
-        self._due = time.monotonic() + _TICK_S  # uvloop's own clock goes by milliseconds
+        self._due = time.monotonic() + _TICK_S  # uvloop's own clock has milliseconds
         self._loop.call_later(_TICK_S, self._tick)
 
     def _tick(self) -> None:
@@ -46,12 +47,12 @@ class LoopLag:
 
 
 class ServerMetrics:
-    """Collects them.
+    """Collects the metrics of the server.
 
     Args:
-        inference: knows what is ready.
+        inference: knows whether it is ready.
         lag: of the event loop.
-        connections: tells how many HTTP connections are open, and how many each limit has ended.
+        connections: returns how many HTTP connections are open, and how many each limit has ended.
     """
 
     def __init__(
@@ -62,10 +63,15 @@ class ServerMetrics:
         self._connections = connections
         self._build = (version("ensembled"), platform.python_version())
 
-    async def collect(self) -> AsyncIterator[AnyFamily]:
-        """The build, the state, the lag, the connections."""
+    async def collect(self) -> AsyncIterator[Family[Any]]:
+        """Build, state, event loop, connections."""
         build = [(self._build, 1.0)]
-        yield Gauges("ensembled_build_info", "The build.", ("version", "python"), build)
+        yield Gauges(
+            "ensembled_build_info",
+            "Versions of the server and of Python.",
+            ("version", "python"),
+            build,
+        )
         yield Gauges(
             "ensembled_ready",
             "Whether the server takes traffic.",
@@ -74,26 +80,26 @@ class ServerMetrics:
         )
         yield Gauges(
             "ensembled_draining",
-            "Whether the server was told to stop and answers what it has accepted.",
+            "Whether the server is stopping, and still answers accepted requests.",
             (),
             [((), self._inference.is_leaving)],
         )
         yield Histograms(
             "ensembled_event_loop_lag_seconds",
-            "How late the front-end's event loop came to a timer.",
+            "How late the front-end's event loop ran a timer.",
             (),
             [((), self._lag.lags)],
         )
         connections = {**dict.fromkeys(_LIMITS, 0), **self._connections()}
         yield Gauges(
             "ensembled_connections",
-            "HTTP connections that are open.",
+            "Open HTTP connections.",
             (),
             [((), connections.pop("open"))],
         )
         yield Counters(
             "ensembled_connections_ended_total",
-            "HTTP connections that a limit has ended or refused.",
+            "HTTP connections that were ended or refused by a limit.",
             ("limit",),
             (((limit,), number) for limit, number in connections.items()),
         )

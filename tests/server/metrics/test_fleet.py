@@ -11,8 +11,8 @@ from server.engine.memory_budget import MemoryBudget
 from server.engine.slots import SlotAllocator
 from server.engine.statistics import InstanceCounters, MemberCounters
 from server.metrics import fleet
-from server.metrics.exposition import Exposition
 from server.metrics.fleet import ArenaMetrics, FleetMetrics
+from server.metrics.registry import MetricsRegistry
 
 FLOW = Flows().get(0, 0, NORMAL)
 NOW = 50.0
@@ -25,7 +25,7 @@ def clock(monkeypatch):
 
 def scrape(*collectors):
     named = {str(index): collector.collect for index, collector in enumerate(collectors)}
-    body, _ = asyncio.run(Exposition(named).scrape(""))
+    body, _ = asyncio.run(MetricsRegistry(named).scrape(""))
     lines = [line.rpartition(" ") for line in body.decode().splitlines() if line[0] != "#"]
     return {name.removeprefix("ensembled_"): float(value) for name, _, value in lines}
 

@@ -5,8 +5,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from server.metrics.exposition import Exposition
 from server.metrics.processes import ProcessMetrics
+from server.metrics.registry import MetricsRegistry
 from workers.runtime.memory import SharedMemory, board_bytes, create_memory
 from workers.runtime.spec import MemorySpec
 
@@ -24,7 +24,7 @@ def memory():
 
 def scrape(memory):
     """Values by name, role and device."""
-    body, _ = asyncio.run(Exposition({"p": ProcessMetrics(memory).collect}).scrape(""))
+    body, _ = asyncio.run(MetricsRegistry({"p": ProcessMetrics(memory).collect}).scrape(""))
     prefix = "ensembled_process_"
     samples = [it for each in text_string_to_metric_families(body.decode()) for it in each.samples]
     return {

@@ -35,7 +35,7 @@ def test_one_that_hangs_is_not_waited_for_nor_asked_twice():
         release.wait(30)
         return "late"
 
-    one = Sampler(take, "test", patience_s=0.01, clock=clock)
+    one = Sampler(take, "test", timeout_s=0.01, clock=clock)
 
     async def main():
         for _ in range(3):

@@ -2,7 +2,7 @@ import asyncio
 import time
 from types import SimpleNamespace
 
-from server.metrics.exposition import Exposition
+from server.metrics.registry import MetricsRegistry
 from server.metrics.server import LoopLag, ServerMetrics
 
 
@@ -23,7 +23,7 @@ def test_an_event_loop_that_is_held_up_is_late():
 def test_what_is_told_while_the_server_drains():
     inference = SimpleNamespace(is_ready=False, is_leaving=True)
     collector = ServerMetrics(inference, LoopLag(), lambda: {"open": 3, "idle": 2})
-    body, _ = asyncio.run(Exposition({"server": collector.collect}).scrape(""))
+    body, _ = asyncio.run(MetricsRegistry({"server": collector.collect}).scrape(""))
     lines = body.decode().splitlines()
     for line in (
         "ensembled_ready 0.0",

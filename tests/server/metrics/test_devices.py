@@ -3,11 +3,21 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.metrics.devices import DeviceMetrics
-from server.metrics.exposition import Exposition
-from server.metrics.gpus import ENERGY, MEMORY, MEMORY_USED, POWER, TEMPERATURE, UTILIZATION, Gpus
+from server.metrics.devices import DeviceMetrics, Gpus
+from server.metrics.registry import MetricsRegistry
 from workers.runtime.spec import DeviceSpec
 
+MEMORY, MEMORY_USED, UTILIZATION, POWER, TEMPERATURE, ENERGY = (
+    f"ensembled_gpu_{name}"
+    for name in (
+        "memory_bytes",
+        "memory_used_bytes",
+        "utilization_ratio",
+        "power_watts",
+        "temperature_celsius",
+        "energy_joules_total",
+    )
+)
 CPU = DeviceSpec("cpu:0", "cpu-1", 1 << 30, cores=(0,))
 CUDA = DeviceSpec("cuda:0", "NVIDIA H200", 2 << 30)
 
@@ -116,7 +126,7 @@ def test_without_gpus_nvml_is_not_asked():
 
 def scrape(devices, load):
     collector = DeviceMetrics(devices, Gpus(devices, load))
-    body, _ = asyncio.run(Exposition({"devices": collector.collect}).scrape(""))
+    body, _ = asyncio.run(MetricsRegistry({"devices": collector.collect}).scrape(""))
     return body.decode().splitlines()
 
 

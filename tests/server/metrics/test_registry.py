@@ -6,8 +6,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
 from server.engine.histogram import Histogram
-from server.metrics.exposition import Exposition
-from server.metrics.families import Counters, Gauges, Histograms
+from server.metrics.exposition import Counters, Gauges, Histograms
+from server.metrics.registry import MetricsRegistry
 
 OPEN = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
 
@@ -33,8 +33,8 @@ async def broken():
     raise ZeroDivisionError
 
 
-def scrape(exposition, accept=""):
-    body, content_type = asyncio.run(exposition.scrape(accept))
+def scrape(registry, accept=""):
+    body, content_type = asyncio.run(registry.scrape(accept))
     parse = parse_open if "openmetrics" in content_type else parse_plain
     families = {family.name: family for family in parse(body.decode())}
     return families, body.decode(), content_type
@@ -42,7 +42,7 @@ def scrape(exposition, accept=""):
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/plain", OPEN])
 def test_all_families_are_told_once(accept):
-    families, body, content_type = scrape(Exposition({"healthy": healthy}), accept)
+    families, body, content_type = scrape(MetricsRegistry({"healthy": healthy}), accept)
     assert content_type.startswith(
         "application/openmetrics-text; version=1" if accept == OPEN else "text/plain; version=0.0.4"
     )
@@ -63,13 +63,13 @@ def test_all_families_are_told_once(accept):
 
 
 def test_units_are_told_to_those_who_want_to_know():
-    families, _, _ = scrape(Exposition({"healthy": healthy}), OPEN)
+    families, _, _ = scrape(MetricsRegistry({"healthy": healthy}), OPEN)
     assert families["test_lag_seconds"].unit == "seconds"
     assert families["test_rows"].unit == ""
 
 
 def test_a_histogram_cumulates_and_one_without_observations_is_left_out():
-    families, _, _ = scrape(Exposition({"healthy": healthy}))
+    families, _, _ = scrape(MetricsRegistry({"healthy": healthy}))
     samples = {
         (it.name.removeprefix("test_times_seconds"), it.labels.get("le")): it.value
         for it in families["test_times_seconds"].samples
@@ -88,9 +88,9 @@ def test_a_histogram_cumulates_and_one_without_observations_is_left_out():
 
 def test_what_fails_is_left_out_and_counted_and_said_aloud_once(caplog):
     caplog.set_level(logging.INFO)
-    exposition = Exposition({"broken": broken, "healthy": healthy})
+    registry = MetricsRegistry({"broken": broken, "healthy": healthy})
     for times in (1, 2):
-        families, _, _ = scrape(exposition)
+        families, _, _ = scrape(registry)
         assert "test_first" in families
         assert "test_lag_seconds" in families
         (errors,) = (
@@ -106,7 +106,9 @@ def test_what_fails_is_left_out_and_counted_and_said_aloud_once(caplog):
 
 def test_others_get_their_turn_during_a_scrape():
     async def turns():
-        scraping = asyncio.create_task(Exposition({"healthy": healthy}, turn_s=0.0).scrape(""))
+        scraping = asyncio.create_task(
+            MetricsRegistry({"healthy": healthy}, slice_s=0.0).scrape("")
+        )
         count = 0
         while not scraping.done():
             await asyncio.sleep(0)

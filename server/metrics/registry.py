@@ -1,0 +1,120 @@
+"""The registry of all collectors, which answers scrapes.
+
+Runs in the front-end's event loop, in slices of half a millisecond, so that requests are not held
+up. Everything else keeps plain counters; collectors read them during a scrape, and text in an
+exposition format flows out. A collector that fails is left out, from the failing family on, and
+counted; nothing else suffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from prometheus_client.openmetrics import exposition as openmetrics
+
+from server.engine.memory_budget import MemoryBudget
+from server.inference.inference import Inference
+from server.inference.spec import FrontEndSpec
+from server.metrics.devices import DeviceMetrics, Gpus
+from server.metrics.exposition import OPENMETRICS_END, Counters, Family, encode
+from server.metrics.fleet import ArenaMetrics, FleetMetrics
+from server.metrics.models import ModelMetrics
+from server.metrics.processes import ProcessMetrics
+from server.metrics.server import LoopLag, ServerMetrics
+from workers.runtime.memory import SharedMemory
+
+__all__ = ["MetricsRegistry", "make_registry"]
+
+_log = logging.getLogger(__name__)
+_OPENMETRICS = "application/openmetrics-text"
+_PLAIN = "text/plain; version=0.0.4; charset=utf-8"
+_SLICE_S = 0.0005
+
+#: Yields families, each with the samples of one moment.
+Collect = Callable[[], AsyncIterator[Family[Any]]]
+
+
+class MetricsRegistry:
+    """Answers scrapes.
+
+    Args:
+        collectors: by name, in the order of the output.
+        slice_s: how long to work before the event loop may do other work.
+    """
+
+    def __init__(self, collectors: Mapping[str, Collect], slice_s: float = _SLICE_S) -> None:
+        self._collectors = collectors
+        self._slice_s = slice_s
+        self._errors: defaultdict[str, int] = defaultdict(int)
+
+    async def scrape(self, accept: str) -> tuple[bytes, str]:
+        """Collect all metrics.
+
+        Args:
+            accept: the ``Accept`` header of the scraper, which may name OpenMetrics.
+
+        Returns:
+            The text and its content type.
+        """
+        is_openmetrics = _OPENMETRICS in accept
+        parts: list[bytes] = []
+        slice_ends = time.perf_counter() + self._slice_s
+        for name, collect in self._collectors.items():
+            try:
+                async for family in collect():
+                    for part in encode(family, is_openmetrics=is_openmetrics):
+                        parts.append(part)
+                        if time.perf_counter() >= slice_ends:
+                            await asyncio.sleep(0)
+                            slice_ends = time.perf_counter() + self._slice_s
+            except Exception:
+                # Logged as an error only once: there is a scrape every few seconds.
+                level = logging.DEBUG if self._errors[name] else logging.ERROR
+                _log.log(level, "the metrics of %s could not be collected", name, exc_info=True)
+                self._errors[name] += 1
+        parts += encode(self._error_counters(), is_openmetrics=is_openmetrics)
+        if not is_openmetrics:
+            return b"".join(parts), _PLAIN
+        return b"".join([*parts, OPENMETRICS_END]), openmetrics.CONTENT_TYPE_LATEST
+
+    def _error_counters(self) -> Family[Any]:
+        return Counters(
+            "ensembled_metrics_errors_total",
+            "Collectors that failed during a scrape and were left out.",
+            ("collector",),
+            (((name,), self._errors[name]) for name in self._collectors),
+        )
+
+
+def make_registry(
+    spec: FrontEndSpec,
+    inference: Inference,
+    bodies: MemoryBudget,
+    connections: Callable[[], Mapping[str, int]],
+) -> MetricsRegistry:
+    """Make the registry of a front-end, in the running event loop, whose lag it measures.
+
+    Args:
+        spec: of this front-end.
+        inference: has the counters of models, and the engine.
+        bodies: the memory of requests' bodies.
+        connections: returns how many HTTP connections are open, and how many each limit has ended.
+    """
+    lag = LoopLag()
+    lag.start()
+    engine = inference.engine
+    return MetricsRegistry(
+        {
+            "models": ModelMetrics(inference).collect,
+            "fleet": FleetMetrics(engine).collect,
+            "arenas": ArenaMetrics(engine, bodies).collect,
+            "server": ServerMetrics(inference, lag, connections).collect,
+            "processes": ProcessMetrics(SharedMemory(spec.memory)).collect,
+            "devices": DeviceMetrics(spec.devices, Gpus(spec.devices)).collect,
+        }
+    )
