@@ -35,6 +35,7 @@ __all__ = [
 
 _MAX_HEAD_BYTES = 1 << 16
 _MAX_ERROR_BYTES = 120
+_MAX_KNOWN_HEADS = 64
 _JSON_LENGTH = HEADER_LENGTH.lower().encode()
 _HEADERS = {_JSON_LENGTH, b"content-length", b"transfer-encoding"}
 _DEGRADED = (b'"degraded":true', b'"degraded": true')
@@ -63,11 +64,19 @@ class Response(NamedTuple):
     keeps_alive: bool = True
 
 
+_UNKNOWN = -1, Response(0, b"")
+
+
 class ResponseReader:
-    """Reads one response after the other; there is one request in flight per connection."""
+    """Reads one response after the other; there is one request in flight per connection.
+
+    Usually a response comes in one piece and its head is one that was parsed before, because a
+    server's heads differ in little. Then the head is looked up: half the cost of parsing it.
+    """
 
     __slots__ = (
-        "_body", "_fault", "_has_head", "_head_bytes", "_headers", "_parser", "_response"
+        "_fault", "_has_head", "_head_bytes", "_headers", "_known_heads", "_parser", "_pieces",
+        "_response",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -75,7 +84,9 @@ class ResponseReader:
         self._headers: dict[bytes, bytes] = {}
         self._has_head = False
         self._head_bytes = 0
-        self._body = b""
+        self._pieces: list[bytes] = []
+        # By head: the length of the body, and the response without it.
+        self._known_heads: dict[bytes, tuple[int, Response]] = {}
         self._response: Response | None = None
         self._fault: str | None = None
 
@@ -85,6 +96,12 @@ class ResponseReader:
         Raises:
             BadResponseError: if they are no response, or continue after its end.
         """
+        is_start = not (self._has_head or self._head_bytes)
+        if is_start:
+            head, _, body = data.partition(b"\r\n\r\n")
+            length, known = self._known_heads.get(head, _UNKNOWN)
+            if length == len(body):
+                return Response(known.status, body, known.json_length, known.keeps_alive)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -103,6 +120,10 @@ class ResponseReader:
             return None
         response, self._response = self._response, None
         self._head_bytes = 0
+        if is_start and b"content-length" in self._headers and len(body) == len(response.body):
+            if len(self._known_heads) >= _MAX_KNOWN_HEADS:
+                self._known_heads.clear()
+            self._known_heads[head] = len(body), response._replace(body=b"")
         return response
 
     def end(self) -> Response:
@@ -127,7 +148,7 @@ class ResponseReader:
         if self._response is not None:
             self._fault = "the server sent more than one response to one request"
         self._headers.clear()
-        self._body = b""
+        self._pieces.clear()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep the headers that matter here."""
@@ -143,8 +164,8 @@ class ResponseReader:
             self._fault = f"unknown transfer encoding {coding!r}"
 
     def on_body(self, data: bytes) -> None:
-        """Append to the body; usually it comes at once."""
-        self._body = self._body + data if self._body else data
+        """Collect the body."""
+        self._pieces.append(data)
 
     def on_message_complete(self) -> None:
         """Make the response; interim ones (1xx) are skipped."""
@@ -158,7 +179,7 @@ class ResponseReader:
             return
         self._response = Response(
             status,
-            self._body,
+            b"".join(self._pieces),
             None if length is None else int(length),
             self._parser.should_keep_alive(),
         )

@@ -17,9 +17,9 @@ INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n" + PLAIN
 EMPTY = b"HTTP/1.1 204 No Content\r\n\r\n"
 
 
-def fed(data, cuts):
+def fed(data, cuts, reader=None):
     """What a reader gives for pieces of the data: nothing before the last."""
-    reader = ResponseReader()
+    reader = reader or ResponseReader()
     edges = [0, *sorted({min(cut, len(data)) for cut in cuts} - {0, len(data)}), len(data)]
     for start, end in zip(edges, edges[1:-1], strict=False):
         assert reader.feed(data[start:end]) is None
@@ -113,3 +113,14 @@ def test_headers_are_found_by_their_whole_name_in_any_case():
         b"Inference-Header-Content-Length:1\r\n\r\nab"
     )
     assert response == Response(200, b"ab", json_length=1, keeps_alive=True)
+
+
+@given(CUTS, CUTS)
+def test_a_head_that_was_seen_before_changes_nothing(first, second):
+    reader = ResponseReader()
+    assert reader.feed(PLAIN).body == b"hello"
+    assert reader.feed(PLAIN.replace(b"hello", b"world")) == Response(200, b"world")
+    for cuts in (first, second):
+        assert fed(PLAIN.replace(b"hello", b"again"), cuts, reader).body == b"again"
+    with pytest.raises(BadResponseError, match="more than one response"):
+        reader.feed(PLAIN + PLAIN)
