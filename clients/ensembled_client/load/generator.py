@@ -156,6 +156,7 @@ class _Generator:
         self._pipe = pipe
         self._start_ns: asyncio.Future[int]
         self._interrupted = asyncio.Event()
+        self._patience_ns = round(config.options.patience_s * _SECOND_NS)
         deadline_ms = config.options.deadline_ms
         self._stats = RequestStats(
             Window(0),
@@ -261,30 +262,16 @@ class _Generator:
 
     async def _drain(self, loop: Loop) -> None:
         """Wait for the responses to requests in flight, as long as patience lasts."""
-        end_s = time.monotonic() + self._options.patience_s
-        while not loop.done.is_set():
-            events = [loop.done, self._interrupted]
-            if self._interrupted.is_set():
-                end_s = min(end_s, time.monotonic() + _STOP_S)
-                events.pop()
-            left_s = end_s - time.monotonic()
-            if left_s <= 0:
-                break
-            self._cancel_overdue(loop, time.monotonic_ns())
-            await _wait_any(min(left_s, _CHECK_S), *events)
+        await self._run_until(loop, time.monotonic_ns() + self._patience_ns)
         if self._interrupted.is_set():
+            await _wait_any(min(_STOP_S, self._options.patience_s), loop.done)
             loop.abandon()
         else:
-            loop.cancel_before(time.monotonic_ns() + 1, self._timeout_error)
-
-    @property
-    def _timeout_error(self) -> str:
-        return f"no response within {self._options.patience_s:g} s"
+            self._cancel_overdue(loop, time.monotonic_ns() + self._patience_ns + 1)
 
     def _cancel_overdue(self, loop: Loop, now_ns: int) -> None:
-        loop.cancel_before(
-            now_ns - round(self._options.patience_s * _SECOND_NS), self._timeout_error
-        )
+        error = f"no response within {self._options.patience_s:g} s"
+        loop.cancel_before(now_ns - self._patience_ns, error)
 
     def _progress(self, loop: Loop) -> Progress:
         return Progress(

@@ -64,22 +64,17 @@ def call_metadata() -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), text) for name, text in authorization().items())
 
 
-def fetch_grpc_metadata(target: Target, timeout_s: float) -> dict[str, Any]:
+async def fetch_grpc_metadata(target: Target, timeout_s: float) -> dict[str, Any]:
     """Return a model's metadata as HTTP has it.
 
     Raises:
         LoadTestError: if the server can't be reached, refuses, or replies nonsense.
     """
-    authority = target.address.authority
-    if target.address.is_encrypted:
-        channel = grpc.secure_channel(authority, grpc.ssl_channel_credentials())
-    else:
-        channel = grpc.insecure_channel(authority)
     request = message_class("ModelMetadataRequest")(name=target.model).SerializeToString()
     try:
-        with channel:
+        async with _new_channel(target) as channel:
             call = channel.unary_unary(_METADATA)
-            reply = call(request, timeout=timeout_s, metadata=call_metadata())
+            reply = await call(request, timeout=timeout_s, metadata=call_metadata())
         message = message_class("ModelMetadataResponse").FromString(reply)
     except grpc.RpcError as error:
         code, details = error.code(), " ".join((error.details() or "").split())

@@ -270,27 +270,20 @@ def _add_gates(group: argparse._ArgumentGroup) -> None:
 # argparse prints the message of an ArgumentTypeError after the usage; a UsageError passes through.
 
 
-def _number(text: str) -> float:
+def _not_negative(text: str) -> float:
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not math.isfinite(number):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number")
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"should be a number, 0 or more, not {text!r}")
     return number
 
 
 def _positive(text: str) -> float:
-    number = _number(text)
-    if number <= 0:
-        raise argparse.ArgumentTypeError(f"should be above 0, not {text}")
-    return number
-
-
-def _not_negative(text: str) -> float:
-    number = _number(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"should be 0 or more, not {text}")
+    number = _not_negative(text)
+    if number == 0:
+        raise argparse.ArgumentTypeError("should be above 0")
     return number
 
 

@@ -23,8 +23,8 @@ _TIMEOUT_S = 10.0
 _COUNTED = ("429", "500", "503", "504", "RESOURCE", "UNAVAILABLE", "DEADLINE", "INTERNAL", "no ")
 
 
-def fetch_metadata(target: Target) -> Any:
-    """Return the model's metadata.
+def fetch_metadata(target: Target) -> dict[str, Any]:
+    """Return the model's metadata, as HTTP has it.
 
     Raises:
         LoadTestError: if the server can't be reached, has no such model, or replies nonsense.
@@ -34,7 +34,7 @@ def fetch_metadata(target: Target) -> Any:
             fetch_grpc_metadata,
         )
 
-        document = fetch_grpc_metadata(target, _TIMEOUT_S)
+        document = asyncio.run(fetch_grpc_metadata(target, _TIMEOUT_S))
     else:
         document = _fetch_http(target)
     try:

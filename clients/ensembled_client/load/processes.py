@@ -10,7 +10,7 @@ import contextlib
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -39,7 +39,7 @@ def run_processes(
         on_progress: called with the processes' messages.
 
     Returns:
-        The statistics of each.
+        The statistics of each, in the order in which they ended.
 
     Raises:
         LoadTestError: if one of them fails.
@@ -106,14 +106,13 @@ def _join(processes: Sequence[BaseProcess]) -> None:
 
 def _wait_ready(pipes: Sequence[Connection], interrupts: Sequence[int]) -> None:
     deadline_s = time.monotonic() + _READY_S
-    waiting = list(pipes)
+    waiting = set(pipes)
     while waiting:
         if interrupts:
             raise KeyboardInterrupt
         if time.monotonic() > deadline_s:
             raise LoadTestError(f"the load processes were not ready within {_READY_S:g} s")
-        for pipe in _readable(waiting):
-            message = _receive(pipe)
+        for pipe, message in _messages(waiting):
             assert message == READY, message
             waiting.remove(pipe)
 
@@ -123,40 +122,39 @@ def _collect(
     interrupts: Sequence[int],
     on_progress: Callable[[Progress], None],
 ) -> list[RequestStats]:
-    stats: dict[Connection, RequestStats] = {}
+    stats: list[RequestStats] = []
+    running = set(pipes)
     is_stopping = False
-    while len(stats) < len(pipes):
+    while running:
         if len(interrupts) > 1:
             raise KeyboardInterrupt
         if interrupts and not is_stopping:
             is_stopping = True
             _broadcast(pipes, STOP)
-        for pipe in _readable([pipe for pipe in pipes if pipe not in stats]):
-            message = _receive(pipe)
+        for pipe, message in _messages(running):
             if isinstance(message, Progress):
                 on_progress(message)
             else:
                 assert isinstance(message, RequestStats), message
-                stats[pipe] = message
-    return [stats[pipe] for pipe in pipes]
+                stats.append(message)
+                running.remove(pipe)
+    return stats
 
 
-def _readable(pipes: Sequence[Connection]) -> list[Connection]:
-    ready = wait(pipes, _POLL_S)
-    return [pipe for pipe in pipes if pipe in ready]
+def _messages(pipes: Iterable[Connection]) -> list[tuple[Connection, object]]:
+    """Receive what has come from load processes, or comes within a moment."""
+    readable = set(wait(list(pipes), _POLL_S))
+    try:
+        messages = [(pipe, pipe.recv()) for pipe in pipes if pipe in readable]
+    except (EOFError, OSError):
+        raise LoadTestError("a load process ended unexpectedly") from None
+    for _, message in messages:
+        if isinstance(message, LoadTestError):
+            raise message
+    return messages
 
 
 def _broadcast(pipes: Sequence[Connection], message: object) -> None:
     for pipe in pipes:
         with contextlib.suppress(OSError):  # it has ended: its last message is in the pipe
             pipe.send(message)
-
-
-def _receive(pipe: Connection) -> object:
-    try:
-        message: object = pipe.recv()
-    except (EOFError, OSError):
-        raise LoadTestError("a load process ended unexpectedly") from None
-    if isinstance(message, LoadTestError):
-        raise message
-    return message
