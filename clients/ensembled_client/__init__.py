@@ -8,8 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ensembled_client.async_client import AsyncEnsembleClient
-    from ensembled_client.client import EnsembleClient
+    from ensembled_client.async_client import AsyncEnsemble, AsyncEnsembleClient
+    from ensembled_client.client import Ensemble, EnsembleClient
     from ensembled_client.errors import (
         DeadlineExceeded,
         EnsembledClientError,
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         Unavailable,
         UnknownModel,
     )
-    from ensembled_client.handles import AsyncEnsemble, Ensemble
     from ensembled_client.models import ModelState
     from ensembled_client.prediction import Prediction, Timing
     from ensembled_client.retries import RetryPolicy
@@ -45,9 +44,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "async_client": ("AsyncEnsembleClient",),
-    "client": ("EnsembleClient",),
-    "handles": ("AsyncEnsemble", "Ensemble"),
+    "async_client": ("AsyncEnsemble", "AsyncEnsembleClient"),
+    "client": ("Ensemble", "EnsembleClient"),
     "models": ("ModelState",),
     "prediction": ("Prediction", "Timing"),
     "retries": ("RetryPolicy",),

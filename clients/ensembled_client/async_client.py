@@ -1,6 +1,6 @@
-"""The client for asyncio. Runs in the caller's event loop.
+"""The client for asyncio, and its handle of one ensemble. Runs in the caller's event loop.
 
-The same methods as the blocking client has, to be awaited; what they do is documented there.
+It has the methods of the blocking client, to be awaited; what they do is documented there.
 """
 
 from __future__ import annotations
@@ -13,18 +13,14 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ensembled_client.addresses import Options, with_api_key
-from ensembled_client.exchange import Subject
-from ensembled_client.handles import AsyncEnsemble, PredictOptions
-from ensembled_client.links import make_link
 from ensembled_client.models import ModelState
 from ensembled_client.prediction import Prediction
+from ensembled_client.requests import CallOptions, PredictOptions
 from ensembled_client.retries import RetryPolicy
-from ensembled_client.runtime import AsyncioRuntime
-from ensembled_client.session import Session
-from ensembled_client.wishes import Wish
+from ensembled_client.session import open_session
+from ensembled_client.transport import ConnectionOptions, Resource, with_api_key
 
-__all__ = ["AsyncEnsembleClient"]
+__all__ = ["AsyncEnsemble", "AsyncEnsembleClient"]
 
 
 class AsyncEnsembleClient:
@@ -36,16 +32,16 @@ class AsyncEnsembleClient:
         url: see `EnsembleClient`, as all others.
         retries: how many times a request is sent again where that is safe; or a `RetryPolicy`.
         connect_timeout: in seconds (HTTP).
-        connections: how many there are at most (HTTP); requests beyond wait for one.
+        connections: the most connections (HTTP); requests beyond wait for one.
         headers: sent with every request.
-        api_key: shown with every request.
+        api_key: sent with every request.
         compression: of requests, "gzip" or "deflate".
         root_certificates: a PEM file with the certificates to trust.
-        certificate: a PEM file with the certificate to show to a server that asks for one.
+        certificate: a PEM file with the certificate to present to a server that requires one.
         key: a PEM file with its private key.
 
     Raises:
-        EnsembledClientError: if the URL is none that it can speak to, or grpcio is not there.
+        EnsembledClientError: if it can't connect to such a URL, or a file or grpcio is missing.
     """
 
     def __init__(
@@ -63,7 +59,7 @@ class AsyncEnsembleClient:
         api_key: str | None = None,
     ) -> None:
         self.url = url
-        options = Options(
+        options = ConnectionOptions(
             connect_timeout,
             connections,
             with_api_key(headers, api_key),
@@ -72,9 +68,7 @@ class AsyncEnsembleClient:
             certificate,
             key,
         )
-        policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
-        link = make_link(url, options, for_asyncio=True)
-        self._session = Session(link, AsyncioRuntime(), policy)
+        self._session = open_session(url, options, retries, for_asyncio=True)
 
     async def __aenter__(self) -> AsyncEnsembleClient:
         """Return the client; the connections are closed with the block."""
@@ -90,7 +84,7 @@ class AsyncEnsembleClient:
         await self.aclose()
 
     def __repr__(self) -> str:
-        """Say whose client it is."""
+        """Show the server's URL."""
         return f"AsyncEnsembleClient({self.url!r})"
 
     async def aclose(self) -> None:
@@ -122,13 +116,13 @@ class AsyncEnsembleClient:
             EnsembledClientError: as `EnsembleClient.predict`.
             OSError: if an image file can't be read.
         """
-        wish = Wish(timeout, members, quorum, uncertainty, member_outputs, max_rows)
-        return await self._session.predict(ensemble, x, wish)
+        options = CallOptions(timeout, members, quorum, uncertainty, member_outputs, max_rows)
+        return await self._session.predict(ensemble, x, options)
 
     async def classify(
         self, ensemble: str, x: Any, top: int = 5, **options: Unpack[PredictOptions]
     ) -> list[list[tuple[str, float]]]:
-        """Name the best classes of each row: see `EnsembleClient.classify`.
+        """Return the best classes of each row: see `EnsembleClient.classify`.
 
         Returns:
             For each row (label, score), best first.
@@ -136,12 +130,12 @@ class AsyncEnsembleClient:
         Raises:
             EnsembledClientError: as `EnsembleClient.predict`.
         """
-        return await self._session.classify(ensemble, x, Wish(**options, classes=top))
+        return await self._session.classify(ensemble, x, CallOptions(**options, classes=top))
 
     async def best_class(
         self, ensemble: str, x: Any, **options: Unpack[PredictOptions]
     ) -> npt.NDArray[np.int64]:
-        """Ask for each row's best class alone: see `EnsembleClient.best_class`.
+        """Return the index of each row's best class: see `EnsembleClient.best_class`.
 
         Returns:
             int64 [n].
@@ -149,26 +143,25 @@ class AsyncEnsembleClient:
         Raises:
             EnsembledClientError: as `EnsembleClient.predict`.
         """
-        return await self._session.best_class(ensemble, x, Wish(**options))
+        return await self._session.best_class(ensemble, x, CallOptions(**options))
 
     def ensemble(self, name: str) -> AsyncEnsemble:
-        """Return a handle of an ensemble, or of a member; nothing is asked yet."""
+        """Return a handle of an ensemble, or of a member; nothing is sent yet."""
         return AsyncEnsemble(self, name)
 
     # -- the server ---------------------------------------------------------------------------
 
     async def models(self) -> list[ModelState]:
-        """Ask what there is: see `EnsembleClient.models`."""
+        """Return all ensembles and members: see `EnsembleClient.models`."""
         return await self._session.models()
 
     async def is_live(self) -> bool:
         """Whether the server answers at all."""
-        return await self._session.is_true(Subject.LIVE)
+        return await self._session.is_live()
 
     async def is_ready(self, model: str = "") -> bool:
         """Whether the server, or a model, takes traffic: see `EnsembleClient.is_ready`."""
-        subject = Subject.MODEL_READY if model else Subject.READY
-        return await self._session.is_true(subject, model)
+        return await self._session.is_ready(model)
 
     async def wait_until_ready(
         self,
@@ -184,20 +177,67 @@ class AsyncEnsembleClient:
         await self._session.wait_until_ready(timeout, model)
 
     async def server_metadata(self) -> dict[str, Any]:
-        """Ask for the server's metadata: see `EnsembleClient.server_metadata`."""
-        document: dict[str, Any] = await self._session.look_up(Subject.SERVER)
-        return document
+        """Return the server's metadata: see `EnsembleClient.server_metadata`."""
+        return await self._session.look_up(Resource.SERVER_METADATA)
 
     async def metadata(self, model: str) -> dict[str, Any]:
-        """Ask for a model's metadata: see `EnsembleClient.metadata`."""
-        document: dict[str, Any] = await self._session.look_up(Subject.METADATA, model)
-        return document
+        """Return a model's metadata: see `EnsembleClient.metadata`."""
+        return await self._session.look_up(Resource.MODEL_METADATA, model)
 
     async def config(self, model: str) -> dict[str, Any]:
-        """Ask for a model's configuration: see `EnsembleClient.config`."""
-        document: dict[str, Any] = await self._session.look_up(Subject.CONFIG, model)
-        return document
+        """Return a model's configuration: see `EnsembleClient.config`."""
+        return await self._session.look_up(Resource.MODEL_CONFIG, model)
 
     async def statistics(self, model: str = "") -> list[dict[str, Any]]:
-        """Ask what models have done: see `EnsembleClient.statistics`."""
+        """Return the statistics of models: see `EnsembleClient.statistics`."""
         return await self._session.statistics(model)
+
+
+class AsyncEnsemble:
+    """One ensemble (or member) of a client's server; made by `AsyncEnsembleClient.ensemble`.
+
+    Attributes:
+        name: of the ensemble.
+    """
+
+    def __init__(self, client: AsyncEnsembleClient, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        """Show the ensemble and its server."""
+        return f"{self._client!r}.ensemble({self.name!r})"
+
+    async def predict(self, x: Any, **options: Unpack[PredictOptions]) -> Prediction:
+        """Predict: see `EnsembleClient.predict`."""
+        return await self._client.predict(self.name, x, **options)
+
+    async def classify(
+        self, x: Any, top: int = 5, **options: Unpack[PredictOptions]
+    ) -> list[list[tuple[str, float]]]:
+        """Return the best classes: see `EnsembleClient.classify`."""
+        return await self._client.classify(self.name, x, top, **options)
+
+    async def best_class(self, x: Any, **options: Unpack[PredictOptions]) -> npt.NDArray[np.int64]:
+        """Return each row's best class: see `EnsembleClient.best_class`."""
+        return await self._client.best_class(self.name, x, **options)
+
+    async def metadata(self) -> dict[str, Any]:
+        """Return its metadata: see `EnsembleClient.metadata`."""
+        return await self._client.metadata(self.name)
+
+    async def config(self) -> dict[str, Any]:
+        """Return its configuration: see `EnsembleClient.config`."""
+        return await self._client.config(self.name)
+
+    async def is_ready(self) -> bool:
+        """Whether it takes traffic: see `EnsembleClient.is_ready`."""
+        return await self._client.is_ready(self.name)
+
+    async def wait_until_ready(self, timeout: float = 60.0) -> None:  # noqa: ASYNC109
+        """Wait until it takes traffic: see `EnsembleClient.wait_until_ready`."""
+        await self._client.wait_until_ready(timeout, self.name)
+
+    async def statistics(self) -> dict[str, Any]:
+        """Return its statistics: see `EnsembleClient.statistics`."""
+        return (await self._client.statistics(self.name))[0]

@@ -1,6 +1,6 @@
-"""The blocking client. Runs in the caller's process and thread.
+"""The blocking client, and its handle of one ensemble. Runs in the caller's process and thread.
 
-Everything is done by the session below; here is what callers see, and how it is documented.
+The session below does the work; here is what callers see, and its documentation.
 """
 
 from __future__ import annotations
@@ -13,18 +13,15 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ensembled_client.addresses import Options, with_api_key
-from ensembled_client.exchange import Subject
-from ensembled_client.handles import Ensemble, PredictOptions
-from ensembled_client.links import make_link
+from ensembled_client.io_backend import run_blocking
 from ensembled_client.models import ModelState
 from ensembled_client.prediction import Prediction
+from ensembled_client.requests import CallOptions, PredictOptions
 from ensembled_client.retries import RetryPolicy
-from ensembled_client.runtime import BlockingRuntime, run
-from ensembled_client.session import Session
-from ensembled_client.wishes import Wish
+from ensembled_client.session import open_session
+from ensembled_client.transport import ConnectionOptions, Resource, with_api_key
 
-__all__ = ["EnsembleClient"]
+__all__ = ["Ensemble", "EnsembleClient"]
 
 
 class EnsembleClient:
@@ -38,18 +35,18 @@ class EnsembleClient:
         retries: how many times a request is sent again where that is safe, 0 for never; or a
             `RetryPolicy` with pauses of your own.
         connect_timeout: how long connecting may take, in seconds (HTTP).
-        connections: how many there are at most (HTTP).
+        connections: the most connections (HTTP).
         headers: sent with every request.
-        api_key: shown with every request, as ``Authorization: Bearer API_KEY``.
+        api_key: sent with every request, as ``Authorization: Bearer API_KEY``.
         compression: of requests, "gzip" or "deflate"; worth it for sparse or whole-number
             tensors on slow networks only.
         root_certificates: a PEM file with the certificates to trust with https:// and grpcs://;
             by default the usual authorities (over HTTP those of SSL_CERT_FILE, if it is set).
-        certificate: a PEM file with the certificate to show to a server that asks for one.
+        certificate: a PEM file with the certificate to present to a server that requires one.
         key: a PEM file with its private key.
 
     Raises:
-        EnsembledClientError: if the URL is not one of those, a file or grpcio is not there.
+        EnsembledClientError: if the URL is not one of those, or a file or grpcio is missing.
     """
 
     def __init__(
@@ -67,7 +64,7 @@ class EnsembleClient:
         api_key: str | None = None,
     ) -> None:
         self.url = url
-        options = Options(
+        options = ConnectionOptions(
             connect_timeout,
             connections,
             with_api_key(headers, api_key),
@@ -76,9 +73,7 @@ class EnsembleClient:
             certificate,
             key,
         )
-        policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
-        link = make_link(url, options, for_asyncio=False)
-        self._session = Session(link, BlockingRuntime(), policy)
+        self._session = open_session(url, options, retries, for_asyncio=False)
 
     def __enter__(self) -> EnsembleClient:
         """Return the client; the connections are closed with the block."""
@@ -94,12 +89,12 @@ class EnsembleClient:
         self.close()
 
     def __repr__(self) -> str:
-        """Say whose client it is."""
+        """Show the server's URL."""
         return f"EnsembleClient({self.url!r})"
 
     def close(self) -> None:
         """Close the connections; the client can't be used afterwards."""
-        run(self._session.close())
+        run_blocking(self._session.close())
 
     # -- predictions --------------------------------------------------------------------------
 
@@ -131,11 +126,11 @@ class EnsembleClient:
             timeout: seconds, for the whole call. It is the request's deadline: the server
                 answers by then from the members that are done, if they are a quorum. None leaves
                 it to the ensemble's own deadline.
-            members: ask these members only; None for all of the ensemble.
+            members: use these members only; None for all of the ensemble.
             quorum: the fewest members that the answer may rest on; None for the ensemble's own.
-            uncertainty: whether to ask how sure the ensemble is; or the names of the scores that
-                are wanted, see `Prediction`.
-            member_outputs: whether to ask for each member's own prediction, too.
+            uncertainty: whether to return all uncertainty scores; or the names of some, see
+                `Prediction`.
+            member_outputs: whether to return each member's own prediction, too.
             max_rows: how many rows one request may have; None for what the server takes.
 
         Returns:
@@ -151,13 +146,13 @@ class EnsembleClient:
             ServerFailure: if a member or the server failed.
             OSError: if an image file can't be read.
         """
-        wish = Wish(timeout, members, quorum, uncertainty, member_outputs, max_rows)
-        return run(self._session.predict(ensemble, x, wish))
+        options = CallOptions(timeout, members, quorum, uncertainty, member_outputs, max_rows)
+        return run_blocking(self._session.predict(ensemble, x, options))
 
     def classify(
         self, ensemble: str, x: Any, top: int = 5, **options: Unpack[PredictOptions]
     ) -> list[list[tuple[str, float]]]:
-        """Name the best classes of each row; the server chooses them, so little is sent back.
+        """Return the best classes of each row; the server chooses them, so little is sent back.
 
         Args:
             ensemble: its name; its output has an element per class.
@@ -171,15 +166,17 @@ class EnsembleClient:
         Raises:
             EnsembledClientError: as `predict`.
         """
-        return run(self._session.classify(ensemble, x, Wish(**options, classes=top)))
+        return run_blocking(
+            self._session.classify(ensemble, x, CallOptions(**options, classes=top))
+        )
 
     def best_class(
         self, ensemble: str, x: Any, **options: Unpack[PredictOptions]
     ) -> npt.NDArray[np.int64]:
-        """Ask for each row's best class alone, by its index.
+        """Return the index of each row's best class.
 
-        The server answers as soon as no member that is missing could change it, so this may be
-        quicker than all else, and cost less.
+        The server answers as soon as no missing member could change it, so this may be the
+        quickest and cheapest call.
 
         Args:
             ensemble: its name; its members give a probability per class.
@@ -192,34 +189,33 @@ class EnsembleClient:
         Raises:
             EnsembledClientError: as `predict`.
         """
-        return run(self._session.best_class(ensemble, x, Wish(**options)))
+        return run_blocking(self._session.best_class(ensemble, x, CallOptions(**options)))
 
     def ensemble(self, name: str) -> Ensemble:
-        """Return a handle of an ensemble, or of a member; nothing is asked yet."""
+        """Return a handle of an ensemble, or of a member; nothing is sent yet."""
         return Ensemble(self, name)
 
     # -- the server ---------------------------------------------------------------------------
 
     def models(self) -> list[ModelState]:
-        """Ask what there is: ensembles and members, and whether each takes traffic.
+        """Return all ensembles and members, and whether each takes traffic.
 
         Raises:
             EnsembledClientError: as `predict`.
         """
-        return run(self._session.models())
+        return run_blocking(self._session.models())
 
     def is_live(self) -> bool:
         """Whether the server answers at all."""
-        return run(self._session.is_true(Subject.LIVE))
+        return run_blocking(self._session.is_live())
 
     def is_ready(self, model: str = "") -> bool:
-        """Whether the server, or a model, takes traffic; False, too, if nobody answers.
+        """Whether the server, or a model, takes traffic; False, too, without an answer.
 
         Raises:
             UnknownModel: if there is no such model.
         """
-        subject = Subject.MODEL_READY if model else Subject.READY
-        return run(self._session.is_true(subject, model))
+        return run_blocking(self._session.is_ready(model))
 
     def wait_until_ready(self, timeout: float = 60.0, model: str = "") -> None:
         """Wait until the server, or a model, takes traffic.
@@ -232,39 +228,39 @@ class EnsembleClient:
             Unavailable: if it does not by then.
             UnknownModel: if there is no such model.
         """
-        run(self._session.wait_until_ready(timeout, model))
+        run_blocking(self._session.wait_until_ready(timeout, model))
 
     def server_metadata(self) -> dict[str, Any]:
-        """Ask for the server's name, version and extensions of the protocol.
+        """Return the server's name, version and extensions of the protocol.
 
         Raises:
             EnsembledClientError: as `predict`.
         """
-        document: dict[str, Any] = run(self._session.look_up(Subject.SERVER))
-        return document
+        return run_blocking(self._session.look_up(Resource.SERVER_METADATA))
 
     def metadata(self, model: str) -> dict[str, Any]:
-        """Ask for a model's name, versions, platform, inputs and outputs.
+        """Return a model's name, versions, platform, inputs and outputs.
 
         Tensors are ``{"name", "datatype", "shape"}``, -1 in a shape is any size.
 
         Raises:
             EnsembledClientError: as `predict`.
         """
-        document: dict[str, Any] = run(self._session.look_up(Subject.METADATA, model))
+        document: dict[str, Any] = run_blocking(
+            self._session.look_up(Resource.MODEL_METADATA, model)
+        )
         return document
 
     def config(self, model: str) -> dict[str, Any]:
-        """Ask for a model's configuration: its members, rule, quorum, limits.
+        """Return a model's configuration: its members, rule, quorum, limits.
 
         Raises:
             EnsembledClientError: as `predict`.
         """
-        document: dict[str, Any] = run(self._session.look_up(Subject.CONFIG, model))
-        return document
+        return run_blocking(self._session.look_up(Resource.MODEL_CONFIG, model))
 
     def statistics(self, model: str = "") -> list[dict[str, Any]]:
-        """Ask what models have done since the server's start: counts, and where the time went.
+        """Return the statistics of models since the server's start: counts, and where time went.
 
         Args:
             model: one of them; "" for all.
@@ -272,4 +268,54 @@ class EnsembleClient:
         Raises:
             EnsembledClientError: as `predict`.
         """
-        return run(self._session.statistics(model))
+        return run_blocking(self._session.statistics(model))
+
+
+class Ensemble:
+    """One ensemble (or member) of a client's server; made by `EnsembleClient.ensemble`.
+
+    Attributes:
+        name: of the ensemble.
+    """
+
+    def __init__(self, client: EnsembleClient, name: str) -> None:
+        self._client = client
+        self.name = name
+
+    def __repr__(self) -> str:
+        """Show the ensemble and its server."""
+        return f"{self._client!r}.ensemble({self.name!r})"
+
+    def predict(self, x: Any, **options: Unpack[PredictOptions]) -> Prediction:
+        """Predict: see `EnsembleClient.predict`."""
+        return self._client.predict(self.name, x, **options)
+
+    def classify(
+        self, x: Any, top: int = 5, **options: Unpack[PredictOptions]
+    ) -> list[list[tuple[str, float]]]:
+        """Return the best classes: see `EnsembleClient.classify`."""
+        return self._client.classify(self.name, x, top, **options)
+
+    def best_class(self, x: Any, **options: Unpack[PredictOptions]) -> npt.NDArray[np.int64]:
+        """Return each row's best class: see `EnsembleClient.best_class`."""
+        return self._client.best_class(self.name, x, **options)
+
+    def metadata(self) -> dict[str, Any]:
+        """Return its metadata: see `EnsembleClient.metadata`."""
+        return self._client.metadata(self.name)
+
+    def config(self) -> dict[str, Any]:
+        """Return its configuration: see `EnsembleClient.config`."""
+        return self._client.config(self.name)
+
+    def is_ready(self) -> bool:
+        """Whether it takes traffic: see `EnsembleClient.is_ready`."""
+        return self._client.is_ready(self.name)
+
+    def wait_until_ready(self, timeout: float = 60.0) -> None:
+        """Wait until it takes traffic: see `EnsembleClient.wait_until_ready`."""
+        self._client.wait_until_ready(timeout, self.name)
+
+    def statistics(self) -> dict[str, Any]:
+        """Return its statistics: see `EnsembleClient.statistics`."""
+        return self._client.statistics(self.name)[0]

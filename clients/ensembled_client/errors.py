@@ -1,4 +1,4 @@
-"""Everything that this client raises; the same over HTTP and gRPC. Runs in the caller's process.
+"""The errors of this client, the same over HTTP and gRPC; in the caller's process.
 
 EnsembledClientError
 +-- RequestRejected      the request is wrong: found here, or by the server   4xx INVALID_ARGUMENT
@@ -12,6 +12,8 @@ EnsembledClientError
 
 from __future__ import annotations
 
+import math
+
 __all__ = [
     "DeadlineExceeded",
     "EnsembledClientError",
@@ -22,18 +24,19 @@ __all__ = [
     "Unavailable",
     "UnknownModel",
     "error_for_status",
+    "parse_retry_after",
 ]
 
 
 class EnsembledClientError(Exception):
-    """The root of the tree.
+    """The base class of all errors of this client.
 
     Attributes:
         message: what went wrong, in the server's words if it answered.
-        status: of the server's answer, None if there was none. It is an HTTP status; what a gRPC
-            server answers is told by the status that HTTP has for it.
-        safe_to_retry: whether it is certain that the server is not at work on the request, and it
-            may go well at another try.
+        status: the HTTP status of the server's answer, over gRPC the one that corresponds to its
+            code; None without an answer.
+        safe_to_retry: whether the server is certainly not at work on the request, and another try
+            may succeed.
         retry_after: how many seconds the server asks to wait before that, None if it does not
             say.
     """
@@ -88,20 +91,29 @@ _BY_STATUS: dict[int, type[EnsembledClientError]] = {
     503: Unavailable,
     504: DeadlineExceeded,
 }
-_NOT_NOW = {429, 503}
+_TRY_LATER = {429, 503}
 
 
 def error_for_status(
     status: int, message: str, retry_after: float | None = None
 ) -> EnsembledClientError:
-    """Return the error that a status stands for.
+    """Return the error for an HTTP status.
 
     Args:
-        status: of HTTP, not 2xx.
+        status: not 2xx.
         message: the server's text.
-        retry_after: seconds, as the server asks for.
+        retry_after: the seconds that the server asks to wait.
     """
     fallback = RequestRejected if 400 <= status < 500 else ServerFailure
     return _BY_STATUS.get(status, fallback)(
-        message, status, safe_to_retry=status in _NOT_NOW, retry_after=retry_after
+        message, status, safe_to_retry=status in _TRY_LATER, retry_after=retry_after
     )
+
+
+def parse_retry_after(text: str | bytes | None) -> float | None:
+    """Return the seconds of a Retry-After header; None if it is missing, or a date."""
+    try:
+        seconds = float(text or "")
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < math.inf else None

@@ -1,6 +1,7 @@
-"""What a client remembers of a model, and what it makes of it. Pure.
+"""A model's metadata as a client caches it, and predictions made of responses. Pure.
 
-In: the documents of metadata and configuration. Out: which outputs to ask for, predictions.
+Runs in the caller's process. The documents of metadata and configuration and decoded responses flow
+in; the names of outputs to request and predictions flow out.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ensembled_client.errors import RequestRejected, ServerFailure
-from ensembled_client.exchange import CLASS, OUTPUT
 from ensembled_client.prediction import Prediction, Timing
+from ensembled_client.requests import CLASS, OUTPUT
 from ensembled_client.wire import InferResponse
 
 __all__ = ["SCORES", "ModelInfo", "ModelState", "prediction_of"]
 
-#: What an ensemble of classes can say about how sure it is.
+#: The uncertainty scores of an ensemble of classifiers.
 SCORES = (
     "entropy",
     "expected_entropy",
@@ -32,7 +33,7 @@ _LIMIT = "max_request_bytes"
 
 @dataclass(frozen=True)
 class ModelState:
-    """A line of the server's index of models.
+    """An entry of the server's model index.
 
     Attributes:
         name: an ensemble or a member.
@@ -54,14 +55,14 @@ class ModelState:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model as its metadata and configuration tell it.
+    """A model, by its metadata and configuration.
 
     Attributes:
         metadata: name, inputs, outputs.
         max_request_bytes: the server's limit of a request, None if it does not say.
         members: of an ensemble.
         labels: of classes.
-        extra_outputs: what can be asked for beside `output`; None if the server does not say.
+        extra_outputs: what can be requested beside `output`; None if the server does not say.
     """
 
     metadata: Mapping[str, Any]
@@ -72,7 +73,7 @@ class ModelInfo:
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any], config: Mapping[str, Any]) -> ModelInfo:
-        """Read the two documents; a configuration of another kind of server may be empty.
+        """Parse the two documents; the configuration of another kind of server may be empty.
 
         Raises:
             ServerFailure: if they can't be understood.
@@ -99,14 +100,14 @@ class ModelInfo:
     def outputs(
         self, uncertainty: bool | Sequence[str], members: Sequence[str] | None
     ) -> tuple[str, ...]:
-        """Return the names of the outputs to ask for.
+        """Return the names of the outputs to request.
 
         Args:
-            uncertainty: all scores that there are, none, or these.
-            members: whose own predictions are wanted; empty for every member's, None for none.
+            uncertainty: all scores that the model has, none, or these.
+            members: whose own predictions to request; empty for every member's, None for none.
 
         Raises:
-            RequestRejected: if the model has no such thing.
+            RequestRejected: if the model does not have them.
         """
         names = [OUTPUT, *self._scores(uncertainty)]
         if members is not None:
@@ -134,34 +135,34 @@ class ModelInfo:
 
 
 def _listed(parameters: Mapping[str, str], name: str, separator: str) -> list[str] | None:
-    """A list that came as one text; gRPC's configuration has no other place for it."""
+    """A list as one text; gRPC's configuration has no other place for it."""
     if name not in parameters:
         return None
     return parameters[name].split(separator) if parameters[name] else []
 
 
-def prediction_of(answer: InferResponse, info: ModelInfo, timing: Timing) -> Prediction:
-    """Return what an answer means.
+def prediction_of(response: InferResponse, info: ModelInfo, timing: Timing) -> Prediction:
+    """Return the prediction of a response.
 
     Raises:
         ServerFailure: if neither the combined output nor the best class is there.
     """
-    name = OUTPUT if OUTPUT in answer.outputs else CLASS
-    if name not in answer.outputs:
-        raise ServerFailure(f"the server's answer has {list(answer.outputs)}, not {OUTPUT!r}")
+    name = OUTPUT if OUTPUT in response.outputs else CLASS
+    if name not in response.outputs:
+        raise ServerFailure(f"the server's answer has {list(response.outputs)}, not {OUTPUT!r}")
     prefix = f"{OUTPUT}."
-    members = str(answer.parameters.get("members", ""))
+    members = str(response.parameters.get("members", ""))
     return Prediction(
-        values=answer.outputs[name],
+        values=response.outputs[name],
         members=tuple(members.split(",")) if members else (),
-        degraded=bool(answer.parameters.get("degraded", False)),
+        degraded=bool(response.parameters.get("degraded", False)),
         timing=timing,
-        uncertainty={name: answer.outputs[name] for name in SCORES if name in answer.outputs},
+        uncertainty={name: response.outputs[name] for name in SCORES if name in response.outputs},
         member_values={
             name.removeprefix(prefix): values
-            for name, values in answer.outputs.items()
+            for name, values in response.outputs.items()
             if name.startswith(prefix)
         },
-        member_mask=answer.outputs.get(_MASK),
+        member_mask=response.outputs.get(_MASK),
         class_names=info.labels,
     )

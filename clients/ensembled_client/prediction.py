@@ -1,4 +1,4 @@
-"""What a prediction is to the caller. Pure: made of decoded answers in the caller's process."""
+"""Predictions as callers get them, made of decoded responses. Pure; in the caller's process."""
 
 from __future__ import annotations
 

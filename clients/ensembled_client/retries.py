@@ -1,15 +1,15 @@
-"""When a request is sent again, and after which pause. Pure.
+"""When a request is sent again, after which pause, and how much time a call has left.
 
-A request is sent again only if the server is certainly not at work on it: the connection was
-refused, or the server has answered that it is overloaded (429) or unavailable (503; over gRPC
-RESOURCE_EXHAUSTED and UNAVAILABLE with `retry-after`: without it, UNAVAILABLE may be what the
-library says when a connection breaks). When a
-connection breaks while an answer is awaited nobody knows how far the request came, so it is never
-sent again. The one case where that is common, a server that closes an idle connection just when
-the client takes it up again, is avoided instead: the client closes idle connections long before
-the server does, and looks whether the server has hung up before it uses one.
+Runs in the caller's process; pure but for the clock. A request is sent again only if the server is
+certainly not at work on it: the connection was refused, or the server has answered that it is
+overloaded (429) or unavailable (503; over gRPC RESOURCE_EXHAUSTED and UNAVAILABLE with
+`retry-after`: without it, UNAVAILABLE may be what the library says when a connection breaks). When
+a connection breaks while a response is awaited nobody knows how far the request came, so it is
+never sent again. The one case where that is common, a server that closes an idle connection just
+when the client reuses it, is avoided instead: the client closes idle connections long before the
+server does, and checks whether the server has hung up before it uses one.
 
-Pauses grow exponentially and are drawn between nothing and that ("full jitter"), so that many
+Pauses grow exponentially and are drawn uniformly from zero to that ("full jitter"), so that many
 clients don't come back at the same moment.
 """
 
@@ -18,9 +18,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ensembled_client.errors import EnsembledClientError
+from ensembled_client.errors import DeadlineExceeded, EnsembledClientError
+from ensembled_client.io_backend import IOBackend
 
-__all__ = ["RetryPolicy"]
+__all__ = ["CallClock", "RetryPolicy"]
+
+#: What passes before a request is sent is taken off its deadline from here on. Below, equal
+#: requests stay equal, and so neither side has to encode or parse their header again.
+_UNCOUNTED_S = 1e-3
 
 
 @dataclass(frozen=True)
@@ -62,5 +67,44 @@ class RetryPolicy:
         if tries > self.retries or not error.safe_to_retry:
             return None
         pause_s = uniform(0.0, min(self.max_pause_s, self.first_pause_s * 2.0 ** (tries - 1)))
-        asked_s = error.retry_after or 0.0
-        return None if asked_s > self.max_retry_after_s else asked_s + pause_s
+        retry_after_s = error.retry_after or 0.0
+        return None if retry_after_s > self.max_retry_after_s else retry_after_s + pause_s
+
+
+class CallClock:
+    """The time that one call has left, and how many requests it has sent.
+
+    Args:
+        backend: has the clock.
+        timeout_s: the call's, None for none.
+
+    Attributes:
+        tries: how many requests were sent.
+    """
+
+    def __init__(self, backend: IOBackend, timeout_s: float | None) -> None:
+        self._backend = backend
+        self._timeout_s = timeout_s
+        self._started_s = backend.now()
+        self.tries = 0
+
+    def passed_s(self) -> float:
+        """Return the seconds since the start."""
+        return self._backend.now() - self._started_s
+
+    def left_s(self) -> float | None:
+        """Return the seconds that are left, None for any number.
+
+        Raises:
+            DeadlineExceeded: if there are none.
+        """
+        if self._timeout_s is None:
+            return None
+        passed_s = self.passed_s()
+        if passed_s >= self._timeout_s:
+            raise DeadlineExceeded(f"{self._timeout_s:g} s passed before the request was answered")
+        return self._timeout_s if passed_s < _UNCOUNTED_S else self._timeout_s - passed_s
+
+    def allows(self, pause_s: float) -> bool:
+        """Whether time is left after a pause."""
+        return self._timeout_s is None or self.passed_s() + pause_s < self._timeout_s

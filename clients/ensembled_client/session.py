@@ -1,7 +1,7 @@
-"""What a client does, written once for both: requests, retries, splitting, what is remembered.
+"""What both clients do: requests, retries, splitting, and a cache of the models' metadata.
 
-Runs in the caller's process, between the clients above and a link below; no I/O of its own. All
-state is a dictionary of what is known of models, which threads may share.
+Runs in the caller's process, between a client above and a transport below; no I/O of its own. All
+state is the cache, which threads may share.
 """
 
 from __future__ import annotations
@@ -24,43 +24,50 @@ from ensembled_client.errors import (
     Unavailable,
     UnknownModel,
 )
-from ensembled_client.exchange import CLASS, InferRequest, Link, Subject, Topic
+from ensembled_client.http_transport import AsyncHttpTransport, HttpTransport
+from ensembled_client.inputs import tensors_for
+from ensembled_client.io_backend import AsyncioBackend, BlockingBackend, IOBackend
 from ensembled_client.models import ModelInfo, ModelState, prediction_of
 from ensembled_client.prediction import Prediction, Timing
-from ensembled_client.retries import RetryPolicy
-from ensembled_client.runtime import Runtime
-from ensembled_client.splitting import join, split
-from ensembled_client.tensors import tensors_for
+from ensembled_client.requests import (
+    CLASS,
+    OUTPUT,
+    CallOptions,
+    InferCall,
+    join_responses,
+    split_call,
+)
+from ensembled_client.retries import CallClock, RetryPolicy
+from ensembled_client.transport import Address, ConnectionOptions, Resource, Transport
 from ensembled_client.wire import InferResponse
-from ensembled_client.wishes import Clock, Wish
 
-__all__ = ["Session"]
+__all__ = ["Session", "open_session"]
 
 T = TypeVar("T")
 
 #: The server answers at the deadline; what it says is better than giving up at the same moment.
 _GRACE_S = 1.0
-_LOOK_UP_S = 10.0
+_LOOK_UP_TIMEOUT_S = 10.0
 _POLL_S = 0.05
-#: Arrays and bytes up to this size are encoded where they are; anything else may read files.
+#: Arrays and bytes up to this size are encoded inline; anything else may read files.
 _INLINE_BYTES = 1 << 20
-#: More than a request is ever longer than its raw tensors, by far.
-_FAR_BYTES = 1 << 20
-_SHORT_WAIT = (Unavailable, DeadlineExceeded)
+#: By far more than a request is ever longer than its raw tensors.
+_MAX_OVERHEAD_BYTES = 1 << 20
+_NOT_NOW = (Unavailable, DeadlineExceeded)
 
 
 class Session:
-    """One client's dealings with one server.
+    """The calls of one client to one server.
 
     Args:
-        link: to the server.
-        runtime: blocking if the link is.
-        policy: when to try again.
+        transport: to the server.
+        backend: blocking if the transport is.
+        policy: when to retry.
     """
 
-    def __init__(self, link: Link, runtime: Runtime, policy: RetryPolicy) -> None:
-        self._link = link
-        self._runtime = runtime
+    def __init__(self, transport: Transport, backend: IOBackend, policy: RetryPolicy) -> None:
+        self._transport = transport
+        self._backend = backend
         self._policy = policy
         self._models: dict[str, ModelInfo] = {}
         self._is_closed = False
@@ -68,92 +75,93 @@ class Session:
     async def close(self) -> None:
         """Close the connections."""
         self._is_closed = True
-        await self._link.close()
+        await self._transport.close()
 
     # -- predictions --------------------------------------------------------------------------
 
-    async def predict(self, model: str, x: Any, wish: Wish) -> Prediction:
+    async def predict(self, model: str, x: Any, options: CallOptions) -> Prediction:
         """Have a model predict."""
-        clock = Clock(self._runtime, wish.timeout)
+        clock = CallClock(self._backend, options.timeout)
         try:
             info = await self._info(model, clock)
-            whose = wish.member_names if wish.member_outputs else None
-            outputs = (CLASS,) if wish.class_only else info.outputs(wish.uncertainty, whose)
+            outputs = _outputs(info, options)
             began_s = clock.passed_s()
             tensors = await self._encode(info, x)
             encoded_s = clock.passed_s()
-            request = InferRequest(model, tensors, outputs, wish.classes, wish.parameters)
-            pieces = self._split(request, info, wish)
+            call = InferCall(model, tensors, outputs, options.parameters)
+            pieces = self._split(call, info, options.max_rows)
             clock.tries = 0  # not those of looking up
-            answer = await self._ask(pieces, clock)
+            response = await self._send_all(pieces, clock)
         except (RequestRejected, UnknownModel):
-            # A server that was restarted with other models is understood at the next try.
+            # The server may have been restarted with other models: look again at the next call.
             self._models.pop(model, None)
             raise
         total_s = clock.passed_s()
         timing = Timing(total_s, encoded_s - began_s, total_s - encoded_s, len(pieces), clock.tries)
-        return prediction_of(answer, info, timing)
+        return prediction_of(response, info, timing)
 
-    async def classify(self, model: str, x: Any, wish: Wish) -> list[list[tuple[str, float]]]:
-        """Name the best classes of each row; the server chooses them."""
-        if wish.classes < 1:
-            raise RequestRejected(f"top is 1 or more, not {wish.classes}")
-        prediction = await self.predict(model, x, wish)
+    async def classify(
+        self, model: str, x: Any, options: CallOptions
+    ) -> list[list[tuple[str, float]]]:
+        """Return the best classes of each row; the server chooses them."""
+        if options.classes < 1:
+            raise RequestRejected(f"top is 1 or more, not {options.classes}")
+        prediction = await self.predict(model, x, options)
         try:
             return [[_class(element.decode()) for element in row] for row in prediction.values]
         except (AttributeError, TypeError, ValueError) as error:
             raise ServerFailure(f"the server's classes can't be understood: {error!r}") from error
 
-    async def best_class(self, model: str, x: Any, wish: Wish) -> npt.NDArray[np.int64]:
-        """Ask for each row's best class alone."""
-        return (await self.predict(model, x, replace(wish, class_only=True))).values
+    async def best_class(self, model: str, x: Any, options: CallOptions) -> npt.NDArray[np.int64]:
+        """Return each row's best class."""
+        return (await self.predict(model, x, replace(options, class_only=True))).values
 
     async def _encode(self, info: ModelInfo, x: Any) -> Any:
         work = partial(tensors_for, info.metadata, x)
         size_bytes = x.nbytes if isinstance(x, np.ndarray) else len(x) if type(x) is bytes else inf
-        return work() if size_bytes <= _INLINE_BYTES else await self._runtime.offload(work)
+        return work() if size_bytes <= _INLINE_BYTES else await self._backend.offload(work)
 
-    def _split(self, request: InferRequest, info: ModelInfo, wish: Wish) -> list[InferRequest]:
+    def _split(self, call: InferCall, info: ModelInfo, max_rows: int | None) -> list[InferCall]:
         limit_bytes = info.max_request_bytes
-        if wish.max_rows is None:
-            size_bytes = sum(len(tensor.data) for tensor in request.tensors)
-            # What is far below the limit needs no exact look.
-            if limit_bytes is None or _FAR_BYTES + size_bytes < limit_bytes:
-                return [request]
-        # The timeout is the one parameter that comes later.
-        sample = replace(request, parameters=(*request.parameters, ("timeout", 10**12)))
-        return split(
-            request,
+        if max_rows is None and (
+            # What is far below the limit needs no exact size.
+            limit_bytes is None or _MAX_OVERHEAD_BYTES + call.size_bytes < limit_bytes
+        ):
+            return [call]
+        # The timeout is the one parameter that is added later.
+        sample = call.with_timeout(10**12)
+        return split_call(
+            call,
             limit_bytes=limit_bytes,
-            overhead_bytes=self._link.overhead_bytes(sample) if limit_bytes else 0,
-            max_rows=wish.max_rows,
+            overhead_bytes=self._transport.overhead_bytes(sample) if limit_bytes else 0,
+            max_rows=max_rows,
         )
 
-    async def _ask(self, pieces: Sequence[InferRequest], clock: Clock) -> InferResponse:
-        jobs = [partial(self._try_again, partial(self._infer, one), clock) for one in pieces]
-        return join([await jobs[0]()] if len(jobs) == 1 else await self._runtime.gather(jobs))
+    async def _send_all(self, calls: Sequence[InferCall], clock: CallClock) -> InferResponse:
+        sends = [partial(self._try_again, partial(self._infer, one), clock) for one in calls]
+        if len(sends) == 1:
+            return await sends[0]()
+        return join_responses(await self._backend.gather(sends))
 
-    async def _infer(self, request: InferRequest, left_s: float | None) -> InferResponse:
+    async def _infer(self, call: InferCall, left_s: float | None) -> InferResponse:
         if left_s is None:
-            return await self._link.infer(request, None)
-        timeout_us = max(1, round(left_s * 1e6))
-        parameters = (*request.parameters, ("timeout", timeout_us))
-        return await self._link.infer(replace(request, parameters=parameters), left_s + _GRACE_S)
+            return await self._transport.infer(call, None)
+        timed = call.with_timeout(max(1, round(left_s * 1e6)))
+        return await self._transport.infer(timed, left_s + _GRACE_S)
 
     async def _try_again(
         self,
         send: Callable[[float | None], Awaitable[T]],
-        clock: Clock,
+        clock: CallClock,
         *,
-        changes_nothing: bool = False,
+        is_idempotent: bool = False,
     ) -> T:
         """Send, and send again after a pause as long as that is safe and there is time.
 
         Args:
-            send: is told the seconds that are left.
+            send: gets the seconds that are left.
             clock: the call's.
-            changes_nothing: the server does not work for it, so a broken connection is no
-                reason not to try again.
+            is_idempotent: whether it may be sent again after a broken connection, too.
         """
         if self._is_closed:
             raise EnsembledClientError("the client is closed")
@@ -163,25 +171,26 @@ class Session:
             try:
                 return await send(left_s)
             except EnsembledClientError as error:
-                if changes_nothing and isinstance(error, Unavailable):
+                if is_idempotent and isinstance(error, Unavailable):
                     error.safe_to_retry = True
-                pause_s = self._policy.pause_s(tries, error, self._runtime.uniform)
+                pause_s = self._policy.pause_s(tries, error, self._backend.uniform)
                 if pause_s is None or not clock.allows(pause_s):
                     if tries > 1:
                         error.add_note(f"tried {tries} times")
                     raise
-            await self._runtime.sleep(pause_s)
+            await self._backend.sleep(pause_s)
         raise AssertionError("the policy allows no more tries than it has")
 
-    # -- questions ----------------------------------------------------------------------------
+    # -- look-ups -----------------------------------------------------------------------------
 
-    async def look_up(self, subject: Subject, model: str = "") -> Any:
-        """Ask for a document of the protocol."""
-        return await self._look_up(Topic(subject, model), Clock(self._runtime, None))
+    async def look_up(self, resource: Resource, model: str = "") -> dict[str, Any]:
+        """Request a document of the protocol."""
+        document: dict[str, Any] = await self._look_up(resource, model)
+        return document
 
     async def models(self) -> list[ModelState]:
-        """Ask for the index of models."""
-        index = await self.look_up(Subject.INDEX)
+        """Request the index of models."""
+        index = await self._look_up(Resource.REPOSITORY_INDEX)
         try:
             return [
                 ModelState(
@@ -193,55 +202,113 @@ class Session:
             raise ServerFailure(f"the server's index can't be understood: {error!r}") from error
 
     async def statistics(self, model: str = "") -> list[dict[str, Any]]:
-        """Ask what models have done."""
-        document = await self.look_up(Subject.STATISTICS, model)
+        """Request the statistics of models."""
+        document = await self.look_up(Resource.STATISTICS, model)
         try:
             return list(document["model_stats"])
         except (KeyError, TypeError) as error:
             raise ServerFailure(f"the statistics can't be understood: {error!r}") from error
 
-    async def is_true(self, subject: Subject, model: str = "", limit_s: float = _LOOK_UP_S) -> bool:
-        """Ask for readiness; False, too, if nobody answers."""
+    async def is_live(self) -> bool:
+        """Whether the server answers at all."""
+        return await self._is_true(Resource.SERVER_LIVE, "", _LOOK_UP_TIMEOUT_S)
+
+    async def is_ready(self, model: str, limit_s: float = _LOOK_UP_TIMEOUT_S) -> bool:
+        """Whether a model, or for "" the server, takes traffic; False, too, without an answer."""
+        resource = Resource.MODEL_READY if model else Resource.SERVER_READY
+        return await self._is_true(resource, model, limit_s)
+
+    async def _is_true(self, resource: Resource, model: str, limit_s: float) -> bool:
         if self._is_closed:
             raise EnsembledClientError("the client is closed")
         try:
-            return bool(await self._link.look_up(Topic(subject, model), limit_s))
-        except _SHORT_WAIT:
+            return bool(await self._transport.look_up(resource, model, limit_s))
+        except _NOT_NOW:
             return False
 
     async def wait_until_ready(self, timeout: float, model: str = "") -> None:  # noqa: ASYNC109
-        """Ask until it is ready."""
-        clock = Clock(self._runtime, None)
-        subject = Subject.MODEL_READY if model else Subject.READY
+        """Poll until a model, or for "" the server, is ready."""
+        clock = CallClock(self._backend, None)
         while True:
             left_s = timeout - clock.passed_s()
-            if await self.is_true(subject, model, min(_LOOK_UP_S, max(left_s, _POLL_S))):
+            if await self.is_ready(model, min(_LOOK_UP_TIMEOUT_S, max(left_s, _POLL_S))):
                 return
             left_s = timeout - clock.passed_s()
             if left_s <= 0:
                 raise Unavailable(f"{model or 'the server'} is not ready after {timeout:g} s")
-            await self._runtime.sleep(min(_POLL_S, left_s))
+            await self._backend.sleep(min(_POLL_S, left_s))
 
-    async def _info(self, model: str, clock: Clock) -> ModelInfo:
-        known = self._models.get(model)
-        if known is not None:
-            return known
-        metadata = await self._look_up(Topic(Subject.METADATA, model), clock)
+    async def _info(self, model: str, clock: CallClock) -> ModelInfo:
+        cached = self._models.get(model)
+        if cached is not None:
+            return cached
+        metadata = await self._look_up(Resource.MODEL_METADATA, model, clock)
         config: Mapping[str, Any] = {}
         # An extension of the protocol; other servers don't have it.
         with suppress(RequestRejected, UnknownModel, ServerFailure):
-            config = await self._look_up(Topic(Subject.CONFIG, model), clock)
+            config = await self._look_up(Resource.MODEL_CONFIG, model, clock)
         info = self._models[model] = ModelInfo.of(metadata, config)
         return info
 
-    async def _look_up(self, topic: Topic, clock: Clock) -> Any:
+    async def _look_up(
+        self, resource: Resource, model: str = "", clock: CallClock | None = None
+    ) -> Any:
         async def send(left_s: float | None) -> Any:
-            return await self._link.look_up(topic, min(_LOOK_UP_S, left_s or _LOOK_UP_S))
+            limit_s = min(_LOOK_UP_TIMEOUT_S, left_s or _LOOK_UP_TIMEOUT_S)
+            return await self._transport.look_up(resource, model, limit_s)
 
-        return await self._try_again(send, clock, changes_nothing=True)
+        clock = clock or CallClock(self._backend, None)
+        return await self._try_again(send, clock, is_idempotent=True)
+
+
+def _outputs(info: ModelInfo, options: CallOptions) -> dict[str, int]:
+    """The outputs to answer with, with the number of best classes to name of each."""
+    if options.class_only:
+        return {CLASS: 0}
+    members = options.member_names if options.member_outputs else None
+    names = info.outputs(options.uncertainty, members)
+    return {name: options.classes if name == OUTPUT else 0 for name in names}
 
 
 def _class(text: str) -> tuple[str, float]:
     """``score:index`` or ``score:index:label``."""
     score, index, *label = text.split(":", 2)
     return label[0] if label else index, float(score)
+
+
+def open_session(
+    url: str, options: ConnectionOptions, retries: int | RetryPolicy, *, for_asyncio: bool
+) -> Session:
+    """Return a session with a server; it connects at the first request.
+
+    Args:
+        url: http://, https://, grpc:// or grpcs://.
+        options: how to connect.
+        retries: how many times a request is sent again, or when.
+        for_asyncio: or blocking.
+
+    Raises:
+        EnsembledClientError: if the URL is not one of those, or grpcio is missing.
+    """
+    policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
+    address = Address.of(url)
+    kind: Any
+    if address.is_grpc:
+        grpc_transport = _import_grpc_transport(url)
+        kind = grpc_transport.AsyncGrpcTransport if for_asyncio else grpc_transport.GrpcTransport
+    else:
+        kind = AsyncHttpTransport if for_asyncio else HttpTransport
+    backend = AsyncioBackend() if for_asyncio else BlockingBackend()
+    return Session(kind(address, options), backend, policy)
+
+
+def _import_grpc_transport(url: str) -> Any:
+    try:
+        from ensembled_client import grpc_transport  # noqa: PLC0415  (grpcio is an extra)
+    except ImportError as error:
+        if (error.name or "").split(".")[0] not in {"grpc", "google"}:
+            raise
+        raise EnsembledClientError(
+            f"{url}: gRPC needs two more packages: pip install 'ensembled-client[grpc]'"
+        ) from error
+    return grpc_transport

@@ -291,8 +291,8 @@ def test_what_is_imported():
 
 
 def test_without_grpcio(monkeypatch):
-    monkeypatch.delitem(sys.modules, "ensembled_client.transports.over_grpc", raising=False)
-    monkeypatch.delattr("ensembled_client.transports.over_grpc", raising=False)
+    monkeypatch.delitem(sys.modules, "ensembled_client.grpc_transport", raising=False)
+    monkeypatch.delattr("ensembled_client.grpc_transport", raising=False)
     monkeypatch.setitem(sys.modules, "grpc", None)
     for kind in (EnsembleClient, AsyncEnsembleClient):
         with pytest.raises(EnsembledClientError, match=r"pip install 'ensembled-client\[grpc\]'"):

@@ -5,11 +5,16 @@ import json
 import numpy as np
 import pytest
 from ensembled_client import RequestRejected, ServerFailure
-from ensembled_client.addresses import Address, Options
-from ensembled_client.exchange import InferRequest, Subject, Topic
-from ensembled_client.rest import Body, Rest
-from ensembled_client.rest_answers import Reply, answer_of, document_of
-from ensembled_client.tensors import tensors_for
+from ensembled_client.inputs import tensors_for
+from ensembled_client.requests import InferCall
+from ensembled_client.rest import (
+    RequestBody,
+    RestEncoder,
+    RestResponse,
+    decode_document,
+    decode_infer,
+)
+from ensembled_client.transport import Address, ConnectionOptions, Resource
 
 PIXELS = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2, 3]}]}
 LENGTH = b"Inference-Header-Content-Length"
@@ -17,18 +22,17 @@ LENGTH = b"Inference-Header-Content-Length"
 
 @pytest.fixture
 def rest():
-    return Rest(Address.of("http://host:8000/prefix/"), Options())
+    return RestEncoder(Address.of("http://host:8000/prefix/"), ConnectionOptions())
 
 
 def test_a_request_on_the_wire(rest):
     x = np.arange(6, dtype=np.float32).reshape(1, 2, 3)
-    request = InferRequest(
-        "a/b c", tensors_for(PIXELS, x), ("output", "variance"), 3, (("timeout", 250_000),)
-    )
-    call = rest.infer(request)
-    assert (call.method, call.target) == (b"POST", b"/prefix/v2/models/a%2Fb%20c/infer")
-    headers = dict(call.headers)
-    body = b"".join(call.body)
+    outputs = {"output": 3, "variance": 0}
+    call = InferCall("a/b c", tensors_for(PIXELS, x), outputs, {"timeout": 250_000})
+    request = rest.infer(call)
+    assert (request.method, request.target) == (b"POST", b"/prefix/v2/models/a%2Fb%20c/infer")
+    headers = dict(request.headers)
+    body = b"".join(request.body)
     length = int(headers[LENGTH])
     assert headers[b"Host"] == b"host:8000"
     assert int(headers[b"Content-Length"]) == len(body)
@@ -48,24 +52,25 @@ def test_a_request_on_the_wire(rest):
         "parameters": {"timeout": 250_000},
     }
     assert body[length:] == x.tobytes()
-    assert len(body) - 24 <= rest.overhead_bytes(request) <= len(body)
+    assert len(body) - 24 <= rest.overhead_bytes(call) <= len(body)
 
 
 def test_requests_of_one_kind_share_their_header(rest):
-    first, second = (
-        rest.infer(InferRequest("m", tensors_for(PIXELS, np.full((1, 2, 3), i)))) for i in (0, 1)
-    )
+    def infer(x):
+        return rest.infer(InferCall("m", tensors_for(PIXELS, x), {"output": 0}, {}))
+
+    first, second = (infer(np.full((1, 2, 3), i)) for i in (0, 1))
     assert first.headers == second.headers
     assert b"".join(first.body)[:-24] == b"".join(second.body)[:-24]
     for rows in range(1, 400):  # and the memory of them is bounded
-        rest.infer(InferRequest("m", tensors_for(PIXELS, np.zeros((rows, 2, 3)))))
+        infer(np.zeros((rows, 2, 3)))
     assert len(rest._heads) <= 256
 
 
 @pytest.mark.parametrize("sizes", [[1, 2], [3 << 20, 5], [0, 0], [1 << 20, 1 << 20]])
 def test_a_body_in_chunks(sizes):
     parts = [bytes([i]) * size for i, size in enumerate(sizes)]
-    body = Body(parts)
+    body = RequestBody(parts)
     assert body.size_bytes == sum(sizes)
     assert b"".join(body) == b"".join(parts)
     assert all(len(chunk) <= 1 << 20 for chunk in body)
@@ -74,7 +79,7 @@ def test_a_body_in_chunks(sizes):
 def answer(document, raw=None):
     text = json.dumps(document).encode()
     headers = [] if raw is None else [(LENGTH, str(len(text)).encode())]
-    return answer_of(Reply(200, headers, text + (raw or b"")))
+    return decode_infer(RestResponse(200, headers, text + (raw or b"")))
 
 
 def test_an_answer_may_be_json_or_raw():
@@ -113,7 +118,7 @@ def test_nonsense_is_a_failure_of_the_server(document, raw):
 
 def test_a_length_that_is_none():
     with pytest.raises(ServerFailure, match="b'-1'"):
-        answer_of(Reply(200, [(LENGTH, b"-1")], b"{}"))
+        decode_infer(RestResponse(200, [(LENGTH, b"-1")], b"{}"))
 
 
 @pytest.mark.parametrize(
@@ -127,15 +132,15 @@ def test_a_length_that_is_none():
     ],
 )
 def test_answers_of_somebody_else(status, body, error, text):
-    reply = Reply(status, [(b"retry-after", b"tomorrow")], body)
+    response = RestResponse(status, [(b"retry-after", b"tomorrow")], body)
     with pytest.raises(error, match=text) as caught:
-        document_of(Topic(Subject.SERVER), reply)
+        decode_document(Resource.SERVER_METADATA, response)
     assert caught.value.retry_after is None
 
 
 def test_the_index_is_a_list(rest):
-    call = rest.look_up(Topic(Subject.INDEX))
-    assert (call.method, call.target) == (b"POST", b"/prefix/v2/repository/index")
-    assert document_of(Topic(Subject.INDEX), Reply(200, [], b"[]")) == []
+    request = rest.look_up(Resource.REPOSITORY_INDEX)
+    assert (request.method, request.target) == (b"POST", b"/prefix/v2/repository/index")
+    assert decode_document(Resource.REPOSITORY_INDEX, RestResponse(200, [], b"[]")) == []
     with pytest.raises(ServerFailure, match="not a JSON array"):
-        document_of(Topic(Subject.INDEX), Reply(200, [], b"{}"))
+        decode_document(Resource.REPOSITORY_INDEX, RestResponse(200, [], b"{}"))

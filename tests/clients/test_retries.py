@@ -15,18 +15,18 @@ from ensembled_client import (
     Unavailable,
 )
 from ensembled_client.errors import error_for_status
-from ensembled_client.exchange import Link, Subject
-from ensembled_client.runtime import BlockingRuntime, run
+from ensembled_client.io_backend import BlockingBackend, run_blocking
+from ensembled_client.requests import CallOptions
 from ensembled_client.session import Session
+from ensembled_client.transport import Resource, Transport
 from ensembled_client.wire import InferResponse
-from ensembled_client.wishes import Wish
 from pretending import Failed, GrpcServer, HttpServer
 
 METADATA = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1]}]}
 
 
-class Time(BlockingRuntime):
-    """Passes only when somebody sleeps, or a link takes long; chance gives the most there is."""
+class Time(BlockingBackend):
+    """Passes only when somebody sleeps, or a transport is slow; random numbers are the largest."""
 
     def __init__(self):
         self.at = 1000.0
@@ -44,7 +44,7 @@ class Time(BlockingRuntime):
         self.at += seconds
 
 
-class Scripted(Link):
+class Scripted(Transport):
     """Answers with the next of `answers`; an error is raised."""
 
     def __init__(self, time, answers=()):
@@ -53,36 +53,36 @@ class Scripted(Link):
         self.sent = []
         self.takes_s = 0.0
 
-    async def infer(self, request, limit_s):
-        self.sent.append((dict(request.parameters), limit_s))
+    async def infer(self, call, limit_s):
+        self.sent.append((dict(call.parameters), limit_s))
         self.time.at += self.takes_s
         if self.answers and (answer := self.answers.pop(0)) is not None:
             raise answer
         return InferResponse({"output": np.zeros((1, 1), np.float32)})
 
-    async def look_up(self, topic, limit_s):
+    async def look_up(self, resource, model, limit_s):
         if self.answers and isinstance(self.answers[0], tuple):
             raise self.answers.pop(0)[0]
-        return METADATA if topic.subject is Subject.METADATA else {}
+        return METADATA if resource is Resource.MODEL_METADATA else {}
 
-    def overhead_bytes(self, request):
+    def overhead_bytes(self, call):
         return 0
 
     async def close(self):
         pass
 
 
-def ask(answers, *, policy=None, **wish):
-    """Return (link, time, the error that was raised)."""
+def ask(answers, *, policy=None, **options):
+    """Return (transport, time, the error that was raised)."""
     time = Time()
-    link = Scripted(time, answers)
-    session = Session(link, time, policy or RetryPolicy())
+    transport = Scripted(time, answers)
+    session = Session(transport, time, policy or RetryPolicy())
     error = None
     try:
-        run(session.predict("m", [[1.0]], Wish(**wish)))
+        run_blocking(session.predict("m", [[1.0]], CallOptions(**options)))
     except EnsembledClientError as raised:
         error = raised
-    return link, time, error
+    return transport, time, error
 
 
 def busy(retry_after=None):
@@ -103,25 +103,25 @@ def broken():
 
 def test_pauses_double_up_to_a_limit():
     policy = RetryPolicy(retries=6, first_pause_s=0.5, max_pause_s=3)
-    link, time, error = ask([away(), busy(), refused()] * 2, policy=policy)
+    transport, time, error = ask([away(), busy(), refused()] * 2, policy=policy)
     assert error is None
     assert time.pauses == [0.5, 1, 2, 3, 3, 3]
-    assert len(link.sent) == 7
+    assert len(transport.sent) == 7
 
 
 def test_the_last_error_is_raised_in_the_end():
-    link, time, error = ask([refused()] * 9)
+    transport, time, error = ask([refused()] * 9)
     assert isinstance(error, Unavailable)
     assert error.__notes__ == ["tried 4 times"]
-    assert (len(link.sent), len(time.pauses)) == (4, 3)
+    assert (len(transport.sent), len(time.pauses)) == (4, 3)
 
 
 @pytest.mark.parametrize("policy", [RetryPolicy(0), RetryPolicy(retries=0, first_pause_s=9)])
 def test_it_can_be_turned_off(policy):
-    link, time, error = ask([away()], policy=policy)
+    transport, time, error = ask([away()], policy=policy)
     assert isinstance(error, Unavailable)
     assert not hasattr(error, "__notes__")
-    assert (len(link.sent), time.pauses) == (1, [])
+    assert (len(transport.sent), time.pauses) == (1, [])
 
 
 @pytest.mark.parametrize(
@@ -134,9 +134,9 @@ def test_it_can_be_turned_off(policy):
     ],
 )
 def test_what_may_have_been_accepted_is_never_sent_again(error):
-    link, time, raised = ask([error])
+    transport, time, raised = ask([error])
     assert raised is error
-    assert (len(link.sent), time.pauses) == (1, [])
+    assert (len(transport.sent), time.pauses) == (1, [])
 
 
 def test_the_server_says_how_long_to_wait():
@@ -152,37 +152,37 @@ def test_nobody_waits_longer_than_that():
 
 
 def test_no_pause_goes_beyond_the_timeout():
-    link, time, error = ask([busy(5.0)], timeout=5.0)
+    transport, time, error = ask([busy(5.0)], timeout=5.0)
     assert isinstance(error, Overloaded)
-    assert (len(link.sent), time.pauses) == (1, [])
+    assert (len(transport.sent), time.pauses) == (1, [])
 
 
 def test_each_try_is_told_what_is_left():
-    link, time, error = ask([busy(1.0), away()], timeout=3.0)
+    transport, time, error = ask([busy(1.0), away()], timeout=3.0)
     assert error is None
-    assert [parameters["timeout"] for parameters, _ in link.sent] == [
+    assert [parameters["timeout"] for parameters, _ in transport.sent] == [
         3_000_000,
         1_900_000,
         1_700_000,
     ]
-    assert [limit_s for _, limit_s in link.sent] == pytest.approx([4, 2.9, 2.7])
+    assert [limit_s for _, limit_s in transport.sent] == pytest.approx([4, 2.9, 2.7])
 
 
 def test_time_that_is_up_before_anything_is_sent():
     time = Time()
-    link = Scripted(time)
-    link.takes_s = 1.0
-    session = Session(link, time, RetryPolicy())
+    transport = Scripted(time)
+    transport.takes_s = 1.0
+    session = Session(transport, time, RetryPolicy())
     with pytest.raises(DeadlineExceeded, match="2 s passed"):
-        run(session.predict("m", [[1.0]] * 5, Wish(timeout=2.0, max_rows=1)))
-    assert [parameters["timeout"] for parameters, _ in link.sent] == [2_000_000, 1_000_000]
+        run_blocking(session.predict("m", [[1.0]] * 5, CallOptions(timeout=2.0, max_rows=1)))
+    assert [parameters["timeout"] for parameters, _ in transport.sent] == [2_000_000, 1_000_000]
 
 
 def test_questions_are_asked_again_whatever_broke():
     for error in (broken(), refused()):
-        link, time, raised = ask([(error,)] * 2)
+        transport, time, raised = ask([(error,)] * 2)
         assert raised is None
-        assert (len(link.sent), len(time.pauses)) == (1, 2)
+        assert (len(transport.sent), len(time.pauses)) == (1, 2)
         _, time, raised = ask([(error_for_status(404, "no"),)])
         assert (raised.status, time.pauses) == (404, [])
 

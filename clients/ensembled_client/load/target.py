@@ -10,9 +10,9 @@ import os
 from dataclasses import dataclass
 from urllib.parse import quote, urlsplit
 
-from ensembled_client.addresses import Address, with_api_key
 from ensembled_client.errors import EnsembledClientError
 from ensembled_client.load.errors import UsageError
+from ensembled_client.transport import Address, with_api_key
 
 __all__ = ["PROTOCOLS", "Target", "authorization"]
 

@@ -15,10 +15,14 @@ from ensembled_client.wire.bodies import (
     raw_tensor,
     request_header,
 )
-from ensembled_client.wire.datatypes import DTYPES, Array, WireError, cast, datatype_of
 from ensembled_client.wire.tensors import (
+    DTYPES,
+    Array,
     RawTensor,
+    WireError,
     bytes_array,
+    cast,
+    datatype_of,
     decode_array,
     decode_json,
     encode_array,

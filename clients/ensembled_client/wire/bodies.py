@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ensembled_client.wire.datatypes import Array, WireError, datatype_of
 from ensembled_client.wire.tensors import (
+    Array,
     RawTensor,
+    WireError,
+    datatype_of,
     decode_array,
     decode_json,
     dump_json,

@@ -14,8 +14,7 @@ from typing import Any, Final
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from ensembled_client.wire.bodies import InferResponse
-from ensembled_client.wire.datatypes import WireError
-from ensembled_client.wire.tensors import RawTensor, decode_array
+from ensembled_client.wire.tensors import RawTensor, WireError, decode_array
 
 __all__ = [
     "DESCRIPTORS",

@@ -3,7 +3,8 @@ import io
 import numpy as np
 import pytest
 from ensembled_client import RequestRejected
-from ensembled_client.tensors import Tensor, tensors_for
+from ensembled_client.inputs import tensors_for
+from ensembled_client.requests import RequestTensor
 from ensembled_client.wire import split_elements
 from PIL import Image
 
@@ -67,7 +68,7 @@ def test_several_inputs_come_by_name():
 def test_images_as_bytes_and_files(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"jpeg")
-    expected = Tensor("image", "BYTES", (1,), b"\x04\0\0\0jpeg", (8,))
+    expected = RequestTensor("image", "BYTES", (1,), b"\x04\0\0\0jpeg", (8,))
     for x in (b"jpeg", bytearray(b"jpeg"), path, str(path), [path], {"image": b"jpeg"}):
         assert tensors_for(IMAGE, x) == (expected,)
     two = only(tensors_for(IMAGE, [path, b"png"]))

@@ -1,11 +1,12 @@
 """Requests bigger than the limits: in pieces, and together again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from ensembled_client import RequestTooLarge, ServerFailure
-from ensembled_client.exchange import InferRequest
-from ensembled_client.splitting import join, split
-from ensembled_client.tensors import tensors_for
+from ensembled_client.inputs import tensors_for
+from ensembled_client.requests import InferCall, join_responses, split_call
 from ensembled_client.wire import InferResponse
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,21 +15,25 @@ IMAGE = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [-1]}]}
 X = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]}
 
 
+def call(tensors, **parameters):
+    return InferCall("m", tensors, {"output": 0}, parameters)
+
+
 @given(
     st.lists(st.binary(max_size=30), min_size=1, max_size=30),
     st.integers(34, 200),
     st.none() | st.integers(1, 8),
 )
 def test_pieces_keep_to_the_limits_and_are_the_whole(elements, limit_bytes, max_rows):
-    request = InferRequest("m", tensors_for(IMAGE, elements), parameters=(("quorum", 1),))
-    pieces = split(request, limit_bytes=limit_bytes, overhead_bytes=0, max_rows=max_rows)
+    request = call(tensors_for(IMAGE, elements), quorum=1)
+    pieces = split_call(request, limit_bytes=limit_bytes, overhead_bytes=0, max_rows=max_rows)
     assert b"".join(bytes(piece.tensors[0].data) for piece in pieces) == request.tensors[0].data
     assert sum(piece.tensors[0].row_count for piece in pieces) == len(elements)
     for piece in pieces:
         (tensor,) = piece.tensors
         assert len(tensor.data) <= limit_bytes
         assert max_rows is None or tensor.row_count <= max_rows
-        assert (piece.model, piece.parameters) == (request.model, request.parameters)
+        assert replace(piece, tensors=()) == replace(request, tensors=())
     if max_rows is None:  # none of them could have been longer
         for piece, after in zip(pieces, pieces[1:], strict=False):
             more = after.tensors[0].end_of(0)
@@ -36,15 +41,15 @@ def test_pieces_keep_to_the_limits_and_are_the_whole(elements, limit_bytes, max_
 
 
 def test_a_row_that_is_too_large():
-    request = InferRequest("m", tensors_for(IMAGE, [b"a", b"b" * 100]))
+    request = call(tensors_for(IMAGE, [b"a", b"b" * 100]))
     with pytest.raises(RequestTooLarge, match="row 1 alone is larger .* limit of 90 bytes"):
-        split(request, limit_bytes=90, overhead_bytes=10)
+        split_call(request, limit_bytes=90, overhead_bytes=10)
 
 
 def test_no_limit_no_pieces():
-    request = InferRequest("m", tensors_for(X, np.zeros((5, 2))))
-    assert split(request, limit_bytes=None, overhead_bytes=0) == [request]
-    assert len(split(request, limit_bytes=None, overhead_bytes=0, max_rows=2)) == 3
+    request = call(tensors_for(X, np.zeros((5, 2))))
+    assert split_call(request, limit_bytes=None, overhead_bytes=0) == [request]
+    assert len(split_call(request, limit_bytes=None, overhead_bytes=0, max_rows=2)) == 3
 
 
 def test_answers_together():
@@ -55,11 +60,11 @@ def test_answers_together():
         )
         for rows, members, degraded in [(2, "a,b,c", False), (1, "c,b", True), (3, "a,b,c", False)]
     ]
-    whole = join(answers)
+    whole = join_responses(answers)
     assert whole.outputs["output"][:, 0].tolist() == [2, 2, 1, 3, 3, 3]
     assert whole.outputs["entropy"].shape == (6,)
     assert whole.parameters == {"members": "b,c", "degraded": True, "more": 1}
-    assert join(answers[:1]) is answers[0]
+    assert join_responses(answers[:1]) is answers[0]
 
 
 def test_answers_that_do_not_fit_together():
@@ -68,9 +73,9 @@ def test_answers_that_do_not_fit_together():
         InferResponse({"output": np.zeros((1, 3))}),
     ]
     with pytest.raises(ServerFailure, match="don't fit together"):
-        join(answers)
+        join_responses(answers)
     with pytest.raises(ServerFailure, match="don't fit together"):
-        join([answers[0], InferResponse({})])
+        join_responses([answers[0], InferResponse({})])
 
 
 @pytest.mark.parametrize("limit_bytes", [400, 700, 1200])
@@ -101,5 +106,5 @@ def test_a_row_that_is_too_large_is_not_sent(model, client):
 def test_inputs_that_disagree_about_their_rows_are_left_to_the_server():
     two = {"inputs": [*X["inputs"], {**X["inputs"][0], "name": "y"}]}
     given = tensors_for(two, {"x": np.zeros((4, 2)), "y": np.zeros((3, 2))})
-    request = InferRequest("m", given)
-    assert split(request, limit_bytes=20, overhead_bytes=0, max_rows=1) == [request]
+    request = call(given)
+    assert split_call(request, limit_bytes=20, overhead_bytes=0, max_rows=1) == [request]

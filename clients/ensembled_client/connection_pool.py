@@ -1,9 +1,9 @@
-"""Connections to one server, kept and taken up again: blocking, and for asyncio.
+"""Pools of connections to one server: blocking, and for asyncio.
 
 Runs in the caller's process; requests in, responses out, read to their end. The connections are
 httpcore's. Its own pools go through all connections for all waiting requests whenever one comes or
-goes: 200 requests at once then take seconds. Here there is one server, so a stack does: the
-connection that was used last is taken first, those that have been idle for long are closed.
+goes: 200 concurrent requests then take seconds. Here there is one server, so a stack does: the
+connection that was used last is reused first, those that have been idle for long are closed.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Any
 
 import httpcore
 
-__all__ = ["AsyncConnections", "AsyncThroughProxy", "Connections", "Response", "ThroughProxy"]
+__all__ = ["AsyncConnectionPool", "AsyncProxyPool", "ConnectionPool", "ProxyPool"]
 
 #: Status, headers, body.
 Response = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
 
 
-class Connections:
+class ConnectionPool:
     """Blocking; shared by threads (the operations of a deque are atomic).
 
     Args:
-        most: so many connections at once; who finds none waits.
+        limit: the most connections; requests beyond wait for one.
         settings: of httpcore.HTTPConnection.
     """
 
-    def __init__(self, most: int, settings: dict[str, Any]) -> None:
-        self._slots = threading.BoundedSemaphore(most)
+    def __init__(self, limit: int, settings: dict[str, Any]) -> None:
+        self._slots = threading.BoundedSemaphore(limit)
         self._settings = settings
         self._idle: deque[httpcore.HTTPConnection] = deque()
 
@@ -44,11 +44,11 @@ class Connections:
         if not self._slots.acquire(timeout=_wait_s(request) or threading.TIMEOUT_MAX):
             raise httpcore.PoolTimeout
         try:
-            return self._exchange(self._take(), request)
+            return self._exchange(self._acquire(), request)
         finally:
             self._slots.release()
 
-    def _take(self) -> httpcore.HTTPConnection:
+    def _acquire(self) -> httpcore.HTTPConnection:
         while self._idle:
             try:
                 connection = self._idle.pop()
@@ -77,7 +77,7 @@ class Connections:
         return response.status, response.headers, body
 
     def _close_oldest(self) -> None:
-        """Let one go that was not needed for long, if there is one."""
+        """Close one connection that was not needed for long, if there is one."""
         try:
             oldest = self._idle.popleft()
         except IndexError:
@@ -88,21 +88,21 @@ class Connections:
             self._idle.appendleft(oldest)
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().close()
 
 
-class AsyncConnections:
+class AsyncConnectionPool:
     """For asyncio; shared by the tasks of one event loop.
 
     Args:
-        most: so many connections at once; who finds none waits.
+        limit: the most connections; requests beyond wait for one.
         settings: of httpcore.AsyncHTTPConnection.
     """
 
-    def __init__(self, most: int, settings: dict[str, Any]) -> None:
-        self._slots = asyncio.Semaphore(most)
+    def __init__(self, limit: int, settings: dict[str, Any]) -> None:
+        self._slots = asyncio.Semaphore(limit)
         self._settings = settings
         self._idle: deque[httpcore.AsyncHTTPConnection] = deque()
 
@@ -121,11 +121,11 @@ class AsyncConnections:
         else:
             await self._slots.acquire()
         try:
-            return await self._exchange(await self._take(), request)
+            return await self._exchange(await self._acquire(), request)
         finally:
             self._slots.release()
 
-    async def _take(self) -> httpcore.AsyncHTTPConnection:
+    async def _acquire(self) -> httpcore.AsyncHTTPConnection:
         while self._idle:
             connection = self._idle.pop()
             if not connection.has_expired():
@@ -154,12 +154,12 @@ class AsyncConnections:
         return response.status, response.headers, body
 
     async def aclose(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         while self._idle:
             await self._idle.pop().aclose()
 
 
-class ThroughProxy:
+class ProxyPool:
     """Blocking, through a proxy: httpcore's own pool."""
 
     def __init__(self, pool: httpcore.HTTPProxy) -> None:
@@ -178,7 +178,7 @@ class ThroughProxy:
         self._pool.close()
 
 
-class AsyncThroughProxy:
+class AsyncProxyPool:
     """For asyncio, through a proxy: httpcore's own pool."""
 
     def __init__(self, pool: httpcore.AsyncHTTPProxy) -> None:
@@ -198,6 +198,6 @@ class AsyncThroughProxy:
 
 
 def _wait_s(request: httpcore.Request) -> float | None:
-    """How long a request may wait for a connection, None for ever."""
+    """How long a request may wait for a connection, None for any time."""
     wait_s: float | None = request.extensions["timeout"]["pool"]
     return wait_s

@@ -5,8 +5,13 @@ import threading
 
 import numpy as np
 import pytest
-from ensembled_client import AsyncEnsembleClient, DeadlineExceeded, EnsembleClient, UnknownModel
-from ensembled_client.transports import over_http
+from ensembled_client import (
+    AsyncEnsembleClient,
+    DeadlineExceeded,
+    EnsembleClient,
+    UnknownModel,
+    http_transport,
+)
 from pretending import HttpServer
 
 
@@ -55,7 +60,7 @@ def test_a_connection_that_the_server_has_closed_is_not_used(server, make):
 
 
 def test_connections_that_were_idle_for_long_are_closed(server, make, monkeypatch):
-    monkeypatch.setattr(over_http, "_KEEP_IDLE_S", 0.0)
+    monkeypatch.setattr(http_transport, "_KEEP_IDLE_S", 0.0)
     client = make(server.url)
     client.predict("duo", [[1, 2]])  # metadata, configuration, and this
     assert server.connections == 3

@@ -1,6 +1,6 @@
 """HTTP/1.1 with httpcore, httpx's engine: blocking, and for asyncio.
 
-Runs in the caller's process; calls in, replies out. httpcore is used without httpx around it,
+Runs in the caller's process; calls in, responses out. httpcore is used without httpx around it,
 which builds a request and a response object anew every time: with it a one-row request takes
 about 0.4 ms longer.
 """
@@ -14,7 +14,12 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 
-from ensembled_client.addresses import Address, Options
+from ensembled_client.connection_pool import (
+    AsyncConnectionPool,
+    AsyncProxyPool,
+    ConnectionPool,
+    ProxyPool,
+)
 from ensembled_client.errors import (
     DeadlineExceeded,
     EnsembledClientError,
@@ -22,51 +27,51 @@ from ensembled_client.errors import (
     ServerFailure,
     Unavailable,
 )
-from ensembled_client.exchange import InferRequest, Link, Topic
-from ensembled_client.rest import Call, Rest
-from ensembled_client.rest_answers import Reply, answer_of, document_of
-from ensembled_client.transports.connections import (
-    AsyncConnections,
-    AsyncThroughProxy,
-    Connections,
-    ThroughProxy,
+from ensembled_client.requests import InferCall
+from ensembled_client.rest import (
+    RestEncoder,
+    RestRequest,
+    RestResponse,
+    decode_document,
+    decode_infer,
 )
+from ensembled_client.transport import Address, ConnectionOptions, Resource, Transport
 from ensembled_client.wire import InferResponse
 
-__all__ = ["AsyncHttpLink", "HttpLink"]
+__all__ = ["AsyncHttpTransport", "HttpTransport"]
 
 #: The server closes a connection that was idle for 75 s, proxies often after 60: be well before
 #: them, so that a request hardly ever meets a connection that is just being closed.
 _KEEP_IDLE_S = 30.0
 
 
-class _HttpLink(Link):
-    """What both have in common: everything but the exchange."""
+class _HttpTransport(Transport):
+    """Everything but the exchange with the server."""
 
-    def __init__(self, address: Address, options: Options) -> None:
-        self._rest = Rest(address, options)
+    def __init__(self, address: Address, options: ConnectionOptions) -> None:
+        self._rest = RestEncoder(address, options)
         self._address = address
         self._options = options
         self._urls: dict[bytes, httpcore.URL] = {}  # a few for each model
 
-    async def infer(self, request: InferRequest, limit_s: float | None) -> InferResponse:
+    async def infer(self, call: InferCall, limit_s: float | None) -> InferResponse:
         """Have a model predict."""
-        return answer_of(await self._exchange(self._rest.infer(request), limit_s))
+        return decode_infer(await self._send(self._rest.infer(call), limit_s))
 
-    async def look_up(self, topic: Topic, limit_s: float) -> Any:
-        """Ask about something."""
-        reply = await self._exchange(self._rest.look_up(topic), limit_s)
-        return document_of(topic, reply)
+    async def look_up(self, resource: Resource, model: str, limit_s: float) -> Any:
+        """Request a document."""
+        response = await self._send(self._rest.look_up(resource, model), limit_s)
+        return decode_document(resource, response)
 
-    def overhead_bytes(self, request: InferRequest) -> int:
+    def overhead_bytes(self, call: InferCall) -> int:
         """Return how much of a request's body is not raw tensors."""
-        return self._rest.overhead_bytes(request)
+        return self._rest.overhead_bytes(call)
 
     @abstractmethod
-    async def _exchange(self, call: Call, limit_s: float | None) -> Reply:
-        """Send a call and read its reply."""
+    async def _send(self, request: RestRequest, limit_s: float | None) -> RestResponse:
+        """Send a request and read its response."""
 
-    def _request(self, call: Call, limit_s: float | None) -> httpcore.Request:
+    def _prepare(self, request: RestRequest, limit_s: float | None) -> httpcore.Request:
         connect_s = self._options.connect_timeout_s
         timeout = {
             "connect": connect_s if limit_s is None else min(connect_s, limit_s),
@@ -75,11 +80,11 @@ class _HttpLink(Link):
             "write": limit_s,
         }
         # A body is both kinds of iterable.
-        content: Any = call.body
+        content: Any = request.body
         return httpcore.Request(
-            call.method,
-            self._url(call.target),
-            headers=call.headers,
+            request.method,
+            self._url(request.target),
+            headers=request.headers,
             content=content,
             extensions={"timeout": timeout},
         )
@@ -96,56 +101,56 @@ class _HttpLink(Link):
         return url
 
 
-class HttpLink(_HttpLink):
+class HttpTransport(_HttpTransport):
     """Blocking; may be shared by threads."""
 
-    def __init__(self, address: Address, options: Options) -> None:
+    def __init__(self, address: Address, options: ConnectionOptions) -> None:
         super().__init__(address, options)
         settings = _settings(address, options)
         proxy = _proxy(address)
-        self._connections = (
-            Connections(options.connections, settings)
+        self._pool = (
+            ConnectionPool(options.connections, settings)
             if proxy is None
-            else ThroughProxy(httpcore.HTTPProxy(proxy, **_trusting(settings)))
+            else ProxyPool(httpcore.HTTPProxy(proxy, **_proxy_settings(settings)))
         )
 
-    async def _exchange(self, call: Call, limit_s: float | None) -> Reply:
+    async def _send(self, request: RestRequest, limit_s: float | None) -> RestResponse:
         try:
-            return Reply(*self._connections.exchange(self._request(call, limit_s)))
+            return RestResponse(*self._pool.exchange(self._prepare(request, limit_s)))
         except _ERRORS as error:
-            raise _typed(error) from error
+            raise _client_error(error) from error
 
     async def close(self) -> None:
         """Close the connections."""
-        self._connections.close()
+        self._pool.close()
 
 
-class AsyncHttpLink(_HttpLink):
+class AsyncHttpTransport(_HttpTransport):
     """For asyncio; may be shared by the tasks of one event loop."""
 
-    def __init__(self, address: Address, options: Options) -> None:
+    def __init__(self, address: Address, options: ConnectionOptions) -> None:
         super().__init__(address, options)
         settings = _settings(address, options)
         proxy = _proxy(address)
-        self._connections = (
-            AsyncConnections(options.connections, settings)
+        self._pool = (
+            AsyncConnectionPool(options.connections, settings)
             if proxy is None
-            else AsyncThroughProxy(httpcore.AsyncHTTPProxy(proxy, **_trusting(settings)))
+            else AsyncProxyPool(httpcore.AsyncHTTPProxy(proxy, **_proxy_settings(settings)))
         )
 
-    async def _exchange(self, call: Call, limit_s: float | None) -> Reply:
+    async def _send(self, request: RestRequest, limit_s: float | None) -> RestResponse:
         try:
-            return Reply(*await self._connections.exchange(self._request(call, limit_s)))
+            return RestResponse(*await self._pool.exchange(self._prepare(request, limit_s)))
         except _ERRORS as error:
-            raise _typed(error) from error
+            raise _client_error(error) from error
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._connections.aclose()
+        await self._pool.aclose()
 
 
-def _settings(address: Address, options: Options) -> dict[str, Any]:
-    """What every connection is made with."""
+def _settings(address: Address, options: ConnectionOptions) -> dict[str, Any]:
+    """The arguments of every connection."""
     origin = httpcore.Origin(address.scheme.encode(), address.host.encode("ascii"), address.port)
     settings: dict[str, Any] = {"origin": origin, "keepalive_expiry": _KEEP_IDLE_S}
     if address.is_encrypted:
@@ -153,8 +158,8 @@ def _settings(address: Address, options: Options) -> dict[str, Any]:
     return settings
 
 
-def _trusting(settings: dict[str, Any]) -> dict[str, Any]:
-    """The same for a proxy's pool, which finds the origin in each request."""
+def _proxy_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a proxy's pool, which finds the origin in each request."""
     return {name: value for name, value in settings.items() if name != "origin"}
 
 
@@ -167,9 +172,9 @@ def _proxy(address: Address) -> str | None:
     return proxy if "://" in proxy else f"http://{proxy}"
 
 
-def _tls(options: Options) -> ssl.SSLContext:
-    """What to trust, and which certificate to show."""
-    context = _trust(options)
+def _tls(options: ConnectionOptions) -> ssl.SSLContext:
+    """Whom to trust, and which certificate to present."""
+    context = _trusted(options)
     if options.certificate is not None and options.key is not None:
         try:
             context.load_cert_chain(options.certificate, options.key)
@@ -180,8 +185,8 @@ def _tls(options: Options) -> ssl.SSLContext:
     return context
 
 
-def _trust(options: Options) -> ssl.SSLContext:
-    """A file, or what SSL_CERT_FILE names, or the usual authorities."""
+def _trusted(options: ConnectionOptions) -> ssl.SSLContext:
+    """The certificates of a file, or of what SSL_CERT_FILE names, or the usual authorities."""
     if options.root_certificates is not None:
         return ssl.create_default_context(cafile=options.root_certificates)
     import httpx  # noqa: PLC0415  (only TLS needs it, and it takes a while)
@@ -195,14 +200,14 @@ _ERRORS = (
     httpcore.ProxyError,
     httpcore.TimeoutException,
     httpcore.UnsupportedProtocol,
-    # For asyncio, an alert that comes after the handshake: in TLS 1.3 that is how a server tells
-    # that it wants another certificate.
+    # For asyncio, an alert after the handshake: in TLS 1.3 that is how a server refuses the
+    # certificate of a client.
     ssl.SSLError,
 )
 
 
-def _typed(error: Exception) -> EnsembledClientError:
-    """Return what it means that a request could not be sent, or got no reply."""
+def _client_error(error: Exception) -> EnsembledClientError:
+    """Return the error for a request that could not be sent, or got no response."""
     text = str(error) or type(error).__name__
     if isinstance(error, httpcore.ConnectError) and "CERTIFICATE" in text:
         # Not `Unavailable`: it won't be better at another try.

@@ -1,0 +1,197 @@
+"""How a client reaches a server: the URL, the connection's options, and the transports' interface.
+
+Runs in the caller's process; URLs and options flow in. A session hands calls to a `Transport`,
+which encodes, sends and decodes.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from ensembled_client.errors import EnsembledClientError
+from ensembled_client.requests import InferCall
+from ensembled_client.wire import InferResponse
+
+__all__ = ["Address", "ConnectionOptions", "Resource", "Transport", "with_api_key"]
+
+_PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
+
+
+@dataclass(frozen=True)
+class Address:
+    """A URL in its parts.
+
+    Attributes:
+        scheme: "http", "https", "grpc" or "grpcs".
+        host: a name or an address, without brackets.
+        port: of the server.
+        path: before ``/v2``, "" for none.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str = ""
+
+    @classmethod
+    def of(cls, url: str) -> Address:
+        """Parse a URL.
+
+        Raises:
+            EnsembledClientError: if this client can't connect to it.
+        """
+        try:
+            parts = urlsplit(url)
+            port = parts.port or _PORTS[parts.scheme]
+        except (KeyError, ValueError):
+            raise _not_a_server(url) from None
+        if not parts.hostname or parts.query or parts.fragment or parts.scheme not in _PORTS:
+            raise _not_a_server(url)
+        if parts.username is not None:
+            raise EnsembledClientError(
+                "a URL holds no user and password here: give headers={'Authorization': ...}"
+            )
+        if parts.scheme.startswith("grpc") and parts.path.strip("/"):
+            raise EnsembledClientError(f"{url!r}: a gRPC server has no path")
+        return cls(parts.scheme, parts.hostname, port, parts.path.rstrip("/"))
+
+    @property
+    def is_grpc(self) -> bool:
+        """Whether the server speaks gRPC."""
+        return self.scheme in {"grpc", "grpcs"}
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection uses TLS."""
+        return self.scheme in {"https", "grpcs"}
+
+    @property
+    def authority(self) -> str:
+        """Host and port, as gRPC and HTTP write them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+def _not_a_server(url: str) -> EnsembledClientError:
+    return EnsembledClientError(
+        f"{url!r} is not the URL of a server, e.g. http://HOST:8000 or grpc://HOST:8001"
+    )
+
+
+@dataclass(frozen=True)
+class ConnectionOptions:
+    """How to connect to a server.
+
+    Attributes:
+        connect_timeout_s: how long connecting may take.
+        connections: the most connections (HTTP; gRPC needs one).
+        headers: sent with every request (gRPC: its metadata), the API key among them.
+        compression: of requests, "gzip" or "deflate"; None for none.
+        root_certificates: a file (PEM) with the certificates to trust instead of the usual ones.
+        certificate: a file (PEM) with the client's certificate.
+        key: a file (PEM) with the certificate's private key.
+    """
+
+    connect_timeout_s: float = 5.0
+    connections: int = 100
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    compression: str | None = None
+    root_certificates: str | os.PathLike[str] | None = None
+    certificate: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the options.
+
+        Raises:
+            EnsembledClientError: if the compression is unknown, or a file is missing.
+        """
+        if self.compression not in {None, "gzip", "deflate"}:
+            raise EnsembledClientError(f"compression is gzip or deflate, not {self.compression!r}")
+        if (self.certificate is None) != (self.key is None):
+            raise EnsembledClientError("a certificate and its key go together")
+        for what, path in (
+            ("root certificates", self.root_certificates),
+            ("certificate", self.certificate),
+            ("key", self.key),
+        ):
+            if path is not None and not Path(path).is_file():
+                raise EnsembledClientError(f"no {what} at {path}")
+
+
+def with_api_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
+    """Return headers with the one that presents an API key, if there is one.
+
+    Raises:
+        EnsembledClientError: if the key can't be a header's value.
+    """
+    added = dict(headers or {})
+    if api_key is not None:
+        if not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key:
+            raise EnsembledClientError("the API key has characters that no key has")
+        added["Authorization"] = f"Bearer {api_key}"
+    return added
+
+
+class Resource(Enum):
+    """What can be looked up about a server, or about a model."""
+
+    SERVER_METADATA = auto()
+    SERVER_LIVE = auto()
+    SERVER_READY = auto()
+    REPOSITORY_INDEX = auto()
+    STATISTICS = auto()
+    MODEL_METADATA = auto()
+    MODEL_CONFIG = auto()
+    MODEL_READY = auto()
+
+
+class Transport(ABC):
+    """A protocol spoken with one server, over connections that are kept open.
+
+    Methods are coroutines everywhere; those of a blocking transport never suspend (see
+    `io_backend.run_blocking`), so that one session serves both clients.
+    """
+
+    @abstractmethod
+    async def infer(self, call: InferCall, limit_s: float | None) -> InferResponse:
+        """Have a model predict.
+
+        Args:
+            call: what is sent.
+            limit_s: when to stop waiting for the response, None for never.
+
+        Raises:
+            EnsembledClientError: what the server answered instead, or why it did not.
+        """
+
+    @abstractmethod
+    async def look_up(self, resource: Resource, model: str, limit_s: float) -> Any:
+        """Request a document.
+
+        Args:
+            resource: which one.
+            model: its model; "" for the server, or, of statistics, for every model.
+            limit_s: when to stop waiting for it.
+
+        Returns:
+            The document that the protocol has for it over HTTP; for readiness a bool.
+
+        Raises:
+            EnsembledClientError: as `infer`; `Unavailable` may stand for "not ready".
+        """
+
+    @abstractmethod
+    def overhead_bytes(self, call: InferCall) -> int:
+        """Return how much longer a request is than its raw tensors, or a little more."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Close the connections."""
