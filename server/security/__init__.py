@@ -1,1 +1,1 @@
-"""Who may ask, and how connections are encrypted."""
+"""Access control of clients and encryption of connections."""

@@ -1,8 +1,8 @@
-"""Reads the files that `server.tls` and `server.api_keys_file` name, and says what is unsafe.
+"""Reads and validates the files of `server.tls` and `server.api_keys_file`.
 
-Runs in the supervisor, at its start and when it is told to read again, and in `ensembled check`.
-The configuration flows in, a `SecuritySpec` with the contents of the files and lines of warning
-flow out. The front-end opens none of these files: what was found to be right is what it gets.
+Runs in the supervisor, at its start and on reload, and in `ensembled check`. The configuration
+flows in; a `SecuritySpec` with the contents of the files, and warnings about what is unsafe, flow
+out. The front-end opens none of these files: it gets the validated contents.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ from __future__ import annotations
 import ipaddress
 import stat
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
 from server.config import ApiKeyConfig, ServerConfig
@@ -20,7 +22,7 @@ from server.config.loading import read_yaml
 from server.config.problems import describe
 from server.errors import ConfigError
 from server.security.spec import ApiKey, SecuritySpec, TlsFiles
-from server.security.tls import make_context, untimely
+from server.security.tls import make_context
 
 __all__ = ["Credentials", "read_credentials"]
 
@@ -29,11 +31,11 @@ _validate = TypeAdapter(_ApiKeys).validate_python
 
 
 class Credentials(NamedTuple):
-    """What the configuration says about keys and certificates, files included.
+    """Validated keys and certificates.
 
     Attributes:
         spec: for the front-end.
-        warnings: what works but is not safe, in lines for people.
+        warnings: what works but is unsafe, one line each.
     """
 
     spec: SecuritySpec
@@ -41,10 +43,10 @@ class Credentials(NamedTuple):
 
 
 def read_credentials(server: ServerConfig) -> Credentials:
-    """Read and check the keys and the certificates.
+    """Read and validate the keys and the certificates.
 
     Raises:
-        ConfigError: if a file can't be read or is not what it should be.
+        ConfigError: if a file can't be read or is invalid.
     """
     keys = list(server.api_keys)
     warnings: list[str] = []
@@ -60,9 +62,8 @@ def read_credentials(server: ServerConfig) -> Credentials:
         )
         make_context(tls)
         warnings += _warn_of_readers("tls.key", server.tls.key)
-        if wrong := untimely(tls):
-            warnings.append(f"server.tls.certificate: {server.tls.certificate} {wrong}")
-    spec = SecuritySpec(_checked(keys), server.limits.client_requests, tls)
+        warnings += _warn_of_dates(server.tls.certificate, tls.certificate)
+    spec = SecuritySpec(_unique(keys), server.limits.client_requests, tls)
     return Credentials(spec, (*warnings, *_warn_of_reach(server.host, spec)))
 
 
@@ -84,8 +85,8 @@ def _read_keys(path: Path) -> _ApiKeys:
     return keys
 
 
-def _checked(keys: list[ApiKeyConfig]) -> tuple[ApiKey, ...]:
-    """The keys as the front-end knows them; none may be there twice, nor two names for one."""
+def _unique(keys: list[ApiKeyConfig]) -> tuple[ApiKey, ...]:
+    """Convert the keys for the front-end; names and hashes must be unique."""
     for field, of in (("name", "of that name"), ("hash", "with that hash")):
         values = [getattr(key, field) for key in keys]
         for index, key in enumerate(keys):
@@ -108,8 +109,20 @@ def _warn_of_readers(key: str, path: Path) -> Iterator[str]:
         yield f"server.{key}: every user of this machine can read {path}: chmod 600"
 
 
+def _warn_of_dates(path: Path, pem: bytes) -> Iterator[str]:
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+    except ValueError:  # OpenSSL is less strict, and has accepted it
+        return
+    now = datetime.now(UTC)
+    if now < certificate.not_valid_before_utc:
+        yield f"server.tls.certificate: {path} is not valid yet"
+    elif now > certificate.not_valid_after_utc:
+        yield f"server.tls.certificate: {path} has expired"
+
+
 def _warn_of_reach(host: str, spec: SecuritySpec) -> Iterator[str]:
-    """Say what a server that others can reach is missing."""
+    """Warn of missing protection of a server that other machines can reach."""
     try:
         is_local = ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,7 +1,7 @@
-"""What a front-end knows of keys and certificates: part of its spec, and of `Reload`.
+"""API keys, certificates and limits of the front-end: part of its spec, and of `Reload`.
 
-Made in the supervisor from the configuration, used in the front-end; it travels on the front-end's
-stdin only. Nothing here tells a secret when it is printed.
+Made in the supervisor from the configuration, used in the front-end; sent on the front-end's stdin
+only. No secret appears when these are printed.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ class ApiKey(msgspec.Struct, frozen=True):
     """An API key, of which only the SHA-256 is known.
 
     Attributes:
-        name: whose it is.
+        name: of its owner.
         digest: the SHA-256 of the key, 32 bytes.
-        scopes: what it is good for, "infer", "admin" and "urgent".
+        scopes: what it allows: "infer", "admin", "urgent".
     """
 
     name: str
@@ -25,17 +25,17 @@ class ApiKey(msgspec.Struct, frozen=True):
     scopes: tuple[str, ...]
 
     def __repr__(self) -> str:
-        """Say whose it is, and no more."""
+        """Show the name only."""
         return f"ApiKey({self.name!r})"
 
 
 class TlsFiles(msgspec.Struct, frozen=True):
-    """What is in the files of `server.tls`, PEM.
+    """Contents of the files of `server.tls`, PEM.
 
     Attributes:
-        certificate: the server's own, and those of authorities after it.
+        certificate: of the server, followed by those of intermediate authorities.
         key: its private key.
-        client_ca: the authorities that sign clients' certificates; empty if clients need none.
+        client_ca: authorities that sign clients' certificates; empty if clients need none.
     """
 
     certificate: bytes
@@ -43,17 +43,17 @@ class TlsFiles(msgspec.Struct, frozen=True):
     client_ca: bytes = b""
 
     def __repr__(self) -> str:
-        """Say nothing of the key."""
+        """Do not show the key."""
         return f"TlsFiles(client_ca={bool(self.client_ca)})"
 
 
 class SecuritySpec(msgspec.Struct, frozen=True):
-    """Who may ask, and how connections are encrypted.
+    """Access control and encryption.
 
     Attributes:
-        keys: of which clients must show one; nobody has to if there are none.
-        client_requests: how many requests of one client are worked on at once, 0 for any number.
-        tls: None if nothing is encrypted.
+        keys: of which clients must present one; if there are none, they need none.
+        client_requests: concurrent requests of one client, 0 for any number.
+        tls: None for no encryption.
     """
 
     keys: tuple[ApiKey, ...] = ()
@@ -62,5 +62,5 @@ class SecuritySpec(msgspec.Struct, frozen=True):
 
     @property
     def is_open(self) -> bool:
-        """Whether anybody who reaches the server may ask."""
+        """Whether anyone who reaches the server may use it."""
         return not self.keys and (self.tls is None or not self.tls.client_ca)

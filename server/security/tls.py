@@ -1,7 +1,7 @@
-"""TLS as Python's ssl module has it, made of what is in the files.
+"""TLS contexts of Python's ssl module, made of the contents of PEM files.
 
-Used in the supervisor and by `ensembled check` to find what is wrong with the files, and in the
-front-end for HTTP. gRPC has a TLS of its own and takes the same files.
+Runs in the supervisor and in `ensembled check`, to validate the files, and in the front-end, for
+HTTP. gRPC has its own TLS implementation and takes the same files.
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ from server.errors import ConfigError
 from server.security.spec import TlsFiles
 from workers.runtime.memory import create_memory
 
-__all__ = ["HANDSHAKE_S", "make_context", "untimely"]
+__all__ = ["HANDSHAKE_S", "make_context"]
 
-#: A client that has not shaken hands by then is let go, over both protocols.
+#: Clients that take longer for the handshake are disconnected, over both protocols.
 HANDSHAKE_S = 10.0
 
 _KEY = "server.tls.key"
-#: OpenSSL's numbers for what is wrong with a certificate's dates.
-_UNTIMELY = {9: "is not valid yet", 10: "has expired"}
-#: OpenSSL's words for a key of another certificate: of the same kind, and of another.
-_FOREIGN_KEY = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
+#: OpenSSL's reasons for a key of another certificate: of the same type, and of another.
+_KEY_MISMATCH = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"}
 
 
 def make_context(files: TlsFiles) -> ssl.SSLContext:
-    """Make the context of a server: TLS 1.2 or later, ciphers with forward secrecy.
+    """Make a server's context: TLS 1.2 or later, ciphers with forward secrecy.
 
     Raises:
-        ConfigError: if the files are not what they should be; the line names the key.
+        ConfigError: if a file is invalid, naming its configuration key.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -43,31 +41,6 @@ def make_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def untimely(files: TlsFiles) -> str:
-    """What clients have against the certificate's dates; empty if they are right.
-
-    Found by shaking hands, without a network, with a client that trusts it but for that: the ssl
-    module tells the dates of nothing else.
-    """
-    trusting = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting.check_hostname = False
-    trusting.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    _trust(trusting, files.certificate, "certificate")
-    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = trusting.wrap_bio(back, there)
-    server = make_context(files).wrap_bio(there, back, server_side=True)
-    for side in (client, server, client):
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
-        except ssl.SSLCertVerificationError as error:
-            return _UNTIMELY.get(error.verify_code, "")
-        except ssl.SSLError:  # whatever it is, it is no date
-            break
-    return ""
-
-
 def _trust(context: ssl.SSLContext, pem: bytes, key: str) -> None:
     try:
         context.load_verify_locations(cadata=pem.decode("ascii"))
@@ -76,10 +49,10 @@ def _trust(context: ssl.SSLContext, pem: bytes, key: str) -> None:
 
 
 def _load_key(context: ssl.SSLContext, files: TlsFiles) -> None:
-    """Load certificate and key, which the ssl module reads from a file and from nowhere else."""
+    """Load certificate and key, which the ssl module reads from a file only."""
     is_encrypted = False
 
-    def password() -> bytes:  # else OpenSSL asks at the terminal
+    def password() -> bytes:  # else OpenSSL prompts at the terminal
         nonlocal is_encrypted
         is_encrypted = True
         return b""
@@ -92,9 +65,9 @@ def _load_key(context: ssl.SSLContext, files: TlsFiles) -> None:
     except ssl.SSLError as error:
         if is_encrypted:
             raise ConfigError(f"{_KEY}: the key must not be encrypted") from None
-        if error.reason in _FOREIGN_KEY:
+        if error.reason in _KEY_MISMATCH:
             raise ConfigError(f"{_KEY}: it is not the key of server.tls.certificate") from None
-        if error.reason is not None:  # too weak, say
+        if error.reason is not None:  # too weak, for instance
             why = error.reason.lower().replace("_", " ")
             raise ConfigError(f"server.tls: OpenSSL does not take the files: {why}") from None
         raise ConfigError(f"{_KEY}: the file holds no private key (PEM)") from None
