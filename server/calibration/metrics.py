@@ -20,6 +20,7 @@ Characteristic (ROC) Curve" (Radiology 143, 1982).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,7 +82,9 @@ class ReliabilityBin:
 
 def measure(p: Floats, y: ClassIndices) -> Metrics:
     """All metrics of probabilities p [rows, classes] for classes y [rows]; at least one row."""
-    return Metrics(accuracy(p, y), log_loss(p, y), brier(p, y), calibration_error(p, y))
+    return Metrics(
+        accuracy(p, y), log_loss(p, y), brier(p, y), calibration_error(reliability(p, y))
+    )
 
 
 def accuracy(p: Floats, y: ClassIndices) -> float:
@@ -99,9 +102,11 @@ def brier(p: Floats, y: ClassIndices) -> float:
     return float(((p - (np.arange(p.shape[1]) == y[:, np.newaxis])) ** 2).sum(axis=1).mean())
 
 
-def calibration_error(p: Floats, y: ClassIndices) -> float:
-    """The expected calibration error."""
-    return sum(one.rows * abs(one.accuracy - one.confidence) for one in reliability(p, y)) / len(y)
+def calibration_error(bins: Sequence[ReliabilityBin]) -> float:
+    """The expected calibration error of the rows in some bins."""
+    return sum(one.rows * abs(one.accuracy - one.confidence) for one in bins) / sum(
+        one.rows for one in bins
+    )
 
 
 def reliability(p: Floats, y: ClassIndices) -> list[ReliabilityBin]:

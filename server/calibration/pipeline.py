@@ -7,9 +7,11 @@ at the same time, by a server that is a child process for the length of the pred
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ __all__ = ["Calibration", "calibrate_ensemble"]
 
 _BATCH_ROWS = 64
 _MAX_CLIENTS = 8
-_TIMEOUT_S = 60.0
+_BATCH_TIMEOUT_S = 60.0
 #: By how much the sum of a row's probabilities may differ from 1.
 _TOLERANCE = 1e-2
 _MAX_NAMED = 5
@@ -133,33 +135,6 @@ def calibrate_ensemble(
     )
 
 
-def _predict_rows(client: EnsembleClient, model: str, inputs: Inputs) -> Array:
-    """Have a model predict all rows in batches, one after the other; [rows, *outputs].
-
-    Args:
-        client: of the server.
-        model: its name.
-        inputs: by name, [rows, ...].
-
-    Raises:
-        StartError: if it fails.
-    """
-    rows = len(next(iter(inputs.values())))
-    try:
-        return np.concatenate(
-            [
-                client.predict(
-                    model,
-                    {name: x[start : start + _BATCH_ROWS] for name, x in inputs.items()},
-                    timeout=_TIMEOUT_S,
-                ).values
-                for start in range(0, rows, _BATCH_ROWS)
-            ]
-        )
-    except EnsembledClientError as error:
-        raise StartError(f"{model}: {error.message}") from None
-
-
 def _predict_members(
     config: Path, target: CalibrationTarget, inputs: Sequence[Inputs]
 ) -> list[Floats]:
@@ -178,6 +153,16 @@ def _predict_members(
         ConfigError: if predictions are no probabilities.
     """
     names = [member.name for member in target.members]
+
+    def predict(client: EnsembleClient, name: str, x: Inputs) -> Array:
+        batches = math.ceil(len(next(iter(x.values()))) / _BATCH_ROWS)
+        try:
+            return client.predict(
+                name, x, max_rows=_BATCH_ROWS, timeout=_BATCH_TIMEOUT_S * batches
+            ).values
+        except EnsembledClientError as error:
+            raise StartError(f"{name}: {error.message}") from None
+
     try:
         with (
             measured_server(config, target.matrix) as address,
@@ -185,8 +170,7 @@ def _predict_members(
             ThreadPoolExecutor(min(len(names), _MAX_CLIENTS)) as pool,
         ):
             predictions = [
-                list(pool.map(lambda name, x=one: _predict_rows(client, name, x), names))
-                for one in inputs
+                list(pool.map(predict, repeat(client), names, repeat(one))) for one in inputs
             ]
     except MeasurementError as error:
         raise StartError(f"the server for predictions: {error}") from None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from server.calibration.fitting import Fit
-from server.calibration.metrics import ReliabilityBin
+from server.calibration.metrics import ReliabilityBin, calibration_error
 from server.calibration.target import CalibrationTarget
 from server.calibration.temperature_scaling import has_temperature
 
@@ -105,14 +105,12 @@ def draw_reliability(
 
 def _draw_accuracy(axes: Axes, name: str, bins: Sequence[ReliabilityBin]) -> None:
     filled = [one for one in bins if one.rows]
-    rows = sum(one.rows for one in filled)
-    error = sum(one.rows * abs(one.accuracy - one.confidence) for one in filled) / rows
     left, width = [one.low for one in filled], [one.high - one.low for one in filled]
     accuracy, confidence = [one.accuracy for one in filled], [one.confidence for one in filled]
     axes.bar(left, accuracy, width, align="edge", color="tab:blue")
     axes.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1)
     axes.plot(confidence, accuracy, "o", color="tab:orange", markersize=4)
-    axes.set_title(f"{name}: ECE {error:.3f}", fontsize=10, parse_math=False)
+    axes.set_title(f"{name}: ECE {calibration_error(bins):.3f}", fontsize=10, parse_math=False)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
 

@@ -239,15 +239,14 @@ def _allocation(
 
 def _row_seconds(names: Sequence[str], measurements: Measurements) -> dict[str, float]:
     """Seconds per row on the first kind of device where all members were measured, if any."""
-    estimated = set(measurements.estimated)
-    for kind in dict.fromkeys(one.device_kind for one in measurements.profiles):
-        of_kind = [one for one in measurements.profiles if one.device_kind == kind]
+    profiles = measurements.profiles
+    for kind in dict.fromkeys(profile.device_kind for profile in profiles):
         seconds = {
-            name: min(1 / one.rows_per_s for one in of_kind if one.member == name)
-            for name in {one.member for one in of_kind}
-            if (name, kind) not in estimated
+            name: min(1 / profile.rows_per_s for profile in profiles.of(name, kind).values())
+            for name in names
+            if profiles.of(name, kind) and (name, kind) not in measurements.estimated
         }
-        if set(names) <= set(seconds):
+        if len(seconds) == len(names):
             return seconds
     return {}
 

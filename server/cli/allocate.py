@@ -21,8 +21,8 @@ from allocator.simulation import Figures
 from server.cli.application import (
     check_output,
     check_plot,
+    file_errors,
     stdout_console,
-    write_errors,
     write_output,
 )
 from server.config import Config
@@ -47,19 +47,7 @@ _NEEDS_RATE = "--deadline-ms needs --rate, the arrivals that it is for"
 
 @dataclass(frozen=True)
 class AllocateOptions:
-    """The options of the command.
-
-    Attributes:
-        solver: see `allocator.search.search`.
-        time_limit_s: of the search; None for the default.
-        seed: of the search.
-        as_json: print the result as JSON instead of tables.
-        output: where to write the result, if anywhere.
-        plot: where to draw the matrix, if anywhere: .svg or .png.
-        rate_rows_s: search for the best latency at this arrival rate, if given.
-        deadline_ms: for that, when an answer is late.
-        measure_s: measure good allocations with the real server, if given; seconds of the
-            longest measurement.
+    """The options of the command, see `server.cli.main.allocate`.
 
     Raises:
         ConfigError: if options contradict each other, or a file can't be written.
@@ -189,23 +177,19 @@ def read_problem(devices: Path, profiles: Path) -> Problem:
     Raises:
         ConfigError: if one of them can't be read, or is wrong.
     """
-    path = devices
-    try:
-        pool = [
+    with file_errors(str(devices)):
+        pool = tuple(
             Device(
                 name=text(entry, "name", where),
                 kind=text(entry, "kind", where),
                 memory_bytes=whole_number(entry, "memory_bytes", where),
             )
             for where, entry in entries(devices.read_bytes(), "devices")
-        ]
-        path = profiles
+        )
+    with file_errors(str(profiles)):
         table = Profiles.from_json(profiles.read_bytes())
-        path = devices
-        return Problem(table.members, tuple(pool), table)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{path}: {reason}") from None
+    with file_errors(str(devices)):
+        return Problem(table.members, pool, table)
 
 
 def _print_result(
@@ -224,7 +208,7 @@ def _print_result(
     if options.plot is not None:
         from allocator.search.plot import draw_allocation  # noqa: PLC0415 (matplotlib is an extra)
 
-        with write_errors("--plot", options.plot):
+        with file_errors(f"--plot {options.plot}"):
             draw_allocation(options.plot, allocation, problem)
     if options.as_json:
         echo(document)

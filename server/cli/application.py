@@ -29,8 +29,8 @@ __all__ = [
     "check_output",
     "check_plot",
     "errors_as_lines",
+    "file_errors",
     "stdout_console",
-    "write_errors",
     "write_output",
 ]
 
@@ -136,14 +136,15 @@ def write_output(option: str, path: Path, text: str) -> None:
     Raises:
         ConfigError: if it can't be written.
     """
-    with write_errors(option, path):
+    with file_errors(f"{option} {path}"):
         path.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def write_errors(option: str, path: Path) -> Iterator[None]:
-    """Turn an OSError of the block into a ConfigError about the file of an option."""
+def file_errors(where: str) -> Iterator[None]:
+    """Turn what goes wrong with a file in the block into a ConfigError that begins with `where`."""
     try:
         yield
-    except OSError as error:
-        raise ConfigError(f"{option} {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{where}: {reason}") from None

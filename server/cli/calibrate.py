@@ -28,8 +28,8 @@ from server.calibration.target import CalibrationTarget
 from server.cli.application import (
     check_output,
     check_plot,
+    file_errors,
     stdout_console,
-    write_errors,
     write_output,
 )
 from server.config import Config
@@ -54,17 +54,7 @@ def calibrate(
 ) -> None:
     """Calibrate an ensemble, and print the result on stdout.
 
-    Args:
-        config: the configuration.
-        path: of its file.
-        data: .npz file of inputs and `y`.
-        options: of the fit.
-        output: where to write the YAML, if anywhere.
-        plot: where to draw the reliability diagram, if anywhere: .svg or .png.
-        as_json: print JSON instead of tables.
-        ensemble: its name; None if there is only one.
-        holdout: share of the rows to evaluate on.
-        outside: .npz files of out-of-distribution inputs.
+    The arguments are those of `calibrate_ensemble`, and the command's options for output.
 
     Raises:
         ConfigError: if the configuration, a file or an option is wrong.
@@ -89,7 +79,7 @@ def calibrate(
         if not before or not after:
             rule = found.target.config.rule
             raise ConfigError(f"--plot: answers of rule {rule} are no probabilities")
-        with write_errors("--plot", plot):
+        with file_errors(f"--plot {plot}"):
             draw_reliability(plot, found.target.name, {"before": before, "after": after})
 
 

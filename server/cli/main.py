@@ -10,13 +10,16 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from server.cli.application import AsJson, ConfigPath, Debug, app, errors_as_lines
 from server.errors import ConfigError
 from server.stdout import echo, typer_prints_to_stdout
+
+if TYPE_CHECKING:
+    from server.config import Config
 
 __all__ = ["app", "main"]
 
@@ -50,6 +53,12 @@ def main() -> None:
         app()
 
 
+def _load(path: Path) -> Config:
+    from server.config import load_config  # noqa: PLC0415
+
+    return load_config(path)
+
+
 @app.command()
 def serve(
     config: ConfigPath,
@@ -65,13 +74,13 @@ def serve(
 ) -> None:
     """Serve the ensembles of a configuration until told to stop."""
     with errors_as_lines(debug):
-        from server.config import Config, load_config, override_server  # noqa: PLC0415
+        from server.config import override_server  # noqa: PLC0415
 
         given = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
         given = {key: value for key, value in given.items() if value is not None}
 
         def read() -> Config:
-            loaded = override_server(load_config(config), **given)
+            loaded = override_server(_load(config), **given)
             if allocation is None:
                 return loaded
             if not allocation.is_file():
@@ -88,9 +97,7 @@ def serve(
 def check(config: ConfigPath, debug: Debug = False) -> None:
     """Validate a configuration without starting anything."""
     with errors_as_lines(debug):
-        from server.config import load_config  # noqa: PLC0415
-
-        loaded = load_config(config)
+        loaded = _load(config)
         import server.supervision.launch  # noqa: PLC0415
 
         echo(server.supervision.launch.check(loaded))
@@ -108,9 +115,8 @@ def health(
     """Ask the running server of a configuration whether it is ready: exit 0, else 1."""
     with errors_as_lines(debug):
         from server.cli.health import check_ready  # noqa: PLC0415
-        from server.config import load_config  # noqa: PLC0415
 
-        echo(check_ready(load_config(config), timeout_s=timeout))
+        echo(check_ready(_load(config), timeout_s=timeout))
 
 
 @app.command()
@@ -207,9 +213,7 @@ def profile(
 ) -> None:
     """Measure what each member costs on each kind of device: time and memory by batch size."""
     with errors_as_lines(debug):
-        from server.config import load_config  # noqa: PLC0415
-
-        loaded = load_config(config)
+        loaded = _load(config)
         import server.cli.profile  # noqa: PLC0415
 
         server.cli.profile.profile(loaded, output=output, as_json=as_json, fresh=fresh)
@@ -279,9 +283,7 @@ def allocate(
         if devices is not None and profiles is not None:
             allocate_files(devices, profiles, options)
         elif config is not None:
-            from server.config import load_config  # noqa: PLC0415
-
-            allocate_config(load_config(config), options, config)
+            allocate_config(_load(config), options, config)
 
 
 @app.command()
@@ -325,9 +327,7 @@ def simulate(
         if devices is not None and profiles is not None:
             scenario = scenario_from_files(devices, profiles, allocation, seed=seed)
         elif config is not None:
-            from server.config import load_config  # noqa: PLC0415
-
-            scenario = scenario_from_config(load_config(config), allocation, seed=seed)
+            scenario = scenario_from_config(_load(config), allocation, seed=seed)
         simulate(
             scenario,
             make_arrivals(
@@ -387,10 +387,9 @@ def calibrate(
     with errors_as_lines(debug):
         from server.calibration.fitting import FitOptions  # noqa: PLC0415
         from server.cli.calibrate import calibrate  # noqa: PLC0415
-        from server.config import load_config  # noqa: PLC0415
 
         calibrate(
-            load_config(config),
+            _load(config),
             config,
             data,
             FitOptions(weighting=weights, max_loss=max_loss, bags=bags, seed=seed),

@@ -50,16 +50,8 @@ def predict(
 ) -> None:
     """Send files to a server and print its predictions on stdout.
 
-    Args:
-        ensemble: or a single member.
-        inputs: files of images or arrays.
-        url: of the server.
-        credentials: the client's options about keys and certificates.
-        members: only these, None for all.
-        quorum: the fewest members that an answer may rest on, None for the ensemble's own.
-        timeout_s: deadline of the answer, None for the ensemble's own.
-        top: how many classes to show of each row.
-        as_json: print JSON instead of tables.
+    The arguments are the command's; `credentials` are the client's options about keys and
+    certificates.
 
     Raises:
         ConfigError: if a file can't be used, or the server rejects the request.
@@ -166,14 +158,7 @@ def _finite_or_none(values: Any) -> Any:
 
 
 def _print_answer(console: Console, names: Sequence[str], answer: Prediction, top: int) -> None:
-    """Print the answer to one request.
-
-    Args:
-        console: where to.
-        names: of the rows; or of the one file that holds them all.
-        answer: with uncertainty and the members' own predictions, as far as there are any.
-        top: how many classes to show of each row.
-    """
+    """Print the answer to one request: a table per row, or a line if they are many."""
     names = _row_names(names, len(answer))
     console.print(_provenance(answer))
     if len(answer) > _MAX_DETAILED_ROWS:

@@ -28,11 +28,7 @@ _MIB = 1 << 20
 def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) -> None:
     """Profile the members of a configuration and print their costs on stdout.
 
-    Args:
-        config: the configuration.
-        output: where to write the profiles file, if anywhere.
-        as_json: print the profiles file's text instead of a table.
-        fresh: measure again what was measured before.
+    The arguments are the command's options.
 
     Raises:
         ConfigError: if the configuration, or the place for the output, is wrong.

@@ -31,7 +31,7 @@ from allocator.simulation import (
 )
 from allocator.simulation import simulate as simulate_serving
 from server.cli.allocate import read_problem
-from server.cli.application import stdout_console
+from server.cli.application import file_errors, stdout_console
 from server.config import Config
 from server.deployment.allocation_file import read_matrix
 from server.deployment.costs import plan_problem
@@ -154,18 +154,13 @@ def make_arrivals(
     if len(given) > 1:
         raise ConfigError(f"{' and '.join(given)} exclude each other")
     if trace is not None:
-        try:
+        with file_errors(str(trace)):
             return read_trace(trace.read_text(), rows=rows)
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise ConfigError(f"{trace}: {reason}") from None
-    try:
+    with file_errors("the load"):
         if rate is not None:
             return Poisson(rate, rows)
         most_rows = max(sum(column) for column in zip(*matrix.cells, strict=True))
         return ClosedLoop(connections or math.ceil(_SATURATION * most_rows / rows), rows)
-    except ValueError as error:
-        raise ConfigError(f"the load: {error}") from None
 
 
 def simulate(

@@ -36,7 +36,10 @@ def test_metrics_are_those_of_scikit_learn(seed):
     assert brier(p, y) == pytest.approx(each)
     found = measure(p, y)
     assert (found.accuracy, found.log_loss) == (accuracy(p, y), log_loss(p, y))
-    assert (found.brier, found.calibration_error) == (brier(p, y), calibration_error(p, y))
+    assert (found.brier, found.calibration_error) == (
+        brier(p, y),
+        calibration_error(reliability(p, y)),
+    )
 
 
 def test_an_impossible_class_costs_a_finite_log_loss():
@@ -65,13 +68,13 @@ def test_the_calibration_error_bin_by_bin(seed):
             gap = abs(right[inside].mean() - confidence[inside].mean())
             total += inside.sum() / len(y) * gap
     assert rows == len(y)
-    assert calibration_error(p, y) == pytest.approx(total)
+    assert calibration_error(reliability(p, y)) == pytest.approx(total)
 
 
 def test_certainty_is_in_the_last_bin_although_it_is_rounded():
     p = np.array([[1.0, 0.0], [np.nextafter(1.0, 2), 0.0]])
     assert [one.rows for one in reliability(p, np.array([0, 1]))] == [0] * (BINS - 1) + [2]
-    assert calibration_error(p, np.array([0, 1])) == pytest.approx(0.5)
+    assert calibration_error(reliability(p, np.array([0, 1]))) == pytest.approx(0.5)
 
 
 scores = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=20)
