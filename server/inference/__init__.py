@@ -1,1 +1,1 @@
-"""What the protocols share: requests, tensors and images in, answers out."""
+"""What both protocols share: infer requests, tensors and images in, outputs out."""

@@ -1,8 +1,8 @@
-"""What was found out lately, by what it depends on: a bounded cache that clients can't fill up.
+"""A bounded cache that keeps what is in use.
 
-Runs in the front-end, on the hot path; pure. Two generations stand in for an order of last use,
-which would cost more than it saves: what is new, or asked for again, is young; when there are
-enough of the young they become the old, and what was old is forgotten.
+Runs in the front-end, on the hot path; pure. Two generations approximate least-recently-used order,
+which would cost more than it saves: entries that are new, or used again, are young; when there are
+enough of them they become the old generation, and the former old one is dropped.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ V = TypeVar("V")
 
 
 class GenerationalCache(Generic[K, V]):
-    """A mapping that keeps what is in use.
+    """A mapping that drops entries out of use.
 
     Args:
-        generation: how many entries are young at most; it holds twice as many.
+        generation: maximum number of young entries; it holds up to twice as many.
     """
 
     def __init__(self, generation: int) -> None:
@@ -32,7 +32,7 @@ class GenerationalCache(Generic[K, V]):
         return len(self._young) + len(self._old)
 
     def get(self, key: K) -> V | None:
-        """What is known under a key, None if nothing is."""
+        """The value of a key, None if there is none."""
         value = self._young.get(key)
         if value is None and self._old:
             value = self._old.pop(key, None)
@@ -41,7 +41,7 @@ class GenerationalCache(Generic[K, V]):
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Keep what was found out; `value` is not None."""
+        """Set the value of a key, which is not None."""
         if len(self._young) >= self._generation:
             self._old, self._young = self._young, {}
         self._young[key] = value

@@ -1,7 +1,7 @@
-"""One way from a request to its answer, under every protocol.
+"""The models, and inference under every protocol.
 
-Runs in the front-end. An `InferRequest` is checked against its model, its rows go through the
-engine, and its answer comes back as tensors; whatever comes of it is counted.
+Runs in the front-end. An `InferRequest` flows in and is checked against its model; its rows go
+through the engine, and its outputs flow out as tensors. Every outcome is counted.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from server.inference.spec import FrontEndSpec, ModelSpec
 if TYPE_CHECKING:
     from server.engine.tracing import RequestTrace, Tracer
 
-__all__ = ["Endpoint", "Inference", "Inferred"]
+__all__ = ["Endpoint", "Inference", "InferResult"]
 
 
 class Endpoint:
-    """A model that can be asked.
+    """A model that clients can request.
 
     Attributes:
-        model: what clients see of it.
-        counters: what became of the requests to it.
+        model: its spec.
+        counters: of its requests.
     """
 
     def __init__(self, model: ModelSpec) -> None:
@@ -45,13 +45,13 @@ class Endpoint:
         self.counters = ModelCounters()
 
 
-class Inferred(msgspec.Struct, frozen=True):
-    """The answer to an infer request.
+class InferResult(msgspec.Struct, frozen=True):
+    """The result of an infer request.
 
     Attributes:
         members: names of those that every row rests on, separated by commas.
-        degraded: whether these are fewer than were asked.
-        outputs: as they were wanted.
+        degraded: whether these are fewer than requested.
+        outputs: in the requested order.
         bound: the request.
     """
 
@@ -62,18 +62,18 @@ class Inferred(msgspec.Struct, frozen=True):
 
 
 class Inference:
-    """All models, and the way to their answers.
+    """All models, and inference with them.
 
     Args:
-        spec: what this front-end serves.
+        spec: of this front-end.
         engine: where rows go.
         threads: where images are decoded.
-        tracer: begins the traces of requests, if there is tracing.
+        tracer: begins the traces of requests; None for no tracing.
 
     Attributes:
-        unaddressed: what became of the requests that name no model that is there.
-        access: the log of requests that are over.
-        is_leaving: whether the server is told to stop: it is not ready, though it may still answer.
+        unaddressed: counters of requests without a known model.
+        access: the access log.
+        is_leaving: whether the server is draining: it is not ready, though it may still answer.
     """
 
     def __init__(
@@ -90,12 +90,10 @@ class Inference:
         self.unaddressed = ModelCounters()
         self._spec = spec
         self._threads = threads
-        self._image_room = MemoryBudget(spec.limits.waiting_bytes)
+        self._image_budget = MemoryBudget(spec.limits.waiting_bytes)
         self.tracer = tracer
         self.is_leaving = False
         self.access = AccessLog(spec.access_log)
-
-    # -- what there is ------------------------------------------------------------------------
 
     def find(self, name: str, version: str = "") -> Endpoint:
         """The endpoint of a model; every model has one version.
@@ -151,27 +149,23 @@ class Inference:
             return member_statistics(served.name, MODEL_VERSION, counted)
         return model_statistics(served.name, MODEL_VERSION, endpoint.counters)
 
-    # -- answers ------------------------------------------------------------------------------
-
     async def infer(
         self,
         endpoint: Endpoint,
         request: InferRequest,
         within_s: float = 0.0,
         trace: RequestTrace | None = None,
-    ) -> Inferred:
-        """Have a request answered.
-
-        If the task is cancelled, the client has gone: its rows are given up.
+    ) -> InferResult:
+        """Run a request; if the task is cancelled, its rows are cancelled, too.
 
         Args:
-            endpoint: the model that it names.
-            request: what the client wants.
-            within_s: how long it may take, beside what it says itself; 0 for ever.
+            endpoint: the model.
+            request: from the client.
+            within_s: a timeout beside the request's own; 0 for none.
             trace: of the request, if it is traced.
 
         Raises:
-            RequestError: if there is no answer.
+            RequestError: if it fails.
         """
         model, arrived = endpoint.model, time.monotonic()
         try:
@@ -185,7 +179,7 @@ class Inference:
             raise
         endpoint.counters.succeed(arrived, answer)
         members = ",".join(member_names(model, answer.used))
-        return Inferred(members, answer.degraded, outputs, bound)
+        return InferResult(members, answer.degraded, outputs, bound)
 
     async def bind(self, endpoint: Endpoint, request: InferRequest) -> BoundRequest:
         """Check a request against its model.
@@ -196,8 +190,13 @@ class Inference:
         model = endpoint.model
         wish = infer_options(model, request.parameters, request.outputs)
         if model.takes_images:
-            pixels, room = self._spec.max_image_pixels, self._image_room
-            rows, inputs = await bind_images(model, request.tensors, self._threads, pixels, room)
+            rows, inputs = await bind_images(
+                model,
+                request.tensors,
+                self._threads,
+                self._spec.max_image_pixels,
+                self._image_budget,
+            )
         else:
             rows, inputs = bind_tensors(model, request.tensors)
         return BoundRequest(Prepared(model.served, wish), inputs, rows)
@@ -209,10 +208,10 @@ class Inference:
         trace: RequestTrace | None = None,
         within_s: float = 0.0,
     ) -> Answer:
-        """Wait for the answer to a request; its rows are given up if the task is cancelled.
+        """Submit a request and wait for its answer; if the task is cancelled, so are its rows.
 
         Raises:
-            RequestError: if there is none.
+            RequestError: if it fails.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         request = self.engine.submit(
@@ -227,7 +226,7 @@ class Inference:
 
 def _resolve(future: asyncio.Future[Answer], outcome: Outcome) -> None:
     if future.done():
-        return  # nobody waits any more
+        return  # the task was cancelled
     if isinstance(outcome, Answer):
         future.set_result(outcome)
     else:

@@ -1,6 +1,6 @@
-"""What the server says of itself and of its models: the protocol's documents, as dictionaries.
+"""Metadata of the server and configuration of its models: the protocol's documents.
 
-Runs in the front-end, under every protocol; pure.
+Runs in the front-end, under every protocol; pure. Specs flow in, dictionaries flow out.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from server.inference.outputs import COMBINED, extra_outputs, member_names
+from server.inference.requests import IMAGE_INPUT
 from server.inference.spec import FrontEndSpec, ModelSpec
 from workers.runtime.spec import TensorSpec
 
@@ -22,7 +23,7 @@ __all__ = [
 
 MODEL_VERSION = "1"
 _PLATFORM = "ensembled"
-#: Read once: it is in a file, and there may be no descriptor for it later.
+#: Read at import: it is in a file, and later there may be no free descriptor.
 _VERSION = version("ensembled")
 _EXTENSIONS = [
     "binary_tensor_data",
@@ -49,15 +50,15 @@ def model_metadata(model: ModelSpec) -> dict[str, Any]:
         "name": model.served.name,
         "versions": [MODEL_VERSION],
         "platform": _PLATFORM,
-        "inputs": [_described(tensor) for tensor in _inputs(model)],
-        "outputs": [_described(TensorSpec(COMBINED, output.datatype, output.shape))],
+        "inputs": [_tensor_metadata(tensor) for tensor in _inputs(model)],
+        "outputs": [_tensor_metadata(TensorSpec(COMBINED, output.datatype, output.shape))],
     }
 
 
 def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
-    """A model's configuration: members, rule, quorum, and where its members run.
+    """A model's configuration: members, rule, quorum, and the devices of its members.
 
-    Its tensors are described as Triton does; there are no batch dimensions then.
+    Its tensors are described as in Triton's configuration, without batch dimensions.
     """
     served = model.served
     ensemble = {
@@ -66,7 +67,7 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
         "quorum": served.spec.quorum,
         "deadline_ms": served.deadline_s * 1000,
         **_cascade(model),
-        "extra_outputs": [_described(tensor) for tensor in extra_outputs(model)],
+        "extra_outputs": [_tensor_metadata(tensor) for tensor in extra_outputs(model)],
     }
     if model.labels:
         ensemble["labels"] = list(model.labels)
@@ -76,8 +77,8 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
         "platform": _PLATFORM,
         "backend": _PLATFORM,
         "max_batch_size": spec.memory.arenas[served.arena].capacity,
-        "input": _configured(_inputs(model)),
-        "output": _configured([output]),
+        "input": _tensor_config(_inputs(model)),
+        "output": _tensor_config([output]),
         "parameters": {"max_request_bytes": {"string_value": str(spec.max_request_bytes)}},
         "allocation": {
             device: {
@@ -92,27 +93,27 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
 
 
 def _cascade(model: ModelSpec) -> dict[str, Any]:
-    """The stages, by the names of the members that each adds."""
+    """The stages of a cascade, with the names of the members that each adds."""
     spec = model.served.spec
     if not spec.stages:
         return {}
-    former = (0, *spec.stages)
+    previous = (0, *spec.stages)
     stages = [
         member_names(model, stage & ~before)
-        for before, stage in zip(former, spec.stages, strict=False)
+        for before, stage in zip(previous, spec.stages, strict=False)
     ]
     return {"cascade": stages, "confidence": list(spec.thresholds)}
 
 
 def _inputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
-    return (TensorSpec("image", "BYTES", ()),) if model.takes_images else model.inputs
+    return (IMAGE_INPUT,) if model.takes_images else model.inputs
 
 
-def _described(tensor: TensorSpec) -> dict[str, Any]:
+def _tensor_metadata(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": [-1, *tensor.shape]}
 
 
-def _configured(tensors: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+def _tensor_config(tensors: Sequence[TensorSpec]) -> list[dict[str, Any]]:
     return [
         {
             "name": tensor.name,

@@ -1,7 +1,8 @@
-"""A model's outputs: which there are, what the engine must know to give them, and their tensors.
+"""A model's outputs: their specs, the engine's options for them, and their tensors.
 
-Runs in the front-end, under every protocol; pure. The combined answer comes first and by default
-alone; uncertainty, members' own predictions and the members of each row come on request.
+Runs in the front-end, under every protocol; pure. Requested outputs flow in, options for the engine
+flow out; later its answer flows in, tensors flow out. The combined output is the default;
+uncertainty, members' own predictions and the members behind each row are extra outputs.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ _MEMBER = f"{COMBINED}."
 
 
 class OutputTensor(msgspec.Struct, frozen=True):
-    """An output on its way.
+    """An output to be sent.
 
     Attributes:
         shape: with the batch dimension first.
-        data: raw and little-endian, as on the wire; BYTES elements each have their length before.
+        data: raw and little-endian, as on the wire; BYTES elements each preceded by their length.
     """
 
     name: str
@@ -52,13 +53,13 @@ class OutputTensor(msgspec.Struct, frozen=True):
 
 
 def extra_outputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
-    """The outputs that a model gives on request, without their batch dimension."""
+    """The outputs that a model has on request, without their batch dimension."""
     spec = model.served.spec
     if model.is_member:
         return ()
     predicted = spec.predicted
     return (
-        *([TensorSpec(_CLASS, "INT64", ())] if _gives_classes(model) else []),
+        *([TensorSpec(_CLASS, "INT64", ())] if _has_classes(model) else []),
         *(TensorSpec(name, "FP32", ()) for name in spec.scores),
         TensorSpec(_MASK, "BOOL", (len(model.members),)),
         *(
@@ -80,10 +81,10 @@ def member_names(model: ModelSpec, mask: int) -> list[str]:
 def infer_options(
     model: ModelSpec, parameters: RequestParameters, outputs: Sequence[RequestedOutput]
 ) -> Wish:
-    """What the engine must know of a request.
+    """The engine's options for a request.
 
     Raises:
-        InvalidRequest: if the model has no such member or output, or an output is wanted twice.
+        InvalidRequest: if the model has no such member or output, or an output is requested twice.
     """
     index = dict(zip(model.members, model.served.spec.members, strict=True))
     members = 0
@@ -97,7 +98,7 @@ def infer_options(
     _check_subset(model, members, parameters.quorum)
     names = [output.name for output in outputs]
     if len(set(names)) < len(names):
-        raise InvalidRequest("an output is asked for twice")
+        raise InvalidRequest("an output is requested twice")
     extras = {} if names == [COMBINED] else {tensor.name for tensor in extra_outputs(model)}
     for output in outputs:
         if output.name != COMBINED and output.name not in extras:
@@ -122,7 +123,7 @@ def infer_options(
 
 
 def _check_subset(model: ModelSpec, members: int, quorum: int) -> None:
-    """Refuse what a rule that needs all members can't answer."""
+    """Refuse a subset of the members if the rule needs all of them."""
     spec = model.served.spec
     too_few = members not in (0, spec.mask) or 0 < quorum < len(spec.members)
     if spec.needs_all and too_few:
@@ -132,7 +133,7 @@ def _check_subset(model: ModelSpec, members: int, quorum: int) -> None:
         )
 
 
-def _gives_classes(model: ModelSpec) -> bool:
+def _has_classes(model: ModelSpec) -> bool:
     spec = model.served.spec
     return spec.scores == CLASS_SCORES and len(spec.output.shape) == 1
 
@@ -149,60 +150,62 @@ def _check_classes(model: ModelSpec, output: RequestedOutput) -> None:
 def output_tensors(
     model: ModelSpec, answer: Answer, outputs: Sequence[RequestedOutput]
 ) -> list[OutputTensor]:
-    """The tensors of an answer, in the order in which they are wanted.
+    """The tensors of an answer, in the requested order.
 
     Args:
-        model: what was asked.
-        answer: to a wish that `infer_options` made of these outputs.
-        outputs: as the client wants them.
+        model: that was requested.
+        answer: to a request with the `infer_options` of these outputs.
+        outputs: as requested.
     """
     return [_output_tensor(model, answer, output) for output in outputs]
 
 
-def _output_tensor(model: ModelSpec, answer: Answer, wanted: RequestedOutput) -> OutputTensor:
+def _output_tensor(model: ModelSpec, answer: Answer, requested: RequestedOutput) -> OutputTensor:
     spec = model.served.spec
-    if wanted.name not in {COMBINED, _CLASS}:
-        return _extra_tensor(model, answer, wanted)
-    values, described = answer.values, spec.output
-    if wanted.name == COMBINED and not wanted.classes:
-        return OutputTensor(COMBINED, described.datatype, [answer.rows, *described.shape], values)
-    scores = np.frombuffer(values, described.dtype).reshape(answer.rows, -1)
-    if wanted.classes:
-        return _classes(model, scores, wanted)
+    if requested.name not in {COMBINED, _CLASS}:
+        return _extra_tensor(model, answer, requested)
+    values, tensor = answer.values, spec.output
+    if requested.name == COMBINED and not requested.classes:
+        return OutputTensor(COMBINED, tensor.datatype, [answer.rows, *tensor.shape], values)
+    scores = np.frombuffer(values, tensor.dtype).reshape(answer.rows, -1)
+    if requested.classes:
+        return _classes(model, scores, requested)
     return _tensor(_CLASS, "INT64", scores.argmax(axis=1).astype(np.int64))
 
 
-def _extra_tensor(model: ModelSpec, answer: Answer, wanted: RequestedOutput) -> OutputTensor:
+def _extra_tensor(model: ModelSpec, answer: Answer, requested: RequestedOutput) -> OutputTensor:
     spec, extras = model.served.spec, answer.extras
-    assert extras is not None, "it was wished for"
-    if wanted.name == _MASK:
+    assert extras is not None, "they were requested"
+    if requested.name == _MASK:
         bits = np.array(spec.members, np.uint64)
         mask = (extras.used[:, np.newaxis] >> bits & np.uint64(1)).astype(np.bool_)
         return _tensor(_MASK, "BOOL", mask)
-    if wanted.name in spec.scores:
-        return _tensor(wanted.name, "FP32", extras.scores[:, spec.scores.index(wanted.name)])
-    member = spec.members[model.members.index(wanted.name.removeprefix(_MEMBER))]
+    if requested.name in spec.scores:
+        return _tensor(requested.name, "FP32", extras.scores[:, spec.scores.index(requested.name)])
+    member = spec.members[model.members.index(requested.name.removeprefix(_MEMBER))]
     prediction = extras.predictions[member]
-    if wanted.classes:
-        return _classes(model, prediction, wanted)
-    return _tensor(wanted.name, spec.predicted.datatype, prediction)
+    if requested.classes:
+        return _classes(model, prediction, requested)
+    return _tensor(requested.name, spec.predicted.datatype, prediction)
 
 
 def _tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> OutputTensor:
     return OutputTensor(name, datatype, list(array.shape), array.tobytes())
 
 
-def _classes(model: ModelSpec, scores: npt.NDArray[Any], wanted: RequestedOutput) -> OutputTensor:
+def _classes(
+    model: ModelSpec, scores: npt.NDArray[Any], requested: RequestedOutput
+) -> OutputTensor:
     """The best classes of each row as BYTES [rows, k]: ``score:index[:label]``, best first."""
     rows = len(scores)
-    k = min(wanted.classes, scores.shape[1])
+    k = min(requested.classes, scores.shape[1])
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     texts = [
         _class_text(scores[row, index], int(index), model.labels)
         for row in range(rows)
         for index in best[row]
     ]
-    return OutputTensor(wanted.name, "BYTES", [rows, k], join_elements(texts))
+    return OutputTensor(requested.name, "BYTES", [rows, k], join_elements(texts))
 
 
 def _class_text(score: Any, index: int, labels: Sequence[str]) -> bytes:

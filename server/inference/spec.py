@@ -1,6 +1,6 @@
-"""What the supervisor tells the front-end: its spec at the start, then commands.
+"""The supervisor's messages to the front-end: its spec at the start, then commands.
 
-Used in the supervisor and in the front-end; each is a line of JSON on the front-end's stdin.
+Written by the supervisor, read by the front-end; each is a line of JSON on the front-end's stdin.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ class ModelSpec(msgspec.Struct, frozen=True):
     """A model as clients see it.
 
     Attributes:
-        served: where its rows go.
+        served: the engine's view of it.
         inputs: the tensors that clients send, without the batch dimension; empty for images.
-        preparations: for images, each view of the arena that its members need, and how.
+        preparations: for images, each view of the arena that its members need, and its preparation.
         views: the view of each tensor of `inputs`.
         members: names of the members, in the ensemble's order.
-        is_member: whether this is a member by itself.
-        labels: of the output's elements, if there are any.
+        is_member: whether this is a single member.
+        labels: of the output's elements, may be empty.
     """
 
     served: ServedModel
@@ -62,7 +62,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
 
 
 class ClientLimits(msgspec.Struct, frozen=True):
-    """What clients may take; see `server.config.LimitsConfig`.
+    """Limits of clients; see `server.config.LimitsConfig`.
 
     Attributes:
         connections: over HTTP at once, None for what the file descriptors allow.
@@ -80,20 +80,20 @@ class ClientLimits(msgspec.Struct, frozen=True):
 
 
 class FrontEndSpec(msgspec.Struct, frozen=True):
-    """All a front-end knows.
+    """Everything that a front-end is told at its start.
 
     Attributes:
         epoch: grows with every front-end.
-        workers: those alive when it starts, as (device, incarnation).
-        starting: devices of those among them that are not waited for: they hold nothing yet.
-        devices: all that members are on.
-        instances: what each device's worker holds.
+        workers: alive when it starts, as (device, incarnation).
+        starting: devices of workers that it does not wait for: they hold no jobs yet.
+        devices: of the allocation.
+        instances: of each device.
         http_fd: the listening socket, inherited.
         grpc_address: where to listen for gRPC; the supervisor holds the port.
-        drain_delay_s: how long requests are accepted after it has said that it is not ready.
-        access_log: which requests have a line in the log.
-        tracing: where spans go, if requests are traced.
-        security: who may ask, and how connections are encrypted.
+        drain_delay_s: how long requests are still accepted after readiness is withdrawn.
+        access_log: which requests are logged.
+        tracing: where spans are exported, None for no tracing.
+        security: access control and encryption.
     """
 
     epoch: int
@@ -117,14 +117,14 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
 
 
 class WorkerStarted(msgspec.Struct, frozen=True, tag=True):
-    """A worker is being started."""
+    """A worker is starting."""
 
     device: str
     incarnation: int
 
 
 class WorkerReaped(msgspec.Struct, frozen=True, tag=True):
-    """A worker is dead and was waited for; `executing` is the job it was running, or 0."""
+    """A worker has died and was reaped; `executing` is the job it was running, or 0."""
 
     device: str
     incarnation: int
@@ -132,17 +132,17 @@ class WorkerReaped(msgspec.Struct, frozen=True, tag=True):
 
 
 class WorkerDown(msgspec.Struct, frozen=True, tag=True):
-    """A worker keeps dying at its start."""
+    """A worker keeps dying at its start and is given up."""
 
     device: str
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Refuse what is new, answer what was accepted, then exit."""
+    """Refuse new requests, answer accepted ones, then exit."""
 
 
 class Reload(msgspec.Struct, frozen=True, tag=True):
-    """Go by what the configuration says now, as far as that needs no restart."""
+    """Apply the parts of a reloaded configuration that need no restart."""
 
     security: SecuritySpec
     log_level: str

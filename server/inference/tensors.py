@@ -1,6 +1,7 @@
-"""Tensors between the wire and NumPy: raw little-endian bytes, length-prefixed BYTES.
+"""Input tensors from their bytes: raw little-endian, or length-prefixed elements of BYTES.
 
-Runs in the front-end, under every protocol; pure. All sizes are checked before anything is made.
+Runs in the front-end, under every protocol; pure. Bytes from the wire flow in, NumPy arrays without
+a copy flow out. All sizes are checked before anything is allocated.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ __all__ = [
 _BYTES = "BYTES"
 _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 1 << 48
-#: Each takes an object, and half a microsecond; a body could hold millions of empty ones.
+#: Each costs an object and half a microsecond; a body could hold millions of empty ones.
 _MAX_BYTES_ELEMENTS = 1 << 14
 
 
 class InputTensor:
-    """An input as it came: `array` for fixed-size datatypes, `elements` for BYTES, row-major.
+    """An input of a request: `array` for fixed-size datatypes, `elements` for BYTES, row-major.
 
     Attributes:
         name: the input's name.
@@ -60,22 +61,22 @@ def count_elements(name: str, shape: Sequence[int]) -> int:
     """The number of elements of a tensor.
 
     Raises:
-        InvalidRequest: if there is no such shape.
+        InvalidRequest: if the shape is invalid.
     """
     for size in shape:
         if size < 0:
             raise InvalidRequest(f"input {name!r}: shape {list(shape)} has a negative dimension")
     # NumPy refuses these even where a zero among them makes the tensor empty.
     if len(shape) > _MAX_DIMENSIONS or math.prod(size or 1 for size in shape) > _MAX_ELEMENTS:
-        raise InvalidRequest(f"input {name!r}: shape {list(shape)} is beyond all bounds")
+        raise InvalidRequest(f"input {name!r}: shape {list(shape)} is too large")
     return math.prod(shape)
 
 
 def find_dtype(name: str, datatype: str) -> np.dtype[np.generic]:
-    """The NumPy type of a tensor's elements.
+    """The NumPy type of a datatype.
 
     Raises:
-        InvalidRequest: if there is no such datatype.
+        InvalidRequest: if it is unknown.
     """
     try:
         return DTYPES[datatype]
@@ -86,13 +87,13 @@ def find_dtype(name: str, datatype: str) -> np.dtype[np.generic]:
 def tensor_from_bytes(
     name: str, datatype: str, shape: Sequence[int], data: memoryview | bytes
 ) -> InputTensor:
-    """Make a tensor of its raw bytes, without a copy.
+    """Make a tensor from its raw bytes, without a copy.
 
     Args:
         name: the input's name.
         datatype: its element type.
         shape: with the batch dimension first.
-        data: little-endian, row-major; BYTES elements each have their length (uint32) before them.
+        data: little-endian, row-major; BYTES elements are each preceded by their length (uint32).
 
     Raises:
         InvalidRequest: if datatype, shape and size don't fit together.

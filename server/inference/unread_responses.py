@@ -1,9 +1,9 @@
-"""The memory that answers may take which their clients do not read.
+"""The memory of responses that their clients do not read.
 
-Used in the front-end by every protocol; pure. A reader is a connection, or a call, with more to
-send than its client takes. If all of them hold too much, those are ended that hold more than an
-equal part, the ones that have waited longest first: whoever has a small answer, or was quick so
-far, does not pay for others.
+Runs in the front-end, under every protocol; pure. A reader is a connection or call with responses
+that are not sent yet. If all of them together exceed the limit, readers with more than an equal
+share are ended, those that began to wait first: clients with small responses, or that read quickly,
+do not pay for others.
 """
 
 from __future__ import annotations
@@ -14,30 +14,29 @@ __all__ = ["Reader", "UnreadResponses"]
 
 
 class Reader(Protocol):
-    """Somebody who is to read answers."""
+    """A connection or call with unsent responses."""
 
     def unsent_bytes(self) -> int:
-        """How many bytes it has not taken yet."""
+        """How many bytes are not sent yet."""
         ...
 
     def has_several(self) -> bool:
-        """Whether that is more than one answer."""
+        """Whether they are more than one response."""
         ...
 
     def end_unread(self) -> None:
-        """Let go of them, and of the connection; the reader is let go of already."""
+        """Drop the responses and the connection; the reader is no longer counted."""
         ...
 
 
 class UnreadResponses:
-    """A number of bytes, and who holds them.
+    """Counts the unsent bytes of all readers, and ends some above the limit.
 
     Args:
-        limit_bytes: that may be held at once; a reader that is alone may hold one answer that is
-            larger.
+        limit_bytes: for all together; a single reader may hold one larger response.
 
     Attributes:
-        held_bytes: that are, no less.
+        held_bytes: an upper bound of the unsent bytes.
     """
 
     def __init__(self, limit_bytes: int) -> None:
@@ -46,25 +45,25 @@ class UnreadResponses:
         self.held_bytes = 0
 
     def hold(self, reader: Reader) -> None:
-        """Note how much a reader has not taken yet; if that is too much, end some."""
-        self._note(reader)
+        """Count the unsent bytes of a reader; above the limit, end some readers."""
+        self._count(reader)
         if self.held_bytes <= self._limit_bytes:
             return
-        for other in self._held:  # something may have been read meanwhile
-            self._note(other)
+        for other in self._held:  # some may have been sent meanwhile
+            self._count(other)
         while self.held_bytes > self._limit_bytes:
-            part = self.held_bytes / len(self._held)
-            longest = next(one for one, nbytes in self._held.items() if nbytes >= part)
+            share = self.held_bytes / len(self._held)
+            longest = next(one for one, nbytes in self._held.items() if nbytes >= share)
             if len(self._held) == 1 and not longest.has_several():
                 return
             self.let_go(longest)
             longest.end_unread()
 
     def let_go(self, reader: Reader) -> None:
-        """Note that a reader has taken all, or has gone; else nothing happens."""
+        """Stop counting a reader that has sent everything, or has gone."""
         self.held_bytes -= self._held.pop(reader, 0)
 
-    def _note(self, reader: Reader) -> None:
+    def _count(self, reader: Reader) -> None:
         nbytes = reader.unsent_bytes()
         self.held_bytes += nbytes - self._held.get(reader, 0)
         self._held[reader] = nbytes
