@@ -26,7 +26,7 @@ __all__ = ["Report", "SystemUnderTest", "report_of", "served", "run_campaign"]
 _ROOT = Path(__file__).resolve().parents[2]
 #: What no injected fault explains: an unexpected exception, or a process that died of one.
 _UNEXPECTED = ("Traceback (most recent call last)", " died (")
-_KILLED = "it died while it started"
+_KILLED = "it died during start-up"
 
 
 class Report(msgspec.Struct, frozen=True):

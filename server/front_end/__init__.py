@@ -1,1 +1,1 @@
-"""The front-end process: requests in, answers out."""
+"""The front-end process: `process` is its composition root, `commands` are the supervisor's."""

@@ -1,7 +1,7 @@
-"""The front-end process: one event loop with the HTTP and gRPC servers over the engine.
+"""The composition root of the front-end process: HTTP and gRPC servers over the engine, on uvloop.
 
-In: requests from clients, messages from workers and combiner, commands from the supervisor.
-Out: answers, assignments, and `Started` once requests are accepted.
+Requests from clients, messages from workers and combiner, and the supervisor's commands flow in;
+answers, assignments, and `Started` once requests are accepted, flow out.
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, BinaryIO, assert_never
+from typing import TYPE_CHECKING, BinaryIO
 
-import msgspec
 import uvloop
 
 from server.engine.engine import Engine
 from server.engine.links import Links
 from server.engine.memory_budget import MemoryBudget
 from server.errors import QueueFull, RequestError
-from server.front_end.reload import Reloading
+from server.front_end.commands import CommandReader, Reloader
 from server.grpc_api.server import GrpcServer
 from server.http_api.api import Application, make_api
 from server.http_api.connections import Connections
@@ -31,24 +31,11 @@ from server.http_api.fast_infer import FastInfer
 from server.http_api.infer_route import InferRoute
 from server.http_api.server import HttpServer
 from server.inference.inference import Inference
-from server.inference.spec import (
-    Command,
-    Drain,
-    FrontEndSpec,
-    Reload,
-    WorkerDown,
-    WorkerReaped,
-    WorkerStarted,
-)
+from server.inference.spec import FrontEndSpec
 from server.inference.unread_responses import UnreadResponses
 from server.metrics.registry import make_registry
 from server.security.authentication import Authenticator
 from server.security.tls import make_context
-from server.supervision.descriptors import (
-    connection_room,
-    grpc_connection_room,
-    raise_descriptor_limit,
-)
 from workers.runtime.bootstrap import Started, Status, run_role
 from workers.runtime.log_lines import Speaker
 from workers.runtime.memory import SharedMemory
@@ -56,59 +43,38 @@ from workers.runtime.memory import SharedMemory
 if TYPE_CHECKING:
     from server.engine.tracing import Tracer
 
-__all__ = ["main"]
+__all__ = ["FrontEnd", "connection_limits", "main", "raise_descriptor_limit"]
 
 _log = logging.getLogger(__name__)
 
 _MAX_DECODERS = 4
 _GC_THRESHOLD = 50_000
+#: Shares of the file descriptors for connections; the rest is for the server itself. gRPC's servers
+#: may use twice their share together, since connections are distributed unevenly among them.
+_HTTP_SHARE, _GRPC_SHARE = 0.75, 0.1
+_MAX_CONNECTIONS = 1 << 16
 
 
-class _Commands:
-    """The supervisor's commands, read from stdin without blocking the loop."""
+def raise_descriptor_limit() -> int:
+    """Raise this process's limit of file descriptors to the hard limit; return that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return _MAX_CONNECTIONS * 2 if hard == resource.RLIM_INFINITY else hard
 
-    def __init__(
-        self, stream: BinaryIO, engine: Engine, on_drain: asyncio.Event, reloading: Reloading
-    ) -> None:
-        self._fd = stream.fileno()
-        self._engine = engine
-        self._on_drain = on_drain
-        self._reloading = reloading
-        self._rest = b""
-        self._decode = msgspec.json.Decoder(Command).decode
-        os.set_blocking(self._fd, False)
-        asyncio.get_running_loop().add_reader(self._fd, self._read)
 
-    def _read(self) -> None:
-        data = os.read(self._fd, 1 << 16)
-        if not data:
-            os._exit(0)  # the supervisor has let go, or is dead
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        for line in lines:
-            self._obey(self._decode(line))
-
-    def _obey(self, command: Command) -> None:
-        match command:
-            case WorkerStarted():
-                self._engine.worker_started(command.device, command.incarnation)
-            case WorkerReaped():
-                self._engine.worker_reaped(command.device, command.incarnation, command.executing)
-            case WorkerDown():
-                self._engine.worker_down(command.device)
-            case Drain():
-                self._on_drain.set()
-            case Reload():
-                self._reloading.go_by(command)
-            case _:
-                assert_never(command)
+def connection_limits(descriptors: int) -> tuple[int, int]:
+    """Return how many HTTP and gRPC connections so many file descriptors allow for."""
+    http, grpc = int(descriptors * _HTTP_SHARE), int(descriptors * _GRPC_SHARE)
+    return max(1, min(_MAX_CONNECTIONS, http)), max(1, min(_MAX_CONNECTIONS, grpc))
 
 
 class FrontEnd:
-    """All that is in this process, put together; made and used in the running event loop.
+    """The parts of the front-end, assembled and run in the running event loop.
 
     Args:
-        spec: all it knows.
-        commands: the supervisor's, to be read.
+        spec: from the supervisor.
+        commands: the stream of the supervisor's commands.
     """
 
     def __init__(self, spec: FrontEndSpec, commands: BinaryIO) -> None:
@@ -131,26 +97,25 @@ class FrontEnd:
         self._inference = Inference(spec, self._engine, self._threads, self._tracer)
         self._bodies = MemoryBudget(spec.limits.waiting_bytes)
         self._authenticator = Authenticator(spec.security, self._note_refusal)
-        descriptors = raise_descriptor_limit()
-        most = spec.limits.connections or connection_room(descriptors)
+        http_connections, grpc_connections = connection_limits(raise_descriptor_limit())
         unread = UnreadResponses(spec.limits.unread_bytes)
-        self._http = self._make_http(most, unread)
+        self._http = self._make_http(spec.limits.connections or http_connections, unread)
         self._grpc = GrpcServer(
             self._inference,
             self._authenticator,
             spec.security.tls,
             address=spec.grpc_address,
             max_request_bytes=spec.max_request_bytes,
-            connections=grpc_connection_room(descriptors),
+            connections=grpc_connections,
             limits=spec.limits,
             budget=self._bodies,
             unread=unread,
         )
-        self._on_drain = asyncio.Event()
-        reloading = Reloading(self._authenticator, self._http, self._grpc)
-        _Commands(commands, self._engine, self._on_drain, reloading)
+        self._draining = asyncio.Event()
+        reloader = Reloader(self._authenticator, self._http, self._grpc)
+        CommandReader(commands, self._engine, self._draining, reloader)
 
-    def _make_http(self, most: int, unread: UnreadResponses) -> HttpServer:
+    def _make_http(self, max_connections: int, unread: UnreadResponses) -> HttpServer:
         spec, inference, threads = self._spec, self._inference, self._threads
         most_bytes, tls = spec.max_request_bytes, spec.security.tls
         infer = InferRoute(
@@ -167,7 +132,7 @@ class FrontEnd:
             budget=self._bodies,
             authenticator=self._authenticator,
         )
-        self._connections = Connections(spec.limits, most, unread, fast)
+        self._connections = Connections(spec.limits, max_connections, unread, fast)
         metrics = make_registry(spec, inference, self._bodies, self._connections.statistics)
         application = Application(inference, infer, make_api(inference, infer, metrics, threads))
         return HttpServer(
@@ -178,18 +143,17 @@ class FrontEnd:
         )
 
     async def run(self, status: Status) -> None:
-        """Serve until told to drain; `status` hears when requests are accepted."""
+        """Serve until told to drain; send `Started` to `status` once requests are accepted."""
         self._grpc.start()
         serving = asyncio.create_task(self._http.serve())
         sweeping = asyncio.create_task(self._connections.sweep(self._http.server_state))
         opened = asyncio.create_task(self._engine.wait_open())
-        draining = asyncio.create_task(self._on_drain.wait())
+        draining = asyncio.create_task(self._draining.wait())
         await asyncio.wait({serving, opened, draining}, return_when=asyncio.FIRST_COMPLETED)
         if opened.done():
             gc.collect()
-            gc.freeze()  # what is here now stays: later collections need not look at it
-            # Requests leave no cycles behind.
-            gc.set_threshold(_GC_THRESHOLD)
+            gc.freeze()  # exclude what is permanent from later collections
+            gc.set_threshold(_GC_THRESHOLD)  # rare, since requests leave no cycles
             status.send(Started())
             await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
         if draining.done():
@@ -206,9 +170,9 @@ class FrontEnd:
         self._http.should_exit = True
 
     def _note_refusal(self, error: RequestError, address: str) -> None:
-        """Count a request that was refused at the door; who tries keys is told in the log."""
+        """Count a request that the authenticator refused, and log attempts to guess keys."""
         self._inference.unaddressed.fail(time.monotonic(), error)
-        is_busy = isinstance(error, QueueFull)  # its client has too much at work
+        is_busy = isinstance(error, QueueFull)  # its client has too many requests in progress
         if not is_busy or self._spec.access_log == "all":
             level = logging.INFO if is_busy else logging.WARNING
             extra = {"client": address, "status": error.http_status}

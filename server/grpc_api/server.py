@@ -1,7 +1,7 @@
 """The gRPC server in the front-end's event loop: its port, options, certificates, start and stop.
 
 In: calls of clients. Out: their responses, by `Service`. The supervisor holds the port (see
-`server.supervision.ports`), so that it remains for the next front-end.
+`server.supervision.sockets`), so that it remains for the next front-end.
 """
 
 from __future__ import annotations

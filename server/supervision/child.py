@@ -1,7 +1,8 @@
-"""A child of the supervisor: a role, the process that plays it now, and its channels.
+"""A child of the supervisor: its role, the process that runs it at present, and its pipes.
 
-Runs in the supervisor. The spec and commands go in as lines on its stdin, `Started` or `Failed`
-comes out of its status pipe (`server.supervision.child_pipes`).
+Runs in the supervisor. The spec and commands flow in as lines on the child's stdin, `Started` or
+`Failed` flows out of its status pipe. What libraries print on stdout or stderr flows to the log
+with the child's name, including what it printed just before it died.
 """
 
 from __future__ import annotations
@@ -10,34 +11,108 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
 
-from server.supervision.child_pipes import ChildPipes
 from workers.runtime.bootstrap import Failed, Started
 from workers.runtime.child_process import child_command
+from workers.runtime.printed import PrintedLines
 
 __all__ = ["Child"]
 
 _START_DEADLINE_S = 300.0
-_LAST_WORDS_S = 0.1
+_EXIT_REASON_S = 0.1
 _STDERR = 2
+_CHUNK_BYTES = 1 << 16
+#: A pipe holds about one chunk; a program that outlives the child may go on printing.
+_MAX_DRAINED_CHUNKS = 4
+
+
+class _PipeReader:
+    """Reads a pipe to its end whenever it is readable; created in the event loop.
+
+    Attributes:
+        write_fd: the pipe's other end.
+    """
+
+    def __init__(self, on_data: Callable[[bytes], None], on_end: Callable[[], None]) -> None:
+        self._fd, self.write_fd = os.pipe()
+        self._on_data = on_data
+        self._on_end = on_end
+        self._is_open = True
+        os.set_blocking(self._fd, False)
+        asyncio.get_running_loop().add_reader(self._fd, self._read)
+
+    def drain(self) -> None:
+        """Read what is there."""
+        for _ in range(_MAX_DRAINED_CHUNKS):
+            if not self._read():
+                break
+
+    def close(self) -> None:
+        """Stop reading."""
+        if self._is_open:
+            self._is_open = False
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+
+    def _read(self) -> bool:
+        """Read a chunk; whether there was one."""
+        if not self._is_open:
+            return False
+        data = b""
+        with contextlib.suppress(BlockingIOError):
+            data = os.read(self._fd, _CHUNK_BYTES)
+            if data:
+                self._on_data(data)
+            else:
+                self.close()
+                self._on_end()
+        return bool(data)
+
+
+class _Pipes:
+    """The pipes out of a process: its status lines, and its stdout and stderr."""
+
+    def __init__(self, name: str) -> None:
+        self.status = asyncio.StreamReader()
+        lines = PrintedLines(name)
+        self.status_reader = _PipeReader(self.status.feed_data, self.status.feed_eof)
+        try:
+            self.printed_reader = _PipeReader(lines.feed, lines.end)
+        except OSError:
+            self.status_reader.close()
+            os.close(self.status_reader.write_fd)
+            raise
+
+    def close_write_ends(self) -> None:
+        """Close the child's ends, which it has inherited by now, or never will."""
+        os.close(self.status_reader.write_fd)
+        os.close(self.printed_reader.write_fd)
+
+    def drain(self) -> None:
+        """Read what a child that has ended left behind.
+
+        Programs that it started may live on: what they print is logged until they end.
+        """
+        self.status_reader.drain()
+        self.printed_reader.drain()
 
 
 @dataclass(eq=False)
 class Child:
-    """A role and the process that plays it now.
+    """A role and the process that runs it at present.
 
     Attributes:
         name: the process's name on the board.
-        module: what it runs.
+        module: the module that it runs.
         device: a worker's device, empty for other roles.
         incarnation: grows with every start.
+        is_down: whether its last starts have all failed, too many in a row.
+        ended: set once the process has been reaped.
         up: set once a process of this role has been up.
-        pipes: what comes out of the process.
-        is_down: whether it has died at its starts, again and again, and was not up since.
     """
 
     name: str
@@ -45,39 +120,40 @@ class Child:
     device: str = ""
     incarnation: int = 0
     process: asyncio.subprocess.Process | None = None
-    pipes: ChildPipes | None = None
+    pipes: _Pipes | None = None
     alive: bool = False
     is_down: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     up: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def spawn(self, inherited: tuple[int, ...], environment: Mapping[str, str]) -> None:
-        """Start a process; `process` and `pipes` are those of the new one.
+        """Start a process, and replace `process` and `pipes` by those of the new one.
 
         Args:
-            inherited: descriptors that its spec names.
+            inherited: file descriptors that its spec names.
             environment: its variables.
 
         Raises:
             OSError: if the system refuses it.
         """
-        pipes = ChildPipes(self.name)
+        pipes = _Pipes(self.name)
+        status_fd, printed_fd = pipes.status_reader.write_fd, pipes.printed_reader.write_fd
         try:
-            log = os.dup(_STDERR)
+            log_fd = os.dup(_STDERR)
             try:
                 self.process = await asyncio.create_subprocess_exec(
-                    *child_command(self.module, pipes.status_fd, log),
+                    *child_command(self.module, status_fd, log_fd),
                     stdin=asyncio.subprocess.PIPE,
-                    stdout=pipes.printed_fd,
-                    stderr=pipes.printed_fd,
-                    pass_fds=(*inherited, pipes.status_fd, log),
+                    stdout=printed_fd,
+                    stderr=printed_fd,
+                    pass_fds=(*inherited, status_fd, log_fd),
                     env=environment,
                     process_group=0,
                 )
             finally:
-                os.close(log)
+                os.close(log_fd)
         finally:
-            pipes.release()  # if there is no process, that is the end of the pipes
+            pipes.close_write_ends()  # without a process, that ends the pipes
         self.pipes = pipes
 
     def write(self, message: msgspec.Struct) -> None:
@@ -86,40 +162,38 @@ class Child:
             with contextlib.suppress(OSError, RuntimeError):
                 self.process.stdin.write(msgspec.json.encode(message) + b"\n")
 
-    def let_go(self) -> None:
-        """End the process's stdin, which tells it to end."""
+    def close_stdin(self) -> None:
+        """Close the process's stdin, which makes it exit."""
         if self.process is not None and self.process.stdin is not None:
             self.process.stdin.close()
 
     def kill(self) -> None:
-        """Kill the process, if it lives."""
+        """Kill the process, if it is alive."""
         if self.process is not None and self.alive:
             with contextlib.suppress(ProcessLookupError):
-                # Not `process.kill()`, which reaps a dead process in the place of the event loop.
+                # Not `process.kill()`, which reaps a dead process in place of the event loop.
                 os.kill(self.process.pid, signal.SIGKILL)
 
-    async def wait_up(self) -> str | None:
-        """Wait for a child's first status line; what is wrong, or None if it is up."""
+    async def wait_up(self) -> str:
+        """Wait for the first status line; return why the process is not up, empty if it is."""
         assert self.pipes is not None
         try:
             line = await asyncio.wait_for(self.pipes.status.readline(), _START_DEADLINE_S)
         except TimeoutError:
             return f"not up after {_START_DEADLINE_S:.0f} s"
-        if not line:
-            return "it died while it started"
-        match msgspec.json.decode(line, type=Started | Failed):
-            case Failed(error):
-                return error
-            case _:
-                return None
+        return _failure(line) if line else "it died during start-up"
 
-    async def last_words(self) -> str:
-        """Why a process that was up has ended, if it could still say that."""
+    async def exit_reason(self) -> str:
+        """Return why a process that was up has ended, empty if it could not report it."""
         assert self.pipes is not None
         with contextlib.suppress(TimeoutError, ValueError, msgspec.MsgspecError):
-            # Whoever has inherited the pipe may keep it open.
-            line = await asyncio.wait_for(self.pipes.status.readline(), _LAST_WORDS_S)
-            match msgspec.json.decode(line, type=Started | Failed):
-                case Failed(error):
-                    return error
+            # A process that has inherited the pipe may keep it open.
+            line = await asyncio.wait_for(self.pipes.status.readline(), _EXIT_REASON_S)
+            return _failure(line)
         return ""
+
+
+def _failure(line: bytes) -> str:
+    """The error in a status line, empty if it reports a start."""
+    status = msgspec.json.decode(line, type=Started | Failed)
+    return status.error if isinstance(status, Failed) else ""

@@ -1,8 +1,8 @@
 """The composition root: from a configuration to a running server.
 
-Runs in the process that becomes the supervisor. Everything that can be found wrong without taking
+Runs in the process that becomes the supervisor. Whatever can be found wrong without accepting
 traffic is found here, in this order: keys and certificates, ports, and what
-`server.deployment.plan` looks at.
+`server.deployment.plan` checks.
 """
 
 from __future__ import annotations
@@ -11,22 +11,28 @@ import asyncio
 import contextlib
 import logging
 import os
-import socket
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 from setproctitle import setproctitle
 
-from server.config import Config, LimitsConfig
+from server.config import Config
 from server.deployment.plan import Plan, make_plan
 from server.inference.spec import ClientLimits, FrontEndSpec, QueueLimits
 from server.security.credentials import read_credentials
+from server.security.spec import SecuritySpec
 from server.stdout import echo
-from server.supervision.notify import Notifier
-from server.supervision.ports import bind_port, hold_port, notice_absence, spoken_address
-from server.supervision.rereading import Rereading
-from server.supervision.socket_directory import socket_directory
+from server.supervision.config_reloader import ConfigReloader
+from server.supervision.sockets import (
+    bind_port,
+    enable_keepalive,
+    format_address,
+    hold_port,
+    socket_directory,
+)
 from server.supervision.supervisor import Supervisor
+from server.supervision.systemd import SystemdNotifier
 from workers.runtime.arena import arena_bytes
 from workers.runtime.bells import make_eventfds
 from workers.runtime.log_lines import Speaker
@@ -43,53 +49,68 @@ _BACKLOG = 2048
 
 
 def serve(config: Config, read: Callable[[], Config]) -> int:
-    """Serve a configuration until told to stop; the process's exit code.
+    """Serve a configuration until told to stop; return the process's exit code.
 
-    Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server takes traffic.
+    Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server accepts traffic.
 
     Args:
         config: what to serve.
         read: reads the same configuration again, for SIGHUP.
 
     Raises:
-        ConfigError: if what the user wrote is wrong.
+        ConfigError: if the configuration is wrong.
         StartError: if the server can't start, or can't be kept alive.
     """
+    server = config.server
     speaker = Speaker("supervisor")
     setproctitle(speaker.title)
-    set_up_logging(speaker, config.server.log_level, config.server.log_format)
-    notifier = Notifier(os.environ)
+    set_up_logging(speaker, server.log_level, server.log_format)
+    notifier = SystemdNotifier(os.environ)
     notifier.starting()
-    rereading = Rereading(config, read)
-    for warning in rereading.credentials.warnings:
+    reloader = ConfigReloader(config, read)
+    for warning in reloader.credentials.warnings:
         _log.warning("%s", warning)
-    http = bind_port(config.server.host, config.server.http_port)
-    grpc = hold_port(config.server.host, config.server.grpc_port)
+    http = bind_port(server.host, server.http_port)
+    grpc = hold_port(server.host, server.grpc_port)
     log = partial(_log.info, "%s")
     with stdout_logged("the supervisor"):
         plan = make_plan(config, profile_s=config.placement.profile_s, log=log)
     for line in plan.describe():
         log(line)
+    enable_keepalive(http)
+    http.listen(_BACKLOG)
+    grpc_address = format_address(grpc)
+    ready = f"ready http={format_address(http)} grpc={grpc_address}"
     try:
         with socket_directory() as sockets:
-            asyncio.run(
-                _supervise(
+            memory = _create_memory(config, plan)
+            supervisor = Supervisor(
+                front_end=_front_end(
                     config,
                     plan,
+                    memory=memory,
                     sockets=sockets,
-                    http=http,
-                    grpc=grpc,
-                    rereading=rereading,
-                    notifier=notifier,
-                )
+                    http_fd=http.fileno(),
+                    grpc_address=grpc_address,
+                    security=reloader.credentials.spec,
+                ),
+                workers=_workers(plan, memory, sockets),
+                combiner=CombinerSpec(memory, sockets),
+                memory=memory,
+                environment=log_environment(server.log_level, server.log_format),
+                reloader=reloader,
+                notifier=notifier,
+                drain_s=server.drain_delay_s + server.drain_s,
+                on_ready=lambda: _print(ready),
             )
+            asyncio.run(supervisor.run())
     finally:
         flush()
     return 0
 
 
 def check(config: Config) -> str:
-    """Validate a configuration without starting anything; a report for people.
+    """Validate a configuration without starting anything; return a report for people.
 
     Raises:
         ConfigError, StartError: as `serve` would.
@@ -104,38 +125,7 @@ def check(config: Config) -> str:
     return "\n".join([*lines, *plan.describe(), *warnings, "the configuration is valid"])
 
 
-def _client_limits(limits: LimitsConfig) -> ClientLimits:
-    return ClientLimits(
-        header_s=limits.header_s,
-        header_bytes=int(limits.header_bytes),
-        body_s=limits.body_s,
-        idle_s=limits.idle_s,
-        write_s=limits.write_s,
-        connections=limits.connections,
-        calls=limits.calls,
-        waiting_bytes=int(limits.waiting_bytes),
-        unread_bytes=int(limits.unread_bytes),
-    )
-
-
-def _say(line: str) -> None:
-    """Print a line; that nobody may read any more is no reason to end."""
-    with contextlib.suppress(OSError):
-        echo(line)
-
-
-async def _supervise(
-    config: Config,
-    plan: Plan,
-    *,
-    sockets: str,
-    http: socket.socket,
-    grpc: socket.socket,
-    rereading: Rereading,
-    notifier: Notifier,
-) -> None:
-    notice_absence(http)
-    http.listen(_BACKLOG)
+def _create_memory(config: Config, plan: Plan) -> MemorySpec:
     arenas = plan.composition.arenas
     processes = ("front-end", "combiner", *(f"worker {device.name}" for device in plan.devices))
     queues = QueuesSpec(
@@ -146,33 +136,15 @@ async def _supervise(
         bells=make_eventfds(len(processes)) if config.server.bell == "eventfd" else (),
     )
     nbytes = queues.offset + queues_bytes(queues)
-    memory = MemorySpec(create_memory(nbytes), nbytes, processes, arenas, queues)
-    ready = f"ready http={spoken_address(http)} grpc={spoken_address(grpc)}"
-    supervisor = Supervisor(
-        front_end=_front_end(
-            config,
-            plan,
-            memory=memory,
-            sockets=sockets,
-            http=http,
-            grpc=grpc,
-            rereading=rereading,
-        ),
-        workers=tuple(
-            WorkerSpec(
-                device, 0, plan.composition.instances[device.name], memory, sockets, plan.tracing
-            )
-            for device in plan.devices
-        ),
-        combiner=CombinerSpec(memory, sockets),
-        memory=memory,
-        environment=log_environment(config.server.log_level, config.server.log_format),
-        rereading=rereading,
-        notifier=notifier,
-        drain_s=config.server.drain_delay_s + config.server.drain_s,
-        on_ready=lambda: _say(ready),
+    return MemorySpec(create_memory(nbytes), nbytes, processes, arenas, queues)
+
+
+def _workers(plan: Plan, memory: MemorySpec, sockets: str) -> tuple[WorkerSpec, ...]:
+    instances, tracing = plan.composition.instances, plan.tracing
+    return tuple(
+        WorkerSpec(device, 0, instances[device.name], memory, sockets, tracing)
+        for device in plan.devices
     )
-    await supervisor.run()
 
 
 def _front_end(
@@ -181,33 +153,39 @@ def _front_end(
     *,
     memory: MemorySpec,
     sockets: str,
-    http: socket.socket,
-    grpc: socket.socket,
-    rereading: Rereading,
+    http_fd: int,
+    grpc_address: str,
+    security: SecuritySpec,
 ) -> FrontEndSpec:
-    server = config.server
+    server, limits = config.server, config.server.limits
     return FrontEndSpec(
         epoch=0,
         workers=(),
         starting=(),
-        devices=tuple(plan.devices),
+        devices=plan.devices,
         memory=memory,
         sockets=sockets,
         instances=plan.composition.instances,
         models=plan.composition.models,
-        http_fd=http.fileno(),
-        grpc_address=spoken_address(grpc),
-        max_request_bytes=int(server.max_request_bytes),
+        http_fd=http_fd,
+        grpc_address=grpc_address,
+        max_request_bytes=server.max_request_bytes,
         queue=QueueLimits(
-            server.limits.queue_s,
-            server.max_waiting_requests,
-            server.limits.waiting_rows,
-            int(server.limits.waiting_bytes),
+            queue_s=limits.queue_s,
+            waiting_requests=server.max_waiting_requests,
+            waiting_rows=limits.waiting_rows,
+            answer_bytes=limits.waiting_bytes,
         ),
         max_image_pixels=server.max_image_pixels,
-        limits=_client_limits(server.limits),
+        limits=msgspec.convert(limits.model_dump(), ClientLimits),  # a subset of the same keys
         drain_delay_s=server.drain_delay_s,
         access_log=server.access_log,
         tracing=plan.tracing,
-        security=rereading.credentials.spec,
+        security=security,
     )
+
+
+def _print(line: str) -> None:
+    """Print a line; a closed stdout is no reason to stop."""
+    with contextlib.suppress(OSError):
+        echo(line)

@@ -82,7 +82,7 @@ def guarded(serve, tmp_path):
     return Guarded(serve, tmp_path)
 
 
-GOES_BY = "goes by the configuration as it is now"
+RELOADED = "configuration reloaded"
 
 
 def test_keys_and_certificates_change_while_requests_are_under_way(guarded):
@@ -101,7 +101,7 @@ def test_keys_and_certificates_change_while_requests_are_under_way(guarded):
         before = guarded.serial_numbers()
         guarded.authority.sign("server")
         new_key = guarded.write_key("second")
-        guarded.reload(GOES_BY)
+        guarded.reload(RELOADED)
 
         under_way.sendall(body[5:])
         assert under_way.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
@@ -138,7 +138,7 @@ def test_a_stream_that_is_open_needs_its_key_for_every_message(guarded):
         messages.put(infer_request("all", X))
         assert next(answers).error_message == ""
         guarded.write_key("second")
-        guarded.reload(GOES_BY)
+        guarded.reload(RELOADED)
         messages.put(infer_request("all", X))
         assert next(answers).error_message == "the API key is not known"
         messages.put(None)
@@ -150,13 +150,13 @@ def test_what_is_wrong_changes_nothing_and_what_needs_a_restart_is_named(guarded
     before = guarded.serial_numbers()
     right = path.read_text()
     wrong = {
-        "nothing is reloaded: [^\n]*config.yaml: server.htp_port: unknown key": lambda c: c[
+        "configuration not reloaded: [^\n]*config.yaml: server.htp_port: unknown key": lambda c: c[
             "server"
         ].update(htp_port=1),
-        "nothing is reloaded: server.api_keys: to serve without keys takes a restart": lambda c: c[
+        "not reloaded: server.api_keys: serving without keys requires a restart": lambda c: c[
             "server"
         ].pop("api_keys_file"),
-        "nothing is reloaded: server.tls.key: it is not the key of server.tls.certificate": (
+        "configuration not reloaded: server.tls.key: it is not the key of server.tls.certificate": (
             lambda c: c["server"]["tls"].update(key=str(guarded.authority.sign("other")[1]))
         ),
     }
@@ -165,7 +165,7 @@ def test_what_is_wrong_changes_nothing_and_what_needs_a_restart_is_named(guarded
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda line=line: re.search(line, server.stderr), line)
         path.write_text(right)
-    assert GOES_BY not in server.stderr
+    assert RELOADED not in server.stderr
 
     def change(config):
         config["server"] |= {"max_image_pixels": 7, "log_level": "warning", "http_port": 1}
@@ -173,26 +173,26 @@ def test_what_is_wrong_changes_nothing_and_what_needs_a_restart_is_named(guarded
         config["members"]["m"]["fake"]["add"] = 5
 
     guarded.change_config(change)
-    guarded.reload("server.tls.client_ca has changed, which takes a restart")
-    named = set(re.findall(r"(\S+) has changed, which takes a restart", server.stderr))
+    guarded.reload("server.tls.client_ca has changed, which requires a restart")
+    named = set(re.findall(r"(\S+) has changed, which requires a restart", server.stderr))
     assert named == {"server.max_image_pixels", "server.tls.client_ca", "members.m.fake.add"}
     with guarded.client(guarded.key) as client:  # it asks for no certificate yet
         assert client.post("/v2/models/all/infer", json=BODY).json()["outputs"][0]["data"] == [2, 3]
     assert guarded.serial_numbers() == before
     # The level is higher now, so that the next time it says less.
     guarded.change_config(lambda config: config["server"].update(log_level="info"))
-    guarded.reload(GOES_BY)
-    assert server.stderr.count(GOES_BY) == 1
+    guarded.reload(RELOADED)
+    assert server.stderr.count(RELOADED) == 1
 
 
 def test_every_reload_leaves_what_it_found(guarded):
     front_end = guarded.server.child("front-end")
     with guarded.client(guarded.key) as client:
         assert client.get("/v2").status_code == 200
-        guarded.reload(GOES_BY)
+        guarded.reload(RELOADED)
         files = wait_for(front_end.num_fds, "files")
         for _ in range(5):
-            guarded.reload(GOES_BY)
+            guarded.reload(RELOADED)
             assert client.get("/v2").status_code == 200
         wait_for(lambda: front_end.num_fds() <= files, "as many files as before")
 
@@ -202,7 +202,7 @@ def test_a_signal_that_comes_before_the_server_is_up(serve):
     server.child("combiner")
     server.process.send_signal(signal.SIGHUP)
     server.wait_ready()
-    wait_for(lambda: "the configuration was read again" in server.stderr, "it is read again")
+    wait_for(lambda: "configuration read again" in server.stderr, "it is read again")
     assert server.predict("all", X).values.tolist() == [[2, 2]]
 
 
@@ -212,6 +212,6 @@ def test_a_signal_to_the_whole_group_ends_no_process(serve):
     for child in server.children():
         child.send_signal(signal.SIGHUP)
     server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "the configuration was read again" in server.stderr, "the reload")
+    wait_for(lambda: "configuration read again" in server.stderr, "the reload")
     np.testing.assert_array_equal(server.predict("m", X).values, X + 1)
     assert {child.pid for child in server.children()} == pids

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from serving import configuration, fake
 
-from server.supervision.notify import Notifier
+from server.supervision.systemd import SystemdNotifier
 
 UNIT = Path(__file__).parents[2] / "configs" / "systemd" / "ensembled.service"
 
@@ -81,14 +81,14 @@ def test_systemd_is_told_of_every_turn(serve, systemd):
 def test_an_abstract_address_is_one():
     systemd = Systemd(f"\0ensembled-{os.getpid()}-test")
     assert systemd.environment.startswith("@")
-    Notifier({"NOTIFY_SOCKET": systemd.environment}).ready()
+    SystemdNotifier({"NOTIFY_SOCKET": systemd.environment}).ready()
     assert systemd.told.get(timeout=60) == {"READY": "1", "STATUS": "serving"}
     systemd.close()
 
 
 @pytest.mark.parametrize("address", ["", "/nowhere/at/all", "@nobody-listens", "vsock:2:3"])
 def test_a_socket_that_is_not_there_harms_nobody(address):
-    notifier = Notifier({"NOTIFY_SOCKET": address})
+    notifier = SystemdNotifier({"NOTIFY_SOCKET": address})
     notifier.starting()
     notifier.ready()
     notifier.reloading()
@@ -98,7 +98,7 @@ def test_a_socket_that_is_not_there_harms_nobody(address):
 @pytest.mark.parametrize("given", [{}, {"USEC": "soon"}, {"USEC": "1000000", "PID": "1"}])
 def test_nobody_is_watched_who_is_not_asked(given):
     environment = {f"WATCHDOG_{name}": value for name, value in given.items()}
-    asyncio.run(Notifier(environment).keep_alive())  # at once
+    asyncio.run(SystemdNotifier(environment).keep_alive())  # at once
     assert environment == {}
 
 

@@ -3,7 +3,7 @@ import socket
 import pytest
 
 from server.errors import StartError
-from server.supervision.ports import bind_port, hold_port, notice_absence, spoken_address
+from server.supervision.sockets import bind_port, enable_keepalive, format_address, hold_port
 
 
 def listen_beside(held):
@@ -31,8 +31,8 @@ def port_of(bound):
 
 def test_an_address_that_others_can_use(host):
     with bind_port(host, 0) as bound:
-        spoken = f"[{host}]" if ":" in host else host
-        assert spoken_address(bound) == f"{spoken}:{port_of(bound)}"
+        shown = f"[{host}]" if ":" in host else host
+        assert format_address(bound) == f"{shown}:{port_of(bound)}"
 
 
 @pytest.mark.parametrize("claim", [bind_port, hold_port])
@@ -84,7 +84,7 @@ def test_hosts_that_are_none_of_ours():
 
 def test_connections_ask_whether_their_clients_are_still_there(host):
     with bind_port(host, 0) as bound:
-        notice_absence(bound)
+        enable_keepalive(bound)
         bound.listen()
         with socket.create_connection((host, port_of(bound))), bound.accept()[0] as accepted:
             assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import StartError
-from server.supervision.socket_directory import socket_directory
+from server.supervision.sockets import socket_directory
 from workers.runtime.channels import COMBINER, FRONT_END, WORKERS
 
 

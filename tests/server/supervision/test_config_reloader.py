@@ -1,11 +1,11 @@
-"""What becomes of a configuration that is read again."""
+"""Reloading the configuration."""
 
 import signal
 
 import pytest
 
 from server.config import Config
-from server.supervision.rereading import Rereading
+from server.supervision.config_reloader import ConfigReloader
 
 FAKE = {"model": "fake", "fake": {"inputs": {"x": [2]}, "outputs": 2}}
 CONFIG = Config.model_validate({"members": {"a": FAKE}})
@@ -18,7 +18,7 @@ def _keep_the_handler():
     signal.signal(signal.SIGHUP, before)
 
 
-def test_whatever_fails_changes_nothing_and_the_next_reading_counts(caplog):
+def test_a_failed_reload_changes_nothing_and_the_next_one_counts(caplog):
     outcomes = [RuntimeError("unforeseen"), CONFIG]
 
     def read():
@@ -27,8 +27,8 @@ def test_whatever_fails_changes_nothing_and_the_next_reading_counts(caplog):
             raise outcome
         return outcome
 
-    rereading = Rereading(CONFIG, read)
-    assert rereading.again() is None
-    assert "nothing is reloaded" in caplog.text
+    reloader = ConfigReloader(CONFIG, read)
+    assert reloader.reload() is None
+    assert "configuration not reloaded" in caplog.text
     assert "unforeseen" in caplog.text
-    assert rereading.again() is not None
+    assert reloader.reload() is not None
