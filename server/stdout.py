@@ -1,8 +1,8 @@
-"""stdout, kept for what the commands are documented to print.
+"""Keeps stdout for what the commands are documented to print.
 
 Runs in the process of the command line. `keep_stdout` moves stdout away from its descriptor before
 anything else is imported: from then on descriptor 1 and `sys.stdout` are stderr, for whatever a
-library prints, in Python or in C. What a command has to say goes through `echo` or `stdout`.
+library prints, in Python or in C. Commands print through `echo` or `stdout`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _kept: io.TextIOWrapper | None = None
 
 
 def keep_stdout() -> None:
-    """Take stdout away from everybody else, once; children do not inherit it."""
+    """Move stdout to a descriptor of its own, once; children do not inherit it."""
     global _kept  # noqa: PLW0603 (the process has one stdout)
     if _kept is not None:
         return
@@ -44,7 +44,7 @@ def keep_stdout() -> None:
 
 
 def stdout() -> TextIO:
-    """The stream for what a command prints. Without `keep_stdout`, as in tests, `sys.stdout`."""
+    """Return the stream of what commands print: `sys.stdout` without `keep_stdout`, as in tests."""
     return sys.stdout if _kept is None else _kept
 
 
@@ -52,16 +52,13 @@ def echo(text: str, end: str = "\n") -> None:
     """Print what a command is documented to print.
 
     Raises:
-        BrokenPipeError: if nobody reads it any more.
+        BrokenPipeError: if the reader has gone.
     """
     print(text, end=end, file=stdout(), flush=True)
 
 
 def close_stdout() -> None:
-    """End what is printed. A reader that is gone has had enough; what could not be written is lost.
-
-    For the end of the process, where Python would complain.
-    """
+    """Flush and close stdout at the end of the process; what a gone reader did not read is lost."""
     if _kept is not None:
         with contextlib.suppress(OSError):
             _kept.close()
@@ -69,7 +66,7 @@ def close_stdout() -> None:
 
 @contextlib.contextmanager
 def typer_prints_to_stdout() -> Iterator[None]:
-    """Within the block `sys.stdout` is stdout: Typer prints help to it, as wide as it is."""
+    """Let `sys.stdout` be stdout within the block, so that Typer prints help as wide as that is."""
     before = sys.stdout, sys.__stdout__
     sys.stdout = sys.__stdout__ = stdout()  # type: ignore[misc, assignment]
     try:
@@ -80,7 +77,7 @@ def typer_prints_to_stdout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def libraries_print_to_stderr() -> Iterator[None]:
-    """Within the block, `sys.stdout` is stderr again."""
+    """Let `sys.stdout` be stderr again within the block."""
     if _kept is None:
         yield
     else:
@@ -89,7 +86,7 @@ def libraries_print_to_stderr() -> Iterator[None]:
 
 
 def _open_standard_descriptors() -> None:
-    """Put the null device where the user has closed one, lest another file takes its place."""
+    """Open the null device for closed standard descriptors, lest other files get them."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(fd, True)
     os.close(fd)

@@ -1,1 +1,1 @@
-"""Fits temperatures, weights and cascades on data, and tells how good they are on other data."""
+"""Fits temperatures, weights and cascades on data, and evaluates them on held-out data."""

@@ -5,7 +5,7 @@ out. Source of cascades by confidence: Wang et al., "Wisdom of Committees: An Ov
 Faster and More Accurate Models" (ICLR 2022).
 
 A row is *lost* if it exits with a wrong class though the whole ensemble has it right. (Rows that
-the cascade has right and the ensemble wrong don't make up for that: they are luck.) After a stage,
+the cascade has right and the ensemble wrong don't make up for that.) After a stage,
 only these thresholds matter: the lowest that loses no row, the lowest that loses one, and so on;
 since of two thresholds that lose as many, the lower one lets more rows exit, and earlier. So all
 ways to spread the lost rows over the stages are tried, which is exact as long as there are fewer
@@ -95,9 +95,9 @@ def run_cascade(stages: StageAnswers, thresholds: Sequence[float]) -> CascadeOut
     stage = np.full(rows, len(stages.sizes) - 1)
     for number in reversed(range(len(thresholds))):
         stage[stages.confidence[number] >= thresholds[number]] = number
-    asked = float(np.cumsum(stages.sizes)[stage].mean())
-    saved = 1 - asked / sum(stages.sizes)
-    return CascadeOutcome(stage, stages.answers[stage, np.arange(rows)], asked, saved)
+    predicted = float(np.cumsum(stages.sizes)[stage].mean())
+    saved = 1 - predicted / sum(stages.sizes)
+    return CascadeOutcome(stage, stages.answers[stage, np.arange(rows)], predicted, saved)
 
 
 def allowed_losses(rows: int, max_loss: float, thresholds: int) -> tuple[int, float]:

@@ -121,8 +121,7 @@ def split_rows(y: ClassIndices, holdout: float, seed: int) -> tuple[Rows, Rows]:
     for what, rows in zip(("to fit on", "held out"), parts, strict=True):
         if len(rows) < _MIN_ROWS:
             raise ConfigError(
-                f"--data: {len(rows)} of {len(y)} rows are {what}, that is too few: "
-                f"give at least {_MIN_ROWS}"
+                f"--data: {len(rows)} of {len(y)} rows are {what}: give at least {_MIN_ROWS}"
             )
         if len(np.unique(y[rows])) < 2:
             raise ConfigError(f"--data: the rows {what} are all of class {y[rows[0]]}")
@@ -159,8 +158,8 @@ def _converted(where: str, given: Array, tensor: TensorSpec) -> Array:
 def _by_label(where: str, y: Array, labels: Sequence[str]) -> ClassIndices:
     if not labels:
         raise ConfigError(f"{where} has labels, but the ensemble has none: give whole numbers")
-    known = {label: index for index, label in enumerate(labels)}
-    if unknown := sorted({str(label) for label in y if str(label) not in known}):
+    indices = {label: index for index, label in enumerate(labels)}
+    if unknown := sorted({str(label) for label in y if str(label) not in indices}):
         named = ", ".join(map(repr, unknown[:_MAX_NAMED]))
-        raise ConfigError(f"{where} has labels that the ensemble does not know: {named}")
-    return np.array([known[str(label)] for label in y], np.int64)
+        raise ConfigError(f"{where} has labels that are not among the ensemble's: {named}")
+    return np.array([indices[str(label)] for label in y], np.int64)

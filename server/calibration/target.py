@@ -1,7 +1,7 @@
 """What is calibrated: an ensemble with its members, classes, rule and the stages of its cascade.
 
 Runs in the process of the command line, into which a custom rule is imported. A configuration flows
-in; what is known before any prediction flows out, or why the ensemble can't be calibrated.
+in; a `CalibrationTarget` flows out, or why the ensemble can't be calibrated.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class CalibrationTarget:
         if not self.classes.columns:
             return np.stack(predictions).astype(np.float64)
         aligned = [
-            # One column more, of zeros, for classes that a member does not know: they are -1.
+            # One column more, of zeros, for classes that a member does not have: they are -1.
             np.pad(one, ((0, 0), (0, 1)))[:, list(columns)]
             for one, columns in zip(predictions, self.classes.columns, strict=True)
         ]
@@ -167,10 +167,10 @@ def find_target(config: Config, name: str | None) -> CalibrationTarget:
     """
     name = _ensemble_name(config, name)
     ensemble = config.ensembles[name]
-    known = {member.name: member for member in inspect_members(config)}
-    if problems := list(agreement_problems(config, known)):
+    inspected = {member.name: member for member in inspect_members(config)}
+    if problems := list(agreement_problems(config, inspected)):
         raise ConfigError(problems)
-    members = tuple(known[member] for member in ensemble.members)
+    members = tuple(inspected[member] for member in ensemble.members)
     if ensemble.rule == "stack":
         raise ConfigError(
             f"ensembles.{name}: its rule is stack, whose meta-model was trained for the members as "
@@ -181,7 +181,7 @@ def find_target(config: Config, name: str | None) -> CalibrationTarget:
             f"ensembles.{name}: its members give values, not classes: calibration needs members "
             f"whose output is logits, probabilities or class"
         )
-    matrix, measurements = _allocation(config, list(known.values()))
+    matrix, measurements = _allocation(config, list(inspected.values()))
     stages, order = stage_order(ensemble, members, measurements)
     classes = match_classes(members, ensemble_labels(name, ensemble))
     return CalibrationTarget(name, ensemble, members, classes, stages, order, matrix)

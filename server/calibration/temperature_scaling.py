@@ -92,9 +92,8 @@ def log_probabilities(p: Floats, *, of_logits: bool) -> Floats:
 
     Args:
         p: probabilities [rows, classes].
-        of_logits: whether they come from finite logits, so that no class that the member knows is
-            impossible: 0 in some rows only is a number too small for FP32. Classes that are 0 in
-            all rows are those that the member does not know.
+        of_logits: whether they come from finite logits, so that 0 in some rows is a number too
+            small for FP32. Classes that are 0 in all rows are those that the member does not have.
     """
     if of_logits:
         p = np.where((p > 0).any(axis=0), np.maximum(p, _SMALLEST), p)

@@ -24,7 +24,7 @@ def check_ready(config: Config, *, timeout_s: float) -> str:
 
     Args:
         config: the server's, except for what its command line overrides.
-        timeout_s: how long connecting may take, and then the answer.
+        timeout_s: limit for connecting, and then for the answer.
 
     Raises:
         ConfigError: if the configuration does not say where the server is.
@@ -32,7 +32,7 @@ def check_ready(config: Config, *, timeout_s: float) -> str:
     """
     port, tls = config.server.http_port, config.server.tls
     if port == 0:
-        raise ConfigError("server.http_port is 0, so nobody knows where the server listens")
+        raise ConfigError("server.http_port is 0, so the port is not known")
     host = _LOOPBACK.get(config.server.host, config.server.host)
     address = f"{f'[{host}]' if ':' in host else host}:{port}"
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)

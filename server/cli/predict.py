@@ -177,7 +177,7 @@ def _provenance(answer: Prediction) -> str:
     """Which members answered, and how long it took."""
     several = len(answer.members) > 1
     text = f"{'members' if several else 'member'} {', '.join(answer.members)}"
-    degraded = " (degraded: not all that were asked)" if answer.degraded else ""
+    degraded = " (degraded: some members are missing)" if answer.degraded else ""
     return f"{text}{degraded}, {answer.timing.total_s * 1000:.0f} ms"
 
 

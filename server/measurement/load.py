@@ -194,7 +194,7 @@ def _run_client(
             raise MeasurementError(str(error) or type(error).__name__) from None
         finally:
             stopped.set()
-            warm.release()  # whoever waits for this client need not any more
+            warm.release()  # a failed client is not waited for
     return exchanges
 
 

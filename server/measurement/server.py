@@ -23,7 +23,7 @@ from server.errors import StartError
 
 __all__ = ["MeasurementError", "measured_server", "without_access_control"]
 
-#: The program of the child, by name: what measures need not know the command line.
+#: The child's program, by name: this package does not import the command line.
 _PROGRAM = "server.cli.serve_for_parent"
 #: Models are loaded and warmed up before a server is ready.
 _START_S = 300.0

@@ -101,7 +101,7 @@ def test_classes_by_index_or_label(save):
         ({"y": [0, 2, 1]}, "y[1] is 2, but the ensemble's classes are 0 to 1"),
         ({"y": [0, 1, -1]}, "y[2] is -1, but"),
         ({"y": [0.0, 1.0, 1.0]}, "should be whole numbers or labels, not float64"),
-        ({"y": ["dog", "cow", "dog"]}, "does not know: 'cow'"),
+        ({"y": ["dog", "cow", "dog"]}, "not among the ensemble's: 'cow'"),
     ],
 )
 def test_classes_that_are_refused(save, arrays, problem):
@@ -134,9 +134,9 @@ def test_each_class_gives_its_share(sizes, holdout, seed):
 
 def test_too_few_rows_or_classes():
     y = np.arange(60) % 2
-    with pytest.raises(ConfigError, match="6 of 60 rows are held out, that is too few"):
+    with pytest.raises(ConfigError, match="6 of 60 rows are held out: give at least 20"):
         split_rows(y, 0.1, 0)
-    with pytest.raises(ConfigError, match="19 of 38 rows are to fit on, that is too few"):
+    with pytest.raises(ConfigError, match="19 of 38 rows are to fit on: give at least 20"):
         split_rows(y[:38], 0.5, 0)
     with pytest.raises(ConfigError, match="rows to fit on are all of class 0"):
         split_rows(np.zeros(60, np.int64), 0.5, 0)

@@ -1,4 +1,4 @@
-"""Fits and reports of ensembles with every rule; nothing is served."""
+"""Fits and evaluations of ensembles with every rule; nothing is served."""
 
 import numpy as np
 import pytest

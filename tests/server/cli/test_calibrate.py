@@ -1,4 +1,4 @@
-"""`ensembled calibrate` from end to end, on fakes whose logits are the data; and mistakes."""
+"""`ensembled calibrate` from end to end, on fakes whose logits are the data; wrong arguments."""
 
 import json
 import xml.etree.ElementTree as ET
@@ -126,7 +126,7 @@ def test_what_is_fitted_and_reported_as_json(files):
     assert cascade["saved"] == pytest.approx(1 - rows_per_row / 3)
     assert sum(cascade["leaving"]) == pytest.approx(1)
     assert sum(one["rows"] for one in document["reliability"]["after"]) == 120
-    # Rows of zeros: nobody knows anything, and nobody is in doubt by another measure.
+    # Rows of zeros: the highest entropy.
     assert document["outside"]["elsewhere"]["before"]["entropy"] == 1
 
     fitted = load_config(files.config(merged(config_of(), document["yaml"])))

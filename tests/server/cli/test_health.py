@@ -38,7 +38,7 @@ def answering():
 
 @pytest.fixture
 def encrypted(answering, tmp_path):
-    """What makes the server speak TLS, and wants to see a certificate if told so; its section."""
+    """Let the server use TLS, optionally mutual; yields a function that returns its section."""
 
     def encrypt(*, wants_certificate=False, signed_by=None):
         authority = Authority(tmp_path)

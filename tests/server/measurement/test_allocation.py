@@ -1,4 +1,4 @@
-"""The server as the judge of allocations: measured, chosen, and served by the result."""
+"""Allocations measured by a real server: the load, the choice, and serving the result."""
 
 import json
 import signal
@@ -177,7 +177,7 @@ def test_a_request_that_fails_ends_the_measurement():
         with pytest.raises(MeasurementError, match="it answers 500"):
             measure_rows_s(stub.address, requests, 3, 60.0)
     with pytest.raises(MeasurementError):
-        measure_rows_s(stub.address, requests, 3, 60.0)  # nobody is there
+        measure_rows_s(stub.address, requests, 3, 60.0)  # the server is gone
 
 
 # -- the search --------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ def test_images_and_tensors_are_served_and_measured(write):
         "a": {"model": "fake", "fake": {"inputs": {"x": [3, 8, 8]}, "outputs": 2}, "input": IMAGE},
         "b": fake(1),
     }
-    # Who measures is asked for no key, and is not one client among many.
+    # The measured server demands no key, and does not limit a client.
     server = {
         "api_keys": [{"name": "alice", "hash": "sha256:" + "0" * 64}],
         "limits": {"client_requests": 1},
