@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import httpcore
 
-__all__ = ["AsyncConnectionPool", "AsyncProxyPool", "ConnectionPool", "ProxyPool"]
+__all__ = ["AsyncConnectionPool", "ConnectionPool"]
 
 #: Status, headers, body.
 Response = tuple[int, Sequence[tuple[bytes, bytes]], bytes]
@@ -27,13 +26,13 @@ class ConnectionPool:
 
     Args:
         limit: the most connections; requests beyond wait for one.
-        settings: of httpcore.HTTPConnection.
+        connect: makes a connection.
     """
 
-    def __init__(self, limit: int, settings: dict[str, Any]) -> None:
+    def __init__(self, limit: int, connect: Callable[[], httpcore.ConnectionInterface]) -> None:
         self._slots = threading.BoundedSemaphore(limit)
-        self._settings = settings
-        self._idle: deque[httpcore.HTTPConnection] = deque()
+        self._connect = connect
+        self._idle: deque[httpcore.ConnectionInterface] = deque()
 
     def exchange(self, request: httpcore.Request) -> Response:
         """Send a request on any connection and read its response.
@@ -48,7 +47,7 @@ class ConnectionPool:
         finally:
             self._slots.release()
 
-    def _acquire(self) -> httpcore.HTTPConnection:
+    def _acquire(self) -> httpcore.ConnectionInterface:
         while self._idle:
             try:
                 connection = self._idle.pop()
@@ -57,9 +56,11 @@ class ConnectionPool:
             if not connection.has_expired():
                 return connection
             connection.close()
-        return httpcore.HTTPConnection(**self._settings)
+        return self._connect()
 
-    def _exchange(self, connection: httpcore.HTTPConnection, request: httpcore.Request) -> Response:
+    def _exchange(
+        self, connection: httpcore.ConnectionInterface, request: httpcore.Request
+    ) -> Response:
         try:
             response = connection.handle_request(request)
             try:
@@ -98,13 +99,15 @@ class AsyncConnectionPool:
 
     Args:
         limit: the most connections; requests beyond wait for one.
-        settings: of httpcore.AsyncHTTPConnection.
+        connect: makes a connection.
     """
 
-    def __init__(self, limit: int, settings: dict[str, Any]) -> None:
+    def __init__(
+        self, limit: int, connect: Callable[[], httpcore.AsyncConnectionInterface]
+    ) -> None:
         self._slots = asyncio.Semaphore(limit)
-        self._settings = settings
-        self._idle: deque[httpcore.AsyncHTTPConnection] = deque()
+        self._connect = connect
+        self._idle: deque[httpcore.AsyncConnectionInterface] = deque()
 
     async def exchange(self, request: httpcore.Request) -> Response:
         """Send a request on any connection and read its response.
@@ -125,16 +128,16 @@ class AsyncConnectionPool:
         finally:
             self._slots.release()
 
-    async def _acquire(self) -> httpcore.AsyncHTTPConnection:
+    async def _acquire(self) -> httpcore.AsyncConnectionInterface:
         while self._idle:
             connection = self._idle.pop()
             if not connection.has_expired():
                 return connection
             await connection.aclose()
-        return httpcore.AsyncHTTPConnection(**self._settings)
+        return self._connect()
 
     async def _exchange(
-        self, connection: httpcore.AsyncHTTPConnection, request: httpcore.Request
+        self, connection: httpcore.AsyncConnectionInterface, request: httpcore.Request
     ) -> Response:
         try:
             response = await connection.handle_async_request(request)
@@ -157,44 +160,6 @@ class AsyncConnectionPool:
         """Close the idle connections."""
         while self._idle:
             await self._idle.pop().aclose()
-
-
-class ProxyPool:
-    """Blocking, through a proxy: httpcore's own pool."""
-
-    def __init__(self, pool: httpcore.HTTPProxy) -> None:
-        self._pool = pool
-
-    def exchange(self, request: httpcore.Request) -> Response:
-        """Send a request and read its response."""
-        response = self._pool.handle_request(request)
-        try:
-            return response.status, response.headers, response.read()
-        finally:
-            response.close()
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._pool.close()
-
-
-class AsyncProxyPool:
-    """For asyncio, through a proxy: httpcore's own pool."""
-
-    def __init__(self, pool: httpcore.AsyncHTTPProxy) -> None:
-        self._pool = pool
-
-    async def exchange(self, request: httpcore.Request) -> Response:
-        """Send a request and read its response."""
-        response = await self._pool.handle_async_request(request)
-        try:
-            return response.status, response.headers, await response.aread()
-        finally:
-            await response.aclose()
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._pool.aclose()
 
 
 def _wait_s(request: httpcore.Request) -> float | None:

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import ssl
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 
-from ensembled_client.connection_pool import (
-    AsyncConnectionPool,
-    AsyncProxyPool,
-    ConnectionPool,
-    ProxyPool,
-)
+from ensembled_client.connection_pool import AsyncConnectionPool, ConnectionPool
 from ensembled_client.errors import (
     DeadlineExceeded,
     EnsembledClientError,
@@ -100,19 +97,33 @@ class _HttpTransport(Transport):
             )
         return url
 
+    def _connector(self, connection: Any, proxy: Any) -> Callable[[], Any]:
+        """What makes a connection to the server, through the environment's proxy if it has one.
+
+        Args:
+            connection: httpcore's class.
+            proxy: httpcore's class, of which only the way to make a connection is used.
+        """
+        address = self._address
+        origin = httpcore.Origin(
+            address.scheme.encode(), address.host.encode("ascii"), address.port
+        )
+        settings: dict[str, Any] = {"keepalive_expiry": _KEEP_IDLE_S}
+        if address.is_encrypted:
+            settings["ssl_context"] = _tls(self._options)
+        proxy_url = _proxy_url(address)
+        if proxy_url is None:
+            return partial(connection, origin, **settings)
+        return partial(proxy(proxy_url, **settings).create_connection, origin)
+
 
 class HttpTransport(_HttpTransport):
     """Blocking; may be shared by threads."""
 
     def __init__(self, address: Address, options: ConnectionOptions) -> None:
         super().__init__(address, options)
-        settings = _settings(address, options)
-        proxy = _proxy(address)
-        self._pool = (
-            ConnectionPool(options.connections, settings)
-            if proxy is None
-            else ProxyPool(httpcore.HTTPProxy(proxy, **_proxy_settings(settings)))
-        )
+        connect = self._connector(httpcore.HTTPConnection, httpcore.HTTPProxy)
+        self._pool = ConnectionPool(options.connections, connect)
 
     async def _send(self, request: RestRequest, limit_s: float | None) -> RestResponse:
         try:
@@ -130,13 +141,8 @@ class AsyncHttpTransport(_HttpTransport):
 
     def __init__(self, address: Address, options: ConnectionOptions) -> None:
         super().__init__(address, options)
-        settings = _settings(address, options)
-        proxy = _proxy(address)
-        self._pool = (
-            AsyncConnectionPool(options.connections, settings)
-            if proxy is None
-            else AsyncProxyPool(httpcore.AsyncHTTPProxy(proxy, **_proxy_settings(settings)))
-        )
+        connect = self._connector(httpcore.AsyncHTTPConnection, httpcore.AsyncHTTPProxy)
+        self._pool = AsyncConnectionPool(options.connections, connect)
 
     async def _send(self, request: RestRequest, limit_s: float | None) -> RestResponse:
         try:
@@ -149,22 +155,8 @@ class AsyncHttpTransport(_HttpTransport):
         await self._pool.aclose()
 
 
-def _settings(address: Address, options: ConnectionOptions) -> dict[str, Any]:
-    """The arguments of every connection."""
-    origin = httpcore.Origin(address.scheme.encode(), address.host.encode("ascii"), address.port)
-    settings: dict[str, Any] = {"origin": origin, "keepalive_expiry": _KEEP_IDLE_S}
-    if address.is_encrypted:
-        settings["ssl_context"] = _tls(options)
-    return settings
-
-
-def _proxy_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a proxy's pool, which finds the origin in each request."""
-    return {name: value for name, value in settings.items() if name != "origin"}
-
-
-def _proxy(address: Address) -> str | None:
-    """The environment's proxy for this server, if there is one."""
+def _proxy_url(address: Address) -> str | None:
+    """The URL of the environment's proxy for this server, if there is one."""
     proxies = getproxies()
     proxy = proxies.get(address.scheme) or proxies.get("all")
     if proxy is None or proxy_bypass(address.host):

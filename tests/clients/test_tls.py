@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import socket
+import socketserver
 import ssl
 import subprocess
 import threading
@@ -110,6 +111,45 @@ def test_a_certificate_that_is_missed_after_the_handshake(make, certificate):
         with pytest.raises(Unavailable, match="certificate required"):
             client.predict("duo", [[1, 2]], timeout=60)
         refusing.join()
+
+
+class Tunnel(socketserver.BaseRequestHandler):
+    """A proxy that answers CONNECT, and then passes bytes on both ways."""
+
+    def handle(self):
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            head += self.request.recv(1)
+        self.server.targets.append(head.split()[:2])
+        host, _, port = head.split()[1].decode().rpartition(":")
+        with socket.create_connection((host, int(port))) as far:
+            self.request.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            back = threading.Thread(target=self.pump, args=(far, self.request))
+            back.start()
+            self.pump(self.request, far)
+            back.join()
+
+    @staticmethod
+    def pump(source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.mark.parametrize("url", ["https"], indirect=True)
+def test_through_a_proxy_that_tunnels(make, url, certificate, monkeypatch):
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Tunnel) as proxy:
+        proxy.targets = []
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.server_address[1]}")
+        monkeypatch.setenv("no_proxy", "")
+        client = make(url, root_certificates=certificate[0])
+        for _ in range(3):
+            assert client.predict("duo", [[1, 2]]).values.tolist() == [[2, 3]]
+        assert proxy.targets == [[b"CONNECT", url.removeprefix("https://").encode()]]
+        client.__exit__(None, None, None)
+        proxy.shutdown()
 
 
 def test_files_that_are_missing_or_are_something_else(make, certificate, tmp_path):
