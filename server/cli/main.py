@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,15 +23,17 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main"]
 
+
+def _file(help_text: str) -> Any:
+    """An option that names a file."""
+    return typer.Option(metavar="FILE", help=help_text)
+
+
 OptionalConfigPath = Annotated[
     Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")
 ]
-DevicesPath = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Instead of CONFIG: the devices, JSON.")
-]
-ProfilesPath = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="With --devices: the members' profiles, JSON.")
-]
+DevicesPath = Annotated[Path | None, _file("Instead of CONFIG: the devices, JSON.")]
+ProfilesPath = Annotated[Path | None, _file("With --devices: the members' profiles, JSON.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
 
@@ -67,8 +69,7 @@ def serve(
     http_port: Port = None,
     grpc_port: Port = None,
     allocation: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Which member runs where, JSON, instead of CONFIG's."),
+        Path | None, _file("Which member runs where, JSON, instead of CONFIG's.")
     ] = None,
     debug: Debug = False,
 ) -> None:
@@ -162,15 +163,9 @@ def predict(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Deadline of the answer in seconds.")
     ] = None,
-    root_certificates: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="To trust (PEM), for https and grpcs.")
-    ] = None,
-    certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The client's own, for mutual TLS.")
-    ] = None,
-    key: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The certificate's private key.")
-    ] = None,
+    root_certificates: Annotated[Path | None, _file("To trust (PEM), for https and grpcs.")] = None,
+    certificate: Annotated[Path | None, _file("The client's own, for mutual TLS.")] = None,
+    key: Annotated[Path | None, _file("The certificate's private key.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -202,9 +197,7 @@ def predict(
 @app.command()
 def profile(
     config: ConfigPath,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the profiles to a file, JSON.")
-    ] = None,
+    output: Annotated[Path | None, _file("Write the profiles to a file, JSON.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Measure again what was measured before.")
@@ -248,12 +241,8 @@ def allocate(
         float | None,
         typer.Option(min=0.1, help="Seconds of the longest measurement [4]; means --measure."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the result, JSON, for `serve`.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the matrix, .svg or .png.")
-    ] = None,
+    output: Annotated[Path | None, _file("Write the result, JSON, for `serve`.")] = None,
+    plot: Annotated[Path | None, _file("Draw the matrix, .svg or .png.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -293,16 +282,13 @@ def simulate(
     devices: DevicesPath = None,
     profiles: ProfilesPath = None,
     allocation: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Which member runs where, JSON; else it is searched."),
+        Path | None, _file("Which member runs where, JSON; else it is searched.")
     ] = None,
     connections: Annotated[
         int | None, typer.Option(min=1, help="Clients with one request in flight each.")
     ] = None,
     rate: Annotated[float | None, typer.Option(help="Requests per second, at random.")] = None,
-    trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Arrivals: lines of SECONDS[,ROWS].")
-    ] = None,
+    trace: Annotated[Path | None, _file("Arrivals: lines of SECONDS[,ROWS].")] = None,
     rows: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of a request.")] = 1,
     seconds: Annotated[float | None, typer.Option(max=86_400, help="How long to simulate.")] = None,
     deadline_ms: Annotated[float | None, typer.Option(help="When an answer is late.")] = None,
@@ -345,10 +331,7 @@ def simulate(
 def calibrate(
     config: ConfigPath,
     *,
-    data: Annotated[
-        Path,
-        typer.Option(metavar="FILE", help="Inputs by name (or x) and y, the classes; .npz."),
-    ],
+    data: Annotated[Path, _file("Inputs by name (or x) and y, the classes; .npz.")],
     ensemble: Annotated[
         str | None, typer.Option(help="Which ensemble; optional if there is only one.")
     ] = None,
@@ -371,15 +354,10 @@ def calibrate(
         int, typer.Option(min=0, help="Random bags of members for the greedy selection.")
     ] = 0,
     outside: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Out-of-distribution inputs to detect; .npz."),
+        list[Path] | None, _file("Out-of-distribution inputs to detect; .npz.")
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the fitted keys, a YAML fragment.")
-    ] = None,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw reliability, .svg or .png.")
-    ] = None,
+    output: Annotated[Path | None, _file("Write the fitted keys, a YAML fragment.")] = None,
+    plot: Annotated[Path | None, _file("Draw reliability, .svg or .png.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

@@ -139,12 +139,7 @@ def make_arrivals(
 ) -> Arrivals:
     """Return a load of one kind; without any, as many connections as saturate the allocation.
 
-    Args:
-        matrix: the allocation.
-        connections: clients with one request in flight each.
-        rate: requests per second, at random times.
-        trace: a file of recorded arrivals.
-        rows: of each request.
+    The keyword arguments are the command's options.
 
     Raises:
         ConfigError: if there is more than one kind of load, or the trace can't be read.
@@ -175,14 +170,7 @@ def simulate(
 ) -> None:
     """Simulate an allocation under a load and print the figures on stdout.
 
-    Args:
-        scenario: the allocation, and its members' profiles.
-        arrivals: the load.
-        seconds: how long to simulate; None for as long as the figures need.
-        deadline_ms: when an answer is late.
-        lose: devices that fail, ``DEVICE@T[:T2]``: at T seconds, back at T2.
-        seed: of everything random.
-        as_json: print JSON instead of tables.
+    The keyword arguments are the command's options.
 
     Raises:
         ConfigError: if these don't fit together.
