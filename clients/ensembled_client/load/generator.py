@@ -35,8 +35,8 @@ from ensembled_client.load.connection import (
 )
 from ensembled_client.load.errors import LoadTestError
 from ensembled_client.load.http_connection import HttpLoadConnection
-from ensembled_client.load.loops import ClosedLoop, Loop, OpenLoop
-from ensembled_client.load.options import Options
+from ensembled_client.load.loops import ClosedLoadLoop, LoadLoop, OpenLoadLoop
+from ensembled_client.load.options import LoadOptions
 from ensembled_client.load.schedule import Schedule, share
 from ensembled_client.load.stats import RequestStats, Window
 from ensembled_client.load.timing import LagMonitor, current_usage, new_timer
@@ -71,7 +71,7 @@ class GeneratorConfig:
         progress_s: the interval of `Progress` messages; None for none.
     """
 
-    options: Options
+    options: LoadOptions
     workload: Workload
     schedule: Schedule | None
     index: int
@@ -122,7 +122,7 @@ def run_generator(*, config: GeneratorConfig, pipe: Connection) -> None:
 
 
 @asynccontextmanager
-async def connections(options: Options, count: int) -> AsyncIterator[NewConnection]:
+async def connections(options: LoadOptions, count: int) -> AsyncIterator[NewConnection]:
     """Yield what makes connections, `count` at most."""
     target = options.target
     connect_s = min(_MAX_CONNECT_S, options.patience_s)
@@ -198,11 +198,11 @@ class _Generator:
         else:
             self._interrupted.set()
 
-    def _new_loop(self, new_connection: NewConnection) -> Loop:
+    def _new_loop(self, new_connection: NewConnection) -> LoadLoop:
         config = self._config
         requests = RequestCycle(config.workload, config.index * _CYCLE_OFFSET)
         if config.schedule is None:
-            return ClosedLoop(
+            return ClosedLoadLoop(
                 new_connection=new_connection,
                 requests=requests,
                 stats=self._stats,
@@ -210,7 +210,7 @@ class _Generator:
                 rows=config.workload.rows,
                 count=config.count,
             )
-        return OpenLoop(
+        return OpenLoadLoop(
             new_connection=new_connection,
             requests=requests,
             stats=self._stats,
@@ -218,7 +218,7 @@ class _Generator:
             arrivals=share(config.schedule.arrivals(), config.index, config.processes),
         )
 
-    async def _measure(self, loop: Loop, start_ns: int) -> None:
+    async def _measure(self, loop: LoadLoop, start_ns: int) -> None:
         window = self._stats.window
         window.begin_ns = start_ns + round(self._options.warmup_s * _SECOND_NS)
         if self._options.duration_s is not None:
@@ -245,7 +245,7 @@ class _Generator:
         self._stats.close_window()
         self._stats.was_interrupted = self._interrupted.is_set()
 
-    async def _run_until(self, loop: Loop, end_ns: int | None) -> None:
+    async def _run_until(self, loop: LoadLoop, end_ns: int | None) -> None:
         """Return at that time, or earlier when the loop is done or the test is interrupted."""
         reported_ns = time.monotonic_ns()
         interval_s = self._config.progress_s
@@ -260,7 +260,7 @@ class _Generator:
             left_s = _CHECK_S if end_ns is None else (end_ns - now_ns) / _SECOND_NS
             await _wait_any(min(left_s, _CHECK_S), loop.done, self._interrupted)
 
-    async def _drain(self, loop: Loop) -> None:
+    async def _drain(self, loop: LoadLoop) -> None:
         """Wait for the responses to requests in flight, as long as patience lasts."""
         await self._run_until(loop, time.monotonic_ns() + self._patience_ns)
         if self._interrupted.is_set():
@@ -269,11 +269,11 @@ class _Generator:
         else:
             self._cancel_overdue(loop, time.monotonic_ns() + self._patience_ns + 1)
 
-    def _cancel_overdue(self, loop: Loop, now_ns: int) -> None:
+    def _cancel_overdue(self, loop: LoadLoop, now_ns: int) -> None:
         error = f"no response within {self._options.patience_s:g} s"
         loop.cancel_before(now_ns - self._patience_ns, error)
 
-    def _progress(self, loop: Loop) -> Progress:
+    def _progress(self, loop: LoadLoop) -> Progress:
         return Progress(
             index=self._config.index,
             succeeded=self._stats.succeeded,

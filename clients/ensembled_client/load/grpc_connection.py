@@ -26,7 +26,7 @@ from ensembled_client.load.connection import (
     find_fault,
 )
 from ensembled_client.load.errors import LoadTestError
-from ensembled_client.load.target import Target, authorization
+from ensembled_client.load.target import LoadTarget, authorization
 from ensembled_client.wire import WireError
 from ensembled_client.wire.messages import SERVICE, decode_response_message, message_class
 
@@ -64,7 +64,7 @@ def call_metadata() -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), text) for name, text in authorization().items())
 
 
-async def fetch_grpc_metadata(target: Target, timeout_s: float) -> dict[str, Any]:
+async def fetch_grpc_metadata(target: LoadTarget, timeout_s: float) -> dict[str, Any]:
     """Return a model's metadata as HTTP has it.
 
     Raises:
@@ -120,7 +120,7 @@ def _find_message_fault(response: bytes, rows: int) -> str | None:
 
 @asynccontextmanager
 async def grpc_connections(
-    target: Target, count: int, connect_s: float, patience_s: float
+    target: LoadTarget, count: int, connect_s: float, patience_s: float
 ) -> AsyncIterator[NewConnection]:
     """Open channels, and yield what makes slots on them.
 
@@ -146,7 +146,7 @@ async def grpc_connections(
             await channel.close()
 
 
-def _new_channel(target: Target) -> Any:
+def _new_channel(target: LoadTarget) -> Any:
     authority = target.address.authority
     if target.address.is_encrypted:
         credentials = grpc.ssl_channel_credentials()

@@ -22,7 +22,7 @@ from ensembled_client.load.connection import (
     error_kind,
     find_fault,
 )
-from ensembled_client.load.target import Target
+from ensembled_client.load.target import LoadTarget
 from ensembled_client.wire import HEADER_LENGTH, WireError, decode_response
 
 __all__ = [
@@ -256,7 +256,7 @@ class HttpLoadConnection(LoadConnection, asyncio.Protocol):
     )  # fmt: skip
 
     def __init__(
-        self, target: Target, tls: ssl.SSLContext | None, connect_s: float, on_result: OnResult
+        self, target: LoadTarget, tls: ssl.SSLContext | None, connect_s: float, on_result: OnResult
     ) -> None:
         super().__init__(on_result)
         self._target = target

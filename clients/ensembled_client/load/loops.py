@@ -24,7 +24,7 @@ from ensembled_client.load.stats import RequestStats
 from ensembled_client.load.timing import Timer, new_timer
 from ensembled_client.load.workload import RequestCycle
 
-__all__ = ["ClosedLoop", "Loop", "OpenLoop"]
+__all__ = ["ClosedLoadLoop", "LoadLoop", "OpenLoadLoop"]
 
 # A client that has lost its connection waits so long before it tries again: a server that is gone
 # should not cost all the CPU there is.
@@ -34,7 +34,7 @@ _INITIAL_CONNECTIONS = 8
 
 
 @dataclass(eq=False, kw_only=True)
-class Loop(ABC):
+class LoadLoop(ABC):
     """Sends requests on its connections, and records how they end.
 
     Attributes:
@@ -98,7 +98,7 @@ class Loop(ABC):
 
 
 @dataclass(eq=False, kw_only=True)
-class ClosedLoop(Loop):
+class ClosedLoadLoop(LoadLoop):
     """So many clients, each with one request at a time.
 
     Attributes:
@@ -160,7 +160,7 @@ class ClosedLoop(Loop):
 
 
 @dataclass(eq=False, kw_only=True)
-class OpenLoop(Loop):
+class OpenLoadLoop(LoadLoop):
     """Sends what is due, on any free connection.
 
     Attributes:

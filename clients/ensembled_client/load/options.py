@@ -1,6 +1,6 @@
 """The command line of `ensembled-load`: names, defaults, help and checks. Runs in the parent.
 
-In: the arguments. Out: `Options`, which load processes get, too.
+In: the arguments. Out: `LoadOptions`, which load processes get, too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from ensembled_client.load.errors import UsageError
 from ensembled_client.load.summary import Gates
-from ensembled_client.load.target import PROTOCOLS, Target
+from ensembled_client.load.target import PROTOCOLS, LoadTarget
 
-__all__ = ["Options", "parse_error_limit", "parse_options"]
+__all__ = ["LoadOptions", "parse_error_limit", "parse_options"]
 
 _CLOSED_CONNECTIONS = 8
 _OPEN_CONNECTIONS = 256
@@ -37,7 +37,7 @@ examples:
 
 
 @dataclass(frozen=True)
-class Options:
+class LoadOptions:
     """A test or a sweep of tests; ``--help`` describes the fields that are not described here.
 
     Attributes:
@@ -51,7 +51,7 @@ class Options:
         gates: that decide about the exit status.
     """
 
-    target: Target
+    target: LoadTarget
     arrivals: str
     loads: tuple[float, ...]
     connections: int
@@ -81,7 +81,7 @@ class Options:
         return self.arrivals != "closed"
 
 
-def parse_options(arguments: Sequence[str] | None) -> Options:
+def parse_options(arguments: Sequence[str] | None) -> LoadOptions:
     """Parse a command line; None for that of this process.
 
     Raises:
@@ -92,7 +92,7 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
     arrivals = _arrivals(given)
     limit, is_share = given.max_errors or (None, False)
     values = vars(given) | {
-        "target": Target.of(given.url, given.model, given.protocol),
+        "target": LoadTarget.of(given.url, given.model, given.protocol),
         "arrivals": arrivals,
         "loads": _loads(given, arrivals),
         "connections": given.connections or _OPEN_CONNECTIONS,
@@ -100,7 +100,9 @@ def parse_options(arguments: Sequence[str] | None) -> Options:
         "parameters": _parameters(given),
         "gates": Gates(given.max_p99_ms, given.min_rate, limit, is_share),
     }
-    return Options(**{field.name: values[field.name] for field in dataclasses.fields(Options)})
+    return LoadOptions(
+        **{field.name: values[field.name] for field in dataclasses.fields(LoadOptions)}
+    )
 
 
 def _arrivals(given: argparse.Namespace) -> str:

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 
 from ensembled_client.load.errors import LoadTestError
-from ensembled_client.load.options import Options
+from ensembled_client.load.options import LoadOptions
 from ensembled_client.load.summary import Summary
 
 matplotlib.use("Agg")
@@ -24,7 +24,7 @@ _MAX_BINS = 80
 _TICKS = {0.5: "50", 0.9: "90", 0.99: "99", 0.999: "99.9", 0.9999: "99.99"}
 
 
-def save_plot(path: Path, summaries: Sequence[Summary], options: Options) -> None:
+def save_plot(path: Path, summaries: Sequence[Summary], options: LoadOptions) -> None:
     """Write a plot: of one test its distribution and time series, of a sweep its curves.
 
     Raises:

@@ -14,7 +14,7 @@ import httpx
 from ensembled_client.load.connection import LoadConnection, RequestResult, connect_error
 from ensembled_client.load.errors import LoadTestError
 from ensembled_client.load.generator import GeneratorConfig, connections
-from ensembled_client.load.target import Target, authorization
+from ensembled_client.load.target import LoadTarget, authorization
 
 __all__ = ["fetch_metadata", "try_requests"]
 
@@ -23,7 +23,7 @@ _TIMEOUT_S = 10.0
 _COUNTED = ("429", "500", "503", "504", "RESOURCE", "UNAVAILABLE", "DEADLINE", "INTERNAL", "no ")
 
 
-def fetch_metadata(target: Target) -> dict[str, Any]:
+def fetch_metadata(target: LoadTarget) -> dict[str, Any]:
     """Return the model's metadata, as HTTP has it.
 
     Raises:
@@ -46,7 +46,7 @@ def fetch_metadata(target: Target) -> dict[str, Any]:
     return document
 
 
-def _fetch_http(target: Target) -> Any:
+def _fetch_http(target: LoadTarget) -> Any:
     url = f"{target.address.scheme}://{target.address.authority}{target.model_path}"
     try:
         # As the load: straight to the server, whatever proxy the environment names.

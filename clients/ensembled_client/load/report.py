@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ensembled_client.load.generator import Progress
-from ensembled_client.load.options import Options
+from ensembled_client.load.options import LoadOptions
 from ensembled_client.load.summary import Summary
 
 __all__ = ["ProgressLine", "command_document", "progress_display", "report_text", "sweep_text"]
@@ -21,7 +21,7 @@ __all__ = ["ProgressLine", "command_document", "progress_display", "report_text"
 _MAX_ERROR_LINES = 10
 
 
-def report_text(summary: Summary, options: Options) -> str:
+def report_text(summary: Summary, options: LoadOptions) -> str:
     """Return the report of one test."""
     stats = summary.stats
     lines = [
@@ -63,7 +63,7 @@ def _line(name: str, text: str) -> str:
     return f"  {name:<14}{text}".rstrip()
 
 
-def _load(summary: Summary, options: Options) -> str:
+def _load(summary: Summary, options: LoadOptions) -> str:
     if not summary.is_open:
         return f"closed loop, {summary.load:g} connections"
     return f"open loop, {options.arrivals}, {summary.load:,.6g} requests/s"
@@ -95,7 +95,7 @@ def _tester(summary: Summary) -> str:
     return ", ".join(parts)
 
 
-def sweep_text(summaries: Sequence[Summary], options: Options) -> str:
+def sweep_text(summaries: Sequence[Summary], options: LoadOptions) -> str:
     """Return a table with a line for each load, and each one's errors and warnings."""
     load = "requests/s due" if summaries[0].is_open else "connections"
     lines = [
@@ -117,7 +117,7 @@ def sweep_text(summaries: Sequence[Summary], options: Options) -> str:
 
 
 def command_document(
-    options: Options, summaries: Sequence[Summary], failed_gates: Sequence[Sequence[str]]
+    options: LoadOptions, summaries: Sequence[Summary], failed_gates: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
     """Return the JSON of a command: its options, and the figures of each test.
 

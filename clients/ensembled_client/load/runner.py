@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ensembled_client.load.errors import LoadTestError
 from ensembled_client.load.generator import GeneratorConfig
-from ensembled_client.load.options import Options
+from ensembled_client.load.options import LoadOptions
 from ensembled_client.load.probe import fetch_metadata, try_requests
 from ensembled_client.load.processes import run_processes
 from ensembled_client.load.report import progress_display
@@ -29,7 +29,7 @@ _PROGRESS_S = 0.25
 _Trace = tuple[tuple[float, int], ...]
 
 
-def run_tests(options: Options) -> list[Summary]:
+def run_tests(options: LoadOptions) -> list[Summary]:
     """Run every test of a command, one after the other; an interrupted one is the last.
 
     Raises:
@@ -48,7 +48,7 @@ def run_tests(options: Options) -> list[Summary]:
     return summaries
 
 
-def _run_test(options: Options, load: float, configs: Sequence[GeneratorConfig]) -> Summary:
+def _run_test(options: LoadOptions, load: float, configs: Sequence[GeneratorConfig]) -> Summary:
     title = "" if len(options.loads) < 2 else f"{load:g}: "
     with progress_display(title, wanted=not options.quiet) as display:
         if display is not None:
@@ -57,7 +57,7 @@ def _run_test(options: Options, load: float, configs: Sequence[GeneratorConfig])
     return Summary(merge_stats(stats), load, options.is_open, options.deadline_ms)
 
 
-def _read_trace(options: Options) -> _Trace:
+def _read_trace(options: LoadOptions) -> _Trace:
     if options.trace is None:
         return ()
     try:
@@ -73,7 +73,7 @@ def _mean_rate(trace: _Trace) -> float:
     return len(trace) / length_s if length_s > 0 else math.nan
 
 
-def _workload(options: Options, trace: _Trace) -> Workload:
+def _workload(options: LoadOptions, trace: _Trace) -> Workload:
     specs = input_specs(fetch_metadata(options.target), dict(options.shapes))
     sizes = sorted({rows for _, rows in trace}) or [options.rows]
     inputs = {
@@ -93,7 +93,7 @@ def _workload(options: Options, trace: _Trace) -> Workload:
 
 
 def generator_configs(
-    options: Options, load: float, trace: _Trace, workload: Workload
+    options: LoadOptions, load: float, trace: _Trace, workload: Workload
 ) -> list[GeneratorConfig]:
     """Divide a test among its processes; no process is left without work.
 

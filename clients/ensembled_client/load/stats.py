@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from hdrh.histogram import HdrHistogram
 
 from ensembled_client.load.connection import RequestResult
-from ensembled_client.load.timing import Usage
+from ensembled_client.load.timing import CpuUsage
 
 __all__ = ["BIN_NS", "DurationHistogram", "RequestStats", "Window", "merge_stats"]
 
@@ -162,7 +162,7 @@ class RequestStats:
     error_bins: Counter[int] = field(default_factory=Counter)
     schedule_lag: DurationHistogram = field(default_factory=DurationHistogram)
     loop_lag: DurationHistogram = field(default_factory=DurationHistogram)
-    usages: tuple[Usage, ...] = ()
+    usages: tuple[CpuUsage, ...] = ()
     was_interrupted: bool = False
     recent_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT_REQUESTS))
     last_ns: int = 0

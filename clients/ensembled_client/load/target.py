@@ -1,6 +1,6 @@
 """The server and the model that requests go to, and the API key that they carry.
 
-The parent makes a `Target` of the command line; every load process gets a copy.
+The parent makes a `LoadTarget` of the command line; every load process gets a copy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from ensembled_client.errors import EnsembledClientError
 from ensembled_client.load.errors import UsageError
 from ensembled_client.transport import Address, with_api_key
 
-__all__ = ["PROTOCOLS", "Target", "authorization"]
+__all__ = ["PROTOCOLS", "LoadTarget", "authorization"]
 
 PROTOCOLS = ("binary", "json", "grpc")
 _GRPC_PORT = 8001
@@ -23,7 +23,7 @@ _API_KEY_VARIABLE = "ENSEMBLED_API_KEY"
 
 
 @dataclass(frozen=True)
-class Target:
+class LoadTarget:
     """A model at a server.
 
     Attributes:
@@ -39,7 +39,7 @@ class Target:
     model: str
 
     @classmethod
-    def of(cls, url: str, model: str, protocol: str | None) -> Target:
+    def of(cls, url: str, model: str, protocol: str | None) -> LoadTarget:
         """Parse a URL.
 
         Args:

@@ -22,7 +22,7 @@ __all__ = [
     "LagMonitor",
     "LoopTimer",
     "Timer",
-    "Usage",
+    "CpuUsage",
     "current_usage",
     "new_timer",
 ]
@@ -162,7 +162,7 @@ class LagMonitor:
 
 
 @dataclass(frozen=True)
-class Usage:
+class CpuUsage:
     """What a process has used.
 
     Attributes:
@@ -177,8 +177,8 @@ class Usage:
     wait_ns: int
     process_ns: int
 
-    def __sub__(self, other: Usage) -> Usage:
-        return Usage(
+    def __sub__(self, other: CpuUsage) -> CpuUsage:
+        return CpuUsage(
             self.wall_ns - other.wall_ns,
             self.thread_ns - other.thread_ns,
             self.wait_ns - other.wait_ns,
@@ -193,10 +193,10 @@ class Usage:
         return min(1.0, (self.thread_ns + self.wait_ns) / self.wall_ns)
 
 
-def current_usage() -> Usage:
+def current_usage() -> CpuUsage:
     """Return the usage of the calling thread and its process since they started."""
     try:
         wait_ns = int(_SCHEDSTAT.read_text().split()[1])
     except (OSError, ValueError, IndexError):
         wait_ns = 0
-    return Usage(time.monotonic_ns(), time.thread_time_ns(), wait_ns, time.process_time_ns())
+    return CpuUsage(time.monotonic_ns(), time.thread_time_ns(), wait_ns, time.process_time_ns())

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from ensembled_client.load.errors import LoadTestError, UsageError
-from ensembled_client.load.target import Target, authorization
+from ensembled_client.load.target import LoadTarget, authorization
 from ensembled_client.wire import (
     DTYPES,
     Array,
@@ -274,7 +274,7 @@ def _fit(spec: InputSpec, array: Array, path: Path) -> Array:
 
 
 def make_workload(
-    target: Target,
+    target: LoadTarget,
     specs: Sequence[InputSpec],
     inputs: Mapping[int, Iterator[Inputs]],
     parameters: Mapping[str, Any],
@@ -317,7 +317,7 @@ def _limited(requests: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
         yield request
 
 
-def encode_http_request(target: Target, inputs: Inputs, parameters: Mapping[str, Any]) -> bytes:
+def encode_http_request(target: LoadTarget, inputs: Inputs, parameters: Mapping[str, Any]) -> bytes:
     """Return a whole HTTP request, head and body.
 
     Raises:
@@ -342,7 +342,7 @@ def encode_http_request(target: Target, inputs: Inputs, parameters: Mapping[str,
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def encode_grpc_request(target: Target, inputs: Inputs, parameters: Mapping[str, Any]) -> bytes:
+def encode_grpc_request(target: LoadTarget, inputs: Inputs, parameters: Mapping[str, Any]) -> bytes:
     """Return a serialised ModelInferRequest."""
     from ensembled_client.wire.messages import request_message  # noqa: PLC0415  (an extra)
 

@@ -6,10 +6,10 @@ import time
 
 import pytest
 from ensembled_client.load.http_connection import HttpLoadConnection
-from ensembled_client.load.loops import ClosedLoop, OpenLoop
+from ensembled_client.load.loops import ClosedLoadLoop, OpenLoadLoop
 from ensembled_client.load.schedule import Schedule
 from ensembled_client.load.stats import RequestStats, Window
-from ensembled_client.load.target import Target
+from ensembled_client.load.target import LoadTarget
 from ensembled_client.load.timing import KernelTimer, LoopTimer
 from ensembled_client.load.workload import RequestCycle, Workload
 
@@ -57,7 +57,7 @@ async def serving(*answers):
     listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     try:
-        yield server, Target.of(f"http://127.0.0.1:{port}", "m", "binary")
+        yield server, LoadTarget.of(f"http://127.0.0.1:{port}", "m", "binary")
     finally:
         listening.close()
         await listening.wait_closed()
@@ -74,7 +74,7 @@ def run(main):
 async def closed(target, count, connections=1, **options):
     """What a closed loop records of so many requests."""
     stats = RequestStats(Window(0))
-    loop = ClosedLoop(
+    loop = ClosedLoadLoop(
         new_connection=lambda on_result: HttpLoadConnection(target, None, 5, on_result),
         requests=RequestCycle(Workload(1, {1: (REQUEST,)})),
         stats=stats,
@@ -208,7 +208,7 @@ def test_what_was_due_during_a_stall_waited_at_least_until_its_end(connections):
                 record(intended_ns, sent_ns, now_ns, rows, result)
 
             stats.record_end = spy
-            loop = OpenLoop(
+            loop = OpenLoadLoop(
                 new_connection=lambda on_result: HttpLoadConnection(target, None, 5, on_result),
                 requests=RequestCycle(Workload(1, {1: (REQUEST,)})),
                 stats=stats,

@@ -5,7 +5,7 @@ import itertools
 
 import pytest
 from ensembled_client.load.connection import LoadConnection, RequestResult
-from ensembled_client.load.loops import ClosedLoop, OpenLoop
+from ensembled_client.load.loops import ClosedLoadLoop, OpenLoadLoop
 from ensembled_client.load.schedule import Schedule
 from ensembled_client.load.stats import RequestStats, Window
 from ensembled_client.load.workload import RequestCycle, Workload
@@ -47,7 +47,7 @@ class World:
 
     def open_loop(self, schedule, connections=1000):
         requests = {rows: (b"%d" % rows,) for rows in range(1, 5)}
-        return OpenLoop(
+        return OpenLoadLoop(
             new_connection=self.new_connection,
             requests=RequestCycle(Workload(1, requests)),
             stats=self.stats,
@@ -58,7 +58,7 @@ class World:
         )
 
     def closed_loop(self, connections, count=None):
-        return ClosedLoop(
+        return ClosedLoadLoop(
             new_connection=self.new_connection,
             requests=RequestCycle(Workload(1, {1: (b"a", b"b", b"c")})),
             stats=self.stats,

@@ -7,7 +7,7 @@ from ensembled_client.load.cli import main
 from ensembled_client.load.errors import UsageError
 from ensembled_client.load.options import parse_options
 from ensembled_client.load.runner import generator_configs
-from ensembled_client.load.target import Target
+from ensembled_client.load.target import LoadTarget
 from ensembled_client.load.workload import Workload
 
 URL = "http://host:8000"
@@ -97,7 +97,7 @@ def test_argparse_exits_with_2_for_wrong_values(line, capsys):
     ],
 )
 def test_targets(url, protocol, found, authority):
-    target = Target.of(url, "m", protocol)
+    target = LoadTarget.of(url, "m", protocol)
     assert (target.protocol, target.address.authority) == (found, authority)
     assert target.address.is_encrypted == url.split(":")[0].endswith("s")
 
@@ -110,7 +110,7 @@ def test_targets(url, protocol, found, authority):
 )  # fmt: skip
 def test_urls_that_are_none(url, protocol):
     with pytest.raises(UsageError):
-        Target.of(url, "m", protocol)
+        LoadTarget.of(url, "m", protocol)
 
 
 def test_parameters_are_the_protocols():

@@ -17,13 +17,13 @@ from ensembled_client.load.report import (
 )
 from ensembled_client.load.stats import RequestStats, Window, merge_stats
 from ensembled_client.load.summary import Gates, Summary
-from ensembled_client.load.timing import Usage
+from ensembled_client.load.timing import CpuUsage
 from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
 
 MS = 1_000_000
-IDLE = Usage(1000 * MS, 100 * MS, 0, 100 * MS)
+IDLE = CpuUsage(1000 * MS, 100 * MS, 0, 100 * MS)
 OPTIONS = parse_options(["http://host:1", "m"])
 
 REQUESTS = st.lists(
@@ -120,7 +120,8 @@ def test_a_tester_with_time_to_spare_is_not_warned_about():
 
 
 @pytest.mark.parametrize(
-    "usage", [Usage(1000, 950, 0, 950), Usage(1000, 500, 450, 500), Usage(1000, 10, 950, 10)]
+    "usage",
+    [CpuUsage(1000, 950, 0, 950), CpuUsage(1000, 500, 450, 500), CpuUsage(1000, 10, 950, 10)],
 )
 def test_a_busy_tester_is_the_bottleneck_also_if_it_only_waits_for_a_core(usage):
     (warning,) = summary(requests_of(10), usage=usage).warnings

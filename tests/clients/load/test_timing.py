@@ -1,7 +1,7 @@
 """How the tester measures itself, with a clock that the test turns."""
 
 from ensembled_client.load.stats import DurationHistogram
-from ensembled_client.load.timing import LagMonitor, Usage, current_usage
+from ensembled_client.load.timing import CpuUsage, LagMonitor, current_usage
 
 MS = 1_000_000
 
@@ -62,15 +62,15 @@ def test_a_closed_monitor_wants_no_more_calls():
 
 
 def test_usage_is_the_difference_of_two_readings():
-    used = Usage(200, 60, 11, 90) - Usage(100, 10, 1, 20)
-    assert used == Usage(100, 50, 10, 70)
+    used = CpuUsage(200, 60, 11, 90) - CpuUsage(100, 10, 1, 20)
+    assert used == CpuUsage(100, 50, 10, 70)
     assert used.busy_share == 0.6
 
 
 def test_waiting_for_a_core_is_being_busy():
-    assert Usage(100, 20, 75, 20).busy_share == 0.95
-    assert Usage(100, 80, 75, 80).busy_share == 1.0
-    assert Usage(0, 0, 0, 0).busy_share == 0.0
+    assert CpuUsage(100, 20, 75, 20).busy_share == 0.95
+    assert CpuUsage(100, 80, 75, 80).busy_share == 1.0
+    assert CpuUsage(0, 0, 0, 0).busy_share == 0.0
 
 
 def test_usage_only_grows():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ensembled_client.load.errors import LoadTestError, UsageError
 from ensembled_client.load.grpc_connection import GrpcResponseChecker, call_metadata
-from ensembled_client.load.target import Target
+from ensembled_client.load.target import LoadTarget
 from ensembled_client.load.workload import (
     InputSpec,
     RequestCycle,
@@ -30,9 +30,9 @@ from PIL import Image
 
 from server.http_api.protocol import parse_request
 
-HTTP = Target.of("http://host:80/prefix", "a b", "binary")
-JSON = Target.of("http://host:80", "m", "json")
-GRPC = Target.of("grpc://host:80", "m", None)
+HTTP = LoadTarget.of("http://host:80/prefix", "a b", "binary")
+JSON = LoadTarget.of("http://host:80", "m", "json")
+GRPC = LoadTarget.of("grpc://host:80", "m", None)
 SIZE = (8, 6)
 
 SPECS = st.lists(
