@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ensembled_client.wire import Array
@@ -43,24 +44,23 @@ class RequestResult(NamedTuple):
     is_degraded: bool = False
 
 
+@dataclass(eq=False, slots=True, weakref_slot=True)
 class LoadConnection(ABC):
     """Carries one request at a time.
 
     Attributes:
+        on_result: called when a request has ended and the connection is free.
         intended_ns: when the current request should have been sent.
         sent_ns: when it was sent.
         rows: of the current request.
         is_busy: whether there is one.
     """
 
-    __slots__ = ("__weakref__", "_on_result", "intended_ns", "is_busy", "rows", "sent_ns")
-
-    def __init__(self, on_result: OnResult) -> None:
-        self._on_result = on_result
-        self.intended_ns = 0
-        self.sent_ns = 0
-        self.rows = 0
-        self.is_busy = False
+    on_result: OnResult
+    intended_ns: int = field(default=0, init=False)
+    sent_ns: int = field(default=0, init=False)
+    rows: int = field(default=0, init=False)
+    is_busy: bool = field(default=False, init=False)
 
     @property
     @abstractmethod
@@ -92,10 +92,9 @@ class LoadConnection(ABC):
 
     def _finish(self, result: RequestResult) -> None:
         self.is_busy = False
-        self._on_result(self, result)
+        self.on_result(self, result)
 
 
-#: Called when a request has ended and the connection is free.
 OnResult = Callable[[LoadConnection, RequestResult], None]
 NewConnection = Callable[[OnResult], LoadConnection]
 

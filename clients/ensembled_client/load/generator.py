@@ -27,12 +27,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
 
-from ensembled_client.load.connection import (
-    LoadConnection,
-    NewConnection,
-    OnResult,
-    connect_error,
-)
+from ensembled_client.load.connection import NewConnection, connect_error
 from ensembled_client.load.errors import LoadTestError
 from ensembled_client.load.http_connection import HttpLoadConnection
 from ensembled_client.load.loops import ClosedLoadLoop, LoadLoop, OpenLoadLoop
@@ -135,11 +130,7 @@ async def connections(options: LoadOptions, count: int) -> AsyncIterator[NewConn
             yield new
         return
     tls = ssl.create_default_context() if target.address.is_encrypted else None
-
-    def new_http(on_result: OnResult) -> LoadConnection:
-        return HttpLoadConnection(target, tls, connect_s, on_result)
-
-    yield new_http
+    yield lambda on_result: HttpLoadConnection(on_result, target, tls, connect_s)
 
 
 class _Generator:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import grpc
@@ -20,7 +23,6 @@ from google.protobuf.message import DecodeError
 from ensembled_client.load.connection import (
     LoadConnection,
     NewConnection,
-    OnResult,
     RequestResult,
     error_kind,
     find_fault,
@@ -131,16 +133,9 @@ async def grpc_connections(
         patience_s: the timeout of a call.
     """
     channels = [_new_channel(target) for _ in range(min(count, MAX_CHANNELS))]
-    made = 0
-
-    def new_connection(on_result: OnResult) -> LoadConnection:
-        nonlocal made
-        channel = channels[made % len(channels)]
-        made += 1
-        return GrpcLoadConnection(channel, connect_s, patience_s, on_result)
-
+    turns = itertools.cycle(channels)
     try:
-        yield new_connection
+        yield lambda on_result: GrpcLoadConnection(on_result, next(turns), connect_s, patience_s)
     finally:
         for channel in channels:
             await channel.close()
@@ -154,29 +149,31 @@ def _new_channel(target: LoadTarget) -> Any:
     return grpc.aio.insecure_channel(authority, _CHANNEL_OPTIONS)
 
 
+@dataclass(eq=False, slots=True)
 class GrpcLoadConnection(LoadConnection):
-    """A slot for a call on a channel, which several may share."""
+    """A slot for a call on a channel, which several may share.
 
-    __slots__ = (
-        "_call", "_channel", "_checker", "_connect_s", "_metadata", "_patience_s", "_task"
-    )  # fmt: skip
+    Attributes:
+        channel: of grpc.aio.
+        connect_s: the timeout of connecting.
+        patience_s: how long the caller waits for a response.
+    """
 
-    def __init__(
-        self, channel: Any, connect_s: float, patience_s: float, on_result: OnResult
-    ) -> None:
-        super().__init__(on_result)
-        self._channel = channel
-        self._call = channel.unary_unary(_INFER)
-        self._metadata = call_metadata() or None
-        self._connect_s = connect_s
-        self._patience_s = patience_s
-        self._checker = GrpcResponseChecker()
-        self._task: asyncio.Task[None] | None = None
+    channel: Any
+    connect_s: float
+    patience_s: float
+    _call: Any = field(init=False)
+    _checker: GrpcResponseChecker = field(default_factory=GrpcResponseChecker, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        """Prepare the call."""
+        self._call = partial(self.channel.unary_unary(_INFER), metadata=call_metadata() or None)
 
     @property
     def is_open(self) -> bool:
         """Whether the channel has a connection."""
-        return bool(self._channel.get_state() is grpc.ChannelConnectivity.READY)
+        return bool(self.channel.get_state() is grpc.ChannelConnectivity.READY)
 
     async def open(self) -> None:
         """Connect.
@@ -185,10 +182,10 @@ class GrpcLoadConnection(LoadConnection):
             OSError: if that takes too long.
         """
         try:
-            async with asyncio.timeout(self._connect_s):
-                await self._channel.channel_ready()
+            async with asyncio.timeout(self.connect_s):
+                await self.channel.channel_ready()
         except TimeoutError:
-            raise OSError(f"not within {self._connect_s:g} s") from None
+            raise OSError(f"not within {self.connect_s:g} s") from None
 
     def send(self, request: bytes) -> None:
         """Send a request; see `LoadConnection`."""
@@ -197,9 +194,7 @@ class GrpcLoadConnection(LoadConnection):
 
     async def _exchange(self, request: bytes) -> None:
         try:
-            response = await self._call(
-                request, timeout=self._patience_s + 1, metadata=self._metadata
-            )
+            response = await self._call(request, timeout=self.patience_s + 1)
         except grpc.RpcError as error:
             self._checker = GrpcResponseChecker()
             self._finish(RequestResult(error_kind(error.code().name, error.details() or "")))

@@ -10,13 +10,13 @@ import asyncio
 import contextlib
 import json
 import ssl
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 import httptools
 
 from ensembled_client.load.connection import (
     LoadConnection,
-    OnResult,
     RequestResult,
     connect_error,
     error_kind,
@@ -241,31 +241,23 @@ def _find_body_fault(response: Response, rows: int) -> str | None:
     return find_fault(outputs, rows)
 
 
+@dataclass(eq=False, slots=True)
 class HttpLoadConnection(LoadConnection, asyncio.Protocol):
     """A TCP connection to the server.
 
-    Args:
+    Attributes:
         target: the server.
         tls: for https.
         connect_s: the timeout of connecting.
-        on_result: called with the result of each request.
     """
 
-    __slots__ = (
-        "_checker", "_connect_s", "_connecting", "_reader", "_target", "_tls", "_transport"
-    )  # fmt: skip
-
-    def __init__(
-        self, target: LoadTarget, tls: ssl.SSLContext | None, connect_s: float, on_result: OnResult
-    ) -> None:
-        super().__init__(on_result)
-        self._target = target
-        self._tls = tls
-        self._connect_s = connect_s
-        self._transport: asyncio.Transport | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._reader = ResponseReader()
-        self._checker = ResponseChecker()
+    target: LoadTarget
+    tls: ssl.SSLContext | None
+    connect_s: float
+    _transport: asyncio.Transport | None = field(default=None, init=False)
+    _connecting: asyncio.Task[None] | None = field(default=None, init=False)
+    _reader: ResponseReader = field(default_factory=ResponseReader, init=False)
+    _checker: ResponseChecker = field(default_factory=ResponseChecker, init=False)
 
     @property
     def is_open(self) -> bool:
@@ -278,14 +270,14 @@ class HttpLoadConnection(LoadConnection, asyncio.Protocol):
         Raises:
             OSError: if that fails, or takes too long.
         """
-        address = self._target.address
+        address = self.target.address
         try:
-            async with asyncio.timeout(self._connect_s):
+            async with asyncio.timeout(self.connect_s):
                 await asyncio.get_running_loop().create_connection(
-                    lambda: self, address.host, address.port, ssl=self._tls
+                    lambda: self, address.host, address.port, ssl=self.tls
                 )
         except TimeoutError:
-            raise OSError(f"not within {self._connect_s:g} s") from None
+            raise OSError(f"not within {self.connect_s:g} s") from None
 
     def send(self, request: bytes) -> None:
         """Send a request; see `LoadConnection`."""

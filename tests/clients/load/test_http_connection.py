@@ -75,7 +75,7 @@ async def closed(target, count, connections=1, **options):
     """What a closed loop records of so many requests."""
     stats = RequestStats(Window(0))
     loop = ClosedLoadLoop(
-        new_connection=lambda on_result: HttpLoadConnection(target, None, 5, on_result),
+        new_connection=lambda on_result: HttpLoadConnection(on_result, target, None, 5),
         requests=RequestCycle(Workload(1, {1: (REQUEST,)})),
         stats=stats,
         connections=connections,
@@ -177,7 +177,7 @@ def test_giving_up_closes_the_connection():
             server.may_answer.clear()
             ended = asyncio.get_running_loop().create_future()
             connection = HttpLoadConnection(
-                target, None, 5, lambda _, result: ended.set_result(result)
+                lambda _, result: ended.set_result(result), target, None, 5
             )
             connection.send(REQUEST)
             while server.requests == 0:  # noqa: ASYNC110
@@ -209,7 +209,7 @@ def test_what_was_due_during_a_stall_waited_at_least_until_its_end(connections):
 
             stats.record_end = spy
             loop = OpenLoadLoop(
-                new_connection=lambda on_result: HttpLoadConnection(target, None, 5, on_result),
+                new_connection=lambda on_result: HttpLoadConnection(on_result, target, None, 5),
                 requests=RequestCycle(Workload(1, {1: (REQUEST,)})),
                 stats=stats,
                 max_connections=connections,
