@@ -19,11 +19,10 @@ import numpy as np
 
 from workers.combiner.arena_combiner import ArenaCombiner
 from workers.rules import RULES, TRAITS
-from workers.rules.averages import DEFAULT_TRIM
-from workers.runtime.arena import Arena, arena_bytes
+from workers.rules.builtin import DEFAULT_TRIM
+from workers.runtime.arena import Arena, Terms, arena_bytes
 from workers.runtime.memory import SharedMemory, board_bytes, create_memory
 from workers.runtime.spec import ArenaSpec, BlockSpec, EnsembleSpec, MemorySpec, TensorSpec
-from workers.runtime.terms import Terms
 
 __all__ = ["main", "measure_s"]
 
@@ -62,7 +61,7 @@ def _round_s(arena: Arena, combiner: ArenaCombiner, number: int, rows: int) -> f
     arena.row[:] = np.arange(first, first + arena.capacity)
     taken, answered = 0.0, 0
     for start in range(first, first + arena.capacity, rows):
-        slots, numbers = arena.slots(start, start + rows), arena.numbers(start, start + rows)
+        slots, numbers = arena.slots(start, start + rows), arena.row_numbers(start, start + rows)
         for member in range(members):
             arena.done[member, slots] = numbers
             started = time.perf_counter()

@@ -26,7 +26,7 @@ from server.members.inspect import inspect_members
 from server.members.member import InspectedMember
 from server.profiling import Measurements
 from server.profiling.progress import progress_on_stderr
-from workers.rules import RuleError, combination, is_custom
+from workers.rules import RuleError, is_custom, load_rule
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 __all__ = ["CalibrationTarget", "EnsembleRule", "find_target", "stage_order"]
@@ -116,7 +116,7 @@ class EnsembleRule:
             directory=directory if is_custom(self.name) else "",
         )
         try:
-            self._combination = combination(spec, self._names)
+            self._rule = load_rule(spec, self._names)
         except RuleError as error:
             raise ConfigError(f"ensembles.{target.name}.rule: {error}") from None
 
@@ -136,7 +136,7 @@ class EnsembleRule:
         used = predictions[chosen].astype(np.float32)
         out = np.empty(used.shape[1:], np.float32)
         try:
-            self._combination.over(chosen)(used, out)
+            self._rule.for_members(chosen)(used, out)
         except Exception as error:
             raise ConfigError(f"rule {self.name} fails: {error}") from None
         return out

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, mod
 
 from server.config.base import Name, RelativePath, Section, did_you_mean
 from workers.rules import TRAITS, is_custom
-from workers.rules.averages import DEFAULT_TRIM, trimmed
+from workers.rules.builtin import DEFAULT_TRIM, trimmed
 from workers.rules.catalogue import CUSTOM
 
 __all__ = ["EnsembleConfig"]

@@ -15,7 +15,7 @@ from ensembled_client.wire import DTYPES
 from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
 
 from server.config.base import RelativePath, Section, did_you_mean
-from workers.runtime.spec import FakeOptions, OutputMeaning, Preparation, TensorSpec
+from workers.runtime.spec import FakeOptions, OutputKind, Preparation, TensorSpec
 
 __all__ = [
     "FakeConfig",
@@ -191,7 +191,7 @@ class MemberConfig(Section):
     """How the client's input becomes the model's; if absent, the client sends the tensor itself."""
     inputs: dict[str, Annotated[InputTensorConfig, _NAME_OR_MAPPING]] = {}
     """By the model's own name of an input: the name that the client uses, or a mapping."""
-    output: OutputMeaning = "values"
+    output: OutputKind = "values"
     """What the output is: `logits` become probabilities before they are combined; `class` is the
     index of a class, one whole number per row."""
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6)

@@ -11,7 +11,7 @@ from server.engine.cascade import advance, stage_terms
 from server.engine.forecast import Prospect
 from server.engine.request import Admission, Prepared, Request
 from server.errors import InvalidRequest, QueueFull, Unavailable
-from workers.runtime.terms import Terms
+from workers.runtime.arena import Terms
 
 __all__ = ["admit", "check_time", "time_left_s"]
 

@@ -16,9 +16,8 @@ from server.engine.cascade import move_on
 from server.engine.request import Request, StoredInput, Trace
 from server.engine.slots import SlotAllocator
 from server.errors import MemberFailed, RequestError, Unavailable
-from workers.runtime.arena import Arena
+from workers.runtime.arena import Arena, unpack
 from workers.runtime.messages import Deferred, Ended
-from workers.runtime.terms import unpack
 
 __all__ = ["ArenaRequests"]
 
@@ -79,7 +78,7 @@ class ArenaRequests:
             arena.ensemble[slots] = request.prepared.model.ensemble
             arena.expected[slots] = admission.expected
             arena.terms[slots] = admission.cell
-            arena.row[slots] = arena.numbers(start, stop)
+            arena.row[slots] = arena.row_numbers(start, stop)
             self._owners[slots] = [request] * count
             self._offsets[slots] = range(offset, offset + count)
         request.spans.append((start, stop, offset))
@@ -183,7 +182,7 @@ class ArenaRequests:
         if ended.error:
             return MemberFailed(ended.error)
         arena, slots = self.arena, self.arena.slots(ended.start, ended.stop)
-        failed = (arena.done[:, slots] == -arena.numbers(ended.start, ended.stop)).any(axis=1)
+        failed = (arena.done[:, slots] == -arena.row_numbers(ended.start, ended.stop)).any(axis=1)
         expected = int(np.bitwise_or.reduce(arena.expected[slots]))
         names = [
             repr(arena.spec.members[member])
@@ -206,7 +205,7 @@ class ArenaRequests:
         So they may still be in its list.
         """
         arena, slots = self.arena, self.arena.slots(start, stop)
-        rows = arena.numbers(start, stop)
+        rows = arena.row_numbers(start, stop)
         awaited = (arena.expected[slots] & self._bits) != 0
         awaited &= np.abs(arena.done[:, slots]) != rows
         return bool((awaited & (arena.closing[slots] != rows)).any())
@@ -222,7 +221,7 @@ class ArenaRequests:
             for owner, start, stop in self._owned(first, last):
                 if owner is request:
                     slots = self.arena.slots(start, stop)
-                    self.arena.closing[slots] = self.arena.numbers(start, stop)
+                    self.arena.closing[slots] = self.arena.row_numbers(start, stop)
                     ranges.append((start, stop))
         return ranges
 

@@ -12,8 +12,7 @@ from collections.abc import Sequence
 
 from allocator.dispatch.pending import Range
 from server.engine.request import Request
-from workers.runtime.arena import Arena
-from workers.runtime.terms import Terms, unpack
+from workers.runtime.arena import Arena, Terms, unpack
 
 __all__ = ["advance", "move_on", "stage_terms"]
 

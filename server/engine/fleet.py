@@ -249,11 +249,11 @@ class Fleet:
         """
         member = job.placement.member
         predicted, failed = job.rows, 0
-        if not finished.flawless:
+        if not finished.all_predicted:
             arena = self._arenas[member.arena]
             predicted = 0
             for start, stop in job.ranges:
-                rows = arena.numbers(start, stop)
+                rows = arena.row_numbers(start, stop)
                 done = arena.done[member.index, arena.slots(start, stop)]
                 predicted += int((done == rows).sum())
                 failed += int((done == -rows).sum())
@@ -307,7 +307,7 @@ class Fleet:
     def _unfinished(self, member: Member, start: int, stop: int) -> list[int]:
         """The rows that a member has not done and that are still needed."""
         arena = self._arenas[member.arena]
-        slots, rows = arena.slots(start, stop), arena.numbers(start, stop)
+        slots, rows = arena.slots(start, stop), arena.row_numbers(start, stop)
         over = (
             (np.abs(arena.done[member.index, slots]) == rows)
             | (np.abs(arena.ended[slots]) == rows)
@@ -336,7 +336,7 @@ class Fleet:
     def _fail(self, member: Member, start: int, stop: int, why: str) -> None:
         """Mark rows as failed in the place of a worker that is gone."""
         arena = self._arenas[member.arena]
-        arena.done[member.index, arena.slots(start, stop)] = -arena.numbers(start, stop)
+        arena.done[member.index, arena.slots(start, stop)] = -arena.row_numbers(start, stop)
         error = f"member {member.name!r} failed: {why}"
         self.predicted.append(Predictions(member.arena, start, stop, error))
 

@@ -5,7 +5,7 @@ Runs in the front-end's event loop. `Assign` and what goes to the combiner flow 
 
 The loop can't tell when it is about to sleep. So the front-end is awake from the first news on and
 looks again in every turn of the loop; at the first look that finds nothing it says that it sleeps,
-and looks once more (`workers.runtime.bells`). Under load hardly a bell is rung.
+and looks once more (`workers.runtime.queues`). Under load hardly a bell is rung.
 """
 
 from __future__ import annotations
@@ -19,16 +19,6 @@ from functools import partial
 
 import zmq
 
-from workers.runtime.channels import (
-    COMBINER,
-    FRONT_END,
-    WORKERS,
-    Decoder,
-    can_receive,
-    descriptor,
-    drain,
-    open_socket,
-)
 from workers.runtime.memory import SharedMemory
 from workers.runtime.messages import (
     Assign,
@@ -43,6 +33,16 @@ from workers.runtime.messages import (
 )
 from workers.runtime.queues import Queues
 from workers.runtime.rings import fence
+from workers.runtime.sockets import (
+    COMBINER,
+    FRONT_END,
+    WORKERS,
+    Decoder,
+    can_receive,
+    descriptor,
+    drain,
+    open_socket,
+)
 
 __all__ = ["Links", "News"]
 

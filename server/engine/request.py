@@ -17,9 +17,8 @@ from allocator.dispatch.flows import NORMAL, Flow
 from server.engine.spec import ServedModel
 from server.errors import RequestError
 from workers.combiner.predictions import ClassMap
-from workers.runtime.arena import Arena
+from workers.runtime.arena import Arena, Terms
 from workers.runtime.spec import EnsembleSpec
-from workers.runtime.terms import Terms
 
 __all__ = [
     "Admission",

@@ -33,7 +33,7 @@ from allocator.dispatch.state import OpenJob
 from server.engine.arena_requests import ArenaRequests
 from server.engine.request import Answer
 from server.errors import RequestError
-from workers.runtime.log_lines import Speaker
+from workers.runtime.logs import ProcessName
 from workers.runtime.spec import TracingSpec
 from workers.runtime.tracing import Spans, describe_batch, pack, wall_ns
 
@@ -53,7 +53,7 @@ class Tracer:
     def __init__(self, spec: TracingSpec) -> None:
         self.in_flight = 0
         self._sample = spec.sample
-        self._spans = Spans(spec, Speaker("front-end"))
+        self._spans = Spans(spec, ProcessName("front-end"))
         self.start = self._spans.start
         self.close = self._spans.close
 

@@ -36,8 +36,8 @@ from server.inference.unread_responses import UnreadResponses
 from server.metrics.registry import make_registry
 from server.security.authentication import Authenticator
 from server.security.tls import make_context
-from workers.runtime.bootstrap import Started, Status, run_role
-from workers.runtime.log_lines import Speaker
+from workers.runtime.bootstrap import Started, StatusChannel, run_role
+from workers.runtime.logs import ProcessName
 from workers.runtime.memory import SharedMemory
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class FrontEnd:
             context=None if tls is None else make_context(tls),
         )
 
-    async def run(self, status: Status) -> None:
+    async def run(self, status: StatusChannel) -> None:
         """Serve until told to drain; send `Started` to `status` once requests are accepted."""
         self._grpc.start()
         serving = asyncio.create_task(self._http.serve())
@@ -187,17 +187,17 @@ def _tracer(spec: FrontEndSpec) -> Tracer | None:
     return Tracer(spec.tracing)
 
 
-async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:
+async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: StatusChannel) -> None:
     await FrontEnd(spec, commands).run(status)
 
 
-def _run(spec: FrontEndSpec, commands: BinaryIO, status: Status) -> None:
+def _run(spec: FrontEndSpec, commands: BinaryIO, status: StatusChannel) -> None:
     uvloop.run(_serve(spec, commands, status))
 
 
 def main() -> None:
     """Entry point of the front-end process."""
-    run_role(lambda _: Speaker("front-end"), FrontEndSpec, _run)
+    run_role(lambda _: ProcessName("front-end"), FrontEndSpec, _run)
 
 
 if __name__ == "__main__":

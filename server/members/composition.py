@@ -210,7 +210,7 @@ class _ArenaBuilder:
             source=member.source,
             signature=member.signature,
             bindings=self._bindings(member),
-            meaning=member.config.output,
+            output_kind=member.config.output,
             temperature=member.config.temperature,
             classes=member.classes,
         )

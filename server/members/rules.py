@@ -16,7 +16,7 @@ from server.members.agreement import agreement_problems, ensemble_labels, match_
 from server.members.member import InspectedMember
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.rules import is_custom
-from workers.rules.stacking import meta_inputs
+from workers.rules.combination import meta_inputs
 from workers.rules.trial import Trial, try_rules
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 

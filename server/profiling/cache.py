@@ -85,7 +85,7 @@ def _fingerprint(target: ProfileTarget, content: list[str]) -> str:
             source.declared,
             target.arena.views,
             target.instance.bindings,
-            target.instance.meaning,
+            target.instance.output_kind,
             device.kind,
             len(device.cores),
             "" if device.is_cuda else cpu_model() or platform.processor() or platform.machine(),

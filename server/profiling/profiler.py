@@ -18,8 +18,7 @@ import msgspec
 
 from server.profiling.comparison import LEAST_BLOCKS, compare
 from server.profiling.targets import MEASURING_S, ProfileRecord, ProfileTarget, rows_per_s
-from workers.profiler.handle import ProfilerError, ProfilerProcess
-from workers.profiler.messages import Compare, Measure, Measured
+from workers.profiler.handle import Compare, Measure, Measured, ProfilerError, ProfilerProcess
 from workers.runtime.spec import DeviceSpec
 
 __all__ = ["TargetProfiler", "TimeAllowance", "time_allowances"]

@@ -17,7 +17,7 @@ from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.members.composition import compose
 from server.members.member import InspectedMember
-from workers.profiler.messages import ARENA_OFFSET, LEAST_RUNS, LONG_RUN_S, Measured
+from workers.profiler.handle import ARENA_OFFSET, LONG_RUN_S, MIN_RUNS, Measured
 from workers.runtime.arena import bytes_per_row
 from workers.runtime.spec import ArenaSpec, DeviceSpec, InstanceSpec
 
@@ -96,7 +96,7 @@ class ProfileRecord(msgspec.Struct, frozen=True):
         run_s = below[-1].latency_s * batch / below[-1].batch
         if run_s > LONG_RUN_S:
             return 2 * run_s
-        return run_s + max(MEASURING_S, LEAST_RUNS * run_s)
+        return run_s + max(MEASURING_S, MIN_RUNS * run_s)
 
 
 @dataclass(frozen=True)

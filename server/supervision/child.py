@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from workers.runtime.bootstrap import Failed, Started
-from workers.runtime.child_process import child_command
-from workers.runtime.printed import PrintedLines
+from workers.runtime.child_process import OutputLogger, child_command
 
 __all__ = ["Child"]
 
@@ -78,7 +77,7 @@ class _Pipes:
 
     def __init__(self, name: str) -> None:
         self.status = asyncio.StreamReader()
-        lines = PrintedLines(name)
+        lines = OutputLogger(name)
         self.status_reader = _PipeReader(self.status.feed_data, self.status.feed_eof)
         try:
             self.printed_reader = _PipeReader(lines.feed, lines.end)

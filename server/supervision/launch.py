@@ -34,12 +34,10 @@ from server.supervision.sockets import (
 from server.supervision.supervisor import Supervisor
 from server.supervision.systemd import SystemdNotifier
 from workers.runtime.arena import arena_bytes
-from workers.runtime.bells import make_eventfds
-from workers.runtime.log_lines import Speaker
-from workers.runtime.logs import flush, log_environment, set_up_logging
+from workers.runtime.child_process import log_stdout
+from workers.runtime.logs import ProcessName, flush, log_environment, set_up_logging
 from workers.runtime.memory import create_memory
-from workers.runtime.printed import stdout_logged
-from workers.runtime.queues import queues_bytes, ring_bytes
+from workers.runtime.queues import make_eventfds, queues_bytes, ring_bytes
 from workers.runtime.spec import CombinerSpec, MemorySpec, QueuesSpec, WorkerSpec
 
 __all__ = ["check", "serve"]
@@ -62,7 +60,7 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
         StartError: if the server can't start, or can't be kept alive.
     """
     server = config.server
-    speaker = Speaker("supervisor")
+    speaker = ProcessName("supervisor")
     setproctitle(speaker.title)
     set_up_logging(speaker, server.log_level, server.log_format)
     notifier = SystemdNotifier(os.environ)
@@ -73,7 +71,7 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
     http = bind_port(server.host, server.http_port)
     grpc = hold_port(server.host, server.grpc_port)
     log = partial(_log.info, "%s")
-    with stdout_logged("the supervisor"):
+    with log_stdout("the supervisor"):
         plan = make_plan(config, profile_s=config.placement.profile_s, log=log)
     for line in plan.describe():
         log(line)

@@ -25,7 +25,7 @@ from pathlib import Path
 import zmq
 
 from server.errors import StartError
-from workers.runtime.channels import COMBINER, FRONT_END, WORKERS
+from workers.runtime.sockets import COMBINER, FRONT_END, WORKERS
 
 __all__ = ["bind_port", "enable_keepalive", "format_address", "hold_port", "socket_directory"]
 

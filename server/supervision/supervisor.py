@@ -34,8 +34,8 @@ from server.inference.spec import (
 from server.supervision.child import Child
 from server.supervision.config_reloader import ConfigReloader
 from server.supervision.systemd import SystemdNotifier
-from workers.combiner.rule_guard import RuleDeaths
-from workers.runtime.logs import log_environment, settings_of
+from workers.combiner.rule_guard import RuleCrashes
+from workers.runtime.logs import log_environment, log_settings
 from workers.runtime.memory import SharedMemory
 from workers.runtime.spec import CombinerSpec, MemorySpec, WorkerSpec
 
@@ -93,7 +93,7 @@ class Supervisor:
         self._worker_specs = {spec.device.name: spec for spec in workers}
         self._combiner_spec = combiner
         self._memory = SharedMemory(memory)
-        self._rule_deaths = RuleDeaths()
+        self._rule_crashes = RuleCrashes()
         self._descriptors = _inherited_descriptors(memory, front_end.http_fd)
         self._environment = {**_ENVIRONMENT, **environment}
         self._reloader = reloader
@@ -222,7 +222,7 @@ class Supervisor:
         child.alive = True
         if self._is_final(child):  # it was spawning while the others were stopped
             child.kill()
-        self._memory.board(child.name).note_start(child.process.pid)
+        self._memory.board(child.name).record_start(child.process.pid)
         child.incarnation += 1
         child.ended.clear()
         child.write(self._spec_of(child))
@@ -238,7 +238,7 @@ class Supervisor:
             spec = self._worker_specs[child.device]
             return msgspec.structs.replace(spec, incarnation=child.incarnation)
         if child is self._combiner:
-            paused = self._rule_deaths.paused(time.monotonic_ns())
+            paused = self._rule_crashes.paused(time.monotonic_ns())
             return msgspec.structs.replace(self._combiner_spec, paused=paused)
         alive = [worker for worker in self._workers if worker.alive]
         starting = [one.device for one in alive if not self._memory.board(one.name).has_begun]
@@ -256,7 +256,7 @@ class Supervisor:
         child.alive = False
         if child.pipes is not None:
             child.pipes.drain()
-        self._memory.board(child.name).note_end()
+        self._memory.board(child.name).record_exit()
         child.close_stdin()
         if not self._stopping.is_set():
             _log.info("%s (process %d) ended: %s", child.name, child.process.pid, status)
@@ -264,7 +264,7 @@ class Supervisor:
             executing = self._memory.board(child.name).executing
             self._front_end.write(WorkerReaped(child.device, child.incarnation, executing))
         elif child is self._combiner:
-            self._rule_deaths.blame(self._memory.board(child.name).executing, time.monotonic_ns())
+            self._rule_crashes.record(self._memory.board(child.name).executing, time.monotonic_ns())
         child.ended.set()
 
     # -- background tasks ---------------------------------------------------------------------
@@ -300,7 +300,7 @@ class Supervisor:
             reload = await asyncio.to_thread(self._reloader.reload)
             if reload is not None:
                 logging.getLogger().setLevel(reload.log_level.upper())
-                _, style = settings_of(self._environment)
+                _, style = log_settings(self._environment)
                 self._environment |= log_environment(reload.log_level, style)
                 self._front_end_spec = msgspec.structs.replace(
                     self._front_end_spec, security=reload.security

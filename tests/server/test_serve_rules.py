@@ -203,9 +203,9 @@ def test_a_rule_that_ends_the_combiner_fails_its_own_rows_and_nobody_elses(home,
         load.wait_answers(5)
         answer = server.predict("all", [[-1, 2]])
         assert answer.status == 500
-        assert "house_rules:dies: it has ended the combiner 3 times" in answer.error
+        assert "house_rules:dies: it has crashed the combiner 3 times" in answer.error
         combiner = server.child("combiner").pid
-        assert server.predict("all", [[1, 2]]).status == 500, "it is left alone for a while"
+        assert server.predict("all", [[1, 2]]).status == 500, "it is paused for a while"
         load.wait_answers(5)
         load.stop()
     assert server.child("combiner").pid == combiner

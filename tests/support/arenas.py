@@ -8,10 +8,9 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from workers.runtime.arena import Arena, arena_bytes
-from workers.runtime.bells import make_eventfds
+from workers.runtime.arena import Arena, Terms, arena_bytes
 from workers.runtime.memory import SharedMemory, board_bytes, create_memory
-from workers.runtime.queues import queues_bytes
+from workers.runtime.queues import make_eventfds, queues_bytes
 from workers.runtime.spec import (
     ArenaSpec,
     BlockSpec,
@@ -20,7 +19,6 @@ from workers.runtime.spec import (
     QueuesSpec,
     TensorSpec,
 )
-from workers.runtime.terms import Terms
 
 PROCESSES = ("front-end", "combiner", "worker cpu:0")
 DEVICES = ("cpu:0",)
@@ -93,18 +91,18 @@ def claim(
     """What a front-end does with rows; views are filled with their row numbers."""
     slots = arena.slots(start, stop)
     for view in arena.views:
-        numbers = arena.numbers(start, stop).reshape(-1, *(1,) * (view.ndim - 1))
+        numbers = arena.row_numbers(start, stop).reshape(-1, *(1,) * (view.ndim - 1))
         view[slots] = np.broadcast_to(numbers, view[slots].shape).astype(view.dtype)
     arena.ensemble[slots] = ensemble_index
     arena.expected[slots] = expected
     quorum = quorum or arena.spec.ensembles[ensemble_index].quorum
     arena.terms[slots] = Terms(quorum, scores, early, stage).pack()
-    arena.row[slots] = arena.numbers(start, stop)
+    arena.row[slots] = arena.row_numbers(start, stop)
     return slots
 
 
 def predict(arena: Arena, member: int, start: int, stop: int, *, failed: bool = False) -> None:
     """What a worker does with rows: member m answers row r with [r + m, -r]."""
-    slots, rows = arena.slots(start, stop), arena.numbers(start, stop)
+    slots, rows = arena.slots(start, stop), arena.row_numbers(start, stop)
     arena.predictions[member][slots] = np.stack([rows + member, -rows], axis=1)
     arena.done[member, slots] = -rows if failed else rows

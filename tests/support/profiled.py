@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from server.config import Config
 from server.members.member import InspectedMember
 from server.profiling import profile_members
-from workers.profiler.messages import Compare, Compared, Loaded, Measured
+from workers.profiler.handle import Compare, Compared, Loaded, Measured
 from workers.runtime.spec import DeviceSpec, FakeOptions, ModelSignature, ModelSource, TensorSpec
 
 MIB = 1 << 20

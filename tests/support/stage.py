@@ -174,7 +174,7 @@ class Stage:
         job = self.jobs[device].popleft()
         member = DEVICES[device][job.instance]
         for start, stop in job.ranges:
-            slots, rows = self.arena.slots(start, stop), self.arena.numbers(start, stop)
+            slots, rows = self.arena.slots(start, stop), self.arena.row_numbers(start, stop)
             np.testing.assert_array_equal(self.arena.row[slots], rows, "a row that is gone")
             first = 0.95 if how == SURE else 0.4 + member / 10
             self.arena.predictions[member][slots] = [first, 1 - first]

@@ -1,7 +1,7 @@
-"""Backends load a member's model and run batches with it. They run in workers and in inspection.
+"""Backends load a member's model and run batches with it, in workers and in inspection.
 
 A `workers.runtime.spec.ModelSource` and a device go in, a `Model` comes out. Importing this package
-imports no inference runtime: only a process with a torch member pays for torch.
+imports no inference runtime: only a process with a torch member imports torch.
 """
 
 from workers.backends.base import Model, ModelError

@@ -1,11 +1,11 @@
-"""Looks into a PyTorch file before torch does: which format it is, and whether it may be loaded.
+"""Examines a PyTorch file before torch does: its format, and whether it is safe to load.
 
 Runs in workers and in inspection, without importing torch. `torch.export.load` (2.13) unpickles
 weights and constants that are marked ``use_pickle``, opaque objects, and sample inputs; it
 resolves operators by walking attributes from ``torch``, evaluates size expressions and loads
-compiled libraries. Nothing of that is needed by a network that can be served, so files that use
-it are refused here, and what remains is loaded under `weights_only` (see `forced_weights_only`).
-TorchScript brings code too, but in a language of its own that can't reach Python.
+compiled libraries. A network that can be served needs none of that, so files that use it are
+refused here, and all others are loaded under `weights_only` (see `forced_weights_only`).
+TorchScript contains code too, but in a language of its own that can't reach Python.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ _OPERATOR = re.compile(
     r"|math\.\w+"
     r"|_operator\.(?!attrgetter|itemgetter|methodcaller|call)(?!__)\w+"
 )
-# What sympy's `srepr` makes of sums and products of sizes. It is read by `eval`, to which builtin
-# functions are known: so neither attributes nor lower-case names, but for symbols and keywords.
+# The `srepr` of sympy for sums and products of sizes. It is evaluated with builtin functions in
+# scope: so neither attributes nor lower-case names are allowed, but for symbols and keywords.
 _EXPRESSION = re.compile(
     r"""(?!.*__)(?:
         '[\w.+-]*' | [A-Z]\w*+ | [a-z]+\d++\b | (?:floor|ceiling)\b | [a-z]++(?==)
@@ -51,7 +51,7 @@ _ENVIRONMENT = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 class ArchiveError(Exception):
-    """The file is not one that can be loaded safely; the text says why."""
+    """The file can't be loaded safely; the text says why."""
 
 
 def examine(path: Path) -> Literal["exported", "torchscript"]:
@@ -78,8 +78,8 @@ def examine(path: Path) -> Literal["exported", "torchscript"]:
 def forced_weights_only() -> Iterator[None]:
     """Make every `torch.load` within refuse pickles that hold more than tensors.
 
-    `torch.export.load` repeats a refused load without `weights_only`; torch's own environment
-    variable stands above that.
+    `torch.export.load` retries a refused load without `weights_only`; torch's own environment
+    variable overrides that.
     """
     before = os.environ.get(_ENVIRONMENT)
     os.environ[_ENVIRONMENT] = "1"
@@ -101,7 +101,7 @@ def _checkpoint() -> ArchiveError:
 
 def _examine_archive(archive: zipfile.ZipFile) -> Literal["exported", "torchscript"]:
     names = archive.namelist()
-    # torch's reader ignores case and takes its root from the first name: leave no two readings.
+    # torch's reader ignores case and takes its root from the first name: refuse ambiguous archives.
     roots = {name.partition("/")[0] for name in names}
     if len(roots) != 1 or len({name.casefold() for name in names}) != len(names):
         raise ArchiveError("not a PyTorch archive, or one of an old format (or ambiguous names)")

@@ -1,13 +1,13 @@
-"""What all backends have in common: the `Model` protocol, its error, and how signatures are found.
+"""The common part of all backends: the `Model` protocol, its error, and how signatures are found.
 
-Runs in workers and in the inspection's child processes. A file describes its inputs, but only a
-run tells the truth about the output: every backend answers a batch of two rows of zeros while it
-loads, and what comes back is the signature.
+Runs in workers and in the inspection's child processes. A file describes its inputs, but only a run
+shows the real output: while it loads, every backend predicts a batch of two rows of zeros, and the
+result becomes the signature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -23,20 +23,20 @@ __all__ = [
     "Model",
     "ModelError",
     "choose_output",
-    "error",
     "input_spec",
+    "refusal",
+    "model_file",
     "one_line",
-    "output_spec",
+    "probe_signature",
     "weights_bytes",
-    "zeros",
 ]
 
 Array = npt.NDArray[np.generic]
 
-#: Rows of the batch that finds the signature: two, because one can't be told from a fixed batch.
+#: Rows of the batch that finds the signature; one could not be distinguished from a fixed batch.
 PROBE_ROWS = 2
 
-_LONGEST_REASON = 300
+_MAX_MESSAGE_CHARS = 300
 
 
 class ModelError(Exception):
@@ -48,13 +48,13 @@ class Model(Protocol):
 
     @property
     def signature(self) -> ModelSignature:
-        """The inputs and the output, as the model's own run showed them."""
+        """The inputs and the output, as found by running the model."""
         ...
 
     def arm(self) -> None:
-        """Tell the model that traffic starts: called once, after the warm-up.
+        """Prepare for traffic: called once, after the warm-up.
 
-        A fake member misbehaves only from here on; for others it means nothing.
+        A fake member fails only from here on; others do nothing.
         """
         ...
 
@@ -76,20 +76,20 @@ class Model(Protocol):
         ...
 
     def close(self) -> None:
-        """Free the model's memory; it can't predict afterwards. May be called twice."""
+        """Release the model's memory; it can't predict afterwards. May be called twice."""
         ...
 
 
-def error(source: ModelSource, reason: str) -> ModelError:
-    """Return the error that says why a source can't be served, naming member and file."""
+def refusal(source: ModelSource, reason: str) -> ModelError:
+    """Return the error for a model that can't be served, naming member and file."""
     where = f" ({source.path})" if source.path else ""
     return ModelError(f"member {source.member}{where}: {reason}")
 
 
 def one_line(failure: BaseException) -> str:
-    """Return what a runtime had to say, squashed into one line of bearable length."""
+    """Return a runtime's message in one line of limited length."""
     text = " ".join(str(failure).split()) or type(failure).__name__
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+    return text if len(text) <= _MAX_MESSAGE_CHARS else text[: _MAX_MESSAGE_CHARS - 1] + "…"
 
 
 def input_spec(
@@ -98,7 +98,7 @@ def input_spec(
     """Check one input as the model declares it and return it without its batch dimension.
 
     Args:
-        source: whose input it is, for messages.
+        source: of the model, for messages.
         name: the input's name.
         datatype: the protocol's name of its element type, None if it has none.
         shape: the declared shape; a dimension that is not an int is dynamic.
@@ -107,11 +107,11 @@ def input_spec(
         ModelError: if it can't be served.
     """
     if datatype is None:
-        raise error(source, f"input {name!r} has an element type that can't be served")
+        raise refusal(source, f"input {name!r} has an element type that can't be served")
     if not shape:
-        raise error(source, f"input {name!r} has no batch dimension (it is a scalar)")
+        raise refusal(source, f"input {name!r} has no batch dimension (it is a scalar)")
     if isinstance(shape[0], int) and shape[0] >= 0:
-        raise error(
+        raise refusal(
             source,
             f"input {name!r} has a fixed batch of {shape[0]}: "
             "export it with a dynamic first dimension",
@@ -119,7 +119,7 @@ def input_spec(
     sizes: list[int] = []
     for axis, size in enumerate(shape[1:], start=1):
         if not isinstance(size, int) or size < 0:
-            raise error(
+            raise refusal(
                 source,
                 f"dimension {axis} of input {name!r} is dynamic ({size}): "
                 "only the first may be, export it with a fixed size",
@@ -137,46 +137,78 @@ def choose_output(source: ModelSource, names: Sequence[str]) -> str:
     listed = ", ".join(names)
     if source.output_name:
         if source.output_name not in names:
-            raise error(source, f"has no output {source.output_name!r}; it has: {listed}")
+            raise refusal(source, f"has no output {source.output_name!r}; it has: {listed}")
         return source.output_name
     if len(names) != 1:
-        raise error(
+        raise refusal(
             source, f"has {len(names)} outputs, name the one to use by output_name: {listed}"
         )
     return names[0]
 
 
-def output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
-    """Check what a model answered to `PROBE_ROWS` rows of zeros, and return it without batch.
+def model_file(source: ModelSource) -> Path:
+    """Return the path of a model's file.
+
+    Raises:
+        ModelError: if it does not exist.
+    """
+    path = Path(source.path)
+    if not path.is_file():
+        raise refusal(source, "the model file does not exist")
+    return path
+
+
+def probe_signature(
+    source: ModelSource,
+    inputs: tuple[TensorSpec, ...],
+    predict: Callable[[list[Array]], tuple[str, object]],
+) -> ModelSignature:
+    """Run a model on `PROBE_ROWS` rows of zeros, and return its signature.
+
+    Args:
+        source: of the model.
+        inputs: its inputs.
+        predict: from these inputs to the name of the output and its value.
+
+    Raises:
+        ModelError: if the model fails, or its output can't be served.
+    """
+    zeros: list[Array] = [np.zeros((PROBE_ROWS, *spec.shape), spec.dtype) for spec in inputs]
+    try:
+        name, value = predict(zeros)
+    except (RuntimeError, MemoryError, TypeError) as failure:
+        reason = f"fails on a batch of {PROBE_ROWS} rows of zeros: {one_line(failure)}"
+        raise refusal(source, reason) from failure
+    output = _output_spec(source, name, value)
+    return ModelSignature(inputs, output, weights_bytes(Path(source.path)))
+
+
+def _output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
+    """Check the output for `PROBE_ROWS` rows, and return it without its batch dimension.
 
     Raises:
         ModelError: if it is not an array with a row per input row, or contains NaN.
     """
     if not isinstance(value, np.ndarray):
-        raise error(source, f"output {name!r} is not a tensor ({type(value).__name__})")
+        raise refusal(source, f"output {name!r} is not a tensor ({type(value).__name__})")
     try:
         datatype = datatype_of(value.dtype)
     except KeyError:
         reason = f"output {name!r} has an element type that can't be served ({value.dtype})"
-        raise error(source, reason) from None
+        raise refusal(source, reason) from None
     if value.ndim == 0 or value.shape[0] != PROBE_ROWS:
-        raise error(
+        raise refusal(
             source,
             f"output {name!r} has shape {list(value.shape)} for a batch of {PROBE_ROWS} rows: "
             f"its first dimension must be {PROBE_ROWS}",
         )
     if value.dtype.kind == "f" and np.isnan(value).any():
-        raise error(source, f"output {name!r} is NaN for an input of zeros")
+        raise refusal(source, f"output {name!r} is NaN for an input of zeros")
     return TensorSpec(name, datatype, tuple(int(size) for size in value.shape[1:]))
 
 
-def zeros(inputs: Sequence[TensorSpec]) -> list[Array]:
-    """Return `PROBE_ROWS` rows of zeros for every input."""
-    return [np.zeros((PROBE_ROWS, *spec.shape), spec.dtype) for spec in inputs]
-
-
 def weights_bytes(path: Path) -> int:
-    """Return the size of a model file, with the external data files that lie beside an ONNX.
+    """Return the size of a model file, with the external data files beside an ONNX model.
 
     Raises:
         OSError: if the file is missing.

@@ -1,8 +1,8 @@
 """A member without a network: for tests, fault injection and measurements of overhead.
 
-Runs in workers and in inspection. Row i of the answer is the first `outputs` elements of row i
-of the first input, flattened and repeated as often as needed, as float32, plus `add`: every
-answer tells which request it belongs to.
+Runs in workers and in inspection. Row i of the output is the first `outputs` elements of row i of
+the first input, flattened and repeated as often as needed, as float32, plus `add`: so every output
+identifies its request.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from workers.backends.base import Array, error
+from workers.backends.base import Array, refusal
 from workers.runtime.spec import FakeOptions, ModelSignature, ModelSource, TensorSpec
 
 __all__ = ["EXIT_CODE", "FakeModel"]
 
-#: The exit code of a worker that a fake member killed.
+#: The exit code of a worker that a fake member ends.
 EXIT_CODE = 13
 
 
 class FakeModel:
-    """A model whose answers, speed and failures are its `FakeOptions`."""
+    """A model whose outputs, speed and failures follow its `FakeOptions`."""
 
     def __init__(self, source: ModelSource) -> None:
         if source.fake is None or not source.fake.inputs or source.fake.outputs < 1:
-            raise error(source, "a fake needs `inputs` (at least one) and `outputs` (1 or more)")
+            raise refusal(source, "a fake needs `inputs` (at least one) and `outputs` (1 or more)")
         self._options: FakeOptions = source.fake
         inputs = tuple(
             TensorSpec(name, "FP32", shape) for name, shape in source.fake.inputs.items()
         )
         if inputs[0].elements == 0:
-            raise error(source, f"the fake's first input {inputs[0].name!r} has no elements")
+            raise refusal(source, f"the fake's first input {inputs[0].name!r} has no elements")
         output = TensorSpec("output", "FP32", (source.fake.outputs,))
         self.signature = ModelSignature(inputs, output, parameter_bytes=0)
         self._columns = np.arange(source.fake.outputs) % inputs[0].elements
         self._armed = False
 
     def arm(self) -> None:
-        """Let it fail from now on, if failing is what it is for."""
+        """Fail from now on, if so configured."""
         self._armed = True
 
     def predict(self, inputs: Sequence[Array]) -> npt.NDArray[np.float32]:
-        """Answer [n, outputs] float32, or fail as the options say.
+        """Return [n, outputs] float32, or fail as configured.
 
         Raises:
             RuntimeError: by ``fail: raise``.
@@ -61,10 +61,10 @@ class FakeModel:
         return answer
 
     def close(self) -> None:
-        """Nothing to free."""
+        """Do nothing."""
 
     def _fail(self, rows: npt.NDArray[np.float32], answer: npt.NDArray[np.float32]) -> None:
-        """Misbehave if one of the rows asks for it; NaN go straight into `answer`."""
+        """Fail if a row has the configured value; NaN is written to `answer`."""
         value = self._options.fail_value
         hit = np.ones(len(rows), np.bool_) if value is None else rows[:, 0] == np.float32(value)
         if not hit.any():

@@ -1,8 +1,8 @@
-"""Finds out the signatures of models, in child processes that may crash and pay for the runtimes.
+"""Inspects models: finds their signatures in child processes, which may crash.
 
-The supervisor (and `ensembled check`) calls `inspect_models`; it sends every child a JSON list of
-`ModelSource` on stdin and gets a JSON list of findings, in order, through a descriptor. What was
-found before is taken from the cache, without a process.
+The supervisor (and `ensembled check`) calls `inspect_models`, and imports no runtime for it: every
+child reads a `ModelSource` as JSON from stdin and writes its finding to a descriptor. Earlier
+findings come from the cache, without a process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,14 +21,14 @@ import msgspec
 from workers import backends
 from workers.backends.base import one_line, weights_bytes
 from workers.runtime.cache import cache_part, write_atomically
-from workers.runtime.child_process import ask_child
+from workers.runtime.child_process import run_child
 from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource
 
 __all__ = ["Found", "InspectionError", "Refused", "inspect_models", "main"]
 
 _TIMEOUT_S = 300.0
 
-# Part of every cache key: raise it when what inspection checks or finds changes.
+# Part of every cache key: to be raised when the checks or the findings change.
 _REVISION = 1
 
 
@@ -67,20 +66,20 @@ def inspect_models(
 
     Args:
         sources: the models; those not in the cache are inspected in parallel, a process each.
-        timeout_s: how long one model may take to load and to answer.
+        timeout_s: for loading and running one model.
 
     Raises:
-        InspectionError: if any of them can't be served, with all the reasons at once.
+        InspectionError: if any of them can't be served, with all reasons.
     """
-    findings: list[Finding | None] = [_known(source) for source in sources]
+    findings: list[Finding | None] = [_inspect_early(source) for source in sources]
     pending = [index for index, finding in enumerate(findings) if finding is None]
     if pending:
         with ThreadPoolExecutor(min(len(pending), os.cpu_count() or 1)) as pool:
-            children = pool.map(lambda index: _ask_child(sources[index], timeout_s), pending)
+            children = pool.map(lambda index: _inspect_in_child(sources[index], timeout_s), pending)
             for index, finding in zip(pending, children, strict=True):
                 findings[index] = finding
                 if isinstance(finding, Found):
-                    _remember(sources[index], finding.signature)
+                    _store(sources[index], finding.signature)
     errors = [finding.error for finding in findings if isinstance(finding, Refused)]
     if errors:
         raise InspectionError(errors)
@@ -88,15 +87,15 @@ def inspect_models(
 
 
 def main() -> None:
-    """Inspect the models that stdin lists and write the findings: the child's part."""
-    sources = msgspec.json.decode(sys.stdin.buffer.read(), type=list[ModelSource])
-    findings = [_inspect(source) for source in sources]
+    """Inspect the model that stdin describes and write the finding: the child's part."""
+    source = msgspec.json.decode(sys.stdin.buffer.read(), type=ModelSource)
+    finding = _inspect(source)
     with os.fdopen(int(sys.argv[1]), "wb") as answer:
-        answer.write(msgspec.json.encode(findings))
+        answer.write(msgspec.json.encode(finding))
 
 
 def _inspect(source: ModelSource) -> Finding:
-    """Load a model on one core, which runs it once, and let it go."""
+    """Load a model on one core, which runs it once, and release it."""
     device = DeviceSpec("cpu:0", "cpu", memory_bytes=0)
     try:
         model = backends.load(source, device)
@@ -109,8 +108,8 @@ def _inspect(source: ModelSource) -> Finding:
     return Found(signature)
 
 
-def _known(source: ModelSource) -> Finding | None:
-    """Return what can be told without a process: fakes, missing files and cached signatures."""
+def _inspect_early(source: ModelSource) -> Finding | None:
+    """Return the finding on a fake, or a cached one; None if that takes a process."""
     if source.backend == "fake":
         return _inspect(source)
     try:
@@ -120,31 +119,27 @@ def _known(source: ModelSource) -> Finding | None:
         return None
 
 
-def _ask_child(source: ModelSource, timeout_s: float) -> Finding:
-    """Inspect one model in a process of its own; its death or silence is a finding, too."""
+def _inspect_in_child(source: ModelSource, timeout_s: float) -> Finding:
+    """Inspect one model in a child; a crash or a timeout is a finding, too."""
     where = f"member {source.member} ({source.path})"
     try:
-        child = ask_child(
+        child = run_child(
             f"inspection of {source.member}",
             "workers.backends.inspection",
-            msgspec.json.encode([source]),
+            msgspec.json.encode(source),
             timeout_s,
         )
     except subprocess.TimeoutExpired:
         return Refused(f"{where}: did not load and answer within {timeout_s:g} s")
-    if child.code < 0:
-        died_of = signal.Signals(-child.code).name
-        return Refused(f"{where}: the process that loaded it died of {died_of}")
     try:
-        (finding,) = msgspec.json.decode(child.answer, type=list[Finding])
-    except (msgspec.DecodeError, ValueError):
-        last = child.last_line or "no message"
-        return Refused(f"{where}: the process that loaded it exited {child.code}: {last}")
+        finding: Finding = msgspec.json.decode(child.answer, type=Finding)
+    except msgspec.DecodeError:
+        return Refused(f"{where}: the process that loaded it {child.exit}")
     return finding
 
 
 def _cache_file(source: ModelSource) -> Path:
-    """Return where a model's signature is kept: named by all that it depends on.
+    """Return the cache file of a model's signature, named by all that it depends on.
 
     Raises:
         OSError: if the model file is missing or there is no cache.
@@ -173,7 +168,7 @@ def _version(distribution: str) -> str:
         return ""
 
 
-def _remember(source: ModelSource, signature: ModelSignature) -> None:
+def _store(source: ModelSource, signature: ModelSignature) -> None:
     try:
         write_atomically(_cache_file(source), msgspec.json.encode(signature))
     except OSError:

@@ -1,18 +1,18 @@
-"""Finds the backend of a model and loads it: only a worker with a torch member pays for torch.
+"""Loads a model with its backend, which is imported only then.
 
-Runs in workers and in the inspection's child processes.
+Runs in workers, in the combiner for meta-models, and in the children of inspection and profiling.
 """
 
 from __future__ import annotations
 
-from workers.backends.base import Model, error, one_line
+from workers.backends.base import Model, one_line, refusal
 from workers.runtime.spec import DeviceSpec, ModelSource
 
 __all__ = ["load"]
 
 
 def load(source: ModelSource, device: DeviceSpec) -> Model:
-    """Load a model on a device with the backend that its source names.
+    """Load a model on a device with the backend of its source.
 
     Raises:
         ModelError: if the file is missing, damaged, unsafe or not a servable model, or if the
@@ -36,4 +36,4 @@ def load(source: ModelSource, device: DeviceSpec) -> Model:
         fix = "onnxruntime: install ensembled[cpu] or ensembled[gpu]"
         if source.backend == "torch":
             fix = "torch: install ensembled[torch]"
-        raise error(source, f"needs {fix} ({one_line(missing)})") from missing
+        raise refusal(source, f"needs {fix} ({one_line(missing)})") from missing

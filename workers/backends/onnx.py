@@ -1,7 +1,7 @@
 """ONNX models, run by onnxruntime on a group of CPU cores or on a GPU.
 
-Runs in workers and in inspection. NumPy arrays go in and come out; on a GPU onnxruntime copies
-them and returns when the answer lies in host memory.
+Runs in workers and in inspection. NumPy arrays flow in and out; on a GPU onnxruntime copies them,
+and returns when the output is in host memory.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.metadata
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import onnxruntime
@@ -17,14 +16,13 @@ import onnxruntime
 from workers.backends.base import (
     Array,
     choose_output,
-    error,
     input_spec,
+    model_file,
     one_line,
-    output_spec,
-    weights_bytes,
-    zeros,
+    probe_signature,
+    refusal,
 )
-from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource
+from workers.runtime.spec import DeviceSpec, ModelSource
 
 __all__ = ["OnnxModel"]
 
@@ -43,7 +41,7 @@ _DATATYPES = {
     "tensor(double)": "FP64",
     "tensor(bfloat16)": "BF16",
 }
-_BFLOAT16 = 16  # ONNX's number of the element type that NumPy does not have
+_BFLOAT16 = 16  # ONNX's number of the element type, which NumPy lacks
 
 _SEVERITY_ERROR = 3
 
@@ -56,52 +54,44 @@ class OnnxModel:
 
     def __init__(self, source: ModelSource, device: DeviceSpec) -> None:
         refuse_two_runtimes(source)
-        path = Path(source.path)
-        if not path.is_file():
-            raise error(source, "the model file does not exist")
+        model_file(source)
         self._session: Any = _open_session(source, device)
         inputs = tuple(
             input_spec(source, node.name, _DATATYPES.get(node.type), node.shape)
             for node in self._session.get_inputs()
         )
         if not inputs:
-            raise error(source, "has no inputs")
+            raise refusal(source, "has no inputs")
         name = choose_output(source, [node.name for node in self._session.get_outputs()])
         types = {node.name: node.type for node in self._session.get_outputs()}
         if _DATATYPES.get(types[name]) == "BF16":
-            raise error(source, f"output {name!r} is BF16: have the model cast it to FP32")
+            raise refusal(source, f"output {name!r} is BF16: have the model cast it to FP32")
         self._names = [spec.name for spec in inputs]
         self._bf16 = [spec.name for spec in inputs if spec.datatype == "BF16"]
         self._outputs = [name]
-        try:
-            answer = self.predict(zeros(inputs))
-        except (RuntimeError, MemoryError) as failure:
-            reason = f"fails on a batch of 2 rows of zeros: {_said(failure)}"
-            raise error(source, reason) from failure
-        output = output_spec(source, name, answer)
-        self.signature = ModelSignature(inputs, output, weights_bytes(path))
+        self.signature = probe_signature(source, inputs, lambda rows: (name, self.predict(rows)))
 
     def arm(self) -> None:
-        """Nothing changes when traffic starts."""
+        """Do nothing."""
 
     def predict(self, inputs: Sequence[Array]) -> Array:
         """Predict one batch, see `workers.backends.Model.predict`."""
         feeds: dict[str, Any] = dict(zip(self._names, inputs, strict=True))
         try:
             if self._bf16:
-                answers = self._run_bf16(feeds)
+                outputs = self._run_bf16(feeds)
             else:
-                answers = self._session.run(self._outputs, feeds)
+                outputs = self._session.run(self._outputs, feeds)
         except Exception as failure:
             if _OUT_OF_MEMORY.search(str(failure)):
-                raise MemoryError(_said(failure)) from failure
-            raise RuntimeError(_said(failure)) from failure
-        # Sequences and maps (classical models) come back as lists; `output_spec` refuses them.
-        answer: Array = answers[0]
-        return answer
+                raise MemoryError(_message(failure)) from failure
+            raise RuntimeError(_message(failure)) from failure
+        # Sequences and maps (classical models) come back as lists, which the probe refuses.
+        output: Array = outputs[0]
+        return output
 
     def _run_bf16(self, feeds: dict[str, Any]) -> list[Array]:
-        """Run with inputs some of which are the bits of BF16."""
+        """Run with inputs of which some are BF16, given as their bits."""
         make = onnxruntime.OrtValue
         values = {
             name: make.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
@@ -109,11 +99,11 @@ class OnnxModel:
             else make.ortvalue_from_numpy(array)
             for name, array in feeds.items()
         }
-        answers = self._session.run_with_ort_values(self._outputs, values)
-        return [answer.numpy() for answer in answers]
+        outputs = self._session.run_with_ort_values(self._outputs, values)
+        return [output.numpy() for output in outputs]
 
     def close(self) -> None:
-        """Drop the session, and with it the weights."""
+        """Release the session, and with it the weights."""
         self._session = None
 
 
@@ -131,7 +121,7 @@ def refuse_two_runtimes(source: ModelSource) -> None:
             continue
         found.append(distribution)
     if len(found) > 1:
-        raise error(
+        raise refusal(
             source,
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
             "uninstall both, then install one of them",
@@ -139,7 +129,7 @@ def refuse_two_runtimes(source: ModelSource) -> None:
 
 
 def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
-    """Load the file; a GPU that can't be used is an error, never a silent fall-back.
+    """Load the file; a GPU that can't be used is an error, without a silent fall-back.
 
     Raises:
         ModelError: if that fails.
@@ -151,7 +141,7 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.intra_op_num_threads = len(device.cores) or 1
     options.inter_op_num_threads = 1
-    # Threads that spin while idle would steal the cores from the other processes.
+    # Threads that spin while idle would take the cores from the other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.is_cuda:
@@ -161,9 +151,9 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
     try:
         session = onnxruntime.InferenceSession(source.path, options, providers=providers)
     except Exception as failure:
-        raise error(source, f"onnxruntime can't load it: {_said(failure)}") from failure
+        raise refusal(source, f"onnxruntime can't load it: {_message(failure)}") from failure
     if device.is_cuda and "CUDAExecutionProvider" not in session.get_providers():
-        raise error(
+        raise refusal(
             source,
             f"onnxruntime can't use {device.name}: install ensembled[gpu] "
             "and a CUDA driver that fits it, or take the device out of the configuration",
@@ -174,12 +164,11 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
 def _cuda_options(device: DeviceSpec) -> dict[str, int]:
     options = {"device_id": device.cuda_index}
     if device.virtual:
-        # Sessions count apart: it bounds each instance; that all of them together fit is the
-        # allocation's part.
+        # The limit is per session, that is, per instance; the allocation ensures that all fit.
         options["gpu_mem_limit"] = device.memory_bytes
     return options
 
 
-def _said(failure: BaseException) -> str:
-    """Return an error of onnxruntime in one line, without its codes."""
+def _message(failure: BaseException) -> str:
+    """Return a message of onnxruntime in one line, without its codes."""
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", one_line(failure))

@@ -1,8 +1,8 @@
 """Exported programs (``.pt2``) and TorchScript (``.pt``, ``.ts``), run by PyTorch.
 
-Runs in workers with such a member and in inspection. NumPy views of the arena go in; on a GPU
-they are copied asynchronously (the worker has pinned the arena) and the stream is synchronised
-before the answer is returned. Pickled checkpoints are refused, see `workers.backends.archive`.
+Runs in workers with such a member and in inspection. NumPy views of the arena flow in; on a GPU
+they are copied asynchronously (the worker has pinned the arena), and the stream is synchronised
+before the output is returned. Pickled checkpoints are refused, see `workers.backends.archive`.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ from workers.backends.archive import ArchiveError, examine, forced_weights_only
 from workers.backends.base import (
     Array,
     choose_output,
-    error,
     input_spec,
+    model_file,
     one_line,
-    output_spec,
-    weights_bytes,
-    zeros,
+    probe_signature,
+    refusal,
 )
-from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec
+from workers.runtime.spec import DeviceSpec, ModelSource, TensorSpec
 
 __all__ = ["TorchModel"]
 
@@ -40,34 +39,30 @@ class TorchModel:
     """A PyTorch module on one device."""
 
     def __init__(self, source: ModelSource, device: DeviceSpec) -> None:
-        path = Path(source.path)
-        if not path.is_file():
-            raise error(source, "the model file does not exist")
+        path = model_file(source)
         self._device = _open_device(source, device)
         torch.set_num_threads(len(device.cores) or 1)
         try:
             kind = examine(path)
             with warnings.catch_warnings():
-                # torch announces the end of TorchScript at every load.
+                # torch warns that TorchScript is deprecated at every load.
                 warnings.simplefilter("ignore")
                 opened = _open_exported if kind == "exported" else _open_script
                 inputs, self._forward = opened(source, self._device)
-        except ArchiveError as refusal:
-            raise error(source, str(refusal)) from refusal
+        except ArchiveError as unsafe:
+            raise refusal(source, str(unsafe)) from unsafe
         self._inputs: tuple[TensorSpec, ...] = inputs
         self._pick: Callable[[object], object] | None = None
-        try:
-            answer = self._run(zeros(inputs))
-            name, self._pick = _choose(source, answer)
-            value = _to_host(self._pick(answer))
-        except (RuntimeError, MemoryError, TypeError) as failure:
-            reason = f"fails on a batch of 2 rows of zeros: {one_line(failure)}"
-            raise error(source, reason) from failure
-        output = output_spec(source, name, value)
-        self.signature = ModelSignature(inputs, output, weights_bytes(path))
+
+        def probe(rows: list[Array]) -> tuple[str, object]:
+            result = self._run(rows)
+            name, self._pick = _choose(source, result)
+            return name, _to_host(self._pick(result))
+
+        self.signature = probe_signature(source, inputs, probe)
 
     def arm(self) -> None:
-        """Nothing changes when traffic starts."""
+        """Do nothing."""
 
     def predict(self, inputs: Sequence[Array]) -> Array:
         """Predict one batch, see `workers.backends.Model.predict`."""
@@ -77,17 +72,17 @@ class TorchModel:
         return value
 
     def close(self) -> None:
-        """Drop the module, and give the GPU's memory back to the driver."""
+        """Release the module, and return the GPU's memory to the driver."""
         self._pick = None
         self._forward = _closed
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
     def _run(self, inputs: Sequence[Array]) -> object:
-        """Run the module on the device; its result stays there."""
+        """Run the module on the device, and leave its result there."""
         tensors = []
         for spec, array in zip(self._inputs, inputs, strict=True):
-            # torch has no read-only tensors, and warns about each attempt to make one.
+            # torch has no read-only tensors, and warns about each attempt to create one.
             tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
             if spec.datatype == "BF16":
                 tensor = tensor.view(torch.bfloat16)
@@ -103,12 +98,12 @@ class TorchModel:
                 raise MemoryError(one_line(failure)) from failure
             raise
         except Exception as failure:
-            # Exported and scripted code fails with whatever its operators raise.
+            # Exported and scripted code raises whatever its operators do.
             raise RuntimeError(one_line(failure)) from failure
 
 
 def _open_device(source: ModelSource, device: DeviceSpec) -> torch.device:
-    """Return torch's name of a device; all modules on a part of a GPU share that part's budget.
+    """Return torch's device; all modules on a part of a GPU share that part's memory limit.
 
     Raises:
         ModelError: if torch can't use it.
@@ -116,7 +111,7 @@ def _open_device(source: ModelSource, device: DeviceSpec) -> torch.device:
     if not device.is_cuda:
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise error(source, f"torch can't use {device.name}: it finds no CUDA device")
+        raise refusal(source, f"torch can't use {device.name}: it finds no CUDA device")
     chosen = torch.device("cuda", device.cuda_index)
     if device.virtual:
         total_bytes = torch.cuda.get_device_properties(chosen).total_memory
@@ -141,14 +136,14 @@ def _open_exported(
         with forced_weights_only(), Path(source.path).open("rb") as file:
             program = torch.export.load(file)
         if device.type == "cuda":
-            # Unlike `module.to`, this also moves the constants that the graph itself makes.
+            # Unlike `module.to`, this also moves constants that the graph itself creates.
             from torch.export.passes import move_to_device_pass  # noqa: PLC0415
 
             program = move_to_device_pass(program, device)
-        # The guards are code made from strings in the file, and only say what we check anyway.
+        # The guards are code generated from strings in the file, for checks that we do anyway.
         module = program.module(check_guards=False)
     except Exception as failure:
-        raise error(source, f"torch can't load it: {one_line(failure)}") from failure
+        raise refusal(source, f"torch can't load it: {one_line(failure)}") from failure
     values = {
         node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"
     }
@@ -156,11 +151,11 @@ def _open_exported(
     for name in program.graph_signature.user_inputs:
         value = values.get(name) if isinstance(name, str) else None
         if not isinstance(value, torch.Tensor):
-            raise error(source, f"input {name!r} is not a tensor: export it with tensors only")
+            raise refusal(source, f"input {name!r} is not a tensor: export it with tensors only")
         sizes = [size if isinstance(size, int) else str(size) for size in value.shape]
         specs.append(input_spec(source, str(name), _datatype(value.dtype), sizes))
     if not specs:
-        raise error(source, "has no inputs")
+        raise refusal(source, "has no inputs")
     structure = program.call_spec.in_spec
 
     def forward(tensors: list[torch.Tensor]) -> object:
@@ -173,18 +168,18 @@ def _open_exported(
 def _open_script(
     source: ModelSource, device: torch.device
 ) -> tuple[tuple[TensorSpec, ...], Forward]:
-    """Load TorchScript; the configuration has to describe its inputs.
+    """Load TorchScript, whose inputs the configuration has to describe.
 
     Raises:
-        ModelError: if it is damaged, or nothing is known about its inputs.
+        ModelError: if it is damaged, or its inputs are not described.
     """
     if not source.declared:
-        raise error(source, "TorchScript does not describe its inputs: declare them, in order")
+        raise refusal(source, "TorchScript does not describe its inputs: declare them, in order")
     try:
         module: Any = torch.jit.load(source.path, map_location=device)  # type: ignore[no-untyped-call]
         module.eval()
     except Exception as failure:
-        raise error(source, f"torch can't load it: {one_line(failure)}") from failure
+        raise refusal(source, f"torch can't load it: {one_line(failure)}") from failure
     return source.declared, lambda tensors: module(*tensors)
 
 
@@ -198,36 +193,36 @@ def _datatype(dtype: torch.dtype) -> str | None:
         return None
 
 
-def _choose(source: ModelSource, answer: object) -> tuple[str, Callable[[object], object]]:
-    """Find the output to use in what a module returned: its name, and how to get at it.
+def _choose(source: ModelSource, result: object) -> tuple[str, Callable[[object], object]]:
+    """Choose the output to use in a module's result; return its name, and a function that gets it.
 
     A tensor stands for itself; a dict's outputs are named by its keys, a dataclass's and a named
     tuple's by their fields, a plain tuple's by their position.
     """
-    if isinstance(answer, torch.Tensor):
+    if isinstance(result, torch.Tensor):
         if source.output_name and source.output_name not in ("0", "output"):
-            raise error(source, f"has no output {source.output_name!r}: it returns one tensor")
+            raise refusal(source, f"has no output {source.output_name!r}: it returns one tensor")
         return source.output_name or "output", lambda value: value
-    if isinstance(answer, Mapping):
-        name = choose_output(source, [str(key) for key in answer])
+    if isinstance(result, Mapping):
+        name = choose_output(source, [str(key) for key in result])
         return name, lambda value: value[name]
-    if dataclasses.is_dataclass(answer):
-        fields = [field.name for field in dataclasses.fields(answer)]
+    if dataclasses.is_dataclass(result):
+        fields = [field.name for field in dataclasses.fields(result)]
     else:
-        fields = list(getattr(answer, "_fields", ()))
+        fields = list(getattr(result, "_fields", ()))
     if fields:
         name = choose_output(source, fields)
         return name, lambda value: getattr(value, name)
-    if isinstance(answer, tuple | list):
-        name = choose_output(source, [str(index) for index in range(len(answer))])
+    if isinstance(result, tuple | list):
+        name = choose_output(source, [str(index) for index in range(len(result))])
         return name, lambda value: value[int(name)]
-    raise error(source, f"returns {type(answer).__name__}, from which no output can be taken")
+    raise refusal(source, f"returns {type(result).__name__}, from which no output can be taken")
 
 
 def _to_host(value: object) -> object:
-    """Copy a tensor to the host and wait for it; what is no tensor stays what it is.
+    """Copy a tensor to the host and wait for it; other objects are returned unchanged.
 
-    BF16, which NumPy does not have, becomes FP32, which has all its values.
+    BF16, which NumPy lacks, becomes FP32, which has all its values.
     """
     if not isinstance(value, torch.Tensor):
         return value

@@ -24,8 +24,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from workers.builder.recipe import Recipe, RecipeError
 from workers.runtime.cache import cache_part
-from workers.runtime.child_process import child_command
-from workers.runtime.printed import PrintReader
+from workers.runtime.child_process import OutputReader, child_command, describe_exit
 
 __all__ = ["BuiltModel", "Event", "build_models", "build_models_with_progress"]
 
@@ -152,7 +151,7 @@ def _run_recipes(recipes: Sequence[Recipe], cache: Path, report: OnProgress) -> 
         report(name, _WAITING)
     source = recipes[0].module or recipes[0].file
     with tempfile.TemporaryDirectory(prefix=".making-", dir=cache) as output:
-        printed = PrintReader(label, logging.INFO)
+        printed = OutputReader(label, logging.INFO)
         reader, writer = os.pipe()
         with os.fdopen(reader, "rb") as events:
             try:
@@ -167,13 +166,13 @@ def _run_recipes(recipes: Sequence[Recipe], cache: Path, report: OnProgress) -> 
                 )
             finally:
                 os.close(writer)
-                printed.started()
+                printed.close_fd()
             with child:
                 error = _follow(events, report)
                 code = child.wait()
         if error or code != 0:
-            last = printed.last_line() or "no message"
-            raise RecipeError(error or f"{label}: the process that makes it exited {code}: {last}")
+            exit_text = describe_exit(code, printed.last_line())
+            raise RecipeError(error or f"{label}: the process that makes it {exit_text}")
         for recipe in recipes:
             _keep(recipe, Path(output), cache)
     for name in names:

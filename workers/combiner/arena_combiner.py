@@ -1,10 +1,10 @@
-"""Which rows of an arena are ready, and what becomes of them: an answer, a failure, another stage.
+"""Ends the rows of an arena that are ready: with an answer or a failure, or defers them.
 
-Runs in the combiner. It alone ends a row, exactly once: with an answer if a quorum of the expected
-members is there when all of them have settled it or the front-end has closed it, else with a
-failure. A row of a cascade whose answer is not sure enough is deferred instead: the front-end lets
-the next stage predict it. A row of which only the best class is wanted ends as soon as that is
-certain. Nothing is kept here that a restart would lose, but for the words of members that failed.
+Runs in the combiner, which alone ends a row, exactly once. A row is ready when all expected members
+are done with it or the front-end has closed it: it ends with an answer if a quorum has predicted
+it, else with a failure. A row of a cascade whose answer is not confident enough is deferred, and
+the front-end has the next stage predict it. A row of which only the best class is wanted ends as
+soon as that is certain. A restart loses nothing but the error messages of failed members.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workers.combiner.ensemble import CombinedEnsemble
+from workers.combiner.ensemble import EnsembleCombiner
 from workers.combiner.rule_guard import RuleGuard, is_guarded, rule_code
-from workers.runtime.arena import Arena, Array, Cells
+from workers.runtime.arena import EARLY, Arena, Array, Cells, Terms, unpack
 from workers.runtime.memory import BoardRow
 from workers.runtime.messages import Deferred, Ended
 from workers.runtime.spec import PausedRule
-from workers.runtime.terms import EARLY, Terms, unpack
 
 __all__ = ["ArenaCombiner", "Outcome"]
 
@@ -29,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 Outcome = Ended | Deferred
 #: A rule that fails under load fails thousands of times a second.
-_COMPLAINT_S = 5.0
+_LOG_INTERVAL_S = 5.0
 
 
 class ArenaCombiner:
@@ -38,8 +37,8 @@ class ArenaCombiner:
     Args:
         index: of the arena.
         arena: this process's view of it.
-        board: where it is told whose rule runs, if anywhere.
-        paused: rules that are to be left alone.
+        board: where custom rules are announced while they run, if anywhere.
+        paused: rules that must not run for now.
     """
 
     def __init__(
@@ -53,7 +52,7 @@ class ArenaCombiner:
         self._arena = arena
         pauses = {pause.code: pause for pause in paused}
         self._ensembles = [
-            CombinedEnsemble(
+            EnsembleCombiner(
                 arena,
                 spec,
                 RuleGuard(board, code) if board is not None and is_guarded(spec) else None,
@@ -62,40 +61,39 @@ class ArenaCombiner:
             for number, spec in enumerate(arena.spec.ensembles)
             for code in [rule_code(index, number)]
         ]
-        members = len(arena.spec.members)
-        self._bits = (np.uint64(1) << np.arange(members, dtype=np.uint64))[:, np.newaxis]
-        self._reasons: dict[int, str] = {}
-        self._next_complaint = 0.0
+        self._bits = arena.bits
+        self._errors: dict[int, str] = {}
+        self._next_log = 0.0
         self._row, self._ended = arena.row.data, arena.ended.data
         self._expected, self._closing = arena.expected.data, arena.closing.data
         self._terms, self._ensemble = arena.terms.data, arena.ensemble.data
         self._done = arena.done.data
 
     def evaluate(self, start: int, stop: int, error: str = "") -> list[Outcome]:
-        """End, or defer, the rows of [start, stop) that are ready for it.
+        """End, or defer, the rows of [start, stop) that are ready.
 
         Args:
             start: first row of a range within one segment.
             stop: one past its last row.
-            error: what a member said when it failed on these rows, for the failure's text.
+            error: of a member that failed on these rows, for the text of a failure.
         """
         if error:
-            self._remember(start, stop, error)
+            self._store_error(start, stop, error)
         if stop - start == 1:
             return self._end_row(start)
-        return self._end(self._arena.slots(start, stop), self._arena.numbers(start, stop))
+        return self._end(self._arena.slots(start, stop), self._arena.row_numbers(start, stop))
 
-    def _remember(self, start: int, stop: int, error: str) -> None:
-        """Keep what a member said until the row ends; a restart loses the words, not the fact."""
-        rows = self._arena.numbers(start, stop)
+    def _store_error(self, start: int, stop: int, error: str) -> None:
+        """Keep a member's error until the rows end; a restart loses the text, not the failure."""
+        rows = self._arena.row_numbers(start, stop)
         slots = self._arena.slots(start, stop)
         failed = (self._arena.done[:, slots] == -rows).any(axis=0)
-        failed &= np.abs(self._arena.ended[slots]) != rows  # nobody asks for a late word
+        failed &= np.abs(self._arena.ended[slots]) != rows  # otherwise it is too late
         for row in rows[failed].tolist():
-            self._reasons.setdefault(row, error)
+            self._errors.setdefault(row, error)
 
     def scan(self) -> list[Outcome]:
-        """End, or defer, whatever is ready in the whole arena, segment by segment."""
+        """End, or defer, all rows of the arena that are ready, segment by segment."""
         arena, size = self._arena, self._arena.spec.segment_rows
         outcomes: list[Outcome] = []
         unended = (arena.row != 0) & (np.abs(arena.ended) != arena.row)
@@ -104,12 +102,12 @@ class ArenaCombiner:
             outcomes += self._end(slots, arena.row[slots].copy())
         return outcomes
 
-    # The front-end lets a later stage of a cascade predict a row by adding to `expected`, and only
-    # then says so in `terms`. So `terms` are read before `expected`: a row is taken for one of a
-    # former stage at worst, which the front-end knows better.
+    # The front-end advances a row to the next stage of a cascade by adding members to `expected`,
+    # and updates `terms` only then. Since `terms` are read before `expected` here, a row is taken
+    # for one of the stage before at worst, and the front-end ignores that.
 
     def _end_row(self, row: int) -> list[Outcome]:
-        """`_end` for a lone row, cell by cell: that is quicker than arrays of one element."""
+        """Do what `_end` does for a single row, cell by cell: faster than arrays of one element."""
         arena = self._arena
         slot = row % arena.capacity
         if self._row[slot] != row or self._ended[slot] in (row, -row):
@@ -131,7 +129,7 @@ class ArenaCombiner:
             if done != -row:
                 missing |= 1 << member
                 if not may_end:
-                    return []  # the usual case: another member's turn
+                    return []  # the usual case: other members are still to come
         is_open = bool(missing) and not closing
         if is_open and not ensemble.are_certain(slice(slot, slot + 1), used, absent)[0]:
             return []
@@ -143,13 +141,13 @@ class ArenaCombiner:
         terms = arena.terms[slots].copy()
         expected = arena.expected[slots].copy()
         done = arena.done[:, slots]
-        settled = np.bitwise_or.reduce(self._bits * (np.abs(done) == rows), axis=0)
-        missing = expected & ~settled
+        is_done = np.bitwise_or.reduce(self._bits * (np.abs(done) == rows), axis=0)
+        missing = expected & ~is_done
         closing = arena.closing[slots] == rows
         early = (terms & EARLY) != 0
         ready = (missing == 0) | closing
         if not (ready | early).any():
-            return []  # the usual case: another member's turn
+            return []  # the usual case: other members are still to come
         mine = (arena.row[slots] == rows) & (np.abs(arena.ended[slots]) != rows) & (rows != 0)
         ready &= mine
         early &= mine & ~ready
@@ -172,9 +170,9 @@ class ArenaCombiner:
     def _mark_certain(
         self, first_slot: int, early: Array, alike: tuple[Array, ...], ready: Array
     ) -> None:
-        """Count those rows as ready whose best class is certain before all members are there.
+        """Mark rows as ready whose best class is certain before all members are done.
 
-        A member that has failed is as unknown as one that is awaited.
+        A failed member counts like a missing one: its prediction is unknown.
         """
         _, ensembles, _, _, used, _, expected = alike
         for first, last in _runs(early, *alike):
@@ -200,8 +198,8 @@ class ArenaCombiner:
             rows: their numbers.
             used: mask of the members.
             terms: of all of them.
-            certain: no other member can change their best class, which is all that is wanted.
-            may_defer: whether a later stage of a cascade may still be asked.
+            certain: only their best class is wanted, and no missing member can change it.
+            may_defer: whether a later stage of a cascade may still predict them.
         """
         arena, slots = self._arena, slice(first, first + len(rows))
         ensemble = self._ensembles[int(arena.ensemble[first])]
@@ -214,66 +212,64 @@ class ArenaCombiner:
             try:
                 ensemble.combine(slots, used)
                 if may_defer:
-                    sure = ensemble.are_sure(slots, terms.stage)
-                    if not sure.all():
-                        return self._divide(first, rows, used, terms, sure)
+                    confident = ensemble.are_confident(slots, terms.stage)
+                    if not confident.all():
+                        return self._split(first, rows, used, terms, confident)
                 if terms.scores:
                     ensemble.score(slots, used)
             except Exception as exception:
-                if len(rows) > 1:  # others' rows need not fail as well
+                if len(rows) > 1:  # other clients' rows need not fail as well
                     half = len(rows) // 2
                     state = {"certain": certain, "may_defer": may_defer}
                     return [
                         *self._end_run(first, rows[:half], used, terms, **state),
                         *self._end_run(first + half, rows[half:], used, terms, **state),
                     ]
-                self._complain(ensemble)
+                self._log_failure(ensemble)
                 answered, error = False, f"rule {ensemble.spec.rule}: {exception}"
         arena.used[slots] = used
         arena.ended[slots] = rows if answered else -rows
         start, stop = int(rows[0]), int(rows[-1]) + 1
-        reason = self._reason(rows)
+        member_error = self._pop_error(rows)
         if not answered:
-            error = error or reason
+            error = error or member_error
         return [Ended(self._index, start, stop, used, answered, error, certain)]
 
-    def _complain(self, ensemble: CombinedEnsemble) -> None:
-        """Log the exception that is being handled, unless one was logged just now."""
+    def _log_failure(self, ensemble: EnsembleCombiner) -> None:
+        """Log the exception that is being handled, unless one was logged recently."""
         now = time.monotonic()
-        if now >= self._next_complaint:
-            self._next_complaint = now + _COMPLAINT_S
+        if now >= self._next_log:
+            self._next_log = now + _LOG_INTERVAL_S
             _log.exception("rule %s of %s failed", ensemble.spec.rule, ensemble.spec.name)
 
-    def _divide(
-        self, first: int, rows: Cells, used: int, terms: Terms, sure: Array
+    def _split(
+        self, first: int, rows: Cells, used: int, terms: Terms, confident: Array
     ) -> list[Outcome]:
-        """End the rows that are sure enough, and defer the others."""
+        """End the rows that are confident enough, and defer the others."""
         outcomes: list[Outcome] = []
-        for unsure in (False, True):
-            for start, stop in _runs(np.logical_not(sure) if unsure else sure, rows):
-                if unsure:
-                    outcomes.append(self._deferred(rows[start:stop], terms))
-                else:
-                    outcomes += self._end_run(first + start, rows[start:stop], used, terms)
+        for start, stop in _runs(confident, rows):
+            outcomes += self._end_run(first + start, rows[start:stop], used, terms)
+        for start, stop in _runs(np.logical_not(confident), rows):
+            outcomes.append(self._deferred(rows[start:stop], terms))
         return outcomes
 
     def _deferred(self, rows: Cells, terms: Terms) -> Deferred:
         return Deferred(self._index, int(rows[0]), int(rows[-1]) + 1, terms.stage)
 
-    def _reason(self, rows: Cells) -> str:
-        """What members said of these rows, which are about to end; one of it, if several did."""
-        if not self._reasons:
+    def _pop_error(self, rows: Cells) -> str:
+        """Remove the members' errors on rows that are about to end, and return one of them."""
+        if not self._errors:
             return ""
-        reasons = [self._reasons.pop(row) for row in rows.tolist() if row in self._reasons]
-        return reasons[0] if reasons else ""
+        errors = [self._errors.pop(row) for row in rows.tolist() if row in self._errors]
+        return errors[0] if errors else ""
 
 
 def _runs(ready: Array, *same: Array) -> list[tuple[int, int]]:
-    """The runs [first, last) of ready rows with consecutive numbers, equal in all else.
+    """Return the runs [first, last) of ready rows with consecutive numbers, otherwise equal.
 
     Args:
         ready: bool [rows].
-        same: row numbers, then whatever must be equal throughout a run, each [rows].
+        same: row numbers, then the values that must be equal throughout a run, each [rows].
     """
     if not ready.any():
         return []

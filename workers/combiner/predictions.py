@@ -1,9 +1,9 @@
-"""What an ensemble's members said of some rows, as one array in the ensemble's classes.
+"""Reads the predictions of an ensemble's members as one array in the ensemble's classes.
 
-Runs in the combiner (and `ClassMap` in the front-end, too). What each worker wrote, in its member's
-own classes, flows in; rules and scores take what flows out. Members whose classes agree lie side by
-side in the arena and are taken as they are. Others are brought into the ensemble's order, and a
-class that a member was never shown has probability 0 there.
+Runs in the combiner (`ClassMap` in the front-end, too). Each member's predictions in its own
+classes flow in, an array for rules and scores flows out. Members with equal classes are adjacent in
+the arena and are read without a copy. Others are mapped to the ensemble's classes, where a class
+that a member does not know has probability 0.
 """
 
 from __future__ import annotations
@@ -17,31 +17,32 @@ import numpy.typing as npt
 from workers.runtime.arena import Arena
 from workers.runtime.spec import EnsembleSpec
 
-__all__ = ["ClassMap", "Predictions", "Where", "predictions_of"]
+__all__ = ["ClassMap", "MemberPredictions", "Selection", "member_predictions"]
 
 Array = npt.NDArray[Any]
-Where = slice | list[int]
+#: Some of an ensemble's members, as an index into their predictions.
+Selection = slice | list[int]
 
 
-class Predictions(Protocol):
+class MemberPredictions(Protocol):
     """The predictions of one ensemble's members."""
 
-    def where(self, chosen: list[int]) -> Where:
-        """Turn positions among the ensemble's members (at least one) into what `take` wants."""
+    def select(self, positions: list[int]) -> Selection:
+        """Return the selection of members, given as positions in the ensemble (at least one)."""
         ...
 
-    def take(self, where: Where, slots: slice) -> Array:
-        """What these members say of rows, not to be modified: [members, rows, *outputs]."""
+    def read(self, selection: Selection, slots: slice) -> Array:
+        """Return the predictions of rows, not to be modified: [members, rows, *outputs]."""
         ...
 
 
-def predictions_of(arena: Arena, spec: EnsembleSpec) -> Predictions:
-    """The predictions of an ensemble's members, wherever they lie."""
+def member_predictions(arena: Arena, spec: EnsembleSpec) -> MemberPredictions:
+    """Return the reader of an ensemble's predictions in an arena."""
     return _Mapped(arena, spec) if spec.columns else _Adjacent(arena, spec)
 
 
 class ClassMap:
-    """Where the ensemble's classes lie in one member's output.
+    """Maps one member's classes to the ensemble's.
 
     Args:
         columns: for each class of the ensemble its column, -1 where the member does not know it.
@@ -60,7 +61,7 @@ class ClassMap:
             out: [rows, classes of the ensemble], of a type that holds them.
         """
         if predictions.dtype == out.dtype:
-            # No column is out of bounds: clipping just lets NumPy write without a copy of its own.
+            # No column is out of bounds: with `clip` NumPy writes without a temporary copy.
             predictions.take(self._columns, axis=1, out=out, mode="clip")
         else:
             out[...] = predictions.take(self._columns, axis=1)
@@ -69,7 +70,7 @@ class ClassMap:
 
 
 class _Adjacent:
-    """All members have the same outputs, so that they share a block of the arena."""
+    """Members with the same outputs, which share a block of the arena."""
 
     def __init__(self, arena: Arena, spec: EnsembleSpec) -> None:
         index = next(
@@ -78,37 +79,37 @@ class _Adjacent:
             if set(spec.members) <= set(block.members)
         )
         self._block = arena.blocks[index]
-        self._positions = [arena.spec.blocks[index].members.index(m) for m in spec.members]
+        self._places = [arena.spec.blocks[index].members.index(m) for m in spec.members]
 
-    def where(self, chosen: list[int]) -> Where:
-        """A slice where they are adjacent: it costs no copy."""
-        positions = [self._positions[i] for i in chosen]
-        first = positions[0]
-        adjacent = positions == list(range(first, first + len(positions)))
-        return slice(first, first + len(positions)) if adjacent else positions
+    def select(self, positions: list[int]) -> Selection:
+        """Return a slice if the members are adjacent, which costs no copy."""
+        places = [self._places[i] for i in positions]
+        first = places[0]
+        adjacent = places == list(range(first, first + len(places)))
+        return slice(first, first + len(places)) if adjacent else places
 
-    def take(self, where: Where, slots: slice) -> Array:
-        """See `Predictions`."""
-        return self._block[where, slots]
+    def read(self, selection: Selection, slots: slice) -> Array:
+        """See `MemberPredictions`."""
+        return self._block[selection, slots]
 
 
 class _Mapped:
-    """Members know different classes, or order them differently."""
+    """Members with different classes, or another order of them."""
 
     def __init__(self, arena: Arena, spec: EnsembleSpec) -> None:
         self._output = spec.predicted
         self._maps = [ClassMap(columns) for columns in spec.columns]
         self._areas = [arena.predictions[member] for member in spec.members]
 
-    def where(self, chosen: list[int]) -> Where:
-        """As they are."""
-        return chosen
+    def select(self, positions: list[int]) -> Selection:
+        """Return the positions unchanged."""
+        return positions
 
-    def take(self, where: Where, slots: slice) -> Array:
-        """See `Predictions`."""
-        assert isinstance(where, list)
-        shape = (len(where), slots.stop - slots.start, *self._output.shape)
+    def read(self, selection: Selection, slots: slice) -> Array:
+        """See `MemberPredictions`."""
+        assert isinstance(selection, list)
+        shape = (len(selection), slots.stop - slots.start, *self._output.shape)
         gathered = np.empty(shape, self._output.dtype)
-        for member, out in zip(where, gathered, strict=True):
+        for member, out in zip(selection, gathered, strict=True):
             self._maps[member].write(self._areas[member][slots], out)
         return gathered

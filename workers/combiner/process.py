@@ -1,10 +1,9 @@
-"""The combiner process: ends rows that are ready, in whatever arena, and tells the front-end.
+"""The combiner process: ends the rows of all arenas that are ready, and notifies the front-end.
 
 In: `Predicted` from the workers, `Close` and `Reset` from the front-end. Out: `Combined` and
-`Unsure`. What workers say, and what it says itself, lies in rings (`workers.runtime.queues`). It
-keeps nothing that a restart would lose: a new combiner scans the arenas and carries on, and the
-same scan, four times a second, finds whatever a lost message should have told it. What becomes of a
-row is in `workers.combiner.arena_combiner`.
+`Unsure`. Messages from workers and to the front-end go through rings (`workers.runtime.queues`). A
+restart loses no state: a new combiner scans the arenas and continues, and the same scan, four times
+a second, finds rows whose message was lost. How a row ends is in `workers.combiner.arena_combiner`.
 """
 
 from __future__ import annotations
@@ -16,10 +15,8 @@ import zmq
 
 from workers.combiner.arena_combiner import ArenaCombiner, Outcome
 from workers.runtime.arena import Arena
-from workers.runtime.bells import Sleeper
-from workers.runtime.bootstrap import Started, Status, end_with_supervisor, run_role
-from workers.runtime.channels import COMBINER, FRONT_END, Decoder, descriptor, drain, open_socket
-from workers.runtime.log_lines import Speaker
+from workers.runtime.bootstrap import Started, StatusChannel, exit_with_supervisor, run_role
+from workers.runtime.logs import ProcessName
 from workers.runtime.memory import SharedMemory
 from workers.runtime.messages import (
     Close,
@@ -33,7 +30,8 @@ from workers.runtime.messages import (
     Unsure,
     encode,
 )
-from workers.runtime.queues import Queues
+from workers.runtime.queues import Queues, Sleeper
+from workers.runtime.sockets import COMBINER, FRONT_END, Decoder, descriptor, drain, open_socket
 from workers.runtime.spec import CombinerSpec
 
 __all__ = ["main"]
@@ -65,9 +63,9 @@ class Combiner:
         )
 
     def run(self) -> None:
-        """Serve until the supervisor lets go of the process."""
+        """Run until the supervisor releases the process."""
         for ring in self._predicted:
-            ring.skip()  # the scan finds it
+            ring.skip()  # the scan finds these rows
         self._front_end.send(encode(CombinerHello(epoch=0)))
         next_scan = 0.0
         while True:
@@ -75,7 +73,7 @@ class Combiner:
             self._handle(self._receive())
             if time.monotonic() >= next_scan:
                 next_scan = time.monotonic() + _SCAN_S
-                self._tell([outcome for arena in self._arenas for outcome in arena.scan()])
+                self._send_outcomes([outcome for arena in self._arenas for outcome in arena.scan()])
             self._sleeper.wait(_SCAN_S)
 
     def _receive(self) -> list[ToCombiner]:
@@ -100,11 +98,11 @@ class Combiner:
         outcomes: list[Outcome] = []
         for (arena, start, stop), error in ranges.items():
             outcomes += self._arenas[arena].evaluate(start, stop, error)
-        self._tell(outcomes)
+        self._send_outcomes(outcomes)
 
-    def _tell(self, outcomes: list[Outcome]) -> None:
-        # Tuples of lists, as elsewhere on the way of a request: CPython makes one of a generator by
-        # shrinking a longer one, and keeps up to 2,000 of the length that comes out.
+    def _send_outcomes(self, outcomes: list[Outcome]) -> None:
+        # Tuples from lists, as everywhere on a request's path: CPython makes one from a generator
+        # by shrinking a longer one, and keeps up to 2,000 of the resulting length.
         ended = tuple([outcome for outcome in outcomes if isinstance(outcome, Ended)])
         if ended:
             self._send(encode(Combined(ended)))
@@ -119,8 +117,8 @@ class Combiner:
             self._front_end.send(message)
 
 
-def _run(spec: CombinerSpec, commands: BinaryIO, status: Status) -> None:
-    end_with_supervisor(commands)
+def _run(spec: CombinerSpec, commands: BinaryIO, status: StatusChannel) -> None:
+    exit_with_supervisor(commands)
     combiner = Combiner(spec)
     status.send(Started())
     combiner.run()
@@ -128,7 +126,7 @@ def _run(spec: CombinerSpec, commands: BinaryIO, status: Status) -> None:
 
 def main() -> None:
     """Entry point of the combiner process."""
-    run_role(lambda _: Speaker("combiner"), CombinerSpec, _run)
+    run_role(lambda _: ProcessName("combiner"), CombinerSpec, _run)
 
 
 if __name__ == "__main__":

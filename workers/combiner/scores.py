@@ -1,6 +1,6 @@
-"""How much the members agree on a row: scores of their uncertainty.
+"""Uncertainty scores of a row, and whether its best class is certain without the other members.
 
-Runs in the combiner. With p_m the class probabilities of member m, M members, and their mean
+Runs in the combiner; pure. With p_m the class probabilities of member m, M members, and their mean
 ``p = 1/M sum_m p_m``:
 
 ================== ==================================================================== ==========
@@ -16,6 +16,7 @@ Sources: Depeweg et al., "Decomposition of Uncertainty in Bayesian Deep Learning
 Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
 Ensembles" (NeurIPS 2017) for the entropies; Kuncheva and Whitaker, "Measures of Diversity in
 Classifier Ensembles" (Machine Learning 51, 2003) for disagreement.
+
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CLASS_SCORES", "VALUE_SCORES", "score"]
+__all__ = ["CLASS_SCORES", "EARLY_RULES", "VALUE_SCORES", "is_certain", "score"]
 
-#: Of members that give a probability per class, in the order in which they are stored.
+#: For members that predict a probability per class, in the order in which they are stored.
 CLASS_SCORES = (
     "entropy",
     "expected_entropy",
@@ -36,7 +37,7 @@ CLASS_SCORES = (
     "vote_share",
     "disagreement",
 )
-#: Of members that give any other values.
+#: For members that predict any other values.
 VALUE_SCORES = ("variance",)
 
 Array = npt.NDArray[Any]
@@ -69,19 +70,54 @@ def score(predictions: Array, names: tuple[str, ...], out: Array) -> None:
 
 
 def _entropy(probabilities: Array) -> Array:
-    """In nats, over the last axis; 0 log 0 is 0."""
+    """Return the entropy over the last axis in nats; 0 log 0 is 0."""
     positive = probabilities > 0
     logs = np.log(np.where(positive, probabilities, 1.0))
     return np.asarray(-(np.where(positive, probabilities, 0.0) * logs).sum(axis=-1))
 
 
 def _variance(values: Array) -> Array:
-    """Over the members, averaged over the outputs: [rows]."""
+    """Return the variance over the members, averaged over the outputs: [rows]."""
     spread = values.var(axis=0)
     return np.asarray(spread.reshape(len(spread), -1).mean(axis=1))
 
 
 def _votes(values: Array) -> Array:
-    """How many members' best class each class is: [rows, classes]; ties go to the first."""
+    """Return each class's votes, one per member: [rows, classes]; ties go to the first."""
     classes = np.arange(values.shape[-1])
     return np.asarray((values.argmax(axis=-1)[..., np.newaxis] == classes).sum(axis=0))
+
+
+#: Rules with which a missing member can change no class by more than its own weight.
+EARLY_RULES = frozenset({"mean", "weighted_mean", "vote", "weighted_vote"})
+#: What rounding may add to a lead, as a fraction of all weights: sums are in double precision, but
+#: the answer of the whole ensemble would be rounded to the type of its output.
+_ROUNDING = 1e-5
+
+
+def is_certain(
+    rule: str, predictions: Array, weights: Array, missing_weight: float
+) -> npt.NDArray[np.bool_]:
+    """Return whether no missing member can change the best class of each row.
+
+    A member adds between nothing and its whole weight to each class: its probability times its
+    weight, or its vote. So it can reduce a lead by at most its weight.
+
+    Args:
+        rule: one of `EARLY_RULES`.
+        predictions: [members, rows, classes], probabilities of the members that are done.
+        weights: [members], theirs; all ones for a rule without weights.
+        missing_weight: of all other members together.
+
+    Returns:
+        bool [rows].
+    """
+    values = predictions.astype(np.float64)
+    if rule in {"vote", "weighted_vote"}:
+        values = (values.argmax(axis=-1)[..., np.newaxis] == np.arange(values.shape[-1])) * 1.0
+    sums = np.einsum("m,mrc->rc", weights, values)
+    if sums.shape[-1] == 1:
+        return np.ones(len(sums), np.bool_)
+    second, first = np.partition(sums, -2, axis=-1)[:, -2:].T
+    allowance = _ROUNDING * (float(weights.sum()) + missing_weight)
+    return np.asarray(first - second > missing_weight + allowance)

@@ -1,1 +1,1 @@
-"""The profiler process, which measures one member on one device."""
+"""The profiler's child process, which measures a member on a device, and its handle."""

@@ -1,7 +1,7 @@
-"""Tells how much of a device's memory is taken: by this process, or on this GPU by anybody.
+"""Measures the memory in use: by this process, or on a GPU by all processes.
 
-Runs in the profiler's child. What the kernel and NVML tell flows in, bytes flow out. The front-end
-finds GPUs in NVML in the same way.
+Runs in the profiler's child. Figures of the kernel and of NVML flow in, bytes flow out. The
+front-end looks up GPUs in NVML by `gpu_handle`, too.
 """
 
 from __future__ import annotations
@@ -12,91 +12,91 @@ from typing import Any, Protocol
 
 from workers.runtime.spec import DeviceSpec
 
-__all__ = ["GpuGauge", "MemoryGauge", "ResidentGauge", "gauge_of", "gpu_handle"]
+__all__ = ["GpuGauge", "MemoryGauge", "ResidentGauge", "gpu_handle", "memory_gauge"]
 
 
 class MemoryGauge(Protocol):
-    """Tells how much of the device's memory is taken, in bytes."""
+    """Measures the memory in use on a device, in bytes."""
 
     def now(self) -> int:
-        """Bytes that are taken at present."""
+        """Return the bytes in use now."""
 
-    def restart_peak(self) -> None:
-        """Forget the peak so far."""
+    def reset_peak(self) -> None:
+        """Reset the peak."""
 
     def peak(self) -> int:
-        """Bytes that were taken at most since the peak was restarted."""
+        """Return the most bytes in use since the peak was reset."""
 
 
-def gauge_of(device: DeviceSpec) -> MemoryGauge:
-    """Return the gauge of the memory that members on a device take.
+def memory_gauge(device: DeviceSpec) -> MemoryGauge:
+    """Return the gauge of the memory that members on a device use.
 
     Args:
-        device: the one that this process works for.
+        device: of this process.
     """
     return GpuGauge(device) if device.is_cuda else ResidentGauge()
 
 
 def gpu_handle(nvml: Any, device: DeviceSpec) -> Any:
-    """Return NVML's handle of a GPU; `nvml` was initialised before.
+    """Return NVML's handle of a GPU, after `nvml` was initialised.
 
     Raises:
         nvml.NVMLError: if NVML does not know it.
     """
-    if device.uuid:  # it may also name a slice of a GPU, which an index can't
+    if device.uuid:  # may also be a slice of a GPU, which has no index
         return nvml.nvmlDeviceGetHandleByUUID(device.uuid)
     return nvml.nvmlDeviceGetHandleByIndex(device.cuda_index)
 
 
 class ResidentGauge:
-    """RAM of this process, shared memory (the arena) excepted."""
+    """RAM of this process, without shared memory (the arena)."""
 
     def __init__(self) -> None:
-        self._knows_peak = False
+        self._has_peak = False
 
     def now(self) -> int:
-        """Bytes that are resident at present."""
+        """Return the resident bytes."""
         return _status_bytes("VmRSS") - _status_bytes("RssShmem")
 
-    def restart_peak(self) -> None:
-        """Forget the peak so far."""
-        with contextlib.suppress(OSError):  # then activations freed after a run go unseen
+    def reset_peak(self) -> None:
+        """Reset the peak."""
+        with contextlib.suppress(OSError):  # then activations freed after a run are missed
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-            self._knows_peak = True
+            self._has_peak = True
 
     def peak(self) -> int:
-        """Bytes that were resident at most since the peak was restarted."""
-        # The arena was touched before: what is shared has not changed since the peak.
-        if self._knows_peak:
+        """Return the most resident bytes since the peak was reset."""
+        # All of the arena was touched before, so shared memory has not changed since the peak.
+        if self._has_peak:
             return _status_bytes("VmHWM") - _status_bytes("RssShmem")
         return self.now()
 
 
 class GpuGauge:
-    """Memory taken on a GPU, by whomever: in a container NVML can't tell processes apart.
+    """Memory of a GPU in use by all processes: in a container NVML can't tell them apart.
 
-    The runtimes keep what they have once taken, so the present is the peak.
+    Runtimes keep the memory that they have once allocated, so the current usage is the peak.
 
     Args:
         device: a GPU.
     """
 
     def __init__(self, device: DeviceSpec) -> None:
-        import pynvml  # noqa: PLC0415 (hosts without GPUs need not pay for it)
+        import pynvml  # noqa: PLC0415 (not on hosts without GPUs)
 
         pynvml.nvmlInit()
         self._nvml = pynvml
         self._handle = gpu_handle(pynvml, device)
 
     def now(self) -> int:
-        """Bytes that are taken at present."""
+        """Return the bytes in use now."""
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
 
-    def restart_peak(self) -> None:
-        """Nothing to restart."""
+    def reset_peak(self) -> None:
+        """There is nothing to reset."""
 
     def peak(self) -> int:
-        """As `now`."""
+        """Return the same as `now`."""
         return self.now()
 
 
@@ -104,4 +104,4 @@ def _status_bytes(key: str) -> int:
     for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{key}:"):
             return int(line.split()[1]) << 10
-    raise RuntimeError(f"the kernel does not tell {key}")
+    raise RuntimeError(f"the kernel does not report {key}")

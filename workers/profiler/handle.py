@@ -1,8 +1,9 @@
-"""The handle of a profiler: starts the child, asks it, and ends it.
+"""The handle of a profiler's child: its messages, and how it is started, commanded and ended.
 
-Runs in the process that profiles. A device, an instance and an arena flow in, and go to a child
-(`workers.profiler.process`) with commands after them; its measurements flow out. Whatever becomes
-of the child is an exception here.
+Runs in the process that profiles; the child (`workers.profiler.process`) shares the messages. Each
+is a line of JSON: a `ProfilerSpec` and then `Command`s go to the child's stdin, a `Loaded` and then
+a `Measured` or `Compared` per command (or `Failed`) come back on its status channel. If the child
+dies, an exception is raised here.
 """
 
 from __future__ import annotations
@@ -14,65 +15,151 @@ import signal
 import subprocess
 import time
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import msgspec
 
-from workers.profiler.messages import (
-    PROCESSES,
-    Command,
-    Compared,
-    Loaded,
-    Measured,
-    ProfilerSpec,
-    Reply,
-)
 from workers.runtime.arena import arena_bytes
 from workers.runtime.bootstrap import Failed
-from workers.runtime.child_process import child_command
-from workers.runtime.memory import create_memory
-from workers.runtime.printed import PrintReader
+from workers.runtime.child_process import OutputReader, child_command, describe_exit
+from workers.runtime.memory import board_bytes, create_memory
 from workers.runtime.spec import ArenaSpec, DeviceSpec, InstanceSpec, MemorySpec
 
-__all__ = ["ProfilerError", "ProfilerProcess"]
+__all__ = [
+    "ARENA_OFFSET",
+    "Command",
+    "Compare",
+    "Compared",
+    "LONG_RUN_S",
+    "Loaded",
+    "MIN_RUNS",
+    "Measure",
+    "Measured",
+    "ProfilerError",
+    "ProfilerProcess",
+    "ProfilerSpec",
+]
+
+_PROCESSES = ("profiler",)
+#: Where the arena begins in a profiler's memory, after the board.
+ARENA_OFFSET = board_bytes(len(_PROCESSES))
+
+#: How often a batch is run for its latency, at least, after a run for its memory.
+MIN_RUNS = 5
+#: After a run that takes longer, one run is enough.
+LONG_RUN_S = 1.0
+
+_ReplyT = TypeVar("_ReplyT")
 
 
 class ProfilerError(Exception):
     """A member can't be measured (any further); the text is one line without its name."""
 
 
+class ProfilerSpec(msgspec.Struct, frozen=True):
+    """The child's first line: the instance to load; its batch is the largest that will be run."""
+
+    device: DeviceSpec
+    instance: InstanceSpec
+    memory: MemorySpec
+
+
+class Measure(msgspec.Struct, frozen=True, tag=True):
+    """A command: run several batches of one size.
+
+    Attributes:
+        batch: the size, rows.
+        seconds: for about how long.
+    """
+
+    batch: int
+    seconds: float
+
+
+class Compare(msgspec.Struct, frozen=True, tag=True):
+    """A command: run batches of several sizes in turn; each has been measured before.
+
+    Attributes:
+        batches: the sizes, rows.
+        seconds: for about how long; each size is run at least once.
+    """
+
+    batches: tuple[int, ...]
+    seconds: float
+
+
+Command = Measure | Compare
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """The member is loaded.
+
+    Attributes:
+        worker_bytes: the memory of the device that the process uses without the member.
+    """
+
+    worker_bytes: int
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True):
+    """The reply to `Measure`.
+
+    Attributes:
+        batch: rows per batch.
+        latency_s: seconds per batch, the median of warm runs.
+        memory_bytes: what loading the member and running batches up to this size has added.
+    """
+
+    batch: int
+    latency_s: float
+    memory_bytes: int
+
+
+class Compared(msgspec.Struct, frozen=True, tag=True):
+    """The reply to `Compare`.
+
+    Attributes:
+        latencies_s: seconds per batch of each size, the median of its runs.
+    """
+
+    latencies_s: tuple[float, ...]
+
+
+_Reply = Loaded | Measured | Compared | Failed
+
+
 class ProfilerProcess:
     """A child that measures one instance; a context manager that ends it.
 
     Args:
-        device: where.
-        instance: what; its batch is the largest that will be asked for.
-        arena: with room for that batch, at `ARENA_OFFSET`.
+        device: to measure on.
+        instance: to measure; its batch is the largest that will be run.
+        arena: with enough rows for that batch, at `ARENA_OFFSET`.
     """
 
     def __init__(self, device: DeviceSpec, instance: InstanceSpec, arena: ArenaSpec) -> None:
         nbytes = arena.offset + arena_bytes(arena)
         fd = create_memory(nbytes)
-        self._printed = PrintReader(f"profiler of {instance.source.member}")
+        self._output = OutputReader(f"profiler of {instance.source.member}")
         self._replies, status = os.pipe()
-        log = os.open(os.devnull, os.O_WRONLY)  # what goes wrong is an exception here
+        log = os.open(os.devnull, os.O_WRONLY)  # errors become exceptions here
         self._unread = b""
         try:
             self._child = subprocess.Popen(
                 child_command("workers.profiler.process", status, log),
                 stdin=subprocess.PIPE,
-                stdout=self._printed.fd,
-                stderr=self._printed.fd,
+                stdout=self._output.fd,
+                stderr=self._output.fd,
                 pass_fds=(fd, status, log),
             )
         except BaseException:
             os.close(self._replies)
             raise
         finally:
-            for mine in (fd, status, log):
-                os.close(mine)
-            self._printed.started()
-        self._send(ProfilerSpec(device, instance, MemorySpec(fd, nbytes, PROCESSES, (arena,))))
+            for inherited in (fd, status, log):
+                os.close(inherited)
+            self._output.close_fd()
+        self._send(ProfilerSpec(device, instance, MemorySpec(fd, nbytes, _PROCESSES, (arena,))))
 
     def __enter__(self) -> Self:
         return self
@@ -84,73 +171,55 @@ class ProfilerProcess:
         trace: TracebackType | None,
     ) -> None:
         self._child.kill()
-        with contextlib.suppress(BrokenPipeError):  # a command that nobody took
+        with contextlib.suppress(BrokenPipeError):  # a command that was not read
             self._child.__exit__(kind, error, trace)
         os.close(self._replies)
 
+    def start(self, command: Command) -> None:
+        """Send a command; `wait_measured` or `wait_compared` returns its reply."""
+        self._send(command)
+
     def wait_loaded(self, timeout_s: float) -> Loaded:
         """Wait until the member is loaded.
-
-        Args:
-            timeout_s: for how long, at most.
 
         Raises:
             ProfilerError: if it can't be.
             TimeoutError: if that takes longer than `timeout_s`.
         """
-        reply = self._reply(timeout_s)
-        assert isinstance(reply, Loaded)
-        return reply
-
-    def start(self, command: Command) -> None:
-        """Let the child begin to run batches.
-
-        Args:
-            command: what.
-        """
-        self._send(command)
+        return self._wait_reply(Loaded, timeout_s)
 
     def wait_measured(self, timeout_s: float) -> Measured:
-        """Wait for what the child has measured.
-
-        Args:
-            timeout_s: for how long, at most.
-
-        Raises:
-            ProfilerError: if the batch could not be run.
-            TimeoutError: if that takes longer than `timeout_s`.
-        """
-        reply = self._reply(timeout_s)
-        assert isinstance(reply, Measured)
-        return reply
-
-    def wait_compared(self, timeout_s: float) -> Compared:
-        """Wait for what the child has found out about several batch sizes.
-
-        Args:
-            timeout_s: for how long, at most.
+        """Wait for the reply to a `Measure`.
 
         Raises:
             ProfilerError: if a batch could not be run.
             TimeoutError: if that takes longer than `timeout_s`.
         """
-        reply = self._reply(timeout_s)
-        assert isinstance(reply, Compared)
-        return reply
+        return self._wait_reply(Measured, timeout_s)
+
+    def wait_compared(self, timeout_s: float) -> Compared:
+        """Wait for the reply to a `Compare`.
+
+        Raises:
+            ProfilerError: if a batch could not be run.
+            TimeoutError: if that takes longer than `timeout_s`.
+        """
+        return self._wait_reply(Compared, timeout_s)
 
     def _send(self, message: ProfilerSpec | Command) -> None:
         assert self._child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead: reading tells why
+        with contextlib.suppress(BrokenPipeError):  # it is dead: `_wait_reply` raises
             self._child.stdin.write(msgspec.json.encode(message) + b"\n")
             self._child.stdin.flush()
 
-    def _reply(self, timeout_s: float) -> Loaded | Measured | Compared:
+    def _wait_reply(self, kind: type[_ReplyT], timeout_s: float) -> _ReplyT:
         line = self._line(time.monotonic() + timeout_s)
         if not line:
             raise ProfilerError(self._cause_of_death())
-        reply: Reply = msgspec.json.decode(line, type=Reply)
+        reply: _Reply = msgspec.json.decode(line, type=_Reply)
         if isinstance(reply, Failed):
             raise ProfilerError(reply.error)
+        assert isinstance(reply, kind)
         return reply
 
     def _line(self, deadline: float) -> bytes:
@@ -170,6 +239,4 @@ class ProfilerProcess:
         code = self._child.wait()
         if code == -signal.SIGKILL:
             return "out of memory (its process was killed)"
-        if code < 0:
-            return f"its process died of {signal.Signals(-code).name}"
-        return f"its process exited {code}: {self._printed.last_line() or 'no message'}"
+        return f"its process {describe_exit(code, self._output.last_line())}"

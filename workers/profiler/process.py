@@ -1,9 +1,8 @@
-"""Measures one member on one device, in a process that may crash and that pays for the runtime.
+"""Measures one member on one device, in a process that may crash and that imports the runtime.
 
-Runs as a child of the process that profiles, which holds it by a `ProfilerProcess`: a worker with
-one instance, a private arena and no sockets. A spec and then commands flow in on its stdin
-(`workers.profiler.messages`); each is answered with a line on its status channel as soon as the
-answer is known.
+Runs as a child of the process that profiles, which holds it as a `ProfilerProcess`: a worker with
+one instance, a private arena and no sockets. A spec and then commands flow in on its stdin, each is
+answered with a line on its status channel (see `workers.profiler.handle`).
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ import msgspec
 import numpy as np
 
 from workers.backends import Model, load
-from workers.profiler.gauges import gauge_of
-from workers.profiler.messages import (
-    LEAST_RUNS,
+from workers.profiler.gauges import memory_gauge
+from workers.profiler.handle import (
     LONG_RUN_S,
+    MIN_RUNS,
     Command,
     Compare,
     Compared,
@@ -34,47 +33,44 @@ from workers.profiler.messages import (
     ProfilerSpec,
 )
 from workers.runtime.arena import Arena
-from workers.runtime.bootstrap import Status, run_role
-from workers.runtime.log_lines import Speaker
+from workers.runtime.bootstrap import StatusChannel, bind_to_device, run_role
+from workers.runtime.logs import ProcessName
 from workers.runtime.memory import SharedMemory
+from workers.worker.host_memory import pin_for_device
 from workers.worker.instance import Instance
-from workers.worker.process import settle
 
 __all__ = ["fill_rows", "main"]
 
 
 class _Profiler:
-    """The child: a member that was loaded into a warm process, and what it has taken so far."""
+    """A member loaded into a warm process, and the memory it has used so far."""
 
     def __init__(self, spec: ProfilerSpec) -> None:
         device, source = spec.device, spec.instance.source
-        self._gauge = gauge_of(device)
-        nobody = self._gauge.now() if device.is_cuda else 0
+        self._gauge = memory_gauge(device)
+        others = self._gauge.now() if device.is_cuda else 0
         memory = SharedMemory(spec.memory)
         self._arena = Arena(memory, spec.memory.arenas[0])
-        if device.is_cuda:
-            from workers.worker.pinned_memory import pin  # noqa: PLC0415 (only where there is a GPU)
-
-            pin(memory.buffer, device)
+        pin_for_device(memory.buffer, device)
         fill_rows(self._arena)
-        # Code, thread pools, CUDA's context and its libraries' handles are the worker's, not the
-        # member's: have them there before anything is counted.
+        # Code, thread pools, CUDA's context and its libraries' handles belong to the worker, not to
+        # the member: load them before anything is measured.
         load(source, device).close()
-        _give_back_memory()
+        _release_memory()
         self._before = self._gauge.now()
-        self.worker_bytes = max(self._before - nobody, 0)
+        self.worker_bytes = max(self._before - others, 0)
         model: Model = load(source, device)
         self._added = max(self._gauge.now() - self._before, 0)
         self._instance = Instance(spec.instance, self._arena, model)
         model.arm()
-        self._rows = self._ranges_of_rows()
-        # Where one thread computes, its time on the core is the time that it takes by itself:
-        # what others do on that core meanwhile is no part of it.
-        alone = not device.is_cuda and len(device.cores) == 1
-        self._clock = time.process_time if alone else time.perf_counter
+        self._starts = self._range_starts()
+        # A single computing thread is measured by its CPU time, which excludes the time that other
+        # processes use the core.
+        is_single = not device.is_cuda and len(device.cores) == 1
+        self._clock = time.process_time if is_single else time.perf_counter
 
-    def obey(self, command: Command) -> Measured | Compared:
-        """Run batches.
+    def run(self, command: Command) -> Measured | Compared:
+        """Run the batches of a command.
 
         Raises:
             _BatchError: if a run fails.
@@ -88,53 +84,50 @@ class _Profiler:
                 assert_never(command)
 
     def _measure(self, command: Measure) -> Measured:
-        """Run batches of one size, the first of them for its memory alone."""
-        self._gauge.restart_peak()
-        self._run(command.batch)
-        spent: list[float] = []
+        """Run batches of one size, the first of them only for its memory."""
+        self._gauge.reset_peak()
+        self._run_batch(command.batch)
+        runs_s: list[float] = []
         end = time.perf_counter() + command.seconds
-        while len(spent) < LEAST_RUNS or time.perf_counter() < end:
-            spent.append(self._run(command.batch))
-            if spent[-1] > LONG_RUN_S:
+        while len(runs_s) < MIN_RUNS or time.perf_counter() < end:
+            runs_s.append(self._run_batch(command.batch))
+            if runs_s[-1] > LONG_RUN_S:
                 break
         self._added = max(self._added, self._gauge.peak() - self._before)
-        return Measured(command.batch, statistics.median(spent), self._added)
+        return Measured(command.batch, statistics.median(runs_s), self._added)
 
     def _compare(self, command: Compare) -> Compared:
         """Run batches of several sizes in turn."""
-        spent: list[list[float]] = [[] for _ in command.batches]
+        runs_s: list[list[float]] = [[] for _ in command.batches]
         end = time.perf_counter() + command.seconds
-        while not spent[0] or time.perf_counter() < end:
-            for runs, batch in zip(spent, command.batches, strict=True):
-                runs.append(self._run(batch))
-        return Compared(tuple(map(statistics.median, spent)))
+        while not runs_s[0] or time.perf_counter() < end:
+            for runs, batch in zip(runs_s, command.batches, strict=True):
+                runs.append(self._run_batch(batch))
+        return Compared(tuple(map(statistics.median, runs_s)))
 
-    def _run(self, batch: int) -> float:
-        """Do what a worker does for a job, and return the seconds that it took.
-
-        What fails is not tried again in halves.
-        """
+    def _run_batch(self, batch: int) -> float:
+        """Run a batch as a worker does for a job, but without retries; return the seconds."""
         attempts = 0
 
-        def forbid_another(_: float) -> None:
+        def forbid_retry(_: float) -> None:
             nonlocal attempts
             attempts += 1
             if attempts > 1:
-                raise _SecondAttempt
+                raise _Retry
 
-        start = next(self._rows)
+        start = next(self._starts)
         before = self._clock()
         try:
-            error = self._instance.run([(start, start + batch)], forbid_another)
-        except _SecondAttempt:
-            raise _BatchError(_reason(" ".join(self._instance.failure.split()))) from None
-        spent_s = self._clock() - before
+            error = self._instance.run([(start, start + batch)], forbid_retry)
+        except _Retry:
+            raise _BatchError(_message(" ".join(self._instance.failure.split()))) from None
+        elapsed_s = self._clock() - before
         if error:
-            raise _BatchError(_reason(error))
-        return spent_s
+            raise _BatchError(_message(error))
+        return elapsed_s
 
-    def _ranges_of_rows(self) -> Iterator[int]:
-        """Yield where ranges begin, segment after segment, with numbers that were never used."""
+    def _range_starts(self) -> Iterator[int]:
+        """Yield the starts of ranges, segment after segment, with row numbers that are all new."""
         start = self._arena.capacity
         while True:
             yield start
@@ -145,44 +138,43 @@ class _BatchError(Exception):
     """A batch can't be run; the text is one line, which ends the child."""
 
 
-class _SecondAttempt(Exception):  # noqa: N818 (it is no error, but how the first one gets out)
-    """The instance wants to run a batch again, having failed to run all of it."""
+class _Retry(Exception):  # noqa: N818 (control flow: it carries no error)
+    """The instance is about to retry a batch that failed as a whole."""
 
 
-def _reason(error: str) -> str:
-    """Return what went wrong in people's words."""
+def _message(error: str) -> str:
     return error.replace("MemoryError", "out of memory", 1)
 
 
-def _give_back_memory() -> None:
-    """Hand freed memory back to the system, as far as the C library can."""
+def _release_memory() -> None:
+    """Return freed memory to the system, as far as the C library can."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _be_first_to_die() -> None:
-    """Where memory is short, let the kernel kill this process rather than anybody else."""
+def _prefer_as_oom_victim() -> None:
+    """Have the kernel kill this process first if memory runs out."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def fill_rows(arena: Arena) -> None:
-    """Write what requests could look like into every row, and touch the rest of the arena.
+    """Write plausible inputs into every row, and touch the rest of the arena.
 
     Args:
-        arena: where nobody else reads or writes.
+        arena: that no other process uses.
     """
     generator = np.random.default_rng(0)
     for view in arena.views:
         shape = view.shape[1:]
-        for slot in range(len(view)):  # one by one: no large temporary, which might be kept
+        for slot in range(len(view)):  # one by one: large temporaries might be kept
             if view.dtype == np.uint8:
                 view[slot] = generator.integers(0, 256, shape, np.uint8)
             elif np.issubdtype(view.dtype, np.floating):
                 view[slot] = generator.random(shape, np.float32)
             else:
-                view[slot] = 0  # an index, perhaps: zero is one that there is
+                view[slot] = 0  # possibly an index: zero is always valid
     for predictions in arena.predictions:
         predictions[...] = 0
     arena.done[...] = 0
@@ -191,15 +183,15 @@ def fill_rows(arena: Arena) -> None:
 def main() -> None:
     """Entry point of the child."""
 
-    def run(spec: ProfilerSpec, commands: BinaryIO, status: Status) -> None:
-        _be_first_to_die()
-        settle(spec.device)
+    def run(spec: ProfilerSpec, commands: BinaryIO, status: StatusChannel) -> None:
+        _prefer_as_oom_victim()
+        bind_to_device(spec.device)
         profiler = _Profiler(spec)
         status.send(Loaded(profiler.worker_bytes))
         for line in iter(commands.readline, b""):
-            status.send(profiler.obey(msgspec.json.decode(line, type=Command)))
+            status.send(profiler.run(msgspec.json.decode(line, type=Command)))
 
-    run_role(lambda spec: Speaker("profiler", spec.instance.source.member), ProfilerSpec, run)
+    run_role(lambda spec: ProcessName("profiler", spec.instance.source.member), ProfilerSpec, run)
 
 
 if __name__ == "__main__":

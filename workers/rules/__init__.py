@@ -2,21 +2,20 @@
 
 They run in the combiner. A built-in rule is a function of the predictions of the members that an
 answer rests on, their weights, and the array to write the answer to; `RULES` names them.
-`combination` makes of an ensemble's spec what applies its rule, built-in or not. What each rule
-does, with its formula and source, is in docs/combination.md.
+`load_rule` returns the rule of an ensemble, built-in or not. docs/combination.md describes each
+rule with its formula and source.
 """
 
-from workers.rules.applying import Applied, Combination, combination
-from workers.rules.catalogue import RULES, TRAITS, Traits, is_custom
-from workers.rules.errors import RuleError
+from workers.rules.catalogue import RULES, TRAITS, RuleError, Traits, is_custom
+from workers.rules.combination import CombinationRule, RuleFunction, load_rule
 
 __all__ = [
     "RULES",
     "TRAITS",
-    "Applied",
-    "Combination",
+    "CombinationRule",
     "RuleError",
+    "RuleFunction",
     "Traits",
-    "combination",
     "is_custom",
+    "load_rule",
 ]

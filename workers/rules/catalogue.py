@@ -1,4 +1,4 @@
-"""The built-in rules by name, and what each of them needs.
+"""The built-in rules by name, and the requirements of each.
 
 Imported by the combiner and where configurations are checked; pure.
 """
@@ -10,19 +10,26 @@ from typing import Any, Literal, NamedTuple
 
 import numpy.typing as npt
 
-from workers.rules.averages import (
+from workers.rules.builtin import (
     geometric_mean,
     maximum,
     mean,
     median,
+    medoid,
     minimum,
+    rank_average,
     trimmed_mean,
+    vote,
     weighted_mean,
+    weighted_vote,
 )
-from workers.rules.ballots import rank_average, vote, weighted_vote
-from workers.rules.nearest import medoid
 
-__all__ = ["CUSTOM", "RULES", "TRAITS", "Array", "Rule", "Traits", "is_custom"]
+__all__ = ["Array", "CUSTOM", "RULES", "Rule", "RuleError", "TRAITS", "Traits", "is_custom"]
+
+
+class RuleError(Exception):
+    """A rule can't be loaded, or has failed on some rows; the text is one line."""
+
 
 Array = npt.NDArray[Any]
 Rule = Callable[[Array, Array, Array], None]
@@ -44,11 +51,11 @@ RULES: dict[str, Rule] = {
 
 
 class Traits(NamedTuple):
-    """What a rule needs.
+    """The requirements of a rule.
 
     Attributes:
-        weights: whether the configuration must, may or must not give weights.
-        needs: what the members' output must be: `classes` is a last axis to choose from.
+        weights: whether the configuration must not, may or must give weights.
+        needs: the required kind of the members' output; `classes` is a last axis to choose from.
         members: the fewest members with which it makes sense.
     """
 
@@ -57,7 +64,7 @@ class Traits(NamedTuple):
     members: int = 1
 
 
-#: What can be checked of each rule that has a name of its own, in the order of the documentation.
+#: The requirements of each rule with a name of its own, in the order of the documentation.
 TRAITS: dict[str, Traits] = {
     "mean": Traits(),
     "weighted_mean": Traits(weights="required"),
@@ -73,10 +80,10 @@ TRAITS: dict[str, Traits] = {
     "stack": Traits(),
 }
 
-#: What can be checked of a user's own rule by its name.
+#: The requirements of every custom rule.
 CUSTOM = Traits(weights="optional")
 
 
 def is_custom(rule: str) -> bool:
-    """Whether a rule is a user's own: ``package.module:function``."""
+    """Whether a rule is a user's function: ``package.module:function``."""
     return ":" in rule

@@ -1,8 +1,8 @@
-"""A user's own rule: a Python function that the configuration names.
+"""Custom rules: Python functions of the user that the configuration names.
 
-Runs in the combiner, and in a process of its own when the configuration is checked. Read-only
-predictions flow in, whatever the function returns is checked and copied to the answer. Nothing
-that it raises gets past its rows; a call that takes too long is interrupted.
+Run in the combiner, and in a child process when the configuration is checked. Read-only predictions
+flow in, the function's result is checked and copied to the answer. An exception fails only its own
+rows; a call that takes too long is interrupted.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workers.rules.errors import RuleError
+from workers.rules.catalogue import RuleError
 
 __all__ = ["CALL_LIMIT_S", "CustomRule", "resolve"]
 
 Array = npt.NDArray[Any]
 Function = Callable[[Array, Array, tuple[str, ...]], Any]
 
-#: What one call may take. A combiner that is silent for 5 s counts as hung.
+#: Of one call. A combiner that is silent for 5 s counts as hung.
 CALL_LIMIT_S = 1.0
-# After a call that took too long, so that the combiner has time for other ensembles.
+# After a call that took too long, to leave the combiner time for other ensembles.
 _PAUSE_S = 5.0
-_LONGEST_REASON = 300
+_MAX_MESSAGE_CHARS = 300
 
 
 def resolve(reference: str, directory: str) -> Function:
@@ -39,32 +39,32 @@ def resolve(reference: str, directory: str) -> Function:
 
     Args:
         reference: ``package.module:function``.
-        directory: where modules are looked for, after the installed ones.
+        directory: searched for modules after the installed ones.
 
     Raises:
         RuleError: if there is no such module, or no such function in it, or importing it fails.
     """
     name, _, attribute = reference.partition(":")
-    # At the end: a file that lies there must not stand in for an installed module.
+    # At the end: a file in it must not replace an installed module.
     if directory and directory not in sys.path:
         sys.path.append(directory)
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as missing:
         if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
-            raise RuleError(f"importing {name} failed: {_said(missing)}") from missing
+            raise RuleError(f"importing {name} failed: {_describe(missing)}") from missing
         beside = f", also not in {directory}" if directory else ""
         raise RuleError(f"there is no module {missing.name!r}{beside}") from None
     except BaseException as failure:
-        raise RuleError(f"importing {name} failed: {_said(failure)}") from failure
+        raise RuleError(f"importing {name} failed: {_describe(failure)}") from failure
     function = getattr(module, attribute, None)
     if function is None:
         where = f" ({module.__file__})" if getattr(module, "__file__", None) else ""
         raise RuleError(f"module {name}{where} has no {attribute!r}")
     if not callable(function):
         raise RuleError(f"{attribute!r} of module {name} is not a function")
-    found: Function = function
-    return found
+    resolved: Function = function
+    return resolved
 
 
 class CustomRule:
@@ -72,7 +72,7 @@ class CustomRule:
 
     Args:
         reference: ``package.module:function``.
-        directory: where modules are looked for, after the installed ones.
+        directory: searched for modules after the installed ones.
         members: names of the ensemble's members, in its order.
         weights: of these members, float64.
 
@@ -88,16 +88,16 @@ class CustomRule:
         self._weights = weights
         self._paused_until = 0.0
 
-    def over(self, chosen: Sequence[int]) -> Callable[[Array, Array], None]:
-        """See `workers.rules.Combination`."""
-        members = tuple(self._members[i] for i in chosen)
-        weights = self._weights[list(chosen)]
+    def for_members(self, positions: Sequence[int]) -> Callable[[Array, Array], None]:
+        """See `workers.rules.CombinationRule`."""
+        members = tuple(self._members[i] for i in positions)
+        weights = self._weights[list(positions)]
         weights.flags.writeable = False
 
         def apply(predictions: Array, out: Array) -> None:
-            seen = predictions.view()
-            seen.flags.writeable = False
-            _copy(self._call(seen, weights, members), out)
+            view = predictions.view()
+            view.flags.writeable = False
+            _copy(self._call(view, weights, members), out)
 
         return apply
 
@@ -110,12 +110,12 @@ class CustomRule:
         except _TooLong:
             self._paused_until = time.monotonic() + _PAUSE_S
             raise RuleError(f"it took more than {CALL_LIMIT_S:g} s") from None
-        except BaseException as failure:  # SystemExit, too, would end the process
-            raise RuleError(_said(failure)) from failure
+        except BaseException as failure:  # SystemExit, too, which would end the process
+            raise RuleError(_describe(failure)) from failure
 
 
 def _copy(values: Array, out: Array) -> None:
-    """Check what a user's function returned, and write it to `out`."""
+    """Check the result of a user's function, and write it to `out`."""
     if values.shape != out.shape:
         raise RuleError(f"it returned shape {list(values.shape)}, not {list(out.shape)}")
     if values.dtype.kind not in "biuf":
@@ -126,12 +126,12 @@ def _copy(values: Array, out: Array) -> None:
 
 
 class _TooLong(BaseException):
-    """Not an Exception: a rule that catches those must not catch this one."""
+    """Not an Exception, which a rule might catch."""
 
 
 @contextlib.contextmanager
 def _limit(limit_s: float) -> Iterator[None]:
-    """Interrupt what runs longer, in the main thread; elsewhere there are no signals."""
+    """Interrupt the block after a time; only in the main thread, which alone gets signals."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -148,8 +148,8 @@ def _limit(limit_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _said(failure: BaseException) -> str:
-    """What an exception says, in one line, with its type."""
+def _describe(failure: BaseException) -> str:
+    """Return an exception's type and message in one line."""
     text = " ".join(f"{type(failure).__name__}: {failure}".split()).removesuffix(":")
     text = text.encode(errors="replace").decode()  # half a surrogate pair can't be sent
-    return text if len(text) <= _LONGEST_REASON else text[: _LONGEST_REASON - 1] + "…"
+    return text if len(text) <= _MAX_MESSAGE_CHARS else text[: _MAX_MESSAGE_CHARS - 1] + "…"

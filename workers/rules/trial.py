@@ -1,14 +1,13 @@
-"""Tries users' own rules before anything is started, each in a process of its own.
+"""Tries custom rules before anything is started, each in a child process.
 
 The supervisor (and `ensembled check`) calls `try_rules`; a child reads a `Trial` from stdin and
-writes what is wrong with it to a descriptor. So a user's module, and all that it imports, stays
-out of the supervisor, and a crash in it is a finding.
+writes the problem it finds to a descriptor. A user's module, and all that it imports, therefore
+stays out of the supervisor, and a crash in it is a finding.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from workers.rules.catalogue import RuleError
 from workers.rules.custom import CustomRule
-from workers.rules.errors import RuleError
 from workers.runtime.child_main import flush_c
-from workers.runtime.child_process import ask_child
+from workers.runtime.child_process import run_child
 from workers.runtime.spec import TensorSpec
 
 __all__ = ["Trial", "main", "try_rules"]
@@ -34,11 +33,11 @@ _ROWS = (1, 3)
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """A rule and what it will be given.
+    """A rule and its arguments.
 
     Attributes:
         rule: ``package.module:function``.
-        directory: where its module is looked for, after the installed ones.
+        directory: searched for its module after the installed ones.
         members: names of the ensemble's members, in its order.
         weights: of these members.
         predicted: one member's prediction of one row.
@@ -56,25 +55,28 @@ class Trial(msgspec.Struct, frozen=True):
 
 
 def try_rules(trials: Sequence[Trial], *, timeout_s: float = _TIMEOUT_S) -> list[str]:
-    """Resolve and call every rule once for each number of members; what is wrong, "" if nothing.
+    """Load every rule, and call it with all members and with the fewest that may be there.
 
     Args:
         trials: the rules.
-        timeout_s: how long importing and calling one may take.
+        timeout_s: for loading and calling one.
+
+    Returns:
+        The problem of each rule, "" if there is none.
     """
     if not trials:
         return []
     with ThreadPoolExecutor(min(len(trials), os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda trial: _ask_child(trial, timeout_s), trials))
+        return list(pool.map(lambda trial: _try_in_child(trial, timeout_s), trials))
 
 
 def main() -> None:
-    """Try the rule that stdin describes and write what is wrong: the child's part."""
+    """Try the rule that stdin describes and write its problem: the child's part."""
     trial = msgspec.json.decode(sys.stdin.buffer.read(), type=Trial)
     problem = _try(trial)
     os.write(int(sys.argv[1]), msgspec.json.encode(problem))
     flush_c()
-    os._exit(0)  # threads of the user's module are of no interest
+    os._exit(0)  # don't wait for threads of the user's module
 
 
 def _try(trial: Trial) -> str:
@@ -87,7 +89,7 @@ def _try(trial: Trial) -> str:
         for rows in _ROWS:
             predictions = _random_predictions(trial, len(chosen), rows)
             try:
-                rule.over(chosen)(predictions, np.empty_like(predictions[0]))
+                rule.for_members(chosen)(predictions, np.empty_like(predictions[0]))
             except RuleError as error:
                 shape = list(predictions.shape)
                 return f"called with random predictions {shape}: {error}"
@@ -95,7 +97,7 @@ def _try(trial: Trial) -> str:
 
 
 def _subsets(members: int, fewest: int) -> Iterator[range]:
-    """All members, then the fewest that may be there."""
+    """Yield all members, then the fewest that may be there."""
     yield range(members)
     if fewest < members:
         yield range(fewest)
@@ -111,9 +113,9 @@ def _random_predictions(trial: Trial, members: int, rows: int) -> Array:
     return shares.astype(trial.predicted.dtype)
 
 
-def _ask_child(trial: Trial, timeout_s: float) -> str:
+def _try_in_child(trial: Trial, timeout_s: float) -> str:
     try:
-        child = ask_child(
+        child = run_child(
             f"trial of the rule {trial.rule}",
             "workers.rules.trial",
             msgspec.json.encode(trial),
@@ -121,12 +123,10 @@ def _ask_child(trial: Trial, timeout_s: float) -> str:
         )
     except subprocess.TimeoutExpired:
         return f"importing and calling it took more than {timeout_s:g} s"
-    if child.code < 0:
-        return f"the process that tried it died of {signal.Signals(-child.code).name}"
     try:
         return msgspec.json.decode(child.answer, type=str)
     except msgspec.DecodeError:
-        return f"the process that tried it exited {child.code}: {child.last_line or 'no message'}"
+        return f"the process that tried it {child.exit}"
 
 
 if __name__ == "__main__":

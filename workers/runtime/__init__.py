@@ -1,1 +1,1 @@
-"""What every process of the server shares: the arena, the queues, child processes, the log."""
+"""What all processes share: specs, shared memory, messages, logs, and how children start."""

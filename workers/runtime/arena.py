@@ -1,4 +1,4 @@
-"""The arena: inputs, predictions and answers of the rows in flight, of one input signature.
+"""The arena: inputs, predictions and answers of the rows in flight, for one input signature.
 
 Mapped by the front-end, the workers and the combiner. The arena is the truth; messages are
 wake-ups. One slot holds one row::
@@ -10,24 +10,24 @@ wake-ups. One slot holds one row::
       |
       +-- views        the row's inputs                    written by the front-end
       +-- predictions  one area per member                 written by that member's worker
-      +-- answer       what the ensemble says              written by the combiner
+      +-- answer       the combined prediction             written by the combiner
       +-- cells        8 bytes each, one writer at a time:
             row, ensemble, expected, terms, closing        the front-end
             done[member]                                   the worker that holds the assignment
             ended, used                                    the combiner
 
 A row's number is absolute and never reused: ``row = generation * capacity + slot``, so a slot's
-cells speak of the row whose number they carry and of no other. The life of a slot::
+cells apply to the row whose number they hold and to no other. The life of a slot::
 
     free --claim--> claimed (row = r) --assign--> predicted (done[m] = r, or -r: m failed on it)
       ^                                                        |
-      |        every expected done, or closing = r and nobody to wait for
+      |        every expected member done, or closing = r and none to wait for
       |                                                        v
       +--free-- copied out <--------------------- ended = r (answered) or -r (failed), used = mask
 
-A slot is freed only when nobody holds it: no open assignment, the combiner has ended the row, the
-answer was copied out. Memory order: a payload is written before its cell, the cell before the
-message that names it; the ring that the message goes through has the barrier
+A slot is freed only when nobody uses it: it has no open assignment, the combiner has ended the row,
+and the answer was copied out. Memory order: a payload is written before its cell, the cell before
+the message that refers to it; the ring that carries the message has the barrier
 (`workers.runtime.rings`).
 """
 
@@ -36,23 +36,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from ensembled_client.wire import DTYPES
 
 from workers.runtime.memory import SharedMemory
 from workers.runtime.spec import ArenaSpec, BlockSpec, EnsembleSpec, TensorSpec
-from workers.runtime.terms import EARLY
 
 __all__ = [
+    "EARLY",
     "Arena",
     "Array",
     "Cells",
     "Masks",
+    "Terms",
     "answer_stride",
     "arena_bytes",
     "bytes_per_row",
     "group_blocks",
+    "unpack",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -64,18 +67,65 @@ _FRONT_END_CELLS = 5
 _COMBINER_CELLS = 2
 _SCORE_BYTES = 4
 
+# The bits of a `terms` cell.
+_QUORUM = 0xFF
+_SCORES = 1 << 8
+#: The bit of `Terms.early`.
+EARLY = 1 << 9
+_STAGE_SHIFT = 16
+_STAGE = 0xFF
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """The conditions on a row's answer; a `terms` cell holds them as an integer.
+
+    Attributes:
+        quorum: the fewest members that its answer may rest on, at least 1.
+        scores: whether uncertainty scores are wanted.
+        early: whether the row may be answered as soon as its best class is certain: the client
+            wants that class and nothing else.
+        stage: how many stages of the ensemble's cascade predict the row so far; 0 without a
+            cascade, when all members do.
+    """
+
+    quorum: int
+    scores: bool = False
+    early: bool = False
+    stage: int = 0
+
+    def pack(self) -> int:
+        """Return the value of the cell."""
+        cell = self.quorum | self.stage << _STAGE_SHIFT
+        return cell | (_SCORES if self.scores else 0) | (EARLY if self.early else 0)
+
+
+_unpacked: dict[int, Terms] = {}
+
+
+def unpack(cell: int) -> Terms:
+    """Return the terms in a cell; there are so few different ones that all are kept."""
+    terms = _unpacked.get(cell)
+    if terms is None:
+        terms = _unpacked[cell] = Terms(
+            quorum=cell & _QUORUM,
+            scores=bool(cell & _SCORES),
+            early=bool(cell & EARLY),
+            stage=cell >> _STAGE_SHIFT & _STAGE,
+        )
+    return terms
+
 
 def _aligned(nbytes: int) -> int:
     return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 def answer_stride(ensembles: Sequence[EnsembleSpec]) -> int:
-    """Bytes from one slot's answer to the next: the largest answer, in whole 8-byte cells."""
+    """Return the bytes between the answers of adjacent slots: the largest one, in 8-byte cells."""
     return max(-(-ensemble.output.row_bytes // 8) * 8 for ensemble in ensembles)
 
 
 def _scores(ensembles: Sequence[EnsembleSpec]) -> int:
-    """How many scores a slot has room for: the most that any ensemble has."""
+    """Return how many scores a slot has space for: as many as any ensemble has."""
     return max(len(ensemble.scores) for ensemble in ensembles)
 
 
@@ -96,7 +146,7 @@ def group_blocks(outputs: Sequence[TensorSpec]) -> tuple[BlockSpec, ...]:
 def bytes_per_row(
     views: Sequence[TensorSpec], blocks: Sequence[BlockSpec], ensembles: Sequence[EnsembleSpec]
 ) -> int:
-    """Bytes that one slot takes, cells included."""
+    """Return the bytes of one slot, cells included."""
     members = sum(len(block.members) for block in blocks)
     cells = 8 * (_FRONT_END_CELLS + _COMBINER_CELLS + members)
     predictions = sum(len(block.members) * block.row_bytes for block in blocks)
@@ -107,25 +157,20 @@ def bytes_per_row(
 
 
 def arena_bytes(spec: ArenaSpec) -> int:
-    """Size of the arena in the shared memory, in bytes, alignment included."""
-    return _Cursor.measure(spec)
+    """Return the size of the arena in the shared memory, in bytes, alignment included."""
+    layout = _Layout(None, 0)
+    layout.arrays(spec)
+    return layout.offset
 
 
-class _Cursor:
-    """Walks through an arena's arrays in their order; the one place that knows the layout."""
+class _Layout:
+    """Allocates an arena's arrays one after another; without a buffer it only measures them."""
 
     def __init__(self, buffer: memoryview | None, offset: int) -> None:
         self._buffer = buffer
-        self._first = offset
         self.offset = offset
 
-    @classmethod
-    def measure(cls, spec: ArenaSpec) -> int:
-        cursor = cls(None, 0)
-        cursor.walk(spec)
-        return cursor.offset
-
-    def take(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         dtype = np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
         offset, self.offset = self.offset, self.offset + _aligned(nbytes)
@@ -133,19 +178,19 @@ class _Cursor:
             return np.empty(0, dtype)
         return np.ndarray(shape, dtype, self._buffer, offset)
 
-    def walk(self, spec: ArenaSpec) -> dict[str, list[Array]]:
+    def arrays(self, spec: ArenaSpec) -> dict[str, list[Array]]:
         slots = spec.capacity
         return {
-            "cells": [self.take((slots,), np.int64) for _ in range(_FRONT_END_CELLS)],
-            "ends": [self.take((slots,), np.int64) for _ in range(_COMBINER_CELLS)],
-            "done": [self.take((len(spec.members), slots), np.int64)],
-            "views": [self.take((slots, *view.shape), view.dtype) for view in spec.views],
+            "cells": [self.allocate((slots,), np.int64) for _ in range(_FRONT_END_CELLS)],
+            "ends": [self.allocate((slots,), np.int64) for _ in range(_COMBINER_CELLS)],
+            "done": [self.allocate((len(spec.members), slots), np.int64)],
+            "views": [self.allocate((slots, *view.shape), view.dtype) for view in spec.views],
             "blocks": [
-                self.take((len(block.members), slots, *block.shape), DTYPES[block.datatype])
+                self.allocate((len(block.members), slots, *block.shape), DTYPES[block.datatype])
                 for block in spec.blocks
             ],
-            "answers": [self.take((slots, answer_stride(spec.ensembles)), np.uint8)],
-            "scores": [self.take((slots, _scores(spec.ensembles)), np.float32)],
+            "answers": [self.allocate((slots, answer_stride(spec.ensembles)), np.uint8)],
+            "scores": [self.allocate((slots, _scores(spec.ensembles)), np.float32)],
         }
 
 
@@ -158,14 +203,14 @@ class Arena:
         ended: int64 [slots]; used: uint64 [slots].
         views: the stored inputs, each [slots, *shape].
         predictions: each member's area, [slots, *shape].
-        blocks: the areas of members whose outputs agree, [members of the block, slots, *shape].
-        scores: how much the members agree, where `terms` ask for it, FP32 [slots, scores].
+        blocks: the areas of members with equal outputs, [members of the block, slots, *shape].
+        scores: the uncertainty scores of rows whose `terms` want them, FP32 [slots, scores].
     """
 
     def __init__(self, memory: SharedMemory, spec: ArenaSpec) -> None:
         self.spec = spec
         self.capacity = spec.capacity
-        arrays = _Cursor(memoryview(memory.buffer), spec.offset).walk(spec)
+        arrays = _Layout(memoryview(memory.buffer), spec.offset).arrays(spec)
         cells, ends = arrays["cells"], arrays["ends"]
         self.row: Cells = cells[0].view(np.int64)
         self.ensemble: Cells = cells[1].view(np.int64)
@@ -179,46 +224,47 @@ class Arena:
         self.blocks = arrays["blocks"]
         self._answers = arrays["answers"][0]
         self.scores = arrays["scores"][0]
-        self._bits = (np.uint64(1) << np.arange(len(spec.members), dtype=np.uint64))[:, np.newaxis]
+        #: The bit of each member in a mask, uint64 [members, 1].
+        self.bits = (np.uint64(1) << np.arange(len(spec.members), dtype=np.uint64))[:, np.newaxis]
         self.predictions: list[Array] = [np.empty(0)] * len(spec.members)
         for block_spec, block in zip(spec.blocks, self.blocks, strict=True):
             for position, member in enumerate(block_spec.members):
                 self.predictions[member] = block[position]
 
     def slots(self, start: int, stop: int) -> slice:
-        """The slots of the range [start, stop), which lies within one segment."""
+        """Return the slots of the range [start, stop), which lies within one segment."""
         first = start % self.capacity
         return slice(first, first + stop - start)
 
-    def numbers(self, start: int, stop: int) -> Cells:
-        """The row numbers of the range [start, stop)."""
+    def row_numbers(self, start: int, stop: int) -> Cells:
+        """Return the row numbers of the range [start, stop)."""
         return np.arange(start, stop, dtype=np.int64)
 
     def answers(self, ensemble: EnsembleSpec) -> Array:
-        """The answers of one ensemble, [slots, *output shape], possibly strided."""
+        """Return the answers of one ensemble, [slots, *output shape], possibly strided."""
         output = ensemble.output
         flat = self._answers[:, : output.row_bytes].view(output.dtype)
         return flat.reshape((self.capacity, *output.shape), copy=False)
 
     def answer_bytes(self, ensemble: EnsembleSpec, start: int, stop: int) -> bytes:
-        """A copy of the answers of [start, stop), row-major."""
+        """Return a copy of the answers of [start, stop), row-major."""
         return self._answers[self.slots(start, stop), : ensemble.output.row_bytes].tobytes()
 
     def may_end(self, start: int, stop: int) -> bool:
         """Whether the combiner could end, or defer, any row of [start, stop) by now.
 
-        If not, another member or the front-end has the next word on each of them.
+        If not, each of them still waits for another member or for the front-end.
         """
-        slots, rows = self.slots(start, stop), self.numbers(start, stop)
-        settled = np.abs(self.done[:, slots]) == rows
-        missing = (self.expected[slots] & self._bits) != 0
-        missing &= ~settled
-        is_ready = ~missing.any(axis=0)
+        slots, rows = self.slots(start, stop), self.row_numbers(start, stop)
+        is_done = np.abs(self.done[:, slots]) == rows
+        is_missing = (self.expected[slots] & self.bits) != 0
+        is_missing &= ~is_done
+        is_ready = ~is_missing.any(axis=0)
         is_ready |= (self.terms[slots] & EARLY) != 0
         is_ready |= self.closing[slots] == rows
         return bool(is_ready.any())
 
     def last_row(self) -> int:
-        """The highest row number that anybody has ever written down (`row` may be cleared)."""
+        """Return the highest row number in any cell (`row` itself may be cleared)."""
         cells = (self.row, self.closing, self.ended, self.done)
         return max(int(np.abs(array).max()) for array in cells)

@@ -1,9 +1,9 @@
-"""How every child process of the server starts and ends.
+"""The child's side of a process of the server: how it starts, reports its status, and ends.
 
-Runs in each child, after `workers.runtime.child_main`. Its channel with the supervisor:
+Runs in each child, after `workers.runtime.child_main`. Its channels with the supervisor:
 
 - stdin: the role's spec as one line of JSON, then whatever the role listens for; its end means
-  that the supervisor has let go of the child, or is dead: either way the child must end;
+  that the supervisor has released the child or is dead: either way the child must end;
 - the descriptor that is its first argument: status lines (`Started` or `Failed`);
 - the descriptor that is its second argument: the log. What libraries print on stdout and stderr is
   read by the supervisor, which logs it.
@@ -28,14 +28,23 @@ import msgspec
 from setproctitle import setproctitle
 
 from workers.runtime.child_main import flush_c
-from workers.runtime.log_lines import Speaker
-from workers.runtime.logs import flush, set_up_logging, settings_of
+from workers.runtime.logs import ProcessName, flush, log_settings, set_up_logging
+from workers.runtime.spec import DeviceSpec
 
-__all__ = ["Failed", "Started", "Status", "end_with_supervisor", "run_role"]
+__all__ = [
+    "Failed",
+    "Started",
+    "StatusChannel",
+    "bind_to_device",
+    "exit_with_supervisor",
+    "run_role",
+]
 
 _PR_SET_PDEATHSIG = 1
-#: What is told of an error is a line of the status channel, whose reader takes 64 KiB of one.
+#: An error becomes one line of the status channel, whose reader accepts 64 KiB.
 _MAX_ERROR = 8000
+#: Below the front-end.
+_NICE = 5
 
 _Spec = TypeVar("_Spec")
 
@@ -45,16 +54,16 @@ class Started(msgspec.Struct, frozen=True, tag=True):
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
-    """The child can't start or go on; it exits with status 1."""
+    """The child can't start or continue; it exits with status 1."""
 
     error: str
 
 
-class Status:
+class StatusChannel:
     """The child's end of its status channel.
 
     Attributes:
-        has_started: whether it has said so.
+        has_started: whether `Started` was sent.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
@@ -62,7 +71,7 @@ class Status:
         self.has_started = False
 
     def send(self, status: msgspec.Struct) -> None:
-        """Write one line: of the child's status, or what else its parent waits for.
+        """Write one line: the child's status, or another message that its parent waits for.
 
         A parent that is gone is no error: the child ends anyway.
         """
@@ -73,28 +82,27 @@ class Status:
 
 
 def run_role(
-    speaker: Callable[[_Spec], Speaker],
+    name_of: Callable[[_Spec], ProcessName],
     spec_type: type[_Spec],
-    main: Callable[[_Spec, BinaryIO, Status], None],
+    main: Callable[[_Spec, BinaryIO, StatusChannel], None],
 ) -> None:
     """Run a role to its end: `main` gets its spec, the rest of stdin and its status channel.
 
-    The descriptors of the status channel and of the log are the arguments of the command line.
-    In the list of processes and in the log it is called what its `speaker` says. An exception
-    becomes a `Failed` line and exit status 1. The supervisor tells of it if the child was not up
-    yet, later the log does.
+    The command line holds the descriptors of the status channel and of the log. An exception
+    becomes a `Failed` line and exit status 1; the supervisor reports it if the child had not
+    started yet, otherwise the log does.
     """
     _die_with_parent()
-    # What a terminal, or an init, sends to the whole group is the supervisor's.
+    # Signals that a terminal, or an init, sends to the whole group are for the supervisor.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     commands = os.fdopen(os.dup(0), "rb", buffering=0)
     status_fd, log_fd = map(int, sys.argv[1:3])
-    status = Status(os.fdopen(status_fd, "wb"))
+    status = StatusChannel(os.fdopen(status_fd, "wb"))
     spec = msgspec.json.decode(_first_line(commands), type=spec_type)
-    name = speaker(spec)
+    name = name_of(spec)
     setproctitle(name.title)
-    set_up_logging(name, *settings_of(os.environ), fd=log_fd)
+    set_up_logging(name, *log_settings(os.environ), fd=log_fd)
     try:
         main(spec, commands, status)
     except BaseException as error:
@@ -105,12 +113,12 @@ def run_role(
     _exit(0)
 
 
-def end_with_supervisor(commands: BinaryIO, on_end: Callable[[], None] = lambda: None) -> None:
-    """Exit as soon as stdin ends. For roles with no commands to hear.
+def exit_with_supervisor(commands: BinaryIO, on_end: Callable[[], None] = lambda: None) -> None:
+    """Exit as soon as stdin ends; for roles that receive no commands.
 
     Args:
         commands: stdin.
-        on_end: puts away what there is, from a thread of its own.
+        on_end: cleans up, in a thread of its own.
     """
 
     def wait() -> None:
@@ -120,6 +128,17 @@ def end_with_supervisor(commands: BinaryIO, on_end: Callable[[], None] = lambda:
         _exit(0)
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def bind_to_device(device: DeviceSpec) -> None:
+    """Bind this process to a device, at a lower priority than the front-end's.
+
+    To be called before any inference runtime is imported, which reads the environment.
+    """
+    os.nice(_NICE)
+    if device.cores:
+        os.sched_setaffinity(0, device.cores)
+    os.environ.update(device.environment)
 
 
 def _exit(code: int) -> NoReturn:
@@ -139,5 +158,5 @@ def _first_line(stream: BinaryIO) -> bytes:
 
 
 def _die_with_parent() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: stdin's end must do
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: the end of stdin must do
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""Where results that are worth keeping between runs lie: models made by recipes, signatures.
+"""The cache directory: results worth keeping between runs, such as built models and signatures.
 
-Used by the supervisor, by inspection and by the recipes' child processes. Files appear under
-their final name only when they are complete, so any number of processes may share the directory.
+Used by the supervisor, the model builder and inspection. Files appear under their final name only
+when they are complete, so any number of processes may share the directory.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ __all__ = ["cache_dir", "cache_part", "write_atomically"]
 
 
 def cache_dir() -> Path:
-    """Return the cache directory, made (for its owner alone) if it is missing.
+    """Return the cache directory, after creating it (for its owner alone) if it is missing.
 
     It is ``$ENSEMBLED_CACHE``, else ``$XDG_CACHE_HOME/ensembled``, else ``~/.cache/ensembled``.
 
     Raises:
-        OSError: if it can't be made.
+        OSError: if it can't be created.
     """
     chosen = os.environ.get("ENSEMBLED_CACHE")
     if chosen:
@@ -34,19 +34,19 @@ def cache_dir() -> Path:
 
 
 def cache_part(name: str) -> Path:
-    """Return a directory within the cache directory, made if it is missing, for its owner alone.
+    """Return a subdirectory of the cache for its owner alone, after creating it if it is missing.
 
-    Models and signatures in it are believed, so nobody else may have put them there.
+    Models and signatures in it are trusted, so nobody else may be able to put them there.
 
     Raises:
-        OSError: if it can't be made, or belongs to another user.
+        OSError: if it can't be created, or belongs to another user.
     """
     directory = cache_dir() / name
     directory.mkdir(mode=0o700, exist_ok=True)
-    found = directory.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise PermissionError(f"{directory} is not a directory of this user")
-    if found.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         directory.chmod(0o700)
     return directory
 

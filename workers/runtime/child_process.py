@@ -1,76 +1,213 @@
-"""How a parent starts a child: the command, and a question to a child that ends with its answer.
+"""The parent's side of child processes: the command, what a child prints, and one-shot children.
 
-Used in processes that start others. A child's stdout and stderr belong to what libraries print
-there (`workers.runtime.printed`); what the child itself has to say goes through a descriptor of its
-own.
+Used in processes that start others, and in the supervisor for its own stdout. A child's stdout and
+stderr belong to its libraries: bytes of these flow in, records of `logging` flow out. The child's
+own results go through a separate descriptor. The output of a child that is killed has been read
+until then; a flood of it is limited by the log's filter (`workers.runtime.logs`), per child.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from workers.runtime.printed import PrintReader
+from workers.runtime.child_main import flush_c
+from workers.runtime.logs import MAX_BYTES
 
-__all__ = ["Ended", "ask_child", "child_command"]
+__all__ = [
+    "ChildResult",
+    "OutputLogger",
+    "OutputReader",
+    "child_command",
+    "describe_exit",
+    "log_stdout",
+    "run_child",
+]
+
+_log = logging.getLogger(__name__)
+_CHUNK_BYTES = 1 << 16
+_STDOUT = 1
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What has become of a child.
+class ChildResult:
+    """The result of a child that has ended.
 
     Attributes:
-        code: its exit status, negative if a signal ended it.
-        answer: what it wrote.
-        last_line: the last line that was printed in it.
+        answer: what it wrote to its descriptor; empty if a signal killed it.
+        exit: how it ended, see `describe_exit`.
     """
 
-    code: int
     answer: bytes
-    last_line: str
+    exit: str
+
+
+def describe_exit(code: int, last_line: str) -> str:
+    """Return ``died of SIGSEGV``, or ``exited 3: the last line that it printed``."""
+    if code < 0:
+        return f"died of {signal.Signals(-code).name}"
+    return f"exited {code}: {last_line or 'no message'}"
 
 
 def child_command(module: str, *arguments: str | int) -> list[str]:
-    """Return the command of a child.
+    """Return the command line of a child that runs a module as a program.
 
     Args:
-        module: what it runs as a program.
-        arguments: its descriptors among them.
+        module: its dotted name.
+        arguments: its arguments, inherited descriptors among them.
     """
-    # -P: a directory `workers` where the user happens to be is not ours. -u: see the module.
+    # -P: a directory `workers` in the current directory is not ours. -u: see the module.
     return [
         *(sys.executable, "-u", "-P", "-m", "workers.runtime.child_main", module),
         *map(str, arguments),
     ]
 
 
-def ask_child(source: str, module: str, question: bytes, timeout_s: float) -> Ended:
-    """Run a child that reads a question from stdin and writes an answer to its descriptor.
+def run_child(source: str, module: str, data: bytes, timeout_s: float) -> ChildResult:
+    """Run a child that reads `data` from stdin and writes its answer to a descriptor.
 
     Args:
-        source: what the log calls it if something is printed in it.
+        source: the child's name in the log, if something is printed in it.
         module: what it runs; its first argument is the descriptor.
-        question: the bytes on its stdin.
+        data: the bytes on its stdin.
         timeout_s: how long it may take.
 
     Raises:
         subprocess.TimeoutExpired: if it takes longer; it was killed.
     """
     with tempfile.TemporaryFile() as answer:
-        printed = PrintReader(source)
+        output = OutputReader(source)
         try:
             child = subprocess.run(
                 child_command(module, answer.fileno()),
-                input=question,
-                stdout=printed.fd,
-                stderr=printed.fd,
+                input=data,
+                stdout=output.fd,
+                stderr=output.fd,
                 pass_fds=(answer.fileno(),),
                 timeout=timeout_s,
                 check=False,
             )
         finally:
-            printed.started()
+            output.close_fd()
         answer.seek(0)
-        return Ended(child.returncode, answer.read(), printed.last_line())
+        written = answer.read() if child.returncode >= 0 else b""
+        return ChildResult(written, describe_exit(child.returncode, output.last_line()))
+
+
+class OutputLogger:
+    """Logs the output of one process line by line.
+
+    Args:
+        source: the process's name.
+        level: of the records.
+
+    Attributes:
+        last: the last line that was not blank.
+    """
+
+    def __init__(self, source: str, level: int = logging.WARNING) -> None:
+        self._source = source
+        self._level = level
+        self._rest = b""
+        self.last = ""
+
+    def feed(self, data: bytes) -> None:
+        """Log the lines that this output completes; a very long one is logged in pieces."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) >= MAX_BYTES:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._emit(line)
+
+    def end(self) -> None:
+        """Log the last line even if its newline is missing."""
+        self._emit(self._rest)
+        self._rest = b""
+
+    def _emit(self, line: bytes) -> None:
+        text = line[:MAX_BYTES].decode(errors="replace").strip()
+        if not text:
+            return
+        self.last = text
+        if _log.isEnabledFor(self._level):
+            # The source stands in for the file name: the log limits floods by place.
+            arguments = (self._source, text)
+            record = _log.makeRecord(
+                _log.name, self._level, self._source, 0, "%s printed: %s", arguments, None
+            )
+            _log.handle(record)
+
+
+class OutputReader:
+    """Logs a child's output from a thread; for parents without an event loop.
+
+    Args:
+        source: see `OutputLogger`.
+        level: see `OutputLogger`.
+
+    Attributes:
+        fd: the child's stdout and stderr; to be closed here (`close_fd`) once the child has it.
+    """
+
+    def __init__(self, source: str, level: int = logging.WARNING) -> None:
+        self._lines = OutputLogger(source, level)
+        reader, self.fd = os.pipe()
+        self._thread = threading.Thread(
+            target=self._read, args=(reader,), name="child output", daemon=True
+        )
+        self._thread.start()
+
+    def close_fd(self) -> None:
+        """Close this process's copy: the child has its own, or could not be started."""
+        os.close(self.fd)
+
+    def last_line(self, timeout_s: float = 1.0) -> str:
+        """Wait for the end of the output, and return its last line.
+
+        Args:
+            timeout_s: for how long; a grandchild may keep the inherited descriptor open.
+        """
+        self._thread.join(timeout_s)
+        return self._lines.last
+
+    def _read(self, fd: int) -> None:
+        with contextlib.suppress(OSError):
+            while data := os.read(fd, _CHUNK_BYTES):
+                self._lines.feed(data)
+        self._lines.end()
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def log_stdout(source: str) -> Iterator[None]:
+    """Log what this process prints on stdout within the block, at its end.
+
+    The output goes through a file: C code that blocks on a full pipe may hold up its reader.
+
+    Args:
+        source: this process's name.
+    """
+    with tempfile.TemporaryFile() as file, open(_STDOUT, "w", closefd=False) as stream:
+        before = os.dup(_STDOUT)
+        os.dup2(file.fileno(), _STDOUT)
+        try:
+            with contextlib.redirect_stdout(stream):
+                yield
+        finally:
+            stream.flush()
+            flush_c()
+            os.dup2(before, _STDOUT)
+            os.close(before)
+            file.seek(0)
+            lines = OutputLogger(source, logging.INFO)
+            lines.feed(file.read(_CHUNK_BYTES))
+            lines.end()

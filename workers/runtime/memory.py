@@ -1,4 +1,4 @@
-"""The shared memory and its board of process states.
+"""The shared memory and the board in it, where processes publish their state.
 
 Used in every process. The supervisor creates the memory, children inherit its file descriptor.
 It is anonymous (`memfd`, or an unlinked temporary file where that is missing): nothing appears
@@ -18,13 +18,13 @@ from workers.runtime.spec import MemorySpec
 
 __all__ = ["BOARD_CELLS", "BoardRow", "SharedMemory", "board_bytes", "create_memory"]
 
-#: Cells of a process on the board; a full cache line, so that writers don't disturb each other.
+#: Cells of a process on the board: a full cache line, against false sharing.
 BOARD_CELLS = 8
 _BEAT, _EXECUTING, _LIMIT, _PID, _STARTS = range(5)
 
 
 def board_bytes(processes: int) -> int:
-    """Size of the board for that many processes, in bytes (a multiple of the page size)."""
+    """Return the size of the board for that many processes, a multiple of the page size."""
     page = mmap.PAGESIZE
     return -(-processes * BOARD_CELLS * 8 // page) * page
 
@@ -45,16 +45,16 @@ def create_memory(nbytes: int) -> int:
 
 
 class BoardRow:
-    """What one process publishes about itself; it alone writes, the supervisor reads.
+    """The published state of one process; it alone writes, the supervisor reads.
 
     - beat: when its loop last went round, monotonic ns;
-    - executing: the job it is running, or the user's rule (`workers.combiner.rule_guard`); 0 when
-    idle;
-    - limit: when that job counts as hung, monotonic ns.
+    - executing: the job, or the user's rule (`workers.combiner.rule_guard`), that it runs; 0 if
+      idle;
+    - limit: when that counts as hung, monotonic ns.
 
-    Two cells are the supervisor's, for the front-end's metrics:
+    Two cells are written by the supervisor, for the front-end's metrics:
 
-    - pid: of the process, 0 if none is there;
+    - pid: of the process, 0 if there is none;
     - starts: how many there were.
     """
 
@@ -62,36 +62,36 @@ class BoardRow:
         self._cells = cells
 
     def beat(self) -> None:
-        """Say that the loop went round."""
+        """Record that the loop went round."""
         self._cells[_BEAT] = time.monotonic_ns()
 
     def begin(self, job: int, limit_ns: int) -> None:
-        """Say that this job, or rule, is being executed, and when it counts as hung."""
+        """Record that a job, or a rule, is being executed, and when it counts as hung."""
         self._cells[_LIMIT] = limit_ns
         self._cells[_EXECUTING] = job
 
     def end(self, now_ns: int) -> None:
-        """Say that nothing is being executed; the loop has come round."""
+        """Record that nothing is being executed, and a beat."""
         self._cells[_BEAT] = now_ns
         self._cells[_EXECUTING] = 0
 
     def clear(self) -> None:
-        """Forget a former incarnation (written by the supervisor while no process is there)."""
+        """Reset what an earlier incarnation wrote (by the supervisor, while there is none)."""
         self._cells[_EXECUTING] = 0
         self._cells[_BEAT] = 0
 
-    def note_start(self, pid: int) -> None:
-        """Say which process was started."""
+    def record_start(self, pid: int) -> None:
+        """Record that a process was started."""
         self._cells[_PID] = pid
         self._cells[_STARTS] += 1
 
-    def note_end(self) -> None:
-        """Say that the process was waited for."""
+    def record_exit(self) -> None:
+        """Record that the process has been reaped."""
         self._cells[_PID] = 0
 
     @property
     def pid(self) -> int:
-        """The process that is there, 0 if none."""
+        """The running process, 0 if there is none."""
         return int(self._cells[_PID])
 
     @property
@@ -101,18 +101,18 @@ class BoardRow:
 
     @property
     def has_begun(self) -> bool:
-        """Whether its loop has ever gone round: before, it holds nothing."""
+        """Whether its loop has ever gone round: before, it holds no work."""
         return bool(self._cells[_BEAT])
 
     @property
     def executing(self) -> int:
-        """What is being executed, 0 if nothing."""
+        """The job, or rule, that is being executed, 0 if none."""
         return int(self._cells[_EXECUTING])
 
     def is_hung(self, now_ns: int, beat_limit_ns: int) -> bool:
         """Whether the process overran its job's limit or, idle, missed its beats.
 
-        A process that has never beaten is still starting: that has a deadline of its own.
+        A process that has never beaten is still starting, which has a deadline of its own.
         """
         beat = self._cells[_BEAT]
         if beat == 0:
@@ -131,6 +131,6 @@ class SharedMemory:
         self._board = memoryview(self.buffer)[: board_bytes(len(spec.processes))].cast("q")
 
     def board(self, process: str) -> BoardRow:
-        """The row of the process with that name."""
+        """Return the row of the process with that name."""
         first = self.spec.processes.index(process) * BOARD_CELLS
         return BoardRow(self._board[first : first + BOARD_CELLS])

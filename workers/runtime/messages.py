@@ -1,7 +1,7 @@
-"""The messages between processes: small, typed, one union per receiver. Payload never travels.
+"""The messages between processes: small and typed, one union per receiver, without payload.
 
 Used in every process; encoded with msgpack. Ranges are [start, stop) in absolute row numbers.
-A message whose epoch is not the present front-end's is dropped by its receiver.
+A receiver drops messages whose epoch is not that of the current front-end.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ __all__ = [
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
-    """One batch for one member: several ranges are gathered into it. Ids grow and never repeat.
+    """One batch for one instance, gathered from several ranges. Ids grow and never repeat.
 
     Attributes:
-        traces: spans of the requests in it that are traced (see `workers.runtime.tracing`).
+        traces: the spans of its traced requests (see `workers.runtime.tracing`).
     """
 
     id: int
@@ -51,13 +51,13 @@ class Assign(msgspec.Struct, frozen=True, array_like=True, tag=1):
 
 
 class Reset(msgspec.Struct, frozen=True, array_like=True, tag=2):
-    """Front-end to worker and combiner: a new front-end is there; say Hello when you are idle."""
+    """Front-end to worker and combiner: a new front-end has started; reply with a hello."""
 
     epoch: int
 
 
 class Predictions(msgspec.Struct, frozen=True, array_like=True):
-    """A member has settled these rows of an arena: predicted them or failed on them."""
+    """A member is done with these rows of an arena: it has predicted them or failed on them."""
 
     arena: int
     start: int
@@ -66,13 +66,13 @@ class Predictions(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Predicted(msgspec.Struct, frozen=True, array_like=True, tag=3):
-    """Worker (or, for one that died, front-end) to combiner: look at these rows again."""
+    """Worker (or, for one that died, front-end) to combiner: check these rows again."""
 
     ranges: tuple[Predictions, ...]
 
 
 class Close(msgspec.Struct, frozen=True, array_like=True, tag=4):
-    """Front-end to combiner: end these rows with what is there (`closing` holds their numbers)."""
+    """Front-end to combiner: end these rows now (`closing` holds their numbers)."""
 
     arena: int
     start: int
@@ -80,10 +80,10 @@ class Close(msgspec.Struct, frozen=True, array_like=True, tag=4):
 
 
 class Hello(msgspec.Struct, frozen=True, array_like=True, tag=5):
-    """Worker to front-end, at its start, after a reset and while idle: it repairs lost messages.
+    """Worker to front-end, at its start, after a reset and while idle; repairs lost messages.
 
     Attributes:
-        epoch: the front-end it belongs to, 0 at first.
+        epoch: of the front-end that it knows, 0 at first.
         finished: the last job it finished.
         latencies: per instance, seconds of a warm batch of one row and of a full one.
     """
@@ -94,19 +94,19 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):
-    """A job is over, after that many seconds of work.
+    """A job is over, after `elapsed_s` seconds of work.
 
     Attributes:
-        flawless: whether every row of it was predicted: none failed, none was skipped.
+        all_predicted: whether no row of it failed or was skipped.
     """
 
     job: int
     elapsed_s: float
-    flawless: bool = False
+    all_predicted: bool = False
 
 
 class Ready(msgspec.Struct, frozen=True, array_like=True, tag=6):
-    """Worker to front-end: these jobs are over, there is room for more."""
+    """Worker to front-end: these jobs are over, the worker can accept more."""
 
     epoch: int
     finished: tuple[Finished, ...]
@@ -116,7 +116,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True):
     """Rows of one ensemble that rest on the same members have ended; failed unless `answered`.
 
     Attributes:
-        certain: only their best class is wanted, and no member that is missing could change it.
+        certain: only their best class is wanted, and no missing member could change it.
     """
 
     arena: int
@@ -135,7 +135,7 @@ class Combined(msgspec.Struct, frozen=True, array_like=True, tag=7):
 
 
 class Deferred(msgspec.Struct, frozen=True, array_like=True):
-    """Rows whose answer is not sure enough after a stage of their cascade."""
+    """Rows whose answer is not confident enough after a stage of their cascade."""
 
     arena: int
     start: int
@@ -146,7 +146,7 @@ class Deferred(msgspec.Struct, frozen=True, array_like=True):
 class Unsure(msgspec.Struct, frozen=True, array_like=True, tag=9):
     """Combiner to front-end: let the next stage of their cascade predict these rows.
 
-    It is said again until the rows' terms name a later stage.
+    Repeated until the rows' terms name a later stage.
     """
 
     deferred: tuple[Deferred, ...]

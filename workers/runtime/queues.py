@@ -1,44 +1,65 @@
-"""The queues between the processes: rings and bells in one block of the shared memory.
+"""The queues between processes: rings in one block of the shared memory, and bells that wake.
 
-Used in every process. The payload of requests lies in the arenas; here are the small messages that
-speak of it (`workers.runtime.messages`)::
+Used in every process. Payload lies in the arenas; the queues carry the small messages that refer to
+it (`workers.runtime.messages`)::
 
     front-end --assigned[device]--> worker --predicted[device]--> combiner --combined--> front-end
                                     worker --finished[device]---> front-end
 
-Every record of a worker's rings carries the worker's incarnation: what was meant for a former one,
-or comes from it, is dropped. All else, and what has no room, goes over ZeroMQ.
+Every record of a worker's rings is tagged with the worker's incarnation: records for or from an
+earlier one are dropped. Everything else, and what a ring has no space for, goes over ZeroMQ.
 
-The block: each process's `asleep` cell, each worker's `wanted` cell, then the rings; every cell on
-a cache line of its own, and none with two writers.
+The block holds each process's `asleep` cell, each worker's `wanted` cell, then the rings; every
+cell lies on a cache line of its own, and none has two writers.
+
+A process that is about to sleep sets its `asleep` cell, looks at its rings once more, and waits. A
+producer looks at the cell after it has pushed a record, and rings the bell only if it is set (as
+virtio and io_uring suppress notifications)::
+
+    consumer   asleep = 1 | fence | are the rings empty? | wait        | asleep = 0
+    producer                record, tail | fence | asleep? | ring
+
+At least one of the two sees what the other has stored. A bell is an eventfd, or an empty ZeroMQ
+message. A bell that is lost (its ringer was killed just before) only costs time: every wait ends
+after a timeout.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
+import select
 from collections.abc import Callable, Iterable, Sequence
 
-from workers.runtime.bells import Bell, ring_eventfd
-from workers.runtime.rings import RING_HEADER_BYTES, Ring
+from workers.runtime.rings import RING_HEADER_BYTES, Ring, fence
 from workers.runtime.spec import InstanceSpec, QueuesSpec
 
-__all__ = ["Queues", "queues_bytes", "ring_bytes"]
+__all__ = ["Bell", "Queues", "Sleeper", "make_eventfds", "queues_bytes", "ring_bytes"]
 
-_LINE = 64
+_CACHE_LINE_BYTES = 64
 _RINGS_PER_DEVICE = 3
-_LEAST_BYTES = 1 << 16
-#: Of one row in a message, at most: a range of its own, and the span of its request.
+_MIN_RING_BYTES = 1 << 16
+#: The most that one row takes in a message: a range of its own, and the span of its request.
 _ROW_BYTES = 48
 _JOB_BYTES = 64
 
 
+def make_eventfds(count: int) -> tuple[int, ...]:
+    """Create eventfds for child processes to inherit; close them with `os.close`.
+
+    Raises:
+        OSError: if the process has no descriptors left.
+    """
+    return tuple([os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)])
+
+
 def ring_bytes(workers: Iterable[Sequence[InstanceSpec]]) -> int:
-    """The capacity of a ring, so that all jobs that any worker may hold have room.
+    """Return the ring capacity that fits all jobs that any worker may hold.
 
     Args:
-        workers: the instances of each. It holds one job of each, and two of one, at most.
+        workers: the instances of each. It holds at most one job per instance, and two of one.
     """
-    needed = _LEAST_BYTES
+    needed = _MIN_RING_BYTES
     for instances in workers:
         batches = [instance.batch for instance in instances]
         rows = sum(batches) + 2 * max(batches, default=0)
@@ -47,23 +68,81 @@ def ring_bytes(workers: Iterable[Sequence[InstanceSpec]]) -> int:
 
 
 def queues_bytes(spec: QueuesSpec) -> int:
-    """The size of the block."""
-    cells = (len(spec.processes) + len(spec.devices)) * _LINE
+    """Return the size of the block."""
+    cells = (len(spec.processes) + len(spec.devices)) * _CACHE_LINE_BYTES
     rings = _RINGS_PER_DEVICE * len(spec.devices) + 1
     return cells + rings * (RING_HEADER_BYTES + spec.ring_bytes)
+
+
+class Bell:
+    """Wakes one process; held by those that push into its rings.
+
+    Attributes:
+        ring: wakes the process unconditionally.
+    """
+
+    def __init__(self, asleep: memoryview, ring: Callable[[], None]) -> None:
+        self._asleep = asleep
+        self.ring = ring
+
+    def is_needed(self) -> bool:
+        """Whether the process may sleep without having seen what was pushed just now."""
+        fence()
+        return bool(self._asleep[0])
+
+    def ring_if_needed(self) -> None:
+        """Wake the process if it sleeps."""
+        if self.is_needed():
+            self.ring()
+
+
+class Sleeper:
+    """The consumer's side of a bell, in a process that has nothing else to wait for.
+
+    Args:
+        asleep: the process's cell.
+        rings: those that it reads.
+        descriptors: end its sleep whenever they become readable (edge-triggered).
+    """
+
+    def __init__(
+        self, asleep: memoryview, rings: Sequence[Ring], descriptors: Sequence[int]
+    ) -> None:
+        self._asleep = asleep
+        self._rings = rings
+        self._epoll = select.epoll()
+        for descriptor in descriptors:
+            self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep until a ring has a record, a descriptor is readable, or the timeout is over.
+
+        Returns:
+            Whether there is something to do; false after a timeout.
+        """
+        if not self._is_idle():
+            return True
+        self._asleep[0] = 1
+        fence()
+        is_rung = self._is_idle() and self._epoll.poll(timeout_s)
+        self._asleep[0] = 0
+        return bool(is_rung) or not self._is_idle()
+
+    def _is_idle(self) -> bool:
+        return all([ring.is_empty for ring in self._rings])
 
 
 class Queues:
     """One process's view of the block.
 
     Args:
-        buffer: the shared memory that it lies in.
+        buffer: the shared memory that holds it.
         spec: of the block.
 
     Attributes:
-        asleep: by process, its cell; it alone writes it.
-        wanted: by device, whether the front-end sleeps and is to be woken for what is finished
-            there; the front-end writes it.
+        asleep: each process's cell, by its name; it alone writes it.
+        wanted: by device, whether the sleeping front-end wants to be woken for finished jobs; the
+            front-end writes it.
         assigned: by device, `Assign` from the front-end to the worker.
         finished: by device, `Ready` from the worker to the front-end.
         predicted: by device, `Predicted` from the worker to the combiner.
@@ -74,31 +153,37 @@ class Queues:
         self._rest = memoryview(buffer)[spec.offset : spec.offset + queues_bytes(spec)]
         ring = RING_HEADER_BYTES + spec.ring_bytes
         self.asleep = {name: self._cell() for name in spec.processes}
-        self._descriptors = dict(zip(spec.processes, spec.bells, strict=False))
+        self._eventfds = dict(zip(spec.processes, spec.bells, strict=False))
         self.wanted = {device: self._cell() for device in spec.devices}
-        self.assigned = {device: Ring(self._take(ring)) for device in spec.devices}
-        self.finished = {device: Ring(self._take(ring)) for device in spec.devices}
-        self.predicted = {device: Ring(self._take(ring)) for device in spec.devices}
-        self.combined = Ring(self._take(ring))
+        self.assigned = {device: Ring(self._slice(ring)) for device in spec.devices}
+        self.finished = {device: Ring(self._slice(ring)) for device in spec.devices}
+        self.predicted = {device: Ring(self._slice(ring)) for device in spec.devices}
+        self.combined = Ring(self._slice(ring))
 
     def bell(self, process: str, ring: Callable[[], None]) -> Bell:
-        """How to wake a process.
+        """Return the bell of a process.
 
         Args:
             process: its name.
-            ring: wakes it over ZeroMQ, if that is what rings.
+            ring: wakes it over ZeroMQ, where there are no eventfds.
         """
-        descriptor = self._descriptors.get(process)
-        return Bell(self.asleep[process], ring if descriptor is None else ring_eventfd(descriptor))
+        eventfd = self._eventfds.get(process)
+        if eventfd is None:
+            return Bell(self.asleep[process], ring)
+
+        def write() -> None:
+            os.eventfd_write(eventfd, 1)
+
+        return Bell(self.asleep[process], write)
 
     def own_descriptors(self, process: str) -> tuple[int, ...]:
-        """What ends a process's sleep, apart from its sockets."""
-        descriptor = self._descriptors.get(process)
-        return () if descriptor is None else (descriptor,)
+        """Return the descriptors that end a process's sleep, apart from its sockets."""
+        eventfd = self._eventfds.get(process)
+        return () if eventfd is None else (eventfd,)
 
-    def _take(self, nbytes: int) -> memoryview:
-        taken, self._rest = self._rest[:nbytes], self._rest[nbytes:]
-        return taken
+    def _slice(self, nbytes: int) -> memoryview:
+        part, self._rest = self._rest[:nbytes], self._rest[nbytes:]
+        return part
 
     def _cell(self) -> memoryview:
-        return self._take(_LINE).cast("q")
+        return self._slice(_CACHE_LINE_BYTES).cast("q")

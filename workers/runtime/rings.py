@@ -1,7 +1,7 @@
 """A ring in shared memory: a queue of byte records from one producer process to one consumer.
 
-Used in every process; pure but for `fence`. Layout, one writer per cell, each on a cache line of
-its own::
+Used in every process; pure but for `fence`. Layout, with one writer per cell and each cell on a
+cache line of its own::
 
     0        64       128                                              128 + capacity
     +--------+--------+-----------------------------------------------+
@@ -9,15 +9,15 @@ its own::
     +--------+--------+-----------------------------------------------+
      consumer producer
 
-Head and tail are positions in bytes that only grow; what lies in between, modulo the capacity, is
-unread. A record is written before the tail that takes it in, and copied out before the head that
-gives its place back. So a process may be killed between any two stores: a record is there as a
-whole or not at all, and whoever follows goes on from the head and the tail in the memory.
+Head and tail are byte positions that only grow; what lies between them, modulo the capacity, is
+unread. A record is written before the tail moves past it, and copied out before the head moves past
+it. A process may therefore be killed between any two stores: a record is there as a whole or not at
+all, and a successor continues from the head and the tail in the memory.
 
-Python has no memory fences. An uncontended lock is taken and given back by atomic instructions,
-which on x86 are full fences; stores are not reordered with stores there, nor loads with loads. On
-Arm they order what CPython's lock orders, which is less than is promised here by the letter. So
-nobody depends on a fence for ever: whoever sleeps looks at its rings from time to time.
+Python has no memory fences. Acquiring and releasing an uncontended lock uses atomic instructions,
+which are full fences on x86, where stores are not reordered with stores nor loads with loads. On
+Arm they order what CPython's lock orders, which is formally less than what is needed here. No
+process therefore relies on a fence for ever: a sleeping one looks at its rings from time to time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import threading
 
 __all__ = ["RING_HEADER_BYTES", "Ring", "fence"]
 
-#: Before the records: head and tail.
+#: Head and tail, before the records.
 RING_HEADER_BYTES = 128
 _HEAD, _TAIL = 0, 8
 _RECORD = struct.Struct("<II")
@@ -37,7 +37,7 @@ _lock = threading.Lock()
 
 
 def fence() -> None:
-    """Let what was stored before be seen before anything that is loaded or stored after."""
+    """Order all earlier stores before all later loads and stores, as far as CPython can."""
     with _lock:
         pass
 
@@ -56,10 +56,10 @@ class Ring:
         self.capacity = len(self._data)
 
     def push(self, payload: bytes, tag: int = 0) -> bool:
-        """Append a record, with a number that says who sends it or whom it is for.
+        """Append a record, tagged with a number that identifies its sender or receiver.
 
         Returns:
-            Whether there was room; if not, nothing has changed.
+            Whether there was space; if not, nothing has changed.
         """
         cells, capacity = self._cells, self.capacity
         tail = cells[_TAIL]
@@ -87,7 +87,7 @@ class Ring:
         return bool(cells[_HEAD] == cells[_TAIL])
 
     def pop(self, limit: int = 256) -> list[tuple[int, bytes]]:
-        """Take out what is unread, at most `limit` records, each as (tag, payload)."""
+        """Remove and return the unread records, at most `limit`, each as (tag, payload)."""
         cells = self._cells
         head, tail = cells[_HEAD], cells[_TAIL]
         records: list[tuple[int, bytes]] = []
@@ -105,7 +105,7 @@ class Ring:
         return records
 
     def skip(self) -> None:
-        """Leave unread what a former consumer has left."""
+        """Discard everything unread, as left by an earlier consumer."""
         self._cells[_HEAD] = self._cells[_TAIL]
 
     def _read(self, first: int, last: int) -> bytes:

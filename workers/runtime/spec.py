@@ -1,7 +1,7 @@
-"""What a process is told when it starts: frozen, serialisable descriptions.
+"""The specs that processes start with: frozen, serialisable descriptions.
 
-Used in every process. The supervisor composes these from the configuration
-and hands each child one of them as a line of JSON; nothing here changes while a child lives.
+Used in every process. The supervisor composes them from the configuration and sends each child one
+of them as a line of JSON; none of them changes while a child lives.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ __all__ = [
     "MemorySpec",
     "ModelSignature",
     "ModelSource",
-    "OutputMeaning",
+    "OutputKind",
+    "PausedRule",
     "Preparation",
     "QueuesSpec",
     "Scaling",
@@ -35,7 +36,7 @@ __all__ = [
     "WorkerSpec",
 ]
 
-OutputMeaning = Literal["logits", "probabilities", "values", "class"]
+OutputKind = Literal["logits", "probabilities", "values", "class"]
 
 
 class TensorSpec(msgspec.Struct, frozen=True, dict=True):
@@ -62,11 +63,11 @@ class TensorSpec(msgspec.Struct, frozen=True, dict=True):
 
 
 class Preparation(msgspec.Struct, frozen=True):
-    """How an image becomes a `uint8` array [size, size, 3], RGB; the part that members can share.
+    """How an image becomes a `uint8` array [size, size, 3], RGB; members with equal ones share it.
 
     Attributes:
         size: height and width of the result, in pixels.
-        crop: the share of the resized short side that the central crop keeps, in (0, 1].
+        crop: the fraction of the resized short side that the central crop keeps, in (0, 1].
         interpolation: the resampling filter.
     """
 
@@ -107,11 +108,11 @@ class ModelSource(msgspec.Struct, frozen=True):
 
 
 class ModelSignature(msgspec.Struct, frozen=True):
-    """What inspection found out about a model.
+    """The inputs and the output of a model, as inspection finds them.
 
     Attributes:
         inputs: the model's inputs in its own order, by its own names.
-        output: the one output used.
+        output: the one output that is used.
         parameter_bytes: the size of its weights (the model file's size, 0 for a fake).
     """
 
@@ -121,16 +122,16 @@ class ModelSignature(msgspec.Struct, frozen=True):
 
 
 class DeviceSpec(msgspec.Struct, frozen=True):
-    """A device: a GPU or a group of CPU cores, whole or a part that others may use, too.
+    """A device: a GPU or a group of CPU cores, as a whole or a shared part.
 
     Attributes:
-        name: ``cuda:N`` or ``cpu:N``, or what the user calls a virtual device; unique.
-        kind: what profiles are looked up by, e.g. ``cpu-1`` (one core) or ``NVIDIA H200``.
-        memory_bytes: the memory its instances may take together.
+        name: ``cuda:N`` or ``cpu:N``, or the configured name of a virtual device; unique.
+        kind: the key of its profiles, e.g. ``cpu-1`` (one core) or ``NVIDIA H200``.
+        memory_bytes: the memory that its instances may use together.
         cores: for a CPU device, the core ids it is pinned to (empty for CUDA).
-        uuid: for CUDA, what CUDA_VISIBLE_DEVICES calls it; empty if that is not known.
-        pool: devices that name the same pool share their memory; empty for memory of its own.
-        virtual: whether it is a part of a device; on a GPU, its worker enforces `memory_bytes`.
+        uuid: for CUDA, its value in CUDA_VISIBLE_DEVICES; empty if unknown.
+        pool: devices of the same pool share their memory; empty for a device with its own.
+        virtual: whether it is a part of a device; on a GPU its worker enforces `memory_bytes`.
     """
 
     name: str
@@ -143,15 +144,15 @@ class DeviceSpec(msgspec.Struct, frozen=True):
 
     @property
     def is_cuda(self) -> bool:
-        """Whether this is a GPU: all are whose name or kind does not begin with ``cpu``."""
+        """Whether this is a GPU: neither its name nor its kind begins with ``cpu``."""
         return not any(text.lower().startswith("cpu") for text in (self.name, self.kind))
 
     @property
     def environment(self) -> dict[str, str]:
-        """What its process puts into its environment before it imports any runtime.
+        """Environment variables that its process sets before it imports any runtime.
 
-        A process sees its own GPU alone. So the order in which CUDA numbers GPUs does not matter,
-        and MIG slices work, of which CUDA shows one at most.
+        A process sees only its own GPU. The order in which CUDA numbers GPUs therefore does not
+        matter, and MIG slices work, of which CUDA shows at most one.
         """
         if self.is_cuda:
             return {"CUDA_VISIBLE_DEVICES": self.uuid} if self.uuid else {}
@@ -159,16 +160,16 @@ class DeviceSpec(msgspec.Struct, frozen=True):
 
     @property
     def cuda_index(self) -> int:
-        """By what number CUDA knows it in a process that has set up its `environment`.
+        """Its CUDA index in a process with its `environment`.
 
         Raises:
-            ValueError: if it is not a GPU, or neither its UUID nor its name tells which one.
+            ValueError: if neither its UUID nor its name identifies a GPU.
         """
         return 0 if self.uuid else int(self.name.removeprefix("cuda:"))
 
 
 class BlockSpec(msgspec.Struct, frozen=True):
-    """The prediction areas of members whose outputs agree: [members, slots, *shape]."""
+    """The prediction areas of members with equal outputs: [members, slots, *shape]."""
 
     members: tuple[int, ...]
     datatype: str
@@ -181,26 +182,25 @@ class BlockSpec(msgspec.Struct, frozen=True):
 
 
 class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
-    """One combination over the members of an arena (a member addressed by itself is one, too).
+    """A combination of members of an arena (also of one member that is addressed by itself).
 
     Attributes:
-        name: the model's name on the wire.
+        name: of the model that clients address.
         members: indices into the arena's members, in the ensemble's order.
         rule: name of the combination rule.
         weights: one per member for a weighted rule, else empty.
         quorum: the fewest members an answer may rest on.
         output: the combined answer of one row.
-        scores: names of the scores that tell how much its members agree
-        (`workers.combiner.scores`). columns: where the classes of its members differ, per member:
-        for each of the ensemble's
+        scores: names of its uncertainty scores (`workers.combiner.scores`).
+        columns: where the classes of its members differ, per member: for each of the ensemble's
             classes its column in that member's prediction, or -1; empty if all are the same.
-        trim: for `trimmed_mean`, the share of the members cut at each end, in [0, 0.5).
+        trim: for `trimmed_mean`, the fraction of the members cut at each end, in [0, 0.5).
         meta: for `stack`, its meta-model.
-        directory: for a user's own rule, where it is imported from beside the installed packages.
-        prediction: what its members predict of one row, where that is not like `output`.
-        stages: of a cascade, the masks of the members asked up to each stage; else empty.
-        thresholds: after each stage but the last, how sure an answer must be (its largest
-            probability) for the row to leave the cascade.
+        directory: for a custom rule, where it is imported from after the installed packages.
+        prediction: its members' prediction of one row, if that differs from `output`.
+        stages: of a cascade, the masks of the members that predict up to each stage; else empty.
+        thresholds: after each stage but the last, the confidence (the largest probability) with
+            which a row leaves the cascade.
     """
 
     name: str
@@ -225,12 +225,12 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def predicted(self) -> TensorSpec:
-        """What its members predict of one row, in the ensemble's classes."""
+        """Its members' prediction of one row, in the ensemble's classes."""
         return self.prediction or self.output
 
     @property
     def needs_all(self) -> bool:
-        """Whether its rule combines all of its members or none."""
+        """Whether its rule can combine only all of its members."""
         return self.meta is not None
 
 
@@ -262,7 +262,7 @@ class ArenaSpec(msgspec.Struct, frozen=True):
 
 
 class Scaling(msgspec.Struct, frozen=True):
-    """What a worker does to stored pixels: ``(x - mean) / std`` as FP32, per channel."""
+    """The scaling of stored pixels in a worker: ``(x - mean) / std`` as FP32, per channel."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
@@ -270,7 +270,7 @@ class Scaling(msgspec.Struct, frozen=True):
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """Where one input of a model comes from: a view of the arena, scaled if it holds pixels."""
+    """The source of one input of a model: a view of the arena, scaled if it holds pixels."""
 
     view: int
     scaling: Scaling | None = None
@@ -280,9 +280,9 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     """A non-zero cell of the allocation matrix: a member loaded on a device with its batch size.
 
     Attributes:
-        bindings: where the model's inputs come from, in its own order, which `signature` gives;
-            what is stored in another type than the model's is converted.
-        meaning: what the model's output means.
+        bindings: the sources of the model's inputs, in the order of `signature`; a stored type
+            that differs from the model's is converted.
+        output_kind: how the model's output is interpreted.
         temperature: divides logits; sharpens (below 1) or softens (above 1) probabilities.
         classes: for an output that is the index of a class, how many classes there are.
     """
@@ -293,20 +293,20 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     source: ModelSource
     signature: ModelSignature
     bindings: tuple[Binding, ...]
-    meaning: OutputMeaning
+    output_kind: OutputKind
     temperature: float = 1.0
     classes: int = 0
 
 
 class QueuesSpec(msgspec.Struct, frozen=True):
-    """The block of the shared memory with the queues between processes (`workers.runtime.queues`).
+    """The queues between processes in the shared memory (`workers.runtime.queues`).
 
     Attributes:
         offset: where it begins in the shared memory, in bytes.
         ring_bytes: the capacity of each ring.
-        processes: those that sleep and are woken.
+        processes: those that sleep and have a bell.
         devices: those whose workers have rings.
-        bells: the inherited eventfd of each process; empty if ZeroMQ wakes them.
+        bells: the inherited eventfd of each process; empty if ZeroMQ is the bell.
     """
 
     offset: int = 0
@@ -317,7 +317,7 @@ class QueuesSpec(msgspec.Struct, frozen=True):
 
 
 class MemorySpec(msgspec.Struct, frozen=True):
-    """The shared memory as an inherited file descriptor, and what lies in it."""
+    """The shared memory as an inherited file descriptor, and its contents."""
 
     fd: int
     nbytes: int
@@ -327,12 +327,12 @@ class MemorySpec(msgspec.Struct, frozen=True):
 
 
 class TracingSpec(msgspec.Struct, frozen=True):
-    """Where spans go.
+    """Where spans are exported to.
 
     Attributes:
-        endpoint: URL that takes OTLP/HTTP.
-        service_name: what the spans say they are from.
-        sample: share of the requests without a parent that are traced, in [0, 1].
+        endpoint: URL of an OTLP/HTTP receiver.
+        service_name: the `service.name` of the spans.
+        sample: fraction of the requests without a parent span that are traced, in [0, 1].
     """
 
     endpoint: str
@@ -341,7 +341,7 @@ class TracingSpec(msgspec.Struct, frozen=True):
 
 
 class WorkerSpec(msgspec.Struct, frozen=True):
-    """All a worker knows: its device, its instances, the arenas and where the sockets are."""
+    """All that a worker starts with; `sockets` is the directory of its sockets."""
 
     device: DeviceSpec
     incarnation: int
@@ -352,21 +352,21 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 
 
 class PausedRule(msgspec.Struct, frozen=True):
-    """A user's own rule that has ended combiners (see `workers.combiner.rule_guard`).
+    """A custom rule that has crashed combiners (see `workers.combiner.rule_guard`).
 
     Attributes:
-        code: whose it is.
-        deaths: how many of late.
-        until_ns: it is left alone until then, monotonic.
+        code: of the rule, on the board.
+        crashes: how many there were recently.
+        until_ns: it is not run until then, monotonic.
     """
 
     code: int
-    deaths: int
+    crashes: int
     until_ns: int
 
 
 class CombinerSpec(msgspec.Struct, frozen=True):
-    """All a combiner knows."""
+    """All that a combiner starts with; `sockets` is the directory of its sockets."""
 
     memory: MemorySpec
     sockets: str

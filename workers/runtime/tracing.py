@@ -1,8 +1,8 @@
-"""Spans of this process, which OpenTelemetry sends to a collector in the background.
+"""Exports the spans of this process to an OpenTelemetry collector in the background.
 
-Used in the front-end and in workers, and imported only where tracing is configured. Spans flow in
-when they are over, batches of them flow out over OTLP/HTTP, from a thread of their own. A collector
-that is slow or not there delays nobody: what the thread can't send in time is dropped.
+Used in the front-end and in workers, and imported only where tracing is configured. Ended spans
+flow in, batches of them flow out over OTLP/HTTP from a thread. A collector that is slow or absent
+delays nobody: spans that can't be sent in time are dropped.
 """
 
 from __future__ import annotations
@@ -28,80 +28,80 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from workers.runtime.log_lines import Speaker
+from workers.runtime.logs import ProcessName
 from workers.runtime.messages import Job
 from workers.runtime.spec import InstanceSpec, TracingSpec
 
 __all__ = ["BatchSpans", "Spans", "describe_batch", "pack", "wall_ns"]
 
 _TRACE_BYTES, _SPAN_BYTES = 16, 8
-_SEND_EVERY_MS = 1000
-_MAX_WAITING = 2048
-_EXPORT_S = 5.0
-_CLOSE_S = 1.0
+_EXPORT_INTERVAL_MS = 1000
+_MAX_QUEUED_SPANS = 2048
+_EXPORT_TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 1.0
 
 
 class Spans:
-    """Makes spans of this process and has them sent.
+    """Creates the spans of this process and exports them.
 
     Args:
         spec: where to.
-        speaker: the process, which the spans name.
+        name: of the process.
     """
 
-    def __init__(self, spec: TracingSpec, speaker: Speaker) -> None:
+    def __init__(self, spec: TracingSpec, name: ProcessName) -> None:
         process: dict[str, str | int] = {
             "service.name": spec.service_name,
             "service.version": version("ensembled"),
             "process.pid": os.getpid(),
-            "ensembled.role": speaker.role,
+            "ensembled.role": name.role,
         }
-        # Whoever asks for a span has decided that it is wanted.
+        # Sampling is decided by the callers.
         self._provider = TracerProvider(
             ALWAYS_ON, Resource.create({**process}), shutdown_on_exit=False
         )
-        exporter = OTLPSpanExporter(spec.endpoint, timeout=_EXPORT_S)
+        exporter = OTLPSpanExporter(spec.endpoint, timeout=_EXPORT_TIMEOUT_S)
         self._provider.add_span_processor(
-            BatchSpanProcessor(exporter, _MAX_WAITING, _SEND_EVERY_MS)
+            BatchSpanProcessor(exporter, _MAX_QUEUED_SPANS, _EXPORT_INTERVAL_MS)
         )
         self.start = self._provider.get_tracer("ensembled").start_span
 
     def close(self) -> None:
-        """Send what waits, for a second at most. For the end of the process."""
-        sender = threading.Thread(target=self._provider.shutdown, name="last spans", daemon=True)
+        """Send what is pending, for at most a second; for the end of the process."""
+        sender = threading.Thread(target=self._provider.shutdown, name="span export", daemon=True)
         sender.start()
-        sender.join(_CLOSE_S)
+        sender.join(_CLOSE_TIMEOUT_S)
 
 
 class BatchSpans:
-    """A worker's spans: one for each traced request with rows in a batch.
+    """A worker's spans: one per batch and traced request with rows in it.
 
-    Each is a child of its request's span. Those of one batch link to the first of them.
+    Each is a child of its request's span; those of one batch link to the first of them.
     """
 
     def __init__(self, spec: TracingSpec, device: str) -> None:
-        self._spans = Spans(spec, Speaker("worker", device))
+        self._spans = Spans(spec, ProcessName("worker", device))
         self._device = device
         self.close = self._spans.close
 
     def record(
         self, job: Job, instance: InstanceSpec, began_ns: int, ended_ns: int, error: str
     ) -> None:
-        """Tell of a batch that is over.
+        """Record a batch that is over.
 
         Args:
             job: the batch, with the traces of its requests.
-            instance: what ran it.
+            instance: that ran it.
             began_ns: on the monotonic clock.
             ended_ns: on the monotonic clock.
-            error: what went wrong with some of its rows, empty if nothing did.
+            error: of rows that failed, empty if none did.
         """
         member = instance.source.member
-        about = describe_batch(member, self._device, job.id, job.ranges)
+        attributes = describe_batch(member, self._device, job.id, job.ranges)
         links: list[Link] = []
         for trace in job.traces:
             span = self._spans.start(
-                f"predict {member}", _parent(trace), attributes=about, links=links,
+                f"predict {member}", _parent(trace), attributes=attributes, links=links,
                 start_time=wall_ns(began_ns),
             )  # fmt: skip
             if error:
@@ -113,7 +113,7 @@ class BatchSpans:
 def describe_batch(
     member: str, device: str, job: int, ranges: tuple[tuple[int, int], ...]
 ) -> dict[str, str | int]:
-    """The attributes of a span about a batch."""
+    """Return the attributes of a span of a batch."""
     return {
         "ensembled.member": member,
         "ensembled.device": device,
@@ -124,7 +124,7 @@ def describe_batch(
 
 
 def pack(context: SpanContext) -> bytes:
-    """A span as messages name it: 16 bytes of the trace, 8 of the span."""
+    """Encode a span for messages: 16 bytes of the trace, 8 of the span."""
     return context.trace_id.to_bytes(_TRACE_BYTES) + context.span_id.to_bytes(_SPAN_BYTES)
 
 
@@ -138,5 +138,5 @@ def _parent(packed: bytes) -> Context:
 
 
 def wall_ns(monotonic_ns: int) -> int:
-    """What the wall clock showed then, in ns since 1970: collectors compare machines."""
+    """Convert a monotonic time to ns since 1970, which collectors can compare across machines."""
     return time.time_ns() - time.monotonic_ns() + monotonic_ns

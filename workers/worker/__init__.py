@@ -1,1 +1,1 @@
-"""The worker process of one device, which runs the batches of its instances."""
+"""The worker process of a device, which runs the batches of its instances."""

@@ -1,4 +1,4 @@
-"""From what is stored of a request to what a model takes: pixels scaled, types converted.
+"""Prepares a model's inputs from the rows in the arena: scales pixels, converts types.
 
 Runs in the worker; pure. Rows of the arena flow in, the arrays for `Model.predict` flow out.
 """
@@ -21,12 +21,12 @@ _BF16 = "BF16"
 
 
 class ModelInput:
-    """One input of a model: where its rows are stored, and how they become what the model takes.
+    """One input of a model: where its rows are stored, and how they are prepared.
 
     Args:
         view: the stored rows, [slots, ...].
-        stored: their datatype, as the client sent them.
-        scaling: what to do to them, if they are pixels.
+        stored: their datatype.
+        scaling: of pixels, else None.
         datatype: the model's own.
     """
 
@@ -38,12 +38,12 @@ class ModelInput:
         self._is_stored = scaling is None and stored == datatype
 
     def read(self, slots: slice | npt.NDArray[np.int64]) -> Array:
-        """The model's input for some rows; a view of the arena where nothing is to be done."""
+        """Return the input for some rows; a view of the arena if nothing has to be converted."""
         rows: Array = self._view[slots]
         return rows if self._is_stored else self._prepare(rows)
 
     def random(self, rows: int, generator: np.random.Generator) -> Array:
-        """An input as it might come: pixels and floats are random, other numbers are 0."""
+        """Return a plausible input: pixels and floats are random, other numbers are 0."""
         shape, dtype = (rows, *self._view.shape[1:]), self._view.dtype
         if self._scaling is not None:
             return self._prepare(generator.integers(0, 256, shape, np.uint8))
@@ -72,28 +72,28 @@ def scale(pixels: Array, scaling: Scaling) -> Array:
     return scaled
 
 
-def convert(values: Array, given: str, own: str) -> Array:
+def convert(values: Array, given: str, wanted: str) -> Array:
     """Convert rows from one datatype to another, to the nearest value.
 
-    What is too large for the other type becomes infinite.
+    Values too large for the other type become infinite.
 
     Args:
-        values: [rows, ...] of the type `given`; BF16 are its bits.
-        given: their datatype.
-        own: the wanted one.
+        values: [rows, ...] of the type `given`; BF16 as its bits.
+        given: its datatype.
+        wanted: the resulting datatype.
     """
-    if given == own:
+    if given == wanted:
         return values
     with np.errstate(over="ignore"):
-        if own == _BF16:
+        if wanted == _BF16:
             return _bf16_bits(convert(values, given, "FP32"))
         if given == _BF16:
-            return convert((values.astype(np.uint32) << 16).view(np.float32), "FP32", own)
-        return values.astype(DTYPES[own])
+            return convert((values.astype(np.uint32) << 16).view(np.float32), "FP32", wanted)
+        return values.astype(DTYPES[wanted])
 
 
 def _bf16_bits(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """The upper halves of FP32, rounded to the nearest, ties to even."""
+    """Return the upper halves of FP32, rounded to the nearest, ties to even."""
     bits = values.view(np.uint32)
     rounded = (bits + (0x7FFF + (bits >> 16 & 1))) >> 16
     # Rounding could turn NaN into infinity or wrap around: keep it NaN.

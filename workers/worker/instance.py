@@ -1,7 +1,7 @@
 """An instance: a member loaded on a device, predicting rows of its arena.
 
 Runs in the worker. Stored inputs flow from the arena into the model, predictions flow back, then
-the `done` cells: only the rows that a member really fails on (an error, or NaN in its answer) are
+the `done` cells: only rows on which the member itself fails (an error, or NaN in its output) are
 marked as failed.
 """
 
@@ -18,9 +18,9 @@ import numpy.typing as npt
 from workers.backends import Model
 from workers.runtime.arena import Arena, Array, Cells
 from workers.runtime.spec import InstanceSpec
-from workers.worker.huge_pages import HUGE_PAGE_BYTES, collapse
+from workers.worker.host_memory import HUGE_PAGE_BYTES, use_huge_pages
 from workers.worker.inputs import ModelInput
-from workers.worker.postprocess import interpreter
+from workers.worker.postprocess import postprocessor
 
 __all__ = ["DeviceLost", "Instance"]
 
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class DeviceLost(Exception):
-    """The device computes nothing any more for this process; a new one may find it well."""
+    """The device fails on everything in this process; a new process may be able to use it."""
 
 
 class Instance:
@@ -38,17 +38,19 @@ class Instance:
         spec: of the instance.
         arena: this process's view of it.
         model: the loaded member.
-        probes: whether an error may have ended the device for this process, as on a GPU.
+        probes_device: whether an error may leave the device unusable for this process, as on a
+            GPU, so that it is checked after each.
 
     Attributes:
-        failure: what went wrong with the last batch that failed, empty if none did.
+        latency_s: seconds of a warm batch of one row, and of a full one.
+        failure: the error of the last batch that failed, empty if none did.
     """
 
     def __init__(
-        self, spec: InstanceSpec, arena: Arena, model: Model, *, probes: bool = False
+        self, spec: InstanceSpec, arena: Arena, model: Model, *, probes_device: bool = False
     ) -> None:
         self.spec = spec
-        self._probes = probes
+        self._probes_device = probes_device
         self.latency_s = (0.0, 0.0)
         self.failure = ""
         self._arena = arena
@@ -56,9 +58,9 @@ class Instance:
         self._predictions: Any = arena.predictions[spec.member]
         self._row_shape = self._predictions.shape[1:]
         self._done = arena.done[spec.member]
-        self._interpret = interpreter(spec)
+        self._postprocess = postprocessor(spec)
         no_class = f"a class that is none of 0 to {spec.classes - 1}"
-        self._flaw = no_class if spec.meaning == "class" else "not a finite number"
+        self._invalid = no_class if spec.output_kind == "class" else "not a finite number"
         self._closing = arena.closing.data
         self._inputs = [
             ModelInput(
@@ -71,37 +73,34 @@ class Instance:
         ]
 
     def warm_up(self) -> None:
-        """Run batches of one row and of the full size, and keep what a warm one took.
+        """Run batches of one row and of the full size, and record their warm latencies.
 
-        Where that is the memory of this process, it is put on huge pages then.
+        On a CPU the model's memory is moved to huge pages afterwards.
 
         Raises:
-            ValueError: naming member and file, if the model fails, or answers with NaN, a class
-                that there is not, or not a row per row.
+            ValueError: naming member and file, if the model fails, or returns NaN, an invalid
+                class, or not one output per row.
         """
-        source = self.spec.source
+        member = f"member {self.spec.source.member!r} ({self.spec.source.path})"
         latencies = []
         for batch in (1, self.spec.batch):
             inputs = self._random_inputs(batch)
             try:
                 for _ in range(2):
                     started = time.perf_counter()
-                    answer = self._answer(inputs)
+                    predictions = self._predict(inputs)
                     elapsed = time.perf_counter() - started
             except RuntimeError as failure:
-                where = f"member {source.member!r} ({source.path})"
                 raise ValueError(
-                    f"{where}: in the warm-up with {batch} rows: {failure}"
+                    f"{member}: in the warm-up with {batch} rows: {failure}"
                 ) from failure
             latencies.append(elapsed)
-            if np.isnan(answer).any():
-                what = self._flaw if self.spec.meaning == "class" else "NaN"
-                raise ValueError(
-                    f"member {source.member!r} ({source.path}): {what} in the output of the warm-up"
-                )
+            if np.isnan(predictions).any():
+                what = self._invalid if self.spec.output_kind == "class" else "NaN"
+                raise ValueError(f"{member}: {what} in the output of the warm-up")
         self.latency_s = latencies[0], latencies[1]
-        if not self._probes and self.spec.signature.parameter_bytes >= HUGE_PAGE_BYTES:
-            collapse()
+        if not self._probes_device and self.spec.signature.parameter_bytes >= HUGE_PAGE_BYTES:
+            use_huge_pages()
         self._model.arm()
 
     def run(
@@ -111,76 +110,78 @@ class Instance:
     ) -> str | None:
         """Predict the rows of `ranges` as one batch.
 
-        A batch that fails is tried again in halves, down to single rows.
+        A batch that fails is retried in halves, down to single rows.
 
         Args:
-            ranges: of this arena, together no more rows than the instance's batch size.
-            on_attempt: called before each attempt with the seconds that it may well take.
+            ranges: of this arena, together at most the instance's batch size.
+            on_attempt: called before each attempt with the seconds that it is expected to take.
 
         Returns:
-            What went wrong with some of the rows, empty if nothing; None if nobody wants them any
-            more, so that none was predicted.
+            The error of rows that failed, empty if none did; None if all rows had ended already, so
+            that none was predicted.
 
         Raises:
-            DeviceLost: if the device does not compute any more; of rows that then failed nothing
-                is written.
+            DeviceLost: if the device fails on everything; the failed rows stay unmarked then.
         """
         arena = self._arena
         start, stop = ranges[0]
         if len(ranges) == 1:
             slots: slice | Cells = arena.slots(start, stop)
-            rows = arena.numbers(start, stop)
+            rows = arena.row_numbers(start, stop)
         else:
-            rows = np.concatenate([arena.numbers(start, stop) for start, stop in ranges])
+            rows = np.concatenate([arena.row_numbers(start, stop) for start, stop in ranges])
             slots = rows % arena.capacity
         if self._closing[start % arena.capacity] == start and self._all_ended(slots, rows):
-            return None  # closed while it waited
+            return None  # closed while the job was queued
         on_attempt(max(self.latency_s))
-        answer = self._attempt(slots)
-        if isinstance(answer, str):
+        predictions = self._attempt(slots)
+        if isinstance(predictions, str):
             if len(rows) == 1:
-                if self._probes:
-                    self._probe(answer)
-                _log.warning("member %s failed on a row: %s", self.spec.source.member, answer)
+                if self._probes_device:
+                    self._probe(predictions)
+                self._log_failure(predictions)
                 self._done[slots] = -rows
-                return answer
-            first, second = _halves(ranges, len(rows) // 2)
+                return predictions
+            first, second = _split(ranges, len(rows) // 2)
             errors = self.run(first, on_attempt), self.run(second, on_attempt)
             return errors[0] or errors[1] or (None if None in errors else "")
-        bad = self._bad_rows(answer)
-        if bad is None:
+        failed = self._failed_rows(predictions)
+        if failed is None:
             self._done[slots] = rows
             return ""
-        self._done[slots] = np.where(bad, -rows, rows)
-        reason = f"{self._flaw} in its output"
-        _log.warning("member %s failed on a row: %s", self.spec.source.member, reason)
-        return reason
+        self._done[slots] = np.where(failed, -rows, rows)
+        error = f"{self._invalid} in its output"
+        self._log_failure(error)
+        return error
+
+    def _log_failure(self, error: str) -> None:
+        _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
 
     def _attempt(self, slots: slice | Cells) -> Array | str:
-        """Predict rows and store that; the predictions, or what went wrong.
+        """Predict rows and store the predictions; return them, or the error.
 
-        Nothing of an attempt that failed is kept, so that smaller ones find the memory it took.
+        No reference to a failed attempt is kept, so that smaller ones can use its memory.
         """
         try:
-            answer = self._answer([one.read(slots) for one in self._inputs])
-            self._predictions[slots] = answer
+            predictions = self._predict([one.read(slots) for one in self._inputs])
+            self._predictions[slots] = predictions
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
             return self.failure
-        return answer
+        return predictions
 
     def _probe(self, error: str) -> None:
-        """Make sure that a row's failure is the row's own: some errors end a GPU for the process.
+        """Check that a failure is the row's own: some errors make a GPU unusable for a process.
 
         Raises:
             DeviceLost: if the member fails on anything now.
         """
         try:
-            self._answer(self._random_inputs(1))
+            self._predict(self._random_inputs(1))
         except Exception as failure:
-            said = f"{type(failure).__name__} {failure}".lower()
-            if "memory" in said and "illegal memory access" not in said:
-                return  # others may have enough of it
+            text = f"{type(failure).__name__} {failure}".lower()
+            if "memory" in text and "illegal memory access" not in text:
+                return  # other batches may have enough of it
             raise DeviceLost(
                 f"after an error of member {self.spec.source.member!r} ({error}) the device does "
                 f"not compute any more: {failure}"
@@ -189,30 +190,31 @@ class Instance:
     def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())
 
-    def _answer(self, inputs: list[Array]) -> Array:
-        answer = self._interpret(self._model.predict(inputs))
+    def _predict(self, inputs: list[Array]) -> Array:
+        predictions = self._postprocess(self._model.predict(inputs))
         expected = len(inputs[0]), *self._row_shape
-        if answer.shape != expected:  # which NumPy might stretch, so that rows get others' answers
+        if predictions.shape != expected:  # NumPy might broadcast it over other rows
             raise RuntimeError(
-                f"answers {list(answer.shape)} to a batch of {expected[0]} rows, "
+                f"answers {list(predictions.shape)} to a batch of {expected[0]} rows, "
                 f"not {list(expected)}"
             )
-        return answer
+        return predictions
 
-    def _bad_rows(self, answer: Array) -> npt.NDArray[np.bool_] | None:
-        """Which rows a member failed on: NaN anywhere, infinity where it can't be meant."""
-        if np.logical_and.reduce(np.isfinite(answer), axis=None):
+    def _failed_rows(self, predictions: Array) -> npt.NDArray[np.bool_] | None:
+        """Return which rows have NaN, or infinity where it makes no sense; None if none do."""
+        if np.logical_and.reduce(np.isfinite(predictions), axis=None):
             return None
-        good = ~np.isnan(answer) if self.spec.meaning == "values" else np.isfinite(answer)
-        bad = ~np.all(good.reshape(len(answer), -1), axis=1)
-        return bad if bad.any() else None
+        is_values = self.spec.output_kind == "values"
+        valid = ~np.isnan(predictions) if is_values else np.isfinite(predictions)
+        failed = ~np.all(valid.reshape(len(predictions), -1), axis=1)
+        return failed if failed.any() else None
 
     def _random_inputs(self, batch: int) -> list[Array]:
         generator = np.random.default_rng(0)
         return [one.random(batch, generator) for one in self._inputs]
 
 
-def _halves(
+def _split(
     ranges: Sequence[tuple[int, int]], count: int
 ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
     """Split ranges into their first `count` rows and the rest."""

@@ -1,16 +1,16 @@
-"""What a member's output means, and how it becomes a prediction that can be combined.
+"""Turns a member's raw output into a prediction that can be combined.
 
-Runs in the worker; pure. The model's own output flows in, probabilities or values flow out.
+Runs in the worker; pure. By the kind of the output:
 
 ============= ==================================================================================
 logits        z: ``softmax(z / T)`` over the last axis
-probabilities p: ``p ** (1 / T)``, made to add up to 1 over the last axis; as they are for T = 1
+probabilities p: ``p ** (1 / T)``, normalised over the last axis; unchanged for T = 1
 class         the index of a class: 1 for this class, 0 for all others
-values        as they are
+values        unchanged
 ============= ==================================================================================
 
 T is the member's temperature (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
-A row that can't be understood so becomes NaN, which is its member's failure.
+A row without such an interpretation becomes NaN, which counts as its member's failure.
 """
 
 from __future__ import annotations
@@ -24,52 +24,52 @@ import numpy.typing as npt
 
 from workers.runtime.spec import InstanceSpec
 
-__all__ = ["interpreter", "one_hot", "probabilities", "tempered"]
+__all__ = ["one_hot", "postprocessor", "probabilities", "tempered"]
 
 Array = npt.NDArray[Any]
 
 
-def interpreter(spec: InstanceSpec) -> Callable[[Array], Array]:
-    """Return what turns this instance's raw outputs [rows, ...] into predictions [rows, ...]."""
-    if spec.meaning == "logits":
+def postprocessor(spec: InstanceSpec) -> Callable[[Array], Array]:
+    """Return the function from an instance's raw outputs [rows, ...] to predictions [rows, ...]."""
+    if spec.output_kind == "logits":
         return partial(probabilities, temperature=spec.temperature)
-    if spec.meaning == "probabilities" and spec.temperature != 1:
+    if spec.output_kind == "probabilities" and spec.temperature != 1:
         return partial(tempered, temperature=spec.temperature)
-    if spec.meaning == "class":
+    if spec.output_kind == "class":
         return partial(one_hot, classes=spec.classes)
     return lambda raw: raw
 
 
 def probabilities(logits: Array, temperature: float = 1.0) -> Array:
-    """Softmax over the last axis, in FP32 or wider.
+    """Return the softmax over the last axis, in FP32 or wider.
 
     Args:
         logits: [rows, *outputs]; -inf has probability 0.
         temperature: positive; divides the logits.
     """
     values = _wide(logits)
-    with np.errstate(invalid="ignore", over="ignore"):  # infinite logits become NaN: a failed row
+    with np.errstate(invalid="ignore", over="ignore"):  # infinite logits become NaN, a failed row
         shifted = values - np.maximum.reduce(values, axis=-1, keepdims=True)
         if temperature != 1:
             shifted /= temperature
         return _normalised(np.exp(shifted, out=shifted))
 
 
-def tempered(given: Array, temperature: float) -> Array:
-    """``p ** (1 / temperature)``, made to add up to 1 over the last axis, in FP32 or wider.
+def tempered(values: Array, temperature: float) -> Array:
+    """Return ``p ** (1 / temperature)``, normalised over the last axis, in FP32 or wider.
 
     Args:
-        given: probabilities, [rows, *outputs].
+        values: probabilities, [rows, *outputs].
         temperature: positive; below 1 sharpens, above 1 softens.
     """
-    values = _wide(given)
+    wide = _wide(values)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        # Of the largest: so no power of all of them is too small to be told from 0.
-        return _normalised((values / values.max(axis=-1, keepdims=True)) ** (1 / temperature))
+        # Relative to the largest, so that not all powers can underflow to 0.
+        return _normalised((wide / wide.max(axis=-1, keepdims=True)) ** (1 / temperature))
 
 
 def one_hot(indices: Array, classes: int) -> npt.NDArray[np.float32]:
-    """1 for the class of each row and 0 for the others; NaN for a row that names no class.
+    """Return 1 for the class of each row and 0 for the others; NaN for an invalid index.
 
     Args:
         indices: whole numbers, [rows] or [rows, 1].

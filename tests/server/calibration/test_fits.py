@@ -17,7 +17,7 @@ from server.calibration.temperature_scaling import (
     softmax,
 )
 from server.calibration.weights import fit_weights, select_members
-from workers.worker import postprocess as meaning
+from workers.worker import postprocess
 
 seeds = st.integers(0, 10_000)
 
@@ -55,10 +55,11 @@ def test_probabilities_have_the_temperature_of_their_logits(seed):
 @given(seeds, st.floats(0.3, 3), st.floats(0.3, 3))
 def test_a_new_temperature_multiplies_the_old_one(seed, old, factor):
     z, _ = case(seed, rows=5)
-    served = meaning.probabilities(z, temperature=old)
+    served = postprocess.probabilities(z, temperature=old)
     again = softmax(log_probabilities(served, of_logits=True), factor)
-    np.testing.assert_allclose(again, meaning.probabilities(z, temperature=old * factor), rtol=1e-9)
-    np.testing.assert_allclose(again, meaning.tempered(served, factor), rtol=1e-9)
+    wanted = postprocess.probabilities(z, temperature=old * factor)
+    np.testing.assert_allclose(again, wanted, rtol=1e-9)
+    np.testing.assert_allclose(again, postprocess.tempered(served, factor), rtol=1e-9)
 
 
 def test_temperatures_are_bounded():

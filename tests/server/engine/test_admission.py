@@ -7,8 +7,8 @@ from server.engine.forecast import Prospect
 from server.engine.request import Prepared, Request, Wish
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest, QueueFull, Unavailable
+from workers.runtime.arena import Terms
 from workers.runtime.spec import EnsembleSpec, TensorSpec
-from workers.runtime.terms import Terms
 
 OUTPUT = TensorSpec("output", "FP32", (2,))
 ALL = 0b111

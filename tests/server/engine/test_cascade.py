@@ -8,7 +8,7 @@ from allocator.dispatch.flows import NORMAL, Flows
 from server.engine.cascade import advance, move_on, stage_terms
 from server.engine.request import Admission, Prepared, Request, Wish
 from server.engine.spec import ServedModel
-from workers.runtime.terms import Terms, unpack
+from workers.runtime.arena import Terms, unpack
 
 STAGES = (0b001, 0b011, 0b111)
 

@@ -266,7 +266,7 @@ def test_a_batch_that_was_skipped_does_not_tell_how_long_one_takes():
         worker = stage.fleet.workers["d0"]
         latency = worker.placements[job.instance].latency
         before = latency.seconds(2)
-        stage.fleet.ready("d0", Ready(1, (Finished(job.id, 1e-6, flawless=False),)), 0.0)
+        stage.fleet.ready("d0", Ready(1, (Finished(job.id, 1e-6, all_predicted=False),)), 0.0)
         assert latency.seconds(2) == before
         stage.hear(10)
         stage.finish()

@@ -11,7 +11,6 @@ from arenas import arena_spec, mapped
 from serving import wait_for
 
 from server.engine.links import Links
-from workers.runtime.channels import FRONT_END, WORKERS, open_socket
 from workers.runtime.memory import SharedMemory
 from workers.runtime.messages import (
     Assign,
@@ -25,6 +24,7 @@ from workers.runtime.messages import (
     encode,
 )
 from workers.runtime.queues import Queues
+from workers.runtime.sockets import FRONT_END, WORKERS, open_socket
 
 DEVICE = "cpu:0"
 COMBINED = Combined((Ended(0, 160, 161, 1, True),))

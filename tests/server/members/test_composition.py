@@ -184,8 +184,8 @@ def test_temperature_and_classes_go_to_the_instance():
         {"e": {"members": ["b", "a"], "rule": "vote"}},
     )
     logits, index = result.instances["cpu:0"]
-    assert (logits.meaning, logits.classes, logits.temperature) == ("logits", 0, 2.5)
-    assert (index.meaning, index.classes, index.temperature) == ("class", 3, 1.0)
+    assert (logits.output_kind, logits.classes, logits.temperature) == ("logits", 0, 2.5)
+    assert (index.output_kind, index.classes, index.temperature) == ("class", 3, 1.0)
     assert {e.output for e in result.arenas[0].ensembles} == {TensorSpec("output", "FP32", (3,))}
 
 

@@ -39,7 +39,7 @@ def scrape(memory):
 
 
 def test_a_process_that_is_there(memory):
-    memory.board("worker cpu:0").note_start(os.getpid())
+    memory.board("worker cpu:0").record_start(os.getpid())
     values = scrape(memory)
     me = psutil.Process()
     assert values["up", *WORKER] == 1
@@ -57,8 +57,8 @@ def test_a_process_that_is_there(memory):
 def test_a_process_that_was_started_again(memory):
     board = memory.board("worker cpu:0")
     for pid in (11, 12, 13):
-        board.note_start(pid)
-        board.note_end()
+        board.record_start(pid)
+        board.record_exit()
     values = scrape(memory)
     assert values["up", *WORKER] == 0
     assert values["restarts_total", *WORKER] == 2
@@ -66,7 +66,7 @@ def test_a_process_that_was_started_again(memory):
 
 
 def test_one_that_has_just_ended_is_left_out(memory):
-    memory.board("worker cpu:0").note_start(2**22 + 1)  # more than Linux gives
+    memory.board("worker cpu:0").record_start(2**22 + 1)  # more than Linux gives
     values = scrape(memory)
     assert ("open_fds", *WORKER) not in values
     assert ("open_fds", "supervisor", "") in values
@@ -74,6 +74,6 @@ def test_one_that_has_just_ended_is_left_out(memory):
 
 def test_the_board_of_a_new_life_remembers_how_many_there_were(memory):
     board = memory.board("worker cpu:0")
-    board.note_start(5)
+    board.record_start(5)
     board.clear()
     assert (board.pid, board.starts) == (5, 1)

@@ -8,7 +8,7 @@ import pytest
 
 from server.errors import StartError
 from server.supervision.sockets import socket_directory
-from workers.runtime.channels import COMBINER, FRONT_END, WORKERS
+from workers.runtime.sockets import COMBINER, FRONT_END, WORKERS
 
 
 @pytest.fixture

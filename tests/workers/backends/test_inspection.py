@@ -132,7 +132,7 @@ def test_what_a_runtime_prints_is_no_answer() -> None:
         "inspection._inspect = noisy\n"
         "inspection.main()\n"
     )
-    data = msgspec.json.encode([FAKE])
+    data = msgspec.json.encode(FAKE)
     with tempfile.TemporaryFile() as answer:
         fd = answer.fileno()
         child = subprocess.run(
@@ -140,7 +140,7 @@ def test_what_a_runtime_prints_is_no_answer() -> None:
             input=data, capture_output=True, check=True, pass_fds=(fd,),
         )  # fmt: skip
         answer.seek(0)
-        (finding,) = msgspec.json.decode(answer.read(), type=list[inspection.Finding])
+        finding = msgspec.json.decode(answer.read(), type=inspection.Finding)
     assert isinstance(finding, Found)
     assert child.stdout == b"noise\nmore noise"
 

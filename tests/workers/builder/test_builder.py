@@ -62,11 +62,11 @@ def test_tiny_networks_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_what_is_made_is_told_in_the_log_where_there_is_no_terminal(tmp_path: Path) -> None:
     code = (
-        "from workers.runtime.log_lines import Speaker\n"
+        "from workers.runtime.logs import ProcessName\n"
         "from workers.runtime.logs import flush, set_up_logging\n"
         "from pathlib import Path\n"
         "from workers.builder import build_models_with_progress, find_recipe\n"
-        "set_up_logging(Speaker('supervisor'), 'info', 'json')\n"
+        "set_up_logging(ProcessName('supervisor'), 'info', 'json')\n"
         f"build_models_with_progress([find_recipe('mlp.py:mlp_1', Path('{EXAMPLES}'))])\n"
         "flush()"
     )

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.combiner.arena_combiner import ArenaCombiner
-from workers.combiner.ensemble import CombinedEnsemble
+from workers.combiner.ensemble import EnsembleCombiner
 from workers.rules import RULES
+from workers.runtime.arena import Terms
 from workers.runtime.messages import Deferred, Ended
 from workers.runtime.spec import BlockSpec, TensorSpec
-from workers.runtime.terms import Terms
 
 ALL = 0b111
 
@@ -130,7 +130,7 @@ def test_closing_answers_with_a_quorum_and_fails_without(arena, combiner, by_sca
     predict(arena, 0, START, START + 2)
     predict(arena, 2, START, START + 1)
     assert combiner.scan() == []
-    arena.closing[arena.slots(START, START + 2)] = arena.numbers(START, START + 2)
+    arena.closing[arena.slots(START, START + 2)] = arena.row_numbers(START, START + 2)
     assert (combiner.scan() if by_scan else combiner.evaluate(START, START + 2)) == [
         ended(START, START + 1, 0b101),
         ended(START + 1, START + 2, 0b001, False),
@@ -368,7 +368,7 @@ def say(arena, member, start, probabilities):
     stop = start + len(first)
     slots = arena.slots(start, stop)
     arena.predictions[member][slots] = np.stack([first, 1 - first], axis=1)
-    arena.done[member, slots] = arena.numbers(start, stop)
+    arena.done[member, slots] = arena.row_numbers(start, stop)
 
 
 @pytest.mark.parametrize("by_scan", [False, True])
@@ -418,7 +418,7 @@ def test_a_closed_row_is_not_deferred(staged):
     arena, combiner = staged
     slots = claim(arena, START, START + 2, expected=0b001, quorum=1, stage=1)
     say(arena, 0, START, [0.5, 0.5])
-    arena.closing[slots] = arena.numbers(START, START + 2)
+    arena.closing[slots] = arena.row_numbers(START, START + 2)
     assert combiner.evaluate(START, START + 2) == [ended(START, START + 2, 0b001)]
 
 
@@ -452,14 +452,14 @@ def test_a_rule_that_fails_on_one_row_fails_that_row(staged, monkeypatch):
     claim(arena, START, stop, expected=0b111, quorum=3)
     for member in range(3):
         say(arena, member, START, [0.9, 0.8, 0.25, 0.7, 0.6])
-    combine = CombinedEnsemble.combine
+    combine = EnsembleCombiner.combine
 
     def picky(ensemble, slots, used):
         combine(ensemble, slots, used)
         if (arena.predictions[0][slots][:, 0] == 0.25).any():
             raise ValueError("a quarter")
 
-    monkeypatch.setattr(CombinedEnsemble, "combine", picky)
+    monkeypatch.setattr(EnsembleCombiner, "combine", picky)
     outcomes = combiner.evaluate(START, stop)
     answered = [row for one in outcomes if one.answered for row in range(one.start, one.stop)]
     (failed,) = (one for one in outcomes if not one.answered)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from workers.combiner.certainty import EARLY_RULES, is_certain
+from workers.combiner.scores import EARLY_RULES, is_certain
 from workers.rules import RULES
 
 

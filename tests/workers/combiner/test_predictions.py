@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.combiner.arena_combiner import ArenaCombiner
-from workers.combiner.predictions import ClassMap, predictions_of
+from workers.combiner.predictions import ClassMap, member_predictions
 from workers.runtime.spec import BlockSpec
 
 START = 32 * 5
@@ -52,7 +52,7 @@ def arena():
         claim(arena, START, START + 3, expected=0b111, scores=True)
         for member, values in enumerate((A, B, C)):
             arena.predictions[member][:3] = values
-            arena.done[member, :3] = arena.numbers(START, START + 3)
+            arena.done[member, :3] = arena.row_numbers(START, START + 3)
         yield arena
 
 
@@ -69,7 +69,7 @@ def test_the_combiner_sees_them_in_the_ensembles_classes(arena, used):
 
 
 def test_members_of_the_same_classes_are_not_copied(arena):
-    same = predictions_of(arena, SPEC.ensembles[1])
-    taken = same.take(same.where([0, 1]), slice(0, 2))
+    same = member_predictions(arena, SPEC.ensembles[1])
+    taken = same.read(same.select([0, 1]), slice(0, 2))
     assert np.shares_memory(taken, arena.predictions[0])
     np.testing.assert_array_equal(taken, [[A, A], [C, C]])

@@ -16,8 +16,8 @@ def test_what_is_told_leaves_nothing_behind():
     gc.collect()
     before, times = sys.getallocatedblocks(), 1000
     for _ in range(times):
-        combiner._tell(outcomes)
-        combiner._tell(outcomes[:1])
+        combiner._send_outcomes(outcomes)
+        combiner._send_outcomes(outcomes[:1])
     assert sys.getallocatedblocks() - before < times / 10
 
 

@@ -1,4 +1,4 @@
-"""Whose rule ended a combiner, and how long it is left alone."""
+"""Which rule crashed a combiner, and for how long it is paused."""
 
 import time
 
@@ -7,7 +7,7 @@ import pytest
 from arenas import arena_spec, claim, ensemble, mapped, open_arena
 
 from workers.combiner.arena_combiner import ArenaCombiner
-from workers.combiner.rule_guard import RuleDeaths, RuleGuard, rule_code
+from workers.combiner.rule_guard import RuleCrashes, RuleGuard, rule_code
 from workers.runtime.memory import BOARD_CELLS, BoardRow
 from workers.runtime.spec import PausedRule
 
@@ -24,16 +24,16 @@ def test_codes_are_distinct_and_not_idle():
     assert len({0, *(rule_code(arena, one) for arena in range(4) for one in range(4))}) == 17
 
 
-def test_three_deaths_within_a_minute_make_a_pause():
-    deaths = RuleDeaths()
-    deaths.blame(0, 1 * SECOND)
+def test_three_crashes_within_a_minute_make_a_pause():
+    crashes = RuleCrashes()
+    crashes.record(0, 1 * SECOND)
     for second in (10, 80, 81):  # the first is long ago when the others come
-        deaths.blame(CODE, second * SECOND)
-        deaths.blame(rule_code(0, 0), 10 * SECOND)
-    assert [one.code for one in deaths.paused(82 * SECOND)] == []
-    deaths.blame(CODE, 90 * SECOND)
-    assert deaths.paused(91 * SECOND) == (PausedRule(CODE, 3, 150 * SECOND),)
-    assert deaths.paused(150 * SECOND) == ()
+        crashes.record(CODE, second * SECOND)
+        crashes.record(rule_code(0, 0), 10 * SECOND)
+    assert [one.code for one in crashes.paused(82 * SECOND)] == []
+    crashes.record(CODE, 90 * SECOND)
+    assert crashes.paused(91 * SECOND) == (PausedRule(CODE, 3, 150 * SECOND),)
+    assert crashes.paused(150 * SECOND) == ()
 
 
 def test_the_board_names_a_rule_while_it_runs(board):
@@ -67,5 +67,5 @@ def test_a_paused_rule_fails_its_rows_until_the_pause_is_over(board, left_s, mon
             arena.done[:2, arena.slots(64 + one, 65 + one)] = 64 + one
         (own,), (mean,) = (combiner.evaluate(row, row + 1) for row in (64, 65))
     assert (own.answered, mean.answered) == (left_s < 0, True)
-    assert ("ended the combiner 3 times" in own.error) == (left_s > 0)
+    assert ("crashed the combiner 3 times" in own.error) == (left_s > 0)
     assert np.array_equal(own.used, 0b11)

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from workers.profiler.gauges import ResidentGauge, gauge_of
+from workers.profiler.gauges import ResidentGauge, memory_gauge
 from workers.runtime.memory import create_memory
 from workers.runtime.spec import DeviceSpec
 
@@ -25,7 +25,7 @@ def touched(*, shared):
 
 
 def test_a_cpu_is_gauged_by_what_is_resident():
-    assert isinstance(gauge_of(DeviceSpec("cpu:0", "cpu-1", SIZE, (0,))), ResidentGauge)
+    assert isinstance(memory_gauge(DeviceSpec("cpu:0", "cpu-1", SIZE, (0,))), ResidentGauge)
 
 
 def test_what_is_taken_and_given_back():
@@ -39,13 +39,13 @@ def test_what_is_taken_and_given_back():
 
 def test_the_peak_remembers_what_was_given_back():
     gauge = ResidentGauge()
-    gauge.restart_peak()
-    if not gauge._knows_peak:
+    gauge.reset_peak()
+    if not gauge._has_peak:
         pytest.skip("this system does not let a process restart its peak")
     before = gauge.now()
     touched(shared=False).close()
     assert abs(gauge.peak() - before - SIZE) < SLACK
-    gauge.restart_peak()
+    gauge.reset_peak()
     assert abs(gauge.peak() - before) < SLACK
 
 

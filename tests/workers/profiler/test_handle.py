@@ -8,8 +8,7 @@ import pytest
 from arenas import arena_spec, ensemble, vector
 
 from tests.workers.model_files import Affine, export, onnx_source, torch_source, write_onnx
-from workers.profiler.handle import ProfilerError, ProfilerProcess
-from workers.profiler.messages import ARENA_OFFSET, Compare, Measure
+from workers.profiler.handle import ARENA_OFFSET, Compare, Measure, ProfilerError, ProfilerProcess
 from workers.runtime.spec import (
     Binding,
     BlockSpec,

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from predictions import applied, close, shares, values, weights_for
 from scipy import stats
 
-from workers.rules.averages import (
+from workers.rules.builtin import (
     geometric_mean,
     maximum,
     mean,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from predictions import applied, close, shares, ties, values, whole_weights_for
 from scipy import stats
 
-from workers.rules.ballots import rank_average, vote, weighted_vote
+from workers.rules.builtin import rank_average, vote, weighted_vote
 
 
 def counted(member_rows, weights):

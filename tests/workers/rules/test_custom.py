@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from workers.rules import custom
+from workers.rules.catalogue import RuleError
 from workers.rules.custom import CustomRule, resolve
-from workers.rules.errors import RuleError
 
 MEMBERS = ("a", "b", "c")
 
@@ -40,7 +40,7 @@ def make(module, tmp_path):
 def answer(rule, chosen=(0, 1, 2), rows=2):
     given = np.arange(len(chosen) * rows * 2, dtype=np.float32).reshape(len(chosen), rows, 2)
     out = np.full((rows, 2), -1, np.float32)
-    rule.over(list(chosen))(given, out)
+    rule.for_members(list(chosen))(given, out)
     return out
 
 
@@ -104,7 +104,7 @@ def test_the_example_of_the_documentation(tmp_path, module):
     rule = CustomRule(f"{name}:careful", str(tmp_path), MEMBERS, np.ones(3))
     predictions = np.array([[[1, 0], [4, 4]], [[2, 1], [4, 4]], [[9, 9], [4, 4]]], np.float32)
     out = np.empty((2, 2), np.float32)
-    rule.over([0, 1, 2])(predictions, out)
+    rule.for_members([0, 1, 2])(predictions, out)
     assert out.tolist() == [[1.5, 0.5], [4, 4]]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from predictions import applied, values, weights_for, whole, whole_weights_for
 from scipy.spatial import distance
 
-from workers.rules.nearest import medoid
+from workers.rules.builtin import medoid
 
 
 def nearest(member_rows, weights):

@@ -4,8 +4,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.workers.model_files import write_onnx
-from workers.rules.errors import RuleError
-from workers.rules.stacking import Stack, meta_inputs
+from workers.rules.catalogue import RuleError
+from workers.rules.combination import Stack, meta_inputs
 from workers.runtime.spec import ModelSource
 
 MEMBERS, ROWS, OUTPUTS = 3, 4, 2
@@ -37,7 +37,7 @@ def test_stacking(tmp_path, shape, kind):
     source = linear(tmp_path / "meta.onnx", shape, coefficients, getattr(TensorProto, kind))
     predictions = generator.random((MEMBERS, 2 * ROWS, OUTPUTS)).astype(np.float32)[:, ::2]
     out = np.zeros((ROWS, 5), dtype)
-    Stack(source, MEMBERS).over(range(MEMBERS))(predictions, out)
+    Stack(source, MEMBERS).for_members(range(MEMBERS))(predictions, out)
     wanted = [
         np.concatenate([predictions[m, row] for m in range(MEMBERS)]) @ coefficients
         for row in range(ROWS)
@@ -49,14 +49,14 @@ def test_it_needs_all_members(tmp_path):
     coefficients = np.ones((MEMBERS * OUTPUTS, 1), np.float32)
     stack = Stack(linear(tmp_path / "meta.onnx", (6,), coefficients), MEMBERS)
     with pytest.raises(RuleError, match="it needs all 3 members, there are 2"):
-        stack.over([0, 2])
+        stack.for_members([0, 2])
 
 
 def test_not_a_number_is_a_failure(tmp_path):
     write_onnx(tmp_path / "meta.onnx", shape=("n", 3), operator="Log")
     stack = Stack(ModelSource("meta", "onnx", str(tmp_path / "meta.onnx")), 3)
     out = np.zeros((1, 3), np.float32)
-    apply = stack.over(range(3))
+    apply = stack.for_members(range(3))
     apply(np.ones((3, 1, 1), np.float32), out)
     assert (out == 0).all()
     with pytest.raises(RuleError, match="NaN in the meta-model's answer"):

@@ -2,7 +2,7 @@
 
 import logging
 
-from workers.runtime.log_floods import FloodFilter
+from workers.runtime.logs import FloodFilter
 
 
 def complaint(line=1, level=logging.WARNING):

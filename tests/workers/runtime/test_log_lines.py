@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.runtime.log_lines import MAX_BYTES, HumanFormatter, JsonFormatter, Speaker
+from workers.runtime.logs import MAX_BYTES, HumanFormatter, JsonFormatter, ProcessName
 
-WORKER = Speaker("worker", "cpu:0")
+WORKER = ProcessName("worker", "cpu:0")
 #: The beginning of a line for people that the server has written.
 HEAD = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} [A-Z]+ ensembled")
 #: Lone surrogates, control characters and separators of lines included.
@@ -89,7 +89,7 @@ def test_a_line_of_json_says_who_when_and_what():
         "model": "all",
         "rows": 3,
     }
-    assert "device" not in json.loads(JsonFormatter(Speaker("supervisor")).format(told))
+    assert "device" not in json.loads(JsonFormatter(ProcessName("supervisor")).format(told))
 
 
 def test_a_line_for_people():

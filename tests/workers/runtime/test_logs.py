@@ -11,13 +11,13 @@ from types import SimpleNamespace
 import pytest
 
 from server.supervision.child import Child
-from workers.runtime.logs import log_environment, settings_of
+from workers.runtime.logs import log_environment, log_settings
 
 SCRIPT = """
 import logging, os, sys, threading, warnings
-from workers.runtime.log_lines import Speaker
+from workers.runtime.logs import ProcessName
 from workers.runtime.logs import flush, set_up_logging
-set_up_logging(Speaker("combiner"), "info", "human")
+set_up_logging(ProcessName("combiner"), "info", "human")
 {body}
 flush(20)
 """
@@ -34,8 +34,8 @@ def said(body, stderr=subprocess.PIPE):
 
 
 def test_children_get_level_and_format_from_their_environment():
-    assert settings_of(log_environment("debug", "json")) == ("debug", "json")
-    assert settings_of({}) == ("info", "human")
+    assert log_settings(log_environment("debug", "json")) == ("debug", "json")
+    assert log_settings({}) == ("info", "human")
 
 
 def test_warnings_and_forgotten_exceptions_go_to_the_log():
@@ -107,12 +107,12 @@ def test_flushing_does_not_take_long_when_nobody_reads():
 ROLE = """
 import asyncio, msgspec
 from workers.runtime.bootstrap import Started, run_role
-from workers.runtime.log_lines import Speaker
+from workers.runtime.logs import ProcessName
 class Spec(msgspec.Struct): pass
 def main(spec, commands, status):
     {first}
     raise asyncio.CancelledError("why")
-run_role(lambda _: Speaker("combiner"), Spec, main)
+run_role(lambda _: ProcessName("combiner"), Spec, main)
 """
 
 

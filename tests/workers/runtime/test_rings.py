@@ -13,9 +13,8 @@ from arenas import arena_spec, mapped
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workers.runtime.bells import Sleeper
 from workers.runtime.memory import SharedMemory
-from workers.runtime.queues import Queues
+from workers.runtime.queues import Queues, Sleeper
 from workers.runtime.rings import RING_HEADER_BYTES, Ring
 
 ROOT = Path(__file__).parents[3]
@@ -79,9 +78,8 @@ def test_what_goes_in_comes_out_whole_and_in_its_order(steps, laps):
 CHILD = """
 import os, signal, sys
 import msgspec
-from workers.runtime import bells
-from workers.runtime import rings
-from workers.runtime.bells import Sleeper
+from workers.runtime import queues as bells, rings
+from workers.runtime.queues import Sleeper
 from workers.runtime.memory import SharedMemory
 from workers.runtime.queues import Queues
 from workers.runtime.spec import MemorySpec

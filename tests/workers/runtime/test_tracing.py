@@ -6,7 +6,7 @@ import pytest
 from collector import Collector, collecting
 
 from workers.runtime import tracing
-from workers.runtime.log_lines import Speaker
+from workers.runtime.logs import ProcessName
 from workers.runtime.spec import TracingSpec
 from workers.runtime.tracing import Spans
 
@@ -14,11 +14,11 @@ from workers.runtime.tracing import Spans
 @pytest.fixture
 def patient(monkeypatch):
     """The end takes as long as it takes, where the collector does answer."""
-    monkeypatch.setattr(tracing, "_CLOSE_S", 30.0)
+    monkeypatch.setattr(tracing, "_CLOSE_TIMEOUT_S", 30.0)
 
 
 def spans_to(url):
-    return Spans(TracingSpec(f"{url}/v1/traces", "mine", 1.0), Speaker("front-end"))
+    return Spans(TracingSpec(f"{url}/v1/traces", "mine", 1.0), ProcessName("front-end"))
 
 
 @pytest.mark.parametrize("listens", [True, False])

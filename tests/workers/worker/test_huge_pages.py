@@ -1,5 +1,5 @@
-from workers.worker import huge_pages
-from workers.worker.huge_pages import HUGE_PAGE_BYTES, collapse, private_ranges
+from workers.worker import host_memory
+from workers.worker.host_memory import HUGE_PAGE_BYTES, private_ranges, use_huge_pages
 
 MAPS = """\
 00400000-01400000 r-xp 00000000 08:01 1234 /usr/bin/python3
@@ -22,14 +22,14 @@ def test_only_whole_pages_of_private_memory_without_a_file_are_meant():
 
 def test_where_huge_pages_are_not_wanted_nothing_changes(tmp_path, monkeypatch):
     setting = tmp_path / "enabled"
-    monkeypatch.setattr(huge_pages, "_SETTING", setting)
-    assert collapse() == 0
+    monkeypatch.setattr(host_memory, "_SETTING", setting)
+    assert use_huge_pages() == 0
     setting.write_text("always madvise [never]\n")
-    assert collapse() == 0
+    assert use_huge_pages() == 0
 
 
 def test_what_lies_there_stays_as_it_is():
     before = bytearray(range(256)) * (4 * HUGE_PAGE_BYTES // 256)
     content = bytes(before)
-    assert collapse() >= 0
+    assert use_huge_pages() >= 0
     assert before == content

@@ -14,7 +14,7 @@ from workers.runtime.spec import (
     Scaling,
     TensorSpec,
 )
-from workers.worker.huge_pages import HUGE_PAGE_BYTES
+from workers.worker.host_memory import HUGE_PAGE_BYTES
 from workers.worker.instance import DeviceLost, Instance
 
 START = 32 * 5
@@ -64,7 +64,7 @@ def make(arena, model):
         source = ModelSource("b", "fake")
         bindings, fields = (Binding(0),), {"classes": 2, **fields}
         spec = InstanceSpec(0, MEMBER, batch, source, model.signature, bindings, meaning, **fields)
-        return Instance(spec, arena, model, probes=probes)
+        return Instance(spec, arena, model, probes_device=probes)
 
     return make
 
@@ -240,7 +240,7 @@ def test_no_temperature_makes_sense_of_nonsense(arena, make, meaning, output, is
 def test_rows_that_have_all_ended_are_skipped(arena, model, make):
     slots = claim(arena, START, START + 4, expected=0b111)
     arena.ended[slots] = [START, -START - 1, START + 2, -START - 3]
-    arena.closing[slots] = arena.numbers(START, START + 4)
+    arena.closing[slots] = arena.row_numbers(START, START + 4)
     assert make().run([(START, START + 2), (START + 2, START + 4)]) is None
     assert model.batches == []
     check(arena, [])
@@ -276,7 +276,7 @@ def test_warm_up_measures_and_arms(make, model):
 def test_big_weights_in_ram_are_put_on_huge_pages(make, model, monkeypatch, weights_bytes, on_gpu):
     calls = []
     monkeypatch.setattr(
-        workers.worker.instance, "collapse", lambda: calls.append(len(model.batches))
+        workers.worker.instance, "use_huge_pages", lambda: calls.append(len(model.batches))
     )
     model.signature = msgspec.structs.replace(model.signature, parameter_bytes=weights_bytes)
     make(probes=on_gpu).warm_up()

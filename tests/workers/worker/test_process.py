@@ -15,7 +15,6 @@ import zmq
 from arenas import arena_spec, claim, mapped, open_arena, vector
 from serving import wait_for
 
-from workers.runtime.channels import COMBINER, WORKERS, open_socket
 from workers.runtime.child_process import child_command
 from workers.runtime.memory import SharedMemory
 from workers.runtime.messages import (
@@ -29,6 +28,7 @@ from workers.runtime.messages import (
     encode,
 )
 from workers.runtime.queues import Queues
+from workers.runtime.sockets import COMBINER, WORKERS, open_socket
 from workers.runtime.spec import (
     Binding,
     DeviceSpec,
@@ -46,9 +46,8 @@ pytestmark = pytest.mark.process
 
 KILLED = """
 import os, signal, sys
-from workers.runtime import bells
+from workers.runtime import queues, rings
 from workers.worker import process as predictor
-from workers.runtime import rings
 
 left = int(sys.argv[3])
 
@@ -60,7 +59,7 @@ def fence():
 
 rings.fence = fence
 if not left:
-    bells.Bell.is_needed = lambda bell: os.kill(os.getpid(), signal.SIGKILL)
+    queues.Bell.is_needed = lambda bell: os.kill(os.getpid(), signal.SIGKILL)
 predictor.main()
 """
 _decode = msgspec.msgpack.Decoder(Hello | Ready).decode

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from predictions import applied, close, shares, weights_for
 
-from workers.rules import RULES, TRAITS, RuleError, combination
+from workers.rules import RULES, TRAITS, RuleError, load_rule
 
 BY_OUTPUT = sorted(set(RULES) - {"vote", "weighted_vote", "rank_average", "geometric_mean"})
 
@@ -21,7 +21,7 @@ def spec_of(rule, given_predictions, **changes):
 
 def over(spec, chosen, given_predictions):
     names = [f"m{i}" for i in range(len(spec.members))]
-    rule = combination(spec, names).over(chosen)
+    rule = load_rule(spec, names).for_members(chosen)
     return applied(lambda predictions, _, out: rule(predictions, out), given_predictions[chosen])
 
 
@@ -91,4 +91,4 @@ def test_every_rule_is_described():
 def test_a_rule_that_can_not_be_made():
     spec = ensemble("e", (0,), rule="no_such_module_at_all:rule")
     with pytest.raises(RuleError, match="there is no module 'no_such_module_at_all'"):
-        combination(spec, ["a"])
+        load_rule(spec, ["a"])

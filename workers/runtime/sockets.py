@@ -6,12 +6,12 @@ Used by the front-end, the workers and the combiner::
     front-end  PULL   front-end.ipc  <-  PUSH                                  combiner
     combiner   PULL   combiner.ipc   <-  PUSH                                  worker, front-end
 
-They carry what is rare: hellos, resets, what has no room in the rings of `workers.runtime.queues`,
-and, if ZeroMQ is the bell, empty messages that only wake. High-water marks are off: credits bound
-what is in flight. Nothing lingers: the arena is the truth.
+They carry what is rare: hellos, resets, what the rings of `workers.runtime.queues` have no space
+for, and empty messages that only wake, if ZeroMQ is the bell. High-water marks are off, because
+credits bound what is in flight; and nothing lingers, because the arena is the truth.
 
-A socket's descriptor signals edges, and any use of the socket may swallow one: so whoever waits for
-it receives until nothing is left, after whatever it has sent.
+A socket's descriptor is edge-triggered, and any use of the socket may consume an edge: a process
+that waits for it therefore receives until nothing is left, also after each send.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ WORKERS = "workers.ipc"
 FRONT_END = "front-end.ipc"
 COMBINER = "combiner.ipc"
 
-#: As plain numbers: arithmetic on the library's enumerations takes as long as the call itself.
+#: As plain numbers: arithmetic on pyzmq's enumerations takes as long as the call itself.
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
 
@@ -76,7 +76,7 @@ def open_socket(
 
 
 def drain(socket: zmq.Socket[bytes], decoder: Decoder[_T]) -> list[_T]:
-    """Receive all that is waiting on `socket`, without blocking."""
+    """Receive all pending messages without blocking; empty ones, which only wake, are dropped."""
     messages: list[_T] = []
     while can_receive(socket):
         if payload := socket.recv(zmq.NOBLOCK):
@@ -85,10 +85,10 @@ def drain(socket: zmq.Socket[bytes], decoder: Decoder[_T]) -> list[_T]:
 
 
 def descriptor(socket: zmq.Socket[bytes]) -> int:
-    """The file descriptor that becomes readable when something happens on the socket."""
+    """Return the file descriptor that becomes readable when something happens on the socket."""
     return cast(int, socket.get(int(zmq.FD)))
 
 
 def can_receive(socket: zmq.Socket[bytes]) -> bool:
-    """Whether a message is waiting (cheaper to ask than to catch the error of trying)."""
+    """Whether a message is pending (cheaper than to catch the exception of a failed receive)."""
     return bool(cast(int, socket.get(_EVENTS)) & _POLLIN)

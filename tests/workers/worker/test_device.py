@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from workers.runtime.spec import DeviceSpec, MemorySpec, WorkerSpec
-from workers.worker import pinned_memory as pinned
+from workers.worker import host_memory
 
 ROOT = Path(__file__).parents[3]
 SLICE = DeviceSpec("cuda:5", "NVIDIA A100-SXM4-40GB MIG 1g.5gb", 1 << 30, uuid="MIG-5c0e")
@@ -85,6 +85,6 @@ def test_the_arena_is_pinned_for_the_workers_gpu(monkeypatch, caplog, status, pi
     runtime = Runtime(status)
     monkeypatch.setattr(ctypes, "CDLL", lambda name: runtime)
     with mmap.mmap(-1, 4096) as buffer:
-        assert pinned.pin(buffer, SLICE) == pinned_it
+        assert host_memory.pin_for_device(buffer, SLICE) == pinned_it
     assert runtime.chosen == [0]
     assert ("for cuda:5: CUDA error 2" in caplog.text) != pinned_it
