@@ -273,7 +273,7 @@ class Stage:
         assert self.engine._answers.held_bytes == 0
         assert all(member.pending.rows == 0 for member in self.fleet._all_members)
         assert all(owner is None for owner in self.engine.arenas[0]._owners)
-        assert not self.combiner._reasons
+        assert not self.combiner._errors
 
 
 @contextmanager
