@@ -123,10 +123,12 @@ bench: $(INSTALLED) ## run the benchmarks
 bench-peers: $(INSTALLED) ## measure other servers beside ours, in environments of their own
 	$(BIN)/python -m benchmarks.peers $(BENCH_PEERS)
 
-docs: $(INSTALLED) ## write the reference pages anew that are made from code
+docs: $(INSTALLED) ## generate what pages have from code: references, the drawing, line numbers
 	$(BIN)/python -m server.config.reference
 	$(BIN)/python -m typer server.cli.main utils docs --name ensembled \
 		--title 'Command line' --output docs/command-line.md
+	$(BIN)/python docs/tools/drawing.py
+	$(BIN)/python docs/tools/lines.py
 
 site: $(DOCS_INSTALLED) ## build the documentation as a site, in site/; SITE=serve shows it
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/mkdocs $(SITE)

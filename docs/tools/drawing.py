@@ -19,15 +19,17 @@ import grimp
 ROOT = Path(__file__).resolve().parents[2]
 SVG = ROOT / "docs/packages.svg"
 ROOTS = ("server", "allocator", "workers", "ensembled_client")
-_WIDTH, _HEIGHT, _GAP, _ROW = 132, 30, 14, 84
+_BOX, _HEIGHT, _GAP, _ROW = 132, 30, 14, 72
+#: Begins the name of a place where an arrow passes a row.
+_PASSING = ">"
 _STYLE = """
   text { font: 12px system-ui, sans-serif; text-anchor: middle; fill: #222 }
-  line { stroke: #8a8f98; stroke-width: 1 }
+  polyline { fill: none; stroke: #8a8f98; stroke-linejoin: round }
   rect { stroke-width: 1; stroke: #0003 }
   .server { fill: #dbe7fb } .allocator { fill: #e4f3dc }
   .workers { fill: #fbe9d2 } .ensembled_client { fill: #ecdff5 }
   @media (prefers-color-scheme: dark) {
-    text { fill: #eee } line { stroke: #777d87 }
+    text { fill: #eee } polyline { stroke: #777d87 }
     .server { fill: #24406b } .allocator { fill: #2f5420 }
     .workers { fill: #6b4717 } .ensembled_client { fill: #4f3066 }
   }
@@ -74,16 +76,17 @@ def levels(imports: Mapping[str, Iterable[str]]) -> list[list[str]]:
 def picture(imports: Mapping[str, set[str]]) -> str:
     """Return the drawing as SVG."""
     arrows = reduced(imports)
-    rows = _untangled(levels(imports), arrows)
-    width = max(map(len, rows)) * (_WIDTH + _GAP) + _GAP
-    place = {
-        name: (
-            width / 2 + (column - (len(row) - 1) / 2) * (_WIDTH + _GAP),
-            _GAP + level * _ROW,
-        )
-        for level, row in enumerate(rows)
-        for column, name in enumerate(row)
-    }
+    rows = levels(imports)
+    paths = _routed(rows, arrows)
+    _untangle(rows, paths)
+    lengths = [sum(_width(name) for name in row) for row in rows]
+    width = max(lengths) + _GAP
+    place: dict[str, tuple[float, float]] = {}
+    for level, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        left = (width - length) / 2
+        for name in row:
+            place[name] = left + _width(name) / 2, _GAP + level * _ROW
+            left += _width(name)
     height = _GAP * 2 + (len(rows) - 1) * _ROW + _HEIGHT
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img">',
@@ -92,34 +95,60 @@ def picture(imports: Mapping[str, set[str]]) -> str:
         '<defs><marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" '
         'markerHeight="7" orient="auto"><path d="M0 0 8 4 0 8z" fill="#8a8f98"/></marker></defs>',
     ]
-    for importer in sorted(arrows):
-        for imported in sorted(arrows[importer]):
-            (x1, y1), (x2, y2) = place[importer], place[imported]
-            lines.append(
-                f'<line x1="{x1:.0f}" y1="{y1 + _HEIGHT:.0f}" x2="{x2:.0f}" y2="{y2:.0f}" '
-                'marker-end="url(#head)"/>'
-            )
-    for name, (x, y) in place.items():
-        root, _, rest = name.partition(".")
+    for path in paths:
+        points = [(place[path[0]][0], place[path[0]][1] + _HEIGHT)]
+        for x, y in (place[name] for name in path[1:-1]):
+            points += [(x, y), (x, y + _HEIGHT)]
+        points.append(place[path[-1]])
+        drawn = " ".join(f"{x:.0f},{y:.0f}" for x, y in points)
+        lines.append(f'<polyline points="{drawn}" marker-end="url(#head)"/>')
+    for name in imports:
+        (x, y), (root, _, rest) = place[name], name.partition(".")
         lines.append(
             f'<g><title>{escape(_purpose(name))}</title><rect class="{root}" rx="4" '
-            f'x="{x - _WIDTH / 2:.0f}" y="{y:.0f}" width="{_WIDTH}" height="{_HEIGHT}"/>'
+            f'x="{x - _BOX / 2:.0f}" y="{y:.0f}" width="{_BOX}" height="{_HEIGHT}"/>'
             f'<text x="{x:.0f}" y="{y + 19:.0f}">{escape(_label(root, rest))}</text></g>'
         )
     return "\n".join([*lines, "</svg>", ""])
 
 
-def _untangled(rows: list[list[str]], arrows: Mapping[str, set[str]]) -> list[list[str]]:
-    """Order each row by where its neighbours in the row above are."""
-    for above, below in pairwise(rows):
-        centre = {name: column - (len(above) - 1) / 2 for column, name in enumerate(above)}
+def _routed(rows: list[list[str]], arrows: Mapping[str, set[str]]) -> list[list[str]]:
+    """Add to each row a place for the arrows that pass it; return the places of each arrow."""
+    level = {name: number for number, row in enumerate(rows) for name in row}
+    paths = []
+    for importer in sorted(arrows):
+        for imported in sorted(arrows[importer]):
+            between = range(level[importer] + 1, level[imported])
+            passing = [f"{_PASSING}{importer} {imported} {number}" for number in between]
+            for number, name in zip(between, passing, strict=True):
+                rows[number].append(name)
+            paths.append([importer, *passing, imported])
+    return paths
 
-        def wanted(name: str, centre: Mapping[str, float] = centre) -> tuple[float, str]:
-            columns = [centre[each] for each in centre if name in arrows.get(each, ())]
-            return (sum(columns) / len(columns) if columns else 0.0, name)
 
-        below.sort(key=wanted)
-    return rows
+def _untangle(rows: list[list[str]], paths: list[list[str]]) -> None:
+    """Order each row by the mean place of its neighbours, down and up a few times."""
+    links = [pair for path in paths for pair in pairwise(path)]
+    above: dict[str, list[str]] = {name: [] for row in rows for name in row}
+    below: dict[str, list[str]] = {name: [] for row in rows for name in row}
+    for upper, lower in links:
+        above[lower].append(upper)
+        below[upper].append(lower)
+    for near, order in (above, rows), (below, rows[::-1]), (above, rows), (below, rows[::-1]):
+        at: dict[str, float] = {}
+        for row in order:
+            wanted = {
+                name: sum(at[each] for each in near[name]) / len(near[name])
+                if near[name]
+                else (number + 0.5) / len(row)
+                for number, name in enumerate(row)
+            }
+            row.sort(key=lambda name, wanted=wanted: (wanted[name], name))
+            at.update({name: (number + 0.5) / len(row) for number, name in enumerate(row)})
+
+
+def _width(name: str) -> int:
+    return _GAP if name.startswith(_PASSING) else _BOX + _GAP
 
 
 def _label(root: str, rest: str) -> str:
