@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import http.client
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,22 +41,27 @@ class InferRequest:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def binary_request(model: str, name: str, rows: Array) -> InferRequest:
+def binary_request(
+    model: str, name: str, rows: Array, parameters: Mapping[str, Any] | None = None
+) -> InferRequest:
     """Return a request with a raw tensor, which wants a raw answer.
 
     Args:
         model: who is asked.
         name: the input's name.
         rows: [n, ...], of the input's type.
+        parameters: of the request.
     """
-    body, headers = wire.binary_request({name: rows})
+    body, headers = wire.binary_request({name: rows}, parameters)
     return InferRequest(_path(model), body, headers)
 
 
-def json_request(model: str, name: str, rows: Array) -> InferRequest:
+def json_request(
+    model: str, name: str, rows: Array, parameters: Mapping[str, Any] | None = None
+) -> InferRequest:
     """Return the same request as JSON, which wants JSON."""
     headers = {"Content-Type": "application/json"}
-    return InferRequest(_path(model), wire.json_request({name: rows}), headers)
+    return InferRequest(_path(model), wire.json_request({name: rows}, parameters), headers)
 
 
 def _path(model: str) -> str:

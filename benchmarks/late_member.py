@@ -18,6 +18,7 @@ from collections import Counter
 from pathlib import Path
 
 import yaml
+from ensembled_client.wire import HEADER_LENGTH, RawTensor, join_elements, request_header
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.limit import errors_as_lines
@@ -73,19 +74,14 @@ def _write_config(directory: Path) -> Path:
 
 def _ask(connection: http.client.HTTPConnection, photo: bytes, timeout_ms: int) -> tuple[int, str]:
     """Ask with a deadline (0: none); the status, and which members answered."""
-    tensor = {"name": "image", "shape": [1], "datatype": "BYTES"}
-    size = len(photo) + 4
-    document = {
-        "inputs": [{**tensor, "parameters": {"binary_data_size": size}}],
-        "outputs": [{"name": "output", "parameters": {"classification": 1}}],
-        "parameters": {"timeout": timeout_ms * 1000},
-    }
-    header = json.dumps(document).encode()
-    body = header + len(photo).to_bytes(4, "little") + photo
-    headers = {"Inference-Header-Content-Length": str(len(header))}
-    connection.request("POST", "/v2/models/imagenet/infer", body, headers)
+    image = RawTensor("image", "BYTES", (1,), join_elements([photo]))
+    parameters = {"timeout": timeout_ms * 1000}
+    header = request_header([image], outputs={"output": 1}, parameters=parameters)
+    headers = {HEADER_LENGTH: str(len(header))}
+    connection.request("POST", "/v2/models/imagenet/infer", header + image.data, headers)
     response = connection.getresponse()
-    answer = json.loads(response.read())
+    length = int(response.headers.get(HEADER_LENGTH, response.headers["Content-Length"]))
+    answer = json.loads(response.read()[:length])
     return response.status, answer.get("parameters", {}).get("members", answer.get("error", ""))
 
 

@@ -15,8 +15,13 @@ from typing import Any
 
 import grpc
 import grpc.aio
-import numpy as np
-from ensembled_client.wire.messages import SERVICE, message_class
+from ensembled_client.wire import HEADER_LENGTH, InferResponse, decode_response, raw_tensor
+from ensembled_client.wire.messages import (
+    SERVICE,
+    decode_response_message,
+    message_class,
+    request_message,
+)
 
 from benchmarks.chaos.scene import Floats
 from benchmarks.errors import BenchmarkError
@@ -76,17 +81,10 @@ class Reply:
 def infer_bytes(ask: Ask, *, as_json: bool) -> bytes:
     """The whole HTTP request."""
     make = json_request if as_json else binary_request
-    request = make(ask.model, "x", ask.x)
-    length = int(request.headers.get("Inference-Header-Content-Length", len(request.body)))
-    document = json.loads(request.body[:length])
-    document["parameters"] = {**document.get("parameters", {}), **ask.parameters}
-    header = json.dumps(document).encode()
-    lines = [f"POST {request.path} HTTP/1.1", "Host: chaos"]
-    if not as_json:
-        lines.append(f"Inference-Header-Content-Length: {len(header)}")
-    body = header + request.body[length:]
-    lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+    request = make(ask.model, "x", ask.x, ask.parameters)
+    headers = {"Host": "chaos", **request.headers, "Content-Length": len(request.body)}
+    lines = [f"POST {request.path} HTTP/1.1", *(f"{name}: {headers[name]}" for name in headers)]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + request.body
 
 
 class HttpLane:
@@ -110,16 +108,10 @@ class HttpLane:
             return Reply(LOST)
         if status == NO_CONNECTION:
             return Reply(status)
-        length = int(headers.get("inference-header-content-length", len(body)))
-        document = json.loads(body[:length])
         if status != 200:
-            return Reply(status, error=document["error"])
-        (output,) = document["outputs"]
-        raw = body[length:]
-        flat = np.array(output["data"], np.float32) if as_json else np.frombuffer(raw, np.float32)
-        parameters = document["parameters"]
-        members = tuple(parameters["members"].split(","))
-        return Reply(status, flat.reshape(output["shape"]), members, parameters["degraded"])
+            return Reply(status, error=json.loads(body)["error"])
+        length = headers.get(HEADER_LENGTH.lower())
+        return _answered(decode_response(body, None if length is None else int(length)))
 
     async def get(self, path: str) -> int:
         """The status of a GET."""
@@ -228,21 +220,19 @@ class GrpcLane:
 
 
 def _request(ask: Ask, request_id: str) -> Any:
-    request = _Request(model_name=ask.model, id=request_id)
-    request.inputs.add(name="x", datatype="FP32", shape=ask.x.shape)
-    request.raw_input_contents.append(ask.x.tobytes())
-    for name, value in ask.parameters.items():
-        kind = "string_param" if isinstance(value, str) else "int64_param"
-        setattr(request.parameters[name], kind, value)
+    request = request_message(ask.model, [raw_tensor("x", ask.x)], parameters=ask.parameters)
+    request.id = request_id
     return request
 
 
-def _reply(response: Any) -> Reply:
-    (output,) = response.outputs
-    values = np.frombuffer(response.raw_output_contents[0], np.float32)
-    members = tuple(response.parameters["members"].string_param.split(","))
-    degraded = response.parameters["degraded"].bool_param
-    return Reply(200, values.reshape(tuple(output.shape)), members, degraded)
+def _reply(message: Any) -> Reply:
+    return _answered(decode_response_message(message))
+
+
+def _answered(response: InferResponse) -> Reply:
+    (values,) = response.outputs.values()
+    members = tuple(response.parameters["members"].split(","))
+    return Reply(200, values, members, response.parameters["degraded"])
 
 
 #: What the server says in a text alone (in a stream), by words of it.
