@@ -42,7 +42,7 @@ class FitOptions:
             whose rule is a weighted mean, else `keep`.
         max_loss: of a cascade, as a share of the rows.
         bags: of the greedy selection.
-        seed: of everything random.
+        seed: of all randomness.
     """
 
     weighting: Weighting | None = None

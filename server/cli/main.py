@@ -35,7 +35,7 @@ OptionalConfigPath = Annotated[
 DevicesPath = Annotated[Path | None, _file("Instead of CONFIG: the devices, JSON.")]
 ProfilesPath = Annotated[Path | None, _file("With --devices: the members' profiles, JSON.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
-Seed = Annotated[int, typer.Option(min=0, help="Of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 
 #: The longest measurement of `allocate --measure`.
 _MEASURE_S = 4.0

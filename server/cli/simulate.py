@@ -42,14 +42,20 @@ from server.profiling import profile_members
 from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
 
-__all__ = ["Scenario", "make_arrivals", "scenario_from_config", "scenario_from_files", "simulate"]
+__all__ = [
+    "ServingScenario",
+    "make_arrivals",
+    "scenario_from_config",
+    "scenario_from_files",
+    "simulate",
+]
 
 #: Without a load, so many times the rows of a member's batches are in flight.
 _SATURATION = 4
 
 
 @dataclass(frozen=True)
-class Scenario:
+class ServingScenario:
     """What is simulated.
 
     Attributes:
@@ -67,7 +73,7 @@ class Scenario:
 
 def scenario_from_files(
     devices: Path, profiles: Path, allocation: Path | None, *, seed: int
-) -> Scenario:
+) -> ServingScenario:
     """Read a scenario in which front-end and combiner cost nothing.
 
     Args:
@@ -84,16 +90,16 @@ def scenario_from_files(
     problem = read_problem(devices, profiles)
     if allocation is None:
         try:
-            return Scenario(problem, search(problem, seed=seed).matrix)
+            return ServingScenario(problem, search(problem, seed=seed).matrix)
         except NoPlaceError as error:
             raise ConfigError(str(error)) from None
     matrix = read_matrix(allocation)
     problem = replace(problem, members=matrix.members)
     _check(problem, matrix, allocation)
-    return Scenario(problem, matrix)
+    return ServingScenario(problem, matrix)
 
 
-def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) -> Scenario:
+def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) -> ServingScenario:
     """Profile the members of a configuration on the devices of this host.
 
     Requests are for its ensembles in equal shares; without ensembles, for its members.
@@ -121,7 +127,7 @@ def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) 
             _check(planned.problem, matrix, path)
     ensembles = [ensemble.members for ensemble in config.ensembles.values()]
     mix = [EnsembleShare(names) for names in ensembles or [(name,) for name in matrix.members]]
-    return Scenario(planned.problem, matrix, mix, planned.host)
+    return ServingScenario(planned.problem, matrix, mix, planned.host)
 
 
 def _check(problem: Problem, matrix: AllocationMatrix, path: Path) -> None:
@@ -159,7 +165,7 @@ def make_arrivals(
 
 
 def simulate(
-    scenario: Scenario,
+    scenario: ServingScenario,
     arrivals: Arrivals,
     *,
     seconds: float | None,

@@ -149,7 +149,7 @@ def measure_allocation(
         config: what it holds.
         placement: the optimum by the performance model, its spare memory left.
         longest_s: seconds of a measurement in the last round.
-        seed: of everything random.
+        seed: of all randomness.
         log: called with progress, a line at a time.
 
     Returns:

@@ -69,7 +69,7 @@ def make_requests(
         image_sizes: by model, the height and width to send in pixels, if it takes images.
         rows: of each request; fewer if the body would be too large.
         max_bytes: of a body.
-        seed: of everything random.
+        seed: of all randomness.
 
     Raises:
         MeasurementError: if the server does not answer.
