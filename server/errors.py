@@ -1,26 +1,26 @@
 """The one tree of typed errors, used in the front-end, the supervisor and the command line.
 
-Each error says how every protocol reports it; they are raised where the problem is found and
-turned into an HTTP response, a gRPC status or an exit code at the edge. They never cross a
-process boundary as objects: workers and the combiner report failures as data.
+Each class defines how every protocol reports it. Errors are raised where the problem is found, and
+become an HTTP response, a gRPC status or an exit code at the edge. They never cross a process
+boundary as objects: workers and the combiner report failures as data.
 
     EnsembledError
-      +-- ConfigError                what the user wrote is wrong           exit 2
-      +-- StartError                 the server could not start or run      exit 1
+      +-- ConfigError                the user's input is wrong              exit 2
+      +-- StartError                 the server can't start or run          exit 1
       +-- RequestError               one request failed               HTTP  gRPC
             +-- InvalidRequest       malformed; wrong name or shape   400   INVALID_ARGUMENT
-            +-- Unauthenticated      no API key, or none of ours      401   UNAUTHENTICATED
-            +-- Forbidden            the key is not for this          403   PERMISSION_DENIED
+            +-- Unauthenticated      no API key, or an unknown one    401   UNAUTHENTICATED
+            +-- Forbidden            the key lacks the scope          403   PERMISSION_DENIED
             +-- UnknownModel         no such ensemble or member       404   NOT_FOUND
-            +-- RequestTimeout       the body came too slowly         408   DEADLINE_EXCEEDED
+            +-- RequestTimeout       the body arrived too slowly      408   DEADLINE_EXCEEDED
             +-- RequestTooLarge      body over the limit              413   RESOURCE_EXHAUSTED
             +-- UnsupportedMediaType unknown content encoding         415   INVALID_ARGUMENT
-            +-- QueueFull            too much is waiting already      429   RESOURCE_EXHAUSTED
+            +-- QueueFull            a limit of queued work reached   429   RESOURCE_EXHAUSTED
             +-- MemberFailed         no quorum without this member    500   INTERNAL
-            +-- InternalFault        a fault of the server's own      500   INTERNAL
+            +-- InternalFault        a bug of the server              500   INTERNAL
             +-- Unavailable          starting, draining, no quorum    503   UNAVAILABLE
-            |     +-- ClientGone     nobody is there to read it
-            +-- DeadlineExceeded     time is up without a quorum      504   DEADLINE_EXCEEDED
+            |     +-- ClientGone     the client has disconnected
+            +-- DeadlineExceeded     deadline passed, no quorum       504   DEADLINE_EXCEEDED
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ __all__ = [
     "UnsupportedMediaType",
 ]
 
-#: What there may be too much of: requests or rows that wait for the arena, work that would take
-#: too long, or longer than the request has, bodies, requests of one client, calls.
+#: Which limit was reached: requests or rows waiting for the arena, the time that queued work takes,
+#: the request's deadline, memory for bodies, requests of one client, open gRPC calls.
 QueueReason = Literal["waiting", "time", "deadline", "memory", "client", "calls"]
 
 
@@ -60,13 +60,13 @@ class EnsembledError(Exception):
     Attributes:
         http_status: the status code of an HTTP response.
         grpc_status: the name of a `grpc.StatusCode`.
-        exit_code: what the command line exits with.
-        message: what the user reads.
+        exit_code: of the command line.
+        message: for the user.
     """
 
-    http_status: int = 500
-    grpc_status: str = "INTERNAL"
-    exit_code: int = 1
+    http_status = 500
+    grpc_status = "INTERNAL"
+    exit_code = 1
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ class EnsembledError(Exception):
 
 
 class ConfigError(EnsembledError):
-    """What the user wrote (a configuration, an argument) is wrong.
+    """The user's input (a configuration, an argument) is wrong.
 
     Attributes:
         problems: one line per problem, each naming the place and the fix.
@@ -94,50 +94,53 @@ class StartError(EnsembledError):
 class RequestError(EnsembledError):
     """One request could not be answered.
 
+    Subclasses define their attributes by keyword arguments of the class statement.
+
     Attributes:
-        outcome: what became of the request, a word for metrics.
-        reason: why it was refused, a word for metrics, if that was because of the server's state
-            or limits; else empty.
+        outcome: how the request ended, a label of metrics.
+        reason: why it was refused, a label of metrics, if that was because of the server's state or
+            limits; else empty.
     """
 
-    outcome: str = "internal"
+    outcome = "internal"
     reason: str = ""
 
+    def __init_subclass__(
+        cls, *, http: int = 0, grpc: str = "", outcome: str = "", reason: str = ""
+    ) -> None:
+        super().__init_subclass__()
+        cls.http_status = http or cls.http_status
+        cls.grpc_status = grpc or cls.grpc_status
+        cls.outcome = outcome or cls.outcome
+        cls.reason = reason or cls.reason
 
-class InvalidRequest(RequestError):
+
+class InvalidRequest(RequestError, http=400, grpc="INVALID_ARGUMENT", outcome="invalid"):
     """The request is malformed, or a tensor has the wrong name, shape, datatype or size."""
 
-    http_status = 400
-    grpc_status = "INVALID_ARGUMENT"
-    outcome = "invalid"
+
+class Unauthenticated(
+    RequestError,
+    http=401,
+    grpc="UNAUTHENTICATED",
+    outcome="unauthenticated",
+    reason="unauthenticated",
+):
+    """The request needs an API key, and has none or an unknown one."""
 
 
-class Unauthenticated(RequestError):
-    """The request needs an API key, and has none or one that is not known."""
-
-    http_status = 401
-    grpc_status = "UNAUTHENTICATED"
-    outcome = reason = "unauthenticated"
+class Forbidden(
+    RequestError, http=403, grpc="PERMISSION_DENIED", outcome="forbidden", reason="forbidden"
+):
+    """The request's API key is known, but lacks the scope."""
 
 
-class Forbidden(RequestError):
-    """The request's API key is known, but not for what it asks."""
-
-    http_status = 403
-    grpc_status = "PERMISSION_DENIED"
-    outcome = reason = "forbidden"
-
-
-class UnknownModel(RequestError):
+class UnknownModel(RequestError, http=404, grpc="NOT_FOUND", outcome="unknown_model"):
     """The request names neither an ensemble nor a member.
 
     Attributes:
-        model: the name that was asked for.
+        model: the requested name.
     """
-
-    http_status = 404
-    grpc_status = "NOT_FOUND"
-    outcome = "unknown_model"
 
     def __init__(self, model: str, version: str = "") -> None:
         asked = f"{model!r} version {repr(version)[1:-1]}" if version else repr(model)
@@ -145,43 +148,31 @@ class UnknownModel(RequestError):
         self.model = model
 
 
-class RequestTimeout(RequestError):
+class RequestTimeout(
+    RequestError, http=408, grpc="DEADLINE_EXCEEDED", outcome="body_timeout", reason="body_timeout"
+):
     """The client took too long to send its request."""
 
-    http_status = 408
-    grpc_status = "DEADLINE_EXCEEDED"
-    outcome = reason = "body_timeout"
+
+class RequestTooLarge(
+    RequestError, http=413, grpc="RESOURCE_EXHAUSTED", outcome="too_large", reason="too_large"
+):
+    """The body is over the limit, or its images would be when decoded."""
 
 
-class RequestTooLarge(RequestError):
-    """The body is over the limit, or its images would be when they are decoded."""
-
-    http_status = 413
-    grpc_status = "RESOURCE_EXHAUSTED"
-    outcome = reason = "too_large"
+class UnsupportedMediaType(RequestError, http=415, grpc="INVALID_ARGUMENT", outcome="invalid"):
+    """The body has a content encoding that the server does not support."""
 
 
-class UnsupportedMediaType(RequestError):
-    """The body has an encoding that the server does not read."""
-
-    http_status = 415
-    grpc_status = "INVALID_ARGUMENT"
-    outcome = "invalid"
-
-
-class QueueFull(RequestError):
-    """There is too much to do already: the request was refused before anything was done for it.
+class QueueFull(RequestError, http=429, grpc="RESOURCE_EXHAUSTED", outcome="queue_full"):
+    """Too much work is queued: the request was refused before any work was done for it.
 
     The gRPC status is not UNAVAILABLE, which clients retry at once.
 
     Attributes:
-        retry_after_s: how long the client should wait before it tries again.
-        reason: what there is too much of, a word for metrics.
+        retry_after_s: how long the client should wait before it retries.
+        reason: which limit was reached, a label of metrics.
     """
-
-    http_status = 429
-    grpc_status = "RESOURCE_EXHAUSTED"
-    outcome = "queue_full"
 
     def __init__(
         self,
@@ -194,14 +185,12 @@ class QueueFull(RequestError):
         self.reason = reason
 
 
-class MemberFailed(RequestError):
+class MemberFailed(RequestError, outcome="member_failed"):
     """A member failed on this input, and without it there is no quorum; the message names it."""
-
-    outcome = "member_failed"
 
 
 class InternalFault(RequestError):
-    """A fault of the server's own; what went wrong is in its log, under the request's id.
+    """A bug of the server; details are in its log, under the request's id.
 
     Attributes:
         request_id: the client's, or a new one.
@@ -212,19 +201,16 @@ class InternalFault(RequestError):
         self.request_id = request_id
 
 
-class Unavailable(RequestError):
-    """The server is starting or draining, or the quorum cannot be met at present.
+class Unavailable(RequestError, http=503, grpc="UNAVAILABLE", outcome="unavailable"):
+    """The server is starting or draining, or the quorum can't be met at present.
 
-    Nothing was done for the request, so it may be sent again.
+    No work was done for the request, so it may be sent again.
 
     Attributes:
-        retry_after_s: how long the client should wait before it tries again.
-        reason: which of these it is, a word for metrics: ``starting``, ``draining``, ``no_quorum``.
+        retry_after_s: how long the client should wait before it retries.
+        reason: which of these it is, a label of metrics: ``starting``, ``draining``, ``no_quorum``.
     """
 
-    http_status = 503
-    grpc_status = "UNAVAILABLE"
-    outcome = "unavailable"
     retry_after_s = 1.0
 
     def __init__(self, message: str, reason: str = "no_quorum") -> None:
@@ -232,21 +218,15 @@ class Unavailable(RequestError):
         self.reason = reason
 
 
-class ClientGone(Unavailable):
-    """The client has gone before it had its answer; nobody reads this."""
-
-    outcome = "disconnected"
+class ClientGone(Unavailable, outcome="disconnected"):
+    """The client has disconnected before it had its answer; nobody reads this."""
 
     def __init__(self) -> None:
         super().__init__("the client has gone", reason="")
 
 
-class DeadlineExceeded(RequestError):
+class DeadlineExceeded(RequestError, http=504, grpc="DEADLINE_EXCEEDED", outcome="deadline"):
     """The deadline passed before a quorum of members had answered."""
-
-    http_status = 504
-    grpc_status = "DEADLINE_EXCEEDED"
-    outcome = "deadline"
 
     def __init__(self, message: str = "the deadline passed before the quorum was met") -> None:
         super().__init__(message)

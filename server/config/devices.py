@@ -11,7 +11,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    field_validator,
+    model_validator,
+)
 
 from server.config.base import Bytes, Section
 
@@ -33,7 +40,7 @@ class DeviceConfig(Section):
     """`cuda:N`, where N is the index of the GPU, or `cpu:N`; any name with `part_of`."""
     part_of: str | None = None
     """`cuda:N` or `cpu` makes the device virtual: a process of its own on shared hardware."""
-    cores: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=1)
+    cores: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
     """Core ids, for CPU devices only; if absent, all cores. Virtual devices may share cores."""
     memory_bytes: Bytes | None = None
     """Memory for all of its instances, e.g. `4GiB`; if absent, what is available."""
@@ -106,18 +113,18 @@ class PlacementConfig(Section):
         default=_BATCH_SIZES, min_length=1
     )
     """Batch sizes that are profiled and may be chosen; a member's `batch_size` overrides them."""
-    profile_s: float = Field(default=30.0, ge=0)
+    profile_s: NonNegativeFloat = 30.0
     """Seconds that `serve` may spend on profiling members without a cached profile; 0 is none."""
-    time_limit_s: float = Field(default=10.0, gt=0)
+    time_limit_s: PositiveFloat = 10.0
     """Seconds that the search for an allocation may take."""
     spare_memory: Literal["fill", "leave"] = "fill"
     """Whether members get further instances in spare memory: these take over at once when a worker
     dies, and let a single request spread over more devices."""
     objective: Literal["throughput", "latency"] = "throughput"
     """What the allocation is optimized for: most rows per second, or fewest late answers."""
-    arrival_rows_s: float | None = Field(default=None, gt=0)
+    arrival_rows_s: PositiveFloat | None = None
     """For `latency`: how many rows arrive per second."""
-    deadline_ms: float | None = Field(default=None, gt=0)
+    deadline_ms: PositiveFloat | None = None
     """For `latency`: when an answer is late; if absent, the 99th percentile is minimized."""
 
     @model_validator(mode="after")

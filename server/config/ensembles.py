@@ -12,7 +12,15 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from server.config.base import Name, RelativePath, Section, did_you_mean
 from workers.rules import TRAITS, is_custom
@@ -51,7 +59,7 @@ class EnsembleConfig(Section):
     """How the members' predictions become one answer: a built-in rule, or a function of your own,
     `package.module:function`, imported from this file's directory. See
     [combination.md](combination.md)."""
-    weights: Annotated[tuple[Annotated[float, Field(gt=0)], ...], _WEIGHTS_SCHEMA] | None = None
+    weights: Annotated[tuple[PositiveFloat, ...], _WEIGHTS_SCHEMA] | None = None
     """A list in the members' order, or a mapping by member: required by `weighted_mean` and
     `weighted_vote`, optional for `medoid` and a function of your own."""
     trim: float | None = Field(default=None, gt=0, lt=0.5)
@@ -68,7 +76,7 @@ class EnsembleConfig(Section):
     labels: RelativePath | None = None
     """File with one label per line: the classes of the answer, in order; a relative path. If
     absent, they are the members' own: the union, if they differ."""
-    deadline_ms: float = Field(default=0.0, ge=0)
+    deadline_ms: NonNegativeFloat = 0.0
     """After this time a request is answered from the members that are done, if they are a quorum;
     0: never."""
     cascade: tuple[Annotated[tuple[Name, ...], Field(min_length=1)], ...] | None = Field(

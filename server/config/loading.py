@@ -138,7 +138,7 @@ def _lines(
 
 
 def _missing_files(config: Config) -> Iterator[str]:
-    for key, path in _named_files(config):
+    for key, path in _paths(config):
         try:
             if not path.is_file():
                 yield f"{key}: there is no file {path}"
@@ -146,18 +146,10 @@ def _missing_files(config: Config) -> Iterator[str]:
             yield f"{key}: cannot look at {path}: {error.strerror}"
 
 
-def _named_files(config: Config) -> Iterator[tuple[str, Path]]:
-    """The files that a configuration names, by key."""
-    for key, path in config.server.files().items():
-        yield f"server.{key}", path
-    for name, member in config.members.items():
-        if isinstance(member.model, Path):
-            yield f"members.{name}.model", member.model
-        if member.labels is not None:
-            yield f"members.{name}.labels", member.labels
-    for name, ensemble in config.ensembles.items():
-        for field in ("meta", "labels"):
-            if (file := getattr(ensemble, field)) is not None:
-                yield f"ensembles.{name}.{field}", file
-    if isinstance(config.allocation, Path):
-        yield "allocation", config.allocation
+def _paths(value: Any, key: str = "") -> Iterator[tuple[str, Path]]:
+    """The files that a section, or the configuration, names, by key."""
+    if isinstance(value, Path):
+        yield key, value
+    elif isinstance(value, BaseModel | dict):
+        for name, inner in value.items() if isinstance(value, dict) else value:
+            yield from _paths(inner, f"{key}.{name}" if key else name)

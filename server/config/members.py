@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from ensembled_client.wire import DTYPES
-from pydantic import BeforeValidator, Discriminator, Field, Tag, WithJsonSchema, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    Tag,
+    WithJsonSchema,
+    model_validator,
+)
 
 from server.config.base import RelativePath, Section, did_you_mean
 from workers.runtime.spec import FakeOptions, OutputKind, Preparation, TensorSpec
@@ -46,13 +55,17 @@ def _per_channel(value: Any) -> Any:
     return (value, value, value) if isinstance(value, int | float | str) else value
 
 
-_PER_CHANNEL_SCHEMA = WithJsonSchema(
-    {
-        "anyOf": [
-            {"type": "number"},
-            {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
-        ]
-    }
+#: One number for all channels, or one per channel.
+_PER_CHANNEL = (
+    BeforeValidator(_per_channel),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number"},
+                {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3},
+            ]
+        }
+    ),
 )
 
 
@@ -71,17 +84,9 @@ class ImageConfig(Section):
     """Height and width of the model's input, in pixels."""
     crop: float = Field(default=0.875, gt=0, le=1)
     """Share of the resized shorter side that the central crop keeps."""
-    mean: Annotated[tuple[float, float, float], BeforeValidator(_per_channel), _PER_CHANNEL_SCHEMA]
+    mean: Annotated[tuple[float, float, float], *_PER_CHANNEL]
     """Subtracted from the pixels, which are 0 to 255: one number, or one per RGB channel."""
-    std: Annotated[
-        tuple[
-            Annotated[float, Field(gt=0)],
-            Annotated[float, Field(gt=0)],
-            Annotated[float, Field(gt=0)],
-        ],
-        BeforeValidator(_per_channel),
-        _PER_CHANNEL_SCHEMA,
-    ]
+    std: Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], *_PER_CHANNEL]
     """Divides the result: one positive number, or one per RGB channel."""
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     """Resampling filter of the resize."""
@@ -150,7 +155,7 @@ class FakeConfig(Section):
     """Shape of each input without the batch dimension; all are `FP32`."""
     outputs: int = Field(ge=1)
     """Number of output elements per row."""
-    sleep_ms: float = Field(default=0.0, ge=0)
+    sleep_ms: NonNegativeFloat = 0.0
     """Time that one batch takes."""
     fail: Literal["none", "raise", "exit", "hang", "nan", "alloc"] = "none"
     """How it fails."""

@@ -8,13 +8,15 @@ a value: people paste keys where hashes belong.
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AnyHttpUrl,
     BeforeValidator,
     Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
     SecretStr,
     UrlConstraints,
     WithJsonSchema,
@@ -59,21 +61,21 @@ KeyScope = Literal["infer", "admin", "urgent"]
 class LimitsConfig(Section):
     """How much of the server's time and memory clients may use."""
 
-    queue_s: float = Field(default=10.0, gt=0)
+    queue_s: PositiveFloat = 10.0
     """A request is refused at once (429) if the work queued before it is expected to take longer,
     or if it could not be answered by its own deadline."""
     waiting_rows: int = Field(default=65536, ge=1)
     """Rows that the requests waiting for space in the arena may have in total, for each model and
     priority, before others are refused (429); a single request may have more."""
-    header_s: float = Field(default=10.0, gt=0)
+    header_s: PositiveFloat = 10.0
     """Time for a request's headers to arrive, from their first byte (408, over HTTP only)."""
     header_bytes: Bytes = Field(default=64 << 10, ge=1024)
     """Largest headers of a request (431), and largest metadata of a call over gRPC."""
-    body_s: float = Field(default=60.0, gt=0)
+    body_s: PositiveFloat = 60.0
     """Time for a request's body, or a call's message, to arrive (408)."""
-    idle_s: float = Field(default=75.0, gt=0)
+    idle_s: PositiveFloat = 75.0
     """A connection without a request in progress is closed after this time."""
-    write_s: float = Field(default=30.0, gt=0)
+    write_s: PositiveFloat = 30.0
     """Time for a client to read its answer; then its connection is closed."""
     connections: int | None = Field(default=None, ge=1)
     """How many HTTP connections may be open, others are refused (503); if absent, three quarters
@@ -90,7 +92,7 @@ class LimitsConfig(Section):
     """Memory for answers that clients do not read: beyond that, connections that hold more than an
     equal share are closed, those that have waited longest first. Make it several times the largest
     answer. Less than 64 KiB on an HTTP connection, or in a gRPC call, is not counted."""
-    client_requests: int = Field(default=0, ge=0)
+    client_requests: NonNegativeInt = 0
     """How many requests of one client are served at once, more are refused (429); 0 is no limit. A
     client is an API key; without keys, the name in a client's certificate, or an address."""
 
@@ -157,7 +159,7 @@ class ServerConfig(Section):
     ZeroMQ messages, which is slower."""
     max_request_bytes: Bytes = 64 << 20
     """Largest body over HTTP (as received, and decompressed), and largest message over gRPC."""
-    max_waiting_requests: int = Field(default=1024, ge=0)
+    max_waiting_requests: NonNegativeInt = 1024
     """How many requests may wait for space in the arena, for each model and priority, before others
     are refused (429)."""
     max_image_pixels: int = Field(default=50_000_000, ge=1)
@@ -170,9 +172,9 @@ class ServerConfig(Section):
     """The API keys, one of which clients must present; if there are none, no key is needed."""
     api_keys_file: SecretFile | None = None
     """A file with more API keys, a list like `api_keys`; reloaded on SIGHUP."""
-    drain_s: float = Field(default=30.0, ge=0)
+    drain_s: NonNegativeFloat = 30.0
     """Grace period for the requests in flight when the server is told to stop."""
-    drain_delay_s: float = Field(default=0.0, ge=0)
+    drain_delay_s: NonNegativeFloat = 0.0
     """When told to stop, the server reports that it is not ready, but accepts requests for this
     long, so that load balancers can notice."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -200,10 +202,3 @@ class ServerConfig(Section):
                 f"({self.max_request_bytes}): make it as large, at least"
             )
         return self
-
-    def files(self) -> dict[str, Path]:
-        """The files that the section names, by their keys."""
-        files = {"api_keys_file": self.api_keys_file}
-        if self.tls is not None:
-            files |= {f"tls.{key}": getattr(self.tls, key) for key in type(self.tls).model_fields}
-        return {key: path for key, path in files.items() if path is not None}

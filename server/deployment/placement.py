@@ -7,7 +7,7 @@ configuration and its inspected members flow in, a `PlacementResult` flows out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from allocator.devices import Device, Wanted, discover, memory_limit_bytes, select
 from allocator.matrix import AllocationMatrix
@@ -62,13 +62,13 @@ def find_devices(config: Config) -> list[DeviceSpec]:
     """
     reserve = arena_budget_bytes(config) + _PROCESSES_BYTES
     if config.devices == "auto":
-        return [_spec(device) for device in discover(reserve_bytes=reserve)]
+        return _specs(discover(reserve_bytes=reserve))
     wanted = [
         Wanted(one.name, one.cores, one.memory_bytes, one.part_of or "", one.memory_fraction)
         for one in config.devices
     ]
     try:
-        return [_spec(device) for device in select(wanted, reserve_bytes=reserve)]
+        return _specs(select(wanted, reserve_bytes=reserve))
     except ValueError as error:
         raise ConfigError(f"devices: {error}") from None
 
@@ -149,13 +149,5 @@ def _largest_batches(config: Config, members: Sequence[InspectedMember]) -> Mapp
     return {name: arena.capacity // 2 for arena in composition.arenas for name in arena.members}
 
 
-def _spec(device: Device) -> DeviceSpec:
-    return DeviceSpec(
-        device.name,
-        device.kind,
-        device.memory_bytes,
-        device.cores,
-        uuid=device.uuid,
-        pool=device.pool,
-        virtual=device.virtual,
-    )
+def _specs(devices: Sequence[Device]) -> list[DeviceSpec]:
+    return [DeviceSpec(**asdict(device)) for device in devices]  # the same fields

@@ -187,17 +187,14 @@ def _tracer(spec: FrontEndSpec) -> Tracer | None:
     return Tracer(spec.tracing)
 
 
-async def _serve(spec: FrontEndSpec, commands: BinaryIO, status: StatusChannel) -> None:
-    await FrontEnd(spec, commands).run(status)
-
-
-def _run(spec: FrontEndSpec, commands: BinaryIO, status: StatusChannel) -> None:
-    uvloop.run(_serve(spec, commands, status))
-
-
 def main() -> None:
     """Entry point of the front-end process."""
-    run_role(lambda _: ProcessName("front-end"), FrontEndSpec, _run)
+
+    async def serve(spec: FrontEndSpec, commands: BinaryIO, status: StatusChannel) -> None:
+        await FrontEnd(spec, commands).run(status)
+
+    name = ProcessName("front-end")
+    run_role(lambda _: name, FrontEndSpec, lambda *args: uvloop.run(serve(*args)))
 
 
 if __name__ == "__main__":

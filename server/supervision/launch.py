@@ -60,9 +60,9 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
         StartError: if the server can't start, or can't be kept alive.
     """
     server = config.server
-    speaker = ProcessName("supervisor")
-    setproctitle(speaker.title)
-    set_up_logging(speaker, server.log_level, server.log_format)
+    name = ProcessName("supervisor")
+    setproctitle(name.title)
+    set_up_logging(name, server.log_level, server.log_format)
     notifier = SystemdNotifier(os.environ)
     notifier.starting()
     reloader = ConfigReloader(config, read)

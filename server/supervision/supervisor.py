@@ -329,18 +329,13 @@ class Supervisor:
 
     async def _wait_ended(self, children: list[Child], timeout_s: float) -> bool:
         """Wait until children have ended, a timeout, or a second signal; whether they have."""
-        ends = [asyncio.create_task(child.ended.wait()) for child in children if child.alive]
-        forced = asyncio.create_task(self._forced.wait())
-        deadline = time.monotonic() + timeout_s
-        pending: set[asyncio.Task[Any]] = set(ends)
-        while pending and not forced.done() and (left_s := deadline - time.monotonic()) > 0:
-            _, pending = await asyncio.wait(
-                {*pending, forced}, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
-            )
-            pending.discard(forced)
-        for task in (*pending, forced):
-            task.cancel()
-        return not pending
+        ended = asyncio.gather(*(child.ended.wait() for child in children if child.alive))
+        waits: list[asyncio.Future[Any]] = [ended, asyncio.create_task(self._forced.wait())]
+        await asyncio.wait(waits, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        have_ended = ended.done()
+        for wait in waits:
+            wait.cancel()
+        return have_ended
 
 
 def _inherited_descriptors(memory: MemorySpec, http_fd: int) -> dict[str, tuple[int, ...]]:
