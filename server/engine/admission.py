@@ -1,45 +1,140 @@
-"""Whether a request can be taken, and on which terms its rows are answered.
+"""Admission: whether a request is accepted, and on which terms its rows are answered.
 
-Runs in the front-end; pure. What can't be answered in time is refused at once, not when its time
-is up: so what is accepted is mostly answered, and refusals are quick, however many come.
+Runs in the front-end. Deadline-aware: what can't be answered in time is refused at once, not when
+its time is up, so what is accepted is mostly answered, and refusals are quick, however many
+requests arrive.
 """
 
 from __future__ import annotations
 
-from allocator.dispatch.flows import Flow
+from collections.abc import Sequence
+
+from allocator.dispatch.flows import Flow, Flows
+from server.engine.arena_requests import ArenaRequests
 from server.engine.cascade import advance, stage_terms
-from server.engine.forecast import Prospect
-from server.engine.request import Admission, Prepared, Request
+from server.engine.fleet import Fleet
+from server.engine.forecast import Forecast, Prospect, learn
+from server.engine.memory_budget import MemoryBudget
+from server.engine.request import Admission, PreparedRequest, Request
+from server.engine.spec import QueueLimits
 from server.errors import InvalidRequest, QueueFull, Unavailable
 from workers.runtime.arena import Terms
 
-__all__ = ["admit", "check_time", "time_left_s"]
+__all__ = ["AdmissionControl", "admit", "check_time", "time_left_s"]
 
-#: Of the time that a request has, this part may be forecast to be needed: a forecast can be wrong,
-#: and a queue that is a little shorter than it could be keeps the devices as busy.
-_PART = 0.75
+#: The share of a request's time that it may be forecast to need: a forecast can be wrong, and a
+#: queue that is a little shorter than it could be keeps the devices as busy.
+_USABLE_SHARE = 0.75
 #: A deadline that has passed already.
 _NO_TIME_S = 1e-9
 
 
-def admit(prepared: Prepared, available: int, flow: Flow, members_up: int = 0) -> Admission:
-    """Find the terms on which requests can be taken now.
+class AdmissionControl:
+    """Admits requests, or refuses them.
 
     Args:
-        prepared: what they ask of which model.
-        available: mask of the members that are up.
-        flow: with whom they take their turns.
-        members_up: the version of `available`.
+        fleet: the members that may be available, and what is pending for them.
+        arenas: where requests are queued.
+        limits: how much may wait.
+    """
+
+    def __init__(self, fleet: Fleet, arenas: Sequence[ArenaRequests], limits: QueueLimits) -> None:
+        self._fleet = fleet
+        self._arenas = arenas
+        self._max_wait_s = limits.queue_s
+        self._flows = Flows()
+        self._forecast = Forecast(fleet.members)
+        self._answers = MemoryBudget(limits.answer_bytes)
+        #: By arena, whether rows are pending for its members; None if that is not known.
+        self._has_pending: list[bool | None] = [None] * len(arenas)
+
+    def admit(self, prepared: PreparedRequest) -> Admission:
+        """The terms on which such requests are accepted now.
+
+        Raises:
+            InvalidRequest: if the quorum is larger than the number of requested members.
+            Unavailable: if so few are available that the quorum is impossible.
+        """
+        model = prepared.model
+        prepared.admission = admission = admit(
+            prepared,
+            self._fleet.available(model.arena, model.spec.mask),
+            self._flows.get(model.arena, model.ensemble, prepared.options.priority),
+            self._fleet.version,
+        )
+        return admission
+
+    def check_memory(self, nbytes: int) -> None:
+        """Check whether an answer of so many bytes fits beside the others; alone any does.
+
+        Raises:
+            QueueFull: if not.
+        """
+        if self._answers.held_bytes:
+            self._answers.check(nbytes)
+
+    def reserve_memory(self, request: Request, nbytes: int) -> None:
+        """Count the memory of a request's answer, until the request is over."""
+        request.held_bytes = nbytes
+        self._answers.charge(nbytes)
+
+    def has_pending(self, arena: int) -> bool:
+        """Whether rows are pending for a member of an arena: looked up once in a turn."""
+        known = self._has_pending[arena]
+        if known is None:
+            known = self._has_pending[arena] = self._forecast.has_pending(arena)
+        return known
+
+    def forget_pending(self) -> None:
+        """What is pending has changed."""
+        self._has_pending = [None] * len(self._arenas)
+
+    def check_time(self, request: Request) -> None:
+        """Check whether a request that has others before it can be answered in time.
+
+        Raises:
+            QueueFull: if not.
+        """
+        needed = request.expected.bit_count()
+        if request.left_s:
+            needed = min(needed, request.admission.quorum)
+        queued_rows = self._arenas[request.model.arena].queue.rows(request.flow)
+        prospect = self._forecast.prospect(request, needed, queued_rows)
+        check_time(request, prospect, self._max_wait_s)
+
+    def note_accepted(self, request: Request) -> None:
+        """A request that was checked for time was accepted: it is before all later ones."""
+        self._forecast.accept(request)
+
+    def note_end(self, request: Request, now: float) -> None:
+        """A request is over: free its answer's memory, and learn from how long it took."""
+        if request.held_bytes:
+            self._answers.release(request.held_bytes)
+            request.held_bytes = 0
+        if request.forecast_s:
+            learn(request, now)
+
+
+def admit(
+    prepared: PreparedRequest, available: int, flow: Flow, fleet_version: int = 0
+) -> Admission:
+    """Find the terms on which requests can be accepted now.
+
+    Args:
+        prepared: their model and options.
+        available: mask of the members that are available.
+        flow: of the requests.
+        fleet_version: the version of `available`.
 
     Raises:
-        InvalidRequest: if more members should answer than are asked.
-        Unavailable: if so few are up that the quorum is impossible.
+        InvalidRequest: if the quorum is larger than the number of requested members.
+        Unavailable: if so few are available that the quorum is impossible.
     """
-    model, wish = prepared.model, prepared.wish
+    model, options = prepared.model, prepared.options
     spec = model.spec
-    asked = spec.mask & wish.members
+    asked = spec.mask & options.members
     number = asked.bit_count()
-    quorum = wish.quorum or min(spec.quorum, number)
+    quorum = options.quorum or min(spec.quorum, number)
     if quorum > number:
         raise InvalidRequest(f"a quorum of {quorum} can't be met by {number} members")
     expected = asked & available
@@ -48,19 +143,19 @@ def admit(prepared: Prepared, available: int, flow: Flow, members_up: int = 0) -
             f"{model.name!r} can't meet its quorum of {quorum}: "
             f"only {expected.bit_count()} of its members are up"
         )
-    if spec.stages and not wish.asks_everybody:
+    if spec.stages and not options.needs_all_members:
         stage, expected = advance(spec.stages, 0, available)
         terms = stage_terms(quorum, spec.stages, stage)
     else:
-        terms = Terms(quorum, wish.scores, wish.class_only)
-    return Admission(members_up, asked, expected, quorum, terms, terms.pack(), flow)
+        terms = Terms(quorum, options.scores, options.class_only)
+    return Admission(fleet_version, asked, expected, quorum, terms, terms.pack(), flow)
 
 
-def time_left_s(prepared: Prepared, spent_s: float, within_s: float = 0.0) -> float:
-    """How long a request may still take, 0 for ever; never 0 if its time is up.
+def time_left_s(prepared: PreparedRequest, spent_s: float, within_s: float = 0.0) -> float:
+    """How long a request may still take, 0 for no limit; never 0 if its time is up.
 
     Args:
-        prepared: what it asks.
+        prepared: its model and options.
         spent_s: how long it has taken since its arrival.
         within_s: its own limit from its arrival beside that of `prepared`, 0 for none.
     """
@@ -68,27 +163,27 @@ def time_left_s(prepared: Prepared, spent_s: float, within_s: float = 0.0) -> fl
     return max(limit_s - spent_s, _NO_TIME_S) if limit_s else 0.0
 
 
-def check_time(request: Request, prospect: Prospect, queue_s: float) -> None:
-    """Whether a request that has others before it can be answered in time.
+def check_time(request: Request, prospect: Prospect, max_wait_s: float) -> None:
+    """Check whether a request that has others before it can be answered in time.
 
     Args:
         request: not accepted yet.
-        prospect: what it has to expect.
-        queue_s: how long any request may have to wait.
+        prospect: its forecast.
+        max_wait_s: how long any request may have to wait.
 
     Raises:
-        QueueFull: if it can't.
+        QueueFull: if not.
     """
-    if request.left_s and prospect.total_s > _PART * request.left_s:
+    if request.left_s and prospect.total_s > _USABLE_SHARE * request.left_s:
         raise QueueFull(
             f"the deadline is in {request.left_s:.3f} s, but with what waits before it, "
             f"the answer would take {prospect.total_s:.3f} s",
-            prospect.total_s - _PART * request.left_s,
+            prospect.total_s - _USABLE_SHARE * request.left_s,
             "deadline",
         )
-    if prospect.wait_s > queue_s:
+    if prospect.wait_s > max_wait_s:
         raise QueueFull(
             f"what waits for {request.model.name!r} would take {prospect.wait_s:.1f} s",
-            prospect.wait_s - queue_s,
+            prospect.wait_s - max_wait_s,
             "time",
         )

@@ -1,7 +1,7 @@
-"""The requests of one arena: who owns which slot, what goes in, and what comes back.
+"""The requests of one arena: which one owns which slot, what goes in, and what comes back.
 
-Runs in the front-end. A request's rows go into the arena in pieces, each within one segment; a
-piece is copied out as its rows end, and no request holds slots while it waits for more.
+Runs in the front-end. A request's rows are written to the arena in pieces, each within one segment;
+a piece is copied out as its rows end, and no request holds slots while it waits for more.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from allocator.dispatch.pending import Range
-from server.engine.admission_queue import WaitingRoom
+from server.engine.admission_queue import AdmissionQueue
 from server.engine.cascade import move_on
-from server.engine.request import Request, StoredInput, Trace
+from server.engine.request import Request, StoredInput, TraceHandle
 from server.engine.slots import SlotAllocator
 from server.errors import MemberFailed, RequestError, Unavailable
 from workers.runtime.arena import Arena, unpack
@@ -29,14 +29,14 @@ class ArenaRequests:
 
     Args:
         arena: its cells.
-        room: where requests wait for space in it.
+        queue: the requests that wait for slots of it.
     """
 
-    def __init__(self, arena: Arena, room: WaitingRoom) -> None:
+    def __init__(self, arena: Arena, queue: AdmissionQueue) -> None:
         spec = arena.spec
         generation = arena.last_row() // arena.capacity + 1
         self.arena = arena
-        self.room = room
+        self.queue = queue
         self.slots = SlotAllocator(spec.segments, spec.segment_rows, generation)
         self._inputs = [
             (view.reshape(-1).view(np.uint8).data, view[:1].nbytes) for view in arena.views
@@ -51,7 +51,7 @@ class ArenaRequests:
         self._bits = (np.uint64(1) << members)[:, np.newaxis]
 
     def place(self, request: Request) -> Range | None:
-        """Claim slots for (more of) a request and write its inputs; None if it gets none now.
+        """Claim slots for (more of) a request, write its inputs; None if it gets no slot now.
 
         The rows are complete in the arena when this returns, before any message names them.
         """
@@ -84,7 +84,7 @@ class ArenaRequests:
         request.spans.append((start, stop, offset))
         request.claimed += count
         if request.claimed == request.rows:
-            request.inputs = _NO_INPUTS  # all is in the arena: what came of it may go
+            request.inputs = _NO_INPUTS  # all is in the arena: their buffers may be freed
         return span
 
     def start(self, ranges: Sequence[Range], now: float) -> None:
@@ -93,7 +93,7 @@ class ArenaRequests:
             slot = start % self.arena.capacity
             self._started[slot : slot + stop - start] = [now] * (stop - start)
 
-    def traces(self, ranges: Sequence[Range]) -> list[Trace]:
+    def traces(self, ranges: Sequence[Range]) -> list[TraceHandle]:
         """The traces of the requests whose rows these are, each once."""
         owned = (request for span in ranges for request, _, _ in self._owned(*span))
         found = dict.fromkeys(request.trace for request in owned)
@@ -102,7 +102,7 @@ class ArenaRequests:
     def _owned(self, start: int, stop: int) -> Iterator[tuple[Request, int, int]]:
         """The requests that own rows of [start, stop), each with adjacent rows that it owns.
 
-        A row that was told of twice, or is gone, is nobody's.
+        A row that was reported twice, or is gone, has no owner.
         """
         owners, numbers = self._owners, self._row
         first = start - start % self.arena.capacity
@@ -120,15 +120,15 @@ class ArenaRequests:
             row = end
 
     def defer(self, deferred: Deferred, available: int) -> list[tuple[Request, Range, int]]:
-        """Let the next stage of their cascade predict rows.
+        """Move rows on to the next stage of their cascade.
 
         Args:
             deferred: the rows, and the stage that they were at.
             available: mask of the members that are up.
 
         Returns:
-            The requests and ranges that moved on, with the members that are to predict them: 0 if
-            none is left.
+            The requests and ranges that moved on, with the mask of the members that are to predict
+            them: 0 if none is left.
         """
         further: list[tuple[Request, Range, int]] = []
         for request, start, stop in self._owned(deferred.start, deferred.stop):
@@ -136,13 +136,14 @@ class ArenaRequests:
             further += [(request, span, mask) for span in ranges]
         return further
 
-    def settle(self, ended: Ended) -> list[tuple[Request, Range, bool]]:
-        """Take in that rows have ended: copy answers out, note failures.
+    def collect(self, ended: Ended) -> list[tuple[Request, Range, bool]]:
+        """Copy the answers of ended rows out, or note why they failed.
 
-        Returns the requests concerned, which of their rows ended, and whether every member they
-        waited for had settled these rows (if not, a worker may still hold them).
+        Returns:
+            The requests concerned, which of their rows ended, and whether every member that they
+            waited for has done these rows (if not, a worker may still hold them).
         """
-        settled: list[tuple[Request, Range, bool]] = []
+        collected: list[tuple[Request, Range, bool]] = []
         first = ended.start - ended.start % self.arena.capacity
         values = b""
         for request, start, stop in self._owned(ended.start, ended.stop):
@@ -157,12 +158,12 @@ class ArenaRequests:
                 values = values or self.arena.answer_bytes(spec, ended.start, ended.stop)
                 size = spec.output.row_bytes
                 offset = self._offsets[slot]
-                request.take(
+                request.store(
                     offset, values[(start - ended.start) * size : (stop - ended.start) * size]
                 )
                 if request.extras is not None:
                     slots = self.arena.slots(start, stop)
-                    request.extras.take(offset, self.arena, slots, ended.used)
+                    request.extras.store(offset, self.arena, slots, ended.used)
                 asked = request.admission.asked
                 if request.admission.terms.stage:
                     expected = self._expected[slot]
@@ -173,10 +174,10 @@ class ArenaRequests:
                 request.short |= asked != (expected if ended.certain else ended.used)
             request.started = max(request.started, self._started[slot])
             self._owners[slot : slot + stop - start] = [None] * (stop - start)
-            request.settled += stop - start
+            request.ended += stop - start
             complete = ended.answered and ended.used == expected
-            settled.append((request, (start, stop), complete))
-        return settled
+            collected.append((request, (start, stop), complete))
+        return collected
 
     def _failure(self, request: Request, ended: Ended) -> RequestError:
         if ended.error:
@@ -200,9 +201,9 @@ class ArenaRequests:
         return MemberFailed("what the members predicted could not be combined")
 
     def are_awaited(self, start: int, stop: int) -> bool:
-        """Whether some rows were not closed, and some member that they expect has not settled them.
+        """Whether some rows were not closed and some member that they expect has not done them.
 
-        So they may still be in its list.
+        So they may still be pending there.
         """
         arena, slots = self.arena, self.arena.slots(start, stop)
         rows = arena.row_numbers(start, stop)
@@ -211,11 +212,11 @@ class ArenaRequests:
         return bool((awaited & (arena.closing[slots] != rows)).any())
 
     def close(self, request: Request) -> list[Range]:
-        """Mark what a request still has in the arena as to be closed, and return it.
+        """Mark the rows that a request still has in the arena as closing, and return them.
 
         It claims no more; its rows stay claimed until the combiner has ended them.
         """
-        self.room.leave(request)
+        self.queue.remove(request)
         ranges: list[Range] = []
         for first, last, _ in request.spans:
             for owner, start, stop in self._owned(first, last):
@@ -225,15 +226,15 @@ class ArenaRequests:
                     ranges.append((start, stop))
         return ranges
 
-    def unsettled_ends(self) -> list[Ended]:
-        """Rows that have ended in the arena although nobody said so (a message was lost)."""
+    def unreported_ends(self) -> list[Ended]:
+        """Rows that have ended in the arena although no message says so: it was lost."""
         arena = self.arena
-        told = [owner is not None for owner in self._owners]
-        lost = np.flatnonzero(np.array(told) & (np.abs(arena.ended) == arena.row))
+        owned = [owner is not None for owner in self._owners]
+        lost = np.flatnonzero(np.array(owned) & (np.abs(arena.ended) == arena.row))
         return [self._end_of(int(slot)) for slot in lost]
 
     def _end_of(self, slot: int) -> Ended:
-        """What the combiner has said, or would have, of the row in a slot, which has ended."""
+        """What the combiner has reported, or would have, of the ended row in a slot."""
         arena, row = self.arena, int(self.arena.row[slot])
         answered = bool(arena.ended[slot] > 0)
         may_be_early = answered and unpack(self._terms[slot]).early

@@ -122,17 +122,17 @@ class Forecast:
         self._loads: dict[DeviceState, _Load] = {}
         self._outlooks: dict[Flow, _Outlook] = {}
 
-    def is_anybody_before(self, arena: int) -> bool:
-        """Whether anything waits for a member of an arena."""
+    def has_pending(self, arena: int) -> bool:
+        """Whether rows are pending for a member of an arena."""
         return any(member.pending.rows for member in self._members[arena])
 
-    def prospect(self, request: Request, needed: int, room_rows: int) -> Prospect:
+    def prospect(self, request: Request, needed: int, queued_rows: int) -> Prospect:
         """How long a request that was not accepted yet would take; it keeps that without bias.
 
         Args:
             request: its flow, rows and expected members count.
             needed: how many of these members must answer.
-            room_rows: rows of the flow that wait for the arena.
+            queued_rows: rows of the flow that wait for the arena.
         """
         flow, now, expected = request.flow, request.accepted, request.expected
         if now >= self._until:
@@ -146,7 +146,7 @@ class Forecast:
         decisive = outlook.decisive.get(what)
         if decisive is None:
             delays = [
-                self._delay(member, flow, room_rows)
+                self._delay(member, flow, queued_rows)
                 for index, member in enumerate(self._members[request.model.arena])
                 if expected >> index & 1
             ]
@@ -177,13 +177,13 @@ class Forecast:
                         _add(load, placement, share)
         return loads
 
-    def _delay(self, member: Member, flow: Flow, room_rows: int) -> _Delay:
+    def _delay(self, member: Member, flow: Flow, queued_rows: int) -> _Delay:
         """What is before a row is split between the member's devices, as their speeds are."""
         delay = _Delay(0.0, 0.0, 0.0)
         for placement, share in _shares(member):
             row_s = _row_s(placement) * share
             load = self._loads.get(placement.device) or _Load(0.0)
-            delay.wait_s += load.before(flow, room_rows * row_s) * share
+            delay.wait_s += load.before(flow, queued_rows * row_s) * share
             delay.row_s += row_s * share
             delay.least_s += placement.latency.seconds(1) * share
         return delay

@@ -1,11 +1,11 @@
-"""All that goes between the front-end and the other processes: rings, bells and ZeroMQ sockets.
+"""All messages between the front-end and the other processes: rings, bells and ZeroMQ sockets.
 
-Runs in the front-end's event loop. `Assign` and what goes to the combiner flow out; `Hello`,
-`Ready`, `Combined`, `Unsure` and `CombinerHello` flow in, whenever somebody asks with `receive`.
+Runs in the front-end's event loop. `Assign` and messages to the combiner flow out; `Hello`,
+`Ready`, `Combined`, `Unsure` and `CombinerHello` flow in, whenever `receive` is called.
 
-The loop can't tell when it is about to sleep. So the front-end is awake from the first news on and
-looks again in every turn of the loop; at the first look that finds nothing it says that it sleeps,
-and looks once more (`workers.runtime.queues`). Under load hardly a bell is rung.
+The loop can't tell when it is about to sleep. So the front-end is awake from the first message on
+and polls in every turn of the loop; at the first poll that finds nothing it declares itself asleep,
+and polls once more (`workers.runtime.queues`). Under load hardly a bell is rung.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from workers.runtime.sockets import (
     open_socket,
 )
 
-__all__ = ["Links", "News"]
+__all__ = ["Links", "Report"]
 
 _log = logging.getLogger(__name__)
 _NAME = "front-end"
 _MESSAGES_AT_ONCE = 64
 
-#: What a device's worker says, or the combiner.
-News = tuple[str, Hello | Ready] | Combined | Unsure | CombinerHello
+#: What arrives: of a device's worker, with the device's name, or of the combiner.
+Report = tuple[str, Hello | Ready] | Combined | Unsure | CombinerHello
 
 
 class Links:
@@ -89,19 +89,19 @@ class Links:
         self._inbox_decoder: Decoder[Combined | Unsure | CombinerHello] = Decoder(
             Combined | Unsure | CombinerHello
         )
-        self._is_look_due = False
+        self._is_poll_due = False
         for ring in (self._combined, *self._finished.values()):
             ring.skip()  # of a former front-end's rows
 
-    def start(self, loop: asyncio.AbstractEventLoop, on_news: Callable[[], None]) -> None:
-        """Have `on_news` called whenever there may be something to receive.
+    def start(self, loop: asyncio.AbstractEventLoop, on_reports: Callable[[], None]) -> None:
+        """Have `on_reports` called whenever there may be something to receive.
 
         Args:
             loop: the event loop.
-            on_news: calls `receive`.
+            on_reports: calls `receive`.
         """
         self._loop = loop
-        self._on_news = on_news
+        self._on_reports = on_reports
         for fd in self._own_descriptors:
             loop.add_reader(fd, self._on_bell, fd)
         for socket in (self._router, self._inbox):
@@ -116,35 +116,35 @@ class Links:
     # -- out ----------------------------------------------------------------------------------
 
     def started(self, device: str, incarnation: int) -> None:
-        """A device's worker is this process now."""
+        """A device's worker is a new process."""
         self._incarnations[device] = incarnation
         self._by_identity[self._identity(device)] = device
 
     def forget(self, device: str) -> None:
-        """A device's worker is dead: what it has left unread is dropped."""
+        """A device's worker is dead: what it has sent and was not read is dropped."""
         self._by_identity.pop(self._identity(device), None)
         self._incarnations.pop(device, None)
 
     def assign(self, device: str, message: Assign) -> bool:
-        """Give jobs to a device's worker; False if its ring is full: then it gets none of them."""
+        """Send jobs to a device's worker; False if its ring is full: then it gets none of them."""
         if not self._assigned[device].push(encode(message), self._incarnations.get(device, 0)):
-            _log.warning("worker %s does not take its jobs", device)
+            _log.warning("worker %s does not read its jobs", device)
             return False
         self._bells[device].ring_if_needed()
         return True
 
     def reset_worker(self, device: str) -> bool:
-        """Tell a device's worker that this front-end is there; whether it could be told."""
+        """Ask a device's worker to start afresh for this front-end; whether it can be reached."""
         return self._send(device, encode(Reset(self._epoch)))
 
-    def tell_combiner(self, message: ToCombiner) -> None:
+    def send_to_combiner(self, message: ToCombiner) -> None:
         """Send the combiner a message."""
         self._combiner.send(encode(message))
 
     def want_ready(self, device: str, wanted: bool) -> None:
-        """Say whether this process is to be woken when a device's worker has finished something.
+        """Set whether a device's worker wakes this process when it has finished something.
 
-        If not, it is read with whatever comes next.
+        If not, its report is read with whatever arrives next.
         """
         cell = self._wanted[device]
         if cell[0] != wanted:
@@ -158,12 +158,12 @@ class Links:
         return f"{device}/{self._incarnations.get(device, 0)}".encode()
 
     def _nudge(self, device: str) -> None:
-        """Wake a worker; one that is not there needs nothing, and others wake by themselves."""
+        """Wake a worker through its socket; one that is gone needs no wakeup."""
         self._send(device, b"")
 
     def _send(self, device: str, payload: bytes) -> bool:
-        self._is_socket_due = True  # sending may swallow what the descriptor would have told
-        self._look_soon()
+        self._is_socket_due = True  # sending may consume what the descriptor would signal
+        self._poll_soon()
         try:
             self._router.send(self._identity(device), zmq.NOBLOCK | zmq.SNDMORE)
             self._router.send(payload, zmq.NOBLOCK)
@@ -174,64 +174,64 @@ class Links:
 
     # -- in -----------------------------------------------------------------------------------
 
-    def receive(self) -> list[News]:
-        """What has come, of processes that still are there.
+    def receive(self) -> list[Report]:
+        """Return what has arrived from processes that still are there.
 
-        What a worker has finished comes before its Hello.
+        A worker's finished jobs come before its Hello.
         """
-        news = self._take()
-        if not news and not self._asleep[0]:
+        reports = self._poll()
+        if not reports and not self._asleep[0]:
             self._asleep[0] = 1
             fence()
-            news = self._take()
-        if news:
+            reports = self._poll()
+        if reports:
             self._stay_awake()
-        return news
+        return reports
 
-    def _take(self) -> list[News]:
-        # What is said over ZeroMQ is received first and told last: so all that was in the rings
-        # before it is told before it.
-        hellos = self._take_from_sockets() if self._is_socket_due else []
-        news: list[News] = []
+    def _poll(self) -> list[Report]:
+        # Sockets are read first and returned last, so all that was in the rings before a message
+        # over ZeroMQ is returned before it.
+        hellos = self._poll_sockets() if self._is_socket_due else []
+        reports: list[Report] = []
         for device, ring in self._finished.items():
             for incarnation, payload in ring.pop(_MESSAGES_AT_ONCE):
                 if incarnation == self._incarnations.get(device):
-                    news.append((device, self._decode_ready(payload)))
+                    reports.append((device, self._decode_ready(payload)))
         for _, payload in self._combined.pop(_MESSAGES_AT_ONCE):
-            news.append(self._decode_outcome(payload))
-        news += hellos
-        return news
+            reports.append(self._decode_outcome(payload))
+        reports += hellos
+        return reports
 
-    def _take_from_sockets(self) -> list[News]:
+    def _poll_sockets(self) -> list[Report]:
         self._is_socket_due = False
-        news: list[News] = [*drain(self._inbox, self._inbox_decoder)]
+        reports: list[Report] = [*drain(self._inbox, self._inbox_decoder)]
         while can_receive(self._router):
             identity = self._router.recv(zmq.NOBLOCK)
             payload = self._router.recv(zmq.NOBLOCK)
             device = self._by_identity.get(identity)
             if device is not None and payload:
-                news.append((device, self._decode_hello(payload)))
-        return news
+                reports.append((device, self._decode_hello(payload)))
+        return reports
 
     def _on_bell(self, fd: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(fd)
-        self._on_news()
+        self._on_reports()
 
     def _on_socket(self) -> None:
         self._is_socket_due = True
-        self._on_news()
+        self._on_reports()
 
     def _stay_awake(self) -> None:
         self._asleep[0] = 0
-        self._look_soon()
+        self._poll_soon()
 
-    def _look_soon(self) -> None:
-        """Look in the next turn of the loop."""
-        if not self._is_look_due:
-            self._is_look_due = True
-            self._loop.call_soon(self._look)
+    def _poll_soon(self) -> None:
+        """Poll in the next turn of the loop."""
+        if not self._is_poll_due:
+            self._is_poll_due = True
+            self._loop.call_soon(self._on_poll)
 
-    def _look(self) -> None:
-        self._is_look_due = False
-        self._on_news()
+    def _on_poll(self) -> None:
+        self._is_poll_due = False
+        self._on_reports()

@@ -1,21 +1,19 @@
-"""The memory that requests may take together: their bodies, their images, or their answers.
+"""The memory that requests may use together: for their bodies, their images, or their answers.
 
-Used in the front-end by every protocol. A request holds as much as has come of its body, not what
-it has announced, so a client that only promises takes nothing from the others.
+Used in the front-end by every protocol. A request is charged for as much as has arrived of its
+body, not for what it has announced, so a client that only promises takes nothing from the others.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from server.errors import QueueFull
 
-__all__ = ["COUNTED_BYTES", "Hold", "MemoryBudget"]
+__all__ = ["COUNTED_BYTES", "MemoryBudget", "Reservation"]
 
-#: A body that is smaller, and comes in one piece, is not counted, nor is an answer: as many of them
-#: as may wait for the arena take little memory, and most requests are of this kind.
+#: A body that is smaller, and arrives in one piece, is not counted, nor is an answer: as many of
+#: them as may wait for the arena take little memory, and most requests are of this kind.
 COUNTED_BYTES = 1 << 16
 
 
@@ -23,10 +21,10 @@ class MemoryBudget:
     """A number of bytes.
 
     Args:
-        limit_bytes: that may be held at once.
+        limit_bytes: how many may be reserved at once.
 
     Attributes:
-        held_bytes: that are.
+        held_bytes: how many are.
     """
 
     def __init__(self, limit_bytes: int = sys.maxsize) -> None:
@@ -34,7 +32,7 @@ class MemoryBudget:
         self.held_bytes = 0
 
     def check(self, nbytes: int) -> None:
-        """Look whether so many more may be held now.
+        """Check whether so many more may be reserved now.
 
         Raises:
             QueueFull: if not.
@@ -46,60 +44,46 @@ class MemoryBudget:
                 reason="memory",
             )
 
-    def take(self, nbytes: int) -> None:
-        """Hold so many more.
+    def reserve(self, nbytes: int) -> None:
+        """Reserve so many more.
 
         Raises:
             QueueFull: if these are too many.
         """
         self.check(nbytes)
-        self.hold(nbytes)
+        self.charge(nbytes)
 
-    def hold(self, nbytes: int) -> None:
-        """Hold so many more, even if these are too many."""
+    def charge(self, nbytes: int) -> None:
+        """Reserve so many more, even if these are too many."""
         self.held_bytes += nbytes
 
-    def give(self, nbytes: int) -> None:
+    def release(self, nbytes: int) -> None:
         """Give so many back."""
         self.held_bytes -= nbytes
         assert self.held_bytes >= 0
 
-    @contextmanager
-    def holding(self, nbytes: int) -> Iterator[None]:
-        """Hold as much as a body in one piece takes, for the length of a block.
 
-        Raises:
-            QueueFull: if that is too much.
-        """
-        counted = nbytes if nbytes >= COUNTED_BYTES else 0
-        self.take(counted)
-        try:
-            yield
-        finally:
-            self.give(counted)
-
-
-class Hold:
-    """What one request holds of a budget while it comes in."""
+class Reservation:
+    """What one request has reserved of a budget while it arrives."""
 
     def __init__(self, budget: MemoryBudget) -> None:
         self._budget = budget
         self._nbytes = 0
 
-    def hold(self, nbytes: int) -> None:
-        """Hold so many more, even if these are too many."""
-        self._budget.hold(nbytes)
+    def charge(self, nbytes: int) -> None:
+        """Reserve so many more, even if these are too many."""
+        self._budget.charge(nbytes)
         self._nbytes += nbytes
 
-    def settle(self, nbytes: int) -> None:
+    def resize(self, nbytes: int) -> None:
         """Hold so many bytes altogether from now on.
 
         Raises:
-            QueueFull: if the budget has not so many left; what was held stays held.
+            QueueFull: if the budget has not so many left; what was reserved stays reserved.
         """
         more = nbytes - self._nbytes
         if more > 0:
-            self._budget.take(more)
+            self._budget.reserve(more)
         else:
-            self._budget.give(-more)
+            self._budget.release(-more)
         self._nbytes = nbytes

@@ -1,6 +1,6 @@
-"""A request in the engine: what it asks of its model, and the one answer that it gets.
+"""A request in the engine: its options, the terms it was accepted on, and its one outcome.
 
-Used in the front-end, between the protocols and the engine; knows neither.
+Used in the front-end, between the protocols and the engine; imports neither.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ __all__ = [
     "Answer",
     "Extras",
     "Outcome",
-    "Prepared",
+    "PreparedRequest",
     "Request",
     "Span",
     "StoredInput",
-    "Trace",
-    "Wish",
+    "TraceHandle",
+    "InferOptions",
 ]
 
 _log = logging.getLogger(__name__)
@@ -43,31 +43,31 @@ StoredInput = tuple[int, memoryview]
 Span = tuple[int, int, int]
 
 
-class Trace(Protocol):
-    """What the engine knows of a request's trace (see `server.engine.tracing`).
+class TraceHandle(Protocol):
+    """What the engine knows of a traced request's span (see `server.engine.tracing`).
 
     Attributes:
-        packed: its span, as workers get it.
-        accepted: when the engine took the request, on the monotonic clock.
+        packed: the span's context, as workers get it.
+        accepted: when the engine accepted the request, on the monotonic clock.
     """
 
     packed: bytes
     accepted: float
 
 
-class Wish(msgspec.Struct, frozen=True):
-    """What a request asks of its model; by default the ensemble as it is configured.
+class InferOptions(msgspec.Struct, frozen=True):
+    """The options of a request; by default the ensemble as it is configured.
 
     Attributes:
-        timeout_s: its own deadline, 0 for none; the model's holds as well.
-        members: mask of the members that it wants, -1 for all.
-        quorum: the fewest members the answer may rest on, 0 for the ensemble's own (or all that
-            it wants, if those are fewer).
-        scores: whether it wants to know how much the members agree.
-        predictions: members whose own predictions it wants, by index.
-        masks: whether it wants to know which members each row rests on.
-        class_only: whether it wants to know each row's best class, and nothing else.
-        level: its priority (`allocator.dispatch.flows`).
+        timeout_s: its own deadline, 0 for none; the model's applies as well.
+        members: mask of the members to use, -1 for all.
+        quorum: the fewest members the answer may rest on, 0 for the ensemble's own (or all of
+            `members`, if those are fewer).
+        scores: whether to return how much the members agree.
+        predictions: members whose own predictions to return, by index.
+        masks: whether to return which members each row rests on.
+        class_only: whether to return each row's best class, and nothing else.
+        priority: `HIGH` or `NORMAL` of `allocator.dispatch.flows`.
     """
 
     timeout_s: float = 0.0
@@ -77,33 +77,33 @@ class Wish(msgspec.Struct, frozen=True):
     predictions: tuple[int, ...] = ()
     masks: bool = False
     class_only: bool = False
-    level: int = NORMAL
+    priority: int = NORMAL
 
     @property
-    def asks_everybody(self) -> bool:
-        """Whether each row needs the prediction of every member that it names."""
+    def needs_all_members(self) -> bool:
+        """Whether each row needs the prediction of every member in `members`."""
         return self.scores or bool(self.predictions) or self.members != _ALL
 
     @property
     def has_extras(self) -> bool:
-        """Whether it wants more than the combined answer."""
+        """Whether more is to be returned than the combined answer."""
         return self.scores or self.masks or bool(self.predictions)
 
 
 class Admission(msgspec.Struct, frozen=True):
-    """On which terms requests with one wish are taken, as long as the same members are up.
+    """The terms on which requests are accepted, as long as the same members are available.
 
     Attributes:
-        members_up: the version of the set of members that are up (see `Fleet.version`).
+        fleet_version: the version of the set of available members (see `Fleet.version`).
         asked: mask of the members that the client wants.
         expected: those of them that rows wait for at first.
         quorum: the fewest members that each row's answer may rest on.
         terms: on which rows are answered at first.
-        cell: `terms`, as the arena has them.
-        flow: with whom they take their turns.
+        cell: `terms`, as they are in the arena.
+        flow: whose share of the devices the requests use.
     """
 
-    members_up: int
+    fleet_version: int
     asked: int
     expected: int
     quorum: int
@@ -112,36 +112,36 @@ class Admission(msgspec.Struct, frozen=True):
     flow: Flow
 
 
-class Prepared:
-    """All that is the same for every request with one wish to one model.
+class PreparedRequest:
+    """What is the same for every request with the same options to one model.
 
-    Made once for requests that come again, and then worth keeping.
+    Made once for requests that are repeated, and then worth keeping.
 
     Attributes:
-        model: what is asked.
-        wish: what is asked of it.
-        limit_s: how long a request may take from its arrival, 0 for ever.
+        model: what the requests are to.
+        options: of the requests.
+        limit_s: how long a request may take from its arrival, 0 for no limit.
         row_bytes: what a row's answer holds, for the most part.
-        has_extras: whether more is wanted than the combined answer.
-        admission: on which terms the last one was taken.
+        has_extras: whether more is to be returned than the combined answer.
+        admission: the terms on which the last one was accepted.
     """
 
-    __slots__ = ("admission", "has_extras", "limit_s", "model", "row_bytes", "wish")
+    __slots__ = ("admission", "has_extras", "limit_s", "model", "options", "row_bytes")
 
-    def __init__(self, model: ServedModel, wish: Wish) -> None:
+    def __init__(self, model: ServedModel, options: InferOptions) -> None:
         self.model = model
-        self.wish = wish
-        deadlines = [seconds for seconds in (wish.timeout_s, model.deadline_s) if seconds]
+        self.options = options
+        deadlines = [seconds for seconds in (options.timeout_s, model.deadline_s) if seconds]
         self.limit_s = min(deadlines, default=0.0)
-        self.has_extras = wish.has_extras
+        self.has_extras = options.has_extras
         self.row_bytes = model.spec.output.row_bytes
         if self.has_extras:
-            self.row_bytes += len(wish.predictions) * model.spec.predicted.row_bytes
+            self.row_bytes += len(options.predictions) * model.spec.predicted.row_bytes
         self.admission: Admission | None = None
 
 
 class Extras:
-    """What a request gets beside the combined answer; filled in piece by piece.
+    """What a request gets beside the combined answer; filled piece by piece.
 
     Attributes:
         scores: FP32 [rows, scores of the ensemble], in the order of its spec.
@@ -150,19 +150,19 @@ class Extras:
             contribute.
     """
 
-    def __init__(self, model: EnsembleSpec, wish: Wish, rows: int) -> None:
+    def __init__(self, model: EnsembleSpec, options: InferOptions, rows: int) -> None:
         self.used = np.zeros(rows, np.uint64)
-        self.scores = np.zeros((rows if wish.scores else 0, len(model.scores)), np.float32)
+        self.scores = np.zeros((rows if options.scores else 0, len(model.scores)), np.float32)
         shape, dtype = (rows, *model.predicted.shape), model.predicted.dtype
-        self.predictions = {member: np.full(shape, np.nan, dtype) for member in wish.predictions}
+        self.predictions = {member: np.full(shape, np.nan, dtype) for member in options.predictions}
         self._maps = {
             member: ClassMap(columns)
             for member, columns in zip(model.members, model.columns, strict=bool(model.columns))
             if member in self.predictions
         }
 
-    def take(self, row: int, arena: Arena, slots: slice, used: int) -> None:
-        """Take in some rows that have ended, the first of which is the request's `row`-th."""
+    def store(self, row: int, arena: Arena, slots: slice, used: int) -> None:
+        """Copy some ended rows out, the first of which is the request's `row`-th."""
         rows = slice(row, row + slots.stop - slots.start)
         self.used[rows] = used
         if len(self.scores):
@@ -177,14 +177,14 @@ class Extras:
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What the ensemble says of a request's rows.
+    """The ensemble's answer for a request's rows.
 
     Attributes:
         values: the combined output, row-major, of the model's output type.
         rows: how many.
         used: mask of the members that every row's answer rests on.
         degraded: whether some row's answer rests on fewer members than it should.
-        extras: what was wished for beside it.
+        extras: what was requested beside it.
         accepted: when the request was accepted, on the monotonic clock in seconds.
         started: when the last of its jobs was handed to a worker.
         ended: when its last row was combined.
@@ -209,24 +209,26 @@ class Request(msgspec.Struct, eq=False):
     """A request between its acceptance and its one outcome.
 
     Attributes:
-        inputs: what goes into the arena; unchanged until it is there, and let go of then.
+        inputs: what is copied into the arena; unchanged until it is there, and released then.
         rows: at least 1.
         on_done: called once with the outcome, from the event loop, never within `submit`.
         accepted: when, on the monotonic clock.
-        left_s: how long it may take from then, 0 for ever.
-        forecast_s: how long it should take but for the bias of its flow, 0 if nobody was before it.
+        left_s: how long it may take from then, 0 for no limit.
+        forecast_s: how long it should take without its flow's bias, 0 if nothing was before it.
         spans: its rows in the arena.
         claimed: how many of its rows have, or had, a slot.
-        settled: how many of these have ended.
-        used: mask of the members that every settled row rests on.
+        ended: how many of these have ended.
+        used: mask of the members that every ended row rests on.
         short: whether an answer rests on fewer members than it should.
         saved: predictions, members times rows, that were not needed.
         started: when the last of its jobs was handed to a worker; before `accepted` if none was.
-        held_bytes: what is counted for its answer.
-        is_done: whether it has its outcome.
+        held_bytes: what is reserved for its answer.
+        close_reason: why it was closed, if it was.
+        error: why its rows failed, if they did.
+        is_resolved: whether it has its outcome.
     """
 
-    prepared: Prepared
+    prepared: PreparedRequest
     admission: Admission
     inputs: list[StoredInput]
     rows: int
@@ -238,7 +240,7 @@ class Request(msgspec.Struct, eq=False):
     timer: asyncio.TimerHandle | None = None
     spans: list[Span] = []
     claimed: int = 0
-    settled: int = 0
+    ended: int = 0
     used: int = -1
     short: bool = False
     saved: int = 0
@@ -247,17 +249,17 @@ class Request(msgspec.Struct, eq=False):
     held_bytes: int = 0
     close_reason: RequestError | None = None
     error: RequestError | None = None
-    trace: Trace | None = None
-    is_done: bool = False
+    trace: TraceHandle | None = None
+    is_resolved: bool = False
 
     @property
     def model(self) -> ServedModel:
-        """What it asks."""
+        """The model that it is to."""
         return self.prepared.model
 
     @property
     def flow(self) -> Flow:
-        """With whom it takes its turns."""
+        """Whose share of the devices it uses."""
         return self.admission.flow
 
     @property
@@ -268,15 +270,15 @@ class Request(msgspec.Struct, eq=False):
     @property
     def is_over(self) -> bool:
         """Whether all the rows that it has, and will have, in the arena have ended."""
-        return self.settled == self.claimed and (self.claimed == self.rows or self.gives_up)
+        return self.ended == self.claimed and (self.claimed == self.rows or self.is_stopped)
 
     @property
-    def gives_up(self) -> bool:
+    def is_stopped(self) -> bool:
         """Whether it claims no more rows."""
         return self.error is not None or self.close_reason is not None
 
-    def take(self, row: int, values: bytes) -> None:
-        """Take in the answers of some rows, the first of which is the request's `row`-th."""
+    def store(self, row: int, values: bytes) -> None:
+        """Keep the answers of some rows, the first of which is the request's `row`-th."""
         size = self.prepared.model.spec.output.row_bytes
         if len(values) == self.rows * size:
             self.values = values
@@ -285,22 +287,22 @@ class Request(msgspec.Struct, eq=False):
             self.values = bytearray(self.rows * size)
         memoryview(self.values)[row * size : row * size + len(values)] = values
 
-    def give_up(self) -> None:
-        """Tell why it was closed; its rows stay in the arena until the combiner has ended them."""
+    def abandon(self) -> None:
+        """Fail with the close reason; its rows stay in the arena until the combiner ends them."""
         assert self.close_reason is not None
-        self._tell(self.close_reason)
+        self._deliver(self.close_reason)
 
     def resolve(self, now: float) -> None:
-        """Give the outcome: all rows have ended."""
+        """Deliver the outcome: all rows have ended."""
         if self.timer is not None:
             self.timer.cancel()
         error = self.error
         if error is None and self.claimed < self.rows:
             error = self.close_reason
         if error is not None:
-            self._tell(error)
+            self._deliver(error)
             return
-        self._tell(
+        self._deliver(
             Answer(
                 self.values,
                 self.rows,
@@ -314,11 +316,11 @@ class Request(msgspec.Struct, eq=False):
             )
         )
 
-    def _tell(self, outcome: Outcome) -> None:
-        if self.is_done:
+    def _deliver(self, outcome: Outcome) -> None:
+        if self.is_resolved:
             return
-        self.is_done = True
+        self.is_resolved = True
         try:
             self.on_done(outcome)
-        except Exception:  # others' answers must not wait for it
-            _log.exception("an outcome could not be told")
+        except Exception:  # other requests' answers must not depend on it
+            _log.exception("an outcome could not be delivered")

@@ -104,7 +104,7 @@ class UnaryCall:
         calls = self._calls
         calls.open -= 1
         if self._held_bytes:
-            calls.budget.give(self._held_bytes)
+            calls.budget.release(self._held_bytes)
         if self._client:
             calls.authenticator.limiter.release(self._client)
 
@@ -258,7 +258,7 @@ class Calls:
             QueueFull: if the budget is exhausted.
         """
         try:
-            self.budget.take(nbytes)
+            self.budget.reserve(nbytes)
         except QueueFull as error:
             self._on_refused(time.monotonic(), error)
             raise
@@ -277,7 +277,7 @@ class Calls:
         try:
             yield
         finally:
-            self.budget.give(nbytes)
+            self.budget.release(nbytes)
 
     async def write(self, response: bytes, call: ServerCall) -> None:
         """Write a response to a stream."""

@@ -13,7 +13,7 @@ from functools import partial
 import msgspec
 
 from allocator.dispatch.flows import NORMAL
-from server.engine.request import Answer, Outcome, Prepared, Request, StoredInput
+from server.engine.request import Answer, Outcome, PreparedRequest, Request, StoredInput
 from server.errors import ClientGone
 from server.grpc_api.calls import UnaryCall
 from server.grpc_api.codec import DecodedRequest, encode_response
@@ -64,7 +64,7 @@ class UnaryPlan(msgspec.Struct, frozen=True):
     slices: tuple[tuple[int, int, int], ...]
     rows: int
     endpoint: Endpoint
-    prepared: Prepared
+    prepared: PreparedRequest
     heads: dict[tuple[int, bool], bytes] = {}
 
     def matches(self, message: bytes) -> bool:
@@ -108,7 +108,10 @@ class FastUnaryInfer:
         """Begin a request if it matches a plan."""
         for plan in self._plans.get(len(message)) or ():
             if plan.matches(message):
-                if plan.prepared.wish.level != NORMAL and self._authenticator.restricts_urgent:
+                if (
+                    plan.prepared.options.priority != NORMAL
+                    and self._authenticator.restricts_urgent
+                ):
                     return False
                 _FastUnaryCall(self._inference, unary, plan).submit(message)
                 return True

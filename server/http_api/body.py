@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from contextlib import suppress
 from typing import Any
 
-from server.engine.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
+from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget, Reservation
 from server.errors import InvalidRequest, RequestTooLarge
 from server.http_api.compression import Inflater, read_encoding
 
@@ -76,7 +76,7 @@ class BodyReader:
         first, has_more = await self._read_chunk(receive, 0)
         if not has_more and not encoding and len(first) < COUNTED_BYTES:
             return first
-        hold, length = Hold(self._budget), 0
+        hold, length = Reservation(self._budget), 0
         try:
             if encoding:
                 body: bytes | bytearray = await self._inflate(
@@ -86,13 +86,13 @@ class BodyReader:
                 body = await self._gather(first, has_more, receive, hold)
             length = len(body)
         finally:
-            hold.settle(length if length >= COUNTED_BYTES else 0)
+            hold.resize(length if length >= COUNTED_BYTES else 0)
         return body
 
     def release(self, body: bytes | bytearray) -> None:
         """Give back what a body that was read holds of the budget."""
         if len(body) >= COUNTED_BYTES:
-            self._budget.give(len(body))
+            self._budget.release(len(body))
 
     async def _read_chunk(self, receive: Receive, before: int) -> tuple[bytes, bool]:
         """The next chunk, after as many bytes `before` it, and whether there are more to come."""
@@ -105,28 +105,28 @@ class BodyReader:
         return chunk, message.get("more_body", False)
 
     async def _gather(
-        self, first: bytes, has_more: bool, receive: Receive, hold: Hold
+        self, first: bytes, has_more: bool, receive: Receive, hold: Reservation
     ) -> bytes | bytearray:
-        hold.settle(len(first))
+        hold.resize(len(first))
         if not has_more:
             return first
         buffer = bytearray(first)
         while has_more:
             chunk, has_more = await self._read_chunk(receive, len(buffer))
-            hold.settle(len(buffer) + len(chunk))
+            hold.resize(len(buffer) + len(chunk))
             buffer += chunk
         return buffer
 
     async def _inflate(
-        self, inflater: Inflater, chunk: bytes, has_more: bool, receive: Receive, hold: Hold
+        self, inflater: Inflater, chunk: bytes, has_more: bool, receive: Receive, hold: Reservation
     ) -> bytearray:
         received = len(chunk)
         while True:
             inflater.feed(chunk)
-            hold.settle(inflater.held_bytes)
+            hold.resize(inflater.held_bytes)
             if not inflater.work(_STEPS_ON_LOOP):
                 await asyncio.get_running_loop().run_in_executor(self._threads, inflater.work)
-            hold.settle(inflater.held_bytes)
+            hold.resize(inflater.held_bytes)
             if not has_more:
                 return inflater.finish()
             chunk, has_more = await self._read_chunk(receive, received)

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 from ensembled_client.wire import HEADER_LENGTH
 
 from allocator.dispatch.flows import NORMAL
-from server.engine.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
+from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget, Reservation
 from server.engine.request import Answer, Request
 from server.errors import (
     ClientGone,
@@ -99,7 +99,7 @@ class FastCall:
         connection: Connection,
         asked: Asked,
         plan: Plan,
-        hold: Hold | None = None,
+        hold: Reservation | None = None,
     ) -> None:
         self.keep_alive = asked.keep_alive
         self._fast = fast
@@ -168,7 +168,7 @@ class FastCall:
         except Exception as error:  # a fault of ours: the client is told so
             head, values = self._refusal(error), b""
         if self._hold is not None:
-            self._hold.settle(0)
+            self._hold.resize(0)
         if self._client:
             fast.authenticator.limiter.release(self._client)
         self._request = None
@@ -302,7 +302,7 @@ class FastInfer:
     def _may_take(self, asked: Asked, plan: Plan) -> bool:
         if plan.is_slow or (asked.takes_encoded and plan.answer_bytes >= LEAST_BYTES):
             return False
-        return plan.prepared.wish.level == NORMAL or not self.authenticator.restricts_urgent
+        return plan.prepared.options.priority == NORMAL or not self.authenticator.restricts_urgent
 
     def repeat(self, connection: Connection, repeat: Repeat) -> FastCall | None:
         """A call of a request that is like another; None if that is not known any more."""

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from ensembled_client.wire import HEADER_LENGTH
 
-from server.engine.memory_budget import COUNTED_BYTES, Hold, MemoryBudget
+from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget, Reservation
 from server.errors import ClientGone, QueueFull, RequestTimeout
 from server.http_api import asker
 from server.http_api.asgi_call import AsgiCall, Writer
@@ -99,7 +99,7 @@ class Incoming:
         self.is_late = False
         self._budget = budget
         self._client = client
-        self._hold: Hold | None = None
+        self._hold: Reservation | None = None
         self._parts: list[bytes] = []
         self._buffer = memoryview(b"")
         self._filled = 0
@@ -121,7 +121,7 @@ class Incoming:
         """
         came = b"".join(self._parts)
         self._parts.clear()
-        self._hold = Hold(self._budget)
+        self._hold = Reservation(self._budget)
         try:
             self._buffer = _memory(self.asked.length)
         except MemoryError:  # many have announced much
@@ -139,7 +139,7 @@ class Incoming:
         self._filled += nbytes
         assert self._hold is not None
         try:
-            self._hold.settle(self._filled)
+            self._hold.resize(self._filled)
         except QueueFull:
             return False
         return True
@@ -151,14 +151,14 @@ class Incoming:
             parts = self._parts
             self.body = parts[0] if len(parts) == 1 else b"".join(parts)
             if len(self.body) >= COUNTED_BYTES:
-                self._hold = Hold(self._budget)
-                self._hold.hold(len(self.body))
+                self._hold = Reservation(self._budget)
+                self._hold.charge(len(self.body))
         else:
             self.body = self._buffer
             if len(self.body) < COUNTED_BYTES:
-                self._hold.settle(0)
+                self._hold.resize(0)
 
-    def take_hold(self) -> Hold | None:
+    def take_hold(self) -> Reservation | None:
         """What it holds of the budget, for whoever has the body from now on."""
         hold, self._hold = self._hold, None
         return hold
@@ -185,7 +185,7 @@ class Incoming:
 
     def _release(self) -> None:
         if self._hold is not None:
-            self._hold.settle(0)
+            self._hold.resize(0)
             self._hold = None
 
 

@@ -191,7 +191,7 @@ class InferRoute:
             bound = await self._inference.bind(path.endpoint, request)
             if header_length is not None and not model.takes_images:
                 path.plans.remember(body, header_length, request, bound)
-        if bound.prepared.wish.level != NORMAL and self._authenticator.restricts_urgent:
+        if bound.prepared.options.priority != NORMAL and self._authenticator.restricts_urgent:
             self._authenticator.authorize_urgent(authorization_of(scope["headers"]))
         answer = await self._inference.answer(bound, arrived, trace)
         if trace is not None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from server.engine.request import Prepared, StoredInput
+from server.engine.request import PreparedRequest, StoredInput
 from server.errors import RequestError
 from server.inference.access_log import AccessLog
 from server.inference.generational_cache import GenerationalCache
@@ -52,7 +52,7 @@ class Plan(msgspec.Struct, frozen=True):
     rows: int
     slices: tuple[_Slice, ...]
     outputs: tuple[RequestedOutput, ...]
-    prepared: Prepared
+    prepared: PreparedRequest
     answer_bytes: int
     is_usual: bool
     is_slow: bool

@@ -91,7 +91,7 @@ async def preprocess_images(
         )
     budget.check(nbytes)
     arrays = [np.empty((len(images), size, size, _CHANNELS), np.uint8) for size in sizes]
-    budget.take(nbytes)  # only now: had an allocation failed, nobody would give it back
+    budget.reserve(nbytes)  # only now: had an allocation failed, nobody would give it back
     loop = asyncio.get_running_loop()
     for array in arrays:
         weakref.finalize(array, _give_back, loop, budget, array.nbytes).atexit = False
@@ -102,7 +102,7 @@ async def preprocess_images(
 def _give_back(loop: asyncio.AbstractEventLoop, budget: MemoryBudget, nbytes: int) -> None:
     """Release the budget of a freed array; a thread may have held its last reference."""
     with suppress(RuntimeError):  # the loop is closed
-        loop.call_soon_threadsafe(budget.give, nbytes)
+        loop.call_soon_threadsafe(budget.release, nbytes)
 
 
 class _ImageBatch:

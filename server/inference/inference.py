@@ -17,7 +17,7 @@ import msgspec
 
 from server.engine.engine import Engine
 from server.engine.memory_budget import MemoryBudget
-from server.engine.request import Answer, Outcome, Prepared
+from server.engine.request import Answer, Outcome, PreparedRequest
 from server.engine.statistics import ModelCounters, member_statistics, model_statistics
 from server.errors import ClientGone, UnknownModel
 from server.inference.access_log import AccessLog
@@ -188,7 +188,7 @@ class Inference:
             InvalidRequest: if they don't fit together.
         """
         model = endpoint.model
-        wish = infer_options(model, request.parameters, request.outputs)
+        options = infer_options(model, request.parameters, request.outputs)
         if model.takes_images:
             rows, inputs = await bind_images(
                 model,
@@ -199,7 +199,7 @@ class Inference:
             )
         else:
             rows, inputs = bind_tensors(model, request.tensors)
-        return BoundRequest(Prepared(model.served, wish), inputs, rows)
+        return BoundRequest(PreparedRequest(model.served, options), inputs, rows)
 
     async def answer(
         self,

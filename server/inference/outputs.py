@@ -16,7 +16,7 @@ import numpy.typing as npt
 from ensembled_client.wire import join_elements
 
 from allocator.dispatch.flows import HIGH, NORMAL
-from server.engine.request import Answer, Wish
+from server.engine.request import Answer, InferOptions
 from server.errors import InvalidRequest
 from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
@@ -80,7 +80,7 @@ def member_names(model: ModelSpec, mask: int) -> list[str]:
 
 def infer_options(
     model: ModelSpec, parameters: RequestParameters, outputs: Sequence[RequestedOutput]
-) -> Wish:
+) -> InferOptions:
     """The engine's options for a request.
 
     Raises:
@@ -108,7 +108,7 @@ def infer_options(
             )
         if output.classes:
             _check_classes(model, output)
-    return Wish(
+    return InferOptions(
         timeout_s=parameters.timeout_s,
         members=members or -1,
         quorum=parameters.quorum,
@@ -118,7 +118,7 @@ def infer_options(
         ),
         masks=_MASK in names,
         class_only=names == [_CLASS],
-        level=HIGH if parameters.is_urgent else NORMAL,
+        priority=HIGH if parameters.is_urgent else NORMAL,
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.engine.memory_budget import MemoryBudget
-from server.engine.request import Prepared, StoredInput
+from server.engine.request import PreparedRequest, StoredInput
 from server.errors import InvalidRequest
 from server.inference.images import EncodedImage, Pixels, preprocess_images
 from server.inference.spec import ModelSpec
@@ -101,7 +101,7 @@ class BoundRequest(NamedTuple):
         rows: at least 1.
     """
 
-    prepared: Prepared
+    prepared: PreparedRequest
     inputs: list[StoredInput]
     rows: int
 

@@ -114,12 +114,12 @@ _ARENA_METRICS = (
     Gauges.define(
         "ensembled_arena_waiting_requests",
         "Requests waiting for slots of the arena.",
-        lambda arena: arena.room.requests,
+        lambda arena: arena.queue.requests,
     ),
     Gauges.define(
         "ensembled_arena_waiting_rows",
         "Rows of requests waiting for slots of the arena.",
-        lambda arena: sum(request.rows - request.claimed for request in arena.room),
+        lambda arena: sum(request.rows - request.claimed for request in arena.queue),
     ),
 )
 

@@ -11,7 +11,7 @@ import numpy as np
 from arenas import arena_spec, ensemble, mapped, open_arena
 
 from server.engine.engine import Engine
-from server.engine.request import Answer, Prepared, Wish
+from server.engine.request import Answer, InferOptions, PreparedRequest
 from server.engine.spec import QueueLimits, ServedModel
 from server.errors import DeadlineExceeded, QueueFull, Unavailable
 from workers.combiner.arena_combiner import ArenaCombiner
@@ -102,7 +102,7 @@ class PlayedLinks:
     def receive(self):
         return []
 
-    def tell_combiner(self, message):
+    def send_to_combiner(self, message):
         self.to_combiner.append(message)
 
 
@@ -137,22 +137,22 @@ class Stage:
         self.incarnation = dict.fromkeys(DEVICES, 1)
         for device in DEVICES:
             self.hello(device)
-        engine._combiner_hello(CombinerHello(1))
+        engine._on_combiner_hello(CombinerHello(1))
 
     def call_soon(self, function, *arguments):
         self.turns.append((function, arguments))
 
     def hello(self, device):
         latencies = tuple((0.001, 0.002) for _ in DEVICES[device])
-        self.engine._hear_worker(device, Hello(1, 0, latencies))
+        self.engine._on_worker_report(device, Hello(1, 0, latencies))
 
     # -- what may happen
 
-    def submit(self, model, rows, **wish):
+    def submit(self, model, rows, **options):
         inputs, outcome = [(0, memoryview(bytes(rows * 8)))], Outcome()
         try:
             request = self.engine.submit(
-                Prepared(model, Wish(**wish)), inputs, rows, outcome, arrived=0.0
+                PreparedRequest(model, InferOptions(**options)), inputs, rows, outcome, arrived=0.0
             )
         except (QueueFull, Unavailable):
             assert not outcome.done()
@@ -186,8 +186,8 @@ class Stage:
         def finished():
             if self.incarnation[device] == incarnation:
                 done = Finished(job.id, 0.001, how != FAILS)
-                self.engine._hear_worker(device, Ready(1, (done,)))
-                self.engine._pass_on()
+                self.engine._on_worker_report(device, Ready(1, (done,)))
+                self.engine._pipeline.pass_on()
 
         self.call_soon(finished)
 
@@ -196,15 +196,15 @@ class Stage:
         for _ in range(min(count, len(self.to_combiner))):
             message = self.to_combiner.popleft()
             if isinstance(message, Close):
-                self.told(self.combiner.evaluate(message.start, message.stop))
+                self.report(self.combiner.evaluate(message.start, message.stop))
             elif isinstance(message, Predicted):
                 for item in message.ranges:
-                    self.told(self.combiner.evaluate(item.start, item.stop, item.error))
+                    self.report(self.combiner.evaluate(item.start, item.stop, item.error))
 
     def scan(self):
-        self.told(self.combiner.scan())
+        self.report(self.combiner.scan())
 
-    def told(self, outcomes):
+    def report(self, outcomes):
         for outcome in outcomes:
             if isinstance(outcome, Ended):
                 rows = set(range(outcome.start, outcome.stop))
@@ -217,16 +217,16 @@ class Stage:
         for _ in range(min(count, len(self.to_front_end))):
             match self.to_front_end.popleft():
                 case Deferred() as deferred:
-                    self.engine._defer(deferred)
+                    self.engine._pipeline.defer(deferred)
                 case Ended() as ended:
-                    self.engine._settle(0, ended)
+                    self.engine._pipeline.end(0, ended)
 
     def restart_combiner(self):
         """It dies; all that it was told, and part of what it said, is lost."""
         self.to_combiner.clear()
         self.to_front_end.clear()
         self.combiner = ArenaCombiner(0, open_arena(self.memory))
-        self.engine._combiner_hello(CombinerHello(1))
+        self.engine._on_combiner_hello(CombinerHello(1))
 
     def kill(self, device, *, for_good=False):
         """A worker dies and is started anew, perhaps in vain."""
@@ -249,7 +249,7 @@ class Stage:
         if self.fleet.workers[device].incarnation == 0:
             self.engine.worker_started(device, self.incarnation[device])
             self.hello(device)
-            self.engine._dispatch_soon()
+            self.engine._pipeline.dispatch_soon()
 
     def close(self, number):
         if self.requests:
@@ -259,7 +259,7 @@ class Stage:
     def finish(self):
         """Let everything go its way, and check what is left."""
         for _ in range(200):
-            self.engine._dispatch_soon()
+            self.engine._pipeline.dispatch_soon()
             self.turn()
             for device in DEVICES:
                 self.work(device, UNSURE)
@@ -270,7 +270,7 @@ class Stage:
             assert request.on_done.done(), request
         assert not self.engine.requests
         assert self.engine.arenas[0].slots.held == 0
-        assert self.engine._answers.held_bytes == 0
+        assert self.engine._admission._answers.held_bytes == 0
         assert all(member.pending.rows == 0 for member in self.fleet._all_members)
         assert all(owner is None for owner in self.engine.arenas[0]._owners)
         assert not self.combiner._errors

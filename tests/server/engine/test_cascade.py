@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from allocator.dispatch.flows import NORMAL, Flows
 from server.engine.cascade import advance, move_on, stage_terms
-from server.engine.request import Admission, Prepared, Request, Wish
+from server.engine.request import Admission, InferOptions, PreparedRequest, Request
 from server.engine.spec import ServedModel
 from workers.runtime.arena import Terms, unpack
 
@@ -63,7 +63,7 @@ def request_of_eight(arena):
     flow = Flows().get(0, 0, NORMAL)
     terms = Terms(1, stage=1)
     admission = Admission(0, 0b111, 0b001, 2, terms, terms.pack(), flow)
-    return Request(Prepared(served, Wish()), admission, [], 8, None, 0.0)
+    return Request(PreparedRequest(served, InferOptions()), admission, [], 8, None, 0.0)
 
 
 def test_rows_move_on_once(arena, request_of_eight):

@@ -15,10 +15,10 @@ from server.engine.request import Request
 from server.errors import DeadlineExceeded, MemberFailed, RequestError, Unavailable
 from workers.runtime.messages import Finished, Ready
 
-WISHES = (
+OPTIONS = (
     (ALL, {"class_only": True}),
     (SOME, {}),
-    (SOME, {"class_only": True, "level": HIGH}),
+    (SOME, {"class_only": True, "priority": HIGH}),
     (UNEQUAL, {"class_only": True}),
     (SOME, {"members": 0b101, "masks": True}),
     (STAGED, {}),
@@ -46,9 +46,9 @@ def test_every_request_is_answered_and_every_slot_comes_back(steps):
     with on_stage() as stage:
         for what, number, other in steps:
             device = ("d0", "d1")[number % 2]
-            model, wish = WISHES[number]
+            model, options = OPTIONS[number]
             {
-                "submit": lambda m=model, n=other, w=wish: stage.submit(m, n, **w),
+                "submit": lambda m=model, n=other, o=options: stage.submit(m, n, **o),
                 "work": lambda d=device, n=other: stage.work(d, (SURE, SURE, UNSURE, FAILS)[n % 4]),
                 "kill": lambda d=device: stage.kill(d),
                 "down": lambda d=device: stage.kill(d, for_good=True),
@@ -163,11 +163,11 @@ def test_a_deadline_that_passes_while_a_request_waits_for_slots():
     with on_stage() as stage:
         first = stage.submit(ALL, stage.arena.capacity)
         second = stage.submit(ALL, 3, timeout_s=60.0)
-        room = stage.engine.arenas[0].room
-        assert (second.claimed, room.requests) == (0, 1)
+        queue = stage.engine.arenas[0].queue
+        assert (second.claimed, queue.requests) == (0, 1)
         stage.turn()  # on this stage timers are due at once
         assert isinstance(second.on_done.exception(), DeadlineExceeded)
-        assert room.requests == 0
+        assert queue.requests == 0
         stage.finish()
         assert first.on_done.result().rows == stage.arena.capacity
 
@@ -177,7 +177,7 @@ def test_workers_that_can_not_be_reached_get_their_jobs_when_they_say_hello():
     with on_stage() as stage:
         stage.links.can_send = False
         request = stage.submit(ALL, 5)
-        stage.engine._dispatch_soon()
+        stage.engine._pipeline.dispatch_soon()
         stage.turn()
         assert not any(worker.state.up for worker in stage.fleet.workers.values())
         assert not any(worker.state.jobs for worker in stage.fleet.workers.values())
@@ -229,7 +229,7 @@ def test_answers_hold_no_more_than_they_may_while_they_are_put_together(monkeypa
     """But one that is alone may be larger."""
     monkeypatch.setattr("server.engine.engine.COUNTED_BYTES", 9)
     with on_stage() as stage:
-        held = stage.engine._answers
+        held = stage.engine._admission._answers
         large = stage.submit(ALL, 20)
         assert held.held_bytes == 20 * 8
         small = stage.submit(ALL, 1)
@@ -250,7 +250,7 @@ def test_requests_that_find_no_seat_are_before_nobody():
         stage.submit(ALL, 12)
         stage.turn()
         assert sum(stage.submit(ALL, 1) is not None for _ in range(100)) == 2, "there are 2 seats"
-        outlooks = stage.engine._forecast._outlooks.values()
+        outlooks = stage.engine._admission._forecast._outlooks.values()
         assert sum(outlook.accepted for outlook in outlooks) <= 2
 
 
@@ -295,7 +295,7 @@ def test_an_exception_while_batches_are_assembled_loses_no_row(monkeypatch, afte
     calls = failing_once(monkeypatch, "server.engine.fleet.bind", after=after)
     with on_stage() as stage:
         request = stage.submit(ALL, 7)
-        stage.engine._dispatch_soon()
+        stage.engine._pipeline.dispatch_soon()
         with pytest.raises(RuntimeError, match="once"):  # which the event loop logs
             stage.turn()
         stage.finish()
@@ -303,21 +303,21 @@ def test_an_exception_while_batches_are_assembled_loses_no_row(monkeypatch, afte
         assert request.on_done.result().rows == 7
 
 
-def test_an_exception_while_rows_are_settled_loses_no_row(monkeypatch, caplog):
+def test_an_exception_while_answers_are_collected_loses_no_row(monkeypatch, caplog):
     with on_stage() as stage:
         requests = [stage.submit(ALL, 2), stage.submit(SOME, 3)]
-        take, calls = Request.take, []
+        store, calls = Request.store, []
 
         def fail_once(*arguments):
             calls.append(arguments)
             if len(calls) == 1:
                 raise MemoryError("once")
-            take(*arguments)
+            store(*arguments)
 
-        monkeypatch.setattr(Request, "take", fail_once)
+        monkeypatch.setattr(Request, "store", fail_once)
         stage.finish()
         assert [request.on_done.result().rows for request in requests] == [2, 3]
-    assert "could not be settled" in caplog.text
+    assert "could not be collected" in caplog.text
 
 
 def test_nothing_is_before_a_request_once_those_that_waited_were_closed():
@@ -327,10 +327,10 @@ def test_nothing_is_before_a_request_once_those_that_waited_were_closed():
         stage.submit(SOME, 3)
         stage.turn()
         stage.submit(SOME, 1)
-        assert stage.engine._is_anybody_before(0)
+        assert stage.engine._admission.has_pending(0)
         stage.close(0)
         stage.close(1)
-        assert not stage.engine._is_anybody_before(0)
+        assert not stage.engine._admission.has_pending(0)
         for device in DEVICES:
             stage.revive(device)
         stage.finish()

@@ -36,7 +36,7 @@ class Bench:
                 )
         self.head += rows
 
-    def prospect(self, rows=10, flow=(0, NORMAL), *, needed=None, expected=None, room_rows=0):
+    def prospect(self, rows=10, flow=(0, NORMAL), *, needed=None, expected=None, queued_rows=0):
         expected = (1 << len(self.members)) - 1 if expected is None else expected
         request = SimpleNamespace(
             flow=self.flows.get(0, *flow),
@@ -49,14 +49,14 @@ class Bench:
             short=False,
         )
         self.now += 1.0  # nothing is remembered
-        return self.forecast.prospect(request, needed or expected.bit_count(), room_rows), request
+        return self.forecast.prospect(request, needed or expected.bit_count(), queued_rows), request
 
 
 def test_a_device_is_through_with_all_that_waits_for_its_members():
     bench = Bench(a={"d0": 0.1}, b={"d0": 0.3})
-    assert not bench.forecast.is_anybody_before(0)
+    assert not bench.forecast.has_pending(0)
     bench.append(20)
-    assert bench.forecast.is_anybody_before(0)
+    assert bench.forecast.has_pending(0)
     (wait_s, total_s), _ = bench.prospect(rows=10)
     assert wait_s == pytest.approx(2 * 0.1 + 2 * 0.3)
     assert total_s == pytest.approx(wait_s + 0.3)
@@ -104,7 +104,7 @@ def test_whom_many_rows_wait_for_may_be_another_than_a_lone_row_waits_for():
 def test_what_waits_for_the_arena_counts():
     bench = Bench(a={"d0": 0.1})
     bench.append(10)
-    assert bench.prospect(room_rows=90)[0].wait_s == pytest.approx(1.0)
+    assert bench.prospect(queued_rows=90)[0].wait_s == pytest.approx(1.0)
 
 
 def test_what_was_accepted_since_counts():

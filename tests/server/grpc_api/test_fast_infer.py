@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allocator.dispatch.flows import HIGH
-from server.engine.request import Answer, Prepared, Wish
+from server.engine.request import Answer, InferOptions, PreparedRequest
 from server.engine.spec import ServedModel
 from server.errors import ClientGone, QueueFull
 from server.grpc_api.codec import decode_fields, encode_response
@@ -73,10 +73,10 @@ class Scene:
         inference = SimpleNamespace(engine=self.engine, access=AccessLog(access), tracer=None)
         self.fast = FastUnaryInfer(inference, SimpleNamespace(restricts_urgent=restricts_urgent))
 
-    def remember(self, message, wish=Wish()):  # noqa: B008
+    def remember(self, message, options=InferOptions()):  # noqa: B008
         asked = decode_fields(split_fields(message))
         rows, inputs = bind_tensors(self.endpoint.model, asked.build().tensors)
-        bound = BoundRequest(Prepared(self.endpoint.model.served, wish), inputs, rows)
+        bound = BoundRequest(PreparedRequest(self.endpoint.model.served, options), inputs, rows)
         self.fast.remember(message, asked, self.endpoint, bound)
 
     def takes(self, message, unary=None):
@@ -163,7 +163,7 @@ def test_neither_are_other_outputs_nor_who_wants_every_line():
 @pytest.mark.parametrize("restricts_urgent", [False, True])
 def test_who_may_be_urgent_is_looked_at_elsewhere(restricts_urgent):
     scene = Scene(restricts_urgent=restricts_urgent)
-    scene.remember(message(payload(1)), Wish(level=HIGH))
+    scene.remember(message(payload(1)), InferOptions(priority=HIGH))
     assert scene.takes(message(payload(1))) is not restricts_urgent
 
 

@@ -196,7 +196,7 @@ def test_a_body_that_is_not_read_to_its_end_holds_nothing(headers, end):
 
 def test_a_body_is_refused_if_others_hold_too_much():
     budget = MemoryBudget(LIMIT)
-    budget.take(LIMIT - BIG)
+    budget.reserve(LIMIT - BIG)
     with pytest.raises(QueueFull, match="hold") as caught:
         read(messages([bytes(BIG), b"x"]), budget=budget)
     assert caught.value.reason == "memory"

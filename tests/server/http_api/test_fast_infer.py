@@ -13,7 +13,7 @@ from uvicorn.server import ServerState
 from wire import Wire
 
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
-from server.engine.request import Answer, Prepared
+from server.engine.request import Answer, PreparedRequest
 from server.engine.spec import ServedModel
 from server.errors import ClientGone, QueueFull
 from server.http_api.connections import Connections
@@ -155,7 +155,7 @@ class Scene:
         request = parse_request(body, len(header))
         rows, inputs = bind_tensors(self.model, request.tensors)
         wish = infer_options(self.model, request.parameters, request.outputs)
-        bound = BoundRequest(Prepared(self.model.served, wish), inputs, rows)
+        bound = BoundRequest(PreparedRequest(self.model.served, wish), inputs, rows)
         self.path.plans.remember(body, len(header), request, bound)
         return data
 
@@ -287,12 +287,12 @@ def test_a_body_that_others_leave_no_memory_for_is_the_applications_to_refuse():
     async def test(scene):
         data = scene.know(payload(7, WIDE))
         scene.feed(data[:1000])
-        scene.budget.take(scene.budget.limit_bytes - 10_000)
+        scene.budget.reserve(scene.budget.limit_bytes - 10_000)
         scene.feed(data[1000:20_000])
         assert scene.budget.held_bytes == scene.budget.limit_bytes - 10_000
         await scene.turn()
         assert scene.slow == 1
-        scene.budget.give(scene.budget.limit_bytes - 10_000)
+        scene.budget.release(scene.budget.limit_bytes - 10_000)
         scene.feed(data[20_000:])
         await scene.turn()
         assert scene.engine.submitted == 0

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from server.engine.request import Prepared
+from server.engine.request import PreparedRequest
 from server.engine.spec import ServedModel
 from server.http_api.plans import PlanCache
 from server.http_api.protocol import parse_request
@@ -48,8 +48,10 @@ def body_of(rows, *, order=("a", "b"), seed=0, **header):
 def remember(cache, body, length):
     request = parse_request(body, length)
     rows, inputs = bind_tensors(MODEL, request.tensors)
-    wish = infer_options(MODEL, request.parameters, request.outputs)
-    cache.remember(body, length, request, BoundRequest(Prepared(MODEL.served, wish), inputs, rows))
+    options = infer_options(MODEL, request.parameters, request.outputs)
+    cache.remember(
+        body, length, request, BoundRequest(PreparedRequest(MODEL.served, options), inputs, rows)
+    )
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
@@ -61,7 +63,7 @@ def test_a_known_header_gives_what_parsing_gives(order):
     remember(cache, body, length)
     again, length, arrays = body_of(3, order=order, seed=1, parameters=parameters)
     plan = cache.find(again, length)
-    assert (plan.rows, plan.prepared.wish.timeout_s) == (3, 0.005)
+    assert (plan.rows, plan.prepared.options.timeout_s) == (3, 0.005)
     assert plan.outputs == (RequestedOutput(binary=True),)
     inputs = dict(plan.bind(again).inputs)
     assert list(inputs) == [4 if name == "a" else 5 for name in order]

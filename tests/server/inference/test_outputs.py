@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from ensembled_client.wire import split_elements
 
-from server.engine.request import Answer, Extras, Wish
+from server.engine.request import Answer, Extras, InferOptions
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest
 from server.inference.outputs import extra_outputs, infer_options, output_tensors
@@ -40,17 +40,17 @@ def test_what_a_model_gives_on_request():
     assert extra_outputs(values)[0] == TensorSpec("variance", "FP32", ())
 
 
-def test_the_plain_wish_is_the_ensemble_as_it_is():
-    assert infer_options(model(), NOTHING, wanted("output")) == Wish()
-    assert not Wish().has_extras
+def test_the_default_options_are_the_ensemble_as_it_is():
+    assert infer_options(model(), NOTHING, wanted("output")) == InferOptions()
+    assert not InferOptions().has_extras
 
 
-def test_a_wish_knows_members_and_outputs_by_their_index():
+def test_options_know_members_and_outputs_by_their_index():
     parameters = RequestParameters(0.5, ("two",), 1)
     outputs = wanted("output.two", "entropy", "output", "member_mask")
-    wish = infer_options(model(), parameters, outputs)
-    assert wish == Wish(0.5, 0b100, 1, scores=True, predictions=(2,), masks=True)
-    assert wish.has_extras
+    options = infer_options(model(), parameters, outputs)
+    assert options == InferOptions(0.5, 0b100, 1, scores=True, predictions=(2,), masks=True)
+    assert options.has_extras
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_classes_need_an_output_per_class():
         infer_options(image, NOTHING, wanted("output", classes=1))
 
 
-def extras(wish):
-    filled = Extras(model().served.spec, wish, 2)
+def extras(options):
+    filled = Extras(model().served.spec, options, 2)
     filled.used[:] = 0b10100, 0b100
-    if wish.scores:
+    if options.scores:
         filled.scores[:] = np.arange(12).reshape(2, 6)
     for member, values in filled.predictions.items():
         values[:] = member
@@ -96,8 +96,8 @@ def extras(wish):
 
 def test_tensors_come_in_the_order_in_which_they_are_wanted():
     outputs = wanted("variance", "output", "member_mask", "output.two")
-    wish = infer_options(model(), NOTHING, outputs)
-    answer = Answer(VALUES.tobytes(), 2, 0b100, True, extras(wish))
+    options = infer_options(model(), NOTHING, outputs)
+    answer = Answer(VALUES.tobytes(), 2, 0b100, True, extras(options))
     variance, output, mask, two = output_tensors(model(), answer, outputs)
     assert (variance.name, variance.datatype, variance.shape) == ("variance", "FP32", [2])
     assert np.frombuffer(variance.data, np.float32).tolist() == [3, 9]
@@ -109,8 +109,8 @@ def test_tensors_come_in_the_order_in_which_they_are_wanted():
 
 def test_members_can_be_told_by_their_best_classes():
     outputs = wanted("output.four", classes=1)
-    wish = infer_options(model(), NOTHING, outputs)
-    answer = Answer(VALUES.tobytes(), 2, 0b10100, False, extras(wish))
+    options = infer_options(model(), NOTHING, outputs)
+    answer = Answer(VALUES.tobytes(), 2, 0b10100, False, extras(options))
     (tensor,) = output_tensors(model(labels=("cat", "dog", "owl")), answer, outputs)
     assert (tensor.datatype, tensor.shape) == ("BYTES", [2, 1])
     assert [bytes(text) for text in split_elements(tensor.data)] == [b"4.000000:0:cat"] * 2

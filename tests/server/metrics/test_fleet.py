@@ -6,7 +6,7 @@ import pytest
 from allocator.dispatch.flows import NORMAL, Flows
 from allocator.dispatch.pending import PendingRows
 from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, OpenJob, Placement
-from server.engine.admission_queue import WaitingRoom
+from server.engine.admission_queue import AdmissionQueue
 from server.engine.memory_budget import MemoryBudget
 from server.engine.slots import SlotAllocator
 from server.engine.statistics import InstanceCounters, MemberCounters
@@ -31,14 +31,14 @@ def scrape(*collectors):
 
 
 def test_what_waits_for_an_arena():
-    room, slots = WaitingRoom(9, 99), SlotAllocator(4, 8)
+    queue, slots = AdmissionQueue(9, 99), SlotAllocator(4, 8)
     slots.claim(5, FLOW, 0.0)
     for rows, claimed in ((7, 3), (2, 0)):
         request = SimpleNamespace(rows=rows, claimed=claimed, flow=FLOW)
-        room.enter(request)
-    arena = SimpleNamespace(arena=SimpleNamespace(capacity=32), room=room, slots=slots)
+        queue.append(request)
+    arena = SimpleNamespace(arena=SimpleNamespace(capacity=32), queue=queue, slots=slots)
     bodies = MemoryBudget(1000)
-    bodies.take(300)
+    bodies.reserve(300)
     values = scrape(ArenaMetrics(SimpleNamespace(arenas=[arena]), bodies))
     assert values['arena_slots{arena="0"}'] == 32
     assert values['arena_used_slots{arena="0"}'] == 5
