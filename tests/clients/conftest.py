@@ -1,4 +1,4 @@
-"""Starts servers that only pretend."""
+"""Stub servers, and clients of both kinds."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent / "support"))
 
 from ensembled_client import AsyncEnsembleClient, EnsembleClient, RetryPolicy  # noqa: E402
-from pretending import GrpcServer, HttpServer, Model  # noqa: E402
+from stub_servers import GrpcServer, HttpServer, Model  # noqa: E402
 
 
 class Blocking:
@@ -43,7 +43,7 @@ AT_ONCE = RetryPolicy(retries=3, first_pause_s=0)
 
 @pytest.fixture
 def model():
-    """What the pretended servers serve; tests change it."""
+    """What the stub servers serve; tests change it."""
     return Model()
 
 

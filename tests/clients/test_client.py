@@ -1,4 +1,4 @@
-"""Both clients over both protocols, against servers that pretend."""
+"""Both clients over both protocols, against stub servers."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from ensembled_client import (
     Unavailable,
     UnknownModel,
 )
-from pretending import Failed
+from stub_servers import Failed
 
 SCORES = ["entropy", "expected_entropy", "mutual_information", "variance"]
 SCORES += ["vote_share", "disagreement"]
@@ -128,7 +128,7 @@ def test_classify(model, client):
         client.classify("duo", [[1, 2]], top=0)
 
 
-def test_a_model_is_asked_about_once_until_a_request_is_rejected(model, client):
+def test_a_model_is_looked_up_once_until_a_request_is_rejected(model, client):
     for _ in range(2):
         client.predict("duo", [[1, 2]])
     assert len(model.seen) == 4  # metadata, configuration, two requests
@@ -185,7 +185,7 @@ def test_questions(model, client):
     assert client.is_live()
     assert client.is_ready()
     assert client.is_ready("duo")
-    assert client.server_metadata()["name"] == "pretending"
+    assert client.server_metadata()["name"] == "stub"
     assert client.metadata("duo") == model.metadata
     model.limit_bytes = 1000
     assert client.config("duo")["parameters"]["max_request_bytes"] == {"string_value": "1000"}

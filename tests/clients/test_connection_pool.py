@@ -1,4 +1,4 @@
-"""Connections are kept, taken up again, and let go."""
+"""Connections are kept, reused and closed."""
 
 import asyncio
 import threading
@@ -12,11 +12,11 @@ from ensembled_client import (
     UnknownModel,
     http_transport,
 )
-from pretending import HttpServer
+from stub_servers import HttpServer
 
 
 class Counting(HttpServer):
-    """Counts its connections, and answers infer requests when it is told to."""
+    """Counts its connections, and answers infer requests when a test says so."""
 
     def __init__(self, model):
         super().__init__(model)
@@ -128,12 +128,12 @@ def test_a_task_that_is_cancelled_gives_its_connection_back(server):
 
 
 def test_through_a_proxy(model, make, monkeypatch):
-    """The proxy here is the server itself: it is asked for whole URLs."""
+    """The proxy here is the server itself: it gets whole URLs."""
     with HttpServer(model) as server:
         monkeypatch.setenv("http_proxy", server.url)
         monkeypatch.setenv("no_proxy", "")
         client = make("http://elsewhere.invalid")
-        with pytest.raises(UnknownModel):  # the pretender knows paths only
+        with pytest.raises(UnknownModel):  # the stub knows paths only
             client.is_live()
         assert model.seen == ["http://elsewhere.invalid:80/v2/health/live"]
         client.__exit__(None, None, None)

@@ -20,7 +20,7 @@ from ensembled_client.requests import CallOptions
 from ensembled_client.session import Session
 from ensembled_client.transport import Resource, Transport
 from ensembled_client.wire import InferResponse
-from pretending import Failed, GrpcServer, HttpServer
+from stub_servers import Failed, GrpcServer, HttpServer
 
 METADATA = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 1]}]}
 
@@ -157,7 +157,7 @@ def test_no_pause_goes_beyond_the_timeout():
     assert (len(transport.sent), time.pauses) == (1, [])
 
 
-def test_each_try_is_told_what_is_left():
+def test_each_try_gets_the_time_that_is_left():
     transport, time, error = ask([busy(1.0), away()], timeout=3.0)
     assert error is None
     assert [parameters["timeout"] for parameters, _ in transport.sent] == [
@@ -178,7 +178,7 @@ def test_time_that_is_up_before_anything_is_sent():
     assert [parameters["timeout"] for parameters, _ in transport.sent] == [2_000_000, 1_000_000]
 
 
-def test_questions_are_asked_again_whatever_broke():
+def test_look_ups_are_retried_whatever_broke():
     for error in (broken(), refused()):
         transport, time, raised = ask([(error,)] * 2)
         assert raised is None

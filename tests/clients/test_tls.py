@@ -11,7 +11,7 @@ import threading
 import grpc
 import pytest
 from ensembled_client import EnsembledClientError, ServerFailure, Unavailable
-from pretending import GrpcServer, HttpServer
+from stub_servers import GrpcServer, HttpServer
 
 pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 

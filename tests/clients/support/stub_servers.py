@@ -1,4 +1,4 @@
-"""Servers that pretend: one model behind HTTP and behind gRPC, which answers what a test says."""
+"""Stub servers: one model behind HTTP and behind gRPC, which answers what a test says."""
 
 import contextlib
 import gzip
@@ -51,7 +51,7 @@ class Model:
         requests: that were received: (parameters, {input: (shape, raw)}, {output: parameters}).
         failures: what the next requests are answered with; each is used once.
         config: `ensemble` of the configuration, None for a server without configurations.
-        limit_bytes: told in the configuration, 0 for none.
+        limit_bytes: in the configuration, 0 for none.
         is_ready: of the server.
         seen: every question and request, by its HTTP path or gRPC method.
     """
@@ -183,7 +183,7 @@ class Handler(BaseHTTPRequestHandler):
     def _document(self, model):
         config = {"ensemble": model.config, "parameters": model.parameters()}
         known = {
-            "/v2": (200, {"name": "pretending", "version": "1", "extensions": []}),
+            "/v2": (200, {"name": "stub", "version": "1", "extensions": []}),
             "/v2/health/live": (200, {"live": True}),
             "/v2/health/ready": (200 if model.is_ready else 503, {"ready": model.is_ready}),
             "/v2/models/duo": (200, model.metadata),
@@ -340,7 +340,7 @@ class GrpcServer:
         return {"ready": self.model.is_ready}
 
     def _ServerMetadata(self, message, _):
-        return {"name": "pretending", "version": "1", "extensions": []}
+        return {"name": "stub", "version": "1", "extensions": []}
 
     def _ModelStatistics(self, message, _):
         self._known(message.name)
