@@ -34,7 +34,7 @@ from server.grpc_api.status import log_fields, trace_context
 from server.grpc_api.stream import InferStream
 from server.inference.inference import Endpoint, Inference
 from server.inference.metadata import model_metadata, server_metadata
-from server.inference.requests import InferRequest
+from server.inference.outputs import member_names, output_tensors
 from server.inference.spec import ClientLimits
 from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator
@@ -189,30 +189,27 @@ class Service:
         except UnknownModel as error:
             self._inference.unaddressed.fail(arrived, error)
             raise
-        timeout_s = remaining_timeout_s(call.time_remaining())
-        request = await self._make_request(decoded, endpoint, call)
-        inferred = await self._inference.infer(endpoint, request, timeout_s, trace)
-        if message:
-            self._fast.remember(message, decoded, endpoint, inferred.bound)
-        return encode_response(
-            model, decoded.id, inferred.members, inferred.degraded, inferred.outputs
-        )
-
-    async def _make_request(
-        self, decoded: DecodedRequest, endpoint: Endpoint, call: ServerCall
-    ) -> InferRequest:
-        """Make the tensors and check the rest; a refusal counts as a failure of the model."""
-        arrived = time.monotonic()
         try:
-            if call.time_remaining() == 0:
+            remaining_s = call.time_remaining()
+            if remaining_s == 0:
                 raise DeadlineExceeded("the deadline has passed before the request was read")
             request = await build_request(decoded)
             if request.parameters.is_urgent:
                 authorize_urgent(self._authenticator, call)
+            bound = await self._inference.bind(endpoint, request)
+            timeout_s = remaining_timeout_s(remaining_s)
+            answer = await self._inference.answer(bound, arrived, trace, timeout_s)
+            members = member_names(endpoint.model, answer.used)
+            if trace is not None:
+                trace.answered(answer, members)
+            outputs = output_tensors(endpoint.model, answer, request.outputs)
         except BaseException as error:
             endpoint.counters.fail(arrived, error)
             raise
-        return request
+        endpoint.counters.succeed(arrived, answer)
+        if message:
+            self._fast.remember(message, decoded, endpoint, bound)
+        return encode_response(model, decoded.id, ",".join(members), answer.degraded, outputs)
 
     async def _stream(self, call: ServerCall) -> None:
         authorize_call(self._authenticator, _STREAM, call)

@@ -1,19 +1,16 @@
 """The models, and inference under every protocol.
 
-Runs in the front-end. An `InferRequest` flows in and is checked against its model; its rows go
-through the engine, and its outputs flow out as tensors. Every outcome is counted.
+Runs in the front-end. An `InferRequest` flows in and is bound to its model; its rows go through
+the engine, and the answer flows out.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, Any
-
-import msgspec
 
 from server.engine.engine import Engine
 from server.engine.memory_budget import MemoryBudget
@@ -22,14 +19,14 @@ from server.engine.statistics import ModelCounters, member_statistics, model_sta
 from server.errors import ClientGone, UnknownModel
 from server.inference.access_log import AccessLog
 from server.inference.metadata import MODEL_VERSION, model_config
-from server.inference.outputs import OutputTensor, infer_options, member_names, output_tensors
+from server.inference.outputs import infer_options
 from server.inference.requests import BoundRequest, InferRequest, bind_images, bind_tensors
 from server.inference.spec import FrontEndSpec, ModelSpec
 
 if TYPE_CHECKING:
     from server.engine.tracing import RequestTrace, Tracer
 
-__all__ = ["Endpoint", "Inference", "InferResult"]
+__all__ = ["Endpoint", "Inference"]
 
 
 class Endpoint:
@@ -43,22 +40,6 @@ class Endpoint:
     def __init__(self, model: ModelSpec) -> None:
         self.model = model
         self.counters = ModelCounters()
-
-
-class InferResult(msgspec.Struct, frozen=True):
-    """The result of an infer request.
-
-    Attributes:
-        members: names of those that every row rests on, separated by commas.
-        degraded: whether these are fewer than requested.
-        outputs: in the requested order.
-        bound: the request.
-    """
-
-    members: str
-    degraded: bool
-    outputs: list[OutputTensor]
-    bound: BoundRequest
 
 
 class Inference:
@@ -149,38 +130,6 @@ class Inference:
             return member_statistics(served.name, MODEL_VERSION, counted)
         return model_statistics(served.name, MODEL_VERSION, endpoint.counters)
 
-    async def infer(
-        self,
-        endpoint: Endpoint,
-        request: InferRequest,
-        within_s: float = 0.0,
-        trace: RequestTrace | None = None,
-    ) -> InferResult:
-        """Run a request; if the task is cancelled, its rows are cancelled, too.
-
-        Args:
-            endpoint: the model.
-            request: from the client.
-            within_s: a timeout beside the request's own; 0 for none.
-            trace: of the request, if it is traced.
-
-        Raises:
-            RequestError: if it fails.
-        """
-        model, arrived = endpoint.model, time.monotonic()
-        try:
-            bound = await self.bind(endpoint, request)
-            answer = await self.answer(bound, arrived, trace, within_s)
-            if trace is not None:
-                trace.answered(answer, member_names(model, answer.used))
-            outputs = output_tensors(model, answer, request.outputs)
-        except BaseException as error:
-            endpoint.counters.fail(arrived, error)
-            raise
-        endpoint.counters.succeed(arrived, answer)
-        members = ",".join(member_names(model, answer.used))
-        return InferResult(members, answer.degraded, outputs, bound)
-
     async def bind(self, endpoint: Endpoint, request: InferRequest) -> BoundRequest:
         """Check a request against its model.
 
@@ -209,6 +158,12 @@ class Inference:
         within_s: float = 0.0,
     ) -> Answer:
         """Submit a request and wait for its answer; if the task is cancelled, so are its rows.
+
+        Args:
+            bound: the request.
+            arrived: when its body was there, on the monotonic clock.
+            trace: of the request, if it is traced.
+            within_s: a timeout beside the request's own; 0 for none.
 
         Raises:
             RequestError: if it fails.

@@ -24,8 +24,7 @@ from server.metrics.devices import DeviceMetrics, Gpus
 from server.metrics.exposition import OPENMETRICS_END, Counters, Family, encode
 from server.metrics.fleet import ArenaMetrics, FleetMetrics
 from server.metrics.models import ModelMetrics
-from server.metrics.processes import ProcessMetrics
-from server.metrics.server import LoopLag, ServerMetrics
+from server.metrics.server import LoopLag, ProcessMetrics, ServerMetrics
 from workers.runtime.memory import SharedMemory
 
 __all__ = ["MetricsRegistry", "make_registry"]

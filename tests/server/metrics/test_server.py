@@ -1,9 +1,18 @@
 import asyncio
+import os
 import time
 from types import SimpleNamespace
 
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
 from server.metrics.registry import MetricsRegistry
-from server.metrics.server import LoopLag, ServerMetrics
+from server.metrics.server import LoopLag, ProcessMetrics, ServerMetrics
+from workers.runtime.memory import SharedMemory, board_bytes, create_memory
+from workers.runtime.spec import MemorySpec
+
+WORKER = ("worker", "cpu:0")
 
 
 def test_an_event_loop_that_is_held_up_is_late():
@@ -33,3 +42,69 @@ def test_what_is_told_while_the_server_drains():
         'ensembled_connections_ended_total{limit="body"} 0.0',
     ):
         assert line in lines
+
+
+@pytest.fixture
+def memory():
+    nbytes = board_bytes(2)
+    fd = create_memory(nbytes)
+    shared = SharedMemory(MemorySpec(fd, nbytes, ("front-end", "worker cpu:0"), ()))
+    yield shared
+    os.close(fd)
+
+
+def scrape(memory):
+    """Values by name, role and device."""
+    body, _ = asyncio.run(MetricsRegistry({"p": ProcessMetrics(memory).collect}).scrape(""))
+    prefix = "ensembled_process_"
+    samples = [it for each in text_string_to_metric_families(body.decode()) for it in each.samples]
+    return {
+        (
+            it.name.removeprefix(prefix),
+            it.labels["role"],
+            it.labels["device"],
+        ): it.value
+        for it in samples
+        if "role" in it.labels
+    }
+
+
+def test_a_process_that_is_there(memory):
+    memory.board("worker cpu:0").record_start(os.getpid())
+    values = scrape(memory)
+    me = psutil.Process()
+    assert values["up", *WORKER] == 1
+    assert values["restarts_total", *WORKER] == 0
+    assert values["start_time_seconds", *WORKER] == me.create_time()
+    assert 0 < values["cpu_seconds_total", *WORKER] <= sum(me.cpu_times()[:2])
+    assert values["resident_memory_bytes", *WORKER] > 1 << 20
+    assert 0 < values["open_fds", *WORKER] <= values["max_fds", *WORKER]
+    assert values["threads", *WORKER] >= 1
+    assert values["up", "supervisor", ""] == 1
+    assert values["start_time_seconds", "supervisor", ""] == psutil.Process(me.ppid()).create_time()
+    assert values["up", "front-end", ""] == 0
+
+
+def test_a_process_that_was_started_again(memory):
+    board = memory.board("worker cpu:0")
+    for pid in (11, 12, 13):
+        board.record_start(pid)
+        board.record_exit()
+    values = scrape(memory)
+    assert values["up", *WORKER] == 0
+    assert values["restarts_total", *WORKER] == 2
+    assert ("open_fds", *WORKER) not in values
+
+
+def test_one_that_has_just_ended_is_left_out(memory):
+    memory.board("worker cpu:0").record_start(2**22 + 1)  # more than Linux gives
+    values = scrape(memory)
+    assert ("open_fds", *WORKER) not in values
+    assert ("open_fds", "supervisor", "") in values
+
+
+def test_the_board_of_a_new_life_remembers_how_many_there_were(memory):
+    board = memory.board("worker cpu:0")
+    board.record_start(5)
+    board.clear()
+    assert (board.pid, board.starts) == (5, 1)
