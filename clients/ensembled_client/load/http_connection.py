@@ -96,12 +96,24 @@ class ResponseReader:
         Raises:
             BadResponseError: if they are no response, or continue after its end.
         """
-        is_start = not (self._has_head or self._head_bytes)
-        if is_start:
-            head, _, body = data.partition(b"\r\n\r\n")
-            length, known = self._known_heads.get(head, _UNKNOWN)
-            if length == len(body):
-                return Response(known.status, body, known.json_length, known.keeps_alive)
+        if self._has_head or self._head_bytes:
+            return self._parse(data)
+        head, _, body = data.partition(b"\r\n\r\n")
+        length, known = self._known_heads.get(head, _UNKNOWN)
+        if length == len(body):
+            return Response(known.status, body, known.json_length, known.keeps_alive)
+        response = self._parse(data)
+        if (
+            response is not None
+            and b"content-length" in self._headers
+            and len(body) == len(response.body)
+        ):
+            if len(self._known_heads) >= _MAX_KNOWN_HEADS:
+                self._known_heads.clear()
+            self._known_heads[head] = len(body), response._replace(body=b"")
+        return response
+
+    def _parse(self, data: bytes) -> Response | None:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -112,18 +124,13 @@ class ResponseReader:
             )
         if self._fault is not None:
             raise BadResponseError(self._fault)
-        if self._response is None:
-            if not self._has_head:
-                self._head_bytes += len(data)
-                if self._head_bytes > _MAX_HEAD_BYTES:
-                    raise BadResponseError("the head of the response does not end")
-            return None
         response, self._response = self._response, None
-        self._head_bytes = 0
-        if is_start and b"content-length" in self._headers and len(body) == len(response.body):
-            if len(self._known_heads) >= _MAX_KNOWN_HEADS:
-                self._known_heads.clear()
-            self._known_heads[head] = len(body), response._replace(body=b"")
+        if response is not None:
+            self._head_bytes = 0
+        elif not self._has_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                raise BadResponseError("the head of the response does not end")
         return response
 
     def end(self) -> Response:
@@ -310,7 +317,7 @@ class HttpLoadConnection(LoadConnection, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read a response, or a part of it."""
-        if not self.is_busy:  # nobody has asked for these
+        if not self.is_busy:  # unexpected
             self._abort()
             return
         try:

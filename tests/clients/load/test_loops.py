@@ -194,7 +194,7 @@ def test_an_open_loop_sends_on_time_and_with_the_rows_of_the_trace():
     assert world.stats.queued == 0
 
 
-def test_lag_of_the_tester_is_measured_and_told_apart_from_waiting_for_a_lane():
+def test_lag_of_the_tester_is_measured_apart_from_waiting_for_a_connection():
     world = World()
     loop = world.open_loop(Schedule(rate=1000, count=10), connections=2)
     loop.start(0)

@@ -1,4 +1,4 @@
-"""What answers are worth."""
+"""Checks of responses: good, degraded, wrong, or an error of some kind."""
 
 import json
 

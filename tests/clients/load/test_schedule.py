@@ -72,7 +72,7 @@ TRACES = st.lists(
 
 
 @given(TRACES, st.booleans(), st.booleans(), st.integers(1, 5))
-def test_traces_mean_what_they_mean_to_simulate(entries, as_json, titled, rows):
+def test_traces_are_read_as_simulate_reads_them(entries, as_json, titled, rows):
     if as_json:
         document = json.dumps([s if own is None else [s, own] for s, own in entries])
     else:
@@ -96,7 +96,7 @@ def test_traces_mean_what_they_mean_to_simulate(entries, as_json, titled, rows):
         ('[{"a": 1}]', "entry 1: should be seconds"),
     ],
 )
-def test_a_wrong_trace_is_told_in_one_line(document, message):
+def test_a_wrong_trace_is_an_error_of_one_line(document, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_trace(document)
     assert "\n" not in str(caught.value)

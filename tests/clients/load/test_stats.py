@@ -1,4 +1,4 @@
-"""HDR histograms of durations."""
+"""Histograms of durations."""
 
 import math
 import pickle

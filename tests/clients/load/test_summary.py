@@ -1,4 +1,4 @@
-"""Counting, merging, summing up, gates, and what people read."""
+"""Merged statistics, figures, gates, reports and plots."""
 
 import json
 from collections import Counter
@@ -140,7 +140,7 @@ def test_a_late_tester_says_so():
     assert "p99 5" in warning
 
 
-def test_requests_that_waited_for_a_connection_are_told():
+def test_requests_that_waited_for_a_connection_are_a_warning():
     stats = recorded(requests_of(10))
     stats.queued = 1234
     (warning,) = Summary(closed(stats), 1, is_open=True, deadline_ms=None).warnings

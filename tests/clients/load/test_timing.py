@@ -1,4 +1,4 @@
-"""How the tester measures itself, with a clock that the test turns."""
+"""How the load tester measures itself, with a clock that the test turns."""
 
 from ensembled_client.load.stats import DurationHistogram
 from ensembled_client.load.timing import CpuUsage, LagMonitor, current_usage
@@ -55,7 +55,7 @@ def test_a_stuck_loop_was_late_for_every_look_that_it_missed():
     assert timer.at_ns > clock.now_ns
 
 
-def test_a_closed_monitor_wants_no_more_calls():
+def test_a_closed_monitor_sets_no_more_timers():
     monitor, _, timer, _ = watched(1)
     monitor.close()
     assert timer.at_ns is None

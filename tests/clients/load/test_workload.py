@@ -1,4 +1,4 @@
-"""Inputs made up or read from files, and requests made of them."""
+"""Random inputs and inputs from files, and the requests encoded of them."""
 
 import io
 import itertools
@@ -176,7 +176,7 @@ def test_arrays_from_files(tmp_path):
     assert next(file_inputs(text, 2, [tmp_path / "t.npy"]))["t"].tolist() == [b"a", b"bc"]
 
 
-def test_files_that_do_not_fit_are_told_in_one_line(tmp_path):
+def test_files_that_do_not_fit_are_an_error_of_one_line(tmp_path):
     np.save(tmp_path / "x.npy", np.ones((3, 5)))
     np.save(tmp_path / "text.npy", np.array(["a"]))
     np.save(tmp_path / "none.npy", np.ones((0, 2)))
