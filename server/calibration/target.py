@@ -21,7 +21,12 @@ from server.config.base import did_you_mean
 from server.deployment.allocation_file import read_allocation
 from server.deployment.placement import find_devices, place
 from server.errors import ConfigError
-from server.members.agreement import ClassMap, agreement_problems, ensemble_labels, match_classes
+from server.members.agreement import (
+    MatchedClasses,
+    agreement_problems,
+    ensemble_labels,
+    match_classes,
+)
 from server.members.inspect import inspect_members
 from server.members.member import InspectedMember
 from server.profiling import Measurements
@@ -54,7 +59,7 @@ class CalibrationTarget:
     name: str
     config: EnsembleConfig
     members: tuple[InspectedMember, ...]
-    classes: ClassMap
+    classes: MatchedClasses
     stages: tuple[tuple[str, ...], ...]
     order: str
     matrix: AllocationMatrix

@@ -23,7 +23,7 @@ from workers.rules.catalogue import CUSTOM, TRAITS
 from workers.runtime.spec import TensorSpec
 
 __all__ = [
-    "ClassMap",
+    "MatchedClasses",
     "agreement_problems",
     "class_problems",
     "ensemble_labels",
@@ -39,7 +39,7 @@ _MOST_NAMED = 3
 
 
 @dataclass(frozen=True)
-class ClassMap:
+class MatchedClasses:
     """The classes of an ensemble's output, and where its members' outputs have them.
 
     Attributes:
@@ -124,7 +124,7 @@ def rule_problems(
         )
 
 
-def match_classes(members: Sequence[InspectedMember], own: tuple[str, ...]) -> ClassMap:
+def match_classes(members: Sequence[InspectedMember], own: tuple[str, ...]) -> MatchedClasses:
     """Return the classes of an ensemble in which `class_problems` finds nothing wrong.
 
     Args:
@@ -132,10 +132,12 @@ def match_classes(members: Sequence[InspectedMember], own: tuple[str, ...]) -> C
         own: the labels in the ensemble's own file, may be empty.
     """
     if not _differ(members, own):
-        return ClassMap(next((one.labels for one in members if one.labels), own))
+        return MatchedClasses(next((one.labels for one in members if one.labels), own))
     labels = own or _union(members)
     positions = [{label: i for i, label in enumerate(one.labels)} for one in members]
-    return ClassMap(labels, tuple(tuple(at.get(one, -1) for one in labels) for at in positions))
+    return MatchedClasses(
+        labels, tuple(tuple(at.get(one, -1) for one in labels) for at in positions)
+    )
 
 
 def class_problems(

@@ -13,7 +13,7 @@ from server.calibration.target import CalibrationTarget, EnsembleRule
 from server.calibration.temperature_scaling import HIGHEST
 from server.config import EnsembleConfig, MemberConfig
 from server.errors import ConfigError
-from server.members.agreement import ClassMap
+from server.members.agreement import MatchedClasses
 from server.members.member import InspectedMember
 from workers.rules import RULES
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
@@ -35,7 +35,7 @@ def target_of(rule="mean", meaning="logits", stages=None, **options):
     )
     ensemble = EnsembleConfig.model_validate({"members": names, "rule": rule, **options})
     stages = stages or tuple((name,) for name in names)
-    return CalibrationTarget("all", ensemble, members, ClassMap(), stages, "as listed", None)
+    return CalibrationTarget("all", ensemble, members, MatchedClasses(), stages, "as listed", None)
 
 
 def rows_of(seed=0, rows=200):

@@ -4,7 +4,7 @@ import pytest
 
 from server.config import Config
 from server.errors import ConfigError
-from server.members.agreement import ClassMap, class_problems, match_classes, read_labels
+from server.members.agreement import MatchedClasses, class_problems, match_classes, read_labels
 from server.members.member import InspectedMember
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
@@ -23,23 +23,25 @@ def found(*members, own=""):
 
 
 def test_nothing_is_mapped_where_all_are_the_same():
-    assert found(member("a", "xyz"), member("b", "xyz")) == ClassMap(("x", "y", "z"))
-    assert found(member("a", "", classes=3), member("b", "xyz")) == ClassMap(("x", "y", "z"))
-    assert found(member("a", "xyz"), own="xyz") == ClassMap(("x", "y", "z"))
-    assert found(member("a", "", classes=2), own="xy") == ClassMap(("x", "y"))
-    assert found(member("a", "", classes=2)) == ClassMap()
-    assert found(member("a", "xx"), member("b", "xx")) == ClassMap(("x", "x")), "nothing to match"
+    assert found(member("a", "xyz"), member("b", "xyz")) == MatchedClasses(("x", "y", "z"))
+    assert found(member("a", "", classes=3), member("b", "xyz")) == MatchedClasses(("x", "y", "z"))
+    assert found(member("a", "xyz"), own="xyz") == MatchedClasses(("x", "y", "z"))
+    assert found(member("a", "", classes=2), own="xy") == MatchedClasses(("x", "y"))
+    assert found(member("a", "", classes=2)) == MatchedClasses()
+    assert found(member("a", "xx"), member("b", "xx")) == MatchedClasses(("x", "x")), (
+        "nothing to match"
+    )
 
 
 def test_the_union_is_in_the_order_of_first_appearance():
     classes = found(member("a", "xyz"), member("b", "wzy"), member("c", "v"))
-    assert classes == ClassMap(
+    assert classes == MatchedClasses(
         tuple("xyzwv"), ((0, 1, 2, -1, -1), (-1, 2, 1, 0, -1), (-1, -1, -1, -1, 0))
     )
 
 
 def test_the_ensembles_own_labels_order_add_and_leave_out():
-    assert found(member("a", "xyz"), member("b", "zyx"), own="zx") == ClassMap(
+    assert found(member("a", "xyz"), member("b", "zyx"), own="zx") == MatchedClasses(
         ("z", "x"), ((2, 0), (0, 2))
     )
     assert found(member("a", "xyz"), member("b", "xyz"), own="zyx").columns == ((2, 1, 0),) * 2
