@@ -10,6 +10,8 @@ number of rows) is decoded and checked as a whole.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -61,6 +63,7 @@ class LoadConnection(ABC):
     sent_ns: int = field(default=0, init=False)
     rows: int = field(default=0, init=False)
     is_busy: bool = field(default=False, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     @property
     @abstractmethod
@@ -83,12 +86,26 @@ class LoadConnection(ABC):
         """
 
     @abstractmethod
+    def _abort(self) -> None:
+        """Drop at once what no other connection shares."""
+
     def cancel(self, error: str) -> None:
         """Stop waiting for the response: `on_result` is called with this error."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._abort()
+        if self.is_busy:
+            self._finish(RequestResult(error))
 
-    @abstractmethod
     async def close(self) -> None:
         """Disconnect; `on_result` is not called any more."""
+        self.is_busy = False
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._abort()
 
     def _finish(self, result: RequestResult) -> None:
         self.is_busy = False

@@ -8,7 +8,6 @@ test, and responses stay bytes but for the first of each slot.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import re
 from collections.abc import AsyncIterator
@@ -164,7 +163,6 @@ class GrpcLoadConnection(LoadConnection):
     patience_s: float
     _call: Any = field(init=False)
     _checker: GrpcResponseChecker = field(default_factory=GrpcResponseChecker, init=False)
-    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Prepare the call."""
@@ -201,18 +199,5 @@ class GrpcLoadConnection(LoadConnection):
         else:
             self._finish(self._checker.check(response, self.rows))
 
-    def cancel(self, error: str) -> None:
-        """Cancel the call."""
-        if self._task is not None:
-            self._task.cancel()
-            self._task = None
-        if self.is_busy:
-            self._finish(RequestResult(error))
-
-    async def close(self) -> None:
-        """Cancel the current call; the channel stays open."""
-        self.is_busy = False
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+    def _abort(self) -> None:
+        """Keep the channel: it is closed after the test."""

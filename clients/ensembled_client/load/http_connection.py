@@ -7,7 +7,6 @@ lost the next request opens a new one, and that time is part of its latency, as 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import ssl
 from dataclasses import dataclass, field
@@ -262,7 +261,6 @@ class HttpLoadConnection(LoadConnection, asyncio.Protocol):
     tls: ssl.SSLContext | None
     connect_s: float
     _transport: asyncio.Transport | None = field(default=None, init=False)
-    _connecting: asyncio.Task[None] | None = field(default=None, init=False)
     _reader: ResponseReader = field(default_factory=ResponseReader, init=False)
     _checker: ResponseChecker = field(default_factory=ResponseChecker, init=False)
 
@@ -292,7 +290,7 @@ class HttpLoadConnection(LoadConnection, asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(request)
         else:
-            self._connecting = asyncio.get_running_loop().create_task(self._open_and_send(request))
+            self._task = asyncio.get_running_loop().create_task(self._open_and_send(request))
 
     async def _open_and_send(self, request: bytes) -> None:
         try:
@@ -301,8 +299,8 @@ class HttpLoadConnection(LoadConnection, asyncio.Protocol):
             self._finish(RequestResult(connect_error(error)))
             return
         finally:
-            if self._connecting is asyncio.current_task():
-                self._connecting = None
+            if self._task is asyncio.current_task():
+                self._task = None
         if self._transport is not None:
             self._transport.write(request)
 
@@ -350,32 +348,12 @@ class HttpLoadConnection(LoadConnection, asyncio.Protocol):
             self._abort()
         self._finish(result)
 
-    # -- the end ------------------------------------------------------------------------------
-
-    def cancel(self, error: str) -> None:
-        """Close the connection instead of waiting for its response."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-            self._connecting = None
-        self._abort()
-        if self.is_busy:
-            self._finish(RequestResult(error))
-
     def _abort(self) -> None:
         """Drop the connection at once; its further events are ignored."""
         if self._transport is not None:
             self._transport.set_protocol(_IGNORE)
             self._transport.abort()
             self._transport = None
-
-    async def close(self) -> None:
-        """Close the connection."""
-        self.is_busy = False
-        if self._connecting is not None:
-            self._connecting.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._connecting
-        self._abort()
 
 
 #: The protocol of an aborted connection.

@@ -102,8 +102,8 @@ class FakeConnection(LoadConnection):
         self.world.waiting.remove(self)
         self._finish(RequestResult(error))
 
-    async def close(self):
-        self.is_busy = False
+    def _abort(self):
+        pass
 
 
 def quantile_ms(durations, share):
