@@ -108,7 +108,8 @@ def _server_of(config: Path, checkout: Path | None) -> Iterator[RunningServer]:
     python = str(own) if own.exists() else sys.executable
     module, function = _entry_point(checkout)
     command = (python, "-P", "-c", f"from {module} import {function}; {function}()")
-    with running_server(config, command=command, PYTHONPATH=str(checkout.resolve())) as server:
+    path = f"{checkout.resolve()}:{checkout.resolve() / 'clients'}"
+    with running_server(config, command=command, PYTHONPATH=path) as server:
         yield server
 
 
