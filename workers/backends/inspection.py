@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
-import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import msgspec
 from workers import backends
 from workers.backends.base import one_line, weights_bytes
 from workers.runtime.cache import cache_part, write_atomically
-from workers.runtime.child_process import run_child
+from workers.runtime.child_process import ChildError, run_child
 from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource
 
 __all__ = ["Found", "InspectionError", "Refused", "inspect_models", "main"]
@@ -123,18 +122,15 @@ def _inspect_in_child(source: ModelSource, timeout_s: float) -> Finding:
     """Inspect one model in a child; a crash or a timeout is a finding, too."""
     where = f"member {source.member} ({source.path})"
     try:
-        child = run_child(
+        answer = run_child(
             f"inspection of {source.member}",
             "workers.backends.inspection",
             msgspec.json.encode(source),
             timeout_s,
         )
-    except subprocess.TimeoutExpired:
-        return Refused(f"{where}: did not load and answer within {timeout_s:g} s")
-    try:
-        finding: Finding = msgspec.json.decode(child.answer, type=Finding)
-    except msgspec.DecodeError:
-        return Refused(f"{where}: the process that loaded it {child.exit}")
+    except ChildError as error:
+        return Refused(f"{where}: the process that loaded it {error}")
+    finding: Finding = msgspec.json.decode(answer, type=Finding)
     return finding
 
 

@@ -11,6 +11,7 @@ import ast
 import hashlib
 import logging
 import os
+import symtable
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ def find_recipe(reference: str, directory: Path) -> Recipe:
 
 def _find_bare(name: str, directory: Path) -> Recipe:
     for file in sorted((directory / _EXAMPLES).glob("*.py")):
-        if name in _names(_parse(name, file)):
+        if _defines(file, name):
             reference = f"{_EXAMPLES}/{file.name}:{name}"
             _log.warning("recipe %r: write it as %r, with its file", name, reference)
             return find_recipe(reference, directory)
@@ -87,11 +88,14 @@ def _find_bare(name: str, directory: Path) -> Recipe:
 
 
 def _recipe(reference: str, name: str, file: Path, module: str, directory: Path) -> Recipe:
-    if name not in _names(_parse(reference, file)):
-        raise RecipeError(f"recipe {reference!r}: {file} defines no {name!r} at its top level")
-    digest = hashlib.sha256()
-    for source in _sources(reference, file):
-        digest.update(source.read_bytes())
+    try:
+        if not _defines(file, name):
+            raise RecipeError(f"recipe {reference!r}: {file} defines no {name!r} at its top level")
+        digest = hashlib.sha256()
+        for source in _sources(file):
+            digest.update(source.read_bytes())
+    except (OSError, SyntaxError, ValueError) as failure:
+        raise RecipeError(f"recipe {reference!r}: can't read {file}: {failure}") from failure
     return Recipe(name, file, module, directory, digest.hexdigest()[:16])
 
 
@@ -108,38 +112,20 @@ def _module_file(module: str, directory: Path) -> Path | None:
     return Path(origin) if origin and origin.endswith(".py") else None
 
 
-def _parse(reference: str, file: Path) -> ast.Module:
-    try:
-        return ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError) as failure:
-        raise RecipeError(f"recipe {reference!r}: can't read {file}: {failure}") from failure
+def _defines(file: Path, name: str) -> bool:
+    """Whether a file binds a name at its top level."""
+    table = symtable.symtable(file.read_text(encoding="utf-8"), str(file), "exec")
+    if name not in table.get_identifiers():
+        return False
+    symbol = table.lookup(name)
+    return symbol.is_assigned() or symbol.is_imported()
 
 
-def _names(module: ast.Module) -> set[str]:
-    """Return the names that a module binds at its top level."""
-    names: set[str] = set()
-    for statement in module.body:
-        match statement:
-            case ast.FunctionDef() | ast.ClassDef():
-                names.add(statement.name)
-            case ast.Assign() | ast.AnnAssign():
-                targets = statement.targets if isinstance(statement, ast.Assign) else [statement]
-                nodes = [node for target in targets for node in ast.walk(target)]
-                names |= {
-                    node.id
-                    for node in nodes
-                    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-                }
-            case ast.Import() | ast.ImportFrom():
-                names |= {alias.asname or alias.name for alias in statement.names}
-    return names
-
-
-def _sources(reference: str, file: Path) -> list[Path]:
+def _sources(file: Path) -> list[Path]:
     """Return a file and the modules beside it that it imports, directly or not."""
     found = [file]
     for source in found:
-        for name in _imported(_parse(reference, source)):
+        for name in _imported(ast.parse(source.read_bytes())):
             beside = source.parent / f"{name}.py"
             if beside not in found and beside.is_file():
                 found.append(beside)

@@ -85,8 +85,7 @@ class EnsembleCombiner:
             return
         if self._paused is not None:
             self._check_pause(self._paused)
-        with self._guard:
-            function(predictions, answers)
+        self._guard.run(function, predictions, answers)
 
     def _check_pause(self, paused: PausedRule) -> None:
         """Refuse a paused rule until its pause is over.

@@ -9,9 +9,9 @@ that it fails its own rows and no others.
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
-from workers.rules.catalogue import is_custom
+from workers.rules import RuleFunction, is_custom
+from workers.runtime.arena import Array
 from workers.runtime.memory import BoardRow
 from workers.runtime.spec import EnsembleSpec, PausedRule
 
@@ -34,7 +34,7 @@ def is_guarded(spec: EnsembleSpec) -> bool:
 
 
 class RuleGuard:
-    """The context in which an ensemble's custom rule runs.
+    """Runs an ensemble's custom rule.
 
     Args:
         board: the combiner's row.
@@ -45,18 +45,13 @@ class RuleGuard:
         self._board = board
         self._code = code
 
-    def __enter__(self) -> None:
-        """Announce the rule on the board."""
+    def run(self, function: RuleFunction, predictions: Array, out: Array) -> None:
+        """Run the rule, and announce it on the board meanwhile."""
         self._board.begin(self._code, time.monotonic_ns() + _HANG_NS)
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
-        """Clear the announcement."""
-        self._board.end(time.monotonic_ns())
+        try:
+            function(predictions, out)
+        finally:
+            self._board.end(time.monotonic_ns())
 
 
 class RuleCrashes:

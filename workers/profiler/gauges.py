@@ -8,32 +8,15 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from workers.runtime.spec import DeviceSpec
 
-__all__ = ["GpuGauge", "MemoryGauge", "ResidentGauge", "gpu_handle", "memory_gauge"]
+__all__ = ["GpuGauge", "ResidentGauge", "gpu_handle", "memory_gauge"]
 
 
-class MemoryGauge(Protocol):
-    """Measures the memory in use on a device, in bytes."""
-
-    def now(self) -> int:
-        """Return the bytes in use now."""
-
-    def reset_peak(self) -> None:
-        """Reset the peak."""
-
-    def peak(self) -> int:
-        """Return the most bytes in use since the peak was reset."""
-
-
-def memory_gauge(device: DeviceSpec) -> MemoryGauge:
-    """Return the gauge of the memory that members on a device use.
-
-    Args:
-        device: of this process.
-    """
+def memory_gauge(device: DeviceSpec) -> ResidentGauge | GpuGauge:
+    """Return the gauge of the memory that members on this process's device use."""
     return GpuGauge(device) if device.is_cuda else ResidentGauge()
 
 
@@ -59,7 +42,7 @@ class ResidentGauge:
         return _status_bytes("VmRSS") - _status_bytes("RssShmem")
 
     def reset_peak(self) -> None:
-        """Reset the peak."""
+        """Reset the kernel's peak."""
         with contextlib.suppress(OSError):  # then activations freed after a run are missed
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
             self._has_peak = True
@@ -67,18 +50,13 @@ class ResidentGauge:
     def peak(self) -> int:
         """Return the most resident bytes since the peak was reset."""
         # All of the arena was touched before, so shared memory has not changed since the peak.
-        if self._has_peak:
-            return _status_bytes("VmHWM") - _status_bytes("RssShmem")
-        return self.now()
+        return _status_bytes("VmHWM") - _status_bytes("RssShmem") if self._has_peak else self.now()
 
 
 class GpuGauge:
     """Memory of a GPU in use by all processes: in a container NVML can't tell them apart.
 
     Runtimes keep the memory that they have once allocated, so the current usage is the peak.
-
-    Args:
-        device: a GPU.
     """
 
     def __init__(self, device: DeviceSpec) -> None:
@@ -93,10 +71,10 @@ class GpuGauge:
         return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
 
     def reset_peak(self) -> None:
-        """There is nothing to reset."""
+        """Do nothing."""
 
     def peak(self) -> int:
-        """Return the same as `now`."""
+        """Return the bytes in use now."""
         return self.now()
 
 

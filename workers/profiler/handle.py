@@ -14,7 +14,6 @@ import select
 import signal
 import subprocess
 import time
-from types import TracebackType
 from typing import Self, TypeVar
 
 import msgspec
@@ -164,15 +163,10 @@ class ProfilerProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._child.kill()
         with contextlib.suppress(BrokenPipeError):  # a command that was not read
-            self._child.__exit__(kind, error, trace)
+            self._child.__exit__(None, None, None)
         os.close(self._replies)
 
     def start(self, command: Command) -> None:

@@ -8,7 +8,6 @@ stays out of the supervisor, and a crash in it is a finding.
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ import numpy.typing as npt
 from workers.rules.catalogue import RuleError
 from workers.rules.custom import CustomRule
 from workers.runtime.child_main import flush_c
-from workers.runtime.child_process import run_child
+from workers.runtime.child_process import ChildError, run_child
 from workers.runtime.spec import TensorSpec
 
 __all__ = ["Trial", "main", "try_rules"]
@@ -115,18 +114,15 @@ def _random_predictions(trial: Trial, members: int, rows: int) -> Array:
 
 def _try_in_child(trial: Trial, timeout_s: float) -> str:
     try:
-        child = run_child(
+        answer = run_child(
             f"trial of the rule {trial.rule}",
             "workers.rules.trial",
             msgspec.json.encode(trial),
             timeout_s,
         )
-    except subprocess.TimeoutExpired:
-        return f"importing and calling it took more than {timeout_s:g} s"
-    try:
-        return msgspec.json.decode(child.answer, type=str)
-    except msgspec.DecodeError:
-        return f"the process that tried it {child.exit}"
+    except ChildError as error:
+        return f"the process that tried it {error}"
+    return msgspec.json.decode(answer, type=str)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,12 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from workers.runtime.child_main import flush_c
 from workers.runtime.logs import MAX_BYTES
 
 __all__ = [
-    "ChildResult",
+    "ChildError",
     "OutputLogger",
     "OutputReader",
     "child_command",
@@ -37,17 +36,8 @@ _CHUNK_BYTES = 1 << 16
 _STDOUT = 1
 
 
-@dataclass(frozen=True)
-class ChildResult:
-    """The result of a child that has ended.
-
-    Attributes:
-        answer: what it wrote to its descriptor; empty if a signal killed it.
-        exit: how it ended, see `describe_exit`.
-    """
-
-    answer: bytes
-    exit: str
+class ChildError(Exception):
+    """A child has given no answer; the text is how it ended, see `describe_exit`."""
 
 
 def describe_exit(code: int, last_line: str) -> str:
@@ -71,8 +61,8 @@ def child_command(module: str, *arguments: str | int) -> list[str]:
     ]
 
 
-def run_child(source: str, module: str, data: bytes, timeout_s: float) -> ChildResult:
-    """Run a child that reads `data` from stdin and writes its answer to a descriptor.
+def run_child(source: str, module: str, data: bytes, timeout_s: float) -> bytes:
+    """Run a child that reads `data` from stdin and writes its answer to a descriptor; return that.
 
     Args:
         source: the child's name in the log, if something is printed in it.
@@ -81,7 +71,7 @@ def run_child(source: str, module: str, data: bytes, timeout_s: float) -> ChildR
         timeout_s: how long it may take.
 
     Raises:
-        subprocess.TimeoutExpired: if it takes longer; it was killed.
+        ChildError: if it takes longer, crashes, or writes no answer.
     """
     with tempfile.TemporaryFile() as answer:
         output = OutputReader(source)
@@ -95,11 +85,15 @@ def run_child(source: str, module: str, data: bytes, timeout_s: float) -> ChildR
                 timeout=timeout_s,
                 check=False,
             )
+        except subprocess.TimeoutExpired:
+            raise ChildError(f"took more than {timeout_s:g} s") from None
         finally:
             output.close_fd()
         answer.seek(0)
-        written = answer.read() if child.returncode >= 0 else b""
-        return ChildResult(written, describe_exit(child.returncode, output.last_line()))
+        data = answer.read()
+        if child.returncode < 0 or not data:
+            raise ChildError(describe_exit(child.returncode, output.last_line()))
+        return data
 
 
 class OutputLogger:

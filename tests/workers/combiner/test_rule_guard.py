@@ -37,14 +37,18 @@ def test_three_crashes_within_a_minute_make_a_pause():
 
 
 def test_the_board_names_a_rule_while_it_runs(board):
-    board.beat()
-    with RuleGuard(board, CODE):
+    def rule(predictions, out):
         assert board.executing == CODE
         assert not board.is_hung(time.monotonic_ns(), SECOND)
         assert board.is_hung(time.monotonic_ns() + 60 * SECOND, SECOND)
-    assert board.executing == 0
-    with pytest.raises(ValueError, match="no"), RuleGuard(board, CODE):
+        out[...] = predictions[0]
         int("no")
+
+    board.beat()
+    out = np.zeros(2)
+    with pytest.raises(ValueError, match="no"):
+        RuleGuard(board, CODE).run(rule, np.ones((1, 2)), out)
+    assert out.tolist() == [1, 1]
     assert board.executing == 0
 
 
