@@ -106,7 +106,7 @@ class AdmissionControl:
         """A request that was checked for time was accepted: it is before all later ones."""
         self._forecast.accept(request)
 
-    def record_exit(self, request: Request, now: float) -> None:
+    def note_end(self, request: Request, now: float) -> None:
         """A request is over: free its answer's memory, and learn from how long it took."""
         if request.held_bytes:
             self._answers.release(request.held_bytes)

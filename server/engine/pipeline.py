@@ -133,7 +133,7 @@ class RowPipeline:
         self.requests.discard(request)
         now = time.monotonic()
         if request.held_bytes or request.forecast_s:
-            self._admission.record_exit(request, now)
+            self._admission.note_end(request, now)
         request.resolve(now)
         if self._empty is not None and not self.requests:
             self._empty.set()
