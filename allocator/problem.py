@@ -1,7 +1,7 @@
 """What an allocation is searched for: members, devices, what members cost there, what fits.
 
 Pure data, used in the process that plans an allocation. Searches work on `Cells`, an array of
-batch sizes; `AllocationMatrix` is what leaves the room.
+batch sizes; `AllocationMatrix` is what callers get.
 
 The performance model: an instance of batch size b that has its device for itself predicts
 b / latency rows/s. A device is shared in time by its instances, a member's rows are shared by its
@@ -23,7 +23,7 @@ from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
 from allocator.profiles import Profile, Profiles
 
-__all__ = ["Cells", "NoPlaceError", "Problem", "Room", "readable_bytes"]
+__all__ = ["Cells", "NoPlaceError", "Problem", "MemoryDomain", "readable_bytes"]
 
 #: How many devices an error lists.
 _MOST_LISTED = 8
@@ -33,7 +33,7 @@ Cells = npt.NDArray[np.int64]
 
 
 class NoPlaceError(Exception):
-    """There is no room for a member.
+    """A member fits nowhere.
 
     Attributes:
         member: its name.
@@ -74,7 +74,7 @@ class NoPlaceError(Exception):
         self.shortfall_bytes = shortfall_bytes
 
     def unproven(self, seconds: float) -> NoPlaceError:
-        """Return what to raise if there may be room, but none was found in so many seconds."""
+        """Return what to raise if there may be a place, but none was found in so many seconds."""
         other = NoPlaceError(
             self.member, self.needed_bytes, self.batch, self.left_bytes, self.shortfall_bytes
         )
@@ -83,7 +83,7 @@ class NoPlaceError(Exception):
 
 
 @dataclass(frozen=True)
-class Room:
+class MemoryDomain:
     """Memory that one or several devices share.
 
     Attributes:
@@ -125,21 +125,23 @@ class Problem:
                 raise ValueError(f"{what} {twice!r} is there twice")
 
     @cached_property
-    def rooms(self) -> tuple[Room, ...]:
+    def memory_domains(self) -> tuple[MemoryDomain, ...]:
         """The memories, in the order of their first device."""
         members: dict[tuple[str, str], list[int]] = {}
         for index, device in enumerate(self.devices):
             key = ("pool", device.pool) if device.pool else ("device", device.name)
             members.setdefault(key, []).append(index)
         return tuple(
-            Room(tuple(indices), min(self.devices[i].memory_bytes for i in indices))
+            MemoryDomain(tuple(indices), min(self.devices[i].memory_bytes for i in indices))
             for indices in members.values()
         )
 
     @cached_property
-    def room_of(self) -> tuple[int, ...]:
-        """The index of each device's room."""
-        where = {d: index for index, room in enumerate(self.rooms) for d in room.devices}
+    def domain_of(self) -> tuple[int, ...]:
+        """The index of each device's memory domain."""
+        where = {
+            d: index for index, domain in enumerate(self.memory_domains) for d in domain.devices
+        }
         return tuple(where[d] for d in range(len(self.devices)))
 
     def options(self, device: int, member: int) -> tuple[Profile, ...]:
@@ -163,7 +165,7 @@ class Problem:
         known: dict[tuple[str, int], tuple[tuple[Profile, ...], ...]] = {}
         table = []
         for index, device in enumerate(self.devices):
-            capacity = self.rooms[self.room_of[index]].memory_bytes
+            capacity = self.memory_domains[self.domain_of[index]].memory_bytes
             key = (device.kind, capacity)
             if key not in known:
                 known[key] = tuple(
@@ -194,30 +196,30 @@ class Problem:
         return np.zeros((len(self.devices), len(self.members)), np.int64)
 
     def used_bytes(self, cells: Cells) -> npt.NDArray[np.int64]:
-        """What the instances take in each room.
+        """What the instances take in each memory domain.
 
         Raises:
             KeyError: if an instance is not available.
         """
-        used = np.zeros(len(self.rooms), np.int64)
+        used = np.zeros(len(self.memory_domains), np.int64)
         for device, member in np.argwhere(cells):
             batch = int(cells[device, member])
-            used[self.room_of[device]] += self.profile(device, member, batch).memory_bytes
+            used[self.domain_of[device]] += self.profile(device, member, batch).memory_bytes
         return used
 
     @cached_property
     def capacity_bytes(self) -> npt.NDArray[np.int64]:
-        """What the instances may take in each room."""
-        return np.array([room.memory_bytes for room in self.rooms], np.int64)
+        """What the instances may take in each memory domain."""
+        return np.array([domain.memory_bytes for domain in self.memory_domains], np.int64)
 
-    def left_per_room(self, cells: Cells) -> npt.NDArray[np.int64]:
-        """The memory that is left in each room."""
+    def left_per_domain(self, cells: Cells) -> npt.NDArray[np.int64]:
+        """The memory that is left in each memory domain."""
         return self.capacity_bytes - self.used_bytes(cells)
 
     def left_bytes(self, cells: Cells) -> dict[str, int]:
         """The memory that is left, by device name."""
-        left = self.left_per_room(cells)
-        return {one.name: int(left[self.room_of[i]]) for i, one in enumerate(self.devices)}
+        left = self.left_per_domain(cells)
+        return {one.name: int(left[self.domain_of[i]]) for i, one in enumerate(self.devices)}
 
     def faults(self, matrix: AllocationMatrix) -> list[str]:
         """Why a matrix can't be used here, a line each; empty if it is feasible."""
@@ -236,12 +238,14 @@ class Problem:
                 problems.append(f"member {member!r} has no batch size {batch} on {device} ({kind})")
         if problems:
             return problems
-        for room, used in zip(self.rooms, self.used_bytes(self.cells_of(matrix)), strict=True):
-            if used > room.memory_bytes:
-                where = " + ".join(names[d] for d in room.devices)
+        for domain, used in zip(
+            self.memory_domains, self.used_bytes(self.cells_of(matrix)), strict=True
+        ):
+            if used > domain.memory_bytes:
+                where = " + ".join(names[d] for d in domain.devices)
                 problems.append(
                     f"{where}: its instances take {readable_bytes(int(used))}, "
-                    f"it has {readable_bytes(room.memory_bytes)}"
+                    f"it has {readable_bytes(domain.memory_bytes)}"
                 )
         return problems
 

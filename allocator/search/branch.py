@@ -19,8 +19,7 @@ import numpy as np
 
 from allocator.problem import Cells, Problem
 from allocator.profiles import Profile
-from allocator.search.program import Program
-from allocator.search.throughput import typical_rows_per_s
+from allocator.search.throughput import Program, typical_rows_per_s
 
 __all__ = ["Branched", "binaries", "fastest", "fewest", "some_place"]
 
@@ -135,13 +134,13 @@ class _Instances:
                     own.append((column, 1.0))
                 if len(own) > 1:
                     program.row(own, upper=1)
-        for room in problem.rooms:
-            capacity = max(room.memory_bytes, 1)
+        for domain in problem.memory_domains:
+            capacity = max(domain.memory_bytes, 1)
             program.row(
                 (
                     (column, problem.profile(d, m, b).memory_bytes / capacity)
                     for (d, m, b), column in self._columns.items()
-                    if d in room.devices
+                    if d in domain.devices
                 ),
                 upper=1,
             )
@@ -208,14 +207,14 @@ class _Instances:
     def _forbid_overflow(self, solver: highspy.Highs, cells: Cells) -> bool:
         """Whether cells take more than there is, by less than the solver's tolerance.
 
-        If so, the instances that don't fit a room together are forbidden to be there together.
+        If so, the instances that exceed a memory domain together are forbidden to be there together.
         """
-        rooms = self._problem.rooms
+        domains = self._problem.memory_domains
         over = np.flatnonzero(self._problem.used_bytes(cells) > self._problem.capacity_bytes)
         for index in over:
             together = [
                 self._columns[device, int(member), int(cells[device, member])]
-                for device in rooms[index].devices
+                for device in domains[index].devices
                 for member in np.flatnonzero(cells[device])
             ]
             columns, ones = np.array(together, np.int32), np.ones(len(together))

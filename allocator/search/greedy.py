@@ -1,9 +1,10 @@
-"""Bounded greedy search: better and better matrices, a cell at a time.
+"""Heuristics: worst-fit decreasing for a first allocation, and bounded greedy from there.
 
-The algorithm is that of Pochelu, Petiton and Conche (IEEE Big Data 2021, arXiv 2208.14049): from
-worst-fit's matrix to the best of a sample of its neighbours, and on from there. A neighbour
-differs in one cell: another batch size, an instance more, an instance less. Pure, used in the
-process that plans an allocation; what makes a matrix good is a `Scorer`.
+Pure, used in the process that plans an allocation; a problem and cells flow in, better cells flow
+out. Both algorithms are those of Pochelu, Petiton and Conche (IEEE Big Data 2021, arXiv
+2208.14049). Greedy goes to the best of
+a sample of neighbours, which differ in one cell: another batch size, an instance more, an instance
+less; what makes cells good is a `Scorer`.
 """
 
 from __future__ import annotations
@@ -16,9 +17,49 @@ import numpy as np
 import numpy.typing as npt
 
 from allocator.problem import Cells, Problem
+from allocator.profiles import Profile
 from allocator.search.throughput import ThroughputModel
 
-__all__ = ["AnalyticScorer", "Move", "Scorer", "best_batches", "greedy"]
+__all__ = ["AnalyticScorer", "Move", "Scorer", "best_batches", "greedy", "worst_fit"]
+
+
+def worst_fit(problem: Problem) -> Cells:
+    """Place each member once, the biggest first, on the device with the most memory left.
+
+    Every instance has its smallest batch size. The CPU takes part only for members that fit
+    no GPU. Equals keep the given order.
+
+    Raises:
+        NoPlaceError: if a member fits nowhere; a placement may exist all the same.
+    """
+    devices = range(len(problem.devices))
+    cells = problem.empty()
+    left = problem.capacity_bytes.copy()
+
+    def smallest(device: int, member: int) -> Profile | None:
+        options = problem.options(device, member)
+        return options[0] if options else None
+
+    def size(member: int) -> int | None:
+        sizes = [one.memory_bytes for d in devices if (one := smallest(d, member))]
+        return max(sizes, default=None)
+
+    for member in range(len(problem.members)):
+        if size(member) is None:  # it fits no device even alone: nobody else is to blame
+            raise problem.refuse(member, problem.left_bytes(cells))
+    for member in sorted(range(len(problem.members)), key=lambda m: -(size(m) or 0)):
+        roomy = [
+            (problem.devices[d].is_cuda, left[problem.domain_of[d]], -d, one)
+            for d in devices
+            if (one := smallest(d, member)) and one.memory_bytes <= left[problem.domain_of[d]]
+        ]
+        if not roomy:
+            raise problem.refuse(member, problem.left_bytes(cells))
+        _, _, negative, profile = max(roomy, key=lambda option: option[:3])
+        cells[-negative, member] = profile.batch
+        left[problem.domain_of[-negative]] -= profile.memory_bytes
+    return cells
+
 
 #: A neighbour must be better by this share to be worth a step.
 _LEAST_GAIN = 1e-9
@@ -148,7 +189,7 @@ def _best_move(
 
 def _moves(problem: Problem, cells: Cells) -> Iterator[Move]:
     """Every feasible change of one cell."""
-    left = problem.left_per_room(cells)
+    left = problem.left_per_domain(cells)
     instances = np.count_nonzero(cells, axis=0)
     for device, member in np.ndindex(*cells.shape):
         if cells[device, member] and instances[member] > 1:
@@ -158,7 +199,7 @@ def _moves(problem: Problem, cells: Cells) -> Iterator[Move]:
 
 def _batch_moves(problem: Problem, cells: Cells) -> Iterator[Move]:
     """Every feasible change of the batch size of an instance."""
-    left = problem.left_per_room(cells)
+    left = problem.left_per_domain(cells)
     for device, member in np.argwhere(cells):
         yield from _sizes(problem, cells, left, int(device), int(member))
 
@@ -166,11 +207,11 @@ def _batch_moves(problem: Problem, cells: Cells) -> Iterator[Move]:
 def _sizes(
     problem: Problem, cells: Cells, left: npt.NDArray[np.int64], device: int, member: int
 ) -> Iterator[Move]:
-    """The other batch sizes that a cell may have, with what is left in each room."""
+    """The other batch sizes that a cell may have, given what is left in each memory domain."""
     present = int(cells[device, member])
-    room = int(left[problem.room_of[device]])
+    free_bytes = int(left[problem.domain_of[device]])
     if present:
-        room += problem.profile(device, member, present).memory_bytes
+        free_bytes += problem.profile(device, member, present).memory_bytes
     for option in problem.options(device, member):
-        if option.batch != present and option.memory_bytes <= room:
+        if option.batch != present and option.memory_bytes <= free_bytes:
             yield Move(device, member, option.batch)

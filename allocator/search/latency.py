@@ -12,11 +12,10 @@ from dataclasses import replace
 
 from allocator.problem import Cells, NoPlaceError, Problem
 from allocator.search.exact import Clock
-from allocator.search.greedy import Move, greedy
+from allocator.search.greedy import Move, greedy, worst_fit
 from allocator.search.search import Allocation, search
-from allocator.search.spare import fill_spare_memory
 from allocator.search.throughput import solve_throughput
-from allocator.search.worst_fit import worst_fit
+from allocator.search.variants import fill_spare_memory
 from allocator.simulation import Figures, Host, Poisson, simulate
 
 __all__ = ["OverloadError", "SimulatedScorer", "search_latency"]
@@ -128,7 +127,7 @@ def search_latency(
         seed: of all chance.
 
     Raises:
-        NoPlaceError: if there is no room for all members, or none was found in time.
+        NoPlaceError: if not all members fit, or no place was found in time.
         OverloadError: if no allocation can keep up with that rate.
     """
     started, clock = time.monotonic(), Clock(time_limit_s)

@@ -40,8 +40,10 @@ def draw_allocation(path: Path, allocation: Allocation, problem: Problem) -> Non
     matrix, memory, load = figure.subplots(1, 3, sharey=True, width_ratios=[max(members, 2), 3, 3])
     _draw_matrix(matrix, problem, cells)
     used = problem.used_bytes(cells)
-    rooms = [problem.room_of[d] for d in range(devices)]
-    memory_share = [used[room] / max(problem.rooms[room].memory_bytes, 1) for room in rooms]
+    domains = [problem.domain_of[d] for d in range(devices)]
+    memory_share = [
+        used[domain] / max(problem.memory_domains[domain].memory_bytes, 1) for domain in domains
+    ]
     own = np.array([throughput * problem.row_seconds(d) for d in range(devices)])
     _draw_share(memory, memory_share, "memory taken")
     _draw_share(load, list(shares.sum(axis=1) + own), "time busy")

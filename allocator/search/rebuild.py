@@ -138,8 +138,8 @@ class Rebuilder:
             crowded = self._most_crowded(loaded, free, noise)
             if crowded is None:
                 return np.where(used, cells, 0), throughput
-            device, room_bytes = crowded
-            cells[device], throughput = self._fit(device, shares[device], room_bytes, noise)
+            device, free_bytes = crowded
+            cells[device], throughput = self._fit(device, shares[device], free_bytes, noise)
             free.discard(device)
             is_free[device] = False
         return cells, 0.0
@@ -152,11 +152,11 @@ class Rebuilder:
             batch = int(cells[device, member])
             taken[device] += problem.profile(int(device), int(member), batch).memory_bytes
         worst, most = None, 1.0
-        for index in sorted({problem.room_of[device] for device in free}):
-            room = problem.rooms[index]
-            excess = sum(taken[d] for d in room.devices) / max(room.memory_bytes, 1)
+        for index in sorted({problem.domain_of[device] for device in free}):
+            domain = problem.memory_domains[index]
+            excess = sum(taken[d] for d in domain.devices) / max(domain.memory_bytes, 1)
             if excess > 1.0 and (excess := excess * (1 + noise * self._chance())) > most:
-                worst, most = room, excess
+                worst, most = domain, excess
         if worst is None:
             return None
         rivals = [d for d in worst.devices if d in free]
@@ -166,10 +166,10 @@ class Rebuilder:
         return device, max(rest // len(rivals), rest - others)
 
     def _fit(
-        self, device: int, shares: Floats, room_bytes: int, noise: float
+        self, device: int, shares: Floats, free_bytes: int, noise: float
     ) -> tuple[Cells, float]:
         """Give a device what keeps the throughput highest; its cells and the throughput."""
-        subsets = list(self._subsets(device, shares, room_bytes))
+        subsets = list(self._subsets(device, shares, free_bytes))
         subsets.sort(key=lambda one: -one[0] * (1 + noise * self._chance()))
         best = np.zeros(len(self._problem.members), np.int64), -1.0
         for _, chosen in subsets[:_MOST_SUBSETS]:
@@ -184,7 +184,7 @@ class Rebuilder:
         return best[0], self._model.rows_per_s()
 
     def _subsets(
-        self, device: int, shares: Floats, room_bytes: int
+        self, device: int, shares: Floats, free_bytes: int
     ) -> Iterator[tuple[float, list[tuple[int, Profile]]]]:
         """Yield what could be on a device, with the share of the wanted work that it can do."""
         wanted = [m for m in np.argsort(-shares, kind="stable") if shares[m] > _LEAST_SHARE]
@@ -194,7 +194,7 @@ class Rebuilder:
             found = False
             for members in itertools.combinations(wanted, size):
                 options = [self._problem.efficient(device, member) for member in members]
-                best = _best_batches(options, shares[list(members)], room_bytes)
+                best = _best_batches(options, shares[list(members)], free_bytes)
                 if best is not None:
                     found = True
                     yield best[0], list(zip(members, best[1], strict=True))
@@ -207,7 +207,7 @@ class Rebuilder:
 
 
 def _best_batches(
-    options: Sequence[Sequence[Profile]], shares: Floats, room_bytes: int
+    options: Sequence[Sequence[Profile]], shares: Floats, free_bytes: int
 ) -> tuple[float, tuple[Profile, ...]] | None:
     """Choose an instance of each member so that together they fit and do the most work.
 
@@ -216,7 +216,7 @@ def _best_batches(
     Args:
         options: each member's efficient options.
         shares: how much of the device's time each would take with its fastest option.
-        room_bytes: what they may take together.
+        free_bytes: what they may take together.
     """
     front: list[tuple[int, float, tuple[Profile, ...]]] = [(0, 0.0, ())]
     for choices, share in zip(options, shares, strict=True):
@@ -225,7 +225,7 @@ def _best_batches(
             (size, work + float(share) * one.rows_per_s / fastest, (*chosen, one))
             for taken, work, chosen in front
             for one in choices
-            if (size := taken + one.memory_bytes) <= room_bytes
+            if (size := taken + one.memory_bytes) <= free_bytes
         ]
         longer.sort(key=lambda partial: (partial[0], -partial[1]))
         front = []

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 import highspy
 
 from allocator.problem import Problem
-from allocator.search.program import INFINITY, Program
-from allocator.search.throughput import typical_rows_per_s
+from allocator.search.throughput import INFINITY, Program, typical_rows_per_s
 
 __all__ = ["InfeasibleError", "upper_bound"]
 
@@ -50,12 +49,12 @@ class _Class:
     Attributes:
         devices: their indices.
         memory_bytes: the memory of the biggest of them.
-        room_bytes: the memory of all of them together.
+        total_bytes: the memory of all of them together.
     """
 
     devices: tuple[int, ...]
     memory_bytes: int
-    room_bytes: int
+    total_bytes: int
 
     @property
     def typical(self) -> int:
@@ -190,7 +189,7 @@ class _Relaxation:
     def _limit_memory(self, program: Program, one: _Class, sizes: list[tuple[int, int]]) -> None:
         """Limit the memory of a class as a whole, and how many big copies its devices hold."""
         unit = max(one.memory_bytes, 1)
-        program.row([(copy, size / unit) for copy, size in sizes], upper=one.room_bytes / unit)
+        program.row([(copy, size / unit) for copy, size in sizes], upper=one.total_bytes / unit)
         for most in range(1, _MOST_PER_DEVICE):
             big = [(copy, 1.0) for copy, size in sizes if size * (most + 1) > one.memory_bytes]
             if big and not _is_pooled(self._problem, one):
@@ -210,8 +209,8 @@ def _classes(problem: Problem, most: int) -> list[_Class]:
     for (_, pool), indices in alike.items():
         if pool:
             # Other kinds may share the pool: to count it for each of them is a relaxation, too.
-            room = problem.rooms[problem.room_of[indices[0]]].memory_bytes
-            classes.append(_Class(tuple(indices), room, room))
+            memory_bytes = problem.memory_domains[problem.domain_of[indices[0]]].memory_bytes
+            classes.append(_Class(tuple(indices), memory_bytes, memory_bytes))
             continue
         by_memory = sorted(indices, key=lambda d: -problem.devices[d].memory_bytes)
         sizes = sorted({problem.devices[d].memory_bytes for d in indices}, reverse=True)

@@ -17,11 +17,10 @@ from allocator.matrix import AllocationMatrix
 from allocator.problem import Cells, NoPlaceError, Problem
 from allocator.search import branch
 from allocator.search.exact import Clock, Effort, Found, exact, fewest_instances
-from allocator.search.greedy import AnalyticScorer, best_batches, greedy
+from allocator.search.greedy import AnalyticScorer, best_batches, greedy, worst_fit
 from allocator.search.rebuild import Rebuilder
 from allocator.search.relaxation import InfeasibleError, upper_bound
 from allocator.search.throughput import solve_throughput
-from allocator.search.worst_fit import worst_fit
 
 __all__ = ["SOLVERS", "Allocation", "Solver", "search"]
 
@@ -90,7 +89,7 @@ def search(
             `exact` and `auto`: the one with the fewest instances is found.
 
     Raises:
-        NoPlaceError: if there is no room for all members, or none was found in time.
+        NoPlaceError: if not all members fit, or no place was found in time.
     """
     started, clock = time.monotonic(), Clock(time_limit_s)
     starts: dict[str, Cells] = {}

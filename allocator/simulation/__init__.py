@@ -81,7 +81,7 @@ def simulate(
         noise: sigma of the lognormal factor, of mean 1, on every batch's latency.
         colocation: by (member, device kind), a factor on the latency; by default 1.
         arena_rows: how many rows are in flight at most; None for no limit.
-        max_waiting: how many requests may wait for room in the arena; others are refused.
+        max_waiting: how many requests may wait for slots of the arena; others are refused.
         losses: the devices that fail.
         deadline_s: seconds after which an answer is late; rows are predicted all the same.
 

@@ -43,8 +43,8 @@ class ClosedLoop:
 
 
 @dataclass(frozen=True)
-class Poisson:
-    """Requests of many independent clients: gaps are exponentially distributed.
+class _Rate:
+    """Requests at a rate.
 
     Attributes:
         rate: requests per second.
@@ -58,8 +58,13 @@ class Poisson:
     rows: int = 1
 
     def __post_init__(self) -> None:
-        _positive_rate(self.rate)
+        if not 0 < self.rate < math.inf:
+            raise ValueError(f"rate should be above 0, not {self.rate}")
         _at_least_one("rows", self.rows)
+
+
+class Poisson(_Rate):
+    """Requests of many independent clients: gaps are exponentially distributed."""
 
     def moments(self, random: Random) -> Iterator[tuple[float, int]]:
         """Yield (seconds since the start, rows) without end."""
@@ -69,24 +74,8 @@ class Poisson:
             yield now, self.rows
 
 
-@dataclass(frozen=True)
-class ConstantRate:
-    """Requests at equal distances, the first after one of them.
-
-    Attributes:
-        rate: requests per second.
-        rows: of each request.
-
-    Raises:
-        ValueError: if a number makes no sense.
-    """
-
-    rate: float
-    rows: int = 1
-
-    def __post_init__(self) -> None:
-        _positive_rate(self.rate)
-        _at_least_one("rows", self.rows)
+class ConstantRate(_Rate):
+    """Requests at equal distances, the first after one of them."""
 
     def moments(self, _random: Random) -> Iterator[tuple[float, int]]:
         """Yield (seconds since the start, rows) without end."""
@@ -168,8 +157,3 @@ def _request(entry: Any, rows: int, where: str) -> tuple[float, int]:
 def _at_least_one(what: str, number: int) -> None:
     if number < 1:
         raise ValueError(f"{what} should be 1 or more, not {number}")
-
-
-def _positive_rate(rate: float) -> None:
-    if not 0 < rate < math.inf:
-        raise ValueError(f"rate should be above 0, not {rate}")

@@ -13,7 +13,7 @@ import numpy as np
 from allocator.devices import Device
 from allocator.problem import Cells, NoPlaceError, Problem
 from allocator.profiles import Profiles
-from allocator.search.worst_fit import worst_fit
+from allocator.search.greedy import worst_fit
 from benchmarks.study.roofline import estimate, gpus
 
 __all__ = [

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 from allocator.matrix import AllocationMatrix
 from allocator.problem import Cells, NoPlaceError, Problem
-from allocator.search.greedy import AnalyticScorer, best_batches, greedy
+from allocator.search.greedy import AnalyticScorer, best_batches, greedy, worst_fit
 from allocator.search.search import Allocation, search
 from allocator.search.throughput import solve_throughput
-from allocator.search.worst_fit import worst_fit
 from benchmarks.study.cases import Case, naive_placements
 from benchmarks.study.outcomes import PATIENT_GREEDY, NaiveOutcome, Outcome, Simulated, Solution
 from benchmarks.study.playing import play

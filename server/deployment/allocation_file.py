@@ -68,18 +68,18 @@ def _overfull(
     problem = plan_problem(found, devices, {member.name: 1 for member in members}).problem
     kinds = {device.name: device.kind for device in devices}
     position = {device.name: index for index, device in enumerate(problem.devices)}
-    taken = [0] * len(problem.rooms)
+    taken = [0] * len(problem.memory_domains)
     for device, member, batch in matrix.instances():
         if (member, kinds[device]) in found.estimated:
             continue
         known = found.profiles.of(member, kinds[device]).items()
         # A batch that was not measured takes at least as much as the next smaller one.
         sizes = [one.memory_bytes for size, one in known if size <= batch]
-        taken[problem.room_of[position[device]]] += max(sizes, default=0)
-    for room, total in zip(problem.rooms, taken, strict=True):
-        if total > room.memory_bytes:
-            where = " + ".join(problem.devices[index].name for index in room.devices)
-            has, needs = readable_bytes(room.memory_bytes), readable_bytes(total)
+        taken[problem.domain_of[position[device]]] += max(sizes, default=0)
+    for domain, total in zip(problem.memory_domains, taken, strict=True):
+        if total > domain.memory_bytes:
+            where = " + ".join(problem.devices[index].name for index in domain.devices)
+            has, needs = readable_bytes(domain.memory_bytes), readable_bytes(total)
             yield f"{where}: its instances take {needs}, there is {has} for them"
 
 

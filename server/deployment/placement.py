@@ -14,7 +14,7 @@ from allocator.matrix import AllocationMatrix
 from allocator.problem import NoPlaceError
 from allocator.search.latency import OverloadError, search_latency
 from allocator.search.search import Allocation, Solver, search
-from allocator.search.spare import fill_spare_memory
+from allocator.search.variants import fill_spare_memory
 from allocator.simulation import Figures
 from server.config import Config
 from server.deployment.costs import PlannedProblem, plan_problem, prefer_small_batches

@@ -121,17 +121,17 @@ def _table(problem: Problem, cells: Cells, shares: Floats, throughput: float) ->
     table.add_column("busy")
     used = problem.used_bytes(cells)
     for index, device in enumerate(problem.devices):
-        room = problem.room_of[index]
-        capacity = problem.rooms[room].memory_bytes
+        domain = problem.domain_of[index]
+        capacity = problem.memory_domains[domain].memory_bytes
         busy = float(shares[index].sum()) + throughput * problem.row_seconds(index)
-        shared = " shared" if len(problem.rooms[room].devices) > 1 else ""
+        shared = " shared" if len(problem.memory_domains[domain].devices) > 1 else ""
         table.add_row(
             device.name,
             device.kind,
             *(Text(str(batch), "bold") if batch else Text(".", "dim") for batch in cells[index]),
             _bar(
-                int(used[room]) / max(capacity, 1),
-                f"{readable_bytes(int(used[room]))} of {readable_bytes(capacity)}{shared}",
+                int(used[domain]) / max(capacity, 1),
+                f"{readable_bytes(int(used[domain]))} of {readable_bytes(capacity)}{shared}",
             ),
             _bar(busy, f"{busy:.0%}"),
         )

@@ -20,9 +20,9 @@ from rich.table import Table
 from allocator.matrix import AllocationMatrix
 from allocator.problem import Problem
 from allocator.search.halving import Standing, first_seconds, successive_halving
-from allocator.search.neighbours import Neighbour, neighbours
 from allocator.search.search import Allocation
 from allocator.search.throughput import solve_throughput
+from allocator.search.variants import Neighbour, neighbours
 from server.config import Config
 from server.deployment.placement import PlacementResult
 from server.errors import StartError

@@ -5,8 +5,7 @@ import pynvml
 import pytest
 
 from allocator import devices as devices_module
-from allocator.devices import Device, Wanted, discover, select
-from allocator.gpus import Gpu, find_gpus, visible_devices
+from allocator.devices import Device, Gpu, Wanted, discover, find_gpus, select, visible_devices
 from allocator.host import (
     allowed_cores,
     available_cores,

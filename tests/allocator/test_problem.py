@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
-from allocator.problem import NoPlaceError, Problem, Room, readable_bytes
+from allocator.problem import MemoryDomain, NoPlaceError, Problem, readable_bytes
 from allocator.profiles import Profile, Profiles
 from allocator.search.throughput import ThroughputModel
 
@@ -76,15 +76,15 @@ def two_devices(**changes):
     return Problem(**{**fields, **changes})
 
 
-def test_devices_of_a_pool_are_one_room_of_the_least_size_they_tell():
+def test_devices_of_a_pool_are_one_memory_domain_of_the_least_size_they_state():
     devices = (
         device("cpu:0", 80, "cpu-2", "ram"),
         device("cuda:0", 50),
         device("cpu:1", 70, "cpu-1", "ram"),
     )
     problem = Problem(("a",), devices, Profiles(()))
-    assert problem.rooms == (Room((0, 2), 70), Room((1,), 50))
-    assert problem.room_of == (0, 1, 0)
+    assert problem.memory_domains == (MemoryDomain((0, 2), 70), MemoryDomain((1,), 50))
+    assert problem.domain_of == (0, 1, 0)
     assert list(problem.capacity_bytes) == [70, 50]
 
 

@@ -113,7 +113,7 @@ def test_a_much_slower_device_helps_as_soon_as_many_rows_wait():
     bench.append(64, 128, now=0.0)
     assert devices(bench.bind()) == ["slow"], "160 ms"
     bench.finish("fast", now=0.01)
-    assert devices(bench.bind(now=0.01)) == ["fast"], "slow has room, but would take 200 ms"
+    assert devices(bench.bind(now=0.01)) == ["fast"], "slow has capacity, but would take 200 ms"
 
 
 def test_all_that_waits_for_a_fast_device_counts():
@@ -175,7 +175,7 @@ def test_work_turns_away_from_a_device_that_hangs():
         bench.finish("cpu:1", now=second + 0.01)
 
 
-def test_a_device_has_room_for_one_more_than_it_runs():
+def test_a_device_has_capacity_for_one_more_than_it_runs():
     bench = Bench(["cpu:0"], {"a": {"cpu:0": 0.01}})
     bench.append(0, 40, now=0.0)
     assert len(bench.bind()) == 2

@@ -3,9 +3,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from allocator.problem import NoPlaceError, Problem
-from allocator.search.greedy import AnalyticScorer, Move, best_batches, greedy
+from allocator.search.greedy import AnalyticScorer, Move, best_batches, greedy, worst_fit
 from allocator.search.throughput import solve_throughput
-from allocator.search.worst_fit import worst_fit
 from tests.allocator.test_problem import device, problems, profiles
 
 FEW = settings(max_examples=30)

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from allocator.devices import Device
 from allocator.problem import NoPlaceError, Problem
 from allocator.profiles import Profile, Profiles
-from allocator.search.neighbours import neighbours
 from allocator.search.search import search
+from allocator.search.variants import neighbours
 from tests.allocator.test_problem import device, problems, profiles
 
 

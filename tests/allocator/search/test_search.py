@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from allocator.devices import Device
 from allocator.problem import NoPlaceError, Problem
 from allocator.profiles import Profile, Profiles
+from allocator.search.greedy import worst_fit
 from allocator.search.search import SOLVERS, search
 from allocator.search.throughput import solve_throughput
-from allocator.search.worst_fit import worst_fit
 from tests.allocator.test_problem import device, every_allocation, problems, profiles
 
 FEW = settings(max_examples=15)

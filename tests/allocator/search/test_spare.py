@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from allocator.devices import Device
 from allocator.problem import Problem
 from allocator.profiles import Profile, Profiles
-from allocator.search.spare import fill_spare_memory
+from allocator.search.variants import fill_spare_memory
 
 GIB = 1 << 30
 
@@ -54,8 +54,8 @@ def test_devices_of_a_pool_share_what_is_left():
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(st.data())
 def test_what_is_filled_is_feasible_and_keeps_what_was_there(data):
-    rooms = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))
-    pool = [Device(f"cuda:{i}", "V100", size * GIB) for i, size in enumerate(rooms)]
+    sizes = data.draw(st.lists(st.integers(1, 12), min_size=1, max_size=3))
+    pool = [Device(f"cuda:{i}", "V100", size * GIB) for i, size in enumerate(sizes)]
     names = [f"m{i}" for i in range(data.draw(st.integers(1, 3)))]
     wanted = problem(pool, {name: data.draw(st.integers(1, 3)) * GIB for name in names})
     cells = wanted.empty()
@@ -67,7 +67,7 @@ def test_what_is_filled_is_feasible_and_keeps_what_was_there(data):
             and wanted.left_bytes(cells)[pool[d].name] >= wanted.options(d, member)[0].memory_bytes
         ]
         if not place:
-            return  # there is no room to begin with
+            return  # it does not fit to begin with
         cells[place[0], member] = 1
     filled = fill_spare_memory(wanted, cells)
     assert wanted.faults(wanted.matrix(filled)) == []

@@ -5,7 +5,7 @@ from hypothesis import given
 from allocator.devices import Device
 from allocator.problem import NoPlaceError, Problem
 from allocator.profiles import Profile, Profiles
-from allocator.search.worst_fit import worst_fit
+from allocator.search.greedy import worst_fit
 from tests.allocator.test_problem import problems
 
 

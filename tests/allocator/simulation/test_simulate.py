@@ -283,7 +283,7 @@ def test_late_answers_are_counted_and_goodput_is_the_rest(one_device):
     assert figures.goodput_rows_s == pytest.approx(3 / 0.08)
 
 
-def test_a_full_waiting_room_refuses(one_device):
+def test_a_full_admission_queue_refuses(one_device):
     trace = Trace(((0.0, 1),) * 10)
     figures = one_device(0.01).simulate(trace, warm_up=0, arena_rows=2, max_waiting=3)
     assert (figures.answered, figures.refused) == (5, 5)

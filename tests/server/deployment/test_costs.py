@@ -43,7 +43,7 @@ A = Profile("a", "cpu-1", 4, 0.010, GIB)
 def test_workers_are_paid_for_once_per_device_of_a_pool(cores):
     planned = plan_problem(found([A], worker_bytes={"cpu-1": GIB}), cpus(0, 1), {"a": 64})
     assert [device.memory_bytes for device in planned.problem.devices] == [6 * GIB] * 2
-    assert planned.problem.rooms[0].devices == (0, 1)
+    assert planned.problem.memory_domains[0].devices == (0, 1)
     alone = plan_problem(found([A], worker_bytes={"cpu-1": GIB}), cpus(0, 1, pool=""), {"a": 64})
     assert [device.memory_bytes for device in alone.problem.devices] == [7 * GIB] * 2
     assert any("1.0 GiB by itself" in line for line in planned.corrections)
