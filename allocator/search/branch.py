@@ -207,7 +207,7 @@ class _Instances:
     def _forbid_overflow(self, solver: highspy.Highs, cells: Cells) -> bool:
         """Whether cells take more than there is, by less than the solver's tolerance.
 
-        If so, the instances that exceed a memory domain together are forbidden to be there together.
+        If so, the instances that exceed a memory domain are forbidden to be there together.
         """
         domains = self._problem.memory_domains
         over = np.flatnonzero(self._problem.used_bytes(cells) > self._problem.capacity_bytes)
