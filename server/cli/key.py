@@ -52,5 +52,5 @@ def make_key(name: str, scopes: tuple[str, ...]) -> NewKey:
     try:
         ApiKeyConfig.model_validate(value)
     except ValidationError as error:
-        raise ConfigError(text for _, text in describe(error, ApiKeyConfig)) from None
+        raise ConfigError(text for _, text in describe(error)) from None
     return NewKey(key, f"- {json.dumps(value)}")  # JSON is YAML

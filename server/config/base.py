@@ -10,9 +10,9 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import (
     AfterValidator,
@@ -24,13 +24,24 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
     field_validator,
+    model_validator,
 )
 
-__all__ = ["Bytes", "Name", "RelativePath", "Section", "did_you_mean"]
+__all__ = ["Bytes", "Name", "RelativePath", "Section", "UnknownKey", "did_you_mean"]
 
 #: Names of ensembles and members are parts of URLs, in which ``/v2/models/stats`` has a meaning.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESERVED = {"stats"}
+
+
+class UnknownKey(NamedTuple):
+    """Stands for the value of an unknown key of a section.
+
+    Attributes:
+        valid_keys: of the section.
+    """
+
+    valid_keys: list[str]
 
 
 class Section(BaseModel):
@@ -43,6 +54,15 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
         validate_default=False,
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mark_unknown_keys(cls, section: Any) -> Any:
+        # Their errors then carry the valid keys, from which one is suggested.
+        if not isinstance(section, Mapping):
+            return section
+        fields = cls.model_fields
+        return {key: section[key] if key in fields else UnknownKey([*fields]) for key in section}
 
     @field_validator("*", mode="before")
     @classmethod

@@ -70,7 +70,7 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(document, context={"directory": path.absolute().parent})
     except ValidationError as error:
-        raise ConfigError(_lines(error, Config, str(path), overrides)) from None
+        raise ConfigError(_lines(error, str(path), overrides)) from None
     if missing := [f"{path}: {line}" for line in _missing_files(config)]:
         raise ConfigError(missing)
     return config
@@ -85,7 +85,7 @@ def override_server(config: Config, **values: Any) -> Config:
     try:
         server = ServerConfig.model_validate({**config.server.model_dump(), **values})
     except ValidationError as error:
-        raise ConfigError(_lines(error, ServerConfig, "command line", {})) from None
+        raise ConfigError(_lines(error, "command line", {})) from None
     return config.model_copy(update={"server": server})
 
 
@@ -126,10 +126,8 @@ def _merged(section: Any, overrides: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _lines(
-    error: ValidationError, root: type[BaseModel], source: str, overrides: dict[str, Any]
-) -> Iterator[str]:
-    for location, message in describe(error, root):
+def _lines(error: ValidationError, source: str, overrides: dict[str, Any]) -> Iterator[str]:
+    for location, message in describe(error):
         if len(location) > 1 and location[0] == "server" and location[1] in overrides:
             name = f"{_PREFIX}SERVER{_NESTED}{str(location[1]).upper()}"
             yield f"environment: {name}: {message}"

@@ -75,7 +75,7 @@ def _read_keys(path: Path) -> _ApiKeys:
     try:
         keys = _validate(read_yaml(path))
     except ValidationError as error:
-        lines = describe(error, _ApiKeys, is_secret=True)
+        lines = describe(error, is_secret=True)
         raise ConfigError(
             ": ".join(filter(None, (str(path), ".".join(map(str, location)), message)))
             for location, message in lines

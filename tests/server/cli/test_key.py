@@ -64,6 +64,6 @@ def test_check_finds_what_is_wrong_with_keys_and_warns_of_what_is_open(tmp_path)
     found = check(tls={"certificate": "none.pem", "key": "no.pem"}, api_keys_file="none.yaml")
     assert found.exit_code == 2
     assert found.stderr.splitlines() == [
-        f"error: {path}: server.api_keys_file: there is no file {tmp_path / 'none.yaml'}",
         f"error: {path}: server.tls.certificate: there is no file {tmp_path / 'none.pem'}",
+        f"error: {path}: server.api_keys_file: there is no file {tmp_path / 'none.yaml'}",
     ]
