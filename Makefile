@@ -124,7 +124,7 @@ bench-peers: $(INSTALLED) ## measure other servers beside ours, in environments 
 	$(BIN)/python -m benchmarks.peers $(BENCH_PEERS)
 
 docs: $(INSTALLED) ## generate what pages have from code: references, the drawing, line numbers
-	$(BIN)/python -m server.config.reference
+	$(BIN)/python docs/tools/configuration.py
 	$(BIN)/python -m typer server.cli.main utils docs --name ensembled \
 		--title 'Command line' --output docs/command-line.md
 	$(BIN)/python docs/tools/drawing.py

@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-PAGE = Path(__file__).parents[3] / "docs/command-line.md"
+from tests.docs.pages import ROOT
+
+PAGE = ROOT / "docs/command-line.md"
 
 
 def test_the_committed_page_is_up_to_date():
