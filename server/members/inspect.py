@@ -13,12 +13,7 @@ from server.errors import ConfigError, StartError
 from server.members.agreement import read_labels
 from server.members.member import InspectedMember
 from workers.backends.inspection import InspectionError, inspect_models
-from workers.builder import (
-    BuiltModel,
-    RecipeError,
-    build_models_with_progress,
-    find_recipe,
-)
+from workers.builder import BuiltModel, RecipeError, build_models_with_progress, find_recipe
 from workers.runtime.spec import ModelSource
 
 __all__ = ["inspect_members", "model_sources"]
