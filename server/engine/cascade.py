@@ -1,7 +1,7 @@
-"""The stages of a cascade: who is asked next, and what becomes of a row's cells then.
+"""The stages of a cascade: which members predict next, and how a row's cells change then.
 
-Runs in the front-end; pure but for the arena's cells. A cascade asks its members stage by stage,
-and a row leaves it as soon as the members asked so far are sure enough; the combiner decides that.
+Runs in the front-end; pure but for the arena's cells. A cascade runs its members stage by stage,
+and a row leaves it as soon as the members so far are sure enough; the combiner decides that.
 Source: Wang et al., "Wisdom of Committees: An Overlooked Approach To Faster and More Accurate
 Models" (ICLR 2022).
 """
@@ -18,18 +18,18 @@ __all__ = ["advance", "move_on", "stage_terms"]
 
 
 def advance(stages: Sequence[int], stage: int, available: int) -> tuple[int, int]:
-    """The stage after one, and the members that are asked then.
+    """The stage after one, and the members that predict then.
 
-    A stage of which no member is up is passed over.
+    A stage of which no member is up is skipped.
 
     Args:
-        stages: masks of the members asked up to and including each stage.
-        stage: how many stages were asked so far.
+        stages: masks of the members up to and including each stage.
+        stage: how many stages have begun so far.
         available: mask of the members that are up.
 
     Returns:
-        How many stages are asked then, and the mask of the additional members; the last stage and
-        no member if nobody is left.
+        How many stages have begun then, and the mask of the additional members; the last stage and
+        no member if none is left.
     """
     asked = stages[stage - 1] if stage else 0
     for reached in range(stage + 1, len(stages) + 1):
@@ -40,9 +40,9 @@ def advance(stages: Sequence[int], stage: int, available: int) -> tuple[int, int
 
 
 def stage_terms(quorum: int, stages: Sequence[int], stage: int) -> Terms:
-    """The terms of a row of which so many stages are asked.
+    """The terms of a row of which so many stages have begun.
 
-    Its quorum is the ensemble's, or all that were asked so far, if they are fewer.
+    Its quorum is the ensemble's, or all members so far, if they are fewer.
     """
     return Terms(min(quorum, stages[stage - 1].bit_count()), stage=stage)
 
@@ -50,15 +50,15 @@ def stage_terms(quorum: int, stages: Sequence[int], stage: int) -> Terms:
 def move_on(
     arena: Arena, request: Request, rows: Range, stage: int, available: int
 ) -> tuple[list[Range], int]:
-    """Let the next stage predict those of a request's rows that are at a stage.
+    """Move those of a request's rows that are at a stage on to the next one.
 
     Others are past it already, or closed; a repeated message changes nothing.
 
     Args:
         arena: where they are.
-        request: whose they are.
+        request: the owner of the rows.
         rows: adjacent, within one segment.
-        stage: how many stages were asked.
+        stage: how many stages have begun.
         available: mask of the members that are up.
 
     Returns:

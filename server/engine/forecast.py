@@ -1,18 +1,18 @@
-"""How long a request will take, to judge by what waits before it and how fast it goes.
+"""Forecast of how long a request will take, by what waits before it and how fast batches run.
 
 Runs in the front-end; pure (the clock is an argument). Devices know what they hold, members what
 waits for them, and instances, from every batch they run, how long a batch takes. From these follows
-when a device would be through with what is before a new request:
+when a device would have finished what is before a new request:
 
 - what it holds already;
 - all that waits there with a higher priority;
 - of what waits there with the same priority, all of it, or what its own flow has times the number
   of flows that share the device, whichever is less: flows take turns (`allocator.dispatch.flows`).
 
-Rows of a member on several devices are split between them as their speeds are. This is summed up a
-hundred times a second at most, not for every request, and moved on by the rows accepted since. How
-a forecast compares with what happened is learned as the flow's `bias`. That is believed as long as
-requests confirm it: one that has them all refused would never be found wrong.
+Rows of a member on several devices are split between them in the ratio of their speeds. This is
+measured a hundred times a second at most, not for every request, and advanced by the rows accepted
+since. How a forecast compares with what happened is learned as the flow's `bias`. A bias that no
+request confirms decays: one that has all requests refused would never be found wrong.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from server.errors import DeadlineExceeded
 
 __all__ = ["Forecast", "Prospect", "learn"]
 
-#: How long a sum is good for: the longer, the more instances there are, since it takes longer.
+#: How long a measurement is valid: the longer, the more instances there are, since it costs more.
 _VALID_S, _MOST_VALID_S, _INSTANCES = 0.01, 0.1, 20
-#: Of less nothing is learned: other things take as long.
+#: From shorter forecasts nothing is learned: other things take as long.
 _LEAST_S = 0.005
 _LEARNING = 0.05
 _LEAST_BIAS, _LARGEST_BIAS = 0.5, 4.0
-#: If nothing was learned for so long, or for as long as a request takes, a bias is doubted.
-_DOUBT_S = 0.5
+#: If nothing was learned for so long, or for as long as a request takes, a bias decays.
+_DECAY_S = 0.5
 
 
 class Prospect(NamedTuple):
-    """What a request has to expect, in seconds from now.
+    """The forecast of a request, in seconds from now.
 
     Attributes:
         wait_s: until what is before it is done.
@@ -53,12 +53,12 @@ class Prospect(NamedTuple):
 
 @dataclass(slots=True)
 class _Load:
-    """What waits for a device, in seconds of its time.
+    """The load of a device, in seconds of its time.
 
     Attributes:
-        held_s: what it holds already.
-        levels: by priority.
-        flows: by flow.
+        held_s: the jobs that it holds.
+        levels: pending rows, by priority.
+        flows: pending rows, by flow.
     """
 
     held_s: float
@@ -77,7 +77,7 @@ class _Load:
 
 @dataclass(slots=True)
 class _Delay:
-    """What a new row has to expect of a member, in seconds: a wait, then so much per row.
+    """The delay of new rows at a member, in seconds: a wait, then so much per row.
 
     A lone row takes as long as the shortest batch.
     """
@@ -92,12 +92,12 @@ class _Delay:
 
 
 class _Outlook:
-    """What a flow has to expect, and how many of its rows were accepted since it was made.
+    """The forecasts of a flow, and how many of its rows were accepted since they were made.
 
     Attributes:
         accepted: rows.
         decisive: by the members that are expected, how many of them must answer, and about how
-            many rows: what the last of these has to expect.
+            many rows: the delay at the last of these.
     """
 
     __slots__ = ("accepted", "decisive")
@@ -127,12 +127,12 @@ class Forecast:
         return any(member.pending.rows for member in self._members[arena])
 
     def prospect(self, request: Request, needed: int, queued_rows: int) -> Prospect:
-        """How long a request that was not accepted yet would take; it keeps that without bias.
+        """How long a request that is not accepted yet would take; it stores that without the bias.
 
         Args:
             request: its flow, rows and expected members count.
             needed: how many of these members must answer.
-            queued_rows: rows of the flow that wait for the arena.
+            queued_rows: rows of the flow that wait for slots.
         """
         flow, now, expected = request.flow, request.accepted, request.expected
         if now >= self._until:
@@ -154,8 +154,8 @@ class Forecast:
             decisive = outlook.decisive[what] = delays[needed - 1]
         wait_s, total_s = decisive.prospect(outlook.accepted, request.rows)
         request.forecast_s = total_s
-        if now - flow.bias_updated > _DOUBT_S:
-            _doubt(flow, now, total_s)
+        if now - flow.bias_updated > _DECAY_S:
+            _decay(flow, now, total_s)
         return Prospect(wait_s * flow.bias, total_s * flow.bias)
 
     def accept(self, request: Request) -> None:
@@ -190,7 +190,7 @@ class Forecast:
 
 
 def learn(request: Request, now: float) -> None:
-    """Compare the forecast of a request that is over with what happened.
+    """Learn from how long a request that is over has taken, compared with its forecast.
 
     One that ran into its deadline has taken at least that long. Of others that failed, or whose
     members did not all answer, nothing is learned.
@@ -206,9 +206,9 @@ def learn(request: Request, now: float) -> None:
         flow.bias_updated = now
 
 
-def _doubt(flow: Flow, now: float, total_s: float) -> None:
-    """Believe half of a bias that no request has confirmed for long; they take `total_s`."""
-    half_s = max(_DOUBT_S, total_s)
+def _decay(flow: Flow, now: float, total_s: float) -> None:
+    """Halve a bias that no request has confirmed for long; requests take `total_s`."""
+    half_s = max(_DECAY_S, total_s)
     age_s = now - flow.bias_updated
     if age_s > half_s:
         flow.bias = 1.0 + (flow.bias - 1.0) * 0.5 ** (age_s / half_s)

@@ -1,4 +1,4 @@
-"""Counts of observations by size, as Prometheus wants them: a bisection and two additions each.
+"""Histograms as Prometheus has them: a bisection and two additions per observation.
 
 Runs in the front-end, under `server.engine.statistics`; pure.
 """

@@ -1,4 +1,4 @@
-"""Who gets which slots of an arena: claims and frees, by segments, shared between flows.
+"""Allocation of an arena's slots: claims and frees, by segments, shared between flows.
 
 Runs in the front-end; pure (the clock is an argument). Each flow claims rows at the head of a
 segment of its own. A segment returns to the free list when all its claimed rows are free, in any
@@ -6,9 +6,9 @@ order, so that one straggler holds one segment and not the server, and rows that
 member, or for a worker that is being restarted, hold segments of their own flow. The segment freed
 last is opened next: its memory is still warm.
 
-A flow may take every segment while nobody else is there. With others, half of the arena is set
-aside, in equal parts, one for each flow that has asked in the last minute: what is left of others'
-parts is not given to a flow that has used up its own. Source: "sharing with a minimum allocation"
+A flow may own every segment while it is alone. With others, half of the arena is reserved in equal
+parts, one for each flow that has claimed in the last minute: what is left of others' parts is not
+given to a flow that has used up its own. Source: "sharing with a minimum allocation"
 in Kamoun and Kleinrock, "Analysis of Shared Finite Storage in a Computer Network Node Environment
 Under General Traffic Conditions" (IEEE Transactions on Communications, 1980).
 """
@@ -22,9 +22,9 @@ from allocator.dispatch.pending import Range
 
 __all__ = ["SlotAllocator"]
 
-#: Who has not asked for so long has no part set aside.
+#: A flow that has not claimed for so long has no part reserved.
 _PRESENT_S = 60.0
-#: Of fewer segments none is set aside: a device is kept busy by two.
+#: Of fewer segments none is reserved: a device is kept busy by two.
 _LEAST_SEGMENTS = 3
 
 
@@ -36,21 +36,21 @@ class _Lane:
         head: its first row that is not claimed.
         base: the number of its first row.
         owned: how many segments the flow has, with the open one.
-        asked: when it claimed rows last, seconds.
+        claimed_at: when it claimed rows last, seconds.
     """
 
-    __slots__ = ("asked", "base", "head", "owned", "segment")
+    __slots__ = ("base", "claimed_at", "head", "owned", "segment")
 
     def __init__(self, head: int) -> None:
         self.segment = -1
         self.head = head
         self.base = 0
         self.owned = 0
-        self.asked = 0.0
+        self.claimed_at = 0.0
 
 
 class SlotAllocator:
-    """Gives out row numbers, each of which names generation, segment and offset, and none twice.
+    """Gives out row numbers: each tells generation, segment and offset, and is used once.
 
     Args:
         segments: how many segments.
@@ -76,12 +76,12 @@ class SlotAllocator:
         """
         lane = self._lanes.get(flow)
         if lane is None:
-            lane = self._enter(flow)
-        lane.asked = now
+            lane = self._add_lane(flow)
+        lane.claimed_at = now
         if lane.head == self._size:
             if self._may_open(lane):
                 self._open_next(lane)
-            elif lane.owned or (lane := self._guest_of()) is None:
+            elif lane.owned or (lane := self._shared_lane()) is None:
                 return None
         start = lane.base + lane.head
         count = min(wanted, self._size - lane.head)
@@ -90,29 +90,29 @@ class SlotAllocator:
         return start, start + count
 
     def free(self, start: int, stop: int) -> None:
-        """Give rows back that were claimed."""
+        """Free claimed rows."""
         segment = start % self._capacity // self._size
         self._held[segment] -= stop - start
         assert self._held[segment] >= 0
         if self._held[segment] == 0:
             lane = self._owners[segment]
             if segment != lane.segment or lane.head == self._size or len(self._lanes) > 1:
-                self._give_back(segment)
+                self._release(segment)
 
     @property
     def held(self) -> int:
-        """Slots that are claimed and not free again."""
+        """How many slots are claimed."""
         return sum(self._held)
 
-    def _enter(self, flow: Flow) -> _Lane:
-        """Make a lane; from the second on, open segments without rows are free to all."""
+    def _add_lane(self, flow: Flow) -> _Lane:
+        """Make a lane; from the second on, open segments without rows are released."""
         for lane in self._lanes.values():
             if lane.segment >= 0 and self._held[lane.segment] == 0:
-                self._give_back(lane.segment)
+                self._release(lane.segment)
         lane = self._lanes[flow] = _Lane(self._size)
         return lane
 
-    def _give_back(self, segment: int) -> None:
+    def _release(self, segment: int) -> None:
         lane = self._owners[segment]
         lane.owned -= 1
         if lane.segment == segment:
@@ -123,19 +123,19 @@ class SlotAllocator:
         """Whether a flow may have one more segment."""
         if not self._free or not lane.owned:
             return bool(self._free)
-        since = lane.asked - _PRESENT_S
+        since = lane.claimed_at - _PRESENT_S
         others = [
             other.owned
             for other in self._lanes.values()
-            if other is not lane and (other.owned or other.asked > since)
+            if other is not lane and (other.owned or other.claimed_at > since)
         ]
         if not others or self._segments < _LEAST_SEGMENTS:
             return True
         part = self._segments / (2 * (len(others) + 1))
         if lane.owned + 1 <= part:
             return True
-        set_aside = sum([part - owned for owned in others if owned < part])
-        return len(self._free) > math.ceil(set_aside)
+        reserved = sum([part - owned for owned in others if owned < part])
+        return len(self._free) > math.ceil(reserved)
 
     def _open_next(self, lane: _Lane) -> None:
         segment = lane.segment = self._free.pop()
@@ -145,7 +145,7 @@ class SlotAllocator:
         lane.base = self._generation * self._capacity + segment * self._size
         self._generation += 1
 
-    def _guest_of(self) -> _Lane | None:
-        """Whose open segment has room for a flow that has none, as none is free; the newest."""
+    def _shared_lane(self) -> _Lane | None:
+        """The newest open segment that a flow without one may use, as none is free."""
         lanes = [lane for lane in self._lanes.values() if lane.head < self._size]
         return max(lanes, key=lambda lane: lane.base, default=None)

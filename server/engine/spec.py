@@ -1,4 +1,4 @@
-"""What the engine is told at its start: the models that it serves, and how much may wait.
+"""The engine's configuration: the models that it serves, and how much may wait.
 
 Used in the supervisor, which makes it, and in the front-end.
 """
@@ -37,10 +37,10 @@ class QueueLimits(msgspec.Struct, frozen=True):
     """How much may wait.
 
     Attributes:
-        queue_s: how long what is before a request may take.
+        queue_s: how long what is before a request may take, seconds.
         waiting_requests: how many of a model and a priority may wait for slots of the arena.
         waiting_rows: how many rows these may have together.
-        answer_bytes: what all answers may hold while they are put together.
+        answer_bytes: what all answers may hold while they are assembled.
     """
 
     queue_s: float

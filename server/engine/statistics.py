@@ -1,8 +1,8 @@
-"""What was done and how long it took; the protocol's statistics and the metrics are made of it.
+"""Counters of what was done and how long it took; source of the statistics and the metrics.
 
 Runs in the front-end. Ensembles count requests: each one that named the model counts once, as a
 success or as a failure. Members count rows, whichever ensemble they were predicted for, because
-their batches hold rows of many requests. Times are kept in seconds and told in nanoseconds.
+their batches hold rows of many requests. Times are kept in seconds and reported in nanoseconds.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = [
     "model_statistics",
 ]
 
-#: So many moments of requests, five each, are taken into the histograms at once.
-_MANY_MOMENTS = 5 * 256
+#: So many times of requests, five each, are observed in the histograms at once.
+_MOST_BUFFERED = 5 * 256
 
-#: What may become of a request, and why it may be refused (see `server.errors`).
+#: The outcomes of requests, and the reasons for refusals (see `server.errors`).
 OUTCOMES = (
     *("ok", "degraded", "invalid", "unauthenticated", "forbidden", "unknown_model"),
     *("body_timeout", "too_large", "queue_full", "member_failed", "unavailable", "deadline"),
@@ -68,7 +68,7 @@ class ModelCounters:
     """Requests to one model. All times are in seconds, one observation per request.
 
     Attributes:
-        outcomes: requests, by what became of them.
+        outcomes: requests, by outcome.
         refusals: those that were refused, by reason.
         rows: of the successes.
         failure: times from having a request's head to having the error.
@@ -85,12 +85,12 @@ class ModelCounters:
         self.last = 0.0
         self.saved = 0
         self._times = RequestTimes(*(Histogram() for _ in RequestTimes._fields))
-        self._moments: list[float] = []
+        self._buffered: list[float] = []
 
     @property
     def times(self) -> RequestTimes:
         """How long the successes took."""
-        self._take_moments()
+        self._flush()
         return self._times
 
     def succeed(self, arrived: float, answer: Answer) -> None:
@@ -99,16 +99,16 @@ class ModelCounters:
         self.rows += answer.rows
         self.last = time.time()
         self.saved += answer.saved
-        moments = self._moments
-        moments += (arrived, answer.accepted, answer.started, answer.ended, time.monotonic())
-        if len(moments) > _MANY_MOMENTS:  # five histograms at each request would be slow
-            self._take_moments()
+        buffered = self._buffered
+        buffered += (arrived, answer.accepted, answer.started, answer.ended, time.monotonic())
+        if len(buffered) > _MOST_BUFFERED:  # five histograms at each request would be slow
+            self._flush()
 
-    def _take_moments(self) -> None:
-        if not self._moments:
+    def _flush(self) -> None:
+        if not self._buffered:
             return
-        moments = np.array(self._moments).reshape(-1, len(RequestTimes._fields))
-        self._moments.clear()
+        moments = np.array(self._buffered).reshape(-1, len(RequestTimes._fields))
+        self._buffered.clear()
         stages = np.diff(moments).T
         for histogram, times in zip(
             self._times, (moments[:, -1] - moments[:, 0], *stages), strict=True
@@ -128,7 +128,7 @@ class ModelCounters:
 
 @dataclass(slots=True)
 class MemberCounters:
-    """What a member has done for whatever ensemble. All times are sums over rows, in seconds.
+    """What a member has done, for all ensembles. All times are sums over rows, in seconds.
 
     Attributes:
         rows, failed: rows that it predicted, and that it failed on.
@@ -151,7 +151,7 @@ class MemberCounters:
     last: float = 0.0
 
     def run(self, rows: int, failed: int, waited_s: float, elapsed_s: float) -> None:
-        """Count a batch, unless it was skipped because nobody wanted its rows any more.
+        """Count a batch, unless it was skipped because none of its rows was needed any more.
 
         Args:
             rows: how many it predicted.
@@ -180,7 +180,7 @@ class InstanceCounters:
     Attributes:
         rows: of its batches.
         times: how long these took, in seconds.
-        busy_s: seconds of all its jobs, of those too whose rows nobody wanted any more.
+        busy_s: seconds of all its jobs, also of those whose rows were not needed any more.
     """
 
     rows: Histogram = field(default_factory=lambda: Histogram(BATCH_ROWS))
@@ -222,7 +222,7 @@ def model_statistics(name: str, version: str, counted: ModelCounters) -> dict[st
 def member_statistics(name: str, version: str, counted: MemberCounters) -> dict[str, Any]:
     """The protocol's statistics of a member: its counts are rows.
 
-    What it takes to read inputs and to write predictions is part of the inference.
+    The time to read inputs and to write predictions is part of the inference.
     """
     n, failed = counted.rows, counted.failed
     return {

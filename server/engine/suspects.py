@@ -1,8 +1,8 @@
-"""Rows that may be what their workers died of, found by elimination.
+"""Rows that may have killed their workers, found by elimination.
 
 Runs in the front-end; pure. What a worker was executing when it died is suspected, and most of it
-wrongly. So it runs again, from the second death on each row by itself, until a row has had as many
-deaths as no innocent one has.
+wrongly. So it runs again, from the second death on each row by itself, until a row has seen more
+deaths than an innocent one can.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FAIL_AFTER = 5
 
 
 class Verdict(Enum):
-    """What becomes of a row after a death."""
+    """What happens to a row after a death."""
 
     AGAIN = auto()
     ALONE = auto()
@@ -44,7 +44,7 @@ class Suspects:
         return Verdict.ALONE if deaths >= _ALONE_AFTER else Verdict.AGAIN
 
     def acquit(self, member: Member, start: int, stop: int) -> None:
-        """Forget the deaths of rows that a member has survived, or need not run any more."""
+        """Forget the deaths of rows that a member has survived, or that are not needed any more."""
         if self._deaths:
             for row in range(start, stop):
                 self._deaths.pop((member, row), None)

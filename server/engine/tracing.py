@@ -1,4 +1,4 @@
-"""Traces of requests: who is traced, and the front-end's spans.
+"""Tracing: which requests are traced, and the front-end's spans.
 
 Runs in the front-end, and is imported only if tracing is configured. A request that comes with a
 sampled W3C ``traceparent``, or without one and is drawn by lot, has a span, with children::
@@ -44,7 +44,7 @@ _SERVER_ERROR = 500
 
 
 class Tracer:
-    """Decides who is traced, and begins traces.
+    """Decides which requests are traced, and begins traces.
 
     Attributes:
         in_flight: how many requests are being traced.
@@ -86,7 +86,7 @@ class RequestTrace:
     Attributes:
         trace_id: 32 hexadecimal digits.
         packed: its span, as workers get it.
-        accepted: when the engine took it, on the monotonic clock; 0 if it has not.
+        accepted: when the engine accepted it, on the monotonic clock; 0 if it has not.
     """
 
     def __init__(self, tracer: Tracer, span: Span) -> None:
@@ -99,7 +99,7 @@ class RequestTrace:
         self._answer: Answer | None = None
 
     def answered(self, answer: Answer, members: Sequence[str]) -> None:
-        """The answer is there, and rests on these members."""
+        """Note the answer, and the members that it rests on."""
         self._answer = answer
         self._span.set_attribute("ensembled.rows", answer.rows)
         self._span.set_attribute("ensembled.members", tuple(members))
@@ -140,11 +140,11 @@ class JobTraces:
         self._arenas = arenas
 
     def packed(self, job: OpenJob) -> tuple[bytes, ...]:
-        """What the worker is told."""
+        """The spans' contexts, as the worker gets them."""
         return tuple(trace.packed for trace in self._of(job))
 
     def lost(self, job: OpenJob) -> None:
-        """The worker died before it could tell of the job: so the front-end does."""
+        """Record a job whose worker died before it could."""
         member, device = job.placement.member.name, job.placement.device.name
         about = describe_batch(member, device, job.id, tuple(job.ranges))
         for trace in self._of(job):
