@@ -2,6 +2,5 @@
 
 import os
 
-# Before gRPC is first imported: its core would log clients' mistakes to stderr; they are told
-# anyway.
+# Before gRPC is first imported: its core would log clients' mistakes to stderr.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -131,8 +131,8 @@ def _warn_of_reach(host: str, spec: SecuritySpec) -> Iterator[str]:
         return
     if spec.is_open:
         yield (
-            f"the server listens on {host} and asks nobody for a key or a certificate: whoever "
-            "reaches it may use it (server.api_keys, server.tls.client_ca)"
+            f"the server listens on {host} and requires neither an API key nor a certificate: "
+            "anyone who reaches it may use it (server.api_keys, server.tls.client_ca)"
         )
     elif spec.tls is None:
         yield f"the server listens on {host} without TLS: API keys can be overheard (server.tls)"

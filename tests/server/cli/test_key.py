@@ -54,7 +54,7 @@ def test_check_finds_what_is_wrong_with_keys_and_warns_of_what_is_open(tmp_path)
 
     found = check(host="0.0.0.0")
     assert found.exit_code == 0
-    assert "\nwarning: the server listens on 0.0.0.0 and asks nobody for a key" in found.stdout
+    assert "\nwarning: the server listens on 0.0.0.0 and requires neither" in found.stdout
     assert "warning" not in check().stdout
     (tmp_path / "no.pem").write_text("no")
     found = check(tls={"certificate": "no.pem", "key": "no.pem"})

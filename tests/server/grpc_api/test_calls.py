@@ -85,7 +85,7 @@ def begin(calls, message=None, handle=lambda unary, message: unary.succeed(messa
     return call
 
 
-def test_a_message_and_its_answer():
+def test_a_message_and_its_response():
     async def run():
         async with calls_of() as (calls, _):
             call = begin(calls, b"abc")
@@ -97,7 +97,7 @@ def test_a_message_and_its_answer():
     asyncio.run(run())
 
 
-def test_a_message_that_does_not_come():
+def test_a_message_that_does_not_arrive():
     async def run():
         async with calls_of() as (calls, refused):
             call = begin(calls)
@@ -123,7 +123,7 @@ def test_a_call_without_a_message():
     asyncio.run(run())
 
 
-def test_a_client_that_gives_up():
+def test_a_client_that_cancels():
     async def run():
         async with calls_of(ClientLimits()) as (calls, refused):
             call = begin(calls)
@@ -136,7 +136,7 @@ def test_a_client_that_gives_up():
     asyncio.run(run())
 
 
-def test_a_client_that_gives_up_while_its_request_is_worked_on():
+def test_a_client_that_cancels_while_its_request_runs():
     async def run():
         async with calls_of(ClientLimits()) as (calls, _):
             cancelled = []
@@ -169,7 +169,7 @@ def test_a_method_that_fails(error):
     asyncio.run(run())
 
 
-def test_calls_of_strangers_are_refused_and_not_read():
+def test_unauthenticated_calls_are_refused_unread():
     async def run():
         security = SecuritySpec(keys=(ApiKey("a", bytes(32), ("infer",)),))
         async with calls_of(security=security) as (calls, _):
@@ -180,7 +180,7 @@ def test_calls_of_strangers_are_refused_and_not_read():
     asyncio.run(run())
 
 
-def test_calls_beyond_the_limit_are_refused_and_not_read():
+def test_calls_beyond_the_limit_are_refused_unread():
     async def run():
         async with calls_of(ClientLimits(calls=2)) as (calls, refused):
             first = [begin(calls), begin(calls)]
@@ -201,7 +201,7 @@ def test_calls_beyond_the_limit_are_refused_and_not_read():
     asyncio.run(run())
 
 
-def test_answers_that_are_being_written_count_as_calls():
+def test_responses_being_written_count_as_calls():
     async def run():
         async with calls_of(ClientLimits(calls=2)) as (calls, _):
             written = [begin(calls, b"abc") for _ in range(2)]
@@ -212,7 +212,7 @@ def test_answers_that_are_being_written_count_as_calls():
     asyncio.run(run())
 
 
-def test_streams_take_no_more_than_half_of_the_calls():
+def test_streams_are_limited_to_half_of_the_calls():
     async def run():
         async with calls_of() as (calls, refused):
             over = asyncio.Event()
@@ -262,7 +262,7 @@ def test_messages_count_until_they_are_answered():
 
 
 @pytest.mark.parametrize("streams", [False, True])
-def test_an_answer_that_is_not_taken_ends_the_connection(monkeypatch, streams):
+def test_an_unread_response_ends_the_connection(monkeypatch, streams):
     async def run():
         ended, times = asyncio.Event(), []
 
@@ -292,7 +292,7 @@ def test_an_answer_that_is_not_taken_ends_the_connection(monkeypatch, streams):
     asyncio.run(run())
 
 
-def test_answers_that_are_not_taken_share_a_bound(monkeypatch):
+def test_unread_responses_share_a_limit(monkeypatch):
     async def run():
         ended = []
 
@@ -308,7 +308,7 @@ def test_answers_that_are_not_taken_share_a_bound(monkeypatch):
     asyncio.run(run())
 
 
-def test_the_answers_of_a_stream_count_from_when_they_are_there():
+def test_responses_of_a_stream_count_once_they_are_ready():
     async def run():
         async with calls_of() as (calls, _):
             unsent = calls.unsent_responses(Call())

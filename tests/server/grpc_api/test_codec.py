@@ -148,7 +148,7 @@ BAD_TENSORS = {
 
 
 @pytest.mark.parametrize("case", BAD_TENSORS)
-def test_tensors_that_make_no_sense(case):
+def test_invalid_tensors(case):
     request, says = BAD_TENSORS[case]
     with pytest.raises(InvalidRequest, match=says):
         tensors(request)
@@ -172,7 +172,7 @@ def test_several_inputs_keep_their_order():
 # -- the rest of a request ---------------------------------------------------------------------
 
 
-def test_what_a_request_says():
+def test_decoding_of_a_request():
     request = with_raw(ask(), EIGHT)
     request.model_version, request.id = "1", "straße"
     request.parameters["timeout"].int64_param = 2_000_000
@@ -192,7 +192,7 @@ def test_what_a_request_says():
     assert [(o.name, o.classes) for o in made.outputs] == [("output", 3), ("entropy", 0)]
 
 
-def test_by_default_the_combined_answer_is_wanted():
+def test_the_combined_output_is_the_default():
     assert read(ask()).head.outputs == (RequestedOutput(),)
 
 
@@ -237,7 +237,7 @@ BAD_REQUESTS = {
 
 
 @pytest.mark.parametrize("case", BAD_REQUESTS)
-def test_requests_that_make_no_sense(case):
+def test_invalid_requests(case):
     request, says = BAD_REQUESTS[case]
     with pytest.raises(InvalidRequest, match=says):
         read(request)
@@ -259,12 +259,12 @@ def test_malformed_messages(data):
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_or_refused(data):
+def test_any_bytes_are_decoded_or_refused(data):
     with suppress(InvalidRequest):
         decode_fields(split_fields(data)).build()
 
 
-def test_fields_that_are_not_ours_are_passed_over():
+def test_unknown_fields_are_ignored():
     request = with_raw(ask(), EIGHT)
     request.id = "7"
     data = request.SerializeToString() + b"\x42\x02ab\x48\x01"  # fields 8 and 9
@@ -286,7 +286,7 @@ def test_a_malformed_message_of_any_class():
     st.booleans(),
     st.lists(st.tuples(st.text(max_size=9), st.binary(max_size=300)), max_size=4),
 )
-def test_answers(request_id, degraded, outputs):
+def test_responses(request_id, degraded, outputs):
     made = [OutputTensor(name, "UINT8", [1, len(data)], data) for name, data in outputs]
     expected = Response(model_name="m", model_version="1", id=request_id)
     expected.parameters["members"].string_param = "a,b"

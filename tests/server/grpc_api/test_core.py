@@ -32,7 +32,7 @@ def echo(call):
     call.receive(lambda message: call.respond(message, lambda _: None))
 
 
-def test_a_call_and_what_it_says_of_itself():
+def test_attributes_of_a_call():
     async def run():
         calls = []
 
@@ -104,7 +104,7 @@ def test_many_messages():
     asyncio.run(run())
 
 
-def test_an_event_that_can_not_be_handled(caplog):
+def test_a_failing_event_handler(caplog):
     async def run():
         def on_call(call):
             echo(call)
@@ -118,7 +118,7 @@ def test_an_event_that_can_not_be_handled(caplog):
 
 
 @pytest.mark.parametrize("goes", ["by cancelling", "by its deadline"])
-def test_a_client_that_goes(goes):
+def test_a_client_that_disconnects(goes):
     async def run():
         cancelled, calls = asyncio.Event(), []
         came = asyncio.Event()
@@ -145,7 +145,7 @@ def test_a_client_that_goes(goes):
 
 
 @pytest.mark.parametrize("grace_s", [1000, 0])
-def test_at_its_end_it_waits_for_calls_but_not_for_ever(grace_s):
+def test_stop_waits_for_calls_at_most_the_grace_period(grace_s):
     async def run():
         calls, came, cancelled = [], asyncio.Event(), asyncio.Event()
 
@@ -183,7 +183,7 @@ def test_a_port_that_is_taken():
     asyncio.run(run())
 
 
-def test_calls_leave_nothing_behind():
+def test_calls_leave_no_garbage():
     """Nothing that only the collector of garbage would find."""
 
     def left_behind():
@@ -236,7 +236,7 @@ def test_a_connection_is_ended(pair):
     assert accepted.recv(1) == b""
 
 
-def test_looking_for_connections_leaves_no_descriptor_open(pair):
+def test_ending_connections_leaves_no_descriptor_open(pair):
     before = os.listdir("/proc/self/fd")
     end_connections({pair[2]})
     assert len(os.listdir("/proc/self/fd")) == len(before)

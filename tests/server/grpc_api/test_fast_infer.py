@@ -95,7 +95,7 @@ def payload(number, rows=1):
     return bytes([number]) * 300 * rows
 
 
-def test_requests_that_differ_only_in_their_tensors_are_of_one_kind():
+def test_requests_that_differ_only_in_their_tensors_match():
     scene = Scene()
     assert not scene.takes(message(payload(1)))
     scene.remember(message(payload(1)))
@@ -106,7 +106,7 @@ def test_requests_that_differ_only_in_their_tensors_are_of_one_kind():
 
 
 @given(st.permutations(["x", "y", "z"]), st.integers(1, 3))
-def test_each_tensor_goes_where_its_name_says(names, rows):
+def test_each_tensor_goes_to_the_input_of_its_name(names, rows):
     scene = Scene(inputs=("x", "y", "z"))
     scene.remember(message(*[payload(1, rows)] * 3, names=names))
     given_ = [payload(10 + i, rows) for i in range(3)]
@@ -127,7 +127,7 @@ def test_each_tensor_goes_where_its_name_says(names, rows):
         message(payload(2)) + b"\x1a\x00",
     ],
 )
-def test_what_is_of_another_kind(other):
+def test_requests_that_do_not_match(other):
     scene = Scene()
     scene.remember(message(payload(1)))
     assert not scene.takes(other)
@@ -143,13 +143,13 @@ def test_what_is_of_another_kind(other):
         message(payload(1)).replace(b"\x3a\xac\x02", b"\x3a\xac\x82\x00"),  # a longer length
     ],
 )
-def test_what_is_not_remembered(sent):
+def test_requests_without_a_plan(sent):
     scene = Scene()
     scene.remember(sent)
     assert not scene.takes(sent)
 
 
-def test_neither_are_other_outputs_nor_who_wants_every_line():
+def test_no_plans_of_other_outputs_nor_with_a_full_access_log():
     request = Request.FromString(message(payload(1)))
     request.outputs.add(name="output").parameters["classification"].int64_param = 1
     scene = Scene()
@@ -161,13 +161,13 @@ def test_neither_are_other_outputs_nor_who_wants_every_line():
 
 
 @pytest.mark.parametrize("restricts_urgent", [False, True])
-def test_who_may_be_urgent_is_looked_at_elsewhere(restricts_urgent):
+def test_restricted_urgent_requests_take_the_slow_path(restricts_urgent):
     scene = Scene(restricts_urgent=restricts_urgent)
     scene.remember(message(payload(1)), InferOptions(priority=HIGH))
     assert scene.takes(message(payload(1))) is not restricts_urgent
 
 
-def test_kinds_of_one_length_are_bounded():
+def test_plans_of_one_length_are_bounded():
     scene = Scene()
     names = [chr(letter) for letter in range(ord("a"), ord("z"))]
     sent = [message(payload(1)).replace(b"\x0a\x01m", b"\x0a\x01" + n.encode()) for n in names]
@@ -176,7 +176,7 @@ def test_kinds_of_one_length_are_bounded():
     assert [scene.takes(one) for one in sent] == [False] * (len(names) - 8) + [True] * 8
 
 
-def test_a_kind_is_remembered_once_however_many_came_at_first():
+def test_concurrent_first_requests_make_one_plan():
     scene = Scene()
     other = message(payload(1)).replace(b"\x0a\x01m", b"\x0a\x01n")
     scene.remember(other)
@@ -186,7 +186,7 @@ def test_a_kind_is_remembered_once_however_many_came_at_first():
     assert scene.takes(message(payload(1)))
 
 
-def test_answers_are_those_of_the_ordinary_way():
+def test_responses_equal_those_of_the_slow_path():
     scene = Scene()
     scene.remember(message(payload(1)))
     for values, degraded in ((b"abcd", False), (b"efgh", False), (bytearray(b"ijkl"), True)):
@@ -199,7 +199,7 @@ def test_answers_are_those_of_the_ordinary_way():
     assert scene.endpoint.counters.outcomes == {"ok": 2, "degraded": 1}
 
 
-def test_a_refusal_is_counted_and_told():
+def test_a_refusal_is_counted_and_sent():
     scene = Scene(error=QueueFull("full", 1.0, "waiting"))
     scene.remember(message(payload(1)))
     unary = Unary()
@@ -208,7 +208,7 @@ def test_a_refusal_is_counted_and_told():
     assert scene.endpoint.counters.outcomes == {"queue_full": 1}
 
 
-def test_a_client_that_goes():
+def test_a_client_that_disconnects():
     scene = Scene()
     scene.remember(message(payload(1)))
     unary = Unary()

@@ -33,7 +33,7 @@ def make_call(method):
     return call
 
 
-def test_a_client_that_goes_before_its_request_is_begun():
+def test_a_client_that_cancels_before_its_request_begins():
     async def run():
         service, call = make_service(), make_call("ModelInfer")
         service.handle(call)

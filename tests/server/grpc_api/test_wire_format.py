@@ -51,7 +51,7 @@ def test_fields_in_any_order_and_given_twice(one, two):
 
 
 @given(st.binary(max_size=100))
-def test_what_is_taken_apart_is_what_protobuf_reads(data):
+def test_split_fields_agree_with_protobuf(data):
     fields = split_fields(data)
     try:
         whole = Request.FromString(data)
@@ -68,7 +68,7 @@ def test_what_is_taken_apart_is_what_protobuf_reads(data):
 def test_a_request_cut_short_is_no_other_request(request_, data):
     serialized = request_.SerializeToString()
     cut = serialized[: data.draw(st.integers(0, len(serialized)))]
-    test_what_is_taken_apart_is_what_protobuf_reads.hypothesis.inner_test(cut)
+    test_split_fields_agree_with_protobuf.hypothesis.inner_test(cut)
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_a_request_cut_short_is_no_other_request(request_, data):
         b"\x0a\x80",  # a length without an end
     ],
 )
-def test_what_needs_a_parser_is_left_whole(data):
+def test_messages_that_need_a_parser_are_left_whole(data):
     assert split_fields(data) == (data, None, ())
 
 
-def test_a_length_in_more_bytes_than_it_needs():
+def test_a_length_with_redundant_bytes():
     assert split_fields(b"\x1a\x82\x80\x00ab").id == b"ab"
 
 
@@ -134,7 +134,7 @@ def test_numbers_that_are_not_packed_are_parts():
 
 
 @given(st.binary(max_size=200))
-def test_whatever_is_looked_into_an_end_is_found(data):
+def test_part_counting_always_ends(data):
     check_part_count(data)
     check_part_count(b"".join(length_prefixed(5, data)))
 

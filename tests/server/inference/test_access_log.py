@@ -55,7 +55,7 @@ def ask(*headers):
 
 
 @pytest.mark.parametrize("given", [(), (b"mine",), (b"not one",)])
-def test_an_internal_error_names_the_line_in_the_log(caplog, given):
+def test_an_internal_error_names_the_log_record(caplog, given):
     with caplog.at_level(logging.ERROR):
         status, headers, document = ask(*given)
     assert status == 500
@@ -78,7 +78,7 @@ class Call:
         self.code, self.text = code, text
 
 
-def test_so_does_a_call(caplog):
+def test_an_internal_error_of_a_call_names_the_log_record(caplog):
     call = Call()
     with caplog.at_level(logging.ERROR):
         fail(call, ZeroDivisionError("oh"))
@@ -93,7 +93,7 @@ def test_so_does_a_call(caplog):
     ("kind", "told"),
     [("none", []), ("errors", ["failed"]), ("all", ["refused", "failed", "refused"])],
 )
-def test_who_has_a_line(caplog, kind, told):
+def test_which_requests_are_logged(caplog, kind, told):
     log = AccessLog(kind)
     errors = [InvalidRequest("x"), DeadlineExceeded("x"), ClientGone()]
     with caplog.at_level(logging.INFO):
@@ -104,7 +104,7 @@ def test_who_has_a_line(caplog, kind, told):
 
 
 @given(st.text(max_size=200))
-def test_an_id_is_short_and_visible(text):
+def test_valid_request_ids(text):
     assert valid_request_id(text) in {"", text}
     if valid_request_id(text):
         assert len(text) <= 128
@@ -113,7 +113,7 @@ def test_an_id_is_short_and_visible(text):
         assert " " not in text
 
 
-def test_the_first_that_can_be_used_counts():
+def test_the_first_valid_request_id_is_used():
     assert valid_request_id("a", "b") == "a"
     assert valid_request_id("", "b") == "b"
     assert valid_request_id("a b", "x" * 129, "x" * 128) == "x" * 128

@@ -7,7 +7,7 @@ from server.inference.generational_cache import GenerationalCache
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 30)), max_size=200), st.integers(1, 8))
-def test_it_knows_what_it_was_told_or_nothing_and_stays_small(steps, generation):
+def test_values_are_right_or_absent_and_the_size_is_bounded(steps, generation):
     recent = GenerationalCache(generation)
     for puts, key in steps:
         if puts:
@@ -18,7 +18,7 @@ def test_it_knows_what_it_was_told_or_nothing_and_stays_small(steps, generation)
         assert len(recent) <= 2 * generation
 
 
-def test_what_is_asked_for_stays_and_the_rest_goes():
+def test_used_entries_stay():
     recent = GenerationalCache(4)
     recent.put("mine", 1)
     for number in range(100):

@@ -26,7 +26,7 @@ def wanted(*names, **options):
     return tuple(RequestedOutput(name, **options) for name in names)
 
 
-def test_what_a_model_gives_on_request():
+def test_extra_outputs_of_a_model():
     described = {tensor.name: (tensor.datatype, tensor.shape) for tensor in extra_outputs(model())}
     assert described == {
         "class": ("INT64", ()),
@@ -63,7 +63,7 @@ def test_options_know_members_and_outputs_by_their_index():
         (wanted("member_mask", classes=1), "does not consist of classes"),
     ],
 )
-def test_outputs_that_are_not_there_are_refused(outputs, complaint):
+def test_unknown_outputs_are_refused(outputs, complaint):
     with pytest.raises(InvalidRequest, match=complaint):
         infer_options(model(), NOTHING, outputs)
 
@@ -94,7 +94,7 @@ def extras(options):
     return filled
 
 
-def test_tensors_come_in_the_order_in_which_they_are_wanted():
+def test_tensors_come_in_the_requested_order():
     outputs = wanted("variance", "output", "member_mask", "output.two")
     options = infer_options(model(), NOTHING, outputs)
     answer = Answer(VALUES.tobytes(), 2, 0b100, True, extras(options))
@@ -107,7 +107,7 @@ def test_tensors_come_in_the_order_in_which_they_are_wanted():
     assert (two.shape, set(np.frombuffer(two.data, np.float32))) == ([2, 3], {2.0})
 
 
-def test_members_can_be_told_by_their_best_classes():
+def test_classes_of_members():
     outputs = wanted("output.four", classes=1)
     options = infer_options(model(), NOTHING, outputs)
     answer = Answer(VALUES.tobytes(), 2, 0b10100, False, extras(options))

@@ -135,20 +135,20 @@ PIXELS = np.zeros((2, 4, 4, 3), np.uint8)
         (InputTensor("image", "FP32", [2, 4, 4, 3], PIXELS.astype(np.float32)), "FP32"),
     ],
 )
-def test_images_that_can_not_be_used_are_refused(tensor, complaint):
+def test_invalid_images_are_refused(tensor, complaint):
     with pytest.raises(InvalidRequest, match=complaint):
         bind(tensor)
 
 
 @pytest.mark.parametrize("bad", [{0}, {40, 7, 199}, {999}])
-def test_of_many_images_the_first_that_is_bad_is_named(bad):
+def test_the_first_bad_image_is_named(bad):
     good, _ = photo(0)
     elements = [b"nonsense" if row in bad else good for row in range(1000)]
     with pytest.raises(InvalidRequest, match=f"^image {min(bad)}: "):
         bind(InputTensor("image", "BYTES", [1000], elements=elements))
 
 
-def test_a_crowd_of_bad_images_is_not_decoded(monkeypatch):
+def test_decoding_stops_at_a_bad_image(monkeypatch):
     decoded = []
 
     def count(image, *others):
@@ -185,13 +185,13 @@ def test_decoded_images_hold_memory_until_they_are_freed():
     asyncio.run(run())
 
 
-def test_more_images_than_there_is_memory_for_are_refused():
+def test_images_beyond_the_memory_budget_are_refused():
     tensor = InputTensor("image", "BYTES", [5], elements=[photo(0)[0]] * 5)
     with pytest.raises(RequestTooLarge, match=r"^5 images take 780 bytes"):
         bind(tensor, budget=MemoryBudget(5 * ROW_BYTES - 1))
 
 
-def test_arrays_that_can_not_be_made_hold_no_memory(monkeypatch):
+def test_failed_allocations_hold_no_memory(monkeypatch):
     def empty(*_):
         raise MemoryError("none is left")
 

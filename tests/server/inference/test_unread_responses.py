@@ -37,7 +37,7 @@ def ended(clients):
     return [client.ended for client in clients]
 
 
-def test_within_the_limit_nobody_is_ended():
+def test_within_the_limit_no_reader_is_ended():
     unread = UnreadResponses(LIMIT)
     clients = holding(unread, 500, 400, 100)
     assert unread.held_bytes == LIMIT
@@ -48,7 +48,7 @@ def test_within_the_limit_nobody_is_ended():
     assert not any(ended(clients))
 
 
-def test_those_with_much_are_ended_and_of_them_who_has_waited_longest():
+def test_the_longest_waiting_of_large_readers_are_ended():
     unread = UnreadResponses(LIMIT)
     clients = holding(unread, 10, 450, 450, 200)
     assert ended(clients) == [False, True, False, False]
@@ -57,7 +57,7 @@ def test_those_with_much_are_ended_and_of_them_who_has_waited_longest():
     assert ended(clients) == [False, True, True, False, False]
 
 
-def test_whoever_is_alone_may_have_a_larger_answer():
+def test_a_single_reader_may_have_one_larger_response():
     unread = UnreadResponses(LIMIT)
     clients = holding(unread, 5000)
     assert ended(clients) == [False]
@@ -65,7 +65,7 @@ def test_whoever_is_alone_may_have_a_larger_answer():
     assert ended(clients) == [True, False]
 
 
-def test_whoever_is_alone_with_several_answers_is_ended():
+def test_a_single_reader_with_several_responses_is_ended():
     unread = UnreadResponses(LIMIT)
     (client,) = holding(unread, 900)
     client.nbytes, client.several = 1800, True
@@ -73,7 +73,7 @@ def test_whoever_is_alone_with_several_answers_is_ended():
     assert (client.ended, unread.held_bytes) == (True, 0)
 
 
-def test_what_was_read_meanwhile_counts_no_more():
+def test_bytes_sent_meanwhile_do_not_count():
     unread = UnreadResponses(LIMIT)
     clients = holding(unread, 600, 300)
     clients[0].nbytes = 50
@@ -82,7 +82,7 @@ def test_what_was_read_meanwhile_counts_no_more():
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 700)), max_size=60))
-def test_the_limit_holds_and_small_answers_are_left_alone(steps):
+def test_the_limit_holds_and_small_responses_survive(steps):
     unread = UnreadResponses(LIMIT)
     held = {}
     for number, nbytes in steps:

@@ -98,7 +98,7 @@ def test_a_gpu_that_several_devices_share_is_one():
 
 
 @pytest.mark.parametrize(("cannot", "question"), [("power", POWER), ("energy", ENERGY)])
-def test_what_a_gpu_does_not_tell_is_left_out(cannot, question):
+def test_unsupported_gpu_metrics_are_left_out(cannot, question):
     told = Gpus([CUDA], lambda: FakeNvml("GPU-a", cannot=cannot)).read()
     assert told.pop(question) == {}
     assert all(told.values())
@@ -109,7 +109,7 @@ def missing():
 
 
 @pytest.mark.parametrize("load", [missing, lambda: FakeNvml(dead=True), FakeNvml])
-def test_no_nvml_or_no_such_gpu_is_said_once(load, caplog):
+def test_a_missing_nvml_or_gpu_is_logged_once(load, caplog):
     gpus = Gpus([CUDA], load)
     for _ in range(3):
         assert not any(gpus.read().values())
@@ -117,7 +117,7 @@ def test_no_nvml_or_no_such_gpu_is_said_once(load, caplog):
     assert "NVML" in record.getMessage()
 
 
-def test_without_gpus_nvml_is_not_asked():
+def test_without_gpus_nvml_is_not_loaded():
     def load():
         raise AssertionError
 
@@ -130,7 +130,7 @@ def scrape(devices, load):
     return body.decode().splitlines()
 
 
-def test_what_prometheus_reads():
+def test_exposition_of_devices():
     lines = scrape([CPU, CUDA], lambda: FakeNvml("GPU-a"))
     assert 'ensembled_gpu_energy_joules_total{gpu="GPU-a"} 7.25' in lines
     assert 'ensembled_gpu_power_watts{gpu="GPU-a"} 150.5' in lines
@@ -139,7 +139,7 @@ def test_what_prometheus_reads():
     assert 'ensembled_metrics_errors_total{collector="devices"} 0.0' in lines
 
 
-def test_an_nvml_that_breaks_in_any_way_breaks_no_scrape():
+def test_a_failing_nvml_breaks_no_scrape():
     class Broken(FakeNvml):
         def nvmlDeviceGetUtilizationRates(self, gpu):
             raise RuntimeError("the library is of another version")

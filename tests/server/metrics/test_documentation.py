@@ -26,12 +26,12 @@ def request_errors():
     return [each for each in found if isinstance(each, type) and issubclass(each, RequestError)]
 
 
-def test_outcomes_and_reasons_are_explained():
+def test_outcomes_and_reasons_are_documented():
     assert documented_words("Outcomes") == set(OUTCOMES)
     assert documented_words("Refusals") == set(REASONS)
 
 
-def test_every_error_has_an_outcome_that_is_known():
+def test_every_error_has_a_known_outcome():
     for error in request_errors():
         assert error.outcome in OUTCOMES, error
         assert error.outcome != "internal" or error.http_status == 500, error
@@ -39,12 +39,12 @@ def test_every_error_has_an_outcome_that_is_known():
 
 
 @pytest.mark.parametrize("query", documented_queries())
-def test_a_documented_question_asks_for_what_there_is(query):
+def test_documented_queries_use_existing_metrics(query):
     assert problems(query) == []
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
-def test_an_alert_says_how_bad_it_is_and_what_it_is(rule):
+def test_alerts_have_a_severity_and_a_summary(rule):
     assert rule["labels"]["severity"] in {"warning", "critical"}
     assert rule["annotations"]["summary"]
 
@@ -148,7 +148,7 @@ def group(rule, given, *, rings):
 
 
 @needs_promtool
-def test_each_alert_rings_when_it_should_and_only_then(tmp_path):
+def test_each_alert_fires_when_it_should_and_only_then(tmp_path):
     assert set(RINGING) == {rule["alert"] for rule in RULES}
     tests = [
         group(rule, given, rings=rings)

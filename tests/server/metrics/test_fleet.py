@@ -30,7 +30,7 @@ def scrape(*collectors):
     return {name.removeprefix("ensembled_"): float(value) for name, _, value in lines}
 
 
-def test_what_waits_for_an_arena():
+def test_arena_metrics():
     queue, slots = AdmissionQueue(9, 99), SlotAllocator(4, 8)
     slots.claim(5, FLOW, 0.0)
     for rows, claimed in ((7, 3), (2, 0)):
@@ -66,7 +66,7 @@ def small_fleet():
     return SimpleNamespace(workers=workers, members=[[member]], member_counters=counters), member
 
 
-def test_what_waits_for_a_member_and_what_a_device_holds():
+def test_pending_rows_and_worker_metrics():
     known, member = small_fleet()
     collector = FleetMetrics(SimpleNamespace(fleet=known))
     assert scrape(collector)['member_oldest_pending_seconds{member="m"}'] == 0

@@ -41,7 +41,7 @@ def scrape(registry, accept=""):
 
 
 @pytest.mark.parametrize("accept", ["", "*/*", "text/plain", OPEN])
-def test_all_families_are_told_once(accept):
+def test_each_family_is_exposed_once(accept):
     families, body, content_type = scrape(MetricsRegistry({"healthy": healthy}), accept)
     assert content_type.startswith(
         "application/openmetrics-text; version=1" if accept == OPEN else "text/plain; version=0.0.4"
@@ -62,7 +62,7 @@ def test_all_families_are_told_once(accept):
     assert families["test_nothing"].samples == []
 
 
-def test_units_are_told_to_those_who_want_to_know():
+def test_openmetrics_has_units():
     families, _, _ = scrape(MetricsRegistry({"healthy": healthy}), OPEN)
     assert families["test_lag_seconds"].unit == "seconds"
     assert families["test_rows"].unit == ""
@@ -86,7 +86,7 @@ def test_a_histogram_cumulates_and_one_without_observations_is_left_out():
     assert models == {f"m{index}" for index in range(5)}
 
 
-def test_what_fails_is_left_out_and_counted_and_said_aloud_once(caplog):
+def test_a_failing_collector_is_left_out_counted_and_logged_once(caplog):
     caplog.set_level(logging.INFO)
     registry = MetricsRegistry({"broken": broken, "healthy": healthy})
     for times in (1, 2):
@@ -104,7 +104,7 @@ def test_what_fails_is_left_out_and_counted_and_said_aloud_once(caplog):
     assert record.exc_info is not None
 
 
-def test_others_get_their_turn_during_a_scrape():
+def test_the_event_loop_runs_during_a_scrape():
     async def turns():
         scraping = asyncio.create_task(
             MetricsRegistry({"healthy": healthy}, slice_s=0.0).scrape("")

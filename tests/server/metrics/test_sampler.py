@@ -13,7 +13,7 @@ class Clock:
         return self.now
 
 
-def test_a_sample_is_kept_for_a_second():
+def test_a_sample_is_cached_for_a_second():
     taken, clock = [], Clock()
     one = Sampler(lambda: taken.append(1) or len(taken), "test", clock=clock)
 
@@ -27,7 +27,7 @@ def test_a_sample_is_kept_for_a_second():
     assert asyncio.run(main()) == (1, 1, 2)
 
 
-def test_one_that_hangs_is_not_waited_for_nor_asked_twice():
+def test_a_hanging_sample_times_out_and_is_taken_once():
     release, asked, clock = threading.Event(), [], Clock()
 
     def take():
@@ -53,7 +53,7 @@ def test_one_that_hangs_is_not_waited_for_nor_asked_twice():
     assert len(asked) == 1
 
 
-def test_what_goes_wrong_is_told_and_tried_again():
+def test_an_error_is_raised_and_sampling_retried():
     answers, clock = iter([ZeroDivisionError(), "fine"]), Clock()
 
     def take():

@@ -15,7 +15,7 @@ from workers.runtime.spec import MemorySpec
 WORKER = ("worker", "cpu:0")
 
 
-def test_an_event_loop_that_is_held_up_is_late():
+def test_loop_lag():
     async def main():
         lag = LoopLag()
         lag.start()
@@ -29,7 +29,7 @@ def test_an_event_loop_that_is_held_up_is_late():
     assert lags.sum >= 0.2
 
 
-def test_what_is_told_while_the_server_drains():
+def test_server_metrics_while_draining():
     inference = SimpleNamespace(is_ready=False, is_leaving=True)
     collector = ServerMetrics(inference, LoopLag(), lambda: {"open": 3, "idle": 2})
     body, _ = asyncio.run(MetricsRegistry({"server": collector.collect}).scrape(""))
@@ -69,7 +69,7 @@ def scrape(memory):
     }
 
 
-def test_a_process_that_is_there(memory):
+def test_a_running_process(memory):
     memory.board("worker cpu:0").record_start(os.getpid())
     values = scrape(memory)
     me = psutil.Process()
@@ -85,7 +85,7 @@ def test_a_process_that_is_there(memory):
     assert values["up", "front-end", ""] == 0
 
 
-def test_a_process_that_was_started_again(memory):
+def test_a_restarted_process(memory):
     board = memory.board("worker cpu:0")
     for pid in (11, 12, 13):
         board.record_start(pid)
@@ -96,14 +96,14 @@ def test_a_process_that_was_started_again(memory):
     assert ("open_fds", *WORKER) not in values
 
 
-def test_one_that_has_just_ended_is_left_out(memory):
+def test_a_process_that_has_just_ended_is_left_out(memory):
     memory.board("worker cpu:0").record_start(2**22 + 1)  # more than Linux gives
     values = scrape(memory)
     assert ("open_fds", *WORKER) not in values
     assert ("open_fds", "supervisor", "") in values
 
 
-def test_the_board_of_a_new_life_remembers_how_many_there_were(memory):
+def test_the_board_keeps_the_number_of_starts(memory):
     board = memory.board("worker cpu:0")
     board.record_start(5)
     board.clear()

@@ -40,7 +40,7 @@ def entry(name="alice"):
     return make_key(name, ("infer",)).entry
 
 
-def test_nothing_is_configured():
+def test_no_access_control_is_configured():
     credentials = read()
     assert credentials.spec.is_open
     assert credentials.warnings == ()
@@ -78,7 +78,7 @@ def test_keys_come_from_the_configuration_and_from_a_file(tmp_path):
     ],
     ids=map(str, range(10)),
 )
-def test_a_file_of_keys_that_is_wrong(tmp_path, text, message):
+def test_invalid_key_files(tmp_path, text, message):
     path = write(tmp_path / "keys.yaml", text)
     with pytest.raises(ConfigError) as error:
         read(api_keys_file=path)
@@ -88,13 +88,13 @@ def test_a_file_of_keys_that_is_wrong(tmp_path, text, message):
         assert "12345678" not in told
 
 
-def test_one_key_has_one_name(tmp_path):
+def test_names_and_hashes_of_keys_are_unique(tmp_path):
     one = entry()
     path = write(tmp_path / "keys.yaml", f"{one}\n{one.replace('alice', 'bob')}")
     assert "bob: there is a key with that hash already" in problem(api_keys_file=path)
 
 
-def test_a_file_of_keys_that_others_can_read_or_write(tmp_path):
+def test_permissions_of_a_key_file(tmp_path):
     path = write(tmp_path / "keys.yaml", entry(), 0o644)
     (warning,) = read(api_keys_file=path).warnings
     assert "every user of this machine can read" in warning
@@ -103,7 +103,7 @@ def test_a_file_of_keys_that_others_can_read_or_write(tmp_path):
         assert "others can write to" in problem(api_keys_file=path)
 
 
-def test_neither_keys_nor_certificates_are_told_by_what_holds_them(tmp_path, authority):
+def test_repr_shows_neither_keys_nor_certificates(tmp_path, authority):
     certificate, key = authority.sign("server")
     made = make_key("alice", ("infer",))
     path = write(tmp_path / "keys.yaml", made.entry)
@@ -128,13 +128,13 @@ def tls(certificate, key, **more):
     return {"certificate": str(certificate), "key": str(key), **more}
 
 
-def test_files_that_fit(authority):
+def test_valid_tls_files(authority):
     spec = read(tls=tls(*authority.sign("server"), client_ca=str(authority.path))).spec
     assert not spec.is_open
     assert make_context(spec.tls).verify_mode.name == "CERT_REQUIRED"
 
 
-def test_files_that_do_not(authority, tmp_path):
+def test_invalid_tls_files(authority, tmp_path):
     certificate, key = authority.sign("server")
     _, other = authority.sign("other")
     nothing = write(tmp_path / "nothing.pem", "nothing")
@@ -167,7 +167,7 @@ def make_rsa(directory, bits):
     return certificate, key
 
 
-def test_a_key_of_another_kind(authority, tmp_path):
+def test_a_key_of_another_type(authority, tmp_path):
     certificate, key = authority.sign("server")
     rsa_certificate, rsa_key = make_rsa(tmp_path, 2048)
     line = "server.tls.key: it is not the key of server.tls.certificate"
@@ -181,7 +181,7 @@ def test_a_key_that_is_too_weak(tmp_path):
 
 
 @pytest.mark.parametrize("has_clients_ca", [False, True])
-def test_a_certificate_out_of_its_time(authority, has_clients_ca):
+def test_warning_of_certificate_dates(authority, has_clients_ca):
     past, future = datetime(2001, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
     more = {"client_ca": str(authority.path)} if has_clients_ca else {}
     for dates, wrong in (
@@ -194,14 +194,14 @@ def test_a_certificate_out_of_its_time(authority, has_clients_ca):
     assert read(tls=tls(*authority.sign("server"), **more)).warnings == ()
 
 
-def test_a_key_that_others_can_read(authority):
+def test_warning_of_a_readable_private_key(authority):
     certificate, key = authority.sign("server")
     key.chmod(0o644)
     (warning,) = read(tls=tls(certificate, key)).warnings
     assert warning.startswith("server.tls.key: every user of this machine can read")
 
 
-def test_what_is_pasted_in_the_wrong_place_is_not_repeated(authority, tmp_path):
+def test_secrets_in_the_wrong_key_are_not_repeated(authority, tmp_path):
     certificate, key = authority.sign("server")
     fake = {"model": "fake", "fake": {"inputs": {"x": [1]}, "outputs": 1}}
     server = {
@@ -224,18 +224,18 @@ def test_what_is_pasted_in_the_wrong_place_is_not_repeated(authority, tmp_path):
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.3.2.1", "::1", "localhost"])
-def test_who_listens_to_this_machine_alone_needs_no_keys(host):
+def test_no_warnings_on_the_loopback_address(host):
     assert read(host=host).warnings == ()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "inference.example.org"])
-def test_who_listens_to_others_is_told_what_is_missing(host, authority):
+def test_warnings_of_a_server_that_others_can_reach(host, authority):
     key = {"name": "alice", "hash": "sha256:" + "0" * 64}
     certificates = tls(*authority.sign("server"))
     (open_,) = read(host=host).warnings
-    assert f"listens on {host} and asks nobody" in open_
+    assert f"listens on {host} and requires neither an API key nor" in open_
     (open_,) = read(host=host, tls=certificates).warnings
-    assert "asks nobody" in open_
+    assert "requires neither an API key nor" in open_
     (plain,) = read(host=host, api_keys=[key]).warnings
     assert "API keys can be overheard" in plain
     assert read(host=host, api_keys=[key], tls=certificates).warnings == ()
@@ -243,7 +243,7 @@ def test_who_listens_to_others_is_told_what_is_missing(host, authority):
     assert read(host=host, tls=certified).warnings == ()
 
 
-def test_a_server_that_measures_asks_its_parent_for_nothing(authority, tmp_path, monkeypatch):
+def test_a_measured_server_has_no_access_control(authority, tmp_path, monkeypatch):
     certificate, key = authority.sign("server")
     fake = {"model": "fake", "fake": {"inputs": {"x": [1]}, "outputs": 1}}
     server = {
