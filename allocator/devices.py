@@ -38,7 +38,7 @@ class Gpu:
     Attributes:
         name: ``cuda:N``, where N counts the devices that CUDA_VISIBLE_DEVICES leaves visible.
         kind: the product's name, e.g. ``NVIDIA H200`` or ``NVIDIA A100-SXM4-40GB MIG 1g.5gb``.
-        free_bytes: memory that nobody uses at present.
+        free_bytes: memory that is not used at present.
         total_bytes: all its memory.
         uuid: what to set CUDA_VISIBLE_DEVICES to for a process that shall see it alone.
     """
@@ -175,12 +175,12 @@ class Device:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A device that the user asked for.
+    """A device that the user requests.
 
     Attributes:
         name: ``cuda:N`` or ``cpu:N``, or any name for a virtual device.
         cores: for a CPU device the ids of its cores; None for all.
-        memory_bytes: its memory budget; None for what is there.
+        memory_bytes: its memory budget; None for all that is free.
         part_of: makes the device virtual: the device it is a part of, ``cuda:N`` or ``cpu``.
         memory_fraction: for a part of a GPU, its share of the memory, in (0, 1]; None for all.
     """
@@ -217,7 +217,7 @@ def discover(*, reserve_bytes: int) -> list[Device]:
 
 
 def select(wanted: Sequence[Wanted], *, reserve_bytes: int) -> list[Device]:
-    """Return the devices the user asked for, in that order.
+    """Return the requested devices, in that order.
 
     Args:
         wanted: the devices; CPU devices without a budget share what the others leave.

@@ -1,6 +1,6 @@
-"""Reads the JSON files that people write: devices, profiles. What is wrong is said in one line.
+"""Reads the JSON files that people write: devices, profiles. Errors are one line each.
 
-Used where such a file is read; text flows in, checked values flow out. Keys that nobody asks for
+Used where such a file is read; text flows in, checked values flow out. Unknown keys
 are ignored: other programs may keep theirs beside ours.
 """
 

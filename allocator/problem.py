@@ -107,7 +107,7 @@ class Problem:
             its predictions: the part of the front-end and the combiner that run on its cores.
 
     Raises:
-        ValueError: if there is no member or no device, or a name is there twice.
+        ValueError: if there is no member or no device, or a name is repeated.
     """
 
     members: tuple[str, ...]

@@ -64,7 +64,7 @@ class Profiles:
     A combination that is missing can't be used: the member does not run, or does not fit, there.
 
     Raises:
-        ValueError: if a combination is there twice.
+        ValueError: if a combination is repeated.
     """
 
     def __init__(self, profiles: Iterable[Profile]) -> None:

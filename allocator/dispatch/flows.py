@@ -69,7 +69,7 @@ class Flow:
 
 
 class Flows:
-    """A flow per model and priority, made when it is first asked for."""
+    """A flow per model and priority, made at its first use."""
 
     def __init__(self) -> None:
         self._levels = (PriorityLevel(HIGH), PriorityLevel(NORMAL))

@@ -137,7 +137,7 @@ class _FlowQueue:
         return popped
 
     def withdraw(self, start: int, stop: int) -> int:
-        """Remove whatever of [start, stop) is there; returns how many rows that was."""
+        """Remove what is here of [start, stop); returns how many rows that was."""
         items = self._items
         first = bisect_left(items, start, self._head, key=_start)
         if first > self._head and items[first - 1].stop > start:
@@ -236,7 +236,7 @@ class PendingRows:
         return Batch(merge(ranges, self._segment_rows) if len(ranges) > 1 else ranges, shares)
 
     def withdraw(self, start: int, stop: int) -> int:
-        """Remove whatever of [start, stop) still waits; returns how many rows that was."""
+        """Remove what still waits of [start, stop); returns how many rows that was."""
         if not self.rows:
             return 0
         gone = 0

@@ -45,7 +45,7 @@ def worst_fit(problem: Problem) -> Cells:
         return max(sizes, default=None)
 
     for member in range(len(problem.members)):
-        if size(member) is None:  # it fits no device even alone: nobody else is to blame
+        if size(member) is None:  # it fits no device even alone: no other member is to blame
             raise problem.refuse(member, problem.left_bytes(cells))
     for member in sorted(range(len(problem.members)), key=lambda m: -(size(m) or 0)):
         roomy = [
@@ -130,7 +130,7 @@ def greedy(
         max_iterations: how many steps at most.
         max_neighbours: how many neighbours are scored in each; a random sample if there are more.
         seed: of the sample.
-        keep_going: asked before every score; where it says no, the search ends with what it has.
+        keep_going: called before every score; once it returns False, the search ends.
     """
     generator = np.random.default_rng(seed)
     cells = start.copy()
@@ -163,7 +163,7 @@ def best_batches(
         problem: members, devices and profiles.
         start: feasible cells.
         scorer: what makes cells good.
-        keep_going: asked before every score; where it says no, the search ends with what it has.
+        keep_going: called before every score; once it returns False, the search ends.
     """
     cells = start.copy()
     score = scorer.score(cells)

@@ -2,7 +2,7 @@
 
 Pure, used by the exact search; a problem flows in, rows/s flow out.
 
-Devices of one kind and one size of memory are alike, so they are counted instead of told apart:
+Devices of one kind and one size of memory are alike, so they are counted instead of distinguished:
 of every instance there are Z[class, m, b] copies, which take X[class, m, b] <= Z devices' time.
 Time and memory are limited for the class as a whole, and instances bigger than 1/(k+1) of a
 device are limited to k per device. Every allocation is such a solution, but not the other way

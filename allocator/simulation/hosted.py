@@ -1,12 +1,12 @@
 """The model with processes: front-end, combiner and load generator take time and cores as well.
 
 Used within one simulation run, see `simulation`. The way of a row: the front-end takes a request in
-and binds its rows, workers tell front-end and combiner what they have finished, the combiner ends
+and binds its rows, workers report finished jobs to front-end and combiner, the combiner ends
 complete rows, the front-end answers, the load generator takes the answer in.
 
 Front-end and combiner work in turns, each over all that has come since the last; the load
-generator takes one answer after the other. As in `workers.worker.process`, a worker tells what it
-has finished when it has nothing left to do, or a millisecond of work has gathered.
+generator takes one answer after the other. As in `workers.worker.process`, a worker reports what it
+has finished when it is idle, or a millisecond of work has accumulated.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["HostedSimulation"]
 # As in `workers.worker.process`.
 _FLUSH_S = 0.001
 
-#: Requests that come, with rows of each; owners of rows that have ended; jobs that are over.
+#: Arriving requests, with rows of each; owners of rows that have ended; finished jobs.
 _FrontEndLoad = tuple[list[tuple[range, int]], list[int], list[tuple[SimulatedWorker, OpenJob]]]
 
 _FRONT_END, _COMBINER, _CLIENT = "front-end", "combiner", "client"
@@ -66,7 +66,7 @@ class HostedSimulation(Simulation):
         self._wake_front_end()
 
     def _stop(self, worker: SimulatedWorker) -> None:
-        # What it had finished lies in the arena, and the combiner is told to look.
+        # What it had finished is in the arena, where the front-end has the combiner look.
         self._predicted += worker.unreported
         worker.unreported = []
         super()._stop(worker)

@@ -49,7 +49,7 @@ class Loss:
     Attributes:
         device: its name.
         at_s: when, in seconds since the start.
-        back_after_s: how long until it is there again; None for never.
+        back_after_s: how long until it is up again; None for never.
 
     Raises:
         ValueError: if a time makes no sense.
@@ -70,7 +70,7 @@ class Loss:
 class Host:
     """Seconds of CPU time; all zero is the plain model, in which only predictions take time.
 
-    Front-end and combiner work in turns: a turn handles everything that is there at its start, so
+    Front-end and combiner work in turns: a turn handles everything that has arrived at its start, so
     what a turn costs is shared by more and more the busier they are.
 
     Attributes:

@@ -1,7 +1,7 @@
 """The plain model: requests wait for their members, devices predict, all else takes no time.
 
 Used within one simulation run: a scenario flows in, raw records flow out. Jobs are given out by the
-server's own policy (`allocator.dispatch`), which is asked once all that happens at one moment is
+server's own policy (`allocator.dispatch`), which is called once all that happens at one moment is
 known, as in the front-end.
 
 Simplified against the server: rows of the arena become free one by one and not by segments; all

@@ -67,7 +67,7 @@ class Timeline:
         return self._heap[0][0] if self._heap else math.inf
 
     def pop(self) -> tuple[Call, Any]:
-        """Move the clock to `next_time`, which was asked for just before, and return the call."""
+        """Move the clock to `next_time`, which was called just before, and return the call."""
         self.now, _, call, payload = heapq.heappop(self._heap)
         return call, payload
 
@@ -138,7 +138,7 @@ class SharedTimeline(Timeline):
         return earliest
 
     def pop(self) -> tuple[Call, Any]:
-        """Move the clocks to `next_time`, which was asked for just before; return the call."""
+        """Move the clocks to `next_time`, which was called just before; return the call."""
         before, pace = self.now, self._next
         if pace is None:
             call, payload = super().pop()

@@ -132,12 +132,12 @@ def admit(
     """
     model, options = prepared.model, prepared.options
     spec = model.spec
-    asked = spec.mask & options.members
-    number = asked.bit_count()
+    requested = spec.mask & options.members
+    number = requested.bit_count()
     quorum = options.quorum or min(spec.quorum, number)
     if quorum > number:
         raise InvalidRequest(f"a quorum of {quorum} can't be met by {number} members")
-    expected = asked & available
+    expected = requested & available
     if expected.bit_count() < quorum:
         raise Unavailable(
             f"{model.name!r} can't meet its quorum of {quorum}: "
@@ -148,7 +148,7 @@ def admit(
         terms = stage_terms(quorum, spec.stages, stage)
     else:
         terms = Terms(quorum, options.scores, options.class_only)
-    return Admission(fleet_version, asked, expected, quorum, terms, terms.pack(), flow)
+    return Admission(fleet_version, requested, expected, quorum, terms, terms.pack(), flow)
 
 
 def time_left_s(prepared: PreparedRequest, spent_s: float, within_s: float = 0.0) -> float:

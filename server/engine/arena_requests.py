@@ -164,14 +164,14 @@ class ArenaRequests:
                 if request.extras is not None:
                     slots = self.arena.slots(start, stop)
                     request.extras.store(offset, self.arena, slots, ended.used)
-                asked = request.admission.asked
+                requested = request.admission.requested
                 if request.admission.terms.stage:
                     expected = self._expected[slot]
-                    asked = spec.stages[unpack(self._terms[slot]).stage - 1]
-                    saved = request.admission.asked & ~asked
+                    requested = spec.stages[unpack(self._terms[slot]).stage - 1]
+                    saved = request.admission.requested & ~requested
                     request.saved += saved.bit_count() * (stop - start)
                 request.used &= ended.used
-                request.short |= asked != (expected if ended.certain else ended.used)
+                request.short |= requested != (expected if ended.certain else ended.used)
             request.started = max(request.started, self._started[slot])
             self._owners[slot : slot + stop - start] = [None] * (stop - start)
             request.ended += stop - start

@@ -31,9 +31,9 @@ def advance(stages: Sequence[int], stage: int, available: int) -> tuple[int, int
         How many stages have begun then, and the mask of the additional members; the last stage and
         no member if none is left.
     """
-    asked = stages[stage - 1] if stage else 0
+    requested = stages[stage - 1] if stage else 0
     for reached in range(stage + 1, len(stages) + 1):
-        mask = stages[reached - 1] & ~asked & available
+        mask = stages[reached - 1] & ~requested & available
         if mask:
             return reached, mask
     return len(stages), 0

@@ -82,9 +82,10 @@ class Fleet:
         member_counters: what each of them has done, by arena and index.
         workers: by device.
         version: changes whenever the set of available members changes.
-        predicted: rows that the combiner should look at though no worker reports them; emptied by
-            whoever passes them on.
-        released: rows that no job holds any longer; emptied by whoever frees them.
+        predicted: rows that the combiner should look at though no worker reports them; the
+            pipeline passes them on and empties the list.
+        released: rows that no job holds any longer; the pipeline frees their slots and
+            empties the list.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 Runs in the front-end's event loop, under the engine. Admitted requests flow in. Their rows claim
 slots at once, or as soon as others free some; they are bound to devices in the next turn of the
 event loop, when the requests that have already arrived are in, too. Jobs flow out to the workers,
-and outcomes to whoever made the requests.
+and outcomes to the protocols.
 """
 
 from __future__ import annotations

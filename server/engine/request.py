@@ -95,7 +95,7 @@ class Admission(msgspec.Struct, frozen=True):
 
     Attributes:
         fleet_version: the version of the set of available members (see `Fleet.version`).
-        asked: mask of the members that the client wants.
+        requested: mask of the members that the client requests.
         expected: those of them that rows wait for at first.
         quorum: the fewest members that each row's answer may rest on.
         terms: on which rows are answered at first.
@@ -104,7 +104,7 @@ class Admission(msgspec.Struct, frozen=True):
     """
 
     fleet_version: int
-    asked: int
+    requested: int
     expected: int
     quorum: int
     terms: Terms

@@ -33,7 +33,7 @@ def accepted(options, spent_s=0.0):
 
 def test_a_plain_request_asks_all_that_are_up():
     admission = admitted(InferOptions(), available=0b101)
-    assert (admission.asked, admission.expected, admission.quorum) == (ALL, 0b101, 2)
+    assert (admission.requested, admission.expected, admission.quorum) == (ALL, 0b101, 2)
     assert (admission.terms, admission.cell) == (Terms(2), Terms(2).pack())
 
 
@@ -73,7 +73,7 @@ STAGES = {"stages": (0b001, 0b111), "thresholds": (0.9,)}
 
 def test_a_cascade_begins_with_its_first_stage_that_is_up():
     request = admitted(InferOptions(), **STAGES)
-    assert (request.asked, request.expected, request.terms) == (ALL, 0b001, Terms(1, stage=1))
+    assert (request.requested, request.expected, request.terms) == (ALL, 0b001, Terms(1, stage=1))
     request = admitted(InferOptions(), available=0b110, **STAGES)
     assert (request.expected, request.terms) == (0b110, Terms(2, stage=2))
 
