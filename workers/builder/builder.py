@@ -146,37 +146,40 @@ def _run_recipes(recipes: Sequence[Recipe], cache: Path, report: OnProgress) -> 
         RecipeError: if the child failed.
     """
     names = [recipe.name for recipe in recipes]
-    label = f"recipe {', '.join(names)}"
     for name in names:
         report(name, _WAITING)
-    source = recipes[0].module or recipes[0].file
+    source = recipes[0].module or str(recipes[0].file)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=cache) as output:
-        printed = OutputReader(label, logging.INFO)
-        reader, writer = os.pipe()
-        with os.fdopen(reader, "rb") as events:
-            try:
-                child = subprocess.Popen(
-                    child_command(
-                        *("workers.builder", writer, output),
-                        *(str(recipes[0].directory), str(source), *names),
-                    ),
-                    stdout=printed.fd,
-                    stderr=printed.fd,
-                    pass_fds=(writer,),
-                )
-            finally:
-                os.close(writer)
-                printed.close_fd()
-            with child:
-                error = _follow(events, report)
-                code = child.wait()
-        if error or code != 0:
-            exit_text = describe_exit(code, printed.last_line())
-            raise RecipeError(error or f"{label}: the process that makes it {exit_text}")
+        arguments = (output, str(recipes[0].directory), source, *names)
+        if error := _run_child(f"recipe {', '.join(names)}", arguments, report):
+            raise RecipeError(error)
         for recipe in recipes:
             _keep(recipe, Path(output), cache)
     for name in names:
         report(name, _DONE)
+
+
+def _run_child(label: str, arguments: Sequence[str], report: OnProgress) -> str:
+    """Run the child, report its progress, and return its error, or nothing."""
+    printed = OutputReader(label, logging.INFO)
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as events:
+        try:
+            child = subprocess.Popen(
+                child_command("workers.builder", writer, *arguments),
+                stdout=printed.fd,
+                stderr=printed.fd,
+                pass_fds=(writer,),
+            )
+        finally:
+            os.close(writer)
+            printed.close_fd()
+        with child:
+            error = _follow(events, report)
+            code = child.wait()
+    if code == 0 or error:
+        return error
+    return f"{label}: the process that makes it {describe_exit(code, printed.last_line())}"
 
 
 def _keep(recipe: Recipe, output: Path, cache: Path) -> None:
