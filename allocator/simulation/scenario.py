@@ -70,7 +70,7 @@ class Loss:
 class Host:
     """Seconds of CPU time; all zero is the plain model, in which only predictions take time.
 
-    Front-end and combiner work in turns: a turn handles everything that has arrived at its start, so
+    Front-end and combiner work in turns: a turn handles all that has arrived at its start, so
     what a turn costs is shared by more and more the busier they are.
 
     Attributes:
