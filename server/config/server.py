@@ -159,6 +159,8 @@ class ServerConfig(Section):
     ZeroMQ messages, which is slower."""
     max_request_bytes: Bytes = 64 << 20
     """Largest body over HTTP (as received, and decompressed), and largest message over gRPC."""
+    max_json_bytes: Bytes = 16 << 20
+    """Largest JSON in a body over HTTP, which takes longer to read than binary tensors do."""
     max_waiting_requests: NonNegativeInt = 1024
     """How many requests may wait for space in the arena, for each model and priority, before others
     are refused (429)."""

@@ -24,9 +24,8 @@ from server.engine.memory_budget import MemoryBudget
 from server.errors import QueueFull, RequestError
 from server.front_end.commands import CommandReader, Reloader
 from server.grpc_api.server import GrpcServer
-from server.http_api.api import Application, make_api
+from server.http_api.api import Application, AuthMiddleware, make_api
 from server.http_api.connections import Connections
-from server.http_api.entrance import Entrance
 from server.http_api.fast_infer import FastInfer
 from server.http_api.infer_route import InferRoute
 from server.http_api.server import HttpServer
@@ -117,18 +116,19 @@ class FrontEnd:
 
     def _make_http(self, max_connections: int, unread: UnreadResponses) -> HttpServer:
         spec, inference, threads = self._spec, self._inference, self._threads
-        most_bytes, tls = spec.max_request_bytes, spec.security.tls
+        tls = spec.security.tls
         infer = InferRoute(
             inference,
             threads,
-            max_request_bytes=most_bytes,
+            max_request_bytes=spec.max_request_bytes,
+            max_json_bytes=spec.max_json_bytes,
             budget=self._bodies,
             authenticator=self._authenticator,
         )
         fast = FastInfer(
             inference,
             infer.paths,
-            max_request_bytes=most_bytes,
+            max_request_bytes=spec.max_request_bytes,
             budget=self._bodies,
             authenticator=self._authenticator,
         )
@@ -136,7 +136,7 @@ class FrontEnd:
         metrics = make_registry(spec, inference, self._bodies, self._connections.statistics)
         application = Application(inference, infer, make_api(inference, infer, metrics, threads))
         return HttpServer(
-            Entrance(application, self._authenticator, infer.paths),
+            AuthMiddleware(application, self._authenticator, infer.paths),
             self._connections,
             listening=socket.socket(fileno=spec.http_fd),
             context=None if tls is None else make_context(tls),

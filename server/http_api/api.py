@@ -1,60 +1,145 @@
-"""The HTTP API beside the hot path: metadata, configuration and health, with FastAPI.
+"""The HTTP API as an ASGI application: authentication, the way to the infer route, FastAPI's rest.
 
-Runs in the front-end. Every error has the protocol's shape: ``{"error": "text"}``.
+Runs in the front-end. Requests flow in from `asgi_call`. Every error has the protocol's shape:
+``{"error": "text"}``. Each request passes the authenticator before anything else looks at it, so a
+client without a key can't tell which models or paths there are.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Container
 from concurrent.futures import Executor
+from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
-from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from server.errors import InternalFault, RequestError
-from server.http_api import asker
-from server.http_api.answers import Scope, Send, error_answer, parting
-from server.http_api.body import Receive
 from server.http_api.infer_route import InferRoute
-from server.http_api.metrics_route import add_metrics_route
-from server.http_api.openapi import describe_api
-from server.http_api.repository import add_repository_routes, add_unsupported_routes
+from server.http_api.request_context import RequestContext
+from server.http_api.responses import closing_connection, error_response, send_error
+from server.http_api.routes import (
+    add_model_routes,
+    health_router,
+    repository_router,
+    server_router,
+    unsupported_router,
+)
 from server.inference.access_log import REQUEST_ID_HEADER, new_request_id
 from server.inference.inference import Inference
-from server.inference.metadata import model_metadata, server_metadata
 from server.metrics.registry import MetricsRegistry
+from server.security.authentication import Authenticator, Scope
 
-__all__ = ["Application", "make_api"]
+__all__ = ["Application", "AuthMiddleware", "make_api", "scope_of"]
 
 _log = logging.getLogger(__name__)
+_OPEN = {"/v2/health/live", "/v2/health/ready"}
+_READ: tuple[list[str], ...] = ([], ["ready"], ["config"])
+
+
+class AuthMiddleware:
+    """Authenticates requests to an ASGI application, and limits those of each client.
+
+    Args:
+        application: gets the requests that are admitted.
+        authenticator: admits them.
+        infer_paths: paths that need the scope for inference.
+    """
+
+    def __init__(
+        self,
+        application: ASGIApp,
+        authenticator: Authenticator,
+        infer_paths: Container[str] = (),
+    ) -> None:
+        self._application = application
+        self._authenticator = authenticator
+        self._infer_paths = infer_paths
+
+    def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> Awaitable[None]:
+        """Answer one request."""
+        if self._authenticator.is_enabled and scope["type"] == "http":
+            return self._admit(scope, receive, send)
+        return self._application(scope, receive, send)
+
+    async def _admit(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
+        path, context = scope["path"], RequestContext(scope)
+        try:
+            client = self._authenticator.admit(
+                Scope.INFER if path in self._infer_paths else scope_of(path),
+                context.authorization,
+                context.certificate_name,
+                context.address,
+            )
+        except RequestError as error:
+            await send_error(error, scope, receive, context.with_request_id(send))
+            return
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self._authenticator.limiter.release(client)
+
+
+def scope_of(path: str) -> Scope:
+    """The scope that a path needs; paths that are not known here need the administrator's."""
+    path = path.rstrip("/")
+    if path in _OPEN:
+        return Scope.PUBLIC
+    if path == "/v2":
+        return Scope.READ
+    parts = path.split("/")  # ["", "v2", "models", name, ...]
+    if parts[:3] != ["", "v2", "models"] or len(parts) < 4 or path == "/v2/models/stats":
+        return Scope.ADMIN
+    rest = parts[6:] if parts[4:5] == ["versions"] else parts[4:]
+    if rest == ["infer"]:
+        return Scope.INFER
+    return Scope.READ if rest in _READ else Scope.ADMIN
 
 
 class Application:
-    """The whole ASGI application: the hot path by a look-up, the rest through FastAPI."""
+    """The whole ASGI application: infer requests by a look-up, the rest through FastAPI."""
 
     def __init__(self, inference: Inference, infer: InferRoute, api: FastAPI) -> None:
         self._inference = inference
         self._infer = infer
-        self._hot = infer.paths
+        self._infer_paths = infer.paths
         self._api = api
 
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+    def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer one request."""
         if self._inference.is_leaving:
-            send = parting(send)
+            send = closing_connection(send)
         if scope["type"] == "http":
-            if scope["path"] in self._hot and scope["method"] == "POST":
+            if scope["path"] in self._infer_paths and scope["method"] == "POST":
                 return self._infer(scope, receive, send)
             if scope["path"].endswith("/") and len(scope["path"]) > 1:
                 return self({**scope, "path": scope["path"].rstrip("/") or "/"}, receive, send)
-            if scope["method"] == "HEAD":  # uvicorn, which knows, leaves out the body
+            if scope["method"] == "HEAD":  # the connection, which knows, leaves out the body
                 scope = {**scope, "method": "GET"}
-        return self._api(scope, receive, asker.echoing(scope, send))
+        return self._api(scope, receive, RequestContext(scope).with_request_id(send))
+
+
+class _Api(FastAPI):
+    """FastAPI, whose description has what can't be declared at the routes."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            document["security"] = [{}, {"key": []}]  # a key, if the server has keys
+            components = document["components"]
+            components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for schema in ("HTTPValidationError", "ValidationError"):
+                components["schemas"].pop(schema, None)
+            for methods in document["paths"].values():
+                for operation in methods.values():
+                    operation["responses"].pop("422", None)
+        return self.openapi_schema or {}
 
 
 def make_api(
@@ -64,103 +149,46 @@ def make_api(
 
     Args:
         inference: knows the models, and what is ready.
-        infer: answers what does not name a model that is there, too.
+        infer: answers requests to models that do not exist, too.
         metrics: for Prometheus.
         threads: where long work is done.
     """
-    document = describe_api(inference.endpoints)
     # No pages to try it out: FastAPI's load scripts from elsewhere, which is no place for keys.
-    api = FastAPI(redirect_slashes=False, docs_url=None, redoc_url=None)
-    api.openapi = lambda: document  # type: ignore[method-assign]
+    api = _Api(
+        title="Ensembled",
+        version=version("ensembled"),
+        description="Ensembles of neural networks over the Open Inference Protocol, v2.",
+        redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
+        separate_input_output_schemas=False,
+    )
     _add_error_handlers(api)
-    _add_server_routes(api, inference)
-    _add_model_routes(api, inference)
-    add_repository_routes(api, inference, threads)
-    add_unsupported_routes(api)
-    add_metrics_route(api, metrics, threads)
-    for path in ("/v2/models/{model}/infer", "/v2/models/{model}/versions/{version}/infer"):
-        api.router.routes.append(Route(path, infer, methods=["POST"]))
+    api.include_router(health_router(inference))
+    api.include_router(server_router(inference, metrics, threads))
+    add_model_routes(api, inference, infer)
+    api.include_router(repository_router(inference, threads))
+    api.include_router(unsupported_router())
     return api
 
 
 def _add_error_handlers(api: FastAPI) -> None:
-    async def known(_: Request, error: Exception) -> Response:
+    async def respond(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
-        answer = error_answer(error)
-        headers = {name.decode(): value.decode() for name, value in answer.headers}
-        return Response(answer.body, answer.status, headers)
+        return error_response(error)
 
-    async def http(request: Request, error: Exception) -> Response:
+    async def respond_to_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         text = f"{error.detail}: {request.method} {request.url.path}"
         return JSONResponse({"error": text}, error.status_code, error.headers)
 
-    async def invalid(_: Request, error: Exception) -> Response:
-        assert isinstance(error, RequestValidationError)
-        text = "; ".join(f"{item['loc'][-1]}: {item['msg']}" for item in error.errors())
-        return JSONResponse({"error": text}, 400)
-
-    async def unexpected(request: Request, error: Exception) -> Response:
-        named = asker.request_id(request.scope) or new_request_id()
-        _log.error("a request failed", exc_info=error, extra={"request_id": named})
-        response = await known(request, InternalFault(named))
-        response.headers[REQUEST_ID_HEADER] = named
+    async def respond_to_fault(request: Request, error: Exception) -> Response:
+        request_id = RequestContext(request.scope).request_id or new_request_id()
+        _log.error("a request failed", exc_info=error, extra={"request_id": request_id})
+        response = error_response(InternalFault(request_id))
+        response.headers[REQUEST_ID_HEADER] = request_id
         return response
 
-    api.add_exception_handler(RequestError, known)
-    api.add_exception_handler(HTTPException, http)
-    api.add_exception_handler(RequestValidationError, invalid)
-    api.add_exception_handler(Exception, unexpected)
-
-
-def _add_server_routes(api: FastAPI, inference: Inference) -> None:
-    @api.get("/v2")
-    async def metadata() -> dict[str, Any]:
-        """The server's name, version and protocol extensions."""
-        return server_metadata()
-
-    @api.get("/v2/health/live")
-    async def live() -> dict[str, bool]:
-        """Whether the front-end answers."""
-        return {"live": True}
-
-    @api.get("/v2/health/ready")
-    async def ready() -> Response:
-        """Whether the server takes traffic: started, not draining, some quorum can be met."""
-        is_ready = inference.is_ready
-        return JSONResponse({"ready": is_ready}, 200 if is_ready else 503)
-
-    @api.get("/v2/models/stats")
-    async def statistics() -> dict[str, Any]:
-        """What every model has done, and how long it took."""
-        return inference.statistics()
-
-
-def _add_model_routes(api: FastAPI, inference: Inference) -> None:
-    def get(path: str, endpoint: Any) -> None:
-        api.get(f"/v2/models/{{model}}{path}")(endpoint)
-        api.get(f"/v2/models/{{model}}/versions/{{version}}{path}", include_in_schema=False)(
-            endpoint
-        )
-
-    async def metadata(model: str, version: str = "") -> dict[str, Any]:
-        """A model's inputs and outputs; -1 is the batch."""
-        return model_metadata(inference.find(model, version).model)
-
-    async def ready(model: str, version: str = "") -> Response:
-        """Whether the model can meet its quorum now."""
-        is_ready = inference.can_answer(inference.find(model, version))
-        return JSONResponse({"name": model, "ready": is_ready}, 200 if is_ready else 503)
-
-    async def config(model: str, version: str = "") -> dict[str, Any]:
-        """A model's configuration: members, rule, quorum, and where its members run."""
-        return inference.config(inference.find(model, version))
-
-    async def statistics(model: str, version: str = "") -> dict[str, Any]:
-        """What the model has done, and how long it took."""
-        return inference.statistics([inference.find(model, version)])
-
-    get("", metadata)
-    get("/ready", ready)
-    get("/config", config)
-    get("/stats", statistics)
+    api.add_exception_handler(RequestError, respond)
+    api.add_exception_handler(HTTPException, respond_to_http)
+    api.add_exception_handler(Exception, respond_to_fault)

@@ -1,8 +1,8 @@
 """Infer requests of a known kind: from their bytes to the engine and back, without a task.
 
 Runs in the front-end, under every HTTP connection. A binary request whose JSON header was seen
-before (`plans`) needs no parsing: its payload goes to the engine as it lies, and the answer's head
-is known but for a few numbers. One that is like the connection's last, byte for byte up to the
+before (`incoming`) needs no parsing: its payload goes to the engine as it is, and the response's
+head is known but for a few numbers. One that equals the connection's last, byte for byte up to the
 payload, needs no HTTP parser either. Everything else is left to the ASGI application, where the
 same request is answered in the same way (`infer_route`), only slower.
 """
@@ -12,65 +12,55 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from ensembled_client.wire import HEADER_LENGTH
+from ensembled_client.wire import BINARY_CONTENT_TYPE
 
 from allocator.dispatch.flows import NORMAL
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget, Reservation
 from server.engine.request import Answer, Request
-from server.errors import (
-    ClientGone,
-    InternalFault,
-    QueueFull,
-    RequestError,
-    Unauthenticated,
+from server.errors import ClientGone, InternalFault, QueueFull, RequestError, Unauthenticated
+from server.http_api.asgi_call import ClientConnection, response_head
+from server.http_api.incoming import (
+    HEADER_LENGTH_NAME,
+    IncomingInfer,
+    InferHead,
+    InferPath,
+    InferPlan,
+    read_infer_head,
 )
-from server.http_api import asker
-from server.http_api.answers import RAW, VARY, error_answer
-from server.http_api.asgi_call import Writer, response_head
-from server.http_api.compression import LEAST_BYTES
-from server.http_api.framing import Head
-from server.http_api.incoming import Asked, Client, Incoming, read_head
-from server.http_api.plans import InferPath, Plan
 from server.http_api.protocol import encode_answer
+from server.http_api.request_context import REQUEST_ID
+from server.http_api.request_parser import RequestHead
+from server.http_api.responses import LEAST_COMPRESSED_BYTES, error_response
 from server.inference.inference import Inference
 from server.security.authentication import Authenticator, Scope
 
-__all__ = ["FastCall", "FastInfer", "Repeat"]
+__all__ = ["FastCall", "FastInfer", "RepeatedRequest"]
 
-_LENGTH = HEADER_LENGTH.lower().encode()
 _OK = b"HTTP/1.1 200 OK\r\n"
 _CLOSE = b"connection: close\r\n"
+_BINARY = b"content-type: %b\r\n" % BINARY_CONTENT_TYPE.encode()
+_JSON = b"content-type: application/json\r\n"
+_VARY = b"vary: accept-encoding\r\n"
 
 
-class Connection(Writer, Protocol):
-    """What the calls here know of their connection."""
-
-    client: Client
-    certified: str
-
-    def answer(self, call: FastCall, head: bytes, values: bytes | bytearray) -> None:
-        """Send the whole answer, which may end with values that are not copied again."""
-        ...
-
-
-class Repeat(NamedTuple):
-    """A request that may come again.
+class RepeatedRequest(NamedTuple):
+    """A request that may come again, byte for byte but for its payload.
 
     Attributes:
-        prefix: its bytes, but for the payload.
-        nbytes: how many it has altogether.
+        prefix: its bytes before the payload.
+        nbytes: its length.
         start: where its body begins.
-        asked: what its head says.
+        head: what its head says.
         plan: what to do with its body.
     """
 
     prefix: bytes
     nbytes: int
     start: int
-    asked: Asked
-    plan: Plan
+    head: InferHead
+    plan: InferPlan
 
 
 class FastCall:
@@ -82,11 +72,11 @@ class FastCall:
 
     __slots__ = (
         "_arrived",
-        "_asked",
         "_client",
         "_connection",
         "_fast",
-        "_hold",
+        "_head",
+        "_reservation",
         "_is_admitted",
         "_plan",
         "_request",
@@ -96,24 +86,24 @@ class FastCall:
     def __init__(
         self,
         fast: FastInfer,
-        connection: Connection,
-        asked: Asked,
-        plan: Plan,
-        hold: Reservation | None = None,
+        connection: ClientConnection,
+        head: InferHead,
+        plan: InferPlan,
+        reservation: Reservation | None = None,
     ) -> None:
-        self.keep_alive = asked.keep_alive
+        self.keep_alive = head.keep_alive
         self._fast = fast
         self._connection = connection
-        self._asked = asked
+        self._head = head
         self._plan = plan
-        self._hold = hold
+        self._reservation = hold
         self._arrived = time.monotonic()
         self._request: Request | None = None
         self._is_admitted = False
         self._client = ""
 
     def submit(self, body: bytes | memoryview, start: int = 0) -> None:
-        """Have it answered; a refusal comes in the next turn.
+        """Submit it to the engine; if it is refused, that is sent in the loop's next iteration.
 
         Args:
             body: holds the request's body.
@@ -125,8 +115,8 @@ class FastCall:
                 client = self._connection.client
                 self._client = fast.authenticator.admit(
                     Scope.INFER,
-                    self._asked.authorization,
-                    self._connection.certified,
+                    self._head.authorization,
+                    self._connection.certificate_name,
                     client[0] if client else "",
                 )
             self._is_admitted = True
@@ -141,14 +131,14 @@ class FastCall:
         except Exception as error:
             asyncio.get_running_loop().call_soon(self._done, error)
 
-    def repeat(self, data: bytes) -> Repeat | None:
-        """How to know another request like it, if this came as these bytes and no others."""
-        asked = self._asked
-        start = len(data) - asked.length
-        if start <= 0 or not self.keep_alive or asked.request_id:
+    def as_repeated(self, data: bytes) -> RepeatedRequest | None:
+        """How to recognize another request like it, if this came as these bytes and no others."""
+        head = self._head
+        start = len(data) - head.body_bytes
+        if start <= 0 or not self.keep_alive or head.request_id:
             return None
-        prefix = data[: start + asked.header_length]
-        return Repeat(prefix, len(data), start, asked, self._plan)
+        prefix = data[: start + head.header_length]
+        return RepeatedRequest(prefix, len(data), start, head, self._plan)
 
     def disconnect(self, *, cancel: bool = False) -> None:
         """The client has gone: its rows are given up."""
@@ -157,92 +147,90 @@ class FastCall:
             self._fast.engine.close(self._request, ClientGone())
 
     def _done(self, outcome: Answer | Exception) -> None:
-        asked, fast = self._asked, self._fast
+        fast = self._fast
         values: bytes | bytearray = b""
         try:
             if isinstance(outcome, Answer):
                 head, values = self._encode(outcome)
-                asked.path.endpoint.counters.succeed(self._arrived, outcome)
+                self._head.path.endpoint.counters.succeed(self._arrived, outcome)
             else:
-                head = self._refusal(outcome)
-        except Exception as error:  # a fault of ours: the client is told so
-            head, values = self._refusal(error), b""
-        if self._hold is not None:
-            self._hold.resize(0)
+                head = self._encode_error(outcome)
+        except Exception as error:  # a fault of ours, for which the client gets an error
+            head, values = self._encode_error(error), b""
+        if self._reservation is not None:
+            self._reservation.resize(0)
         if self._client:
             fast.authenticator.limiter.release(self._client)
         self._request = None
-        self._connection.answer(self, head, values)
+        self._connection.send_answer(self, head, values)
 
     def _more_headers(self) -> bytes:
         lines = b"" if self.keep_alive else _CLOSE
         if self._fast.inference.is_leaving:
             self.keep_alive, lines = False, _CLOSE
-        if self._asked.request_id:
-            lines += b"%b: %b\r\n" % asker.echo(self._asked.request_id)
+        if self._head.request_id:
+            lines += b"%b: %b\r\n" % (REQUEST_ID, self._head.request_id.encode())
         return lines
 
     def _encode(self, answer: Answer) -> tuple[bytes, bytes | bytearray]:
         plan = self._plan
         common = self._connection.common_headers() + self._more_headers()
         if not plan.is_usual:
-            return _OK + common + self._described(answer), b""
+            return _OK + common + self._encode_rest(answer), b""
         key = answer.used, answer.degraded
         heads = plan.heads
         head = heads.get(key)
         if head is None:
-            described = self._described(answer)
-            head = heads[key] = described[: len(described) - len(answer.values)]
+            rest = self._encode_rest(answer)
+            head = heads[key] = rest[: len(rest) - len(answer.values)]
         return _OK + common + head, answer.values
 
-    def _described(self, answer: Answer) -> bytes:
+    def _encode_rest(self, answer: Answer) -> bytes:
         """The rest of the response's head, and its body."""
-        model = self._asked.path.endpoint.model
+        model = self._head.path.endpoint.model
         body, json_length = encode_answer(model, answer, "", self._plan.outputs)
         if json_length is None:
-            lines = b"content-type: application/json\r\n"
+            lines = _JSON
         else:
-            lines = b"%b: %b\r\n%b: %d\r\n" % (*RAW, _LENGTH, json_length)
-        if len(body) >= LEAST_BYTES:
-            lines += b"%b: %b\r\n" % VARY
+            lines = b"%b%b: %d\r\n" % (_BINARY, HEADER_LENGTH_NAME, json_length)
+        if len(body) >= LEAST_COMPRESSED_BYTES:
+            lines += _VARY
         return b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body)
 
-    def _refusal(self, error: Exception) -> bytes:
-        """The response to a request that has failed; it is counted, and told in the log."""
-        asked, fast = self._asked, self._fast
-        told = error if isinstance(error, RequestError) else None
-        if self._is_admitted or told is None:  # the door counts whom it refuses
+    def _encode_error(self, error: Exception) -> bytes:
+        """The response to a request that has failed, which is counted and logged."""
+        head, fast = self._head, self._fast
+        public = error if isinstance(error, RequestError) else None
+        if self._is_admitted or public is None:  # the authenticator counts what it refuses
             client = self._connection.client
-            told = asked.path.count_failure(error, self._arrived, client, asked.request_id)
-        error.__traceback__ = None  # it holds the request, which holds the error
-        answer = error_answer(told)
-        headers = [*answer.headers, (b"content-length", b"%d" % len(answer.body))]
-        named = told.request_id if isinstance(told, InternalFault) else asked.request_id
-        if named:
-            headers.append(asker.echo(named))
-        if isinstance(told, Unauthenticated) or fast.inference.is_leaving:
+            public = head.path.count_failure(error, self._arrived, client, head.request_id)
+        error.__traceback__ = None  # its frames hold the request, which holds the error
+        response = error_response(public)
+        request_id = public.request_id if isinstance(public, InternalFault) else head.request_id
+        if request_id:
+            response.headers[REQUEST_ID.decode()] = request_id
+        if isinstance(public, Unauthenticated) or fast.inference.is_leaving:
             self.keep_alive = False
         if not self.keep_alive:
-            headers = [header for header in headers if header[0] != b"connection"]
-            headers.append((b"connection", b"close"))
-        return (
-            response_head(answer.status, self._connection.common_headers(), headers) + answer.body
-        )
+            response.headers["connection"] = "close"
+        common = self._connection.common_headers()
+        body = bytes(response.body)
+        return response_head(response.status_code, common, response.raw_headers) + body
 
 
 class FastInfer:
-    """The way of requests of a known kind, for all connections.
+    """Decides which requests take the fast way, for all connections.
 
     Args:
         inference: knows the models.
-        paths: where they are asked.
+        paths: the infer routes, by URL path.
         max_request_bytes: of a body.
         budget: what all bodies may hold together.
-        authenticator: authenticates clients.
+        authenticator: admits requests.
 
     Attributes:
         engine: where rows go.
-        inference, budget, authenticator: as given.
+        inference, authenticator: as given.
     """
 
     def __init__(
@@ -256,56 +244,56 @@ class FastInfer:
     ) -> None:
         self.inference = inference
         self.engine = inference.engine
-        self.budget = budget
         self.authenticator = authenticator
+        self._budget = budget
         self._paths = paths
         self._max_bytes = max_request_bytes
-        # Who wants to know all of every request has it answered by the application.
+        # The application traces requests, and logs successful ones.
         self._is_off = inference.tracer is not None or inference.access.logs_all
 
-    def is_infer(self, head: Head) -> bool:
-        """Whether a request is to a model that there is."""
+    def is_infer(self, head: RequestHead) -> bool:
+        """Whether a request is an infer request to a model that exists."""
         return head.path in self._paths and head.method == b"POST"
 
-    def receive(self, connection: Connection, head: Head) -> Incoming | None:
-        """A request begins whose body may come as a whole; None if it is for the application."""
+    def receive(self, connection: ClientConnection, head: RequestHead) -> IncomingInfer | None:
+        """Begin to receive a request; None if it is for the application."""
         path = self._paths.get(head.path)
         if path is None or self._is_off or head.method != b"POST":
             return None
-        asked = read_head(head, path)
-        if asked is None or not self.engine.is_open or asked.length > self._max_bytes:
+        infer_head = read_infer_head(head, path)
+        if infer_head is None or not self.engine.is_open or infer_head.body_bytes > self._max_bytes:
             return None
-        if asked.length >= COUNTED_BYTES:
+        if infer_head.body_bytes >= COUNTED_BYTES:
             try:
-                self.budget.check(asked.length)
+                self._budget.check(infer_head.body_bytes)
             except QueueFull:
                 return None
         if self.authenticator.is_enabled:
+            name, credentials = connection.certificate_name, infer_head.authorization
             try:
-                self.authenticator.authenticate(
-                    Scope.INFER, asked.authorization, connection.certified, ""
-                )
+                self.authenticator.authenticate(Scope.INFER, credentials, name, "")
             except RequestError:
                 return None
-        return Incoming(head, asked, self.budget, connection.client)
+        return IncomingInfer(head, infer_head, self._budget, connection.client)
 
-    def begin(self, connection: Connection, incoming: Incoming) -> FastCall | None:
-        """Make a call of a request that is there as a whole, if it is of a known kind."""
-        asked = incoming.asked
-        plan = asked.path.plans.find(incoming.body, asked.header_length)
-        if plan is None or not self._may_take(asked, plan):
+    def begin(self, connection: ClientConnection, incoming: IncomingInfer) -> FastCall | None:
+        """Make a call of a request that is complete, if it is of a known kind."""
+        head = incoming.infer_head
+        plan = head.path.plans.find(incoming.body, head.header_length)
+        if plan is None or not self._is_fast(head, plan):
             return None
-        call = FastCall(self, connection, asked, plan, incoming.take_hold())
+        call = FastCall(self, connection, head, plan, incoming.take_reservation())
         call.keep_alive = incoming.keep_alive
         return call
 
-    def _may_take(self, asked: Asked, plan: Plan) -> bool:
-        if plan.is_slow or (asked.takes_encoded and plan.answer_bytes >= LEAST_BYTES):
+    def _is_fast(self, head: InferHead, plan: InferPlan) -> bool:
+        may_be_compressed = head.accepts_encoding and plan.answer_bytes >= LEAST_COMPRESSED_BYTES
+        if plan.is_slow or may_be_compressed:
             return False
         return plan.prepared.options.priority == NORMAL or not self.authenticator.restricts_urgent
 
-    def repeat(self, connection: Connection, repeat: Repeat) -> FastCall | None:
-        """A call of a request that is like another; None if that is not known any more."""
+    def repeat(self, connection: ClientConnection, repeated: RepeatedRequest) -> FastCall | None:
+        """A call of a request that equals an earlier one; None if that must be checked again."""
         if self.authenticator.restricts_urgent or not self.engine.is_open:
             return None
-        return FastCall(self, connection, repeat.asked, repeat.plan)
+        return FastCall(self, connection, repeated.head, repeated.plan)

@@ -1,171 +1,368 @@
-"""Infer requests with a binary body, while it comes: what their heads say, and where bodies go.
+"""Binary infer requests as they arrive: heads, the memory for bodies, and plans by JSON header.
 
-Runs in the front-end, under every HTTP connection. Heads and bytes flow in, whole bodies flow out.
-A body that is announced with its length is received into one piece of memory, from which the engine
-copies it into the arena. Memory is taken for all that is announced, but the kernel gives it page by
-page, as it is filled; the budget counts what has come.
+Runs in the front-end, between connections and `fast_infer`. Heads and bytes flow in; whole bodies
+and what to do with them flow out. A body of announced length is received into one piece of memory,
+from which the engine copies it into the arena: all that is announced is reserved, but the kernel
+provides it page by page as it is filled, and the budget counts what has arrived. A client that
+sends the same kind of request again sends the same JSON header, byte for byte; a plan has all that
+its tensors' names, types, shapes and sizes say.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from ensembled_client.wire import HEADER_LENGTH
 
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget, Reservation
-from server.errors import ClientGone, QueueFull, RequestTimeout
-from server.http_api import asker
-from server.http_api.asgi_call import AsgiCall, Writer
-from server.http_api.framing import Head
-from server.http_api.plans import InferPath
-from server.inference.access_log import valid_request_id
+from server.engine.request import PreparedRequest, StoredInput
+from server.errors import ClientGone, QueueFull, RequestError, RequestTimeout
+from server.http_api.asgi_call import AsgiCall, ClientAddress, ClientConnection
+from server.http_api.request_context import REQUEST_ID
+from server.http_api.request_parser import RequestHead
+from server.inference.access_log import AccessLog, valid_request_id
+from server.inference.generational_cache import GenerationalCache
+from server.inference.inference import Endpoint
+from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 
-__all__ = ["Asked", "Client", "Incoming", "read_head"]
+__all__ = [
+    "BIG_ANSWER_BYTES",
+    "HEADER_LENGTH_NAME",
+    "IncomingInfer",
+    "InferHead",
+    "InferPath",
+    "InferPlan",
+    "PlanCache",
+    "read_infer_head",
+]
 
-_LENGTH = HEADER_LENGTH.lower().encode()
+#: As the parser gives the header's name.
+HEADER_LENGTH_NAME = HEADER_LENGTH.lower().encode()
 _MAX_LENGTH_DIGITS = 18
 #: Headers of requests that are left to the application.
 _UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect"}
-_ONCE = {b"content-length", _LENGTH, b"authorization", asker.HEADER}
+_SINGLE = {b"content-length", HEADER_LENGTH_NAME, b"authorization", REQUEST_ID}
+
+_PLANS = 512  # of a generation
+_MAX_PLAN_HEADER_BYTES = 4096
+#: What describes an answer, about.
+_ANSWER_JSON_BYTES = 512
+#: Larger arrays are encoded as JSON in slices.
+BIG_ANSWER_BYTES = 1 << 15
 
 
-Client = tuple[str, int] | None
+class _Slice(msgspec.Struct, frozen=True):
+    view: int
+    start: int
+    stop: int
 
 
-class Asked(NamedTuple):
+class InferPlan(msgspec.Struct, frozen=True):
+    """A request but for its payload.
+
+    Attributes:
+        body_bytes: the length of the whole body.
+        rows: of every input.
+        slices: where in the body which view's rows are.
+        outputs: what the client wants.
+        prepared: the request for the engine.
+        answer_bytes: about the largest size of the answer.
+        is_usual: whether the combined output is wanted in binary, and nothing else.
+        is_slow: whether encoding its answer takes so long that it must be sliced.
+        heads: of usual answers, without their values, by the members used and whether degraded.
+    """
+
+    body_bytes: int
+    rows: int
+    slices: tuple[_Slice, ...]
+    outputs: tuple[RequestedOutput, ...]
+    prepared: PreparedRequest
+    answer_bytes: int
+    is_usual: bool
+    is_slow: bool
+    heads: dict[tuple[int, bool], bytes] = {}
+
+    def inputs(self, body: bytes | bytearray | memoryview, start: int = 0) -> list[StoredInput]:
+        """The inputs in a body of `body_bytes` that begins at `start`, without a copy."""
+        view = memoryview(body)
+        return [(item.view, view[start + item.start : start + item.stop]) for item in self.slices]
+
+    def bind(self, body: bytes | bytearray) -> BoundRequest:
+        """The request that such a body makes."""
+        return BoundRequest(self.prepared, self.inputs(body), self.rows)
+
+
+class PlanCache:
+    """The plans of one model, by header: those in use; bounded.
+
+    Args:
+        inputs: the names of the model's inputs, in its order.
+    """
+
+    def __init__(self, inputs: Sequence[str]) -> None:
+        self._inputs = inputs
+        self._plans: GenerationalCache[bytes, InferPlan] = GenerationalCache(_PLANS)
+
+    def find(self, body: bytes | bytearray | memoryview, header_length: int) -> InferPlan | None:
+        """The plan of a body, if its header was seen recently."""
+        if header_length > _MAX_PLAN_HEADER_BYTES:  # hashing a long one takes longer than it saves
+            return None
+        plan = self._plans.get(bytes(body[:header_length]))
+        return plan if plan is not None and plan.body_bytes == len(body) else None
+
+    def remember(
+        self,
+        body: bytes | bytearray,
+        header_length: int,
+        request: InferRequest,
+        bound: BoundRequest,
+    ) -> None:
+        """Make a plan of a request that was parsed and bound.
+
+        Not if the client gave it an id, which makes its header unlike any other, nor if a tensor
+        is in the header itself.
+        """
+        if request.id or header_length > _MAX_PLAN_HEADER_BYTES:
+            return
+        views = {name: view for name, (view, _) in zip(self._inputs, bound.inputs, strict=True)}
+        slices: list[_Slice] = []
+        start = header_length
+        for tensor in request.tensors:
+            assert tensor.array is not None, "a bound tensor has an array"
+            stop = start + tensor.array.nbytes
+            slices.append(_Slice(views[tensor.name], start, stop))
+            start = stop
+        if start == len(body):
+            plan = _make_plan(len(body), slices, request.outputs, bound)
+            self._plans.put(bytes(body[:header_length]), plan)
+
+
+def _make_plan(
+    body_bytes: int,
+    slices: Sequence[_Slice],
+    outputs: tuple[RequestedOutput, ...],
+    bound: BoundRequest,
+) -> InferPlan:
+    value_bytes = bound.rows * bound.prepared.row_bytes * len(outputs)
+    is_large_json = value_bytes > BIG_ANSWER_BYTES and not all(one.binary for one in outputs)
+    return InferPlan(
+        body_bytes=body_bytes,
+        rows=bound.rows,
+        slices=tuple(slices),
+        outputs=outputs,
+        prepared=bound.prepared,
+        answer_bytes=value_bytes + _ANSWER_JSON_BYTES,
+        is_usual=outputs == (RequestedOutput(binary=True),),
+        is_slow=is_large_json or any(output.classes for output in outputs),
+    )
+
+
+class InferPath:
+    """The URL path of a model's infer route.
+
+    Attributes:
+        endpoint: the model.
+        plans: of its recent requests.
+    """
+
+    def __init__(self, endpoint: Endpoint, access: AccessLog) -> None:
+        self.endpoint = endpoint
+        self.plans = PlanCache([spec.name for spec in endpoint.model.inputs])
+        self._access = access
+
+    def count_failure(
+        self, error: Exception, began: float, client: ClientAddress, request_id: str
+    ) -> RequestError:
+        """Count and log a request that has failed.
+
+        Returns:
+            The error to send to the client.
+        """
+        self.endpoint.counters.fail(began, error)
+
+        def describe() -> dict[str, str]:
+            return {
+                "protocol": "http",
+                "model": self.endpoint.model.served.name,
+                "client": f"{client[0]}:{client[1]}" if client else "",
+                "request_id": request_id,
+                "trace_id": "",
+            }
+
+        return self._access.failed(began, error, describe)
+
+
+class InferHead(NamedTuple):
     """What the head of an infer request says.
 
     Attributes:
-        path: of which model.
-        length: of the body.
+        path: of the model.
+        body_bytes: the length of the body.
         header_length: of the JSON in it.
-        authorization: what the client shows, if anything.
-        takes_encoded: whether the answer may be compressed.
+        authorization: the client's credentials, if any.
+        accepts_encoding: whether the response may be compressed.
         request_id: what the client calls it, "" for nothing.
-        keep_alive: whether the connection stays.
+        keep_alive: whether the connection stays open.
     """
 
     path: InferPath
-    length: int
+    body_bytes: int
     header_length: int
     authorization: str | None
-    takes_encoded: bool
+    accepts_encoding: bool
     request_id: str
     keep_alive: bool
 
 
-class Incoming:
-    """An infer request while its body comes.
+def read_infer_head(head: RequestHead, path: InferPath) -> InferHead | None:
+    """What a head says, if it is that of a plain binary request."""
+    found: dict[bytes, bytes] = {}
+    for name, value in head.headers:
+        if name in _UNUSUAL or (name in _SINGLE and name in found):
+            return None
+        found[name] = value
+    length, header_length = found.get(b"content-length", b""), found.get(HEADER_LENGTH_NAME, b"")
+    for digits in (length, header_length):
+        if not digits.isdigit() or len(digits) > _MAX_LENGTH_DIGITS:
+            return None
+    if int(header_length) > int(length):
+        return None
+    authorization = found.get(b"authorization")
+    return InferHead(
+        path,
+        int(length),
+        int(header_length),
+        None if authorization is None else authorization.decode("latin-1"),
+        b"accept-encoding" in found,
+        valid_request_id(found.get(REQUEST_ID, b"").decode("latin-1")),
+        head.keep_alive,
+    )
+
+
+class IncomingInfer:
+    """An infer request while its body arrives.
 
     Args:
         head: of the request.
-        asked: what that says.
+        infer_head: what that says.
         budget: what all bodies may hold together.
-        client: whose it is.
+        client: who sends it.
 
     Attributes:
-        asked: what its head says.
+        infer_head: what its head says.
         body: all of it, once `more_body` is false.
-        more_body: whether it is not there as a whole.
-        keep_alive: whether the connection stays when it is answered.
-        is_late: whether its client took too long.
+        more_body: whether it is not complete.
+        keep_alive: whether the connection stays open when it is answered.
+        is_timed_out: whether its body took too long.
     """
 
     __slots__ = (
+        "_began",
         "_budget",
         "_buffer",
         "_client",
         "_filled",
-        "_hold",
+        "_head",
+        "_reservation",
         "_parts",
-        "asked",
-        "began",
         "body",
-        "head",
-        "is_late",
+        "infer_head",
+        "is_timed_out",
         "keep_alive",
         "more_body",
     )
 
-    def __init__(self, head: Head, asked: Asked, budget: MemoryBudget, client: Client) -> None:
-        self.head = head
-        self.asked = asked
-        self.began = time.monotonic()
+    def __init__(
+        self,
+        head: RequestHead,
+        infer_head: InferHead,
+        budget: MemoryBudget,
+        client: ClientAddress,
+    ) -> None:
+        self._head = head
+        self.infer_head = infer_head
+        self._began = time.monotonic()
         self.body: bytes | memoryview = b""
         self.more_body = True
-        self.keep_alive = asked.keep_alive
-        self.is_late = False
+        self.keep_alive = infer_head.keep_alive
+        self.is_timed_out = False
         self._budget = budget
         self._client = client
-        self._hold: Reservation | None = None
+        self._reservation: Reservation | None = None
         self._parts: list[bytes] = []
         self._buffer = memoryview(b"")
         self._filled = 0
 
     @property
-    def left(self) -> int:
-        """How many bytes are still to come."""
-        return self.asked.length - self._filled
+    def missing_bytes(self) -> int:
+        """How much of the body is still to come."""
+        return self.infer_head.body_bytes - self._filled
 
     def feed(self, data: bytes) -> None:
-        """Some of it has come together with the head."""
+        """Add a part of the body that came together with the head."""
         self._parts.append(data)
 
-    def expect_rest(self) -> bool:
-        """Make room for the rest, which goes to `free`.
+    def allocate(self) -> bool:
+        """Allocate memory for the body; the rest of it goes to `free_buffer`.
 
         Returns:
-            Whether there is room, and bodies may hold what has come.
+            Whether there is memory, and bodies may hold what has arrived.
         """
-        came = b"".join(self._parts)
+        arrived = b"".join(self._parts)
         self._parts.clear()
-        self._hold = Reservation(self._budget)
+        self._reservation = Reservation(self._budget)
         try:
-            self._buffer = _memory(self.asked.length)
+            self._buffer = _allocate_untouched(self.infer_head.body_bytes)
         except MemoryError:  # many have announced much
-            self._buffer, self._filled = memoryview(came), len(came)
+            self._buffer, self._filled = memoryview(arrived), len(arrived)
             return False
-        self._buffer[: len(came)] = came
-        return self.took(len(came))
+        self._buffer[: len(arrived)] = arrived
+        return self.fill(len(arrived))
 
-    def free(self) -> memoryview:
-        """Where the rest goes."""
+    def free_buffer(self) -> memoryview:
+        """Where the rest of the body goes."""
         return self._buffer[self._filled :]
 
-    def took(self, nbytes: int) -> bool:
-        """So much more of it is there; whether bodies may hold that."""
+    def fill(self, nbytes: int) -> bool:
+        """Note that so much was written to `free_buffer`.
+
+        Returns:
+            Whether bodies may hold that.
+        """
         self._filled += nbytes
-        assert self._hold is not None
+        assert self._reservation is not None
         try:
-            self._hold.resize(self._filled)
+            self._reservation.resize(self._filled)
         except QueueFull:
             return False
         return True
 
     def end_body(self) -> None:
-        """All of it is there."""
+        """The body is complete."""
         self.more_body = False
-        if self._hold is None:
+        if self._reservation is None:
             parts = self._parts
             self.body = parts[0] if len(parts) == 1 else b"".join(parts)
             if len(self.body) >= COUNTED_BYTES:
-                self._hold = Reservation(self._budget)
-                self._hold.charge(len(self.body))
+                self._reservation = Reservation(self._budget)
+                self._reservation.charge(len(self.body))
         else:
             self.body = self._buffer
             if len(self.body) < COUNTED_BYTES:
-                self._hold.resize(0)
+                self._reservation.resize(0)
 
-    def take_hold(self) -> Reservation | None:
-        """What it holds of the budget, for whoever has the body from now on."""
-        hold, self._hold = self._hold, None
+    def take_reservation(self) -> Reservation | None:
+        """Transfer what it holds of the budget to the caller."""
+        reservation, self._reservation = self._reservation, None
         return hold
 
-    def as_asgi(self, writer: Writer) -> AsgiCall:
-        """Leave it to the application."""
-        call = AsgiCall(self.head, writer, is_infer=True)
+    def as_asgi(self, connection: ClientConnection) -> AsgiCall:
+        """The same request as a call of the application."""
+        call = AsgiCall(self._head, connection, is_infer=True)
         call.keep_alive = self.keep_alive
         self._release()
         if self.more_body:
@@ -179,41 +376,17 @@ class Incoming:
         """The client has gone, or took too long."""
         del cancel  # nothing runs yet
         self._release()
-        error = RequestTimeout("the body did not come in time") if self.is_late else ClientGone()
-        asked = self.asked
-        asked.path.count_failure(error, self.began, self._client, asked.request_id)
+        is_late = self.is_timed_out
+        error = RequestTimeout("the body did not come in time") if is_late else ClientGone()
+        head = self.infer_head
+        head.path.count_failure(error, self._began, self._client, head.request_id)
 
     def _release(self) -> None:
-        if self._hold is not None:
-            self._hold.resize(0)
-            self._hold = None
+        if self._reservation is not None:
+            self._reservation.resize(0)
+            self._reservation = None
 
 
-def _memory(nbytes: int) -> memoryview:
-    """Memory that was touched by nobody yet: what is never filled is never taken."""
+def _allocate_untouched(nbytes: int) -> memoryview:
+    """Memory of which the kernel provides only what is written to."""
     return np.empty(nbytes, np.uint8).data
-
-
-def read_head(head: Head, path: InferPath) -> Asked | None:
-    """What a head says, if it is that of a plain binary request."""
-    found: dict[bytes, bytes] = {}
-    for name, value in head.headers:
-        if name in _UNUSUAL or (name in _ONCE and name in found):
-            return None
-        found[name] = value
-    length, header_length = found.get(b"content-length", b""), found.get(_LENGTH, b"")
-    for given in (length, header_length):
-        if not given.isdigit() or len(given) > _MAX_LENGTH_DIGITS:
-            return None
-    if int(header_length) > int(length):
-        return None
-    authorization = found.get(b"authorization")
-    return Asked(
-        path,
-        int(length),
-        int(header_length),
-        None if authorization is None else authorization.decode("latin-1"),
-        b"accept-encoding" in found,
-        valid_request_id(found.get(asker.HEADER, b"").decode("latin-1")),
-        head.keep_alive,
-    )

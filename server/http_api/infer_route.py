@@ -1,9 +1,9 @@
-"""Infer requests over HTTP of any kind, as a plain ASGI application.
+"""The infer route as a plain ASGI application: any infer request over HTTP, to the engine and back.
 
-Runs in the front-end. FastAPI's own request handling would halve the request rate, so this route
-stands beside it and does only what an inference needs: read the body once, parse its header, hand
-the tensors to the engine, write the answer. What it learns about the kinds of requests that come
-again, `fast_infer` goes by.
+Runs in the front-end. FastAPI documents it (`routes`), but its request handling would halve the
+request rate, so requests come here directly: read the body once, parse its header, hand the tensors
+to the engine, write the response. `fast_infer` uses the plans that are made here for the kinds of
+requests that come again.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote
 
-from ensembled_client.wire import HEADER_LENGTH
+from ensembled_client.wire import BINARY_CONTENT_TYPE, HEADER_LENGTH
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from allocator.dispatch.flows import NORMAL
 from server.engine.memory_budget import MemoryBudget
@@ -25,15 +27,12 @@ from server.errors import (
     InternalFault,
     InvalidRequest,
     RequestTimeout,
+    RequestTooLarge,
     UnknownModel,
 )
-from server.http_api import asker
-from server.http_api.answers import JSON, RAW, HttpAnswer, Scope, Send, compressed, refuse
-from server.http_api.body import LATE, BodyReader, Disconnected, Receive, read_length
-from server.http_api.compression import LEAST_BYTES
-from server.http_api.entrance import authorization_of
+from server.http_api.body import BODY_TIMEOUT, BodyReader, Disconnected, read_length
+from server.http_api.incoming import BIG_ANSWER_BYTES, InferPath
 from server.http_api.json_tensors import SLICE_BYTES
-from server.http_api.plans import BIG_ANSWER_BYTES, InferPath
 from server.http_api.protocol import (
     describe_answer,
     encode_answer,
@@ -41,6 +40,8 @@ from server.http_api.protocol import (
     parse_in_slices,
     parse_request,
 )
+from server.http_api.request_context import RequestContext
+from server.http_api.responses import LEAST_COMPRESSED_BYTES, compress_response, send_error
 from server.inference.inference import Inference
 from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import member_names
@@ -57,6 +58,10 @@ __all__ = ["InferRoute"]
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _MAX_CLASSES_DIGITS = 18
+_USE_BINARY = (
+    " for JSON: send tensors as binary data, after a JSON header that gives each one's "
+    f"binary_data_size and whose own length is in {HEADER_LENGTH}"
+)
 
 
 class InferRoute:
@@ -64,10 +69,14 @@ class InferRoute:
 
     Args:
         inference: has requests answered.
-        threads: where big bodies are inflated and compressed.
+        threads: where large bodies are decompressed and compressed.
         max_request_bytes: of a body.
+        max_json_bytes: of a body's JSON.
         budget: what all bodies may hold together, from their reading to their answers.
         authenticator: knows who may send urgent requests.
+
+    Attributes:
+        paths: the URL paths of the models.
     """
 
     def __init__(
@@ -76,6 +85,7 @@ class InferRoute:
         threads: Executor,
         *,
         max_request_bytes: int,
+        max_json_bytes: int,
         budget: MemoryBudget,
         authenticator: Authenticator,
     ) -> None:
@@ -84,8 +94,10 @@ class InferRoute:
         self._access, self._tracer = inference.access, inference.tracer
         self._threads = threads
         self._authenticator = authenticator
+        self._max_json_bytes = min(max_json_bytes, max_request_bytes)
         self._bodies = BodyReader(max_request_bytes, threads, budget)
-        self._turns = Turns()
+        self._json_bodies = BodyReader(self._max_json_bytes, threads, budget, hint=_USE_BINARY)
+        self._time_slicer = Turns()
         self.paths = {
             f"/v2/models/{name}{version}/infer": path
             for name, path in (
@@ -96,36 +108,38 @@ class InferRoute:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        began = time.monotonic()
+        began, context = time.monotonic(), RequestContext(scope)
         try:
-            answer = await self._answer(scope, receive, began)
+            response = await self._respond(context, scope, receive, began)
         except Disconnected:
             return
         except asyncio.CancelledError:
-            self._access.failed(began, ClientGone(), partial(asker.about, scope))
+            self._access.failed(began, ClientGone(), context.log_fields)
             raise
         except Exception as error:
-            told = self._access.failed(began, error, partial(asker.about, scope))
-            # What it has passed through holds the request, which holds the error: let go of the
-            # body now, not when the garbage is collected.
+            public = self._access.failed(began, error, context.log_fields)
+            # The traceback's frames hold the request, which holds the error: release the body now
+            # and not when garbage is collected.
             error.__traceback__ = None
-            if isinstance(told, InternalFault):
-                scope["id"] = told.request_id
-            await refuse(told, scope, receive, asker.echoing(scope, send))
+            if isinstance(public, InternalFault):
+                context.protocol_id = public.request_id
+            await send_error(public, scope, receive, context.with_request_id(send))
             return
-        await answer.send(send)
+        await response(scope, receive, context.with_request_id(send))
         if self._access.logs_all:
-            self._access.succeeded(began, asker.about(scope))
+            self._access.succeeded(began, context.log_fields())
 
-    async def _answer(self, scope: Scope, receive: Receive, began: float) -> HttpAnswer:
+    async def _respond(
+        self, context: RequestContext, scope: Scope, receive: Receive, began: float
+    ) -> Response:
         path = self.paths.get(scope["path"])
         if path is None:
-            error = self._unknown(scope["path"])
+            error = self._unknown_model(scope["path"])
             self._inference.unaddressed.fail(began, error)
             raise error
-        trace = None if self._tracer is None else self._begin_trace(self._tracer, path, scope)
+        trace = None if self._tracer is None else _begin_trace(self._tracer, path, scope, context)
         try:
-            answer = await self._infer(path, scope, receive, trace)
+            response = await self._infer(path, context, scope, receive, trace)
         except BaseException as error:
             path.endpoint.counters.fail(began, error)
             if trace is not None:
@@ -133,83 +147,65 @@ class InferRoute:
             raise
         if trace is not None:
             trace.end()
-        return answer
-
-    def _begin_trace(self, tracer: Tracer, path: InferPath, scope: Scope) -> RequestTrace | None:
-        model = path.endpoint.model.served.name
-        what = {"http.request.method": "POST", "url.path": scope["path"], "ensembled.model": model}
-        trace = tracer.begin("POST /v2/models/{model}/infer", asker.carrier(scope), what)
-        if trace is not None:
-            scope["trace_id"] = trace.trace_id
-        return trace
+        return response
 
     async def _infer(
-        self, path: InferPath, scope: Scope, receive: Receive, trace: RequestTrace | None
-    ) -> HttpAnswer:
+        self,
+        path: InferPath,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        trace: RequestTrace | None,
+    ) -> Response:
         self._engine.check_open()
         headers = dict(scope["headers"])
         header_length = read_length(headers.get(_HEADER_LENGTH), HEADER_LENGTH)
+        is_image = headers.get(b"content-type", b"").startswith(b"image/")
+        is_json = header_length is None and not is_image
+        reader = self._json_bodies if is_json else self._bodies
         try:
-            body = await self._bodies.read(headers, receive)
+            body = await reader.read(headers, receive)
         except Disconnected:
-            if LATE in scope.get("extensions", ()):  # the connection has answered that already
+            if BODY_TIMEOUT in scope.get("extensions", ()):  # the connection has answered that
                 raise RequestTimeout("the body did not come in time") from None
             raise
+        arrived = time.monotonic()
         try:
-            return await self._predict(
-                path,
-                scope,
-                headers=headers,
-                header_length=header_length,
-                body=body,
-                trace=trace,
-            )
-        finally:
-            self._bodies.release(body)
-
-    async def _predict(
-        self,
-        path: InferPath,
-        scope: Scope,
-        *,
-        headers: dict[bytes, bytes],
-        header_length: int | None,
-        body: bytes | bytearray,
-        trace: RequestTrace | None,
-    ) -> HttpAnswer:
-        arrived, model = time.monotonic(), path.endpoint.model
-        plan = path.plans.find(body, header_length) if header_length is not None else None
-        if plan is not None:
-            request_id, outputs, bound = "", plan.outputs, plan.bind(body)
-        else:
-            if headers.get(b"content-type", b"").startswith(b"image/"):
-                request = _image_request(body, scope["query_string"])
+            plan = path.plans.find(body, header_length) if header_length is not None else None
+            if plan is not None:
+                request_id, outputs, bound = "", plan.outputs, plan.bind(body)
             else:
-                request = await self._parse(body, header_length)
-            scope["id"] = request_id = request.id
-            outputs = request.outputs
-            bound = await self._inference.bind(path.endpoint, request)
-            if header_length is not None and not model.takes_images:
-                path.plans.remember(body, header_length, request, bound)
-        if bound.prepared.options.priority != NORMAL and self._authenticator.restricts_urgent:
-            self._authenticator.authorize_urgent(authorization_of(scope["headers"]))
-        answer = await self._inference.answer(bound, arrived, trace)
-        if trace is not None:
-            trace.answered(answer, member_names(model, answer.used))
-        out, json_length = await self._encode(model, answer, request_id, outputs)
-        path.endpoint.counters.succeed(arrived, answer)
-        described = [JSON] if json_length is None else [RAW, (_HEADER_LENGTH, b"%d" % json_length)]
-        if (request_id or asker.HEADER in headers) and (named := asker.request_id(scope)):
-            described.append(asker.echo(named))
-        response = HttpAnswer(200, out, described)
-        if len(out) < LEAST_BYTES:
+                if is_image:
+                    request = _image_request(body, scope["query_string"])
+                else:
+                    request = await self._parse(body, header_length)
+                context.protocol_id = request_id = request.id
+                outputs = request.outputs
+                bound = await self._inference.bind(path.endpoint, request)
+                if header_length is not None and not path.endpoint.model.takes_images:
+                    path.plans.remember(body, header_length, request, bound)
+            if bound.prepared.options.priority != NORMAL and self._authenticator.restricts_urgent:
+                self._authenticator.authorize_urgent(context.authorization)
+            answer = await self._inference.answer(bound, arrived, trace)
+            if trace is not None:
+                trace.answered(answer, member_names(path.endpoint.model, answer.used))
+            response = await self._encode(path.endpoint.model, answer, request_id, outputs)
+            path.endpoint.counters.succeed(arrived, answer)
+            if len(response.body) >= LEAST_COMPRESSED_BYTES:
+                await compress_response(response, headers.get(b"accept-encoding"), self._threads)
             return response
-        return await compressed(response, headers, self._threads)
+        finally:
+            reader.release(body)
 
     async def _parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
-        if (len(body) if header_length is None else header_length) < SLICE_BYTES:
+        json_bytes = len(body) if header_length is None else header_length
+        if json_bytes < SLICE_BYTES:
             return parse_request(body, header_length)
-        return await self._turns.run(parse_in_slices(body, header_length))
+        if json_bytes > self._max_json_bytes:
+            raise RequestTooLarge(
+                f"the JSON is larger than the limit of {self._max_json_bytes} bytes{_USE_BINARY}"
+            )
+        return await self._time_slicer.run(parse_in_slices(body, header_length))
 
     async def _encode(
         self,
@@ -217,28 +213,47 @@ class InferRoute:
         answer: Answer,
         request_id: str,
         outputs: tuple[RequestedOutput, ...],
-    ) -> tuple[bytes, int | None]:
-        is_big = len(answer.values) * len(outputs) > BIG_ANSWER_BYTES
-        has_classes = any(wanted.classes for wanted in outputs)
-        if not is_big or (not has_classes and all(wanted.binary for wanted in outputs)):
-            return encode_answer(model, answer, request_id, outputs)
-        describe = partial(describe_answer, model, answer, request_id, outputs)
-        if has_classes:  # to sort many takes a while, for which NumPy lets go of the lock
-            loop = asyncio.get_running_loop()
-            document, raw = await loop.run_in_executor(self._threads, describe)
+    ) -> Response:
+        is_large = len(answer.values) * len(outputs) > BIG_ANSWER_BYTES
+        has_classes = any(output.classes for output in outputs)
+        if not is_large or (not has_classes and all(output.binary for output in outputs)):
+            body, json_length = encode_answer(model, answer, request_id, outputs)
         else:
-            document, raw = describe()
-        return await self._turns.run(encode_in_slices(document, raw))
+            describe = partial(describe_answer, model, answer, request_id, outputs)
+            if has_classes:  # sorting takes a while, and NumPy releases the interpreter lock for it
+                loop = asyncio.get_running_loop()
+                document, raw = await loop.run_in_executor(self._threads, describe)
+            else:
+                document, raw = describe()
+            body, json_length = await self._time_slicer.run(encode_in_slices(document, raw))
+        if json_length is None:
+            return Response(body, media_type="application/json")
+        headers = {HEADER_LENGTH: str(json_length)}
+        return Response(body, headers=headers, media_type=BINARY_CONTENT_TYPE)
 
-    def _unknown(self, path: str) -> UnknownModel:
+    def _unknown_model(self, path: str) -> UnknownModel:
         parts = path.split("/")  # ["", "v2", "models", name, ..., "infer"]
         name = unquote(parts[3])
         known = name in self._inference.endpoints
         return UnknownModel(name, parts[5] if known and len(parts) > 6 else "")
 
 
+def _begin_trace(
+    tracer: Tracer, path: InferPath, scope: Scope, context: RequestContext
+) -> RequestTrace | None:
+    attributes = {
+        "http.request.method": "POST",
+        "url.path": scope["path"],
+        "ensembled.model": path.endpoint.model.served.name,
+    }
+    trace = tracer.begin("POST /v2/models/{model}/infer", context.trace_headers(), attributes)
+    if trace is not None:
+        context.trace_id = trace.trace_id
+    return trace
+
+
 def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
-    """The plainest form: the body is one encoded image; ``?classification=K`` names classes."""
+    """The simplest form: the body is one encoded image; ``?classification=K`` names classes."""
     given = parse_qs(query.decode("latin-1")).get("classification", ["0"])[-1]
     if not given.isdecimal() or len(given) > _MAX_CLASSES_DIGITS:
         raise InvalidRequest("classification is how many classes to name")

@@ -1,9 +1,9 @@
 """The HTTP server: uvicorn's, on the inherited socket, encrypted or not.
 
-Runs in the front-end's event loop. Connections flow in, their requests go to the application. New
-certificates are for new connections: another listener on the same socket takes those, while what
-is open lives on with what it has. A listener of its own also means that no client resumes a session
-that it has begun under other certificates.
+Runs in the front-end's event loop. Connections flow in, their requests go to the engine and the
+application. New certificates are for new connections, which another listener on the same socket
+accepts, while open ones stay as they are. A listener of its own also means that no client resumes a
+TLS session from before.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import uvicorn
 
+from server.http_api.connection import Connection
 from server.http_api.connections import Connections
 from server.security.tls import HANDSHAKE_S
 
@@ -28,7 +29,7 @@ class HttpServer(uvicorn.Server):
 
     Args:
         application: answers requests.
-        connections: what becomes of connections.
+        connections: their limits.
         listening: the socket to listen on.
         context: of TLS; None for no encryption.
     """
@@ -44,7 +45,6 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 application,
-                http=connections.make,  # type: ignore[arg-type]
                 interface="asgi3",
                 ws="none",
                 lifespan="off",
@@ -55,11 +55,12 @@ class HttpServer(uvicorn.Server):
                 date_header=False,
             )
         )
+        self._connections = connections
         self._listening = listening
         self._context = context
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen; uvicorn calls this when it serves."""
+        """Listen; called by uvicorn."""
         await self.lifespan.startup()
         self.servers = [await self._listen()]
         self.started = True
@@ -88,8 +89,10 @@ class HttpServer(uvicorn.Server):
             **limits,
         )
 
-    def _protocol(self) -> asyncio.Protocol:
-        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
-            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+    def _protocol(self) -> Connection:
+        return Connection(
+            connections=self._connections,
+            application=self.config.loaded_app,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
         )
-        return made

@@ -107,6 +107,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     http_fd: int
     grpc_address: str
     max_request_bytes: int
+    max_json_bytes: int
     queue: QueueLimits
     max_image_pixels: int
     limits: ClientLimits

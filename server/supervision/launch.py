@@ -168,6 +168,7 @@ def _front_end(
         http_fd=http_fd,
         grpc_address=grpc_address,
         max_request_bytes=server.max_request_bytes,
+        max_json_bytes=server.max_json_bytes,
         queue=QueueLimits(
             queue_s=limits.queue_s,
             waiting_requests=server.max_waiting_requests,

@@ -6,12 +6,11 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
-from uvicorn import Config
 from uvicorn.server import ServerState
 from wire import Wire
 
-from server.http_api.connection import Waits
-from server.http_api.connections import Connections
+from server.http_api.connection import Connection
+from server.http_api.connections import Connections, WaitReason
 from server.inference.spec import ClientLimits
 from server.inference.unread_responses import UnreadResponses
 
@@ -28,24 +27,22 @@ class Scene:
         self.connections = Connections(LIMITS, 2, UnreadResponses(1000), nothing_is_fast)
         self.may_answer = asyncio.Event()
         self.may_answer.set()
-        self.config = Config(
-            self.answer,
-            http=self.connections.make,
-            interface="asgi3",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            proxy_headers=False,
-        )
-        self.config.load()
         self.state = ServerState()
         self.began = self.connections.now
         self.bodies = []
         self.gone = 0
 
+    def make_connection(self):
+        return Connection(
+            connections=self.connections,
+            application=self.answer,
+            server_state=self.state,
+            app_state={},
+        )
+
     def connect(self):
         connection, wire = (
-            self.connections.make(config=self.config, server_state=self.state, app_state={}),
+            self.make_connection(),
             Wire(),
         )
         connection.connection_made(wire)
@@ -101,10 +98,10 @@ def test_who_does_not_go_on_is_ended_after_the_limit(sent, limit_s, status):
         if sent:
             connection.data_received(sent)
         await scene.turn()
-        connection.look(scene.began)
-        connection.look(scene.began + limit_s - 0.01)
+        connection.check_time_limit(scene.began)
+        connection.check_time_limit(scene.began + limit_s - 0.01)
         assert (wire.state, wire.sent) == ("open", b"")
-        connection.look(scene.began + limit_s)
+        connection.check_time_limit(scene.began + limit_s)
         assert wire.state == "closed"
         assert wire.sent[9:12] == status
         await scene.turn()
@@ -118,16 +115,16 @@ def test_the_server_may_take_its_time():
         scene.may_answer.clear()
         connection.data_received(REQUEST + HEAD[:5])
         await scene.turn()
-        connection.look(0.0)
-        connection.look(1e9)
+        connection.check_time_limit(0.0)
+        connection.check_time_limit(1e9)
         assert wire.state == "open"
         scene.may_answer.set()
         await scene.turn()
         assert wire.sent.endswith(b"ok")
-        connection.look(1e9 + 1)  # from now on the client's time counts
-        connection.look(1e9 + 1.9)
+        connection.check_time_limit(1e9 + 1)  # from now on the client's time counts
+        connection.check_time_limit(1e9 + 1.9)
         assert wire.state == "open"
-        connection.look(1e9 + 2)
+        connection.check_time_limit(1e9 + 2)
         assert b" 408 " in wire.sent
 
     play(test)
@@ -138,7 +135,7 @@ def test_who_asks_between_two_looks_is_not_idle():
         for second in range(20):
             connection.data_received(REQUEST)
             await scene.turn()
-            connection.look(float(second))
+            connection.check_time_limit(float(second))
         assert wire.state == "open"
         assert wire.sent.count(b"ok") == 20
 
@@ -150,10 +147,10 @@ def test_an_answer_that_is_not_taken():
         connection.data_received(REQUEST)
         await scene.turn()
         wire.unsent_bytes = 1
-        connection.look(0.0)
-        connection.look(3.9)
+        connection.check_time_limit(0.0)
+        connection.check_time_limit(3.9)
         assert wire.state == "open"
-        connection.look(4.0)
+        connection.check_time_limit(4.0)
         assert wire.state == "aborted"
 
     assert play(test) == {"write": 1}
@@ -197,15 +194,15 @@ def test_whoever_takes_no_answer_is_ended_if_others_need_the_memory():
 
 def test_when_the_server_stops_readers_have_ten_seconds_at_most():
     async def test(scene, connection, wire):
-        scene.connections.limit_s[Waits.READER] = 60.0
+        scene.connections.limit_s[WaitReason.WRITE] = 60.0
         connection.data_received(REQUEST)
         await scene.turn()
         wire.unsent_bytes = 1
         connection.shutdown()
-        connection.look(0.0)
-        connection.look(9.9)
+        connection.check_time_limit(0.0)
+        connection.check_time_limit(9.9)
         assert wire.state != "aborted"
-        connection.look(10.0)
+        connection.check_time_limit(10.0)
         assert wire.state == "aborted"
 
     assert play(test) == {"write": 1}

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from uvicorn import Config
 from uvicorn.server import ServerState
 from wire import Wire
 
@@ -16,9 +15,10 @@ from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget
 from server.engine.request import Answer, PreparedRequest
 from server.engine.spec import ServedModel
 from server.errors import ClientGone, QueueFull
+from server.http_api.connection import Connection
 from server.http_api.connections import Connections
 from server.http_api.fast_infer import FastInfer
-from server.http_api.plans import InferPath
+from server.http_api.incoming import InferPath
 from server.http_api.protocol import parse_request
 from server.inference.access_log import AccessLog
 from server.inference.inference import Endpoint
@@ -118,20 +118,13 @@ class Scene:
             ),
         )
         self.connections = Connections(LIMITS, 2, UnreadResponses(1 << 20), self.fast)
-        self.config = Config(
-            self.echo,
-            http=self.connections.make,
-            interface="asgi3",
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            proxy_headers=False,
-        )
-        self.config.load()
         self.state = ServerState()
         self.slow = 0
-        self.connection = self.connections.make(
-            config=self.config, server_state=self.state, app_state={}
+        self.connection = Connection(
+            connections=self.connections,
+            application=self.echo,
+            server_state=self.state,
+            app_state={},
         )
         self.wire = Wire()
         self.connection.connection_made(self.wire)
@@ -305,7 +298,7 @@ def test_a_body_for_which_there_is_no_memory_is_the_applications(monkeypatch):
     def refuse(nbytes):
         raise MemoryError(nbytes)
 
-    monkeypatch.setattr("server.http_api.incoming._memory", refuse)
+    monkeypatch.setattr("server.http_api.incoming._allocate_untouched", refuse)
 
     async def test(scene):
         scene.feed(request_of(bytes(WIDE - 8) + b"0005abcd")[0])
@@ -360,10 +353,10 @@ def test_a_client_that_goes_has_its_rows_given_up():
 def test_a_body_that_does_not_come_in_time():
     async def test(scene):
         scene.feed(scene.know(payload(1, WIDE))[:-1])
-        scene.connection.look(0.0)
-        scene.connection.look(1.9)
+        scene.connection.check_time_limit(0.0)
+        scene.connection.check_time_limit(1.9)
         assert scene.wire.sent == b""
-        scene.connection.look(2.0)
+        scene.connection.check_time_limit(2.0)
         assert scene.wire.sent.startswith(b"HTTP/1.1 408 ")
         assert scene.wire.state == "closed"
         assert scene.endpoint.counters.outcomes == {"body_timeout": 1}

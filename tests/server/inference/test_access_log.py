@@ -47,7 +47,12 @@ def ask(*headers):
 
     with ThreadPoolExecutor(1) as threads:
         route = InferRoute(
-            inference, threads, max_request_bytes=10, budget=None, authenticator=None
+            inference,
+            threads,
+            max_request_bytes=10,
+            max_json_bytes=10,
+            budget=None,
+            authenticator=None,
         )
         asyncio.run(route(scope, receive, send))
     start, body = sent

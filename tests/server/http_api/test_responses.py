@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from server.errors import InvalidRequest, RequestTooLarge, Unauthenticated
-from server.http_api.answers import refuse
+from server.http_api.responses import send_error
 
 
 def refused(error, headers=()):
@@ -23,7 +23,7 @@ def refused(error, headers=()):
         else:
             events.append("more" if message.get("more_body") else "end")
 
-    asyncio.run(refuse(error, {"headers": list(headers)}, receive, send))
+    asyncio.run(send_error(error, {"headers": list(headers)}, receive, send))
     return events
 
 

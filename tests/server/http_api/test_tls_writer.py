@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http_api.pieces import PieceTransport
+from server.http_api.tls_writer import TlsWriter
 
-PIECE = 1 << 16
+CHUNK = 1 << 16
 
 
 class Tls:
@@ -15,21 +15,21 @@ class Tls:
         self.room = room
         self.sent = b""
         self.state = "open"
-        self.pieces = PieceTransport(self)
+        self.writer = TlsWriter(self)
 
     def set_write_buffer_limits(self, high):
-        assert high == PIECE
+        assert high == CHUNK
 
     def get_write_buffer_size(self):
         return 7
 
     def write(self, data):
         assert self.state == "open"
-        assert len(data) <= PIECE
+        assert len(data) <= CHUNK
         self.sent += bytes(data)
         self.room -= 1
         if self.room <= 0:
-            self.pieces.pause()
+            self.writer.pause()
 
     def is_closing(self):
         return self.state != "open"
@@ -42,7 +42,7 @@ class Tls:
 
 
 answers = st.lists(
-    st.lists(st.integers(0, 5 * PIECE // 2), min_size=1, max_size=3), min_size=1, max_size=4
+    st.lists(st.integers(0, 5 * CHUNK // 2), min_size=1, max_size=3), min_size=1, max_size=4
 )
 
 
@@ -54,19 +54,19 @@ def test_all_goes_in_its_order_and_no_sooner_than_it_is_asked_for(sizes, room, c
         data = [bytes([number + 1]) * size for size in chunks]
         expected += b"".join(data)
         if len(data) == 1:
-            tls.pieces.write(data[0])
+            tls.writer.write(data[0])
         else:
-            tls.pieces.writelines(data)
-        assert tls.pieces.get_write_buffer_size() == 7 + len(expected) - len(tls.sent)
+            tls.writer.writelines(data)
+        assert tls.writer.get_write_buffer_size() == 7 + len(expected) - len(tls.sent)
     assert expected.startswith(tls.sent)
     if closes:
-        tls.pieces.close()
-        assert tls.pieces.is_closing()
+        tls.writer.close()
+        assert tls.writer.is_closing()
     while len(tls.sent) < len(expected):
         assert tls.state == "open"
         before = len(tls.sent)
         tls.room = room
-        is_done = tls.pieces.resume()
+        is_done = tls.writer.resume()
         assert len(tls.sent) > before
         assert is_done == (len(tls.sent) == len(expected) and tls.room > 0)
     assert tls.sent == expected
@@ -75,16 +75,16 @@ def test_all_goes_in_its_order_and_no_sooner_than_it_is_asked_for(sizes, room, c
 
 def test_what_is_ended_sends_no_more():
     tls = Tls(1)
-    tls.pieces.write(bytes(3 * PIECE))
-    tls.pieces.abort()
+    tls.writer.write(bytes(3 * CHUNK))
+    tls.writer.abort()
     assert tls.state == "aborted"
-    assert tls.pieces.resume()
-    assert (len(tls.sent), tls.pieces.get_write_buffer_size()) == (PIECE, 7)
+    assert tls.writer.resume()
+    assert (len(tls.sent), tls.writer.get_write_buffer_size()) == (CHUNK, 7)
 
 
 def test_a_client_that_goes_meanwhile_gets_no_more():
     tls = Tls(1)
-    tls.pieces.write(bytes(3 * PIECE))
+    tls.writer.write(bytes(3 * CHUNK))
     tls.state = "lost"
-    assert tls.pieces.resume()
-    assert len(tls.sent) == PIECE
+    assert tls.writer.resume()
+    assert len(tls.sent) == CHUNK

@@ -7,7 +7,7 @@ import pytest
 
 from server.engine.request import PreparedRequest
 from server.engine.spec import ServedModel
-from server.http_api.plans import PlanCache
+from server.http_api.incoming import PlanCache
 from server.http_api.protocol import parse_request
 from server.inference.outputs import infer_options
 from server.inference.requests import BoundRequest, RequestedOutput, bind_tensors

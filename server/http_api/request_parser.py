@@ -1,21 +1,21 @@
-"""Where requests begin and end in what a client sends: httptools, and what it leaves open.
+"""Parses the requests on one connection with httptools, and closes the gaps that it leaves.
 
-Runs in the front-end, under every HTTP connection. Bytes flow in, heads and bodies flow out.
-Whoever asks for another protocol (``Upgrade``) is answered in this one.
+Runs in the front-end, under every HTTP connection. Bytes flow in, heads and bodies flow out. A
+request that asks for another protocol (``Upgrade``) is treated as one in this protocol.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 from urllib.parse import unquote
 
 import httptools
 from httptools import HttpParserError, HttpParserUpgrade
 
-__all__ = ["Head", "Receiver", "RequestParser"]
+__all__ = ["RequestHead", "RequestParser"]
 
 
-class Head:
+class RequestHead:
     """The head of a request.
 
     Attributes:
@@ -23,7 +23,7 @@ class Head:
         url: as it came.
         headers: names in lower case, and values.
         http_version: ``1.0`` or ``1.1``.
-        keep_alive: whether the connection is to stay.
+        keep_alive: whether the connection stays open afterwards.
         path: without escapes.
         query: as it came, without the question mark.
     """
@@ -49,68 +49,56 @@ class Head:
         self.query: bytes = parsed.query or b""
 
     @property
-    def size(self) -> int:
+    def size_bytes(self) -> int:
         """About how many bytes it takes on the wire."""
         framing = 4 * len(self.headers)
         texts = sum(len(name) + len(value) for name, value in self.headers)
         return len(self.url) + texts + framing
 
 
-class Receiver(Protocol):
-    """Gets what was parsed."""
-
-    def begin_message(self) -> None:
-        """A request begins."""
-        ...
-
-    def take_head(self, head: Head) -> None:
-        """Its head is there.
-
-        Raises:
-            HttpParserError: if that is too much.
-        """
-        ...
-
-    def take_body(self, data: bytes) -> None:
-        """Some of its body is there."""
-        ...
-
-    def end_message(self) -> None:
-        """It is there as a whole."""
-        ...
-
-
 class RequestParser:
     """Parses what one client sends.
 
     Args:
-        receiver: gets what comes of it.
+        on_begin: called when a request begins.
+        on_head: called with its head; may raise `HttpParserError`.
+        on_body: called with each part of its body.
+        on_end: called when it is complete.
     """
 
-    def __init__(self, receiver: Receiver) -> None:
-        self._receiver = receiver
+    def __init__(
+        self,
+        *,
+        on_begin: Callable[[], None],
+        on_head: Callable[[RequestHead], None],
+        on_body: Callable[[bytes], None],
+        on_end: Callable[[], None],
+    ) -> None:
+        self._on_begin = on_begin
+        self._on_head = on_head
+        self.on_body = on_body  # httptools looks it up by this name
+        self._on_end = on_end
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
-        self._is_framed_again = False
-        self.on_body = receiver.take_body
-        self._parser = self._make()
+        self._is_reparsed = False
+        self._parser = self._make_parser()
 
-    def _make(self) -> httptools.HttpRequestParser:
+    def _make_parser(self) -> httptools.HttpRequestParser:
         parser = httptools.HttpRequestParser(self)
-        # A client may send on behind its last request: that is not read, but no damage to it.
+        # What a client sends after its last request is not read, but is no error.
         parser.set_dangerous_leniencies(lenient_data_after_close=True)
         return parser
 
     def close(self) -> None:
-        """Parse nothing more, and let go of the receiver, which has this parser."""
+        """Parse nothing more, and drop the references that make a cycle with the connection."""
         vars(self).clear()
 
     def skip_body(self) -> None:
-        """What is left of the body will come past this parser: begin anew behind it."""
-        self._parser = self._make()
+        """The rest of the body bypasses this parser: start over after it."""
+        self._parser = self._make_parser()
 
     def feed(self, data: bytes) -> None:
-        """Parse what came.
+        """Parse what was received.
 
         Raises:
             HttpParserError: if it is not HTTP.
@@ -122,27 +110,27 @@ class RequestParser:
                 return
             except HttpParserUpgrade as upgrade:
                 rest = memoryview(rest)[upgrade.args[0] :]
-                if self._is_framed_again:
-                    self._frame_again()
+                if self._is_reparsed:
+                    self._reparse_head()
 
-    def _frame_again(self) -> None:
-        """Begin the request anew that has just begun, as if it had asked for no other protocol.
+    def _reparse_head(self) -> None:
+        """Parse the head that has just ended again, without its wish for another protocol.
 
-        After a request that does, the parser takes a body for what the other protocol says.
+        After a request that has one, the parser takes a body for data of the other protocol.
         """
-        self._is_framed_again = False
+        self._is_reparsed = False
         lines = [b"%b %b HTTP/1.1" % (self._parser.get_method(), self._url)]
         lines += [b"%b: %b" % header for header in self._headers if header[0] != b"upgrade"]
-        self._parser = self._make()
+        self._parser = self._make_parser()
         self._parser.feed_data(b"\r\n".join([*lines, b"\r\n"]))
 
-    # -- what httptools calls -------------------------------------------------------------------
+    # -- what httptools calls -----------------------------------------------------------------
 
     def on_message_begin(self) -> None:
         """A request begins."""
         self._url = b""
         self._headers = []
-        self._receiver.begin_message()
+        self._on_begin()
 
     def on_url(self, url: bytes) -> None:
         """Part of its URL."""
@@ -153,7 +141,7 @@ class RequestParser:
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Its head is there; one that asks for another protocol is begun as it is meant."""
+        """Its head is complete."""
         parser = self._parser
         method = parser.get_method()
         if parser.should_upgrade() and any(
@@ -161,13 +149,13 @@ class RequestParser:
         ):
             if method == b"CONNECT":
                 raise HttpParserError("a tunnel with a body")
-            self._is_framed_again = True
+            self._is_reparsed = True
             return
         version = parser.get_http_version()
         keep_alive = version != "1.0" and parser.should_keep_alive()
-        self._receiver.take_head(Head(method, self._url, self._headers, version, keep_alive))
+        self._on_head(RequestHead(method, self._url, self._headers, version, keep_alive))
 
     def on_message_complete(self) -> None:
-        """It is there as a whole."""
-        if not self._is_framed_again:
-            self._receiver.end_message()
+        """It is complete."""
+        if not self._is_reparsed:
+            self._on_end()

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.http_api.entrance import scope_of
+from server.http_api.api import scope_of
 from server.security.authentication import Scope
 
 

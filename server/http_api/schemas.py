@@ -1,0 +1,289 @@
+"""The documents that the HTTP API reads and writes, as pydantic models for its OpenAPI description.
+
+Used in the front-end. FastAPI checks responses against them, except those of the infer route, whose
+requests and responses never become pydantic objects.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from ensembled_client.wire import DTYPES
+from pydantic import BaseModel, Field
+
+__all__ = [
+    "ErrorBody",
+    "InferRequestBody",
+    "InferResponseBody",
+    "IndexEntry",
+    "IndexRequest",
+    "Liveness",
+    "ModelConfig",
+    "ModelMetadata",
+    "ModelReadiness",
+    "Readiness",
+    "ServerMetadata",
+    "Statistics",
+]
+
+Count = Annotated[int, Field(ge=0)]
+Datatype = Annotated[str, Field(json_schema_extra={"enum": [*DTYPES, "BYTES"]})]
+
+
+class ErrorBody(BaseModel):
+    """Why a request was refused or has failed."""
+
+    error: str
+
+
+class Liveness(BaseModel):
+    """Whether the front-end answers."""
+
+    live: bool
+
+
+class Readiness(BaseModel):
+    """Whether the server accepts traffic."""
+
+    ready: bool
+
+
+class ModelReadiness(BaseModel):
+    """Whether a model can meet its quorum."""
+
+    name: str = ""
+    ready: bool
+
+
+class ServerMetadata(BaseModel):
+    """The server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    """An input or output; -1 is the batch dimension."""
+
+    name: str
+    datatype: Datatype
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """A model's inputs and outputs."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class TensorConfig(BaseModel):
+    """An input or output, without its batch dimension."""
+
+    name: str
+    data_type: str
+    dims: list[Count]
+
+
+class ConfigParameter(BaseModel):
+    """The value of a parameter."""
+
+    string_value: str
+
+
+class EnsembleConfiguration(BaseModel):
+    """A model's members and how they are combined."""
+
+    members: list[str]
+    rule: str
+    quorum: Count
+    deadline_ms: float
+    cascade: list[list[str]] = Field(default=[], description="By stage, the members that it adds.")
+    confidence: list[float] = Field(default=[], description="By stage but the last, its threshold.")
+    extra_outputs: list[TensorMetadata]
+    labels: list[str] = []
+
+
+class ModelConfig(BaseModel):
+    """A model's configuration."""
+
+    name: str
+    platform: str
+    backend: str
+    max_batch_size: Count
+    input: list[TensorConfig]
+    output: list[TensorConfig]
+    parameters: dict[str, ConfigParameter]
+    allocation: dict[str, dict[str, Count]] = Field(
+        description="By device, the members that run there and their batch sizes."
+    )
+    ensemble: EnsembleConfiguration
+
+
+class Duration(BaseModel):
+    """How often something was done, and how long it took altogether."""
+
+    count: Count
+    ns: Count
+
+
+class InferenceStatistics(BaseModel):
+    """The durations of requests, and of their parts."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration
+    cache_miss: Duration
+
+
+class BatchStatistics(BaseModel):
+    """The durations of batches of one size."""
+
+    batch_size: Count
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class ModelStatistics(BaseModel):
+    """What a model has done since the server's start."""
+
+    name: str
+    version: str
+    last_inference: Count = Field(description="Unix time in milliseconds.")
+    inference_count: Count
+    execution_count: Count
+    inference_stats: InferenceStatistics
+    batch_stats: list[BatchStatistics]
+    predictions_saved: Count = Field(
+        default=0, description="Members' rows that a cascade did not need."
+    )
+
+
+class Statistics(BaseModel):
+    """What models have done."""
+
+    model_stats: list[ModelStatistics]
+
+
+class IndexRequest(BaseModel):
+    """Which models to list."""
+
+    ready: bool = Field(default=False, description="Whether only models that are ready are listed.")
+
+
+class IndexEntry(BaseModel):
+    """A model and its state."""
+
+    name: str
+    version: str
+    state: Literal["READY", "UNAVAILABLE"]
+    reason: str
+
+
+class InputTensorParameters(BaseModel):
+    """The parameters of an input."""
+
+    binary_data_size: int | None = Field(
+        default=None, description="Bytes of this input after the JSON, instead of data."
+    )
+
+
+class InputTensorBody(BaseModel):
+    """An input."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    parameters: InputTensorParameters = InputTensorParameters()
+    data: Any = Field(
+        default=None,
+        description="Nested or flat, row-major; BYTES are strings, BF16 is binary only.",
+    )
+
+
+class RequestedOutputParameters(BaseModel):
+    """The parameters of a requested output."""
+
+    binary_data: bool = Field(default=False, description="Whether this output is raw.")
+    classification: Count = Field(default=0, description="How many of the best classes to name.")
+
+
+class RequestedOutputBody(BaseModel):
+    """An output that the client wants."""
+
+    name: str
+    parameters: RequestedOutputParameters = RequestedOutputParameters()
+
+
+class InferParameters(BaseModel):
+    """The parameters of an infer request; others are ignored."""
+
+    timeout: int = Field(
+        default=0, ge=0, le=10**15, description="The deadline in microseconds, 0 for none."
+    )
+    members: str = Field(
+        default="", description="Names of the members to ask, separated by commas; all by default."
+    )
+    quorum: int = Field(
+        default=0,
+        ge=0,
+        le=64,
+        description="The fewest members the answer may rest on, 0 for the model's own.",
+    )
+    priority: Count = Field(default=0, description="1 goes before all others.")
+    binary_data_output: bool = Field(
+        default=False, description="Whether outputs are raw by default."
+    )
+
+
+class InferRequestBody(BaseModel):
+    """An infer request in JSON, or the JSON before its raw tensors."""
+
+    inputs: list[InputTensorBody]
+    id: str = ""
+    parameters: InferParameters = InferParameters()
+    outputs: list[RequestedOutputBody] | None = Field(
+        default=None, description="The combined output by default."
+    )
+
+
+class OutputTensorParameters(BaseModel):
+    """The parameters of an output."""
+
+    binary_data_size: Count = Field(default=0, description="Bytes of this output after the JSON.")
+
+
+class OutputTensorBody(BaseModel):
+    """An output, flat."""
+
+    name: str
+    datatype: Datatype
+    shape: list[Count]
+    parameters: OutputTensorParameters = OutputTensorParameters()
+    data: list[float | bool | str | None] = []
+
+
+class AnswerParameters(BaseModel):
+    """What an answer rests on."""
+
+    members: str = Field(description="The members that the answer rests on.")
+    degraded: bool = Field(description="Whether these are fewer than were asked.")
+
+
+class InferResponseBody(BaseModel):
+    """The answer in JSON, or the JSON before its raw tensors."""
+
+    model_name: str
+    model_version: str
+    id: str = ""
+    parameters: AnswerParameters
+    outputs: list[OutputTensorBody]
