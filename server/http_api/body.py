@@ -21,6 +21,7 @@ from server.errors import InvalidRequest, RequestTooLarge, UnsupportedMediaType
 __all__ = [
     "BODY_TIMEOUT",
     "ENCODINGS",
+    "WINDOW_BITS",
     "BodyReader",
     "Decompressor",
     "Disconnected",
@@ -35,7 +36,8 @@ BODY_TIMEOUT = "ensembled.body_timeout"
 
 ENCODINGS = ("gzip", "deflate")
 _ALIASES = {"identity": "", "x-gzip": "gzip"}
-_WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
+#: What zlib calls these encodings.
+WINDOW_BITS = {"gzip": zlib.MAX_WBITS | 16, "deflate": zlib.MAX_WBITS}
 _ROUND_BYTES = 1 << 17
 _ROUNDS_ON_LOOP = 2
 _MAX_GZIP_MEMBERS = 1 << 12
@@ -179,7 +181,7 @@ class Decompressor:
     def __init__(self, encoding: str, limit_bytes: int) -> None:
         self._encoding = encoding
         self._limit_bytes = limit_bytes
-        self._stream = zlib.decompressobj(_WINDOW_BITS[encoding])
+        self._stream = zlib.decompressobj(WINDOW_BITS[encoding])
         self._members = 1
         self._rest = b""
         self._out = bytearray()
@@ -241,7 +243,7 @@ class Decompressor:
             raise InvalidRequest(f"the body goes on after the end of its {self._encoding} data")
         if self._members > _MAX_GZIP_MEMBERS:
             raise InvalidRequest(f"the gzip body has more than {_MAX_GZIP_MEMBERS} members")
-        self._stream = zlib.decompressobj(_WINDOW_BITS["gzip"])
+        self._stream = zlib.decompressobj(WINDOW_BITS["gzip"])
 
 
 def canonical_encoding(name: str) -> str:

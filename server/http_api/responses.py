@@ -6,7 +6,6 @@ Runs in the front-end, under the infer route and the rest of the HTTP API.
 from __future__ import annotations
 
 import asyncio
-import gzip
 import zlib
 from concurrent.futures import Executor
 from functools import lru_cache
@@ -23,7 +22,7 @@ from server.errors import (
     Unavailable,
     UnsupportedMediaType,
 )
-from server.http_api.body import ENCODINGS, canonical_encoding, discard_body
+from server.http_api.body import ENCODINGS, WINDOW_BITS, canonical_encoding, discard_body
 
 __all__ = [
     "LEAST_COMPRESSED_BYTES",
@@ -38,6 +37,7 @@ __all__ = [
 LEAST_COMPRESSED_BYTES = 4096
 #: Larger ones are compressed in a thread.
 _MAX_ON_LOOP_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 17
 _LEVEL = 1
 _MOST_SIZE_RATIO = 0.7
 _MAX_TEXT = 4096
@@ -110,16 +110,27 @@ async def compress_response(
     if not encoding:
         return
     body = bytes(response.body)
-    compress = gzip.compress if encoding == "gzip" else zlib.compress
     if len(body) < _MAX_ON_LOOP_BYTES:
-        smaller = compress(body, _LEVEL)
+        smaller = _compress(body, encoding)
     else:
         loop = asyncio.get_running_loop()
-        smaller = await loop.run_in_executor(threads, compress, body, _LEVEL)
-    if len(smaller) <= _MOST_SIZE_RATIO * len(body):
+        smaller = await loop.run_in_executor(threads, _compress, body, encoding)
+    if smaller is not None:
         response.body = smaller
         response.headers["content-length"] = str(len(smaller))
         response.headers["content-encoding"] = encoding
+
+
+def _compress(body: bytes, encoding: str) -> bytes | None:
+    """Compress in one pass, given up as soon as it saves too little, as with most raw numbers."""
+    stream = zlib.compressobj(_LEVEL, wbits=WINDOW_BITS[encoding])
+    view, out = memoryview(body), bytearray()
+    for start in range(0, len(body), _BLOCK_BYTES):
+        out += stream.compress(view[start : start + _BLOCK_BYTES])
+        if len(out) > _MOST_SIZE_RATIO * (start + _BLOCK_BYTES):
+            return None
+    out += stream.flush()
+    return bytes(out) if len(out) <= _MOST_SIZE_RATIO * len(body) else None
 
 
 @lru_cache(maxsize=256)

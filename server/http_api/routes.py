@@ -148,10 +148,10 @@ def add_model_routes(api: FastAPI, inference: Inference, infer: InferRoute) -> N
     """Add the routes about one model, by its name alone, and by name and version."""
     name, version = _path_parameters(inference.endpoints)
 
-    def find(model: str = name) -> Endpoint:
+    async def find(model: str = name) -> Endpoint:
         return inference.find(model)
 
-    def find_version(model: str = name, version: str = version) -> Endpoint:
+    async def find_version(model: str = name, version: str = version) -> Endpoint:
         return inference.find(model, version)
 
     for prefix, suffix, dependency in (
@@ -210,7 +210,7 @@ def _model_router(inference: Inference, prefix: str, suffix: str, found: Any) ->
 
 
 def _infer_route(
-    infer: InferRoute, prefix: str, suffix: str, find: Callable[..., Endpoint]
+    infer: InferRoute, prefix: str, suffix: str, find: Callable[..., Awaitable[Endpoint]]
 ) -> APIRoute:
     """Describes the infer route; its requests go there without passing FastAPI."""
     images = Query(

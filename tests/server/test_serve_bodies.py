@@ -14,6 +14,7 @@ pytestmark = pytest.mark.process
 
 MIB = 1 << 20
 LIMIT = 110 * MIB
+MAX_JSON = 16 * MIB
 COLUMNS = 784
 INFER = "/v2/models/all/infer"
 DEADLINE_S = 60
@@ -145,7 +146,9 @@ def test_what_is_beyond_the_limit_is_not_kept(server, is_announced):
     front_end = server.child("front-end")
     before = front_end.memory_info().rss
     size = 300 if is_announced else LIMIT // MIB + 100
-    headers = {"Content-Length": str(size * MIB)} if is_announced else {}
+    headers = {"Inference-Header-Content-Length": "100"}
+    if is_announced:
+        headers["Content-Length"] = str(size * MIB)
     response = client.http.post(INFER, content=chunks(size), headers=headers)
     assert response.status_code == 413
     assert str(LIMIT) in response.json()["error"]
@@ -153,6 +156,30 @@ def test_what_is_beyond_the_limit_is_not_kept(server, is_announced):
     # Chunked, as much as the limit allows is kept until it is known to be exceeded.
     assert grown < (30 * MIB if is_announced else LIMIT + 60 * MIB)
     client.close()
+
+
+@pytest.mark.parametrize("encoding", ["identity", "gzip"])
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_large_json_is_refused_naming_the_binary_extension(server, encoding, is_announced):
+    body = json_body(numbers(1))[:-1] + b" " * MAX_JSON + b"}"
+    body = gzip.compress(body, 1) if encoding == "gzip" else body
+    content = body if is_announced else iter([body[:1000], body[1000:]])
+    response = server.client.http.post(
+        INFER, content=content, headers={"Content-Encoding": encoding}
+    )
+    assert response.status_code == 413
+    for part in (str(MAX_JSON), "binary_data_size", "Inference-Header-Content-Length"):
+        assert part in response.json()["error"]
+
+
+def test_the_header_of_a_binary_request_is_limited_as_json(server):
+    body, headers = binary_body(numbers(1))
+    length = int(headers["Inference-Header-Content-Length"])
+    header = body[: length - 1] + b" " * MAX_JSON + b"}"
+    headers["Inference-Header-Content-Length"] = str(len(header))
+    answer = server.client.post(INFER, header + body[length:], headers)
+    assert answer.status == 413
+    assert "binary_data_size" in answer.json["error"]
 
 
 def test_what_is_announced_takes_no_memory_before_it_comes(server):
@@ -180,14 +207,16 @@ def test_a_bomb_takes_no_memory(server):
     before = front_end.memory_info().rss
     packer = zlib.compressobj(1, wbits=31)
     bomb = b"".join(packer.compress(bytes(MIB)) for _ in range(8 * LIMIT // MIB)) + packer.flush()
-    answer = server.client.post(INFER, bomb, {"Content-Encoding": "gzip"})
+    headers = {"Content-Encoding": "gzip", "Inference-Header-Content-Length": "100"}
+    answer = server.client.post(INFER, bomb, headers)
     assert answer.status == 413
     assert peak_bytes(front_end) - before < 3 * LIMIT
 
 
 def test_small_requests_are_answered_while_a_big_one_is_parsed(server):
     # Of so many numbers that a client, too, has time for some questions while they are parsed.
-    big = json_body(np.full((5000, COLUMNS), 0.5, np.float32))
+    big = json_body(np.full((4000, COLUMNS), 0.5, np.float32))
+    assert 0.9 * MAX_JSON < len(big) <= MAX_JSON
     small = json_body(numbers(1))
     with socket.create_connection((server.host, server.port), DEADLINE_S) as first:
         first.sendall(head(len(big)) + big[:-1])
