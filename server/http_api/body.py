@@ -104,7 +104,7 @@ class BodyReader:
         try:
             if encoding:
                 body: bytes | bytearray = await self._decompress(
-                    Decompressor(encoding, self._max_bytes), first, has_more, receive, hold
+                    Decompressor(encoding, self._max_bytes), first, has_more, receive, reservation
                 )
             else:
                 body = await self._join(first, has_more, receive, reservation)

@@ -96,7 +96,7 @@ class FastCall:
         self._connection = connection
         self._head = head
         self._plan = plan
-        self._reservation = hold
+        self._reservation = reservation
         self._arrived = time.monotonic()
         self._request: Request | None = None
         self._is_admitted = False

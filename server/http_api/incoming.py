@@ -358,7 +358,7 @@ class IncomingInfer:
     def take_reservation(self) -> Reservation | None:
         """Transfer what it holds of the budget to the caller."""
         reservation, self._reservation = self._reservation, None
-        return hold
+        return reservation
 
     def as_asgi(self, connection: ClientConnection) -> AsgiCall:
         """The same request as a call of the application."""
