@@ -80,7 +80,7 @@ def inspect_rules(config: Config, members: Sequence[InspectedMember]) -> dict[st
 def meta_problems(
     name: str, members: int, prediction: TensorSpec, signature: ModelSignature
 ) -> Iterator[str]:
-    """Yield why a meta-model does not fit its ensemble, a line each.
+    """Yield why a meta-model does not fit an ensemble of so many members, a line each.
 
     Args:
         name: of the ensemble.

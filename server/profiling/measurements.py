@@ -83,12 +83,6 @@ def collect(
 ) -> Measurements:
     """Collect the profiles of all targets, and estimate those that could not be measured.
 
-    Args:
-        targets: all members on all kinds.
-        records: what is known of them, by their keys.
-        from_cache: how many were complete in the cache.
-        measured: how many were measured now.
-
     Raises:
         StartError: if a member can't run anywhere.
     """

@@ -150,11 +150,6 @@ def profile_targets(
 ) -> Iterator[ProfileTarget]:
     """Yield every member on every kind of device, member by member.
 
-    Args:
-        config: the configuration, for the batch sizes.
-        members: of this configuration.
-        devices: where members may go.
-
     Raises:
         ConfigError: if the configuration and a model disagree.
     """

@@ -1,7 +1,7 @@
 """What members must agree on, with their models and with each other."""
 
 import pytest
-from known import X, Y, composed, image, meaning, member, problems, renaming
+from inspected import X, Y, composed, image, meaning, member, problems, renaming
 
 from server.errors import ConfigError
 from workers.runtime.spec import TensorSpec

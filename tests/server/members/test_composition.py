@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from known import X, Y, composed, image, meaning, member, problems, renaming
+from inspected import X, Y, composed, image, meaning, member, problems, renaming
 
 from server.errors import ConfigError
 from server.members.rules import MetaModel

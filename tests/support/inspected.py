@@ -1,4 +1,4 @@
-"""Members of which all is known, and configurations composed of them, without any model."""
+"""Inspected members without any model, and configurations composed of them."""
 
 from __future__ import annotations
 
