@@ -48,7 +48,7 @@ from server.inference.outputs import member_names
 from server.inference.requests import InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
 from server.inference.tensors import InputTensor
-from server.inference.time_slicer import Turns
+from server.inference.time_slicer import TimeSlicer
 from server.security.authentication import Authenticator
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class InferRoute:
         self._max_json_bytes = min(max_json_bytes, max_request_bytes)
         self._bodies = BodyReader(max_request_bytes, threads, budget)
         self._json_bodies = BodyReader(self._max_json_bytes, threads, budget, hint=_USE_BINARY)
-        self._time_slicer = Turns()
+        self._time_slicer = TimeSlicer()
         self.paths = {
             f"/v2/models/{name}{version}/infer": path
             for name, path in (

@@ -17,7 +17,7 @@ import orjson
 
 from server.errors import InvalidRequest
 from server.inference.tensors import InputTensor, count_elements, find_dtype
-from server.inference.time_slicer import Steps
+from server.inference.time_slicer import Slices
 
 __all__ = ["SLICE_BYTES", "encode_array", "tensor_from_json"]
 
@@ -46,7 +46,7 @@ def tensor_from_json(
     text: memoryview,
     *,
     slice_bytes: int = SLICE_BYTES,
-) -> Steps[InputTensor]:
+) -> Slices[InputTensor]:
     """Decode a tensor.
 
     Args:
@@ -184,7 +184,7 @@ def _out_of_range(name: str, datatype: str) -> InvalidRequest:
 
 def encode_array(
     array: npt.NDArray[np.generic], *, slice_elements: int = _SLICE_ELEMENTS
-) -> Steps[orjson.Fragment]:
+) -> Slices[orjson.Fragment]:
     """Encode a one-dimensional array; what is not a number becomes null.
 
     Args:

@@ -1,8 +1,8 @@
 """The Open Inference Protocol over HTTP: an infer request's body to tensors, an answer to a body.
 
 Runs in the front-end; pure. A body is JSON, or JSON followed by raw tensors (the binary tensor
-extension); what its parts mean is in the protocol's specification (`inference_rest.md`) and the
-extensions `binary_data` and `classification` of its best-known server.
+extension). The protocol's specification is `inference_rest.md`, with Triton's extensions
+`binary_data` and `classification`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from server.inference.tensors import (
     InputTensor,
     tensor_from_bytes,
 )
-from server.inference.time_slicer import Steps, run_at_once
+from server.inference.time_slicer import Slices, run_to_end
 
 __all__ = [
     "describe_answer",
@@ -84,12 +84,12 @@ def parse_request(body: bytes | bytearray, header_length: int | None) -> InferRe
     Raises:
         InvalidRequest: in one line.
     """
-    return run_at_once(parse_in_slices(body, header_length))
+    return run_to_end(parse_in_slices(body, header_length))
 
 
 def parse_in_slices(
     body: bytes | bytearray, header_length: int | None, *, slice_bytes: int = SLICE_BYTES
-) -> Steps[InferRequest]:
+) -> Slices[InferRequest]:
     """Parse an infer request's body; a generator that yields between slices of large tensors.
 
     One pass over the JSON finds where tensors are, at more than a gigabyte per second; only their
@@ -165,7 +165,7 @@ def _parameters(text: msgspec.Raw) -> dict[str, Any]:
 
 def _tensors(
     inputs: list[_InputHeader], raw: memoryview, slice_bytes: int
-) -> Steps[list[InputTensor]]:
+) -> Slices[list[InputTensor]]:
     tensors: list[InputTensor] = []
     position = 0
     for item in inputs:
@@ -221,7 +221,7 @@ def _wanted_output(output: _OutputHeader, binary: bool) -> RequestedOutput:
     return RequestedOutput(output.name, binary, classes)
 
 
-#: What most clients want; the headers of such answers, by all that they depend on.
+#: What most clients want, and the JSON of such answers by all that it depends on.
 _USUAL = (RequestedOutput(COMBINED, binary=True),)
 _headers: GenerationalCache[tuple[str, int, int, bool], bytes] = GenerationalCache(_HEADERS)
 
@@ -232,14 +232,14 @@ def encode_answer(
     """Encode an answer: the body, and the length of its JSON if raw tensors follow.
 
     Args:
-        model: what was asked.
-        answer: what it says.
+        model: that has answered.
+        answer: the combined values and what they rest on.
         request_id: echoed, unless it is empty.
-        outputs: what is wanted of it.
+        outputs: the outputs that the client wants.
     """
     if outputs != _USUAL or request_id:
         return _encode(model, answer, request_id, outputs)
-    # Most answers to a model are alike but for their values.
+    # Most answers of a model differ only in their values.
     key = (model.served.name, answer.rows, answer.used, answer.degraded)
     header = _headers.get(key)
     if header is None:
@@ -251,7 +251,7 @@ def encode_answer(
 
 def encode_in_slices(
     document: dict[str, Any], raw: Sequence[Raw]
-) -> Steps[tuple[bytes, int | None]]:
+) -> Slices[tuple[bytes, int | None]]:
     """Encode an answer that `describe_answer` has described as `encode_answer` does, in slices.
 
     Args:
@@ -281,10 +281,10 @@ def describe_answer(
     """The JSON document of an answer, with NumPy arrays, and the raw tensors that follow it.
 
     Args:
-        model: what was asked.
-        answer: what it says.
+        model: that has answered.
+        answer: the combined values and what they rest on.
         request_id: echoed, unless it is empty.
-        outputs: what is wanted of it.
+        outputs: the outputs that the client wants.
     """
     described: list[dict[str, Any]] = []
     raw: list[Raw] = []
@@ -310,7 +310,7 @@ def describe_answer(
 
 
 def _values(tensor: OutputTensor) -> Any:
-    """The elements of a tensor, flat, as JSON takes them; what is no number becomes null."""
+    """A tensor's elements, flat, for JSON; what is not a number becomes null."""
     if tensor.datatype == "BYTES":
         return [bytes(element).decode() for element in split_elements(tensor.data)]
     return np.frombuffer(tensor.data, DTYPES[tensor.datatype])

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as numpy_strategies
 from server.errors import InvalidRequest
 from server.http_api.json_tensors import _is_regular, encode_array, tensor_from_json
 from server.http_api.protocol import parse_in_slices, parse_request
-from server.inference.time_slicer import run_at_once
+from server.inference.time_slicer import run_to_end
 
 
 def outcome(parse):
@@ -36,7 +36,7 @@ def bits(tensor):
 
 def compare(body, *, length=None, slice_bytes=24):
     at_once = outcome(lambda: parse_request(body, length))
-    in_slices = outcome(lambda: run_at_once(parse_in_slices(body, length, slice_bytes=slice_bytes)))
+    in_slices = outcome(lambda: run_to_end(parse_in_slices(body, length, slice_bytes=slice_bytes)))
     assert in_slices == at_once
     return at_once
 
@@ -311,7 +311,7 @@ json_values = st.recursive(
 
 def decode(name, datatype, shape, values):
     text = json.dumps(values).encode()
-    return run_at_once(tensor_from_json(name, datatype, shape, memoryview(text)))
+    return run_to_end(tensor_from_json(name, datatype, shape, memoryview(text)))
 
 
 def same(tensor, name, array):
@@ -432,5 +432,5 @@ def test_answers_written_in_slices_are_the_same_bytes(outputs, slice_elements, d
     }
     at_once = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     for output in document["outputs"][: len(arrays)]:
-        output["data"] = run_at_once(encode_array(output["data"], slice_elements=slice_elements))
+        output["data"] = run_to_end(encode_array(output["data"], slice_elements=slice_elements))
     assert orjson.dumps(document) == at_once

@@ -14,7 +14,7 @@ from server.errors import InvalidRequest
 from server.http_api.protocol import encode_answer, parse_in_slices, parse_request
 from server.inference.requests import InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
-from server.inference.time_slicer import Turns, run_at_once
+from server.inference.time_slicer import TimeSlicer, run_to_end
 from workers.combiner.scores import CLASS_SCORES
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
@@ -323,7 +323,7 @@ def test_the_loop_comes_round_often_while_a_big_request_is_parsed():
 
     async def parse():
         nonlocal rounds
-        parsing = asyncio.create_task(Turns().run(parse_in_slices(body, None)))
+        parsing = asyncio.create_task(TimeSlicer().run(parse_in_slices(body, None)))
         while not parsing.done():
             await asyncio.sleep(0)
             rounds += 1
@@ -380,7 +380,7 @@ def test_many_inputs_each_of_which_is_small_are_read():
         {"name": f"x{i}", "shape": [1, 4000], "datatype": "INT32", "data": [i] * 4000}
         for i in range(100)
     ]
-    request = run_at_once(parse_in_slices(json.dumps({"inputs": inputs}).encode(), None))
+    request = run_to_end(parse_in_slices(json.dumps({"inputs": inputs}).encode(), None))
     assert [tensor.array[0, 0] for tensor in request.tensors] == list(range(100))
 
 

@@ -3,7 +3,7 @@ import asyncio
 import pytest
 
 from server.errors import InvalidRequest
-from server.inference.time_slicer import Turns, run_at_once
+from server.inference.time_slicer import TimeSlicer, run_to_end
 
 
 def count_to(last, log=None, name=""):
@@ -20,14 +20,14 @@ def fail():
 
 
 def test_all_steps_at_once():
-    assert run_at_once(count_to(3)) == 3
+    assert run_to_end(count_to(3)) == 3
     with pytest.raises(InvalidRequest):
-        run_at_once(fail())
+        run_to_end(fail())
 
 
 def test_steps_in_turns_end_in_the_same_way():
     async def both():
-        turns = Turns()
+        turns = TimeSlicer()
         assert await asyncio.gather(*(turns.run(count_to(n)) for n in range(20))) == [*range(20)]
         with pytest.raises(InvalidRequest):
             await turns.run(fail())
@@ -42,7 +42,7 @@ def test_who_is_cancelled_keeps_nobody_waiting():
             yield
 
     async def cancel():
-        turns = Turns()
+        turns = TimeSlicer()
         task = asyncio.create_task(turns.run(endless()))
         other = asyncio.create_task(turns.run(count_to(5)))
         assert await other == 5  # though the first has no end
