@@ -95,8 +95,7 @@ class Service:
         }
         handlers["ModelInfer"] = self._infer
         methods: dict[str, Callable[[ServerCall], object]] = {
-            name: partial(UnaryCall, self.calls, method=name, handler=handler)
-            for name, handler in handlers.items()
+            name: _unary(self.calls, name, handler) for name, handler in handlers.items()
         }
         methods[_STREAM] = partial(self.calls.stream, self._stream)
         for name in (*METHODS, *_TRITON_ONLY):
@@ -231,6 +230,15 @@ class Service:
             return await self._respond(decoded, call)
         finally:
             self._authenticator.limiter.release(client)
+
+
+def _unary(
+    calls: Calls, method: str, handler: Callable[[UnaryCall, bytes], None]
+) -> Callable[[ServerCall], object]:
+    def begin(call: ServerCall) -> None:  # a closure: faster than a partial with keywords
+        UnaryCall(calls, call, method, handler)
+
+    return begin
 
 
 def _documents(inference: Inference) -> dict[str, Callable[[Any], Document]]:
