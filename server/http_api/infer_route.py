@@ -45,7 +45,7 @@ from server.http_api.responses import LEAST_COMPRESSED_BYTES, compress_response,
 from server.inference.inference import Inference
 from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import member_names
-from server.inference.requests import InferRequest, RequestedOutput
+from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
 from server.inference.tensors import InputTensor
 from server.inference.time_slicer import TimeSlicer
@@ -160,8 +160,7 @@ class InferRoute:
         self._engine.check_open()
         headers = dict(scope["headers"])
         header_length = read_length(headers.get(_HEADER_LENGTH), HEADER_LENGTH)
-        is_image = headers.get(b"content-type", b"").startswith(b"image/")
-        is_json = header_length is None and not is_image
+        is_json = header_length is None and not _is_image(scope)
         reader = self._json_bodies if is_json else self._bodies
         try:
             body = await reader.read(headers, receive)
@@ -171,31 +170,41 @@ class InferRoute:
             raise
         arrived = time.monotonic()
         try:
-            plan = path.plans.find(body, header_length) if header_length is not None else None
-            if plan is not None:
-                request_id, outputs, bound = "", plan.outputs, plan.bind(body)
-            else:
-                if is_image:
-                    request = _image_request(body, scope["query_string"])
-                else:
-                    request = await self._parse(body, header_length)
-                context.protocol_id = request_id = request.id
-                outputs = request.outputs
-                bound = await self._inference.bind(path.endpoint, request)
-                if header_length is not None and not path.endpoint.model.takes_images:
-                    path.plans.remember(body, header_length, request, bound)
+            bound, outputs = await self._bind(path, context, scope, body, header_length)
             if bound.prepared.options.priority != NORMAL and self._authenticator.restricts_urgent:
                 self._authenticator.authorize_urgent(context.authorization)
             answer = await self._inference.answer(bound, arrived, trace)
             if trace is not None:
                 trace.answered(answer, member_names(path.endpoint.model, answer.used))
-            response = await self._encode(path.endpoint.model, answer, request_id, outputs)
+            response = await self._encode(path.endpoint.model, answer, context.protocol_id, outputs)
             path.endpoint.counters.succeed(arrived, answer)
             if len(response.body) >= LEAST_COMPRESSED_BYTES:
                 await compress_response(response, headers.get(b"accept-encoding"), self._threads)
             return response
         finally:
             reader.release(body)
+
+    async def _bind(
+        self,
+        path: InferPath,
+        context: RequestContext,
+        scope: Scope,
+        body: bytes | bytearray,
+        header_length: int | None,
+    ) -> tuple[BoundRequest, tuple[RequestedOutput, ...]]:
+        """The request that a body makes, and the outputs that the client wants."""
+        plan = path.plans.find(body, header_length) if header_length is not None else None
+        if plan is not None:
+            return plan.bind(body), plan.outputs
+        if _is_image(scope):
+            request = _image_request(body, scope["query_string"])
+        else:
+            request = await self._parse(body, header_length)
+        context.protocol_id = request.id
+        bound = await self._inference.bind(path.endpoint, request)
+        if header_length is not None and not path.endpoint.model.takes_images:
+            path.plans.remember(body, header_length, request, bound)
+        return bound, request.outputs
 
     async def _parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
         json_bytes = len(body) if header_length is None else header_length
@@ -250,6 +259,12 @@ def _begin_trace(
     if trace is not None:
         context.trace_id = trace.trace_id
     return trace
+
+
+def _is_image(scope: Scope) -> bool:
+    return any(
+        name == b"content-type" and value.startswith(b"image/") for name, value in scope["headers"]
+    )
 
 
 def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
