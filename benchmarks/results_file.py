@@ -41,10 +41,10 @@ _PACKAGES = ("numpy", "onnxruntime", "uvicorn", "pyzmq")
 _TITLES = {
     "small": "Five small networks, one row per request, binary",
     "heavy": "Three EfficientNet-Lite at 224 x 224, FP32, one row per request, binary",
-    "overhead": "The path alone: fake members, whose predictions cost nothing",
+    "overhead": "Overhead of the server: fake members, whose predictions cost nothing",
     "protocols": "Five small networks over every protocol, and the Python client",
     "peers": "The same members in other servers",
-    "validation": "The simulation beside the server",
+    "validation": "The simulation compared with the server",
 }
 
 
@@ -177,8 +177,11 @@ def page(results: Sequence[Result]) -> str:
     """Return the Markdown page of some results."""
     head = (
         "# Results\n\n<!-- Written by `make bench` and `make bench-peers`. -->\n\n"
-        "Medians of all rounds, with the lowest and the highest in brackets. Ratios are of things\n"
-        "measured in turn in the same round; the load generator runs on the same machine."
+        "This page lets you compare the server's rates and latencies with those of other\n"
+        "servers, and with the limit of the same networks without a server.\n\n"
+        "Each figure is the median of all rounds, with the lowest and the highest in brackets.\n"
+        "Ratios compare systems that were measured in turn in the same round. The load generator\n"
+        "runs on the same machine."
     )
     return "\n\n".join([head, *map(_section, results)]) + "\n"
 

@@ -24,7 +24,7 @@ def all_findings(study: Study) -> Iterator[str]:
     yield from _findings_of_sweep(study)
     mixed = study.mixed
     if mixed.rate("exact") and mixed.rate("worst-fit"):
-        yield f"**GPUs of two kinds** ({mixed.title}): exact does {_against(mixed)}."
+        yield f"**GPUs of two kinds** ({mixed.title}): exact reaches {_against(mixed)}."
     yield from _findings_of_play(study)
 
 
@@ -33,25 +33,25 @@ def _findings_of_twelve(outcomes: Sequence[Outcome]) -> Iterator[str]:
     fitting = {one.rule: one.batch for one in whole.naive if one.rows_per_s is not None}
     if (everywhere := fitting.get("every network on every GPU")) is not None:
         yield (
-            "**Twelve heavy networks on four whole V100**: every network on every GPU, the "
-            f"placement that needs no thought, fits up to batch size {everywhere} only."
+            "**Twelve heavy networks on four V100 with all of their memory**: every network on "
+            f"every GPU, the simplest placement, fits only up to batch size {everywhere}."
         )
     tried = [(one.rows_per_s, one) for one in whole.naive if one.rows_per_s is not None]
     exact = whole.rate("exact")
     if exact and tried:
         rate, best = max(tried, key=lambda pair: pair[0])
         yield (
-            f"There, exact does {_against(whole)}; it is {percent_text(whole.gap)} below the "
-            f"proven bound. Beside the best single batch size for all ({best.rule}, "
-            f"{best.batch}), found by trying five, it does {exact / rate:.2f} times as much."
+            f"There, exact reaches {_against(whole)}; it is {percent_text(whole.gap)} below the "
+            f"proven bound. It reaches {exact / rate:.2f} times the rate of the best single batch "
+            f"size for all ({best.rule}, {best.batch}), found by trying five."
         )
     for one in outcomes:
         if all(tried.rows_per_s is None for tried in one.naive):
             found = [solver for solver in SOLVERS if one.rate(solver) is not None]
             yield (
                 f"**With {gib_text(one.memory_bytes)} on each GPU** no single batch size of "
-                f"{_batches(one)} fits, however the networks are spread. A place is found by: "
-                f"{', '.join(found) or 'nobody'}."
+                f"{_batches(one)} fits in either placement. Solvers that find a placement: "
+                f"{', '.join(found) or 'none'}."
             )
 
 
@@ -61,7 +61,7 @@ def _findings_of_one(one: Outcome) -> Iterator[str]:
         yield (
             f"**One network on {len(one.devices)} GPUs**: exact uses "
             f"{devices_used(exact.matrix)} of them, the bounded greedy search "
-            f"{devices_used(greedy.matrix)}, worst-fit one. Exact does {_against(one)}."
+            f"{devices_used(greedy.matrix)}, worst-fit one. Exact reaches {_against(one)}."
         )
 
 
@@ -76,7 +76,7 @@ def _findings_of_sweep(study: Study) -> Iterator[str]:
                 f"{middle:.2f} times the rows/s of {to} (at most {high:.2f}: {where.title})"
             )
     if parts:
-        yield f"**Over the sweep**, exact's rows/s are in the median {', '.join(parts)}."
+        yield f"**Over the sweep**, exact reaches in the median {', '.join(parts)}."
     gaps = [one.gap for one in study.sweep if one.gap is not None]
     if gaps:
         proven = sum(gap < 1e-3 for gap in gaps)
@@ -98,13 +98,13 @@ def _findings_of_play(study: Study) -> Iterator[str]:
         return
     yield (
         f"**In the simulator**, exact's matrices reach {100 * min(exact):.0f}% to "
-        f"{100 * max(exact):.0f}% of what the model promises."
+        f"{100 * max(exact):.0f}% of the rate that the model predicts."
     )
     low, solver, where = min(shares, key=lambda one: one[0])
     if low < _BROKEN:
         yield (
-            f"**A warning from there:** the matrix of {solver} for {where.title} reaches "
-            f"{100 * low:.0f}% of its promise."
+            f"**Warning:** in the simulator, the matrix of {solver} for {where.title} reaches "
+            f"only {100 * low:.0f}% of its predicted rate."
         )
 
 

@@ -51,8 +51,12 @@ def _head(study: Study) -> str:
 
 <!-- Written by `python -m benchmarks.study`; edit benchmarks/study instead. -->
 
-> **Every rate on this page is estimated.** No GPU was measured: what a network costs on one comes
-> from a formula over published figures. It says how placements compare, not how fast yours is.
+This page helps you judge what the placement search is worth, by comparing it with simpler
+placements.
+
+> **Every rate on this page is estimated.** No GPU was measured: the cost of a network on a GPU is
+> computed by a formula from published figures. The page shows how placements compare, not how fast
+> yours is.
 
 {fill(run, _WIDTH, break_on_hyphens=False)}"""
 
@@ -62,29 +66,31 @@ def _findings(study: Study) -> str:
         fill(f"- {one}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
         for one in all_findings(study)
     )
-    return "\n".join(["## What came out", "", *bullets])
+    return "\n".join(["## Findings", "", *bullets])
 
 
 def _question() -> str:
-    return """## What was asked
+    return """## Question
 
-The paper that this server starts from (Pochelu, Petiton and Conche,
+The paper on which this server is based (Pochelu, Petiton and Conche,
 [arXiv 2208.14049](https://arxiv.org/abs/2208.14049)) shows its allocation at two extremes: twelve
-heavy networks on four GPUs, and one network on sixteen. Between them lies the question that
-everybody has who serves an ensemble: which network goes on which GPU, how often, and with what
-batch size? The same cases are put to
+heavy networks on four GPUs, and one network on sixteen. In between, everyone who serves an ensemble
+has to decide which network runs on which GPU, how many times, and with what batch size. The same
+cases are solved by
 
-- **worst-fit**: each network once, with the smallest batch size, on the GPU with the most room;
-- **batch sizes only**: worst-fit's places, with the best batch sizes there;
-- **greedy**: the paper's bounded greedy search from worst-fit, bounded here to ten steps of at most
+- **worst-fit**: each network once, with the smallest batch size, on the GPU with the most free
+  memory;
+- **batch sizes only**: the placement of worst-fit with the best batch sizes for it;
+- **greedy**: the paper's bounded greedy search from worst-fit, limited here to ten steps of at most
   a hundred neighbours, each of which changes one cell; **patient greedy**, for few cases, has a
   hundred steps;
 - **exact**: rebuilds placements from the solution of the linear program below, proves a **bound**
-  that no placement can pass, and closes the gap by branch and bound where the problem is small. It
-  may give a thousandth of the rows/s away for fewer instances.
+  that no placement can exceed, and closes the gap by branch and bound if the problem is small. It
+  may sacrifice a thousandth of the rows/s for fewer instances.
 
-The paper reports that its greedy search does up to 2.7 times what tuning batch sizes alone does.
-That was measured, with other networks on other GPUs, so it can't be set against the ratios here."""
+The paper reports that its greedy search reaches up to 2.7 times the rate of tuning batch sizes
+alone. That was measured, with other networks on other GPUs, so it can't be compared with the ratios
+here."""
 
 
 def _twelve(study: Study) -> str:
@@ -107,14 +113,14 @@ def _twelve(study: Study) -> str:
 
 {fill(members, _WIDTH)}
 
-on four V100 of 16 GB, whole and with less memory each, as other tenants would leave it. Rows/s,
-estimated:
+on four V100 of 16 GB, with their whole memory and with less, as if other tenants used the rest.
+Rows/s, estimated:
 
 {table(head, rows)}
 
 ![Rows/s by solver and memory, estimated]({PLOT_DIRECTORY}/twelve.svg)
 
-What one would try first, rows/s, estimated:
+The obvious placements, rows/s, estimated:
 
 {table(naive_head, naive)}
 
@@ -140,8 +146,8 @@ def _one(study: Study) -> str:
 
 ![Rows/s by solver, estimated]({PLOT_DIRECTORY}/one.svg)
 
-Each step of the greedy search changes one cell, so with ten steps it comes to eleven GPUs at most,
-and has none left for batch sizes."""
+Each step of the greedy search changes one cell, so with ten steps it reaches eleven GPUs at most,
+with no step left for batch sizes."""
 
 
 def _sweep(study: Study) -> str:
@@ -160,10 +166,10 @@ def _sweep(study: Study) -> str:
     ]
     return f"""## From 1 to 16 GPUs
 
-Ensembles of {", ".join(map(str, study.sizes))} networks, each the beginning of the next. Ten steps
-change ten cells, so the more cells there are to fill, the further the bounded greedy search stays
-behind; with many networks even behind batch sizes only, which goes on until nothing helps. Rows/s
-of all of an ensemble, estimated:
+Ensembles of {", ".join(map(str, study.sizes))} networks, each a prefix of the next. Ten steps
+change ten cells, so the more cells there are to fill, the further the bounded greedy search falls
+behind; with many networks it is even behind batch sizes only, which continues until nothing
+improves. Rows/s of the ensemble, estimated:
 
 ![Rows/s by number of GPUs, estimated]({PLOT_DIRECTORY}/sweep.svg)
 
@@ -195,11 +201,11 @@ def _simulated(study: Study) -> str:
     head = ("case", "matrix of", "model, rows/s", "saturated, rows/s", "p50, ms", "p99, ms")
     return f"""## Under load
 
-The performance model is one sum over long times; a server has to get there row by row. The
-simulator plays single-row requests and the server's late binding against the matrices, with nothing
-but predictions taking time: once with clients that keep every instance's batch full, and once with
-random arrivals (Poisson) at {load:.0%} of the rows/s that the model promises that matrix, where the
-time from arrival to answer counts. All of it is estimated, since the profiles are:
+The performance model describes averages over long times; a server has to reach them row by row.
+The simulator runs single-row requests through the server's dispatch on these matrices, where only
+predictions take time: once with clients that keep every instance's batch full, and once with random
+arrivals (Poisson) at {load:.0%} of the rows/s that the model predicts for the matrix, measuring the
+time from arrival to answer. Like the profiles, all results are estimates:
 
 {table(head, rows)}"""
 
