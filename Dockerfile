@@ -2,24 +2,24 @@
 # docker build --build-arg LOCK=cpu -t ensembled .     for ONNX members only: without torch, small
 # docker build --target gpu -t ensembled:gpu .         the server for GPUs (docker run --gpus all)
 #
-# docs/deployment.md says how to run it. Without an engine, `make image-check` follows these steps.
+# docs/deployment.md shows how to run it. `make image-check` executes these steps without an engine.
 
 ARG PYTHON_IMAGE=python:3.13.14-slim-trixie
 
-# What everything is made with.
+# The tools of the build stages.
 FROM ${PYTHON_IMAGE} AS tools
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 WORKDIR /src
 
-# The dependencies, before the sources: they are installed anew only if their lock changes.
+# Dependencies come before the sources, so that they are reinstalled only if their lock changes.
 FROM tools AS cpu-dependencies
 COPY configs/locks configs/locks
 ARG LOCK=cpu-demo
 RUN pip install --require-hashes --no-deps --only-binary :all: -r configs/locks/${LOCK}.txt
-# The default torch brings gigabytes of CUDA. To have the build for CPUs, name an index that holds
-# it: docker build --build-arg PIP_EXTRA_INDEX_URL=...
+# The default torch includes gigabytes of CUDA. For the CPU build, name an index that has it:
+# docker build --build-arg PIP_EXTRA_INDEX_URL=...
 ARG PIP_EXTRA_INDEX_URL=
 RUN case "${LOCK}" in *-demo) \
     pip install --constraint configs/locks/torch.txt torch \
@@ -30,7 +30,7 @@ COPY configs/locks configs/locks
 ARG LOCK=gpu-demo
 RUN pip install --require-hashes --no-deps --only-binary :all: -r configs/locks/${LOCK}.txt
 ARG PIP_EXTRA_INDEX_URL=
-# The extras of onnxruntime-gpu are the CUDA libraries; the driver comes from the host.
+# The extras of onnxruntime-gpu are the CUDA libraries; the host provides the driver.
 RUN pip install --constraint configs/locks/torch.txt "onnxruntime-gpu[cuda,cudnn]"
 RUN case "${LOCK}" in *-demo) \
     pip install --constraint configs/locks/torch.txt torch \
@@ -51,15 +51,15 @@ LABEL org.opencontainers.image.title="Ensembled" \
       org.opencontainers.image.description="A server for ensembles of neural networks" \
       org.opencontainers.image.version="0.1.0" \
       org.opencontainers.image.licenses="Apache-2.0"
-# tini is process 1: it hands signals on, and reaps what a dead worker may leave behind.
-# Its version is the one of the Debian release that the image's tag names.
+# tini is process 1: it forwards signals and reaps orphaned processes of dead workers.
+# Its version is that of the Debian release in the image's tag.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends tini \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 ensembled \
     && install -d -o ensembled -g ensembled -m 700 /var/cache/ensembled
-# Inside the container every address is meant; which of the host's are is for `docker run -p`.
+# The server listens on all addresses of the container; `docker run -p` selects those of the host.
 ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -69,7 +69,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 VOLUME /var/cache/ensembled
 EXPOSE 8000 8001
-# The first start makes and measures the models, which takes longer than later ones.
+# The first start builds and measures the models, which takes longer than later starts.
 HEALTHCHECK --interval=15s --timeout=10s --start-period=300s --retries=3 CMD ["ensembled", "health"]
 ENTRYPOINT ["tini", "--", "ensembled"]
 CMD ["serve"]
