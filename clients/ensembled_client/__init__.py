@@ -20,8 +20,7 @@ if TYPE_CHECKING:
         Unavailable,
         UnknownModel,
     )
-    from ensembled_client.models import ModelState
-    from ensembled_client.prediction import Prediction, Timing
+    from ensembled_client.models import ModelState, Prediction, Timing
     from ensembled_client.retries import RetryPolicy
 
 __all__ = [
@@ -46,8 +45,7 @@ __all__ = [
 _MODULES = {
     "async_client": ("AsyncEnsemble", "AsyncEnsembleClient"),
     "client": ("Ensemble", "EnsembleClient"),
-    "models": ("ModelState",),
-    "prediction": ("Prediction", "Timing"),
+    "models": ("ModelState", "Prediction", "Timing"),
     "retries": ("RetryPolicy",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

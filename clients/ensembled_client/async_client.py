@@ -5,25 +5,21 @@ It has the methods of the blocking client, to be awaited; what they do is docume
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from ensembled_client.models import ModelState
-from ensembled_client.prediction import Prediction
+from ensembled_client.models import ModelState, Prediction
 from ensembled_client.requests import CallOptions, PredictOptions
-from ensembled_client.retries import RetryPolicy
-from ensembled_client.session import open_session
-from ensembled_client.transport import ConnectionOptions, Resource, with_api_key
+from ensembled_client.session import BaseClient
+from ensembled_client.transport import Resource
 
 __all__ = ["AsyncEnsemble", "AsyncEnsembleClient"]
 
 
-class AsyncEnsembleClient:
+class AsyncEnsembleClient(BaseClient):
     """`EnsembleClient` for asyncio: its methods, to be awaited.
 
     May be shared by the tasks of one event loop. Close it, or use it in an ``async with`` block.
@@ -44,31 +40,7 @@ class AsyncEnsembleClient:
         EnsembledClientError: if it can't connect to such a URL, or a file or grpcio is missing.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        retries: int | RetryPolicy = 3,
-        connect_timeout: float = 5.0,
-        connections: int = 100,
-        headers: Mapping[str, str] | None = None,
-        compression: str | None = None,
-        root_certificates: str | os.PathLike[str] | None = None,
-        certificate: str | os.PathLike[str] | None = None,
-        key: str | os.PathLike[str] | None = None,
-        api_key: str | None = None,
-    ) -> None:
-        self.url = url
-        options = ConnectionOptions(
-            connect_timeout,
-            connections,
-            with_api_key(headers, api_key),
-            compression,
-            root_certificates,
-            certificate,
-            key,
-        )
-        self._session = open_session(url, options, retries, for_asyncio=True)
+    _is_async = True
 
     async def __aenter__(self) -> AsyncEnsembleClient:
         """Return the client; the connections are closed with the block."""
@@ -83,28 +55,13 @@ class AsyncEnsembleClient:
         """Close the connections."""
         await self.aclose()
 
-    def __repr__(self) -> str:
-        """Show the server's URL."""
-        return f"AsyncEnsembleClient({self.url!r})"
-
     async def aclose(self) -> None:
         """Close the connections; the client can't be used afterwards."""
         await self._session.close()
 
     # -- predictions --------------------------------------------------------------------------
 
-    async def predict(
-        self,
-        ensemble: str,
-        x: Any,
-        *,
-        timeout: float | None = None,  # noqa: ASYNC109  (the server keeps it)
-        members: Sequence[str] | None = None,
-        quorum: int | None = None,
-        uncertainty: bool | Sequence[str] = False,
-        member_outputs: bool = False,
-        max_rows: int | None = None,
-    ) -> Prediction:
+    async def predict(self, ensemble: str, x: Any, **options: Unpack[PredictOptions]) -> Prediction:
         """Have an ensemble, or a single member, predict: see `EnsembleClient.predict`.
 
         Pieces of what is too big for one request are sent a few at a time.
@@ -116,8 +73,7 @@ class AsyncEnsembleClient:
             EnsembledClientError: as `EnsembleClient.predict`.
             OSError: if an image file can't be read.
         """
-        options = CallOptions(timeout, members, quorum, uncertainty, member_outputs, max_rows)
-        return await self._session.predict(ensemble, x, options)
+        return await self._session.predict(ensemble, x, CallOptions(**options))
 
     async def classify(
         self, ensemble: str, x: Any, top: int = 5, **options: Unpack[PredictOptions]

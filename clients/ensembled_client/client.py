@@ -5,8 +5,7 @@ The session below does the work; here is what callers see, and its documentation
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Unpack
 
@@ -14,17 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ensembled_client.io_backend import run_blocking
-from ensembled_client.models import ModelState
-from ensembled_client.prediction import Prediction
+from ensembled_client.models import ModelState, Prediction
 from ensembled_client.requests import CallOptions, PredictOptions
-from ensembled_client.retries import RetryPolicy
-from ensembled_client.session import open_session
-from ensembled_client.transport import ConnectionOptions, Resource, with_api_key
+from ensembled_client.session import BaseClient
+from ensembled_client.transport import Resource
 
 __all__ = ["Ensemble", "EnsembleClient"]
 
 
-class EnsembleClient:
+class EnsembleClient(BaseClient):
     """A client of one server; it connects at its first request, and keeps its connections.
 
     May be shared by threads. Close it, or use it in a ``with`` block.
@@ -49,31 +46,7 @@ class EnsembleClient:
         EnsembledClientError: if the URL is not one of those, or a file or grpcio is missing.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        retries: int | RetryPolicy = 3,
-        connect_timeout: float = 5.0,
-        connections: int = 100,
-        headers: Mapping[str, str] | None = None,
-        compression: str | None = None,
-        root_certificates: str | os.PathLike[str] | None = None,
-        certificate: str | os.PathLike[str] | None = None,
-        key: str | os.PathLike[str] | None = None,
-        api_key: str | None = None,
-    ) -> None:
-        self.url = url
-        options = ConnectionOptions(
-            connect_timeout,
-            connections,
-            with_api_key(headers, api_key),
-            compression,
-            root_certificates,
-            certificate,
-            key,
-        )
-        self._session = open_session(url, options, retries, for_asyncio=False)
+    _is_async = False
 
     def __enter__(self) -> EnsembleClient:
         """Return the client; the connections are closed with the block."""
@@ -87,10 +60,6 @@ class EnsembleClient:
     ) -> None:
         """Close the connections."""
         self.close()
-
-    def __repr__(self) -> str:
-        """Show the server's URL."""
-        return f"EnsembleClient({self.url!r})"
 
     def close(self) -> None:
         """Close the connections; the client can't be used afterwards."""

@@ -6,12 +6,13 @@ state is the cache, which threads may share.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +28,7 @@ from ensembled_client.errors import (
 from ensembled_client.http_transport import AsyncHttpTransport, HttpTransport
 from ensembled_client.inputs import tensors_for
 from ensembled_client.io_backend import AsyncioBackend, BlockingBackend, IOBackend
-from ensembled_client.models import ModelInfo, ModelState, prediction_of
-from ensembled_client.prediction import Prediction, Timing
+from ensembled_client.models import ModelInfo, ModelState, Prediction, Timing, prediction_of
 from ensembled_client.requests import (
     CLASS,
     OUTPUT,
@@ -38,10 +38,16 @@ from ensembled_client.requests import (
     split_call,
 )
 from ensembled_client.retries import CallClock, RetryPolicy
-from ensembled_client.transport import Address, ConnectionOptions, Resource, Transport
+from ensembled_client.transport import (
+    Address,
+    ConnectionOptions,
+    Resource,
+    Transport,
+    with_api_key,
+)
 from ensembled_client.wire import InferResponse
 
-__all__ = ["Session", "open_session"]
+__all__ = ["BaseClient", "Session"]
 
 T = TypeVar("T")
 
@@ -276,30 +282,56 @@ def _class(text: str) -> tuple[str, float]:
     return label[0] if label else index, float(score)
 
 
-def open_session(
-    url: str, options: ConnectionOptions, retries: int | RetryPolicy, *, for_asyncio: bool
-) -> Session:
-    """Return a session with a server; it connects at the first request.
+class BaseClient:
+    """What both clients are made of: a session with a server, which connects at its first request.
 
-    Args:
-        url: http://, https://, grpc:// or grpcs://.
-        options: how to connect.
-        retries: how many times a request is sent again, or when.
-        for_asyncio: or blocking.
-
-    Raises:
-        EnsembledClientError: if the URL is not one of those, or grpcio is missing.
+    See `EnsembleClient` for the arguments and what is raised.
     """
-    policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
-    address = Address.of(url)
-    kind: Any
-    if address.is_grpc:
-        grpc_transport = _import_grpc_transport(url)
-        kind = grpc_transport.AsyncGrpcTransport if for_asyncio else grpc_transport.GrpcTransport
-    else:
-        kind = AsyncHttpTransport if for_asyncio else HttpTransport
-    backend = AsyncioBackend() if for_asyncio else BlockingBackend()
-    return Session(kind(address, options), backend, policy)
+
+    _is_async: ClassVar[bool]
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        retries: int | RetryPolicy = 3,
+        connect_timeout: float = 5.0,
+        connections: int = 100,
+        headers: Mapping[str, str] | None = None,
+        compression: str | None = None,
+        root_certificates: str | os.PathLike[str] | None = None,
+        certificate: str | os.PathLike[str] | None = None,
+        key: str | os.PathLike[str] | None = None,
+        api_key: str | None = None,
+    ) -> None:
+        self.url = url
+        options = ConnectionOptions(
+            connect_timeout,
+            connections,
+            with_api_key(headers, api_key),
+            compression,
+            root_certificates,
+            certificate,
+            key,
+        )
+        policy = retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries)
+        address = Address.of(url)
+        kind: Any
+        if address.is_grpc:
+            grpc_transport = _import_grpc_transport(url)
+            kind = (
+                grpc_transport.AsyncGrpcTransport
+                if self._is_async
+                else grpc_transport.GrpcTransport
+            )
+        else:
+            kind = AsyncHttpTransport if self._is_async else HttpTransport
+        backend = AsyncioBackend() if self._is_async else BlockingBackend()
+        self._session = Session(kind(address, options), backend, policy)
+
+    def __repr__(self) -> str:
+        """Show the server's URL."""
+        return f"{type(self).__name__}({self.url!r})"
 
 
 def _import_grpc_transport(url: str) -> Any:

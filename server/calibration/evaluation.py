@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ensembled_client.wire import CLASS_SCORES
 
 from server.calibration.cascade_thresholds import run_cascade
 from server.calibration.fitting import Fit
@@ -28,7 +29,7 @@ from server.calibration.metrics import (
     reliability,
 )
 from server.calibration.target import CalibrationTarget, EnsembleRule
-from workers.combiner.scores import CLASS_SCORES, score
+from workers.combiner.scores import score
 
 __all__ = [
     "CascadeEvaluation",

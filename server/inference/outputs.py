@@ -13,14 +13,13 @@ from typing import Any
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from ensembled_client.wire import join_elements
+from ensembled_client.wire import CLASS_SCORES, join_elements
 
 from allocator.dispatch.flows import HIGH, NORMAL
 from server.engine.request import Answer, InferOptions
 from server.errors import InvalidRequest
 from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
-from workers.combiner.scores import CLASS_SCORES
 from workers.runtime.spec import TensorSpec
 
 __all__ = [

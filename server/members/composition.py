@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from ensembled_client.wire import CLASS_SCORES
+
 from allocator.matrix import AllocationMatrix
 from server.config import Config, EnsembleConfig
 from server.engine.spec import ServedModel
@@ -18,7 +20,7 @@ from server.inference.spec import ModelSpec
 from server.members.agreement import agreement_problems, ensemble_labels, match_classes
 from server.members.member import IMAGE, InspectedMember
 from server.members.rules import MetaModel, meta_output
-from workers.combiner.scores import CLASS_SCORES, VALUE_SCORES
+from workers.combiner.scores import VALUE_SCORES
 from workers.rules import is_custom
 from workers.runtime.arena import arena_bytes, bytes_per_row, group_blocks
 from workers.runtime.spec import (

@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import numpy as np
 from arenas import arena_spec, ensemble, mapped, open_arena
+from ensembled_client.wire import CLASS_SCORES
 
 from server.engine.engine import Engine
 from server.engine.request import Answer, InferOptions, PreparedRequest
 from server.engine.spec import QueueLimits, ServedModel
 from server.errors import DeadlineExceeded, QueueFull, Unavailable
 from workers.combiner.arena_combiner import ArenaCombiner
-from workers.combiner.scores import CLASS_SCORES
 from workers.runtime.memory import SharedMemory
 from workers.runtime.messages import (
     Close,

@@ -26,17 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["CLASS_SCORES", "EARLY_RULES", "VALUE_SCORES", "is_certain", "score"]
+__all__ = ["EARLY_RULES", "VALUE_SCORES", "is_certain", "score"]
 
-#: For members that predict a probability per class, in the order in which they are stored.
-CLASS_SCORES = (
-    "entropy",
-    "expected_entropy",
-    "mutual_information",
-    "variance",
-    "vote_share",
-    "disagreement",
-)
 #: For members that predict any other values.
 VALUE_SCORES = ("variance",)
 
@@ -48,7 +39,7 @@ def score(predictions: Array, names: tuple[str, ...], out: Array) -> None:
 
     Args:
         predictions: [members, rows, *outputs] of the members that the answer rests on.
-        names: `CLASS_SCORES` (then outputs are classes) or `VALUE_SCORES`.
+        names: `ensembled_client.wire.CLASS_SCORES` (then outputs are classes) or `VALUE_SCORES`.
         out: FP32 [rows, at least as many as names].
     """
     values = predictions.astype(np.float64)

@@ -1,7 +1,7 @@
 """The command `ensembled-load`: runs in the parent process.
 
 In: the command line. Out: the report on stdout, progress and errors on stderr, files, and an exit
-status for continuous integration (see `errors`).
+status for continuous integration.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ensembled_client.load.errors import EXIT_FAILED, EXIT_GATE, LoadTestError
+from ensembled_client.load.options import EXIT_FAILED, EXIT_GATE, LoadTestError
 
 __all__ = ["main"]
 
@@ -60,27 +60,22 @@ def _main(arguments: Sequence[str] | None) -> int:
     for path in (options.output, options.plot):
         _check_writable(path)
 
-    from ensembled_client.load.report import (  # noqa: PLC0415
-        command_document,
-        report_text,
-        sweep_text,
-    )
-    from ensembled_client.load.runner import run_tests  # noqa: PLC0415
+    from ensembled_client.load import report, runner  # noqa: PLC0415
 
-    summaries = run_tests(options)
+    summaries = runner.run_tests(options)
     failures = [options.gates.failures(summary) for summary in summaries]
-    document = json.dumps(command_document(options, summaries, failures), indent=1)
+    document = json.dumps(report.command_document(options, summaries, failures), indent=1)
     if options.output is not None:
         _write(options.output, document + "\n")
     if options.plot is not None:
-        from ensembled_client.load.plot import save_plot  # noqa: PLC0415  (matplotlib is slow)
-
-        save_plot(options.plot, summaries, options)
+        report.save_plot(options.plot, summaries, options)
     is_sweep = len(options.loads) > 1
     if options.json:
         print(document)
+    elif is_sweep:
+        print(report.sweep_text(summaries, options))
     else:
-        print(sweep_text(summaries, options) if is_sweep else report_text(summaries[0], options))
+        print(report.report_text(summaries[0], options))
     for summary, lines in zip(summaries, failures, strict=True):
         where = f" at {summary.load:g}" if is_sweep else ""
         for line in lines:

@@ -9,7 +9,7 @@ and then. Messages through the pipe:
       |<--------------------------- READY |  or LoadTestError
       | start, ns of the monotonic clock  |
       |---------------------------------->|  warm-up, measurement
-      |<--------------- Progress, repeated|  if configured
+      |<--------------- Progress, repeated|  unless --quiet
       | STOP (Ctrl-C) ------------------->|
       |<-------------------- RequestStats |  or LoadTestError
 """
@@ -27,17 +27,28 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Final
 
-from ensembled_client.load.connection import NewConnection, connect_error
-from ensembled_client.load.errors import LoadTestError
 from ensembled_client.load.http_connection import HttpLoadConnection
-from ensembled_client.load.loops import ClosedLoadLoop, LoadLoop, OpenLoadLoop
-from ensembled_client.load.options import LoadOptions
-from ensembled_client.load.schedule import Schedule, share
-from ensembled_client.load.stats import RequestStats, Window
-from ensembled_client.load.timing import LagMonitor, current_usage, new_timer
+from ensembled_client.load.loops import ClosedLoadLoop, LoadLoop, NewConnection, OpenLoadLoop
+from ensembled_client.load.options import LoadOptions, LoadTestError
+from ensembled_client.load.schedule import Schedule, new_timer, share
+from ensembled_client.load.stats import (
+    DurationHistogram,
+    RequestStats,
+    Window,
+    connect_error,
+    current_usage,
+)
 from ensembled_client.load.workload import RequestCycle, Workload
 
-__all__ = ["READY", "STOP", "GeneratorConfig", "Progress", "connections", "run_generator"]
+__all__ = [
+    "READY",
+    "STOP",
+    "GeneratorConfig",
+    "LagMonitor",
+    "Progress",
+    "connections",
+    "run_generator",
+]
 
 READY: Final = "ready"
 STOP: Final = "stop"
@@ -45,6 +56,8 @@ STOP: Final = "stop"
 _SECOND_NS = 1_000_000_000
 _MAX_CONNECT_S = 10.0
 _CHECK_S = 0.2
+_PROGRESS_NS = 250_000_000
+_LAG_INTERVAL_NS = 20_000_000
 # An interrupted test waits so long for the responses to requests in flight.
 _STOP_S = 1.0
 # Processes should not send the same request at the same time.
@@ -63,7 +76,6 @@ class GeneratorConfig:
         processes: how many there are.
         connections: of this process; in an open loop the most.
         count: of this process' requests in a closed loop; None for no limit.
-        progress_s: the interval of `Progress` messages; None for none.
     """
 
     options: LoadOptions
@@ -73,7 +85,6 @@ class GeneratorConfig:
     processes: int
     connections: int
     count: int | None
-    progress_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -95,7 +106,7 @@ class Progress:
     recent_ns: tuple[int, ...]
 
 
-def run_generator(*, config: GeneratorConfig, pipe: Connection) -> None:
+def run_generator(config: GeneratorConfig, pipe: Connection) -> None:
     """Run as a process of its own; the last message is `RequestStats` or a `LoadTestError`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
@@ -133,13 +144,34 @@ async def connections(options: LoadOptions, count: int) -> AsyncIterator[NewConn
     yield lambda on_result: HttpLoadConnection(on_result, target, tls, connect_s)
 
 
-class _Generator:
-    """One run of a process.
+class LagMonitor:
+    """Records every 20 ms how late the event loop calls a timer."""
 
-    Args:
-        config: what to do.
-        pipe: to the parent.
-    """
+    def __init__(self, lags: DurationHistogram) -> None:
+        self._lags = lags
+        self._timer = new_timer(self._tick)
+        self._due_ns = 0
+
+    def start(self) -> None:
+        """Begin to measure."""
+        self._due_ns = time.monotonic_ns() + _LAG_INTERVAL_NS
+        self._timer.set(self._due_ns)
+
+    def _tick(self) -> None:
+        now_ns = time.monotonic_ns()
+        # A loop that was blocked for long was late for each tick that it missed.
+        while self._due_ns <= now_ns:
+            self._lags.record(now_ns - self._due_ns)
+            self._due_ns += _LAG_INTERVAL_NS
+        self._timer.set(self._due_ns)
+
+    def close(self) -> None:
+        """Stop measuring."""
+        self._timer.close()
+
+
+class _Generator:
+    """One run of a process."""
 
     def __init__(self, config: GeneratorConfig, pipe: Connection) -> None:
         self._config = config
@@ -216,7 +248,7 @@ class _Generator:
             window.end_ns = window.begin_ns + round(self._options.duration_s * _SECOND_NS)
         gc.collect()
         gc.freeze()  # what lives now lives to the end: no need to look through it
-        monitor = LagMonitor(self._stats.loop_lag.record, new_timer, time.monotonic_ns)
+        monitor = LagMonitor(self._stats.loop_lag)
         try:
             if self._config.schedule is None:  # the timer of a schedule is more exact
                 await asyncio.sleep(max(0, start_ns - time.monotonic_ns()) / _SECOND_NS)
@@ -239,15 +271,21 @@ class _Generator:
     async def _run_until(self, loop: LoadLoop, end_ns: int | None) -> None:
         """Return at that time, or earlier when the loop is done or the test is interrupted."""
         reported_ns = time.monotonic_ns()
-        interval_s = self._config.progress_s
         while not (self._interrupted.is_set() or loop.done.is_set()):
             now_ns = time.monotonic_ns()
             if end_ns is not None and now_ns >= end_ns:
                 return
             self._cancel_overdue(loop, now_ns)
-            if interval_s is not None and now_ns - reported_ns >= interval_s * _SECOND_NS:
+            if not self._options.quiet and now_ns - reported_ns >= _PROGRESS_NS:
                 reported_ns = now_ns
-                self._pipe.send(self._progress(loop))
+                progress = Progress(
+                    index=self._config.index,
+                    succeeded=self._stats.succeeded,
+                    failed=self._stats.errors.total(),
+                    in_flight=loop.in_flight,
+                    recent_ns=tuple(self._stats.recent_ns),
+                )
+                self._pipe.send(progress)
             left_s = _CHECK_S if end_ns is None else (end_ns - now_ns) / _SECOND_NS
             await _wait_any(min(left_s, _CHECK_S), loop.done, self._interrupted)
 
@@ -263,15 +301,6 @@ class _Generator:
     def _cancel_overdue(self, loop: LoadLoop, now_ns: int) -> None:
         error = f"no response within {self._options.patience_s:g} s"
         loop.cancel_before(now_ns - self._patience_ns, error)
-
-    def _progress(self, loop: LoadLoop) -> Progress:
-        return Progress(
-            index=self._config.index,
-            succeeded=self._stats.succeeded,
-            failed=self._stats.errors.total(),
-            in_flight=loop.in_flight,
-            recent_ns=tuple(self._stats.recent_ns),
-        )
 
 
 async def _wait_any(timeout_s: float, *events: asyncio.Event) -> None:

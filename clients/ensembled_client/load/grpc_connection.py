@@ -19,15 +19,13 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from ensembled_client.load.connection import (
-    LoadConnection,
-    NewConnection,
-    RequestResult,
-    error_kind,
-    find_fault,
-)
-from ensembled_client.load.errors import LoadTestError
-from ensembled_client.load.target import LoadTarget, authorization
+from ensembled_client.errors import EnsembledClientError
+from ensembled_client.grpc_transport import GrpcTransport
+from ensembled_client.io_backend import run_blocking
+from ensembled_client.load.loops import LoadConnection, NewConnection
+from ensembled_client.load.options import LoadTarget, LoadTestError, authorization
+from ensembled_client.load.stats import RequestResult, error_kind, find_fault
+from ensembled_client.transport import ConnectionOptions, Resource
 from ensembled_client.wire import WireError
 from ensembled_client.wire.messages import SERVICE, decode_response_message, message_class
 
@@ -44,7 +42,6 @@ __all__ = [
 MAX_CHANNELS = 16
 
 _INFER = f"/{SERVICE}/ModelInfer"
-_METADATA = f"/{SERVICE}/ModelMetadata"
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
@@ -65,30 +62,21 @@ def call_metadata() -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), text) for name, text in authorization().items())
 
 
-async def fetch_grpc_metadata(target: LoadTarget, timeout_s: float) -> dict[str, Any]:
+def fetch_grpc_metadata(target: LoadTarget, timeout_s: float) -> dict[str, Any]:
     """Return a model's metadata as HTTP has it.
 
     Raises:
         LoadTestError: if the server can't be reached, refuses, or replies nonsense.
     """
-    request = message_class("ModelMetadataRequest")(name=target.model).SerializeToString()
+    transport = GrpcTransport(target.address, ConnectionOptions(headers=authorization()))
+    look_up = transport.look_up(Resource.MODEL_METADATA, target.model, timeout_s)
     try:
-        async with _new_channel(target) as channel:
-            call = channel.unary_unary(_METADATA)
-            reply = await call(request, timeout=timeout_s, metadata=call_metadata())
-        message = message_class("ModelMetadataResponse").FromString(reply)
-    except grpc.RpcError as error:
-        code, details = error.code(), " ".join((error.details() or "").split())
-        if code is grpc.StatusCode.UNAVAILABLE:
-            raise LoadTestError(f"{target.url} can't be reached: {details}") from None
-        raise LoadTestError(f"{target.url}: {details or code.name}") from None
-    except DecodeError:
-        raise LoadTestError(f"{target.url} does not reply as a server would") from None
-    inputs = [
-        {"name": one.name, "datatype": one.datatype, "shape": list(one.shape)}
-        for one in message.inputs
-    ]
-    return {"inputs": inputs}
+        document: dict[str, Any] = run_blocking(look_up)
+    except EnsembledClientError as error:
+        raise LoadTestError(f"{target.url}: {' '.join(error.message.split())}") from None
+    finally:
+        run_blocking(transport.close())
+    return document
 
 
 class GrpcResponseChecker:

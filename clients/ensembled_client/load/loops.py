@@ -1,4 +1,4 @@
-"""The two ways to generate load. Run in each load process; in: results of requests, and the time.
+"""The two ways to generate load on connections to the server. Run in each load process.
 
 A *closed loop* is a number of clients, each of which sends its next request when it has its
 response. Nothing says when a request should have been sent, so latency counts from the sending: a
@@ -7,30 +7,109 @@ server that stalls gets fewer requests, and its stall is one latency per connect
 An *open loop* sends when a schedule says so, whatever the server does. Latency counts from that
 intended start, so a request that was due during a stall carries its wait, whether it waited in the
 server, in the network, or here because all connections were busy (no coordinated omission).
+
+A connection carries one request at a time and hands over a `RequestResult` by callback: a task per
+request would cost as much as all the rest.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from ensembled_client.load.connection import LoadConnection, NewConnection, RequestResult
-from ensembled_client.load.schedule import Arrival
-from ensembled_client.load.stats import RequestStats
-from ensembled_client.load.timing import Timer, new_timer
+from ensembled_client.load.schedule import Arrival, Timer, new_timer
+from ensembled_client.load.stats import RequestResult, RequestStats
 from ensembled_client.load.workload import RequestCycle
 
-__all__ = ["ClosedLoadLoop", "LoadLoop", "OpenLoadLoop"]
+__all__ = [
+    "ClosedLoadLoop",
+    "LoadConnection",
+    "LoadLoop",
+    "NewConnection",
+    "OnResult",
+    "OpenLoadLoop",
+]
 
 # A client that has lost its connection waits so long before it tries again: a server that is gone
 # should not cost all the CPU there is.
 _BACKOFF_S = 0.05
 # Connections that an open loop opens before the test.
 _INITIAL_CONNECTIONS = 8
+
+
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class LoadConnection(ABC):
+    """Carries one request at a time.
+
+    Attributes:
+        on_result: called when a request has ended and the connection is free.
+        intended_ns: when the current request should have been sent.
+        sent_ns: when it was sent.
+        rows: of the current request.
+        is_busy: whether there is one.
+    """
+
+    on_result: OnResult
+    intended_ns: int = field(default=0, init=False)
+    sent_ns: int = field(default=0, init=False)
+    rows: int = field(default=0, init=False)
+    is_busy: bool = field(default=False, init=False)
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether the next request needs no new connection."""
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Connect.
+
+        Raises:
+            OSError: if that fails.
+        """
+
+    @abstractmethod
+    def send(self, request: bytes) -> None:
+        """Send a request, and connect first if need be; `on_result` is called later, once.
+
+        The connection is not busy, and the caller has set the attributes.
+        """
+
+    @abstractmethod
+    def _abort(self) -> None:
+        """Drop at once what no other connection shares."""
+
+    def cancel(self, error: str) -> None:
+        """Stop waiting for the response: `on_result` is called with this error."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        self._abort()
+        if self.is_busy:
+            self._finish(RequestResult(error))
+
+    async def close(self) -> None:
+        """Disconnect; `on_result` is not called any more."""
+        self.is_busy = False
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        self._abort()
+
+    def _finish(self, result: RequestResult) -> None:
+        self.is_busy = False
+        self.on_result(self, result)
+
+
+OnResult = Callable[[LoadConnection, RequestResult], None]
+NewConnection = Callable[[OnResult], LoadConnection]
 
 
 @dataclass(eq=False, kw_only=True)

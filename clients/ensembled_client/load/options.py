@@ -1,6 +1,7 @@
-"""The command line of `ensembled-load`: names, defaults, help and checks. Runs in the parent.
+"""The command line of `ensembled-load`, and what it asks for: a target and `LoadOptions`.
 
-In: the arguments. Out: `LoadOptions`, which load processes get, too.
+Runs in the parent; in: the arguments and the API key in the environment. Load processes get copies
+of the options. Also the errors that end the command with one line and an exit status.
 """
 
 from __future__ import annotations
@@ -8,17 +9,38 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
-from ensembled_client.load.errors import UsageError
+from ensembled_client.errors import EnsembledClientError
 from ensembled_client.load.summary import Gates
-from ensembled_client.load.target import PROTOCOLS, LoadTarget
+from ensembled_client.transport import Address, with_api_key
 
-__all__ = ["LoadOptions", "parse_error_limit", "parse_options"]
+__all__ = [
+    "EXIT_FAILED",
+    "EXIT_GATE",
+    "LoadOptions",
+    "LoadTarget",
+    "LoadTestError",
+    "UsageError",
+    "authorization",
+    "parse_error_limit",
+    "parse_options",
+]
 
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_GATE = 3
+
+_PROTOCOLS = ("binary", "json", "grpc")
+_GRPC_PORT = 8001
+# From the environment: a command line is visible to every user of the machine.
+_API_KEY_VARIABLE = "ENSEMBLED_API_KEY"
 _CLOSED_CONNECTIONS = 8
 _OPEN_CONNECTIONS = 256
 _DURATION_S = 10.0
@@ -36,6 +58,76 @@ examples:
 """
 
 
+class LoadTestError(Exception):
+    """The test could not run: no server, no such model, an unreadable file."""
+
+    exit_status = EXIT_FAILED
+
+
+class UsageError(LoadTestError):
+    """An option is invalid, or options exclude each other."""
+
+    exit_status = EXIT_USAGE
+
+
+@dataclass(frozen=True)
+class LoadTarget:
+    """A model at a server.
+
+    Attributes:
+        url: as given by the user.
+        address: the server's.
+        protocol: ``binary``, ``json`` or ``grpc``.
+        model: the name of an ensemble or a member.
+    """
+
+    url: str
+    address: Address
+    protocol: str
+    model: str
+
+    @classmethod
+    def of(cls, url: str, model: str, protocol: str | None) -> LoadTarget:
+        """Parse a URL.
+
+        Args:
+            url: ``http[s]://HOST[:PORT][/PREFIX]`` or ``grpc[s]://HOST[:PORT]``.
+            model: the name of an ensemble or a member.
+            protocol: one of `PROTOCOLS`; None for gRPC or binary HTTP, as the URL says.
+
+        Raises:
+            UsageError: if it is not a URL of a server, or does not fit the protocol.
+        """
+        try:
+            address = Address.of(url)
+        except EnsembledClientError as error:
+            raise UsageError(error.message) from None
+        if address.is_grpc and urlsplit(url).port is None:
+            address = dataclasses.replace(address, port=_GRPC_PORT)
+        protocol = protocol or ("grpc" if address.is_grpc else "binary")
+        if address.is_grpc != (protocol == "grpc"):
+            wanted = "grpc://HOST:8001" if protocol == "grpc" else "http://HOST:8000"
+            raise UsageError(f"the protocol {protocol} needs a URL like {wanted}, not {url}")
+        return cls(url, address, protocol, model)
+
+    @property
+    def model_path(self) -> str:
+        """The path of the model over HTTP."""
+        return f"{self.address.path}/v2/models/{quote(self.model, safe='')}"
+
+
+def authorization() -> dict[str, str]:
+    """Return the header that carries the API key of the environment; empty if there is none.
+
+    Raises:
+        UsageError: if the key contains characters that no header can.
+    """
+    try:
+        return with_api_key(None, os.environ.get(_API_KEY_VARIABLE) or None)
+    except EnsembledClientError as error:
+        raise UsageError(f"{_API_KEY_VARIABLE}: {error.message}") from None
+
+
 @dataclass(frozen=True)
 class LoadOptions:
     """A test or a sweep of tests; ``--help`` describes the fields that are not described here.
@@ -49,6 +141,7 @@ class LoadOptions:
         duration_s: of the measurement; None: until `count` requests or the trace's end.
         parameters: of every request, as the protocol names them.
         gates: that decide about the exit status.
+        quiet: no progress display: it is not wanted, or there is no terminal.
     """
 
     target: LoadTarget
@@ -99,6 +192,7 @@ def parse_options(arguments: Sequence[str] | None) -> LoadOptions:
         "duration_s": _duration_s(given),
         "parameters": _parameters(given),
         "gates": Gates(given.max_p99_ms, given.min_rate, limit, is_share),
+        "quiet": given.quiet or not sys.stderr.isatty(),
     }
     return LoadOptions(
         **{field.name: values[field.name] for field in dataclasses.fields(LoadOptions)}
@@ -162,7 +256,7 @@ def _new_parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="an ensemble, or one of its members")
     parser.add_argument(
         "--protocol",
-        choices=PROTOCOLS,
+        choices=_PROTOCOLS,
         help="by default binary tensors over HTTP, gRPC for a grpc:// URL",
     )
     _add_load(parser.add_argument_group("load"))

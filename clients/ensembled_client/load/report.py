@@ -1,24 +1,37 @@
-"""What people and machines read: reports as text and JSON, and the line of progress.
+"""What people and machines read: reports as text and JSON, plots, and the line of progress.
 
-Runs in the parent; in: summaries, and messages of load processes. The progress line is drawn on
-stderr if that is a terminal; everything else here is pure.
+Runs in the parent; in: summaries, and messages of load processes. Out: texts, a document, a file
+(with matplotlib), and a line on stderr.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ensembled_client.load.generator import Progress
-from ensembled_client.load.options import LoadOptions
+from ensembled_client.load.options import LoadOptions, LoadTestError
 from ensembled_client.load.summary import Summary
 
-__all__ = ["ProgressLine", "command_document", "progress_display", "report_text", "sweep_text"]
+__all__ = [
+    "ProgressLine",
+    "bins_of",
+    "command_document",
+    "progress_display",
+    "report_text",
+    "save_plot",
+    "sweep_text",
+]
 
 _MAX_ERROR_LINES = 10
+_GOOD, _BAD, _PALE = "#1f6f8b", "#c8553d", "#9ab8c2"
+_MAX_BINS = 80
+_TICKS = {0.5: "50", 0.9: "90", 0.99: "99", 0.999: "99.9", 0.9999: "99.99"}
 
 
 def report_text(summary: Summary, options: LoadOptions) -> str:
@@ -189,29 +202,21 @@ def _per_second(summary: Summary) -> list[dict[str, int]]:
 
 
 class ProgressLine:
-    """The progress of all processes as text.
+    """The progress of all processes as text."""
 
-    Args:
-        clock_s: the monotonic clock.
-    """
-
-    def __init__(self, clock_s: Callable[[], float] = time.monotonic) -> None:
-        self._clock_s = clock_s
+    def __init__(self) -> None:
         self._latest: dict[int, Progress] = {}
         self._started_s = 0.0
         self._before = (0.0, 0)
         self._rate = 0.0
 
-    def update(self, progress: Progress) -> None:
-        """Take the progress of a process; the first one starts the clock."""
+    def update(self, progress: Progress, now_s: float) -> str:
+        """Return the line after a message of a process; the first one starts the clock."""
         if not self._latest:
-            self._started_s = self._clock_s()
-            self._before = (self._started_s, 0)
+            self._started_s = now_s
+            self._before = (now_s, 0)
         self._latest[progress.index] = progress
-
-    def text(self) -> str:
-        """Return the line."""
-        now_s, latest = self._clock_s(), self._latest.values()
+        latest = self._latest.values()
         succeeded = sum(one.succeeded for one in latest)
         if now_s - self._before[0] >= 1:
             self._rate = (succeeded - self._before[1]) / (now_s - self._before[0])
@@ -229,10 +234,10 @@ class ProgressLine:
 
 
 @contextlib.contextmanager
-def progress_display(title: str, *, wanted: bool) -> Iterator[Callable[[Progress], None] | None]:
-    """Yield what draws progress on stderr; None if nobody would see it."""
-    if not wanted or not sys.stderr.isatty():
-        yield None
+def progress_display(title: str, *, is_quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """Yield what draws progress on stderr."""
+    if is_quiet:
+        yield lambda _: None
         return
     from rich.console import Console  # noqa: PLC0415  (not needed without a terminal)
     from rich.live import Live  # noqa: PLC0415
@@ -242,8 +247,116 @@ def progress_display(title: str, *, wanted: bool) -> Iterator[Callable[[Progress
     with Live(console=Console(stderr=True), transient=True, auto_refresh=False) as live:
 
         def show(progress: Progress) -> None:
-            line.update(progress)
-            text = Text(title + line.text(), no_wrap=True, overflow="ellipsis")
-            live.update(text, refresh=True)
+            text = title + line.update(progress, time.monotonic())
+            live.update(Text(text, no_wrap=True, overflow="ellipsis"), refresh=True)
 
         yield show
+
+
+# -- plots -------------------------------------------------------------------------------------
+
+
+def save_plot(path: Path, summaries: Sequence[Summary], options: LoadOptions) -> None:
+    """Write a plot: of one test its distribution and time series, of a sweep its curves.
+
+    Raises:
+        LoadTestError: if the file can't be written.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415  (an extra, and slow)
+
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if len(summaries) == 1:
+        _distribution(left, summaries[0])
+        _time_series(right, summaries[0])
+    else:
+        _latencies(left, summaries)
+        _throughputs(right, summaries)
+    kind = {"closed": "closed loop", "trace": "recorded arrivals"}.get(
+        options.arrivals, f"{options.arrivals} rate"
+    )
+    figure.suptitle(f"{options.target.model}, {options.target.protocol}, {kind}", fontsize=11)
+    for axes in (left, right):
+        axes.grid(visible=True, color="#e6e6e6", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise LoadTestError(f"{path}: {error.strerror}") from None
+
+
+def _distribution(axes: Any, summary: Summary) -> None:
+    """Plot latency by quantile; the axis is stretched towards 100%, where the tail is."""
+    count = max(summary.stats.succeeded, 2)
+    shares = 1 - np.logspace(0, -np.log10(count), 200)
+    values = summary.stats.latency.quantiles_ms(shares.tolist())
+    axes.plot(1 / (1 - shares), values, color=_GOOD)
+    axes.set_xscale("log")
+    shown = [share for share in _TICKS if 1 / (1 - share) <= count]
+    axes.set_xticks([1 / (1 - share) for share in shown], [_TICKS[share] for share in shown])
+    axes.minorticks_off()
+    if summary.deadline_ms is not None:
+        axes.axhline(summary.deadline_ms, color=_BAD, linestyle="--", linewidth=1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("percentile")
+    start = "intended start" if summary.is_open else "sending"
+    axes.set_ylabel(f"latency from the {start}, ms")
+
+
+def bins_of(series: Sequence[tuple[float, int, int]]) -> tuple[float, list[tuple[int, int]]]:
+    """Return the width in seconds and (responses, errors) of as many bins as are legible.
+
+    An incomplete last one is left out.
+    """
+    if not series:
+        return 1.0, []
+    width = -(-len(series) // _MAX_BINS)
+    step_s = series[1][0] - series[0][0] if len(series) > 1 else 1.0
+    whole = max(len(series) // width * width, width)
+    bins = [
+        (sum(one[1] for one in part), sum(one[2] for one in part))
+        for part in (series[start : start + width] for start in range(0, whole, width))
+    ]
+    return width * step_s, bins
+
+
+def _time_series(axes: Any, summary: Summary) -> None:
+    width_s, bins = bins_of(summary.series)
+    at_s = np.arange(len(bins)) * width_s
+    axes.step(at_s, [good / width_s for good, _ in bins], where="post", color=_GOOD, label="good")
+    if any(bad for _, bad in bins):
+        rates = [bad / width_s for _, bad in bins]
+        axes.step(at_s, rates, where="post", color=_BAD, label="failed")
+        axes.legend(frameon=False)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("responses per second")
+
+
+def _loads(axes: Any, summaries: Sequence[Summary]) -> list[float]:
+    loads = [one.load for one in summaries]
+    if min(loads) > 0 and max(loads) >= 8 * min(loads):
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(loads, [f"{load:g}" for load in loads])
+    axes.set_xlabel("requests/s due" if summaries[0].is_open else "connections")
+    return loads
+
+
+def _latencies(axes: Any, summaries: Sequence[Summary]) -> None:
+    loads = _loads(axes, summaries)
+    for name, color in (("p50", _PALE), ("p90", _GOOD), ("p99", _BAD)):
+        axes.plot(loads, [one.latency_ms[name] for one in summaries], "o-", color=color, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("latency, ms")
+    axes.legend(frameon=False)
+
+
+def _throughputs(axes: Any, summaries: Sequence[Summary]) -> None:
+    loads = _loads(axes, summaries)
+    axes.plot(loads, [one.requests_per_s for one in summaries], "o-", color=_GOOD, label="good")
+    if summaries[0].is_open:
+        axes.plot(loads, loads, color=_PALE, linestyle=":", label="due")
+        axes.legend(frameon=False)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("responses per second")

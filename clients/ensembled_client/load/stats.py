@@ -8,21 +8,39 @@ arrive in the measurement, so that what an overloaded server answers later does 
 
 from __future__ import annotations
 
+import re
+import time
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
 
 from hdrh.histogram import HdrHistogram
 
-from ensembled_client.load.connection import RequestResult
-from ensembled_client.load.timing import CpuUsage
+from ensembled_client.wire import Array
 
-__all__ = ["BIN_NS", "DurationHistogram", "RequestStats", "Window", "merge_stats"]
+__all__ = [
+    "BIN_NS",
+    "CpuUsage",
+    "DurationHistogram",
+    "RequestResult",
+    "RequestStats",
+    "Window",
+    "connect_error",
+    "current_usage",
+    "error_kind",
+    "find_fault",
+    "merge_stats",
+]
 
 #: The width of a bin of the time series.
 BIN_NS = 100_000_000
 
+_SCHEDSTAT = Path("/proc/thread-self/schedstat")
 _MAX_ERROR_KINDS = 64
+_MAX_KIND_CHARACTERS = 120
+_NUMBERS = re.compile(r"\d+(\.\d+)?")
 _OTHER_ERRORS = "errors of other kinds"
 _RECENT_REQUESTS = 4096
 
@@ -32,6 +50,41 @@ _DIGITS = 3
 # HdrHistogram's layout for these: buckets of 11 significant bits, in units of 64 ns.
 _BUCKET_BITS = 11
 _UNIT_BITS = 6
+
+
+class RequestResult(NamedTuple):
+    """How a request ended.
+
+    Attributes:
+        error: its kind; None after a good response.
+        is_degraded: whether a response rests on fewer members than the ensemble has.
+    """
+
+    error: str | None
+    is_degraded: bool = False
+
+
+def connect_error(error: OSError) -> str:
+    """Return the kind of error of a failure to connect."""
+    return f"connect: {error.strerror or str(error) or type(error).__name__}"
+
+
+def error_kind(status: object, message: str) -> str:
+    """Return the kind of an error: messages that differ in numbers alone are one kind."""
+    text = _NUMBERS.sub("N", " ".join(message.split()))
+    if len(text) > _MAX_KIND_CHARACTERS:
+        text = text[:_MAX_KIND_CHARACTERS] + "…"
+    return f"{status}: {text}" if text else str(status)
+
+
+def find_fault(outputs: Mapping[str, Array], rows: int) -> str | None:
+    """Return what is wrong with a decoded response to a request of so many rows; None: nothing."""
+    if not outputs:
+        return "it has no output"
+    for name, array in outputs.items():
+        if array.shape[:1] != (rows,):
+            return f"output {name!r} has the shape {list(array.shape)}, the request {rows} rows"
+    return None
 
 
 class DurationHistogram:
@@ -96,6 +149,47 @@ class DurationHistogram:
         return [values[percent] / 1e6 for percent in percents]
 
 
+@dataclass(frozen=True)
+class CpuUsage:
+    """What a process has used.
+
+    Attributes:
+        wall_ns: elapsed time.
+        thread_ns: CPU time of the thread that sends and receives.
+        wait_ns: time that this thread waited for a core; 0 where the kernel does not count it.
+        process_ns: CPU time of all threads.
+    """
+
+    wall_ns: int
+    thread_ns: int
+    wait_ns: int
+    process_ns: int
+
+    def __sub__(self, other: CpuUsage) -> CpuUsage:
+        return CpuUsage(
+            self.wall_ns - other.wall_ns,
+            self.thread_ns - other.thread_ns,
+            self.wait_ns - other.wait_ns,
+            self.process_ns - other.process_ns,
+        )
+
+    @property
+    def busy_share(self) -> float:
+        """The share of the time in which the thread had work to do, on a core or not; 0 to 1."""
+        if self.wall_ns <= 0:
+            return 0.0
+        return min(1.0, (self.thread_ns + self.wait_ns) / self.wall_ns)
+
+
+def current_usage() -> CpuUsage:
+    """Return the usage of the calling thread and its process since they started."""
+    try:
+        wait_ns = int(_SCHEDSTAT.read_text().split()[1])
+    except (OSError, ValueError, IndexError):
+        wait_ns = 0
+    return CpuUsage(time.monotonic_ns(), time.thread_time_ns(), wait_ns, time.process_time_ns())
+
+
 @dataclass
 class Window:
     """The measurement, in nanoseconds of the monotonic clock.
@@ -140,7 +234,7 @@ class RequestStats:
         error_bins: the same of errors.
         schedule_lag: how late due requests were noticed; open loop only.
         loop_lag: how late event loops called timers.
-        usages: of the load processes.
+        usages: of the load processes; CPU time alone would hide one that waits for a core.
         was_interrupted: whether the test ended early.
     """
 

@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ensembled_client.load.errors import LoadTestError, UsageError
-from ensembled_client.load.target import LoadTarget, authorization
+from ensembled_client.load.options import LoadTarget, LoadTestError, UsageError, authorization
 from ensembled_client.wire import (
     DTYPES,
     Array,

@@ -7,6 +7,7 @@ needs protobuf, and is imported by those who speak gRPC.
 
 from ensembled_client.wire.bodies import (
     BINARY_CONTENT_TYPE,
+    CLASS_SCORES,
     HEADER_LENGTH,
     InferResponse,
     binary_request,
@@ -33,6 +34,7 @@ from ensembled_client.wire.tensors import (
 
 __all__ = [
     "BINARY_CONTENT_TYPE",
+    "CLASS_SCORES",
     "DTYPES",
     "HEADER_LENGTH",
     "Array",

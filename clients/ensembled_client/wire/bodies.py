@@ -26,6 +26,7 @@ from ensembled_client.wire.tensors import (
 
 __all__ = [
     "BINARY_CONTENT_TYPE",
+    "CLASS_SCORES",
     "HEADER_LENGTH",
     "InferResponse",
     "binary_request",
@@ -38,6 +39,16 @@ __all__ = [
 #: The HTTP header with the length of a body's JSON, if raw tensors follow it.
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY_CONTENT_TYPE = "application/octet-stream"
+
+#: The outputs with the uncertainty scores of an ensemble of classifiers, in the server's order.
+CLASS_SCORES = (
+    "entropy",
+    "expected_entropy",
+    "mutual_information",
+    "variance",
+    "vote_share",
+    "disagreement",
+)
 
 
 @dataclass(frozen=True)
@@ -148,7 +159,7 @@ def decode_response(body: bytes, header_length: int | None) -> InferResponse:
         header_length: the length of the JSON, None if the body is all JSON.
 
     Raises:
-        WireError: if it is not what the protocol says.
+        WireError: if it is not what the protocol says, or bytes follow the last output.
     """
     try:
         document = json.loads(body[:header_length])
@@ -168,4 +179,6 @@ def decode_response(body: bytes, header_length: int | None) -> InferResponse:
         raise WireError(f"the body is no infer response: {error!r}") from error
     if not isinstance(parameters, Mapping):
         raise WireError("the body is no infer response: its parameters are no object")
+    if position != len(body):
+        raise WireError("the body is longer than its outputs")
     return InferResponse(outputs, parameters)

@@ -7,10 +7,9 @@ import time
 import pytest
 from ensembled_client.load.http_connection import HttpLoadConnection
 from ensembled_client.load.loops import ClosedLoadLoop, OpenLoadLoop
-from ensembled_client.load.schedule import Schedule
+from ensembled_client.load.options import LoadTarget
+from ensembled_client.load.schedule import KernelTimer, LoopTimer, Schedule
 from ensembled_client.load.stats import RequestStats, Window
-from ensembled_client.load.target import LoadTarget
-from ensembled_client.load.timing import KernelTimer, LoopTimer
 from ensembled_client.load.workload import RequestCycle, Workload
 
 DEADLINE_S = 30

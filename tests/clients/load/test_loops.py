@@ -4,10 +4,9 @@ import asyncio
 import itertools
 
 import pytest
-from ensembled_client.load.connection import LoadConnection, RequestResult
-from ensembled_client.load.loops import ClosedLoadLoop, OpenLoadLoop
+from ensembled_client.load.loops import ClosedLoadLoop, LoadConnection, OpenLoadLoop
 from ensembled_client.load.schedule import Schedule
-from ensembled_client.load.stats import RequestStats, Window
+from ensembled_client.load.stats import RequestResult, RequestStats, Window
 from ensembled_client.load.workload import RequestCycle, Workload
 from hypothesis import given
 from hypothesis import strategies as st

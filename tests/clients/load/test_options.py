@@ -4,10 +4,8 @@ import importlib.util
 
 import pytest
 from ensembled_client.load.cli import main
-from ensembled_client.load.errors import UsageError
-from ensembled_client.load.options import parse_options
+from ensembled_client.load.options import LoadTarget, UsageError, parse_options
 from ensembled_client.load.runner import generator_configs
-from ensembled_client.load.target import LoadTarget
 from ensembled_client.load.workload import Workload
 
 URL = "http://host:8000"

@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from ensembled_client.load.connection import error_kind
 from ensembled_client.load.http_connection import Response, ResponseChecker
+from ensembled_client.load.stats import error_kind
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,20 +4,24 @@ import json
 from collections import Counter
 
 import pytest
-from ensembled_client.load.connection import RequestResult
-from ensembled_client.load.errors import UsageError
 from ensembled_client.load.generator import Progress
-from ensembled_client.load.options import parse_error_limit, parse_options
-from ensembled_client.load.plot import bins_of, save_plot
+from ensembled_client.load.options import UsageError, parse_error_limit, parse_options
 from ensembled_client.load.report import (
     ProgressLine,
+    bins_of,
     command_document,
     report_text,
+    save_plot,
     sweep_text,
 )
-from ensembled_client.load.stats import RequestStats, Window, merge_stats
+from ensembled_client.load.stats import (
+    CpuUsage,
+    RequestResult,
+    RequestStats,
+    Window,
+    merge_stats,
+)
 from ensembled_client.load.summary import Gates, Summary
-from ensembled_client.load.timing import CpuUsage
 from hdrh.histogram import HdrHistogram
 from hypothesis import given
 from hypothesis import strategies as st
@@ -228,12 +232,9 @@ def test_a_sweep_is_a_table():
 
 
 def test_progress_is_of_all_processes():
-    now = [10.0]
-    board = ProgressLine(lambda: now[0])
-    board.update(Progress(0, 100, 1, 4, (5 * MS,)))
-    board.update(Progress(1, 50, 0, 3, (1 * MS, 2 * MS)))
-    now[0] = 12.0
-    text = board.text()
+    line = ProgressLine()
+    line.update(Progress(0, 100, 1, 4, (5 * MS,)), 10.0)
+    text = line.update(Progress(1, 50, 0, 3, (1 * MS, 2 * MS)), 12.0)
     assert text == "  2.0 s  75/s  150 answered  1 failed  7 in flight  p50 2, p99 5 ms"
     assert len(text) < 80
 

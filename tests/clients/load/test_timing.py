@@ -1,23 +1,22 @@
 """How the load tester measures itself, with a clock that the test turns."""
 
-from ensembled_client.load.stats import DurationHistogram
-from ensembled_client.load.timing import CpuUsage, LagMonitor, current_usage
+import pytest
+from ensembled_client.load import generator
+from ensembled_client.load.stats import CpuUsage, DurationHistogram, current_usage
 
 MS = 1_000_000
 
 
-class Clock:
+class World:
+    """The clock, and the one timer that is set by it."""
+
     def __init__(self):
         self.now_ns = 0
-
-    def __call__(self):
-        return self.now_ns
-
-
-class FakeTimer:
-    def __init__(self, callback):
-        self.callback = callback
         self.at_ns = None
+
+    def new_timer(self, callback):
+        self.callback = callback
+        return self
 
     def set(self, at_ns):
         self.at_ns = at_ns
@@ -25,40 +24,47 @@ class FakeTimer:
     def close(self):
         self.at_ns = None
 
+    def monotonic_ns(self):
+        return self.now_ns
 
-def watched(*late_ms):
+
+@pytest.fixture
+def world(monkeypatch):
+    world = World()
+    monkeypatch.setattr(generator, "new_timer", world.new_timer)
+    monkeypatch.setattr(generator, "time", world)
+    return world
+
+
+def watched(world, *late_ms):
     """A monitor whose loop was late by so many milliseconds, one tick after the other."""
-    clock = Clock()
-    timers = []
     lags = DurationHistogram()
-    monitor = LagMonitor(
-        lags.record, lambda callback: timers.append(FakeTimer(callback)) or timers[0], clock
-    )
+    monitor = generator.LagMonitor(lags)
     monitor.start()
     for late in late_ms:
-        clock.now_ns = timers[0].at_ns + late * MS
-        timers[0].callback()
-    return monitor, lags, timers[0], clock
+        world.now_ns = world.at_ns + late * MS
+        world.callback()
+    return monitor, lags
 
 
-def test_a_loop_on_time_has_no_lag():
-    _, lags, _, _ = watched(0, 0, 0)
+def test_a_loop_on_time_has_no_lag(world):
+    _, lags = watched(world, 0, 0, 0)
     assert lags.count == 3
     assert lags.quantiles_ms([1])[0] < 0.001
 
 
-def test_a_stuck_loop_was_late_for_every_look_that_it_missed():
-    _, lags, timer, clock = watched(0, 100)
+def test_a_stuck_loop_was_late_for_every_look_that_it_missed(world):
+    _, lags = watched(world, 0, 100)
     # Due 20 ms apart: the first was 100 ms late, the next ones 80, 60, 40, 20 and 0.
     assert lags.count == 1 + 6
     assert 99.9 < lags.quantiles_ms([1])[0] < 100.2
-    assert timer.at_ns > clock.now_ns
+    assert world.at_ns > world.now_ns
 
 
-def test_a_closed_monitor_sets_no_more_timers():
-    monitor, _, timer, _ = watched(1)
+def test_a_closed_monitor_sets_no_more_timers(world):
+    monitor, _ = watched(world, 1)
     monitor.close()
-    assert timer.at_ns is None
+    assert world.at_ns is None
 
 
 def test_usage_is_the_difference_of_two_readings():

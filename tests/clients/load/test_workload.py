@@ -6,9 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from ensembled_client.load.errors import LoadTestError, UsageError
 from ensembled_client.load.grpc_connection import GrpcResponseChecker, call_metadata
-from ensembled_client.load.target import LoadTarget
+from ensembled_client.load.options import LoadTarget, LoadTestError, UsageError
 from ensembled_client.load.workload import (
     InputSpec,
     RequestCycle,

@@ -110,6 +110,18 @@ def test_a_body_that_is_no_response(body, header_length):
         decode_response(body, header_length)
 
 
+@pytest.mark.parametrize("trailing", [b"x", b"x" * 24])
+def test_a_body_longer_than_its_outputs(trailing):
+    output = {"name": "a", "datatype": "FP32", "shape": [2, 3]}
+    header = json.dumps({"outputs": [{**output, "parameters": {"binary_data_size": 24}}]}).encode()
+    assert (decode_response(header + X.tobytes(), len(header)).outputs["a"] == X).all()
+    with pytest.raises(WireError, match="longer than its outputs"):
+        decode_response(header + X.tobytes() + trailing, len(header))
+    no_raw = json.dumps({"outputs": [{**output, "data": X.tolist()}]}).encode()
+    with pytest.raises(WireError, match="longer than its outputs"):
+        decode_response(no_raw + trailing, len(no_raw))
+
+
 def test_the_wire_alone_imports_no_http_and_no_grpc():
     code = (
         "import sys, ensembled_client.wire\n"

@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from ensembled_client.wire import join_elements
+from ensembled_client.wire import CLASS_SCORES, join_elements
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -15,7 +15,6 @@ from server.http_api.protocol import encode_answer, parse_in_slices, parse_reque
 from server.inference.requests import InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
 from server.inference.time_slicer import TimeSlicer, run_to_end
-from workers.combiner.scores import CLASS_SCORES
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 

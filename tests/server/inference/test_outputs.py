@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from ensembled_client.wire import split_elements
+from ensembled_client.wire import CLASS_SCORES, split_elements
 
 from server.engine.request import Answer, Extras, InferOptions
 from server.engine.spec import ServedModel
@@ -8,7 +8,7 @@ from server.errors import InvalidRequest
 from server.inference.outputs import extra_outputs, infer_options, output_tensors
 from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
-from workers.combiner.scores import CLASS_SCORES, VALUE_SCORES
+from workers.combiner.scores import VALUE_SCORES
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 CLASSES = TensorSpec("output", "FP32", (3,))

@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from ensembled_client.wire import CLASS_SCORES
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from workers.combiner.scores import CLASS_SCORES, VALUE_SCORES, score
+from workers.combiner.scores import VALUE_SCORES, score
 
 
 def scored(predictions, names=CLASS_SCORES):
