@@ -38,7 +38,7 @@ _UNLIMITED_WIDTH = 1000
 
 ConfigPath = Annotated[
     Path,
-    typer.Argument(metavar="CONFIG", envvar="ENSEMBLED_CONFIG", help="The configuration, YAML."),
+    typer.Argument(metavar="CONFIG", envvar="ENSEMBLED_CONFIG", help="Configuration file (YAML)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

@@ -30,11 +30,11 @@ def _file(help_text: str) -> Any:
 
 
 OptionalConfigPath = Annotated[
-    Path | None, typer.Argument(metavar="CONFIG", help="The configuration, YAML.")
+    Path | None, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")
 ]
-DevicesPath = Annotated[Path | None, _file("Instead of CONFIG: the devices, JSON.")]
-ProfilesPath = Annotated[Path | None, _file("With --devices: the members' profiles, JSON.")]
-Port = Annotated[int | None, typer.Option(min=0, max=65535, help="0 is any free port.")]
+DevicesPath = Annotated[Path | None, _file("Devices (JSON), instead of CONFIG.")]
+ProfilesPath = Annotated[Path | None, _file("Profiles of the members (JSON), with --devices.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 
 #: The longest measurement of `allocate --measure`.
@@ -69,11 +69,11 @@ def serve(
     http_port: Port = None,
     grpc_port: Port = None,
     allocation: Annotated[
-        Path | None, _file("Which member runs where, JSON, instead of CONFIG's.")
+        Path | None, _file("Allocation (JSON) to use instead of CONFIG's.")
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Serve the ensembles of a configuration until told to stop."""
+    """Serve the ensembles of a configuration until a signal stops the server."""
     with errors_as_lines(debug):
         from server.config import override_server  # noqa: PLC0415
 
@@ -109,11 +109,11 @@ def health(
     config: ConfigPath,
     *,
     timeout: Annotated[
-        float, typer.Option(min=0.001, help="Seconds to connect, and then to answer.")
+        float, typer.Option(min=0.001, help="Seconds to connect, and for the answer.")
     ] = 5.0,
     debug: Debug = False,
 ) -> None:
-    """Ask the running server of a configuration whether it is ready: exit 0, else 1."""
+    """Check whether the server of a configuration is ready: exit status 0, else 1."""
     with errors_as_lines(debug):
         from server.cli.health import check_ready  # noqa: PLC0415
 
@@ -126,11 +126,11 @@ def key(
     *,
     scope: Annotated[
         list[KeyScope] | None,
-        typer.Option(help="What the key permits [infer]; may be repeated."),
+        typer.Option(help="Scope of the key [infer]; may be repeated."),
     ] = None,
     debug: Debug = False,
 ) -> None:
-    """Make an API key: the entry for `server.api_keys_file` on stdout, the key itself on stderr."""
+    """Create an API key: its entry for `server.api_keys_file` on stdout, the key on stderr."""
     with errors_as_lines(debug):
         from server.cli.key import make_key  # noqa: PLC0415
 
@@ -141,37 +141,40 @@ def key(
 
 @app.command()
 def predict(
-    ensemble: Annotated[str, typer.Argument(help="An ensemble, or a single member.")],
+    ensemble: Annotated[str, typer.Argument(help="Name of an ensemble or a member.")],
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Images; or arrays, .npy, .npz or .json."),
+        typer.Argument(metavar="FILE...", help="Images, or arrays (.npy, .npz or .json)."),
     ],
     *,
     url: Annotated[
         str,
         typer.Option(
-            envvar="ENSEMBLED_URL", help="Of the server; http://, https://, grpc:// or grpcs://."
+            envvar="ENSEMBLED_URL",
+            help="URL of the server: http://, https://, grpc:// or grpcs://.",
         ),
     ] = "http://127.0.0.1:8000",
-    top: Annotated[int, typer.Option(min=1, help="How many classes to show.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of classes to show.")] = 5,
     members: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Only these members of the ensemble.")
+        str | None, typer.Option(metavar="A,B", help="Use only these members of the ensemble.")
     ] = None,
     quorum: Annotated[
-        int | None, typer.Option(min=1, help="Fewest members that an answer may rest on.")
+        int | None, typer.Option(min=1, help="Minimum number of members for an answer.")
     ] = None,
     timeout: Annotated[
-        float | None, typer.Option(min=0.001, help="Deadline of the answer in seconds.")
+        float | None, typer.Option(min=0.001, help="Deadline of the answer, in seconds.")
     ] = None,
-    root_certificates: Annotated[Path | None, _file("To trust (PEM), for https and grpcs.")] = None,
-    certificate: Annotated[Path | None, _file("The client's own, for mutual TLS.")] = None,
-    key: Annotated[Path | None, _file("The certificate's private key.")] = None,
+    root_certificates: Annotated[
+        Path | None, _file("Certificate authorities to trust (PEM), for https and grpcs.")
+    ] = None,
+    certificate: Annotated[Path | None, _file("Client certificate, for mutual TLS.")] = None,
+    key: Annotated[Path | None, _file("Private key of the client certificate.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Ask a running server for an ensemble's prediction, and how much its members agree.
+    """Request a prediction from a running server, and show how much the members agree.
 
-    An API key is taken from ENSEMBLED_API_KEY.
+    The API key, if one is needed, is read from ENSEMBLED_API_KEY.
     """
     with errors_as_lines(debug):
         from server.cli.predict import predict  # noqa: PLC0415
@@ -197,14 +200,12 @@ def predict(
 @app.command()
 def profile(
     config: ConfigPath,
-    output: Annotated[Path | None, _file("Write the profiles to a file, JSON.")] = None,
+    output: Annotated[Path | None, _file("Write the profiles to this file (JSON).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Measure again what was measured before.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached measurements.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Measure what each member costs on each kind of device: time and memory by batch size."""
+    """Measure the time and memory of each member, by kind of device and batch size."""
     with errors_as_lines(debug):
         loaded = _load(config)
         import server.cli.profile  # noqa: PLC0415
@@ -220,33 +221,33 @@ def allocate(
     profiles: ProfilesPath = None,
     solver: Annotated[
         Literal["auto", "worst-fit", "greedy", "exact"],
-        typer.Option(help="How to search; auto tries all and ends early when it is good."),
+        typer.Option(help="Search algorithm; auto runs all and ends early near the bound."),
     ] = "auto",
     rate: Annotated[
         float | None,
-        typer.Option(min=0.001, help="Rows per second: search for the best latency at this rate."),
+        typer.Option(min=0.001, help="Optimize the latency at this rate, in rows per second."),
     ] = None,
     deadline_ms: Annotated[
-        float | None, typer.Option(min=0.001, help="With --rate: when an answer is late.")
+        float | None, typer.Option(min=0.001, help="With --rate: minimize answers later than this.")
     ] = None,
     time_limit: Annotated[
-        float | None, typer.Option(min=0.1, help="Seconds that the search may take [10].")
+        float | None, typer.Option(min=0.1, help="Seconds for the search [10].")
     ] = None,
     seed: Seed = 0,
     measure: Annotated[
         bool,
-        typer.Option("--measure", help="Choose among good ones by measuring; needs CONFIG."),
+        typer.Option("--measure", help="Choose by measuring good allocations; needs CONFIG."),
     ] = False,
     measure_s: Annotated[
         float | None,
-        typer.Option(min=0.1, help="Seconds of the longest measurement [4]; means --measure."),
+        typer.Option(min=0.1, help="Seconds of the longest measurement [4]; implies --measure."),
     ] = None,
-    output: Annotated[Path | None, _file("Write the result, JSON, for `serve`.")] = None,
-    plot: Annotated[Path | None, _file("Draw the matrix, .svg or .png.")] = None,
+    output: Annotated[Path | None, _file("Write the allocation (JSON), for `serve`.")] = None,
+    plot: Annotated[Path | None, _file("Plot the matrix (.svg or .png).")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Find out which member should run on which device, and how good that is."""
+    """Find the best allocation of members to devices, and a bound on how good it can be."""
     with errors_as_lines(debug):
         _check_sources(config, devices, profiles)
         from server.cli.allocate import (  # noqa: PLC0415
@@ -281,26 +282,30 @@ def simulate(
     *,
     devices: DevicesPath = None,
     profiles: ProfilesPath = None,
-    allocation: Annotated[
-        Path | None, _file("Which member runs where, JSON; else it is searched.")
-    ] = None,
+    allocation: Annotated[Path | None, _file("Allocation (JSON); searched for if absent.")] = None,
     connections: Annotated[
-        int | None, typer.Option(min=1, help="Clients with one request in flight each.")
+        int | None, typer.Option(min=1, help="Number of clients with one request in flight each.")
     ] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests per second, at random.")] = None,
-    trace: Annotated[Path | None, _file("Arrivals: lines of SECONDS[,ROWS].")] = None,
-    rows: Annotated[int, typer.Option(min=1, max=10_000, help="Rows of a request.")] = 1,
-    seconds: Annotated[float | None, typer.Option(max=86_400, help="How long to simulate.")] = None,
-    deadline_ms: Annotated[float | None, typer.Option(help="When an answer is late.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests per second, with random arrivals.")
+    ] = None,
+    trace: Annotated[Path | None, _file("Arrivals, as lines of SECONDS[,ROWS].")] = None,
+    rows: Annotated[int, typer.Option(min=1, max=10_000, help="Rows per request.")] = 1,
+    seconds: Annotated[
+        float | None, typer.Option(max=86_400, help="Length of the simulation.")
+    ] = None,
+    deadline_ms: Annotated[float | None, typer.Option(help="Count later answers as late.")] = None,
     lose: Annotated[
         list[str] | None,
-        typer.Option(metavar="DEVICE@T[:T2]", help="A device fails at T seconds, is back at T2."),
+        typer.Option(
+            metavar="DEVICE@T[:T2]", help="A device fails at T seconds and returns at T2."
+        ),
     ] = None,
     seed: Seed = 0,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Predict how an allocation would perform, on devices that need not exist."""
+    """Simulate the performance of an allocation, on devices that need not exist."""
     with errors_as_lines(debug):
         _check_sources(config, devices, profiles)
         from server.cli.simulate import (  # noqa: PLC0415
@@ -331,17 +336,17 @@ def simulate(
 def calibrate(
     config: ConfigPath,
     *,
-    data: Annotated[Path, _file("Inputs by name (or x) and y, the classes; .npz.")],
+    data: Annotated[Path, _file("Inputs by name (or x), and classes y (.npz).")],
     ensemble: Annotated[
-        str | None, typer.Option(help="Which ensemble; optional if there is only one.")
+        str | None, typer.Option(help="Name of the ensemble; optional if there is only one.")
     ] = None,
     holdout: Annotated[
-        float, typer.Option(help="Share of the rows to evaluate on; the others are fitted on.")
+        float, typer.Option(help="Share of the rows used for evaluation instead of fitting.")
     ] = 0.5,
     seed: Seed = 0,
     max_loss: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Of a cascade's accuracy, as a share of the rows."),
+        typer.Option(min=0, max=1, help="Accuracy a cascade may lose, as a share of the rows."),
     ] = 0.002,
     weights: Annotated[
         Literal["keep", "fitted", "selected"] | None,
@@ -351,13 +356,13 @@ def calibrate(
         ),
     ] = None,
     bags: Annotated[
-        int, typer.Option(min=0, help="Random bags of members for the greedy selection.")
+        int, typer.Option(min=0, help="Number of random bags of members for the greedy selection.")
     ] = 0,
     outside: Annotated[
-        list[Path] | None, _file("Out-of-distribution inputs to detect; .npz.")
+        list[Path] | None, _file("Out-of-distribution inputs to detect (.npz).")
     ] = None,
-    output: Annotated[Path | None, _file("Write the fitted keys, a YAML fragment.")] = None,
-    plot: Annotated[Path | None, _file("Draw reliability, .svg or .png.")] = None,
+    output: Annotated[Path | None, _file("Write the fitted keys, as a YAML fragment.")] = None,
+    plot: Annotated[Path | None, _file("Plot a reliability diagram (.svg or .png).")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:

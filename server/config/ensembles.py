@@ -57,7 +57,7 @@ class EnsembleConfig(Section):
     """Names of its members, without repetition."""
     rule: Annotated[str, _RULE_SCHEMA] = "mean"
     """How the members' predictions become one answer: a built-in rule, or a function of your own,
-    `package.module:function`, imported from this file's directory. See
+    `package.module:function`, of an installed module or one in this file's directory. See
     [combination.md](combination.md)."""
     weights: Annotated[tuple[PositiveFloat, ...], _WEIGHTS_SCHEMA] | None = None
     """A list in the members' order, or a mapping by member: required by `weighted_mean` and

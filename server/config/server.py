@@ -78,7 +78,7 @@ class LimitsConfig(Section):
     write_s: PositiveFloat = 30.0
     """Time for a client to read its answer; then its connection is closed."""
     connections: int | None = Field(default=None, ge=1)
-    """How many HTTP connections may be open, others are refused (503); if absent, three quarters
+    """How many HTTP connections may be open; others are refused (503). If absent, three quarters
     of the file descriptors that the operating system allows, 65536 at most."""
     calls: int = Field(default=4096, ge=1)
     """How many calls may be open over gRPC, at most half of them streams; others are refused
@@ -93,14 +93,14 @@ class LimitsConfig(Section):
     equal share are closed, those that have waited longest first. Make it several times the largest
     answer. Less than 64 KiB on an HTTP connection, or in a gRPC call, is not counted."""
     client_requests: NonNegativeInt = 0
-    """How many requests of one client are served at once, more are refused (429); 0 is no limit. A
-    client is an API key; without keys, the name in a client's certificate, or an address."""
+    """How many requests of one client may be in flight at once; others are refused (429). 0 is no
+    limit. A client is an API key; without keys, the name in its certificate, or its address."""
 
 
 class TracingConfig(Section):
-    """Which requests are traced, and where their spans are exported to.
+    """Which requests are traced, and where their spans are exported.
 
-    For a request with a W3C `traceparent`, that decides whether it is traced.
+    A request with a W3C `traceparent` is traced if that says so.
     """
 
     endpoint: Annotated[AnyHttpUrl, UrlConstraints(preserve_empty_path=False)]
@@ -120,7 +120,7 @@ class TracingConfig(Section):
 
 
 class TlsConfig(Section):
-    """PEM files that HTTP and gRPC are encrypted with; reloaded on SIGHUP."""
+    """PEM files for the encryption of HTTP and gRPC; reloaded on SIGHUP."""
 
     certificate: SecretFile
     """The server's certificate, followed by any intermediate certificates."""
@@ -134,7 +134,7 @@ class ApiKeyConfig(Section):
     """An API key that clients may present; `ensembled key NAME` creates one, and its entry."""
 
     name: Name
-    """Its holder, as logs and limits name it."""
+    """Name of its holder, for logs and limits."""
     hash: KeyHash
     """`sha256:` and the SHA-256 of the key, in hexadecimal digits."""
     scopes: tuple[KeyScope, ...] = Field(default=("infer",), min_length=1)
@@ -147,9 +147,9 @@ class ServerConfig(Section):
     """How the server listens and what it accepts."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address to listen on; `0.0.0.0` is every IPv4 address (gRPC takes IPv6 with it)."""
+    """Address to listen on; `0.0.0.0` is every IPv4 address (gRPC then also listens on IPv6)."""
     http_port: Port = 8000
-    """Port for HTTP; 0 is any free one."""
+    """Port for HTTP; 0 chooses a free one."""
     grpc_port: Port = 8001
     """Port for gRPC."""
     arena_bytes: Bytes | None = None
