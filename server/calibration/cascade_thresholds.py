@@ -101,13 +101,7 @@ def run_cascade(stages: StageAnswers, thresholds: Sequence[float]) -> CascadeOut
 
 
 def allowed_losses(rows: int, max_loss: float, thresholds: int) -> tuple[int, float]:
-    """How many rows may be lost, and the factor of the doubt, below 1 where rows are few.
-
-    Args:
-        rows: to fit on.
-        max_loss: in accuracy, as a share.
-        thresholds: how many are chosen.
-    """
+    """How many rows may be lost, and the factor of the doubt, below 1 where rows are few."""
     allowed = max_loss * (rows + 1)
     if allowed < thresholds:
         return 0, allowed / thresholds
@@ -119,9 +113,7 @@ def allowed_losses(rows: int, max_loss: float, thresholds: int) -> tuple[int, fl
 def choose_thresholds(stages: StageAnswers, max_loss: float) -> tuple[float, ...] | None:
     """Return the thresholds that save most member-rows at no more than a loss in accuracy.
 
-    Args:
-        stages: answers on rows to fit on.
-        max_loss: as a share, in comparison to the whole ensemble.
+    The loss is a share, in comparison to the whole ensemble.
 
     Returns:
         One after each stage but the last; None if the loss can't be avoided, because a stage is
@@ -170,18 +162,13 @@ def _candidates(
     ascending = np.sort(confidence)
     harmful = np.sort(confidence[lost])[::-1]
     for more in range(min(allowed - state.lost, len(harmful)) + 1):
-        threshold = _above(harmful[more], ascending) if more < len(harmful) else _lowest(ascending)
+        threshold = _above(harmful[more] if more < len(harmful) else 0.0, ascending)
         if threshold is None:
             continue
         leaving = len(ascending) - int(np.searchsorted(ascending, ascending.dtype.type(threshold)))
         exact = int((harmful >= threshold).sum())
         if exact == more:  # rows of equal confidence are lost together
             yield threshold, state.saved + leaving * stages.saved_after[stage], state.lost + exact
-
-
-def _lowest(ascending: Array) -> float:
-    """The threshold at which all rows exit; 1 if there are none to choose it by."""
-    return _between(0.0, float(ascending[0])) if len(ascending) else 1.0
 
 
 def _above(bound: float, ascending: Array) -> float | None:

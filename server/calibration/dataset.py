@@ -101,11 +101,6 @@ def read_classes(
 def split_rows(y: ClassIndices, holdout: float, seed: int) -> tuple[Rows, Rows]:
     """Split rows into some to fit on and some to evaluate on, each class by the same share.
 
-    Args:
-        y: classes [rows].
-        holdout: the share that is held out.
-        seed: of the choice.
-
     Returns:
         Row numbers, ascending: fitting and held out.
 

@@ -8,7 +8,6 @@ detect rows from outside the training data. These scores are the server's own, b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,6 +77,8 @@ class CascadeEvaluation:
     """A cascade.
 
     Attributes:
+        stages: names of the members that each adds.
+        order: where these come from, for people.
         confidence: thresholds after each stage but the last.
         saved: share of the member-rows that need not be predicted, on held-out rows.
         saved_fitting: the same on the rows that it was fitted on.
@@ -86,6 +87,8 @@ class CascadeEvaluation:
         leaving: share of the rows that exit after each stage.
     """
 
+    stages: tuple[tuple[str, ...], ...]
+    order: str
     confidence: tuple[float, ...]
     saved: float
     saved_fitting: float
@@ -102,15 +105,14 @@ class Evaluation:
         members: by name.
         combined: by how they are combined.
         cascade: None if there can be none.
-        before: reliability of the ensemble as configured, empty if it gives no probabilities.
-        after: of the ensemble as it is to be written, all members asked.
+        reliability: `before` of the ensemble as configured, `after` as it is to be written, all
+            members asked; empty if it gives no probabilities.
     """
 
-    members: Mapping[str, MemberEvaluation]
-    combined: Mapping[str, CombinedEvaluation]
+    members: dict[str, MemberEvaluation]
+    combined: dict[str, CombinedEvaluation]
     cascade: CascadeEvaluation | None
-    before: tuple[ReliabilityBin, ...]
-    after: tuple[ReliabilityBin, ...]
+    reliability: dict[str, list[ReliabilityBin]]
 
 
 def evaluate(
@@ -150,7 +152,7 @@ def evaluate(
     cascade = None
     if fit.confidence is not None:
         name = f"cascade of {fit.rule.name}"
-        cascade, combined[name] = _cascade(target, fit, y, rows)
+        cascade, combined[name] = _cascade(target, fit, fit.confidence, y, rows=rows)
     members = {
         member.name: MemberEvaluation(
             old_temperature=member.config.temperature,
@@ -162,14 +164,21 @@ def evaluate(
         )
         for i, member in enumerate(target.members)
     }
-    return Evaluation(members, combined, cascade, _bins(before, truth), _bins(after, truth))
+    diagrams = {
+        name: reliability(one.astype(np.float64), truth) if _are_probabilities(one) else []
+        for name, one in (("before", before), ("after", after))
+    }
+    return Evaluation(members, combined, cascade, diagrams)
 
 
 def _cascade(
-    target: CalibrationTarget, fit: Fit, y: ClassIndices, rows: tuple[Rows, Rows]
+    target: CalibrationTarget,
+    fit: Fit,
+    thresholds: tuple[float, ...],
+    y: ClassIndices,
+    *,
+    rows: tuple[Rows, Rows],
 ) -> tuple[CascadeEvaluation, CombinedEvaluation]:
-    """Evaluate the cascade of a fit that has one."""
-    thresholds = fit.confidence or ()
     answers = [
         fit.rule.combine_stages(fit.predictions[:, some], y[some], target.stages) for some in rows
     ]
@@ -177,6 +186,8 @@ def _cascade(
     combined = _combined(held.answers, y[rows[1]], held.member_rows_per_row)
     leaving = np.bincount(held.stage, minlength=len(target.stages)) / len(held.stage)
     cascade = CascadeEvaluation(
+        stages=target.stages,
+        order=target.order,
         confidence=thresholds,
         saved=held.saved,
         saved_fitting=fitting.saved,
@@ -193,10 +204,6 @@ def _combined(answers: Array, y: ClassIndices, member_rows_per_row: float) -> Co
     return CombinedEvaluation(accuracy(wide, y), metrics, member_rows_per_row)
 
 
-def _bins(answers: Array, y: ClassIndices) -> tuple[ReliabilityBin, ...]:
-    return tuple(reliability(answers, y)) if _are_probabilities(answers) else ()
-
-
 def _are_probabilities(answers: Array) -> bool:
     return bool((answers >= 0).all() and np.allclose(answers.sum(axis=1), 1, atol=1e-3))
 
@@ -204,9 +211,7 @@ def _are_probabilities(answers: Array) -> bool:
 def evaluate_detection(inside: Floats, outside: Floats) -> dict[str, float]:
     """Return the AUROC of each uncertainty score for detecting outside rows.
 
-    Args:
-        inside: probabilities [members, rows, classes].
-        outside: the same of rows from elsewhere.
+    Both are probabilities [members, rows, classes].
     """
     within, without = _scores(inside), _scores(outside)
     return {name: auroc(within[name], without[name]) for name in within}

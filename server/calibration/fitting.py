@@ -60,6 +60,7 @@ class Fit:
         predictions: of all rows with these temperatures, [members, rows, classes].
         weights: of a weighted mean; they add up to 1 but for rounding.
         counts: how often the greedy selection chose each member.
+        selection: the same as weights.
         rule: to be written: the ensemble's own, or a weighted mean.
         is_new_rule: whether that differs from the configuration.
         confidence: thresholds of the cascade, None if there can be none.
@@ -70,15 +71,11 @@ class Fit:
     predictions: Floats
     weights: tuple[float, ...]
     counts: Counts
+    selection: tuple[float, ...]
     rule: EnsembleRule
     is_new_rule: bool
     confidence: tuple[float, ...] | None
-    notes: tuple[str, ...]
-
-    @property
-    def selection(self) -> tuple[float, ...]:
-        """The greedy selection as weights."""
-        return _rounded(self.counts / self.counts.sum())
+    notes: list[str]
 
 
 def fit(
@@ -114,12 +111,11 @@ def fit(
     truth = fitted[:, rows, y[rows]]
     weights = _rounded(fit_weights(truth))
     counts = select_members(truth, bags=options.bags, seed=options.seed)
+    selection = _rounded(counts / counts.sum())
     default = "fitted" if target.config.rule == "weighted_mean" else "keep"
-    new_weights = {
-        "keep": None,
-        "fitted": weights,
-        "selected": _rounded(counts / counts.sum()),
-    }[options.weighting or default]
+    new_weights = {"keep": None, "fitted": weights, "selected": selection}[
+        options.weighting or default
+    ]
     rule = EnsembleRule(target, new_weights, directory)
     confidence = None
     if len(target.stages) > 1:
@@ -132,10 +128,11 @@ def fit(
         predictions=fitted,
         weights=weights,
         counts=counts,
+        selection=selection,
         rule=rule,
         is_new_rule=new_weights is not None,
         confidence=confidence,
-        notes=tuple(notes),
+        notes=notes,
     )
 
 

@@ -66,9 +66,6 @@ class ReliabilityBin:
     """The rows whose confidence lies in (low, high].
 
     Attributes:
-        low: exclusive.
-        high: inclusive.
-        rows: how many there are.
         confidence: their mean confidence, 0 without rows.
         accuracy: the share of them that is right, 0 without rows.
     """
@@ -128,12 +125,7 @@ def reliability(p: Floats, y: ClassIndices) -> list[ReliabilityBin]:
 
 
 def auroc(inside: Floats, outside: Floats) -> float:
-    """How well a score separates outside rows, which should score higher, from inside ones.
-
-    Args:
-        inside: scores, [rows].
-        outside: scores, [rows].
-    """
+    """How well scores [rows] separate outside rows, which should score higher, from inside ones."""
     values, numbers = np.unique(np.concatenate([inside, outside]), return_inverse=True)
     within = np.bincount(numbers[: len(inside)], minlength=len(values))
     without = np.bincount(numbers[len(inside) :], minlength=len(values))

@@ -8,7 +8,7 @@ at the same time, by a server that is a child process for the length of the pred
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
@@ -48,12 +48,10 @@ class Calibration:
     """The result.
 
     Attributes:
-        target: the ensemble.
         inputs: all rows, by input.
         y: their classes.
         fitting: indices of the rows that were fitted on.
         held: indices of the held-out rows.
-        fit: what was fitted.
         evaluation: on held-out rows.
         detection: by file of outside rows, `before` and `after`: AUROC by score.
         notes: for the user, one line each.
@@ -68,7 +66,7 @@ class Calibration:
     fit: Fit
     evaluation: Evaluation
     detection: Mapping[str, Mapping[str, Mapping[str, float]]]
-    notes: tuple[str, ...]
+    notes: list[str]
     yaml: str
 
 
@@ -130,7 +128,7 @@ def calibrate_ensemble(
             }
             for name, p in zip(_short_names(outside), elsewhere, strict=True)
         },
-        notes=(*found.notes, *_absent_classes(target, y), *_other_ensembles(config, target)),
+        notes=[*found.notes, *_caveats(config, target, y)],
         yaml=yaml_fragment(target, found, about),
     )
 
@@ -140,17 +138,8 @@ def _predict_members(
 ) -> list[Floats]:
     """Serve a configuration, and have all members of an ensemble predict some inputs.
 
-    Args:
-        config: its file.
-        target: the ensemble.
-        inputs: each by name, [rows, ...].
-
     Returns:
         For each of the inputs probabilities of the ensemble's classes, [members, rows, classes].
-
-    Raises:
-        StartError: if the server does not become ready, or a member fails.
-        ConfigError: if predictions are no probabilities.
     """
     names = [member.name for member in target.members]
 
@@ -198,25 +187,18 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
     return stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
 
 
-def _absent_classes(target: CalibrationTarget, y: ClassIndices) -> list[str]:
-    """A note about the classes that no row has."""
-    missing = sorted(set(range(target.number_of_classes)) - set(y.tolist()))
-    if not missing:
-        return []
-    labels = target.classes.labels
-    named = ", ".join(labels[i] if labels else str(i) for i in missing[:_MAX_NAMED])
-    more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
-    return [f"no row is of class {named}{more}: the figures say nothing about it"]
-
-
-def _other_ensembles(config: Config, target: CalibrationTarget) -> list[str]:
-    """A note about the other ensembles that the new temperatures change."""
+def _caveats(config: Config, target: CalibrationTarget, y: ClassIndices) -> Iterator[str]:
+    """Classes that no row has, and other ensembles that the new temperatures change."""
+    if missing := sorted(set(range(target.number_of_classes)) - set(y.tolist())):
+        labels = target.classes.labels
+        named = ", ".join(labels[i] if labels else str(i) for i in missing[:_MAX_NAMED])
+        more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
+        yield f"no row is of class {named}{more}: the figures say nothing about it"
     own = {member.name for member in target.members}
     others = [
         name
         for name, ensemble in config.ensembles.items()
         if name != target.name and own & set(ensemble.members)
     ]
-    if not others:
-        return []
-    return [f"the temperatures belong to the members, so they change {', '.join(others)}, too"]
+    if others:
+        yield f"the temperatures belong to the members, so they change {', '.join(others)}, too"

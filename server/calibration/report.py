@@ -29,17 +29,11 @@ _WIDTH = 1_000_000
 
 
 def yaml_fragment(target: CalibrationTarget, fit: Fit, about: str) -> str:
-    """Return the keys that change, with their values; valid YAML.
-
-    Args:
-        target: the ensemble.
-        fit: what was fitted.
-        about: its origin, one line.
-    """
-    return "\n".join([f"# {about}", *_members(target, fit), *_ensemble(target, fit)]) + "\n"
+    """Return the keys that change, with their values; valid YAML, after a line about its origin."""
+    return "\n".join([f"# {about}", *_lines(target, fit)]) + "\n"
 
 
-def _members(target: CalibrationTarget, fit: Fit) -> Iterator[str]:
+def _lines(target: CalibrationTarget, fit: Fit) -> Iterator[str]:
     yield "members:"
     for member, temperature in zip(target.members, fit.temperatures, strict=True):
         if has_temperature(member):
@@ -47,9 +41,6 @@ def _members(target: CalibrationTarget, fit: Fit) -> Iterator[str]:
             yield f"    temperature: {_flow(temperature)}"
         else:
             yield f"  # {member.name} predicts a class: it has no temperature"
-
-
-def _ensemble(target: CalibrationTarget, fit: Fit) -> Iterator[str]:
     names = [member.name for member in target.members]
     yield "ensembles:"
     yield f"  {_flow(target.name)}:"
@@ -75,12 +66,7 @@ def _flow(value: str | float | list[Any] | Mapping[str, Any]) -> str:
 def draw_reliability(
     path: Path, title: str, diagrams: Mapping[str, Sequence[ReliabilityBin]]
 ) -> None:
-    """Draw how accurate an ensemble is by its confidence, diagrams side by side.
-
-    Args:
-        path: the file; its suffix tells the format, .svg or .png.
-        title: of the image.
-        diagrams: bins by the title of their diagram.
+    """Draw how accurate an ensemble is by its confidence, diagrams by their title side by side.
 
     Raises:
         OSError: if the file can't be written.

@@ -6,7 +6,7 @@ in; a `CalibrationTarget` flows out, or why the ensemble can't be calibrated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,6 @@ class CalibrationTarget:
     """An ensemble that can be calibrated.
 
     Attributes:
-        name: the ensemble's.
-        config: its configuration.
         members: in its order.
         classes: of its answers, and where members have them.
         stages: of its cascade, or of one that it could have.
@@ -76,11 +74,7 @@ class CalibrationTarget:
         return self.members[0].client_inputs
 
     def align(self, predictions: Sequence[Array]) -> Floats:
-        """Map members' own classes to the ensemble's, [members, rows, classes].
-
-        Args:
-            predictions: of each member, [rows, its classes].
-        """
+        """Map members' predictions [rows, own classes] to [members, rows, ensemble's classes]."""
         if not self.classes.columns:
             return np.stack(predictions).astype(np.float64)
         aligned = [
@@ -159,11 +153,7 @@ class EnsembleRule:
 
 
 def find_target(config: Config, name: str | None) -> CalibrationTarget:
-    """Return the ensemble to calibrate.
-
-    Args:
-        config: the configuration.
-        name: the ensemble's; None if there is only one.
+    """Return the ensemble to calibrate, the only one if it is not named.
 
     Raises:
         ConfigError: if there is no such ensemble, its members don't predict classes, or anything
@@ -203,12 +193,14 @@ def stage_order(
     if ensemble.cascade is not None:
         return ensemble.cascade, "as configured"
     names = [member.name for member in members]
-    if measurements is not None and (seconds := _row_seconds(names, measurements)):
-        return _by_cost(names, seconds), "each member by itself, by measured time"
     sizes = {member.name: float(member.signature.parameter_bytes) for member in members}
-    if all(sizes.values()):
-        return _by_cost(names, sizes), "each member by itself, by the size of its weights"
-    return tuple((name,) for name in names), "each member by itself, as they are listed"
+    costs, order = dict.fromkeys(names, 0.0), "as they are listed"  # sorting is stable
+    if measurements is not None and (seconds := _row_seconds(names, measurements)):
+        costs, order = seconds, "by measured time"
+    elif all(sizes.values()):
+        costs, order = sizes, "by the size of its weights"
+    stages = tuple((name,) for name in sorted(names, key=costs.__getitem__))
+    return stages, f"each member by itself, {order}"
 
 
 def _ensemble_name(config: Config, name: str | None) -> str:
@@ -254,7 +246,3 @@ def _row_seconds(names: Sequence[str], measurements: Measurements) -> dict[str, 
         if len(seconds) == len(names):
             return seconds
     return {}
-
-
-def _by_cost(names: Sequence[str], costs: Mapping[str, float]) -> tuple[tuple[str, ...], ...]:
-    return tuple((name,) for name in sorted(names, key=costs.__getitem__))

@@ -17,6 +17,7 @@ import numpy as np
 
 from server.calibration.metrics import ClassIndices, Floats
 from server.members.member import InspectedMember
+from workers.worker.postprocess import probabilities
 
 __all__ = [
     "HIGHEST",
@@ -26,7 +27,6 @@ __all__ = [
     "has_temperature",
     "log_probabilities",
     "rescale",
-    "softmax",
 ]
 
 #: A temperature is searched between these: beyond them a member is certain of all or of nothing.
@@ -73,14 +73,11 @@ def rescale(
         predictions: with the configured temperatures, [members, rows, classes].
         temperatures: one per member.
     """
-    return np.stack(
-        [
-            p
-            if temperature == member.config.temperature
-            else softmax(_log_probabilities_of(member, p), temperature / member.config.temperature)
-            for member, p, temperature in zip(members, predictions, temperatures, strict=True)
-        ]
-    )
+    rescaled = predictions.copy()
+    for i, (member, new) in enumerate(zip(members, temperatures, strict=True)):
+        if new != (old := member.config.temperature):
+            rescaled[i] = probabilities(_log_probabilities_of(member, predictions[i]), new / old)
+    return rescaled
 
 
 def _log_probabilities_of(member: InspectedMember, p: Floats) -> Floats:
@@ -101,26 +98,16 @@ def log_probabilities(p: Floats, *, of_logits: bool) -> Floats:
         return np.log(p)
 
 
-def softmax(logits: Floats, temperature: float) -> Floats:
-    """Return ``softmax(logits / temperature)`` over the classes, [rows, classes]."""
-    scaled = logits / temperature
-    powers: Floats = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    powers /= powers.sum(axis=1, keepdims=True)
-    return powers
-
-
 def fit_temperature(logits: Floats, y: ClassIndices) -> float:
     """Return the temperature with the least log loss, within `LOWEST` and `HIGHEST`.
 
-    Rows whose class is impossible by `logits` say nothing about the temperature.
+    Rows whose class is impossible by `logits` say nothing about it. It is 1 if no row says
+    anything, or if the member is right in all of them: the least loss would then be that of no
+    doubt at all.
 
     Args:
         logits: or logarithms of probabilities, [rows, classes].
         y: classes [rows].
-
-    Returns:
-        1 if no row says anything, or if the member is right in all of them: the least loss would
-        then be that of no doubt at all.
     """
     possible = np.isfinite(logits[np.arange(len(y)), y])
     logits, y = logits[possible], y[possible]
@@ -133,7 +120,7 @@ def fit_temperature(logits: Floats, y: ClassIndices) -> float:
 
     def slope(temperature: float) -> float:
         """The derivative of the loss by 1 / T: the expected minus the true logit."""
-        return float(np.vdot(softmax(logits, temperature), finite)) / len(y) - true
+        return float(np.vdot(probabilities(logits, temperature), finite)) / len(y) - true
 
     if slope(LOWEST) <= 0:
         return LOWEST

@@ -54,16 +54,13 @@ def fit_weights(truth: Floats) -> Floats:
     return weights
 
 
-def select_members(
-    truth: Floats, *, rounds: int = _ROUNDS, bags: int = 0, share: float = 0.5, seed: int = 0
-) -> Counts:
+def select_members(truth: Floats, *, rounds: int = _ROUNDS, bags: int = 0, seed: int = 0) -> Counts:
     """Return how often each member is selected, [members]; at least one is.
 
     Args:
         truth: each member's probability of the right class, [members, rows].
         rounds: members selected at most, with repetition.
-        bags: how many random bags of members to select from; 0 is once, from all of them.
-        share: of the members in each bag.
+        bags: how many random bags of half the members to select from; 0 is once, from all.
         seed: of the bags.
     """
     if not bags:
@@ -71,7 +68,7 @@ def select_members(
     random, members = np.random.default_rng(seed), len(truth)
     counts = np.zeros(members, np.int64)
     for _ in range(bags):
-        bag = np.sort(random.choice(members, max(1, round(share * members)), replace=False))
+        bag = np.sort(random.choice(members, max(1, round(members / 2)), replace=False))
         counts[bag] += _select(truth[bag], rounds)
     return counts
 

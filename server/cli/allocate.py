@@ -6,10 +6,11 @@ in; tables or JSON on stdout, the result file and a plot flow out.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.table import Table
 
 from allocator.devices import Device
 from allocator.documents import entries, text, whole_number
@@ -22,6 +23,7 @@ from server.cli.application import (
     check_output,
     check_plot,
     file_errors,
+    make_table,
     stdout_console,
     write_output,
 )
@@ -29,12 +31,7 @@ from server.config import Config
 from server.deployment.placement import find_devices, place
 from server.deployment.report import print_allocation, result_document
 from server.errors import ConfigError
-from server.measurement.allocation import (
-    MeasuredAllocation,
-    measure_allocation,
-    measurements_document,
-    print_measurements,
-)
+from server.measurement.allocation import MeasuredAllocation, measure_allocation
 from server.members.inspect import inspect_members
 from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
@@ -106,13 +103,13 @@ def allocate_config(config: Config, options: AllocateOptions, path: Path) -> Non
             placement,
             longest_s=options.measure_s,
             seed=options.seed,
-            log=lambda line: print(line, file=sys.stderr, flush=True),
         )
+    planned = placement.planned
     _print_result(
         options,
         allocation,
-        placement.planned.problem,
-        placement.planned.corrections,
+        planned.problem,
+        planned.corrections,
         placement.figures,
         measured=measured,
     )
@@ -201,7 +198,8 @@ def _print_result(
     *,
     measured: Sequence[MeasuredAllocation] = (),
 ) -> None:
-    more = {"measured": measurements_document(measured)} if measured else {}
+    rows = [vars(one) | {"matrix": one.matrix.cells} for one in measured]
+    more = {"measured": rows} if measured else {}
     document = result_document(allocation, corrections, figures, **more)
     if options.output is not None:
         write_output("--output", options.output, document + "\n")
@@ -216,4 +214,12 @@ def _print_result(
         console = stdout_console()
         print_allocation(console, allocation, problem, corrections, figures)
         if measured:
-            print_measurements(console, measured)
+            console.print(_measurements_table(measured))
+
+
+def _measurements_table(measured: Sequence[MeasuredAllocation]) -> Table:
+    table = make_table("allocation", "rows/s", "predicted", "seconds", title="measured allocations")
+    for one in measured:
+        rate = f"{one.rows_s:,.4g}" if one.rows_s else "fails"
+        table.add_row(one.what, rate, f"{one.predicted_rows_s:,.4g}", f"{one.seconds:.3g}")
+    return table

@@ -20,6 +20,7 @@ from server.stdout import libraries_print_to_stderr, stdout
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 __all__ = [
     "AsJson",
@@ -30,6 +31,7 @@ __all__ = [
     "check_plot",
     "errors_as_lines",
     "file_errors",
+    "make_table",
     "stdout_console",
     "write_output",
 ]
@@ -105,6 +107,16 @@ def stdout_console() -> Console:
         with suppress(OSError):
             width = None if "COLUMNS" in os.environ else os.get_terminal_size(stream.fileno())[0]
     return Console(file=stream, width=width, markup=False, highlight=False, soft_wrap=True)
+
+
+def make_table(first: str, *others: str, title: str | None = None) -> Table:
+    """Return a table without rows, of a column of names and columns of numbers."""
+    from rich.table import Table  # noqa: PLC0415 (not for `--help`)
+
+    table = Table(first, title=title, title_justify="left")
+    for other in others:
+        table.add_column(other, justify="right")
+    return table
 
 
 def check_output(option: str, path: Path | None) -> None:

@@ -1,140 +1,92 @@
-"""`ensembled calibrate`: fits an ensemble on data, and prints its evaluation on other data.
+"""`ensembled calibrate`: prints what was fitted of an ensemble, and its evaluation on other data.
 
-Runs in the process of the command line. A configuration and .npz files flow in; tables or JSON on
-stdout, a fragment of YAML and a plot flow out.
+Runs in the process of the command line. A calibration flows in; tables or JSON on stdout, a
+fragment of YAML and a plot flow out.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
-from server.calibration.evaluation import (
-    CascadeEvaluation,
-    CombinedEvaluation,
-    MemberEvaluation,
-)
-from server.calibration.fitting import FitOptions
-from server.calibration.pipeline import Calibration, calibrate_ensemble
+from server.calibration.evaluation import CascadeEvaluation, Evaluation, MemberEvaluation
+from server.calibration.pipeline import Calibration
 from server.calibration.report import draw_reliability
-from server.calibration.target import CalibrationTarget
-from server.cli.application import (
-    check_output,
-    check_plot,
-    file_errors,
-    stdout_console,
-    write_output,
-)
-from server.config import Config
+from server.cli.application import file_errors, make_table, stdout_console, write_output
 from server.errors import ConfigError
 from server.stdout import echo
 
-__all__ = ["calibrate"]
+__all__ = ["print_calibration"]
 
 
-def calibrate(
-    config: Config,
-    path: Path,
-    data: Path,
-    options: FitOptions,
-    *,
-    output: Path | None,
-    plot: Path | None,
-    as_json: bool,
-    ensemble: str | None,
-    holdout: float,
-    outside: Sequence[Path],
+def print_calibration(
+    found: Calibration, *, output: Path | None, plot: Path | None, as_json: bool
 ) -> None:
-    """Calibrate an ensemble, and print the result on stdout.
-
-    The arguments are those of `calibrate_ensemble`, and the command's options for output.
+    """Print a calibration on stdout, and write what was fitted and the plot into files.
 
     Raises:
-        ConfigError: if the configuration, a file or an option is wrong.
-        StartError: if a member can't run or fails.
+        ConfigError: if a file can't be written, or there are no probabilities to plot.
     """
-    check_output("--output", output)
-    check_plot(plot)
-    found = calibrate_ensemble(
-        config, path, data, options, ensemble=ensemble, holdout=holdout, outside=outside
-    )
     if as_json:
-        echo(json.dumps(_document(found)))
+        document = {
+            "ensemble": found.target.name,
+            "rows": {"fitting": len(found.fitting), "held_out": len(found.held)},
+            "rule": found.fit.rule.name,
+            **asdict(found.evaluation),
+            "outside": found.detection,
+            "notes": found.notes,
+            "yaml": found.yaml,
+        }
+        echo(json.dumps(document))
     else:
-        _print_tables(stdout_console(), found)
+        _print_tables(found)
         for note in found.notes:
             print(f"note: {note}", file=sys.stderr)
         echo(found.yaml, end="")
     if output is not None:
         write_output("--output", output, found.yaml)
     if plot is not None:
-        before, after = found.evaluation.before, found.evaluation.after
-        if not before or not after:
+        diagrams = found.evaluation.reliability
+        if not all(diagrams.values()):
             rule = found.target.config.rule
             raise ConfigError(f"--plot: answers of rule {rule} are no probabilities")
         with file_errors(f"--plot {plot}"):
-            draw_reliability(plot, found.target.name, {"before": before, "after": after})
+            draw_reliability(plot, found.target.name, diagrams)
 
 
-def _document(found: Calibration) -> dict[str, Any]:
-    target, evaluation = found.target, found.evaluation
-    cascade = None
-    if evaluation.cascade is not None:
-        stages = {"stages": target.stages, "order": target.order}
-        cascade = {**stages, **asdict(evaluation.cascade)}
-    return {
-        "ensemble": target.name,
-        "rows": {"fitting": len(found.fitting), "held_out": len(found.held)},
-        "members": {name: asdict(one) for name, one in evaluation.members.items()},
-        "rule": found.fit.rule.name,
-        "combined": {name: asdict(one) for name, one in evaluation.combined.items()},
-        "cascade": cascade,
-        "outside": found.detection,
-        "reliability": {
-            "before": [asdict(one) for one in evaluation.before],
-            "after": [asdict(one) for one in evaluation.after],
-        },
-        "notes": list(found.notes),
-        "yaml": found.yaml,
-    }
-
-
-def _print_tables(console: Console, found: Calibration) -> None:
-    evaluation = found.evaluation
-    console.print(_combined_table(evaluation.combined, len(found.held)))
+def _print_tables(found: Calibration) -> None:
+    console, evaluation = stdout_console(), found.evaluation
+    console.print(_combined_table(evaluation, len(found.held)))
     console.print(_member_table(evaluation.members))
     if evaluation.cascade is not None:
-        console.print(_cascade_table(found.target, evaluation.cascade))
+        console.print(_cascade_table(evaluation.cascade))
     if found.detection:
         console.print(_detection_table(found.detection))
 
 
-def _combined_table(combined: Mapping[str, CombinedEvaluation], held_rows: int) -> Table:
-    table = _table(
-        f"the ensemble, {held_rows} held-out rows",
+def _combined_table(evaluation: Evaluation, held_rows: int) -> Table:
+    table = make_table(
         *("", "accuracy", "log loss", "Brier", "ECE", "member-rows/row"),
+        title=f"the ensemble, {held_rows} held-out rows",
     )
-    for name, one in combined.items():
+    for name, one in evaluation.combined.items():
         metrics = ["-"] * 3
         if (found := one.quality) is not None:
-            metrics = [
-                f"{value:.4f}" for value in (found.log_loss, found.brier, found.calibration_error)
-            ]
+            values = found.log_loss, found.brier, found.calibration_error
+            metrics = [f"{value:.4f}" for value in values]
         table.add_row(name, f"{one.accuracy:.2%}", *metrics, f"{one.member_rows_per_row:.2f}")
     return table
 
 
 def _member_table(members: Mapping[str, MemberEvaluation]) -> Table:
-    table = _table(
-        "its members, with old -> new temperature",
+    table = make_table(
         *("member", "accuracy", "temperature", "log loss", "Brier", "ECE", "weight", "selected"),
+        title="its members, with old -> new temperature",
     )
     for name, one in members.items():
         old, new = one.before, one.after
@@ -151,34 +103,29 @@ def _member_table(members: Mapping[str, MemberEvaluation]) -> Table:
     return table
 
 
-def _cascade_table(target: CalibrationTarget, cascade: CascadeEvaluation) -> Table:
+def _cascade_table(cascade: CascadeEvaluation) -> Table:
     points = 100 * (cascade.accuracy - cascade.whole_accuracy)
-    table = _table(
-        f"the cascade ({target.order}) saves {cascade.saved:.1%} of the member-rows; accuracy "
-        f"{cascade.accuracy:.2%}, all members {cascade.whole_accuracy:.2%} ({points:+.2f} points)",
+    table = make_table(
         *("stage", "confidence", "rows that leave"),
+        title=f"the cascade ({cascade.order}) saves {cascade.saved:.1%} of the member-rows; "
+        f"accuracy {cascade.accuracy:.2%}, all members {cascade.whole_accuracy:.2%} "
+        f"({points:+.2f} points)",
     )
     thresholds = [*(f"{one:g}" for one in cascade.confidence), ""]
-    for stage, threshold, share in zip(target.stages, thresholds, cascade.leaving, strict=True):
+    for stage, threshold, share in zip(cascade.stages, thresholds, cascade.leaving, strict=True):
         table.add_row(", ".join(stage), threshold, f"{share:.1%}")
     return table
 
 
 def _detection_table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
-    table = _table(
-        "AUROC of scores for telling outside from held-out rows, with old -> new temperatures",
+    table = make_table(
         *("score", *found),
+        title="AUROC of scores for telling outside from held-out rows, "
+        "with old -> new temperatures",
     )
     for score in next(iter(found.values()))["before"]:
-        table.add_row(
-            score,
-            *(f"{one['before'][score]:.3f} -> {one['after'][score]:.3f}" for one in found.values()),
-        )
-    return table
-
-
-def _table(title: str, first: str, *others: str) -> Table:
-    table = Table(first, title=title, title_justify="left")
-    for other in others:
-        table.add_column(other, justify="right")
+        changes = [
+            f"{one['before'][score]:.3f} -> {one['after'][score]:.3f}" for one in found.values()
+        ]
+        table.add_row(score, *changes)
     return table

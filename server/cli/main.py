@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from server.cli.application import AsJson, ConfigPath, Debug, app, errors_as_lines
+from server.cli.application import (
+    AsJson,
+    ConfigPath,
+    Debug,
+    app,
+    check_output,
+    check_plot,
+    errors_as_lines,
+)
 from server.errors import ConfigError
 from server.stdout import echo, typer_prints_to_stdout
 
@@ -368,10 +376,13 @@ def calibrate(
 ) -> None:
     """Fit an ensemble's temperatures, weights and cascade on data, and evaluate the result."""
     with errors_as_lines(debug):
+        check_output("--output", output)
+        check_plot(plot)
         from server.calibration.fitting import FitOptions  # noqa: PLC0415
-        from server.cli.calibrate import calibrate  # noqa: PLC0415
+        from server.calibration.pipeline import calibrate_ensemble  # noqa: PLC0415
+        from server.cli.calibrate import print_calibration  # noqa: PLC0415
 
-        calibrate(
+        found = calibrate_ensemble(
             _load(config),
             config,
             data,
@@ -379,10 +390,8 @@ def calibrate(
             ensemble=ensemble,
             holdout=holdout,
             outside=outside or (),
-            output=output,
-            plot=plot,
-            as_json=as_json,
         )
+        print_calibration(found, output=output, plot=plot, as_json=as_json)
 
 
 def _check_sources(config: Path | None, devices: Path | None, profiles: Path | None) -> None:

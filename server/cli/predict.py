@@ -50,8 +50,7 @@ def predict(
 ) -> None:
     """Send files to a server and print its predictions on stdout.
 
-    The arguments are the command's; `credentials` are the client's options about keys and
-    certificates.
+    `credentials` are the client's options about keys and certificates.
 
     Raises:
         ConfigError: if a file can't be used, or the server rejects the request.

@@ -31,7 +31,7 @@ from allocator.simulation import (
 )
 from allocator.simulation import simulate as simulate_serving
 from server.cli.allocate import read_problem
-from server.cli.application import file_errors, stdout_console
+from server.cli.application import file_errors, make_table, stdout_console
 from server.config import Config
 from server.deployment.allocation_file import read_matrix
 from server.deployment.costs import plan_problem
@@ -76,13 +76,8 @@ def scenario_from_files(
 ) -> ServingScenario:
     """Read a scenario in which front-end and combiner cost nothing.
 
-    Args:
-        devices: JSON, ``{"devices": [{"name", "kind", "memory_bytes"}]}``.
-        profiles: JSON, ``{"profiles": [{"member", "device_kind", "batch", "latency_s",
-            "memory_bytes"}]}``, as `ensembled profile` writes it.
-        allocation: an allocation file, of some of the members; if None, one of all of them is
-            searched.
-        seed: of the search.
+    An allocation file may have some of the members only. Without it, an allocation of all of them
+    is searched.
 
     Raises:
         ConfigError: if a file is wrong, the allocation does not match, or the members don't fit.
@@ -102,12 +97,8 @@ def scenario_from_files(
 def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) -> ServingScenario:
     """Profile the members of a configuration on the devices of this host.
 
-    Requests are for its ensembles in equal shares; without ensembles, for its members.
-
-    Args:
-        config: the configuration.
-        allocation: an allocation file; None for the configuration's allocation.
-        seed: of the search, if that is `auto`.
+    Requests are for its ensembles in equal shares; without ensembles, for its members. Without an
+    allocation file, the allocation is the configuration's, and searched if that is `auto`.
 
     Raises:
         ConfigError: if the configuration is wrong, or the allocation does not match.
@@ -145,8 +136,6 @@ def make_arrivals(
 ) -> Arrivals:
     """Return a load of one kind; without any, as many connections as saturate the allocation.
 
-    The keyword arguments are the command's options.
-
     Raises:
         ConfigError: if there is more than one kind of load, or the trace can't be read.
     """
@@ -176,10 +165,8 @@ def simulate(
 ) -> None:
     """Simulate an allocation under a load and print the figures on stdout.
 
-    The keyword arguments are the command's options.
-
     Raises:
-        ConfigError: if these don't fit together.
+        ConfigError: if the options don't fit together.
     """
     matrix, devices = scenario.matrix, scenario.problem.devices
     try:
@@ -205,8 +192,8 @@ def simulate(
         f"{_describe_load(arrivals)}; {figures.simulated_s:,.4g} s simulated, "
         f"figures of the last {figures.window_s:,.4g} s"
     )
-    summary = Table("", show_header=False)
-    summary.add_column(justify="right")
+    summary = make_table("", "")
+    summary.show_header = False
     for name, value in _summary(figures, deadline_ms):
         summary.add_row(name, value)
     console.print(summary)
@@ -232,15 +219,13 @@ def _document(matrix: AllocationMatrix, arrivals: Arrivals, figures: Figures, se
     load = {"kind": type(arrivals).__name__, **vars(arrivals)}
     if requests := load.pop("requests", None):
         load["requests"] = len(requests)
-    return json.dumps(
-        {
-            "load": load,
-            "seed": seed,
-            "allocation": json.loads(matrix.to_json()),
-            "figures": figures.to_json(),
-        },
-        indent=1,
-    )
+    document = {
+        "load": load,
+        "seed": seed,
+        "allocation": json.loads(matrix.to_json()),
+        "figures": figures.to_json(),
+    }
+    return json.dumps(document, indent=1)
 
 
 def _describe_load(arrivals: Arrivals) -> str:

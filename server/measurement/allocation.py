@@ -8,34 +8,27 @@ memory is short, caches are cold, or batches don't fill, the performance model m
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.table import Table
 
 from allocator.matrix import AllocationMatrix
-from allocator.problem import Problem
-from allocator.search.halving import Standing, first_seconds, successive_halving
+from allocator.search.halving import first_seconds, successive_halving
 from allocator.search.search import Allocation
 from allocator.search.throughput import solve_throughput
-from allocator.search.variants import Neighbour, neighbours
+from allocator.search.variants import neighbours
 from server.config import Config
 from server.deployment.placement import PlacementResult
 from server.errors import StartError
-from server.measurement.load import make_requests, measure_rows_s
+from server.measurement.load import Intensity, loaded_models, measure_rows_s
 from server.measurement.server import MeasurementError, measured_server
 
 __all__ = [
-    "Intensity",
     "MeasuredAllocation",
     "intensity",
     "measure_allocation",
-    "measurements_document",
-    "print_measurements",
     "served_rows_s",
 ]
 
@@ -65,30 +58,11 @@ class MeasuredAllocation:
     seconds: float
 
 
-@dataclass(frozen=True)
-class Intensity:
-    """How much load there is.
-
-    Attributes:
-        clients: with one request in flight each.
-        rows: of each request.
-    """
-
-    clients: int
-    rows: int
-
-
 def intensity(
     config: Config, matrices: Iterable[AllocationMatrix], *, expected_rows_s: float
 ) -> Intensity:
-    """Return a load that keeps all of some matrices busy; one for all, since they compete.
-
-    Args:
-        config: which models are loaded, and what their deadlines are.
-        matrices: the candidates.
-        expected_rows_s: by the performance model.
-    """
-    models = len(_loaded_models(config))
+    """Return a load that keeps all of some matrices busy; one for all, since they compete."""
+    models = len(loaded_models(config))
     deadlines_s = [one.deadline_ms / 1e3 for one in config.ensembles.values() if one.deadline_ms]
     answer_s = min([_MAX_ANSWER_S, *(deadline_s / 2 for deadline_s in deadlines_s)])
     most = max(sum(column) for one in matrices for column in zip(*one.cells, strict=True))
@@ -97,40 +71,16 @@ def intensity(
     return Intensity(clients, max(1, math.ceil(rows / clients)))
 
 
-def _loaded_models(config: Config) -> list[str]:
-    """The models that requests are for in equal shares: all ensembles, or else all members."""
-    return list(config.ensembles or config.members)
-
-
 def served_rows_s(
     path: Path, config: Config, matrix: AllocationMatrix, load: Intensity, seconds: float
 ) -> float:
     """Serve a configuration by a matrix, and return how many rows per second it answers.
 
-    Args:
-        path: the configuration file.
-        config: what it holds.
-        matrix: which member runs where.
-        load: the load.
-        seconds: how long to measure.
-
     Raises:
         MeasurementError: if it can't be served, or a request fails.
     """
-    sizes = {model: _image_size(config, model) for model in _loaded_models(config)}
     with measured_server(path, matrix) as address:
-        requests = make_requests(
-            address, sizes, load.rows, max_bytes=int(config.server.max_request_bytes)
-        )
-        return measure_rows_s(address, requests, load.clients, seconds)
-
-
-def _image_size(config: Config, model: str) -> int:
-    """The largest image that a member of a model resizes to, 0 if none takes images."""
-    ensemble = config.ensembles.get(model)
-    names = ensemble.members if ensemble else (model,)
-    inputs = [config.members[name].input for name in names]
-    return max(one.image.size if one else 0 for one in inputs)
+        return measure_rows_s(address, config, load, seconds)
 
 
 def measure_allocation(
@@ -140,17 +90,17 @@ def measure_allocation(
     *,
     longest_s: float,
     seed: int = 0,
-    log: Callable[[str], None] = lambda line: None,
 ) -> tuple[Allocation, tuple[MeasuredAllocation, ...]]:
     """Measure a placement's allocation and its neighbours by successive halving.
 
+    Progress goes to stderr.
+
     Args:
-        path: the configuration file.
+        path: of the configuration's file.
         config: what it holds.
         placement: the optimum by the performance model, its spare memory left.
         longest_s: seconds of a measurement in the last round.
         seed: of all randomness.
-        log: called with progress, a line at a time.
 
     Returns:
         The allocation that won, and what was measured of all, the best first.
@@ -171,14 +121,23 @@ def measure_allocation(
             result = f"{rows_s:.4g} rows/s" if rows_s else "fails, no answer"
         except MeasurementError as error:
             rows_s, result = 0.0, f"fails, {error}"
-        log(f"measured for {seconds:.3g} s: {candidates[index].what}: {result}")
+        _log(f"measured for {seconds:.3g} s: {candidates[index].what}: {result}")
         return rows_s
 
-    log(f"measuring {len(matrices)} allocations: {load.clients} clients, {load.rows} rows each")
+    _log(f"measuring {len(matrices)} allocations: {load.clients} clients, {load.rows} rows each")
     standings = successive_halving(
         range(len(matrices)), measure, first_s=first_seconds(len(matrices), longest_s)
     )
-    measured = tuple(_measured(problem, candidates[one.candidate], one) for one in standings)
+    measured = tuple(
+        MeasuredAllocation(
+            what=candidates[one.candidate].what,
+            matrix=matrices[one.candidate],
+            rows_s=one.score,
+            predicted_rows_s=solve_throughput(problem, candidates[one.candidate].cells)[0],
+            seconds=one.seconds,
+        )
+        for one in standings
+    )
     if not measured[0].rows_s:
         raise StartError("no allocation can be served, see above")
     best = replace(
@@ -191,29 +150,5 @@ def measure_allocation(
     return best, measured
 
 
-def _measured(
-    problem: Problem, candidate: Neighbour, standing: Standing[int]
-) -> MeasuredAllocation:
-    return MeasuredAllocation(
-        what=candidate.what,
-        matrix=problem.matrix(candidate.cells),
-        rows_s=standing.score,
-        predicted_rows_s=solve_throughput(problem, candidate.cells)[0],
-        seconds=standing.seconds,
-    )
-
-
-def print_measurements(console: Console, measured: Sequence[MeasuredAllocation]) -> None:
-    """Print what was measured of each allocation, beside what the performance model says."""
-    table = Table("allocation", title="measured allocations", title_justify="left")
-    for heading in ("rows/s", "predicted", "seconds"):
-        table.add_column(heading, justify="right")
-    for one in measured:
-        rate = f"{one.rows_s:,.4g}" if one.rows_s else "fails"
-        table.add_row(one.what, rate, f"{one.predicted_rows_s:,.4g}", f"{one.seconds:.3g}")
-    console.print(table)
-
-
-def measurements_document(measured: Sequence[MeasuredAllocation]) -> list[dict[str, Any]]:
-    """Return what was measured as in the result file, the best first."""
-    return [vars(one) | {"matrix": one.matrix.cells} for one in measured]
+def _log(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

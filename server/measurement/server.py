@@ -44,10 +44,6 @@ class MeasurementError(StartError):
 def measured_server(config: Path, matrix: AllocationMatrix) -> Iterator[str]:
     """Serve a configuration by an allocation for the length of a block.
 
-    Args:
-        config: the configuration file.
-        matrix: which member runs where.
-
     Yields:
         ``HOST:PORT`` of its HTTP interface.
 
@@ -63,11 +59,7 @@ def measured_server(config: Path, matrix: AllocationMatrix) -> Iterator[str]:
 
 
 def without_access_control(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment in which a server has no API keys, TLS, or limit per client.
-
-    Args:
-        environment: with which the configuration was found to be valid.
-    """
+    """Return an environment in which a server has no API keys, TLS, or limit per client."""
     removed = tuple(f"{_SERVER}__{key}".upper() for key in _NO_ACCESS_CONTROL)
     kept = {
         name: value for name, value in environment.items() if not name.upper().startswith(removed)
@@ -106,11 +98,7 @@ def _child(config: Path, allocation: int, log: IO[bytes]) -> Iterator[subprocess
 
 
 def _wait_ready(process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
-    """Return the address that the server prints once it is ready.
-
-    Raises:
-        MeasurementError: if it exits, with the reason that it printed, or takes too long.
-    """
+    """Return the address that the server prints once it is ready."""
     assert process.stdout is not None
     output, deadline = b"", time.monotonic() + _START_S
     while True:

@@ -14,7 +14,6 @@ from server.calibration.temperature_scaling import (
     LOWEST,
     fit_temperature,
     log_probabilities,
-    softmax,
 )
 from server.calibration.weights import fit_weights, select_members
 from workers.worker import postprocess
@@ -56,7 +55,7 @@ def test_probabilities_have_the_temperature_of_their_logits(seed):
 def test_a_new_temperature_multiplies_the_old_one(seed, old, factor):
     z, _ = case(seed, rows=5)
     served = postprocess.probabilities(z, temperature=old)
-    again = softmax(log_probabilities(served, of_logits=True), factor)
+    again = postprocess.probabilities(log_probabilities(served, of_logits=True), factor)
     wanted = postprocess.probabilities(z, temperature=old * factor)
     np.testing.assert_allclose(again, wanted, rtol=1e-9)
     np.testing.assert_allclose(again, postprocess.tempered(served, factor), rtol=1e-9)
@@ -82,7 +81,7 @@ def test_impossible_classes_say_nothing_about_the_temperature():
     logs = log_probabilities(p, of_logits=True)
     assert np.isneginf(logs[:, 4]).all()
     assert fit_temperature(logs, y) == pytest.approx(fit_temperature(z, y[:-9]), rel=1e-6)
-    assert (softmax(logs, 2.0)[:, 4] == 0).all()
+    assert (postprocess.probabilities(logs, 2.0)[:, 4] == 0).all()
     assert fit_temperature(logs, np.full(len(y), 4)) == 1
 
 
@@ -175,5 +174,5 @@ def test_bags_take_a_share_of_the_members_and_are_seeded():
     first, again, other = (select_members(truth, bags=8, seed=seed) for seed in (1, 1, 2))
     assert first.tolist() == again.tolist()
     assert first.tolist() != other.tolist()
-    one = select_members(truth, bags=1, share=0.5, seed=0)
+    one = select_members(truth, bags=1, seed=0)
     assert (one > 0).sum() <= 3

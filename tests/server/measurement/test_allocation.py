@@ -15,7 +15,8 @@ import server.measurement.allocation
 from allocator.matrix import AllocationMatrix
 from server.cli.main import app
 from server.config import load_config
-from server.measurement.allocation import Intensity, intensity, served_rows_s
+from server.measurement.allocation import intensity, served_rows_s
+from server.measurement.load import Intensity
 from server.measurement.server import MeasurementError, measured_server
 
 #: Batches of 8 take as long as those of 1, on two devices that share the cores.

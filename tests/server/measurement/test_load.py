@@ -7,8 +7,23 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-from server.measurement.load import Exchange, make_requests, measure_rows_s, rows_within
+from server.config import Config
+from server.measurement.load import Exchange, Intensity, measure_rows_s, rows_within
 from server.measurement.server import MeasurementError
+
+IMAGE = {"image": {"size": 5, "mean": 0, "std": 255}}
+CONFIG = Config.model_validate(
+    {
+        "members": {
+            "pixels": {
+                "model": "fake",
+                "fake": {"inputs": {"x": [3, 5, 5]}, "outputs": 1},
+                "input": IMAGE,
+            },
+            "tensors": {"model": "fake", "fake": {"inputs": {"x": [3, 2]}, "outputs": 1}},
+        }
+    }
+)
 
 
 def test_an_exchange_counts_by_the_share_that_lies_within():
@@ -36,7 +51,7 @@ class Stub(ThreadingHTTPServer):
     def __init__(self, statuses=(), **answer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.statuses, self.answer = list(statuses), {"degraded": False, **answer}
-        self.asked = []
+        self.asked, self.bodies = [], []
 
     def __enter__(self):
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -55,64 +70,62 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        self.reply(200, {"inputs": self.server.INPUTS[self.path.rsplit("/", 1)[1]]})
+        name, *more = self.path.removeprefix("/v2/models/").split("/")
+        self.reply(200, {} if more else {"inputs": self.server.INPUTS[name]})
 
     def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Inference-Header-Content-Length"])
         self.server.asked.append(self.path)
+        self.server.bodies.append((json.loads(body[:length])["inputs"], body[length:]))
         status = self.server.statuses.pop(0) if self.server.statuses else 200
-        self.reply(status, {"parameters": self.server.answer, "outputs": []}, b"\xff\x00")
+        output = {"name": "output", "datatype": "FP32", "shape": [4, 1], "data": [0.0] * 4}
+        self.reply(status, {"parameters": self.server.answer, "outputs": [output]})
 
-    def reply(self, status, document, raw=b""):
+    def reply(self, status, document):
         body = json.dumps(document).encode()
         self.send_response(status)
-        self.send_header("Content-Length", len(body) + len(raw))
-        if raw and status == 200:
-            self.send_header("Inference-Header-Content-Length", len(body))
+        self.send_header("Content-Length", len(body))
         self.end_headers()
-        self.wfile.write(body + raw)
+        self.wfile.write(body)
 
     def log_message(self, *_):
         pass
 
 
-def requests_of(stub, rows=4, max_bytes=1 << 20):
-    return make_requests(stub.address, {"pixels": 5, "tensors": 0}, rows, max_bytes=max_bytes)
+def measured(stub, clients, seconds):
+    return measure_rows_s(stub.address, CONFIG, Intensity(clients, 4), seconds)
 
 
 def test_requests_are_what_the_models_take():
     with Stub() as stub:
-        pixels, tensors = requests_of(stub)
-        small = requests_of(stub, max_bytes=4 * 75)
-    length = int(pixels.headers["Inference-Header-Content-Length"])
-    (image,) = json.loads(pixels.body[:length])["inputs"]
+        measured(stub, 2, 0.1)
+    assert set(stub.asked) == {"/v2/models/pixels/infer", "/v2/models/tensors/infer"}
+    ((image,), pixels) = next(one for one in stub.bodies if len(one[0]) == 1)
     assert (image["name"], image["datatype"], image["shape"]) == ("image", "UINT8", [4, 5, 5, 3])
-    assert len(np.unique(np.frombuffer(pixels.body[length:], np.uint8))) > 100
-    length = int(tensors.headers["Inference-Header-Content-Length"])
-    x, ids = json.loads(tensors.body[:length])["inputs"]
+    assert len(np.unique(np.frombuffer(pixels, np.uint8))) > 100
+    ((x, ids), tensors) = next(one for one in stub.bodies if len(one[0]) == 2)
     assert (x["datatype"], x["shape"], ids["shape"]) == ("FP16", [4, 3, 2], [4])
-    assert len(tensors.body) == length + 4 * (6 * 2 + 8)
-    assert tensors.path == "/v2/models/tensors/infer"
-    assert [one.rows for one in (pixels, tensors)] == [4, 4]
-    assert [one.rows for one in small] == [2, 4]
+    assert len(tensors) == 4 * (6 * 2 + 8)
+    assert len(np.unique(np.frombuffer(tensors[: 4 * 6 * 2], np.float16))) > 10
 
 
 def test_all_models_are_asked_and_a_server_that_is_busy_has_not_failed():
     with Stub(statuses=[429, 504]) as stub:
-        rows_s = measure_rows_s(stub.address, requests_of(stub), 2, 0.5)
-    assert rows_s > 0
+        assert measured(stub, 2, 0.5) > 0
     assert abs(stub.asked.count("/v2/models/pixels/infer") * 2 - len(stub.asked)) <= 2
 
 
 def test_answers_of_some_members_do_not_count():
     with Stub(degraded=True) as stub:
-        assert measure_rows_s(stub.address, requests_of(stub), 2, 0.1) == 0
+        assert measured(stub, 2, 0.1) == 0
 
 
 def test_a_request_that_fails_ends_the_measurement():
-    with Stub(statuses=[200] * 5 + [500]) as stub:
-        requests = requests_of(stub)
-        with pytest.raises(MeasurementError, match="it answers 500"):
-            measure_rows_s(stub.address, requests, 3, 60.0)
-    with pytest.raises(MeasurementError):
-        measure_rows_s(stub.address, requests, 3, 60.0)  # the server is gone
+    with (
+        Stub(statuses=[200] * 5 + [500]) as stub,
+        pytest.raises(MeasurementError, match="it answers 500"),
+    ):
+        measured(stub, 3, 60.0)
+    with pytest.raises(MeasurementError, match="it does not answer"):
+        measured(stub, 3, 60.0)  # the server is gone
