@@ -40,7 +40,7 @@ def imports_between_packages() -> dict[str, set[str]]:
     """Return which package imports which; modules outside a package count as their root."""
     graph = grimp.build_graph(*ROOTS, cache_dir=None)
     packages = {name for name in graph.modules if _is_package(name)}
-    imports: dict[str, set[str]] = {name: set() for name in packages}
+    imports: dict[str, set[str]] = {name: set() for name in sorted(packages)}
     for module in graph.modules:
         importer = _package_of(module, packages)
         for imported in graph.find_modules_directly_imported_by(module):
