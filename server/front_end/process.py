@@ -48,8 +48,7 @@ _log = logging.getLogger(__name__)
 
 _MAX_DECODERS = 4
 _GC_THRESHOLD = 50_000
-#: Shares of the file descriptors for connections; the rest is for the server itself. gRPC's servers
-#: may use twice their share together, since connections are distributed unevenly among them.
+#: Shares of the file descriptors for connections; the rest is for the server itself.
 _HTTP_SHARE, _GRPC_SHARE = 0.75, 0.1
 _MAX_CONNECTIONS = 1 << 16
 
