@@ -11,7 +11,7 @@ CONFIG ?= configs/imagenet.yaml
 REQUESTS ?= 100000
 FAULTS ?= 200
 TESTS ?= -q -n 3 --dist worksteal
-SITE ?= build --quiet
+SITE ?= build
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
