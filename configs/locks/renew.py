@@ -36,7 +36,7 @@ IMAGES = {
 TOOLS = {
     "audit": ["pip-audit"],
     "build": ["hatchling", "editables"],
-    "docs": ["mkdocs-material", "mkdocstrings[python]"],
+    "docs": ["mkdocs-material", "mkdocstrings[python]", "ruff"],
     "perf-analyzer": ["perf-analyzer"],
     "uv": ["uv"],
 }
