@@ -31,7 +31,8 @@ from benchmarks.server_process import running_server
 from benchmarks.wrk import find_wrk, run_wrk
 from server.config import Config, load_config
 from server.deployment.costs import plan_problem
-from server.deployment.placement import find_devices, row_bytes
+from server.deployment.devices import find_devices
+from server.deployment.placement import row_bytes
 from server.members.inspect import inspect_members
 from server.profiling import profile_members
 

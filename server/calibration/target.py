@@ -19,7 +19,8 @@ from server.calibration.metrics import ClassIndices, Floats
 from server.config import Config, EnsembleConfig
 from server.config.base import did_you_mean
 from server.deployment.allocation_file import read_allocation
-from server.deployment.placement import find_devices, place
+from server.deployment.devices import find_devices
+from server.deployment.placement import place
 from server.errors import ConfigError
 from server.members.agreement import (
     MatchedClasses,

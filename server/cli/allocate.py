@@ -28,7 +28,8 @@ from server.cli.application import (
     write_output,
 )
 from server.config import Config
-from server.deployment.placement import find_devices, place
+from server.deployment.devices import find_devices
+from server.deployment.placement import place
 from server.deployment.report import print_allocation, result_document
 from server.errors import ConfigError
 from server.measurement.allocation import MeasuredAllocation, measure_allocation

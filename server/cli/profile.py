@@ -14,7 +14,7 @@ from rich.table import Table
 
 from server.cli.application import check_output, stdout_console, write_output
 from server.config import Config
-from server.deployment.placement import find_devices
+from server.deployment.devices import find_devices
 from server.members.inspect import inspect_members
 from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr

@@ -7,9 +7,8 @@ configuration and its inspected members flow in, a `PlacementResult` flows out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
-from allocator.devices import Device, Wanted, discover, memory_limit_bytes, select
 from allocator.matrix import AllocationMatrix
 from allocator.problem import NoPlaceError
 from allocator.search.latency import OverloadError, search_latency
@@ -18,6 +17,7 @@ from allocator.search.variants import fill_spare_memory
 from allocator.simulation import Figures
 from server.config import Config
 from server.deployment.costs import PlannedProblem, plan_problem, prefer_small_batches
+from server.deployment.devices import arena_budget_bytes
 from server.errors import ConfigError
 from server.members.composition import compose
 from server.members.member import InspectedMember
@@ -25,11 +25,7 @@ from server.profiling import Measurements, OnProgress, profile_members
 from server.profiling.comparison import SAME
 from workers.runtime.spec import DeviceSpec
 
-__all__ = ["PlacementResult", "arena_budget_bytes", "find_devices", "place", "row_bytes"]
-
-_DEFAULT_ARENA_BYTES = 256 << 20
-#: RAM left to the front-end, the combiner and the supervisor.
-_PROCESSES_BYTES = 512 << 20
+__all__ = ["PlacementResult", "place", "row_bytes"]
 
 
 @dataclass(frozen=True)
@@ -47,30 +43,6 @@ class PlacementResult:
     planned: PlannedProblem
     found: Measurements
     figures: Figures | None = None
-
-
-def arena_budget_bytes(config: Config) -> int:
-    """Return the size of the shared memory for all arenas together."""
-    return config.server.arena_bytes or min(_DEFAULT_ARENA_BYTES, memory_limit_bytes() // 10)
-
-
-def find_devices(config: Config) -> list[DeviceSpec]:
-    """Return the devices of a configuration, each with its memory budget.
-
-    Raises:
-        ConfigError: if a device that it names does not exist.
-    """
-    reserve = arena_budget_bytes(config) + _PROCESSES_BYTES
-    if config.devices == "auto":
-        return _specs(discover(reserve_bytes=reserve))
-    wanted = [
-        Wanted(one.name, one.cores, one.memory_bytes, one.part_of or "", one.memory_fraction)
-        for one in config.devices
-    ]
-    try:
-        return _specs(select(wanted, reserve_bytes=reserve))
-    except ValueError as error:
-        raise ConfigError(f"devices: {error}") from None
 
 
 def place(
@@ -147,7 +119,3 @@ def _largest_batches(config: Config, members: Sequence[InspectedMember]) -> Mapp
     budget = arena_budget_bytes(config)
     composition = compose(config, members, matrix, budget_bytes=budget, offset=0)
     return {name: arena.capacity // 2 for arena in composition.arenas for name in arena.members}
-
-
-def _specs(devices: Sequence[Device]) -> list[DeviceSpec]:
-    return [DeviceSpec(**asdict(device)) for device in devices]  # the same fields

@@ -1,18 +1,14 @@
-import os
-
-import psutil
 import pynvml
 import pytest
 
-from allocator import devices as devices_module
-from allocator.devices import Device, Gpu, Wanted, discover, find_gpus, select, visible_devices
+from allocator.devices import Device
 from allocator.host import (
-    allowed_cores,
     available_cores,
-    core_groups,
-    cpu_model,
-    memory_limit_bytes,
 )
+from server.config import DeviceConfig
+from server.deployment import devices as devices_module
+from server.deployment.devices import Gpu, discover, find_gpus, select, visible_devices
+from server.errors import ConfigError
 from workers.runtime.spec import DeviceSpec
 
 CONTEXT = 512 << 20
@@ -120,89 +116,6 @@ def test_a_host_without_the_driver_has_no_gpus(monkeypatch):
     assert find_gpus() == []
 
 
-def test_up_to_four_cores_are_a_group_each(tmp_path):
-    assert core_groups([0, 1, 5, 7], root=tmp_path) == [(0,), (1,), (5,), (7,)]
-
-
-def test_more_cores_are_grouped_by_their_cache(tmp_path):
-    for core in range(6):
-        cache = tmp_path / f"sys/devices/system/cpu/cpu{core}/cache/index3"
-        cache.mkdir(parents=True)
-        (cache / "shared_cpu_list").write_text("0-2\n" if core < 3 else "3-5\n")
-    assert core_groups([0, 1, 2, 4, 5], root=tmp_path) == [(0, 1, 2), (4, 5)]
-
-
-def test_cores_of_an_unknown_cache_are_one_group(tmp_path):
-    assert core_groups(list(range(6)), root=tmp_path) == [tuple(range(6))]
-
-
-def write(path, text):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-
-
-def test_the_memory_limit_is_the_least_of_all_cgroups(tmp_path):
-    write(tmp_path / "proc/self/cgroup", "0::/a/b\n")
-    write(tmp_path / "sys/fs/cgroup/a/b/memory.max", "max\n")
-    write(tmp_path / "sys/fs/cgroup/a/memory.max", f"{64 << 20}\n")
-    assert memory_limit_bytes(root=tmp_path) == 64 << 20
-
-
-def test_the_memory_limit_of_cgroup_v1_in_a_container(tmp_path):
-    write(tmp_path / "proc/self/cgroup", "5:cpu,memory:/docker/not-mounted\n0::/\n")
-    write(tmp_path / "sys/fs/cgroup/memory/memory.limit_in_bytes", f"{32 << 20}\n")
-    assert memory_limit_bytes(root=tmp_path) == 32 << 20
-
-
-def test_without_cgroups_the_memory_limit_is_the_hosts(tmp_path):
-    assert memory_limit_bytes(root=tmp_path) == psutil.virtual_memory().total
-
-
-@pytest.fixture
-def four_cores(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {6, 2, 4, 0})
-
-
-@pytest.mark.usefixtures("four_cores")
-@pytest.mark.parametrize(
-    ("inner", "outer", "cores"),
-    [
-        ("max 100000", "max 100000", [0, 2, 4, 6]),
-        ("200000 100000", "max 100000", [0, 2]),
-        ("max 100000", "110000 100000", [0, 2]),
-        ("150000 50000", "50000 100000", [0]),
-        ("900000 100000", "900000 100000", [0, 2, 4, 6]),
-    ],
-)
-def test_no_more_cores_than_the_least_quota_of_all_cgroups(tmp_path, inner, outer, cores):
-    write(tmp_path / "proc/self/cgroup", "0::/a/b\n")
-    write(tmp_path / "sys/fs/cgroup/a/b/cpu.max", f"{inner}\n")
-    write(tmp_path / "sys/fs/cgroup/a/cpu.max", f"{outer}\n")
-    assert available_cores(root=tmp_path) == cores
-
-
-@pytest.mark.usefixtures("four_cores")
-@pytest.mark.parametrize(("quota", "cores"), [(-1, [0, 2, 4, 6]), (250_000, [0, 2, 4])])
-def test_the_quota_of_cgroup_v1_in_a_container(tmp_path, quota, cores):
-    write(tmp_path / "proc/self/cgroup", "5:cpu,cpuacct:/docker/not-mounted\n0::/\n")
-    write(tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_quota_us", f"{quota}\n")
-    write(tmp_path / "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
-    assert available_cores(root=tmp_path) == cores
-
-
-@pytest.mark.usefixtures("four_cores")
-def test_without_cgroups_all_allowed_cores_are_used(tmp_path):
-    assert available_cores(root=tmp_path) == allowed_cores() == [0, 2, 4, 6]
-
-
-def test_the_model_of_the_cpu(tmp_path):
-    assert cpu_model(root=tmp_path) == ""
-    write(tmp_path / "proc/cpuinfo", "processor\t: 0\nBogoMIPS\t: 50.00\n")
-    assert cpu_model(root=tmp_path) == ""
-    write(tmp_path / "proc/cpuinfo", "model\t: 2\nmodel name\t: AMD  EPYC\nmodel name\t: B\n")
-    assert cpu_model(root=tmp_path) == "AMD EPYC"
-
-
 @pytest.fixture
 def host(monkeypatch):
     """Ten GiB of RAM, three cores of which a quota pays for two, and a GPU."""
@@ -216,67 +129,70 @@ def host(monkeypatch):
 @pytest.mark.usefixtures("host")
 def test_discovery_finds_gpus_then_cores_that_share_the_ram():
     assert discover(reserve_bytes=2 << 30) == [
-        Device("cuda:0", "V100", (4 << 30) - CONTEXT, uuid="GPU-a"),
-        Device("cpu:0", "cpu-1", 8 << 30, (0,), pool="ram"),
-        Device("cpu:1", "cpu-1", 8 << 30, (1,), pool="ram"),
+        DeviceSpec("cuda:0", "V100", (4 << 30) - CONTEXT, uuid="GPU-a"),
+        DeviceSpec("cpu:0", "cpu-1", 8 << 30, (0,), pool="ram"),
+        DeviceSpec("cpu:1", "cpu-1", 8 << 30, (1,), pool="ram"),
     ]
 
 
 @pytest.mark.usefixtures("host")
 def test_selected_devices_share_what_explicit_budgets_leave():
     wanted = [
-        Wanted("cpu:0", cores=(0, 2), memory_bytes=3 << 30),
-        Wanted("cpu:1", cores=(1,)),
-        Wanted("cuda:0", memory_bytes=1 << 30),
+        DeviceConfig(name="cpu:0", cores=(0, 2), memory_bytes=3 << 30),
+        DeviceConfig(name="cpu:1", cores=(1,)),
+        DeviceConfig(name="cuda:0", memory_bytes=1 << 30),
     ]
     assert select(wanted, reserve_bytes=1 << 30) == [
-        Device("cpu:0", "cpu-2", 3 << 30, (0, 2)),
-        Device("cpu:1", "cpu-1", 6 << 30, (1,), pool="ram"),
-        Device("cuda:0", "V100", 1 << 30, uuid="GPU-a"),
+        DeviceSpec("cpu:0", "cpu-2", 3 << 30, (0, 2)),
+        DeviceSpec("cpu:1", "cpu-1", 6 << 30, (1,), pool="ram"),
+        DeviceSpec("cuda:0", "V100", 1 << 30, uuid="GPU-a"),
     ]
 
 
 @pytest.mark.usefixtures("host")
 def test_virtual_devices():
     wanted = [
-        Wanted("half", part_of="cuda:0", memory_fraction=0.5),
-        Wanted("rest", part_of="cuda:0", memory_bytes=1 << 30),
-        Wanted("one", part_of="cpu", cores=(0,)),
-        Wanted("two", part_of="cpu", cores=(0, 1), memory_bytes=1 << 30),
+        DeviceConfig(name="half", part_of="cuda:0", memory_fraction=0.5),
+        DeviceConfig(name="rest", part_of="cuda:0", memory_bytes=1 << 30),
+        DeviceConfig(name="one", part_of="cpu", cores=(0,)),
+        DeviceConfig(name="two", part_of="cpu", cores=(0, 1), memory_bytes=1 << 30),
     ]
     selected = select(wanted, reserve_bytes=0)
     assert selected == [
-        Device("half", "V100", (2 << 30) - CONTEXT, uuid="GPU-a", virtual=True),
-        Device("rest", "V100", 1 << 30, uuid="GPU-a", virtual=True),
-        Device("one", "cpu-1", 9 << 30, (0,), pool="ram", virtual=True),
-        Device("two", "cpu-2", 1 << 30, (0, 1), virtual=True),
+        DeviceSpec("half", "V100", (2 << 30) - CONTEXT, uuid="GPU-a", virtual=True),
+        DeviceSpec("rest", "V100", 1 << 30, uuid="GPU-a", virtual=True),
+        DeviceSpec("one", "cpu-1", 9 << 30, (0,), pool="ram", virtual=True),
+        DeviceSpec("two", "cpu-2", 1 << 30, (0, 1), virtual=True),
     ]
     assert [device.is_cuda for device in selected] == [True, True, False, False]
 
 
 @pytest.mark.usefixtures("host")
 def test_a_cpu_device_without_cores_takes_all_that_are_paid_for():
-    assert select([Wanted("cpu:0")], reserve_bytes=0)[0].cores == (0, 1)
+    assert select([DeviceConfig(name="cpu:0")], reserve_bytes=0)[0].cores == (0, 1)
 
 
 @pytest.mark.usefixtures("host")
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (Wanted("cuda:3"), r"^cuda:3: there is no such GPU \(visible here: cuda:0\)"),
         (
-            Wanted("half", part_of="cuda:3", memory_fraction=0.5),
-            r"^half \(part of cuda:3\): there is no such GPU",
+            DeviceConfig(name="cuda:3"),
+            r"^devices: cuda:3: there is no such GPU \(visible here: cuda:0\)",
         ),
         (
-            Wanted("cuda:0", memory_bytes=6 << 30),
-            r"^cuda:0: memory_bytes of 6.0 GiB in all is more than cuda:0 has \(5.0 GiB\)",
+            DeviceConfig(name="half", part_of="cuda:3", memory_fraction=0.5),
+            r"^devices: half \(part of cuda:3\): there is no such GPU",
         ),
-        (Wanted("cpu:0", cores=(0, 9)), "may not run on core 9"),
+        (
+            DeviceConfig(name="cuda:0", memory_bytes=6 << 30),
+            r"^devices: cuda:0: memory_bytes of 6.0 GiB in all is more than cuda:0 has \(5.0 GiB\)",
+        ),
+        (DeviceConfig(name="cpu:0", cores=(0, 9)), "may not run on core 9"),
     ],
 )
 def test_devices_that_are_not_there(wanted, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ConfigError, match=words):
         select([wanted], reserve_bytes=0)
 
 
