@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from server.metrics.exposition import Counters, Family, Gauges
@@ -15,9 +17,10 @@ from server.metrics.sampler import Sampler
 from workers.profiler.gauges import gpu_handle
 from workers.runtime.spec import DeviceSpec
 
-__all__ = ["DeviceMetrics", "Gpus"]
+__all__ = ["DeviceMetrics"]
 
 _log = logging.getLogger(__name__)
+_NVML = partial(import_module, "pynvml")
 
 
 class _Gpu(NamedTuple):
@@ -61,43 +64,53 @@ _GPU_METRICS = (
 )
 
 
-def _load_nvml() -> Any:
-    """Import `pynvml`.
-
-    Raises:
-        ImportError: if it is not installed.
-    """
-    import pynvml  # noqa: PLC0415 (hosts without GPUs need not pay for it)
-
-    return pynvml
-
-
-class Gpus:
-    """The GPUs, each once, however many devices are parts of it.
+class DeviceMetrics:
+    """Collects the metrics of devices and of GPUs, each once, however many devices are on it.
 
     Args:
         devices: all devices of the allocation.
-        load: returns the module `pynvml`.
+        load: returns the module `pynvml`, which hosts without GPUs need not pay for.
 
     Attributes:
-        of_device: the UUID of each device's GPU, as far as it is known.
+        gpu_of_device: the UUID of each device's GPU, as far as it is known.
     """
 
-    def __init__(self, devices: Sequence[DeviceSpec], load: Callable[[], Any] = _load_nvml) -> None:
-        self._devices = [device for device in devices if device.is_cuda]
+    def __init__(self, devices: Sequence[DeviceSpec], load: Callable[[], Any] = _NVML) -> None:
+        self._devices = devices
         self._load = load
         self._gpus: dict[str, _Gpu] | None = None
-        self.of_device = {device.name: device.uuid for device in self._devices}
+        self.gpu_of_device = {device.name: device.uuid for device in devices if device.is_cuda}
+        self._sampler = Sampler(self.read, "nvml")
+
+    async def collect(self) -> AsyncIterator[Family[Any]]:
+        """Yield those of GPUs before `device_info`: NVML finds the GPU of a device."""
+        yield Gauges(
+            "ensembled_device_memory_budget_bytes",
+            "Memory that all instances on the device may use together.",
+            ("device",),
+            (((device.name,), device.memory_bytes) for device in self._devices),
+        )
+        values = await self._sampler.sample()
+        for metric in _GPU_METRICS:
+            yield metric.of(("gpu",), (((gpu,), it) for gpu, it in values[metric.name].items()))
+        yield Gauges(
+            "ensembled_device_info",
+            "The device, and the GPU that it is on.",
+            ("device", "kind", "gpu"),
+            (
+                ((device.name, device.kind, self.gpu_of_device.get(device.name, "")), 1)
+                for device in self._devices
+            ),
+        )
 
     def read(self) -> dict[str, dict[str, float]]:
         """Read the metrics of all GPUs: values by metric name and UUID."""
         if self._gpus is None:
             self._gpus = {}
-            if self._devices:
-                try:
-                    self._find(self._gpus)
-                except Exception as error:  # of any kind: the server works without these metrics
-                    _log.warning("some GPUs have no metrics, because NVML failed: %s", error)
+            try:
+                self._find_gpus(self._gpus)
+            except Exception as error:  # of any kind: the server works without these metrics
+                _log.warning("some GPUs have no metrics, because NVML failed: %s", error)
         values: dict[str, dict[str, float]] = {metric.name: {} for metric in _GPU_METRICS}
         for uuid, gpu in self._gpus.items():
             for metric in _GPU_METRICS:
@@ -107,47 +120,14 @@ class Gpus:
                     _log.debug("NVML has no %s of %s: %s", metric.name, uuid, error)
         return values
 
-    def _find(self, gpus: dict[str, _Gpu]) -> None:
+    def _find_gpus(self, gpus: dict[str, _Gpu]) -> None:
+        devices = [device for device in self._devices if device.is_cuda]
+        if not devices:
+            return
         nvml = self._load()
         nvml.nvmlInit()
-        for device in self._devices:
+        for device in devices:
             handle = gpu_handle(nvml, device)
             uuid = str(nvml.nvmlDeviceGetUUID(handle))
             gpus[uuid] = _Gpu(nvml, handle)
-            self.of_device[device.name] = uuid
-
-
-class DeviceMetrics:
-    """Collects the metrics of devices and GPUs.
-
-    Args:
-        devices: all devices of the allocation.
-        gpus: those that they are on.
-    """
-
-    def __init__(self, devices: Sequence[DeviceSpec], gpus: Gpus) -> None:
-        self._devices = devices
-        self._gpus = gpus
-        self._sampler = Sampler(gpus.read, "nvml")
-
-    async def collect(self) -> AsyncIterator[Family[Any]]:
-        """GPUs before `device_info`: NVML finds the GPU of a device."""
-        yield Gauges(
-            "ensembled_device_memory_budget_bytes",
-            "Memory that all instances on the device may use together.",
-            ("device",),
-            (((device.name,), device.memory_bytes) for device in self._devices),
-        )
-        values = await self._sampler.sample()
-        for family, name, documentation, _ in _GPU_METRICS:
-            samples = (((gpu,), value) for gpu, value in values[name].items())
-            yield family(name, documentation, ("gpu",), samples)
-        yield Gauges(
-            "ensembled_device_info",
-            "The device, and the GPU that it is on.",
-            ("device", "kind", "gpu"),
-            (
-                ((device.name, device.kind, self._gpus.of_device.get(device.name, "")), 1)
-                for device in self._devices
-            ),
-        )
+            self.gpu_of_device[device.name] = uuid

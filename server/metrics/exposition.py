@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from prometheus_client import exposition
@@ -42,16 +43,17 @@ class Definition(NamedTuple):
     """A family of items of one type, made by `Family.define`.
 
     Attributes:
-        family: makes the family of a name, a help text, labels and samples.
-        name: with its unit.
-        documentation: the help text.
         value: of an item: a number, or a `Histogram` for `Histograms`.
     """
 
-    family: Callable[[str, str, _Labels, Iterable[tuple[_Labels, Any]]], Family[Any]]
+    family: type[Family[Any]]
     name: str
     documentation: str
     value: Callable[[Any], Any]
+
+    def of(self, labels: _Labels, samples: Iterable[tuple[_Labels, Any]]) -> Family[Any]:
+        """Return the family with samples: label values, and the item's value."""
+        return self.family(self.name, self.documentation, labels, samples)
 
 
 class Family(Generic[_Value]):
@@ -127,25 +129,9 @@ class Histograms(Family[Histogram]):
 def families(
     definitions: Iterable[Definition], labels: _Labels, items: Sequence[tuple[_Labels, Any]]
 ) -> Iterator[Family[Any]]:
-    """Make the defined families of some items.
-
-    Args:
-        definitions: of the families.
-        labels: their names.
-        items: label values, and the item that has the values.
-    """
-    for family, name, documentation, value in definitions:
-        yield family(name, documentation, labels, [(values, value(item)) for values, item in items])
-
-
-class _SingleRegistry:
-    """A registry of one family, which is all that the encoders need."""
-
-    def __init__(self, family: Metric) -> None:
-        self._family = family
-
-    def collect(self) -> Iterable[Metric]:
-        return (self._family,)
+    """Yield the defined families of items: label values, and the item that has the values."""
+    for one in definitions:
+        yield one.of(labels, [(values, one.value(item)) for values, item in items])
 
 
 def encode(family: Family[Any], *, is_openmetrics: bool) -> Iterator[bytes]:
@@ -158,7 +144,7 @@ def encode(family: Family[Any], *, is_openmetrics: bool) -> Iterator[bytes]:
 
 
 def _text(metric: Metric, *, is_openmetrics: bool) -> bytes:
-    registry = _SingleRegistry(metric)
+    registry: Any = SimpleNamespace(collect=lambda: (metric,))  # all that the encoders need
     if is_openmetrics:
         text: bytes = openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]
         return text.removesuffix(OPENMETRICS_END)

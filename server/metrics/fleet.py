@@ -7,22 +7,17 @@ flow out.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 from typing import Any
 
 from allocator.dispatch.state import Member
-from server.engine.engine import Engine
+from server.engine.arena_requests import ArenaRequests
+from server.engine.fleet import Fleet
 from server.engine.memory_budget import MemoryBudget
-from server.metrics.exposition import (
-    Counters,
-    Family,
-    Gauges,
-    Histograms,
-    families,
-)
+from server.metrics.exposition import Counters, Family, Gauges, Histograms, families
 
-__all__ = ["ArenaMetrics", "FleetMetrics"]
+__all__ = ["collect_arenas", "collect_fleet"]
 
 
 def _oldest_pending_s(member: Member) -> float:
@@ -124,60 +119,45 @@ _ARENA_METRICS = (
 )
 
 
-class FleetMetrics:
-    """Collects the metrics of members, instances and workers.
-
-    Args:
-        engine: has the fleet.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        fleet = engine.fleet
-        members = zip(chain(*fleet.members), chain(*fleet.member_counters), strict=True)
-        self._members = [((member.name,), (member, counters)) for member, counters in members]
-        self._workers = fleet.workers
-
-    async def collect(self) -> AsyncIterator[Family[Any]]:
-        """Members, instances, workers."""
-        for family in families(_MEMBER_METRICS, ("member",), self._members):
-            yield family
-        instances = [
-            ((placement.device.name, placement.member.name), (placement, counters))
-            for worker in self._workers.values()
-            for placement, counters in zip(worker.placements, worker.counters, strict=True)
-        ]
-        for family in families(_INSTANCE_METRICS, ("device", "member"), instances):
-            yield family
-        workers = [((device,), worker) for device, worker in self._workers.items()]
-        for family in families(_WORKER_METRICS, ("device",), workers):
-            yield family
+#: Of the `MemoryBudget` of requests' bodies.
+_BODIES_METRICS = (
+    Gauges.define(
+        "ensembled_bodies_bytes",
+        "Memory of the bodies of requests that are being received or not answered yet.",
+        lambda bodies: bodies.held_bytes,
+    ),
+    Gauges.define(
+        "ensembled_bodies_limit_bytes",
+        "Maximum memory of all bodies together.",
+        lambda bodies: bodies.limit_bytes,
+    ),
+)
 
 
-class ArenaMetrics:
-    """Collects the metrics of the arenas and of what waits for them.
+async def collect_fleet(fleet: Fleet) -> AsyncIterator[Family[Any]]:
+    """Yield the metrics of members, instances and workers."""
+    pairs = zip(chain(*fleet.members), chain(*fleet.member_counters), strict=True)
+    members = [((member.name,), (member, counters)) for member, counters in pairs]
+    for family in families(_MEMBER_METRICS, ("member",), members):
+        yield family
+    instances = [
+        ((placement.device.name, placement.member.name), (placement, counters))
+        for worker in fleet.workers.values()
+        for placement, counters in zip(worker.placements, worker.counters, strict=True)
+    ]
+    for family in families(_INSTANCE_METRICS, ("device", "member"), instances):
+        yield family
+    workers = [((device,), worker) for device, worker in fleet.workers.items()]
+    for family in families(_WORKER_METRICS, ("device",), workers):
+        yield family
 
-    Args:
-        engine: has the arenas.
-        bodies: the memory of requests' bodies.
-    """
 
-    def __init__(self, engine: Engine, bodies: MemoryBudget) -> None:
-        self._arenas = [((str(number),), arena) for number, arena in enumerate(engine.arenas)]
-        self._bodies = bodies
-
-    async def collect(self) -> AsyncIterator[Family[Any]]:
-        """Arenas, then bodies."""
-        for family in families(_ARENA_METRICS, ("arena",), self._arenas):
-            yield family
-        yield Gauges(
-            "ensembled_bodies_bytes",
-            "Memory of the bodies of requests that are being received or not answered yet.",
-            (),
-            [((), self._bodies.held_bytes)],
-        )
-        yield Gauges(
-            "ensembled_bodies_limit_bytes",
-            "Maximum memory of all bodies together.",
-            (),
-            [((), self._bodies.limit_bytes)],
-        )
+async def collect_arenas(
+    arenas: Sequence[ArenaRequests], bodies: MemoryBudget
+) -> AsyncIterator[Family[Any]]:
+    """Yield the metrics of the arenas, of what waits for them, and of requests' bodies."""
+    numbered = [((str(number),), arena) for number, arena in enumerate(arenas)]
+    for family in families(_ARENA_METRICS, ("arena",), numbered):
+        yield family
+    for family in families(_BODIES_METRICS, (), [((), bodies)]):
+        yield family

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from prometheus_client.openmetrics import exposition as openmetrics
@@ -20,11 +21,11 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from server.engine.memory_budget import MemoryBudget
 from server.inference.inference import Inference
 from server.inference.spec import FrontEndSpec
-from server.metrics.devices import DeviceMetrics, Gpus
+from server.metrics.devices import DeviceMetrics
 from server.metrics.exposition import OPENMETRICS_END, Counters, Family, encode
-from server.metrics.fleet import ArenaMetrics, FleetMetrics
-from server.metrics.models import ModelMetrics
-from server.metrics.server import LoopLag, ProcessMetrics, ServerMetrics
+from server.metrics.fleet import collect_arenas, collect_fleet
+from server.metrics.models import collect_models
+from server.metrics.server import LoopLag, ProcessMetrics, collect_server
 from workers.runtime.memory import SharedMemory
 
 __all__ = ["MetricsRegistry", "make_registry"]
@@ -52,13 +53,10 @@ class MetricsRegistry:
         self._errors: defaultdict[str, int] = defaultdict(int)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Collect all metrics.
+        """Return the text of all metrics, and its content type.
 
         Args:
             accept: the ``Accept`` header of the scraper, which may name OpenMetrics.
-
-        Returns:
-            The text and its content type.
         """
         is_openmetrics = _OPENMETRICS in accept
         parts: list[bytes] = []
@@ -76,18 +74,16 @@ class MetricsRegistry:
                 level = logging.DEBUG if self._errors[name] else logging.ERROR
                 _log.log(level, "the metrics of %s could not be collected", name, exc_info=True)
                 self._errors[name] += 1
-        parts += encode(self._error_counters(), is_openmetrics=is_openmetrics)
-        if not is_openmetrics:
-            return b"".join(parts), _PLAIN
-        return b"".join([*parts, OPENMETRICS_END]), openmetrics.CONTENT_TYPE_LATEST
-
-    def _error_counters(self) -> Family[Any]:
-        return Counters(
+        errors = Counters(
             "ensembled_metrics_errors_total",
             "Collectors that failed during a scrape and were left out.",
             ("collector",),
             (((name,), self._errors[name]) for name in self._collectors),
         )
+        parts += encode(errors, is_openmetrics=is_openmetrics)
+        if not is_openmetrics:
+            return b"".join(parts), _PLAIN
+        return b"".join([*parts, OPENMETRICS_END]), openmetrics.CONTENT_TYPE_LATEST
 
 
 def make_registry(
@@ -109,11 +105,11 @@ def make_registry(
     engine = inference.engine
     return MetricsRegistry(
         {
-            "models": ModelMetrics(inference).collect,
-            "fleet": FleetMetrics(engine).collect,
-            "arenas": ArenaMetrics(engine, bodies).collect,
-            "server": ServerMetrics(inference, lag, connections).collect,
+            "models": partial(collect_models, inference),
+            "fleet": partial(collect_fleet, engine.fleet),
+            "arenas": partial(collect_arenas, engine.arenas, bodies),
+            "server": partial(collect_server, inference, lag, connections),
             "processes": ProcessMetrics(SharedMemory(spec.memory)).collect,
-            "devices": DeviceMetrics(spec.devices, Gpus(spec.devices)).collect,
+            "devices": DeviceMetrics(spec.devices).collect,
         }
     )

@@ -12,7 +12,7 @@ import platform
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
 
@@ -22,12 +22,13 @@ from server.metrics.exposition import Counters, Family, Gauges, Histograms, fami
 from server.metrics.sampler import Sampler
 from workers.runtime.memory import SharedMemory
 
-__all__ = ["LoopLag", "ProcessMetrics", "ServerMetrics"]
+__all__ = ["LoopLag", "ProcessMetrics", "collect_server"]
 
 _TICK_S = 0.05
 _LIMITS = ("connections", "idle", "header", "header_bytes", "body", "write", "unread")
 _LABELS = ("role", "device")
 _SUPERVISOR = ("supervisor", "")
+_VERSIONS = (version("ensembled"), platform.python_version())
 
 
 class LoopLag:
@@ -54,112 +55,82 @@ class LoopLag:
         self._wait()
 
 
-class ServerMetrics:
-    """Collects the metrics of the server.
-
-    Args:
-        inference: knows whether it is ready.
-        lag: of the event loop.
-        connections: returns how many HTTP connections are open, and how many each limit has ended.
-    """
-
-    def __init__(
-        self, inference: Inference, lag: LoopLag, connections: Callable[[], Mapping[str, int]]
-    ) -> None:
-        self._inference = inference
-        self._lag = lag
-        self._connections = connections
-        self._build = (version("ensembled"), platform.python_version())
-
-    async def collect(self) -> AsyncIterator[Family[Any]]:
-        """Build, state, event loop, connections."""
-        build = [(self._build, 1.0)]
-        yield Gauges(
-            "ensembled_build_info",
-            "Versions of the server and of Python.",
-            ("version", "python"),
-            build,
-        )
-        yield Gauges(
-            "ensembled_ready",
-            "Whether the server takes traffic.",
-            (),
-            [((), self._inference.is_ready)],
-        )
-        yield Gauges(
-            "ensembled_draining",
-            "Whether the server is stopping, and still answers accepted requests.",
-            (),
-            [((), self._inference.is_leaving)],
-        )
-        yield Histograms(
-            "ensembled_event_loop_lag_seconds",
-            "How late the front-end's event loop ran a timer.",
-            (),
-            [((), self._lag.lags)],
-        )
-        connections = {**dict.fromkeys(_LIMITS, 0), **self._connections()}
-        yield Gauges(
-            "ensembled_connections",
-            "Open HTTP connections.",
-            (),
-            [((), connections.pop("open"))],
-        )
-        yield Counters(
-            "ensembled_connections_ended_total",
-            "HTTP connections that were ended or refused by a limit.",
-            ("limit",),
-            (((limit,), number) for limit, number in connections.items()),
-        )
+#: Of the `Inference`.
+_STATE_METRICS = (
+    Gauges.define(
+        "ensembled_ready", "Whether the server takes traffic.", lambda inference: inference.is_ready
+    ),
+    Gauges.define(
+        "ensembled_draining",
+        "Whether the server is stopping, and still answers accepted requests.",
+        lambda inference: inference.is_leaving,
+    ),
+)
 
 
-class _Usage(NamedTuple):
-    """Resource use of a process."""
+async def collect_server(
+    inference: Inference, lag: LoopLag, connections: Callable[[], Mapping[str, int]]
+) -> AsyncIterator[Family[Any]]:
+    """Yield the metrics of the server: build, state, event loop, HTTP connections."""
+    yield Gauges(
+        "ensembled_build_info",
+        "Versions of the server and of Python.",
+        ("version", "python"),
+        [(_VERSIONS, 1.0)],
+    )
+    for family in families(_STATE_METRICS, (), [((), inference)]):
+        yield family
+    yield Histograms(
+        "ensembled_event_loop_lag_seconds",
+        "How late the front-end's event loop ran a timer.",
+        (),
+        [((), lag.lags)],
+    )
+    counts = {**dict.fromkeys(_LIMITS, 0), **connections()}
+    yield Gauges("ensembled_connections", "Open HTTP connections.", (), [((), counts.pop("open"))])
+    yield Counters(
+        "ensembled_connections_ended_total",
+        "HTTP connections that were ended or refused by a limit.",
+        ("limit",),
+        (((limit,), number) for limit, number in counts.items()),
+    )
 
-    started: float
-    cpu_s: float
-    resident_bytes: int
-    fds: int
-    max_fds: int
-    threads: int
 
-
+#: Of a `psutil.Process`.
 _USAGE_METRICS = (
     Gauges.define(
         "ensembled_process_start_time_seconds",
         "Start of the process, as Unix time.",
-        lambda usage: usage.started,
+        psutil.Process.create_time,
     ),
     Counters.define(
-        "ensembled_process_cpu_seconds_total", "CPU time of the process.", lambda usage: usage.cpu_s
+        "ensembled_process_cpu_seconds_total",
+        "CPU time of the process.",
+        lambda process: sum(process.cpu_times()[:2]),
     ),
     Gauges.define(
         "ensembled_process_resident_memory_bytes",
         "Resident memory of the process, shared memory included.",
-        lambda usage: usage.resident_bytes,
+        lambda process: process.memory_info().rss,
     ),
     Gauges.define(
         "ensembled_process_open_fds",
         "Open file descriptors of the process.",
-        lambda usage: usage.fds,
+        psutil.Process.num_fds,
     ),
     Gauges.define(
         "ensembled_process_max_fds",
         "Maximum number of open file descriptors of the process.",
-        lambda usage: usage.max_fds,
+        lambda process: process.rlimit(psutil.RLIMIT_NOFILE)[0],
     ),
     Gauges.define(
-        "ensembled_process_threads", "Threads of the process.", lambda usage: usage.threads
+        "ensembled_process_threads", "Threads of the process.", psutil.Process.num_threads
     ),
 )
 
 
 class ProcessMetrics:
-    """Collects the metrics of processes.
-
-    Args:
-        memory: has the board.
-    """
+    """Collects the metrics of the processes on the board of the shared memory."""
 
     def __init__(self, memory: SharedMemory) -> None:
         self._boards = {_labels(name): memory.board(name) for name in memory.spec.processes}
@@ -183,32 +154,26 @@ class ProcessMetrics:
             _LABELS,
             ((labels, max(0, board.starts - 1)) for labels, board in self._boards.items()),
         )
-        for family in families(_USAGE_METRICS, _LABELS, await self._sampler.sample()):
-            yield family
+        usage = await self._sampler.sample()
+        for metric in _USAGE_METRICS:
+            yield metric.of(_LABELS, ((labels, values[metric.name]) for labels, values in usage))
 
-    def _measure(self) -> list[tuple[tuple[str, str], _Usage]]:
-        """Measure each process; one that has just ended is left out."""
+    def _measure(self) -> list[tuple[tuple[str, str], dict[str, float]]]:
+        """Measure each process: values by metric; one that has just ended is left out."""
         pids = {_SUPERVISOR: os.getppid()}
         pids |= {labels: board.pid for labels, board in self._boards.items() if board.pid}
         self._known = {pid: it for pid, it in self._known.items() if pid in pids.values()}
-        return [(labels, usage) for labels, pid in pids.items() if (usage := self._usage(pid))]
-
-    def _usage(self, pid: int) -> _Usage | None:
-        try:
-            process = self._known.setdefault(pid, psutil.Process(pid))
-            with process.oneshot():
-                times = process.cpu_times()
-                return _Usage(
-                    started=process.create_time(),
-                    cpu_s=times.user + times.system,
-                    resident_bytes=process.memory_info().rss,
-                    fds=process.num_fds(),
-                    max_fds=process.rlimit(psutil.RLIMIT_NOFILE)[0],
-                    threads=process.num_threads(),
-                )
-        except psutil.Error:
-            self._known.pop(pid, None)
-            return None
+        measured = []
+        for labels, pid in pids.items():
+            try:
+                process = self._known.setdefault(pid, psutil.Process(pid))
+                with process.oneshot():
+                    values = {one.name: float(one.value(process)) for one in _USAGE_METRICS}
+            except psutil.Error:
+                self._known.pop(pid, None)
+            else:
+                measured.append((labels, values))
+        return measured
 
 
 def _labels(name: str) -> tuple[str, str]:

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from server.metrics.devices import DeviceMetrics, Gpus
+from server.metrics.devices import DeviceMetrics
 from server.metrics.registry import MetricsRegistry
 from workers.runtime.spec import DeviceSpec
 
@@ -77,7 +77,7 @@ class FakeNvml:
 
 
 def test_base_units():
-    assert Gpus([CPU, CUDA], lambda: FakeNvml("GPU-a")).read() == {
+    assert DeviceMetrics([CPU, CUDA], lambda: FakeNvml("GPU-a")).read() == {
         MEMORY: {"GPU-a": 1000},
         MEMORY_USED: {"GPU-a": 100},
         UTILIZATION: {"GPU-a": 0.25},
@@ -92,14 +92,14 @@ def test_a_gpu_that_several_devices_share_is_one():
         DeviceSpec(name, "NVIDIA H200", 1 << 30, uuid=uuid, virtual=True)
         for name, uuid in (("small", "GPU-b"), ("large", "GPU-b"), ("other", "GPU-a"))
     ]
-    gpus = Gpus(shared, lambda: FakeNvml("GPU-a", "GPU-b"))
+    gpus = DeviceMetrics(shared, lambda: FakeNvml("GPU-a", "GPU-b"))
     assert gpus.read()[MEMORY_USED] == {"GPU-b": 101, "GPU-a": 100}
-    assert gpus.of_device == {"small": "GPU-b", "large": "GPU-b", "other": "GPU-a"}
+    assert gpus.gpu_of_device == {"small": "GPU-b", "large": "GPU-b", "other": "GPU-a"}
 
 
 @pytest.mark.parametrize(("cannot", "question"), [("power", POWER), ("energy", ENERGY)])
 def test_unsupported_gpu_metrics_are_left_out(cannot, question):
-    told = Gpus([CUDA], lambda: FakeNvml("GPU-a", cannot=cannot)).read()
+    told = DeviceMetrics([CUDA], lambda: FakeNvml("GPU-a", cannot=cannot)).read()
     assert told.pop(question) == {}
     assert all(told.values())
 
@@ -110,7 +110,7 @@ def missing():
 
 @pytest.mark.parametrize("load", [missing, lambda: FakeNvml(dead=True), FakeNvml])
 def test_a_missing_nvml_or_gpu_is_logged_once(load, caplog):
-    gpus = Gpus([CUDA], load)
+    gpus = DeviceMetrics([CUDA], load)
     for _ in range(3):
         assert not any(gpus.read().values())
     (record,) = caplog.records
@@ -121,11 +121,11 @@ def test_without_gpus_nvml_is_not_loaded():
     def load():
         raise AssertionError
 
-    assert not any(Gpus([CPU], load).read().values())
+    assert not any(DeviceMetrics([CPU], load).read().values())
 
 
 def scrape(devices, load):
-    collector = DeviceMetrics(devices, Gpus(devices, load))
+    collector = DeviceMetrics(devices, load)
     body, _ = asyncio.run(MetricsRegistry({"devices": collector.collect}).scrape(""))
     return body.decode().splitlines()
 

@@ -1,4 +1,5 @@
 import asyncio
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from server.engine.memory_budget import MemoryBudget
 from server.engine.slots import SlotAllocator
 from server.engine.statistics import InstanceCounters, MemberCounters
 from server.metrics import fleet
-from server.metrics.fleet import ArenaMetrics, FleetMetrics
+from server.metrics.fleet import collect_arenas, collect_fleet
 from server.metrics.registry import MetricsRegistry
 
 FLOW = Flows().get(0, 0, NORMAL)
@@ -23,9 +24,8 @@ def clock(monkeypatch):
     monkeypatch.setattr(fleet, "time", SimpleNamespace(monotonic=lambda: NOW))
 
 
-def scrape(*collectors):
-    named = {str(index): collector.collect for index, collector in enumerate(collectors)}
-    body, _ = asyncio.run(MetricsRegistry(named).scrape(""))
+def scrape(collect, *args):
+    body, _ = asyncio.run(MetricsRegistry({"0": partial(collect, *args)}).scrape(""))
     lines = [line.rpartition(" ") for line in body.decode().splitlines() if line[0] != "#"]
     return {name.removeprefix("ensembled_"): float(value) for name, _, value in lines}
 
@@ -39,7 +39,7 @@ def test_arena_metrics():
     arena = SimpleNamespace(arena=SimpleNamespace(capacity=32), queue=queue, slots=slots)
     bodies = MemoryBudget(1000)
     bodies.reserve(300)
-    values = scrape(ArenaMetrics(SimpleNamespace(arenas=[arena]), bodies))
+    values = scrape(collect_arenas, [arena], bodies)
     assert values['arena_slots{arena="0"}'] == 32
     assert values['arena_used_slots{arena="0"}'] == 5
     assert values['arena_waiting_requests{arena="0"}'] == 2
@@ -68,11 +68,10 @@ def small_fleet():
 
 def test_pending_rows_and_worker_metrics():
     known, member = small_fleet()
-    collector = FleetMetrics(SimpleNamespace(fleet=known))
-    assert scrape(collector)['member_oldest_pending_seconds{member="m"}'] == 0
+    assert scrape(collect_fleet, known)['member_oldest_pending_seconds{member="m"}'] == 0
     member.pending.append(8, 12, NOW - 1.5, FLOW)
     member.pending.append(12, 13, NOW - 0.5, FLOW)
-    values = scrape(collector)
+    values = scrape(collect_fleet, known)
     assert values['member_pending_rows{member="m"}'] == 5
     assert values['member_oldest_pending_seconds{member="m"}'] == 1.5
     assert values['device_open_jobs{device="cpu:0"}'] == 1
@@ -88,7 +87,7 @@ def test_batches_are_counted_by_instance_and_by_member():
     here.run(3, 0.25)
     there.run(0, 0.5)
     known.member_counters[0][0].run(2, 1, waited_s=0.01, elapsed_s=0.25)
-    values = scrape(FleetMetrics(SimpleNamespace(fleet=known)))
+    values = scrape(collect_fleet, known)
     assert values['member_rows_total{member="m"}'] == 2
     assert values['member_failed_rows_total{member="m"}'] == 1
     assert values['batch_wait_seconds_bucket{le="0.01",member="m"}'] == 1

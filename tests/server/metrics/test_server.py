@@ -1,6 +1,7 @@
 import asyncio
 import os
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import psutil
@@ -8,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.metrics.registry import MetricsRegistry
-from server.metrics.server import LoopLag, ProcessMetrics, ServerMetrics
+from server.metrics.server import LoopLag, ProcessMetrics, collect_server
 from workers.runtime.memory import SharedMemory, board_bytes, create_memory
 from workers.runtime.spec import MemorySpec
 
@@ -31,8 +32,9 @@ def test_loop_lag():
 
 def test_server_metrics_while_draining():
     inference = SimpleNamespace(is_ready=False, is_leaving=True)
-    collector = ServerMetrics(inference, LoopLag(), lambda: {"open": 3, "idle": 2})
-    body, _ = asyncio.run(MetricsRegistry({"server": collector.collect}).scrape(""))
+    connections = {"open": 3, "idle": 2}
+    collect = partial(collect_server, inference, LoopLag(), lambda: connections)
+    body, _ = asyncio.run(MetricsRegistry({"server": collect}).scrape(""))
     lines = body.decode().splitlines()
     for line in (
         "ensembled_ready 0.0",
