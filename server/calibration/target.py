@@ -33,6 +33,7 @@ from server.members.member import InspectedMember
 from server.profiling import Measurements
 from server.profiling.progress import progress_on_stderr
 from workers.rules import RuleError, is_custom, load_rule
+from workers.rules.builtin import DEFAULT_TRIM
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 __all__ = ["CalibrationTarget", "EnsembleRule", "find_target", "stage_order"]
@@ -112,7 +113,7 @@ class EnsembleRule:
             weights=self.weights or (),
             quorum=1,
             output=TensorSpec("output", "FP32", (target.number_of_classes,)),
-            trim=config.resolved_trim,
+            trim=config.trim or DEFAULT_TRIM,
             directory=directory if is_custom(self.name) else "",
         )
         try:

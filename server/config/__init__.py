@@ -1,7 +1,7 @@
 """Step 1 from a configuration to running processes: YAML is parsed once into frozen models.
 
-`loading` reads the file, `root` is the whole of it, the other modules are its sections, and
-`problems` turns validation errors into lines for people. Next: `server.members`.
+`loading` reads the file, and reports errors in lines for people; `root` is the whole of it, the
+other modules are its sections. Next: `server.members`.
 """
 
 from server.config.devices import DeviceConfig, PlacementConfig
@@ -10,7 +10,6 @@ from server.config.loading import load_config, override_server
 from server.config.members import (
     FakeConfig,
     ImageConfig,
-    InputConfig,
     InputTensorConfig,
     MemberConfig,
     RecipeConfig,
@@ -32,7 +31,6 @@ __all__ = [
     "EnsembleConfig",
     "FakeConfig",
     "ImageConfig",
-    "InputConfig",
     "InputTensorConfig",
     "LimitsConfig",
     "MemberConfig",

@@ -10,9 +10,10 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -27,11 +28,12 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = ["Bytes", "Name", "RelativePath", "Section", "UnknownKey", "did_you_mean"]
+__all__ = ["Bytes", "Distinct", "Name", "RelativePath", "Section", "UnknownKey", "did_you_mean"]
 
 #: Names of ensembles and members are parts of URLs, in which ``/v2/models/stats`` has a meaning.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESERVED = {"stats"}
+_Item = TypeVar("_Item")
 
 
 class UnknownKey(NamedTuple):
@@ -79,6 +81,13 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f", did you mean '{nearest[0]}'?" if nearest else ""
 
 
+def _check_distinct(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
+    for value, count in Counter(values).items():
+        if count > 1:
+            raise ValueError(f"{value!r} is listed more than once")
+    return values
+
+
 def _check_name(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(
@@ -99,6 +108,9 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
     # Symbolic links are kept: the target may lack the suffix that determines the format.
     return Path(os.path.abspath(directory / path))
 
+
+#: A list of one value at least, without repetition.
+Distinct = Annotated[tuple[_Item, ...], Field(min_length=1), AfterValidator(_check_distinct)]
 
 Name = Annotated[str, AfterValidator(_check_name)]
 

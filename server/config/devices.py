@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from server.config.base import Bytes, Section
+from server.config.base import Bytes, Distinct, Section
 
 __all__ = ["DeviceConfig", "PlacementConfig", "device_problems"]
 
@@ -40,7 +40,7 @@ class DeviceConfig(Section):
     """`cuda:N`, where N is the index of the GPU, or `cpu:N`; any name with `part_of`."""
     part_of: str | None = None
     """`cuda:N` or `cpu` makes the device virtual: a process of its own on shared hardware."""
-    cores: tuple[NonNegativeInt, ...] | None = Field(default=None, min_length=1)
+    cores: Distinct[NonNegativeInt] | None = None
     """Core ids, for CPU devices only; if absent, all cores. Virtual devices may share cores."""
     memory_bytes: Bytes | None = None
     """Memory for all of its instances, e.g. `4GiB`; if absent, what is available."""
@@ -63,13 +63,6 @@ class DeviceConfig(Section):
         if source is not None and not _SOURCE.fullmatch(source):
             raise ValueError(f"should be cpu or cuda:N, not {source!r}")
         return source
-
-    @field_validator("cores")
-    @classmethod
-    def _refuse_repetition(cls, cores: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if cores is not None and len(set(cores)) < len(cores):
-            raise ValueError("a core is listed more than once")
-        return cores
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -109,9 +102,7 @@ class DeviceConfig(Section):
 class PlacementConfig(Section):
     """How members are profiled and an `auto` allocation is searched for."""
 
-    batch_sizes: tuple[Annotated[int, Field(ge=1, le=1024)], ...] = Field(
-        default=_BATCH_SIZES, min_length=1
-    )
+    batch_sizes: Distinct[Annotated[int, Field(ge=1, le=1024)]] = _BATCH_SIZES
     """Batch sizes that are profiled and may be chosen; a member's `batch_size` overrides them."""
     profile_s: NonNegativeFloat = 30.0
     """Seconds that `serve` may spend on profiling members without a cached profile; 0 is none."""
@@ -135,8 +126,6 @@ class PlacementConfig(Section):
             for key in ("arrival_rows_s", "deadline_ms"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key} is for objective latency only, remove it")
-        if len(set(self.batch_sizes)) < len(self.batch_sizes):
-            raise ValueError("a batch size is listed more than once")
         return self
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -22,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from server.config.base import Name, RelativePath, Section, did_you_mean
+from server.config.base import Distinct, Name, RelativePath, Section, did_you_mean
 from workers.rules import TRAITS, is_custom
 from workers.rules.builtin import DEFAULT_TRIM, trimmed
 from workers.rules.catalogue import CUSTOM
@@ -53,7 +52,7 @@ _WEIGHTS_SCHEMA = WithJsonSchema(
 class EnsembleConfig(Section):
     """A list of members and a combination rule, served as one model."""
 
-    members: tuple[Name, ...] = Field(min_length=1)
+    members: Distinct[Name]
     """Names of its members, without repetition."""
     rule: Annotated[str, _RULE_SCHEMA] = "mean"
     """How the members' predictions become one answer: a built-in rule, or a function of your own,
@@ -92,19 +91,6 @@ class EnsembleConfig(Section):
         if self.policy == "best-effort":
             return 1
         return len(self.members) if self.quorum is None else self.quorum
-
-    @property
-    def resolved_trim(self) -> float:
-        """The share of the members that `trimmed_mean` cuts at each end."""
-        return DEFAULT_TRIM if self.trim is None else self.trim
-
-    @field_validator("members")
-    @classmethod
-    def _refuse_repetition(cls, members: tuple[str, ...]) -> tuple[str, ...]:
-        repeated = [name for name, count in Counter(members).items() if count > 1]
-        if repeated:
-            raise ValueError(f"{repeated[0]!r} is listed more than once")
-        return members
 
     @field_validator("rule")
     @classmethod
@@ -165,7 +151,7 @@ class EnsembleConfig(Section):
             if self.trim is not None:
                 raise ValueError(f"trim is for rule trimmed_mean, not {self.rule}")
             return
-        if not trimmed(len(self.members), trim := self.resolved_trim):
+        if not trimmed(len(self.members), trim := self.trim or DEFAULT_TRIM):
             raise ValueError(
                 f"rule trimmed_mean cuts nothing of {len(self.members)} members with trim "
                 f"{trim:g}: it needs {max(3, math.ceil(1 / trim - 1e-9))} members, or a trim of at "

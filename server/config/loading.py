@@ -1,28 +1,51 @@
 """Reads a configuration file: YAML and the environment in, a validated `Config` out.
 
 Runs in the process of the command line, and in the supervisor on SIGHUP. Every mistake in a file
-ends in one `ConfigError` that lists all problems, one line each.
+ends in one `ConfigError` that lists all problems: pydantic's validation errors become lines that
+name the key and the fix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from server.config.problems import describe
+from server.config.base import UnknownKey, did_you_mean
 from server.config.root import Config
 from server.config.server import ServerConfig
 from server.errors import ConfigError
 
-__all__ = ["load_config", "override_server", "read_yaml"]
+__all__ = ["describe", "load_config", "override_server", "problem_lines", "read_yaml"]
 
 _PREFIX = "ENSEMBLED_"
 _NESTED = "__"
+_MESSAGES = {
+    "missing": "is required",
+    "dict_type": "should be a mapping",
+    "model_type": "should be a mapping",
+    "tuple_type": "should be a list",
+    "list_type": "should be a list",
+    "string_type": "should be text (numbers and booleans need quotes)",
+    "int_type": "should be a whole number",
+    "int_parsing": "should be a whole number",
+    "int_from_float": "should be a whole number",
+    "float_type": "should be a number",
+    "float_parsing": "should be a number",
+    "byte_size": "should be a number of bytes, such as 4096 or 256MiB",
+    "byte_size_unit": "should be a number of bytes, such as 4096 or 256MiB",
+    "too_short": "should not be empty",
+}
+
+#: Values in this section are never repeated: people paste keys in wrong places.
+_SECRET = "api_keys"
+
+Location = tuple[int | str, ...]
 
 
 class _Environment(BaseSettings):
@@ -70,7 +93,7 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(document, context={"directory": path.absolute().parent})
     except ValidationError as error:
-        raise ConfigError(_lines(error, str(path), overrides)) from None
+        raise ConfigError(_all_lines(error, str(path), overrides)) from None
     if missing := [f"{path}: {line}" for line in _missing_files(config)]:
         raise ConfigError(missing)
     return config
@@ -85,7 +108,7 @@ def override_server(config: Config, **values: Any) -> Config:
     try:
         server = ServerConfig.model_validate({**config.server.model_dump(), **values})
     except ValidationError as error:
-        raise ConfigError(_lines(error, "command line", {})) from None
+        raise ConfigError(problem_lines(error, "command line")) from None
     return config.model_copy(update={"server": server})
 
 
@@ -126,13 +149,14 @@ def _merged(section: Any, overrides: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _lines(error: ValidationError, source: str, overrides: dict[str, Any]) -> Iterator[str]:
+def _all_lines(error: ValidationError, source: str, overrides: Container[str]) -> Iterator[str]:
+    """Yield the lines of a document, with the environment's variables where these override it."""
     for location, message in describe(error):
         if len(location) > 1 and location[0] == "server" and location[1] in overrides:
             name = f"{_PREFIX}SERVER{_NESTED}{str(location[1]).upper()}"
             yield f"environment: {name}: {message}"
         else:
-            yield ": ".join(filter(None, (source, ".".join(map(str, location)), message)))
+            yield _line(source, location, message)
 
 
 def _missing_files(config: Config) -> Iterator[str]:
@@ -151,3 +175,54 @@ def _paths(value: Any, key: str = "") -> Iterator[tuple[str, Path]]:
     elif isinstance(value, BaseModel | dict):
         for name, inner in value.items() if isinstance(value, dict) else value:
             yield from _paths(inner, f"{key}.{name}" if key else name)
+
+
+def problem_lines(error: ValidationError, source: str, *, is_secret: bool = False) -> Iterator[str]:
+    """Yield ``SOURCE: KEY: PROBLEM`` for each problem; see `describe`."""
+    for location, message in describe(error, is_secret=is_secret):
+        yield _line(source, location, message)
+
+
+def _line(source: str, location: Location, message: str) -> str:
+    return ": ".join(filter(None, (source, ".".join(map(str, location)), message)))
+
+
+def describe(error: ValidationError, *, is_secret: bool = False) -> Iterator[tuple[Location, str]]:
+    """Yield the location and a one-line description of each problem.
+
+    Args:
+        error: of the validation of a section.
+        is_secret: leave values out of all messages; those of API keys always are.
+    """
+    seen = set()
+    for detail in error.errors(include_url=False):
+        if detail["type"] == "too_short" and detail["input"]:
+            continue  # its elements are reported themselves
+        # Tags of unions (`<file>`) and `[key]` are pydantic's, not part of the document.
+        location = tuple(p for p in detail["loc"] if not str(p).startswith(("<", "[")))
+        text = _message(detail, location, is_secret or _SECRET in location)
+        for line in text.splitlines():
+            # One number that stands for three channels is one problem.
+            place = location[:-1] if location and isinstance(location[-1], int) else location
+            if (place, line) not in seen:
+                yield location, line
+            seen.add((place, line))
+
+
+def _message(detail: ErrorDetails, location: Location, is_secret: bool) -> str:
+    kind, value = detail["type"], detail["input"]
+    if isinstance(value, UnknownKey):
+        keys = value.valid_keys
+        return "unknown key" + (
+            did_you_mean(str(location[-1]), keys) or f", the keys here are {', '.join(keys)}"
+        )
+    if kind == "value_error":
+        return detail["msg"].removeprefix("Value error, ")
+    text = _MESSAGES.get(kind) or detail["msg"].removeprefix("Input ").removeprefix("Value ")
+    if kind == "missing" or is_secret or not isinstance(value, str | int | float | None):
+        return text
+    text += f", not {'empty' if value is None else repr(value)}"
+    if kind == "literal_error" and isinstance(value, str):
+        choices = detail["ctx"]["expected"].replace(" or ", ", ").split(", ")
+        text += did_you_mean(value, [choice.strip("'") for choice in choices])
+    return text

@@ -24,15 +24,12 @@ __all__ = ["Config"]
 _MAX_MEMBERS = 64
 
 
-def _auto_or_devices(value: Any) -> str | None:
+def _form(value: Any) -> str | None:
+    """The tag of a value's form: `auto`, a list, or the path of a file."""
     if value == "auto":
         return "<auto>"
-    return "<list>" if isinstance(value, list | tuple) else None
-
-
-def _auto_or_path(value: Any) -> str | None:
-    if value == "auto":
-        return "<auto>"
+    if isinstance(value, list | tuple):
+        return "<list>"
     return "<file>" if isinstance(value, str | Path) else None
 
 
@@ -47,7 +44,7 @@ class Config(Section):
         Annotated[Literal["auto"], Tag("<auto>")]
         | Annotated[tuple[DeviceConfig, ...], Field(min_length=1), Tag("<list>")],
         Discriminator(
-            _auto_or_devices,
+            _form,
             custom_error_type="devices",
             custom_error_message="should be auto or a list of devices",
         ),
@@ -56,7 +53,7 @@ class Config(Section):
     allocation: Annotated[
         Annotated[Literal["auto"], Tag("<auto>")] | Annotated[RelativePath, Tag("<file>")],
         Discriminator(
-            _auto_or_path,
+            _form,
             custom_error_type="allocation",
             custom_error_message="should be auto or the path of an allocation file",
         ),
@@ -86,7 +83,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._name_problems(), *self._device_problems()]
+        problems = [*self._name_problems()]
+        if self.devices != "auto":
+            problems += device_problems(self.devices)
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -99,7 +98,3 @@ class Config(Section):
                 if member not in self.members:
                     hint = did_you_mean(member, self.members)
                     yield f"ensembles.{name}.members: unknown member {member!r}{hint}"
-
-    def _device_problems(self) -> Iterator[str]:
-        if self.devices != "auto":
-            yield from device_problems(self.devices)

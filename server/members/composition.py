@@ -22,6 +22,7 @@ from server.members.member import IMAGE, InspectedMember
 from server.members.rules import MetaModel, meta_output
 from workers.combiner.scores import VALUE_SCORES
 from workers.rules import is_custom
+from workers.rules.builtin import DEFAULT_TRIM
 from workers.runtime.arena import arena_bytes, bytes_per_row, group_blocks
 from workers.runtime.spec import (
     ArenaSpec,
@@ -184,7 +185,7 @@ class _ArenaBuilder:
             columns=classes.columns,
             stages=self._stages(config),
             thresholds=config.confidence or (),
-            trim=config.resolved_trim,
+            trim=config.trim or DEFAULT_TRIM,
             meta=None if meta is None else meta.source,
             directory=str(self._config.directory.absolute()) if is_custom(config.rule) else "",
             prediction=None if meta is None else output,

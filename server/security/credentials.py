@@ -18,8 +18,7 @@ from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
 from server.config import ApiKeyConfig, ServerConfig
-from server.config.loading import read_yaml
-from server.config.problems import describe
+from server.config.loading import problem_lines, read_yaml
 from server.errors import ConfigError
 from server.security.spec import ApiKey, SecuritySpec, TlsFiles
 from server.security.tls import make_context
@@ -75,11 +74,7 @@ def _read_keys(path: Path) -> _ApiKeys:
     try:
         keys = _validate(read_yaml(path))
     except ValidationError as error:
-        lines = describe(error, is_secret=True)
-        raise ConfigError(
-            ": ".join(filter(None, (str(path), ".".join(map(str, location)), message)))
-            for location, message in lines
-        ) from None
+        raise ConfigError(problem_lines(error, str(path), is_secret=True)) from None
     if not keys:
         raise ConfigError(f"server.api_keys_file: {path} holds no keys")
     return keys

@@ -56,7 +56,10 @@ def problems(tmp_path, text):
         (MEMBERS + "devices: [{name: cuda:0, core: [1]}]", "unknown key, did you mean 'cores'?"),
         (MEMBERS + "devices: [{name: cuda:0, cores: [1]}]", "devices.0: cores are for CPU"),
         (MEMBERS + "devices: [{name: cpu:0, cores: []}]", "devices.0.cores: should not be empty"),
-        (MEMBERS + "devices: [{name: cpu:0, cores: [1, 1]}]", "a core is listed more than once"),
+        (
+            MEMBERS + "devices: [{name: cpu:0, cores: [1, 1]}]",
+            "cores: 1 is listed more than once",
+        ),
         (MEMBERS + "devices: [{name: cuda:0}, {name: cuda:0}]", "cuda:0 is listed more than once"),
         (
             MEMBERS + "devices: [{name: cpu:0, cores: [0, 1]}, {name: cpu:1, cores: [1]}]",
