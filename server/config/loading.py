@@ -74,10 +74,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_config(path: Path) -> Config:
-    """Return the configuration in a file, with the environment's overrides.
-
-    Args:
-        path: the YAML file; relative paths in it are relative to its directory.
+    """Return the configuration in a YAML file, with the environment's overrides.
 
     Raises:
         ConfigError: if the file cannot be read, is not valid, or names files that don't exist.
@@ -190,9 +187,7 @@ def _line(source: str, location: Location, message: str) -> str:
 def describe(error: ValidationError, *, is_secret: bool = False) -> Iterator[tuple[Location, str]]:
     """Yield the location and a one-line description of each problem.
 
-    Args:
-        error: of the validation of a section.
-        is_secret: leave values out of all messages; those of API keys always are.
+    Values are left out of the messages if `is_secret`; those of API keys always are.
     """
     seen = set()
     for detail in error.errors(include_url=False):

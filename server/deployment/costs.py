@@ -70,11 +70,8 @@ def plan_problem(
 ) -> PlannedProblem:
     """Return the problem of placing the measured members on devices.
 
-    Args:
-        found: what the members cost.
-        devices: where they may go.
-        largest_batch: by member, the largest batch of which the arena holds two.
-        row_bytes: of one row of a request, for a simulation.
+    `largest_batch` is, by member, the largest of which the arena holds two; `row_bytes`, of a row
+    of a request, are for a simulation.
     """
     members = found.profiles.members
     unknown = dict.fromkeys((kind for _, kind in found.estimated), _WORKER_BYTES)
@@ -106,10 +103,6 @@ def prefer_small_batches(planned: PlannedProblem, found: Measurements) -> Planne
 
     No rate of an instance falls by more than the tolerance, and the throughput of an allocation is
     proportional to its rates: so neither does the throughput of the best allocation.
-
-    Args:
-        planned: the problem with all batch sizes.
-        found: what the members cost, with the standard errors.
     """
     problem, notes = planned.problem, list(planned.corrections)
     profiles = []

@@ -166,11 +166,7 @@ def _text(value: str | bytes) -> str:
 
 
 def discover(*, reserve_bytes: int) -> list[DeviceSpec]:
-    """Return every GPU, then the CPU's cores in groups, which share the RAM.
-
-    Args:
-        reserve_bytes: RAM that CPU devices must leave to others (arena, front-end, combiner).
-    """
+    """Return every GPU, then the CPU's cores in groups, which share the RAM but for a reserve."""
     ram_bytes = _ram_bytes(reserve_bytes)
     cpus = [
         DeviceSpec(f"cpu:{number}", _cpu_kind(group), ram_bytes, group, pool=_RAM)
@@ -180,11 +176,7 @@ def discover(*, reserve_bytes: int) -> list[DeviceSpec]:
 
 
 def select(wanted: Sequence[DeviceConfig], *, reserve_bytes: int) -> list[DeviceSpec]:
-    """Return the requested devices, in that order.
-
-    Args:
-        wanted: the devices; CPU devices without a budget share what the others leave.
-        reserve_bytes: RAM that CPU devices must leave to others (arena, front-end, combiner).
+    """Return the requested devices; CPU devices without a budget share the RAM that is left.
 
     Raises:
         ConfigError: if the host has no such GPU or core, or not so much memory on a GPU.

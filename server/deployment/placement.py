@@ -58,15 +58,8 @@ def place(
 ) -> PlacementResult:
     """Profile the members, and search for the allocation with which they run best.
 
-    Args:
-        config: the configuration.
-        members: all of its members.
-        devices: where they may go.
-        profile_s: how long profiling may take; None is no limit.
-        solver: see `allocator.search.search`.
-        time_limit_s: of the search; None is what the configuration says.
-        seed: of the search.
-        on_progress: called while members are profiled.
+    Profiling takes `profile_s` at most, if that is not None, and the search `time_limit_s`, or what
+    the configuration says.
 
     Raises:
         ConfigError: if members disagree, or the devices have too little memory for them.

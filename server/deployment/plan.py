@@ -67,12 +67,7 @@ class Plan:
 def make_plan(
     config: Config, *, profile_s: float, log: Callable[[str], None] | None = None
 ) -> Plan:
-    """Plan what will be served where.
-
-    Args:
-        config: what is to be served.
-        profile_s: how long members without a cached profile may be measured.
-        log: called with the progress of that, a line at a time.
+    """Plan what will be served where; profiling may take `profile_s`, and is logged.
 
     Raises:
         ConfigError: if the configuration is wrong.

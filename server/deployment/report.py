@@ -42,14 +42,7 @@ def result_document(
     figures: Figures | None = None,
     **more: Any,
 ) -> str:
-    """Return the result as JSON, an allocation file for `ensembled serve`.
-
-    Args:
-        allocation: the result of the search.
-        corrections: of its problem to the plain performance model.
-        figures: of its simulation, if there was one.
-        more: further keys of the document.
-    """
+    """Return the result, and `more` keys, as JSON: an allocation file for `ensembled serve`."""
     matrix = allocation.matrix
     document = {
         "members": matrix.members,
@@ -84,15 +77,7 @@ def print_allocation(
     corrections: Sequence[str] = (),
     figures: Figures | None = None,
 ) -> None:
-    """Print the matrix, its use of each device, and how good it is.
-
-    Args:
-        console: without markup.
-        allocation: the result of the search.
-        problem: the problem that it solves.
-        corrections: of the problem to the plain performance model.
-        figures: of its simulation, if there was one.
-    """
+    """Print the matrix, its use of each device, and how good it is, without markup."""
     cells = problem.cells_of(allocation.matrix)
     model = ThroughputModel(problem)
     model.put_all(cells)

@@ -68,12 +68,7 @@ def connection_limits(descriptors: int) -> tuple[int, int]:
 
 
 class FrontEnd:
-    """The parts of the front-end, assembled and run in the running event loop.
-
-    Args:
-        spec: from the supervisor.
-        commands: the stream of the supervisor's commands.
-    """
+    """The parts of the front-end, assembled and run in the running event loop."""
 
     def __init__(self, spec: FrontEndSpec, commands: BinaryIO) -> None:
         self._spec = spec

@@ -53,11 +53,7 @@ class MatchedClasses:
 
 
 def read_labels(key: str, path: Path) -> tuple[str, ...]:
-    """Return the labels in a file, one per line, stripped of surrounding spaces.
-
-    Args:
-        key: of the configuration, that names the file.
-        path: the file.
+    """Return the labels in the file of a key, one per line, stripped of surrounding spaces.
 
     Raises:
         ConfigError: if it can't be read.
@@ -82,10 +78,6 @@ def ensemble_labels(name: str, ensemble: EnsembleConfig) -> tuple[str, ...]:
 def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -> Iterator[str]:
     """Yield where members contradict their models or each other, a line each.
 
-    Args:
-        config: the configuration.
-        members: all of its members, by name.
-
     Raises:
         ConfigError: if an ensemble's label file can't be read.
     """
@@ -106,14 +98,7 @@ def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -
 def rule_problems(
     name: str, ensemble: EnsembleConfig, prediction: TensorSpec, output: str
 ) -> Iterator[str]:
-    """Yield why an ensemble's rule can't combine its members' predictions, a line each.
-
-    Args:
-        name: of the ensemble.
-        ensemble: its configuration, valid in itself.
-        prediction: of one row by its first member.
-        output: that member's `output` key.
-    """
+    """Yield why a rule can't combine predictions like the first member's, a line each."""
     needs = TRAITS.get(ensemble.rule, CUSTOM).needs
     if needs != "anything" and not prediction.shape:
         yield f"ensembles.{name}.rule: {ensemble.rule} needs an output per class"
@@ -125,11 +110,9 @@ def rule_problems(
 
 
 def match_classes(members: Sequence[InspectedMember], own: tuple[str, ...]) -> MatchedClasses:
-    """Return the classes of an ensemble in which `class_problems` finds nothing wrong.
+    """Return the classes of an ensemble, with the labels of its `own` file if it has one.
 
-    Args:
-        members: in the ensemble's order.
-        own: the labels in the ensemble's own file, may be empty.
+    `class_problems` must find nothing wrong with it.
     """
     if not _differ(members, own):
         return MatchedClasses(next((one.labels for one in members if one.labels), own))
@@ -143,13 +126,7 @@ def match_classes(members: Sequence[InspectedMember], own: tuple[str, ...]) -> M
 def class_problems(
     name: str, members: Sequence[InspectedMember], own: tuple[str, ...]
 ) -> Iterator[str]:
-    """Yield why the classes of an ensemble's members can't be matched, a line each.
-
-    Args:
-        name: the ensemble's.
-        members: in the ensemble's order.
-        own: the labels in the ensemble's own file, may be empty.
-    """
+    """Yield why the classes of an ensemble's members can't be matched, a line each."""
     if not _differ(members, own):
         shapes = dict.fromkeys(member.prediction.shape for member in members)
         if own and len(shapes) == 1 and (len(own),) not in shapes:

@@ -65,16 +65,9 @@ def compose(
     offset: int,
     metas: Mapping[str, MetaModel] | None = None,
 ) -> Composition:
-    """Compose the specs of a server.
+    """Compose the specs of a server, whose arenas begin at an offset of the shared memory.
 
-    Args:
-        config: the configuration.
-        members: all of its members, in its order.
-        matrix: which member runs on which device.
-        budget_bytes: shared memory for all arenas together.
-        offset: of the first arena in the shared memory.
-        metas: the meta-models of stacking ensembles; without one, an ensemble's output has the
-            shape of its members' predictions.
+    Without its meta-model, a stacking ensemble's output has the shape of its members' predictions.
 
     Raises:
         ConfigError: if members of an ensemble disagree, or the arenas don't fit the budget.

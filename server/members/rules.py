@@ -37,10 +37,6 @@ class MetaModel:
 def inspect_rules(config: Config, members: Sequence[InspectedMember]) -> dict[str, MetaModel]:
     """Return the meta-models of stacking ensembles, by ensemble; try all users' rules.
 
-    Args:
-        config: the configuration.
-        members: all of its members.
-
     Raises:
         ConfigError: if a meta-model or a rule can't be used, or members disagree.
     """
@@ -80,14 +76,7 @@ def inspect_rules(config: Config, members: Sequence[InspectedMember]) -> dict[st
 def meta_problems(
     name: str, members: int, prediction: TensorSpec, signature: ModelSignature
 ) -> Iterator[str]:
-    """Yield why a meta-model does not fit an ensemble of so many members, a line each.
-
-    Args:
-        name: of the ensemble.
-        members: how many it has.
-        prediction: of one row by a member.
-        signature: of the meta-model.
-    """
+    """Yield why a meta-model does not fit so many members' predictions of a row, a line each."""
     where, inputs = f"ensembles.{name}.meta", signature.inputs
     flat, each = meta_inputs(members, prediction.shape)
     is_one_float = len(inputs) == 1 and inputs[0].datatype in _META_INPUTS

@@ -57,14 +57,7 @@ class Definition(NamedTuple):
 
 
 class Family(Generic[_Value]):
-    """A family of one kind.
-
-    Args:
-        name: with its unit; that of counters ends in ``_total``.
-        documentation: the help text.
-        labels: their names.
-        samples: label values, and what was counted there.
-    """
+    """A family of one kind; its name has its unit, and ends in ``_total`` for counters."""
 
     _kind: ClassVar[Any]
     #: Samples of a chunk: about as many lines as two histograms.

@@ -53,11 +53,7 @@ class MetricsRegistry:
         self._errors: defaultdict[str, int] = defaultdict(int)
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
-        """Return the text of all metrics, and its content type.
-
-        Args:
-            accept: the ``Accept`` header of the scraper, which may name OpenMetrics.
-        """
+        """Return the text of all metrics, and its content type, as an ``Accept`` header wants."""
         is_openmetrics = _OPENMETRICS in accept
         parts: list[bytes] = []
         slice_ends = time.perf_counter() + self._slice_s
@@ -92,14 +88,7 @@ def make_registry(
     bodies: MemoryBudget,
     connections: Callable[[], Mapping[str, int]],
 ) -> MetricsRegistry:
-    """Make the registry of a front-end, in the running event loop, whose lag it measures.
-
-    Args:
-        spec: of this front-end.
-        inference: has the counters of models, and the engine.
-        bodies: the memory of requests' bodies.
-        connections: returns how many HTTP connections are open, and how many each limit has ended.
-    """
+    """Make the registry of a front-end, in the running event loop, whose lag it measures."""
     lag = LoopLag()
     lag.start()
     engine = inference.engine

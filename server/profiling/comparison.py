@@ -52,12 +52,7 @@ class Comparison:
 
 
 def compare(batches: Sequence[int], blocks: Sequence[Sequence[float]]) -> Comparison:
-    """Compare batch sizes.
-
-    Args:
-        batches: the batch sizes, rows.
-        blocks: seconds per batch, [blocks, batch sizes].
-    """
+    """Compare batch sizes by `blocks`, seconds per batch [blocks, batch sizes]."""
     row_s = np.log(np.array(blocks) / np.array(batches))
     fastest = int(np.median(row_s - np.median(row_s, axis=1, keepdims=True), axis=0).argmin())
     slower = row_s - row_s[:, [fastest]]
@@ -74,10 +69,8 @@ def compare(batches: Sequence[int], blocks: Sequence[Sequence[float]]) -> Compar
 def preferred_batch(rows_per_s: Mapping[int, float], noise: Mapping[int, float]) -> int:
     """Return the smallest batch size that is not clearly slower than the fastest.
 
-    Args:
-        rows_per_s: by batch size.
-        noise: the relative standard errors of those that were compared with each other; others
-            are preferred only if they are the fastest.
+    Sizes without `noise`, the relative standard error of those that were compared with each other,
+    are preferred only if they are the fastest.
     """
     fastest = max(rows_per_s, key=rows_per_s.__getitem__)
     if fastest not in noise:

@@ -68,11 +68,7 @@ class TimeAllowance:
 
 
 def time_allowances(budget_s: float | None, targets: int) -> Iterator[TimeAllowance]:
-    """Divide the time that is left among the targets that are left, as each begins.
-
-    Args:
-        budget_s: how long all of them may take together, from now on; None is without limit.
-        targets: how many there are.
+    """Divide the time that is left among the targets that are left, as each begins; None: no limit.
 
     Yields:
         An allowance per target; none any more when too little time is left.
@@ -90,12 +86,6 @@ class TargetProfiler:
 
     Whatever has begun may use all the time left for all targets: otherwise a member that loads
     slowly would never be measured. After the first batch size it begins only what fits its share.
-
-    Args:
-        target: with something to be measured.
-        record: what is known already.
-        allowance: how much time there is.
-        report: called with what is being done.
     """
 
     def __init__(

@@ -126,11 +126,7 @@ class Child:
     up: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def spawn(self, inherited: tuple[int, ...], environment: Mapping[str, str]) -> None:
-        """Start a process, and replace `process` and `pipes` by those of the new one.
-
-        Args:
-            inherited: file descriptors that its spec names.
-            environment: its variables.
+        """Start a process, and replace `process` and `pipes`; it inherits descriptors.
 
         Raises:
             OSError: if the system refuses it.

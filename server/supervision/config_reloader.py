@@ -40,10 +40,6 @@ _CLIENT_CA = "server.tls.client_ca"
 class ConfigReloader:
     """Reads the configuration again, and compares it with the one that the server started with.
 
-    Args:
-        config: what the server starts with.
-        read: reads the same configuration again.
-
     Attributes:
         credentials: the keys and certificates in `config`.
         is_due: whether SIGHUP has arrived since the last reload.

@@ -49,11 +49,9 @@ _BACKLOG = 2048
 def serve(config: Config, read: Callable[[], Config]) -> int:
     """Serve a configuration until told to stop; return the process's exit code.
 
-    Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server accepts traffic.
+    SIGHUP reloads the configuration, which `read` reads again.
 
-    Args:
-        config: what to serve.
-        read: reads the same configuration again, for SIGHUP.
+    Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server accepts traffic.
 
     Raises:
         ConfigError: if the configuration is wrong.
