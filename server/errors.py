@@ -1,26 +1,8 @@
 """The one tree of typed errors, used in the front-end, the supervisor and the command line.
 
-Each class defines how every protocol reports it. Errors are raised where the problem is found, and
-become an HTTP response, a gRPC status or an exit code at the edge. They never cross a process
-boundary as objects: workers and the combiner report failures as data.
-
-    EnsembledError
-      +-- ConfigError                the user's input is wrong              exit 2
-      +-- StartError                 the server can't start or run          exit 1
-      +-- RequestError               one request failed               HTTP  gRPC
-            +-- InvalidRequest       malformed; wrong name or shape   400   INVALID_ARGUMENT
-            +-- Unauthenticated      no API key, or an unknown one    401   UNAUTHENTICATED
-            +-- Forbidden            the key lacks the scope          403   PERMISSION_DENIED
-            +-- UnknownModel         no such ensemble or member       404   NOT_FOUND
-            +-- RequestTimeout       the body arrived too slowly      408   DEADLINE_EXCEEDED
-            +-- RequestTooLarge      body over the limit              413   RESOURCE_EXHAUSTED
-            +-- UnsupportedMediaType unknown content encoding         415   INVALID_ARGUMENT
-            +-- QueueFull            a limit of queued work reached   429   RESOURCE_EXHAUSTED
-            +-- MemberFailed         no quorum without this member    500   INTERNAL
-            +-- InternalFault        a bug of the server              500   INTERNAL
-            +-- Unavailable          starting, draining, no quorum    503   UNAVAILABLE
-            |     +-- ClientGone     the client has disconnected
-            +-- DeadlineExceeded     deadline passed, no quorum       504   DEADLINE_EXCEEDED
+The arguments of each class statement say how HTTP, gRPC and metrics report it. Errors are raised
+where the problem is found, and become a response, a gRPC status or an exit code at the edge. They
+never cross a process boundary as objects: workers and the combiner report failures as data.
 """
 
 from __future__ import annotations

@@ -18,9 +18,8 @@ from server.calibration.cascade_thresholds import StageAnswers
 from server.calibration.metrics import ClassIndices, Floats
 from server.config import Config, EnsembleConfig
 from server.config.base import did_you_mean
-from server.deployment.allocation_file import read_allocation
 from server.deployment.devices import find_devices
-from server.deployment.placement import place
+from server.deployment.placement import place, read_allocation
 from server.errors import ConfigError
 from server.members.agreement import (
     MatchedClasses,
@@ -28,8 +27,7 @@ from server.members.agreement import (
     ensemble_labels,
     match_classes,
 )
-from server.members.inspect import inspect_members
-from server.members.member import InspectedMember
+from server.members.inspect import InspectedMember, inspect_members
 from server.profiling import Measurements
 from server.profiling.progress import progress_on_stderr
 from workers.rules import RuleError, is_custom, load_rule

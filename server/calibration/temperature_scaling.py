@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from server.calibration.metrics import ClassIndices, Floats
-from server.members.member import InspectedMember
+from server.members.inspect import InspectedMember
 from workers.worker.postprocess import probabilities
 
 __all__ = [

@@ -33,10 +33,9 @@ from allocator.simulation import simulate as simulate_serving
 from server.cli.allocate import read_problem
 from server.cli.application import file_errors, make_table, stdout_console
 from server.config import Config
-from server.deployment.allocation_file import read_matrix
 from server.deployment.costs import plan_problem
 from server.deployment.devices import find_devices
-from server.deployment.placement import place, row_bytes
+from server.deployment.placement import place, read_matrix, row_bytes
 from server.errors import ConfigError
 from server.members.inspect import inspect_members
 from server.profiling import profile_members

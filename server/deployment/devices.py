@@ -167,12 +167,12 @@ def _text(value: str | bytes) -> str:
 
 def discover(*, reserve_bytes: int) -> list[DeviceSpec]:
     """Return every GPU, then the CPU's cores in groups, which share the RAM but for a reserve."""
-    ram_bytes = _ram_bytes(reserve_bytes)
-    cpus = [
-        DeviceSpec(f"cpu:{number}", _cpu_kind(group), ram_bytes, group, pool=_RAM)
-        for number, group in enumerate(core_groups(available_cores()))
+    groups = enumerate(core_groups(available_cores()))
+    wanted = [
+        *(DeviceConfig(name=gpu.name) for gpu in find_gpus()),
+        *(DeviceConfig(name=f"cpu:{number}", cores=cores) for number, cores in groups),
     ]
-    return [*(_gpu_device(DeviceConfig(name=gpu.name), gpu) for gpu in find_gpus()), *cpus]
+    return select(wanted, reserve_bytes=reserve_bytes)
 
 
 def select(wanted: Sequence[DeviceConfig], *, reserve_bytes: int) -> list[DeviceSpec]:
@@ -183,7 +183,7 @@ def select(wanted: Sequence[DeviceConfig], *, reserve_bytes: int) -> list[Device
     """
     gpus = {gpu.name: gpu for gpu in find_gpus()} if any(one.is_cuda for one in wanted) else {}
     claimed = sum(one.memory_bytes or 0 for one in wanted if not one.is_cuda)
-    ram_bytes = _ram_bytes(reserve_bytes + claimed)
+    ram_bytes = max(memory_limit_bytes() - reserve_bytes - claimed, 0)
     devices = []
     for one in wanted:
         if not one.is_cuda:
@@ -205,7 +205,7 @@ def _cpu_device(one: DeviceConfig, ram_bytes: int) -> DeviceSpec:
         raise ConfigError(f"devices: {one.name}: this process may not run on core {absent[0]}")
     return DeviceSpec(
         one.name,
-        _cpu_kind(cores),
+        f"cpu-{len(cores)}",
         ram_bytes if one.memory_bytes is None else one.memory_bytes,
         cores,
         pool=_RAM if one.memory_bytes is None else "",
@@ -232,11 +232,3 @@ def _check_gpu_memory(devices: Sequence[DeviceSpec], gpus: Mapping[str, Gpu]) ->
                 f"devices: {names}: memory_bytes of {total_bytes / 2**30:.1f} GiB in all is more "
                 f"than {gpu.name} has ({gpu.total_bytes / 2**30:.1f} GiB), lower it"
             )
-
-
-def _cpu_kind(cores: Sequence[int]) -> str:
-    return f"cpu-{len(cores)}"
-
-
-def _ram_bytes(reserve_bytes: int) -> int:
-    return max(memory_limit_bytes() - reserve_bytes, 0)

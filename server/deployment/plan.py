@@ -13,9 +13,8 @@ from importlib.util import find_spec
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config
-from server.deployment.allocation_file import read_allocation
 from server.deployment.devices import arena_budget_bytes, find_devices
-from server.deployment.placement import PlacementResult, place
+from server.deployment.placement import PlacementResult, place, read_allocation
 from server.deployment.report import summary
 from server.errors import ConfigError
 from server.members.composition import Composition, compose

@@ -11,14 +11,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from ensembled_client.wire import DTYPES
 
 from server.config import Config, EnsembleConfig
-from server.errors import ConfigError
-from server.members.member import InspectedMember
+from server.members.inspect import InspectedMember, read_labels
 from workers.rules.catalogue import CUSTOM, TRAITS
 from workers.runtime.spec import TensorSpec
 
@@ -28,7 +26,6 @@ __all__ = [
     "class_problems",
     "ensemble_labels",
     "match_classes",
-    "read_labels",
     "rule_problems",
 ]
 
@@ -50,19 +47,6 @@ class MatchedClasses:
 
     labels: tuple[str, ...] = ()
     columns: tuple[tuple[int, ...], ...] = ()
-
-
-def read_labels(key: str, path: Path) -> tuple[str, ...]:
-    """Return the labels in the file of a key, one per line, stripped of surrounding spaces.
-
-    Raises:
-        ConfigError: if it can't be read.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{key}: {path}: {error}") from None
-    return tuple(line.strip() for line in lines)
 
 
 def ensemble_labels(name: str, ensemble: EnsembleConfig) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from server.engine.spec import ServedModel
 from server.errors import ConfigError
 from server.inference.spec import ModelSpec
 from server.members.agreement import agreement_problems, ensemble_labels, match_classes
-from server.members.member import IMAGE, InspectedMember
+from server.members.inspect import IMAGE, InspectedMember
 from server.members.rules import MetaModel, meta_output
 from workers.combiner.scores import VALUE_SCORES
 from workers.rules import is_custom

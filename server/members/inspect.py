@@ -1,4 +1,4 @@
-"""Builds or finds the models of a configuration's members, and inspects them.
+"""Builds or finds the models of a configuration's members, and inspects what they take and predict.
 
 Runs in the supervisor before anything is started. The configuration flows in, inspected members
 flow out; models are loaded in child processes, so no inference runtime is imported here.
@@ -6,17 +6,88 @@ flow out; models are loaded in child processes, so no inference runtime is impor
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from ensembled_client.wire import datatype_of
 
 from server.config import Config, MemberConfig, RecipeConfig, backend_for
 from server.errors import ConfigError, StartError
-from server.members.agreement import read_labels
-from server.members.member import InspectedMember
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.builder import BuiltModel, RecipeError, build_models_with_progress, find_recipe
-from workers.runtime.spec import ModelSource
+from workers.runtime.spec import ModelSignature, ModelSource, Preparation, TensorSpec
 
-__all__ = ["inspect_members", "model_sources"]
+__all__ = ["IMAGE", "InspectedMember", "inspect_members", "model_sources", "read_labels"]
+
+
+#: The name of an image input for clients.
+IMAGE = "image"
+
+
+@dataclass(frozen=True)
+class InspectedMember:
+    """A member, its configuration, and its model as inspected.
+
+    Attributes:
+        labels: of the prediction's elements, empty if there are none.
+    """
+
+    name: str
+    config: MemberConfig
+    source: ModelSource
+    signature: ModelSignature
+    labels: tuple[str, ...] = ()
+
+    @property
+    def prediction(self) -> TensorSpec:
+        """The worker's prediction of a row: FP32, or FP64 if the model's own type requires it."""
+        output = self.signature.output
+        if self.config.output == "class":
+            return TensorSpec("output", "FP32", (self.classes,))
+        if self.config.output == "logits" and output.datatype != "FP64":
+            return TensorSpec("output", "FP32", output.shape)
+        return TensorSpec(
+            "output", datatype_of(np.promote_types(output.dtype, np.float32)), output.shape
+        )
+
+    @property
+    def classes(self) -> int:
+        """The number of classes if the output is the index of one, else 0."""
+        is_index = self.config.output == "class"
+        return (self.config.classes or len(self.labels)) if is_index else 0
+
+    @property
+    def gives_classes(self) -> bool:
+        """Whether the prediction is a probability per class."""
+        return self.config.output != "values" and len(self.prediction.shape) == 1
+
+    @property
+    def client_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs under the clients' names; for an image, the view that is stored."""
+        if self.config.input is not None:
+            size = self.config.input.image.size
+            return (TensorSpec(IMAGE, "UINT8", (size, size, 3)),)
+        return tuple(self._as_sent(tensor) for tensor in self.signature.inputs)
+
+    @property
+    def input_key(self) -> tuple[TensorSpec, ...]:
+        """Equal for members that can share an arena."""
+        if self.config.input is not None:
+            return (TensorSpec(IMAGE, "BYTES", ()),)
+        return tuple(sorted(self.client_inputs, key=lambda tensor: tensor.name))
+
+    @property
+    def preparation(self) -> Preparation | None:
+        """How its image is preprocessed, None if it takes tensors."""
+        return None if self.config.input is None else self.config.input.image.preparation()
+
+    def _as_sent(self, tensor: TensorSpec) -> TensorSpec:
+        config = self.config.inputs.get(tensor.name)
+        if config is None:
+            return tensor
+        name, datatype = config.name or tensor.name, config.datatype or tensor.datatype
+        return TensorSpec(name, datatype, tensor.shape)
 
 
 def inspect_members(config: Config) -> list[InspectedMember]:
@@ -92,3 +163,16 @@ def _labels(name: str, member: MemberConfig, built: dict[str, BuiltModel]) -> tu
     if path is None and isinstance(member.model, RecipeConfig):
         path = built[name].labels_path
     return () if path is None else read_labels(f"members.{name}.labels", path)
+
+
+def read_labels(key: str, path: Path) -> tuple[str, ...]:
+    """Return the labels in the file of a key, one per line, stripped of surrounding spaces.
+
+    Raises:
+        ConfigError: if it can't be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: {path}: {error}") from None
+    return tuple(line.strip() for line in lines)

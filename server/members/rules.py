@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from server.config import Config, EnsembleConfig
 from server.errors import ConfigError
 from server.members.agreement import agreement_problems, ensemble_labels, match_classes
-from server.members.member import InspectedMember
+from server.members.inspect import InspectedMember
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.rules import is_custom
 from workers.rules.combination import meta_inputs

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from allocator.profiles import Profile, Profiles
 from server.errors import StartError
-from server.members.member import InspectedMember
+from server.members.inspect import InspectedMember
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
 from workers.runtime.spec import DeviceSpec
 

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from server.config import Config
-from server.members.member import InspectedMember
+from server.members.inspect import InspectedMember
 from server.profiling.cache import fingerprints, load_record, store_record
 from server.profiling.measurements import Measurements, collect
 from server.profiling.profiler import TargetProfiler, time_allowances

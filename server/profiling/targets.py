@@ -16,7 +16,7 @@ import msgspec
 from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.members.composition import compose
-from server.members.member import InspectedMember
+from server.members.inspect import InspectedMember
 from workers.profiler.handle import ARENA_OFFSET, LONG_RUN_S, MIN_RUNS, Measured
 from workers.runtime.arena import bytes_per_row
 from workers.runtime.spec import ArenaSpec, DeviceSpec, InstanceSpec

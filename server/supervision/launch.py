@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Callable
 from functools import partial
 
@@ -21,7 +22,6 @@ from server.config import Config
 from server.deployment.plan import Plan, make_plan
 from server.inference.spec import ClientLimits, FrontEndSpec, QueueLimits
 from server.security.credentials import read_credentials
-from server.security.spec import SecuritySpec
 from server.stdout import echo
 from server.supervision.config_reloader import ConfigReloader
 from server.supervision.sockets import (
@@ -75,24 +75,19 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
         log(line)
     enable_keepalive(http)
     http.listen(_BACKLOG)
-    grpc_address = format_address(grpc)
-    ready = f"ready http={format_address(http)} grpc={grpc_address}"
+    ready = f"ready http={format_address(http)} grpc={format_address(grpc)}"
     try:
         with socket_directory() as sockets:
-            memory = _create_memory(config, plan)
+            memory, instances = _create_memory(config, plan), plan.composition.instances
             supervisor = Supervisor(
-                front_end=_front_end(
-                    config,
-                    plan,
-                    memory=memory,
-                    sockets=sockets,
-                    http_fd=http.fileno(),
-                    grpc_address=grpc_address,
-                    security=reloader.credentials.spec,
+                front_end=_front_end_spec(
+                    config, plan, reloader, memory, sockets, http=http, grpc=grpc
                 ),
-                workers=_workers(plan, memory, sockets),
+                workers=tuple(
+                    WorkerSpec(one, 0, instances[one.name], memory, sockets, plan.tracing)
+                    for one in plan.devices
+                ),
                 combiner=CombinerSpec(memory, sockets),
-                memory=memory,
                 environment=log_environment(server.log_level, server.log_format),
                 reloader=reloader,
                 notifier=notifier,
@@ -135,23 +130,15 @@ def _create_memory(config: Config, plan: Plan) -> MemorySpec:
     return MemorySpec(create_memory(nbytes), nbytes, processes, arenas, queues)
 
 
-def _workers(plan: Plan, memory: MemorySpec, sockets: str) -> tuple[WorkerSpec, ...]:
-    instances, tracing = plan.composition.instances, plan.tracing
-    return tuple(
-        WorkerSpec(device, 0, instances[device.name], memory, sockets, tracing)
-        for device in plan.devices
-    )
-
-
-def _front_end(
+def _front_end_spec(
     config: Config,
     plan: Plan,
-    *,
+    reloader: ConfigReloader,
     memory: MemorySpec,
     sockets: str,
-    http_fd: int,
-    grpc_address: str,
-    security: SecuritySpec,
+    *,
+    http: socket.socket,
+    grpc: socket.socket,
 ) -> FrontEndSpec:
     server, limits = config.server, config.server.limits
     return FrontEndSpec(
@@ -163,8 +150,8 @@ def _front_end(
         sockets=sockets,
         instances=plan.composition.instances,
         models=plan.composition.models,
-        http_fd=http_fd,
-        grpc_address=grpc_address,
+        http_fd=http.fileno(),
+        grpc_address=format_address(grpc),
         max_request_bytes=server.max_request_bytes,
         max_json_bytes=server.max_json_bytes,
         queue=QueueLimits(
@@ -178,7 +165,7 @@ def _front_end(
         drain_delay_s=server.drain_delay_s,
         access_log=server.access_log,
         tracing=plan.tracing,
-        security=security,
+        security=reloader.credentials.spec,
     )
 
 

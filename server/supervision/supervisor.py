@@ -68,7 +68,6 @@ class Supervisor:
         front_end: the front-end's spec; epoch and workers are filled in at each start.
         workers: the spec of each device's worker, except for the incarnation.
         combiner: the combiner's spec.
-        memory: the shared memory.
         environment: variables for every child.
         reloader: reloads the configuration on SIGHUP.
         notifier: notifies systemd of the server's state.
@@ -82,7 +81,6 @@ class Supervisor:
         front_end: FrontEndSpec,
         workers: tuple[WorkerSpec, ...],
         combiner: CombinerSpec,
-        memory: MemorySpec,
         environment: Mapping[str, str],
         reloader: ConfigReloader,
         notifier: SystemdNotifier,
@@ -92,9 +90,9 @@ class Supervisor:
         self._front_end_spec = front_end
         self._worker_specs = {spec.device.name: spec for spec in workers}
         self._combiner_spec = combiner
-        self._memory = SharedMemory(memory)
+        self._memory = SharedMemory(combiner.memory)
         self._rule_crashes = RuleCrashes()
-        self._descriptors = _inherited_descriptors(memory, front_end.http_fd)
+        self._descriptors = _inherited_descriptors(combiner.memory, front_end.http_fd)
         self._environment = {**_ENVIRONMENT, **environment}
         self._reloader = reloader
         self._notifier = notifier

@@ -8,7 +8,7 @@ from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.errors import ConfigError
 from server.members.composition import compose
-from server.members.member import InspectedMember
+from server.members.inspect import InspectedMember
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
 X = (TensorSpec("x", "FP32", (4,)),)

@@ -5,7 +5,7 @@ import os
 from contextlib import AbstractContextManager
 
 from server.config import Config
-from server.members.member import InspectedMember
+from server.members.inspect import InspectedMember
 from server.profiling import profile_members
 from workers.profiler.handle import Compare, Compared, Loaded, Measured
 from workers.runtime.spec import DeviceSpec, FakeOptions, ModelSignature, ModelSource, TensorSpec

@@ -4,9 +4,8 @@ import pytest
 
 from server.cli.simulate import scenario_from_config
 from server.config import load_config
-from server.deployment.allocation_file import read_allocation
 from server.deployment.devices import find_devices
-from server.deployment.placement import place
+from server.deployment.placement import place, read_allocation
 from server.errors import ConfigError
 from server.members.inspect import inspect_members
 from server.supervision.launch import check

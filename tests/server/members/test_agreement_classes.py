@@ -4,8 +4,8 @@ import pytest
 
 from server.config import Config
 from server.errors import ConfigError
-from server.members.agreement import MatchedClasses, class_problems, match_classes, read_labels
-from server.members.member import InspectedMember
+from server.members.agreement import MatchedClasses, class_problems, match_classes
+from server.members.inspect import InspectedMember, read_labels
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
 
