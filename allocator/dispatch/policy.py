@@ -32,7 +32,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from allocator.dispatch.pending import Rank
-from allocator.dispatch.state import DeviceState, Member, OpenJob, Placement
+from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, OpenJob, Placement
 
 __all__ = ["bind"]
 
@@ -52,87 +52,76 @@ def bind(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob]:
     Returns:
         The jobs, in the order of binding.
     """
-    queue: list[_Key] = []
-    has_capacity = False
-    for index, member in enumerate(members):
-        if member.pending.rows and (key := _key(member, index)):
-            queue.append(key)
-            has_capacity = has_capacity or _has_capacity(member, now)
+    for member in members:
+        if member.pending.rows and _has_capacity(member, now):
+            break
+    else:
+        return []
     jobs: list[OpenJob] = []
-    if not has_capacity:
-        return jobs
-    heapq.heapify(queue)
     starts: dict[DeviceState, float] = {}
     full: set[DeviceState] = set()
-    load: dict[DeviceState, float] = {}
+    queue: list[_Key] = []
+    for index, member in enumerate(members):
+        if member.pending.rows and (key := _key(member, index, starts, full, now)):
+            queue.append(key)
+    heapq.heapify(queue)
     blocked: list[_Blocked] = []
-    while queue:
+    while queue and len(full) < len(starts):
         rank, _, _, index = heapq.heappop(queue)
         member = members[index]
-        best, seconds = _best(member, starts, full, now)
+        best, seconds = _best(member, starts)
         if best.device in full or not best.device.has_capacity(best, now):
-            load[best.device] = load.get(best.device, 0.0) + seconds
-            if len(member.placements) > 1:
-                blocked.append(_Blocked(index, best, seconds))
+            blocked.append(_Blocked(index, best, seconds))
             continue
-        jobs.append(_open(best, next_job + len(jobs), rank[2], starts, now))
-        if best.device.is_full(starts[best.device]):
-            full.add(best.device)
-        if member.pending.rows and (key := _key(member, index)):
+        jobs.append(_open(best, next_job + len(jobs), rank[2], starts=starts, full=full, now=now))
+        if member.pending.rows and (key := _key(member, index, starts, full, now)):
             heapq.heappush(queue, key)
-    while len(full) < len(starts) and (found := _find_helper(blocked, starts, full, load, now)):
-        helped, helper = found
-        since = helper.member.pending.rank[2]
-        jobs.append(_open(helper, next_job + len(jobs), since, starts, now))
-        device, rows = helped.best.device, helper.member.pending.rows
-        load[device] -= helped.seconds
-        if rows:
-            helped.seconds = helped.best.latency.total(rows)
-            load[device] += helped.seconds
-        else:
-            blocked.remove(helped)
+    if blocked and len(full) < len(starts):
+        _help(blocked, jobs, next_job, starts=starts, full=full, now=now)
     _charge_flows(jobs)  # only now: within one round members go by age
     return jobs
 
 
 def _charge_flows(jobs: Sequence[OpenJob]) -> None:
     for job in jobs:
+        if len(job.shares) == 1:
+            job.shares[0][0].charge(job.expected_s)
+            continue
         for flow, ranges in job.shares:
             rows = sum([stop - start for start, stop in ranges])
             flow.charge(job.expected_s * rows / job.rows)
-
-
-@dataclass(slots=True, eq=False)
-class _Blocked:
-    """A member whose best device has no capacity.
-
-    Attributes:
-        index: its place among the members.
-        best: its placement there.
-        seconds: how long all its pending rows would take there.
-    """
-
-    index: int
-    best: Placement
-    seconds: float
 
 
 #: What members are ordered by: their rank, open jobs, minus the longest job's seconds, index.
 _Key = tuple[Rank, int, float, int]
 
 
-def _key(member: Member, index: int) -> _Key | None:
+def _key(
+    member: Member,
+    index: int,
+    starts: dict[DeviceState, float],
+    full: set[DeviceState],
+    now: float,
+) -> _Key | None:
     """The key of a member with pending rows; None if no device that holds it is up.
 
-    Its job is as long as it is on the fastest device.
+    Its job is as long as it is on the fastest device. Adds its devices to `starts` and `full`.
     """
     rows = member.pending.rows
     least = math.inf
+    known: LatencyEstimate | None = None
     for placement in member.placements:
-        if placement.device.up:
-            seconds = placement.latency.seconds(rows)
-            least = min(least, seconds)
-    if least == math.inf:
+        device = placement.device
+        if device.up:
+            if device not in starts:
+                backlog_s = device.backlog_s(now)
+                starts[device] = backlog_s + _MESSAGE_S
+                if device.is_full(backlog_s):
+                    full.add(device)
+            if placement.latency is not known:  # a simulation's devices of a kind share it
+                known = placement.latency
+                least = min(least, known.seconds(rows))
+    if known is None:
         return None
     return member.pending.rank, member.open_jobs, -least, index
 
@@ -145,32 +134,26 @@ def _has_capacity(member: Member, now: float) -> bool:
     return False
 
 
-def _best(
-    member: Member, starts: dict[DeviceState, float], full: set[DeviceState], now: float
-) -> tuple[Placement, float]:
+def _best(member: Member, starts: dict[DeviceState, float]) -> tuple[Placement, float]:
     """The placement that, alone, would finish a member's rows first, and how long they take there.
 
     Args:
         member: one with pending rows and a device that is up.
-        starts: by device, when a new job would start there, in seconds from now; filled in here.
-        full: those without capacity for any member; filled in here.
-        now: seconds.
+        starts: by device that is up, when a new job would start there, in seconds from now.
     """
     best: Placement | None = None
-    best_s, earliest = 0.0, math.inf
+    best_s = seconds = 0.0
+    earliest = math.inf
     rows = member.pending.rows
+    known: LatencyEstimate | None = None
     for placement in member.placements:
-        device = placement.device
-        if device.up:
-            start = starts.get(device)
-            if start is None:
-                backlog_s = device.backlog_s(now)
-                start = starts[device] = backlog_s + _MESSAGE_S
-                if device.is_full(backlog_s):
-                    full.add(device)
-            seconds = placement.latency.total(rows)
-            if start + seconds < earliest:
-                best, best_s, earliest = placement, seconds, start + seconds
+        if placement.device.up:
+            if placement.latency is not known:  # a simulation's devices of a kind share it
+                known = placement.latency
+                seconds = known.total(rows)
+            finish = starts[placement.device] + seconds
+            if finish < earliest:
+                best, best_s, earliest = placement, seconds, finish
     assert best is not None
     return best, best_s
 
@@ -179,18 +162,80 @@ def _open(
     placement: Placement,
     number: int,
     since: float,
+    *,
     starts: dict[DeviceState, float],
+    full: set[DeviceState],
     now: float,
 ) -> OpenJob:
     """Bind a member's next batch, whose oldest row has waited since `since`."""
-    pending, device = placement.member.pending, placement.device
-    ranges, shares = pending.pop_batch(placement.latency.batch)
+    device, latency = placement.device, placement.latency
+    ranges, shares = placement.member.pending.pop_batch(latency.batch)
     rows = sum([stop - start for start, stop in ranges])
-    expected_s = placement.latency.seconds(rows)
-    job = OpenJob(number, placement, ranges, rows, expected_s, since, now, shares)
+    job = OpenJob(number, placement, ranges, rows, latency.seconds(rows), since, now, shares)
     device.open(job, now)
-    starts[device] = device.backlog_s(now)  # its message is paid for
+    backlog_s = device.backlog_s(now)
+    starts[device] = backlog_s  # its message is paid for
+    if device.is_full(backlog_s):
+        full.add(device)
     return job
+
+
+@dataclass(slots=True, eq=False)
+class _Blocked:
+    """A member whose best device has no capacity.
+
+    Attributes:
+        index: its place among the members.
+        best: its placement there.
+        seconds: how long all its pending rows would take there.
+        helpers: its placements on other devices that may have capacity.
+    """
+
+    index: int
+    best: Placement
+    seconds: float
+    helpers: Sequence[Placement] = ()
+
+
+def _help(
+    blocked: list[_Blocked],
+    jobs: list[OpenJob],
+    next_job: int,
+    *,
+    starts: dict[DeviceState, float],
+    full: set[DeviceState],
+    now: float,
+) -> None:
+    """Bind rows to devices with capacity where that helps; adds these jobs to `jobs`.
+
+    Args:
+        blocked: the members that may be helped; those that have no rows left are removed.
+        jobs: those bound so far.
+        next_job: id of the first of these.
+        starts: by device, when a new job would start there, in seconds from now.
+        full: devices without capacity for any member.
+        now: seconds.
+    """
+    load: dict[DeviceState, float] = {}  # how long all rows that wait for it would take there
+    for member in blocked:
+        best = member.best
+        load[best.device] = load.get(best.device, 0.0) + member.seconds
+        member.helpers = [
+            placement
+            for placement in best.member.placements
+            if placement.device not in full and placement.device.up and placement is not best
+        ]
+    while len(full) < len(starts) and (found := _find_helper(blocked, starts, full, load, now)):
+        helped, helper = found
+        since = helper.member.pending.rank[2]
+        jobs.append(_open(helper, next_job + len(jobs), since, starts=starts, full=full, now=now))
+        device, rows = helped.best.device, helper.member.pending.rows
+        load[device] -= helped.seconds
+        if rows:
+            helped.seconds = helped.best.latency.total(rows)
+            load[device] += helped.seconds
+        else:
+            blocked.remove(helped)
 
 
 def _find_helper(
@@ -200,24 +245,16 @@ def _find_helper(
     load: dict[DeviceState, float],
     now: float,
 ) -> tuple[_Blocked, Placement] | None:
-    """Which member is helped next, and where; None if none is.
-
-    Args:
-        blocked: the members that may be helped.
-        starts: by device, when a new job would start there, in seconds from now.
-        full: devices without capacity for any member.
-        load: by device, how long the rows of all members that wait for it would take there.
-        now: seconds.
-    """
+    """The next member to help, and the placement that helps it; None if none is. See `_help` for the arguments."""
     found: tuple[_Blocked, Placement] | None = None
     least = math.inf, math.inf, 0
     for member in blocked:
         best = member.best
         through = starts[best.device] + load[best.device]
         pending = best.member.pending.rows
-        for placement in best.member.placements:
+        for placement in member.helpers:
             device = placement.device
-            if device.up and device not in full and placement is not best:
+            if device not in full:
                 seconds = placement.latency.seconds(pending)
                 finish = starts[device] + seconds
                 if finish < through and device.has_capacity(placement, now):

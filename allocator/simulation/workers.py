@@ -133,6 +133,7 @@ def make_fleet(scenario: Scenario) -> tuple[list[Member], dict[str, SimulatedWor
     ]
     workers = {name: SimulatedWorker(name, _cores(known[name])) for name in matrix.devices}
     costs: dict[tuple[str, str], BatchCosts] = {}
+    latencies: dict[tuple[str, str, int], _ProfiledLatency] = {}  # one for devices of a kind
     for worker, cells in zip(workers.values(), matrix.cells, strict=True):
         kind = known[worker.state.name].kind
         for member, batch in zip(members, cells, strict=True):
@@ -141,7 +142,7 @@ def make_fleet(scenario: Scenario) -> tuple[list[Member], dict[str, SimulatedWor
                 if key not in costs:
                     largest = max(row[member.index] for row in matrix.cells)
                     costs[key] = _costs(scenario, *key, largest)
-                latency = _ProfiledLatency(batch, costs[key])
+                latency = latencies.setdefault((*key, batch), _ProfiledLatency(batch, costs[key]))
                 placement = Placement(worker.state, len(worker.instances), member, latency)
                 member.placements.append(placement)
                 worker.instances.append(SimulatedInstance(placement, costs[key]))
