@@ -7,9 +7,13 @@ allocation file flow out.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+
+import msgspec
+
+from allocator.documents import decode
 
 __all__ = ["AllocationMatrix"]
 
@@ -76,27 +80,11 @@ class AllocationMatrix:
         Raises:
             ValueError: in one line, if the text is not a valid allocation.
         """
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"is not JSON: {error}") from None
-        if not isinstance(document, dict):
-            raise ValueError("should be an object with members, devices and matrix")
-        for key in ("members", "devices", "matrix"):
-            if not isinstance(document.get(key), list):
-                raise ValueError(f"{key}: should be a list")
-        for row in document["matrix"]:
-            # `type`, since a boolean is an instance of int.
-            if not isinstance(row, list) or any(type(cell) is not int for cell in row):
-                raise ValueError("matrix: should be a list of rows of whole numbers")
-        return cls(
-            members=_names("members", document["members"]),
-            devices=_names("devices", document["devices"]),
-            cells=tuple(tuple(row) for row in document["matrix"]),
-        )
+        file = decode(text, _AllocationFile)
+        return cls(file.members, file.devices, file.matrix)
 
 
-def _names(key: str, names: Sequence[Any]) -> tuple[str, ...]:
-    if not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{key}: should be a list of names")
-    return tuple(names)
+class _AllocationFile(msgspec.Struct):
+    members: tuple[str, ...]
+    devices: tuple[str, ...]
+    matrix: tuple[tuple[int, ...], ...]

@@ -10,9 +10,11 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
-from allocator.documents import entries, number, text, whole_number
+import msgspec
+
+from allocator.documents import Name, Size, decode
 
 __all__ = ["Profile", "Profiles"]
 
@@ -140,11 +142,19 @@ class Profiles:
         """
         return cls(
             Profile(
-                member=text(entry, "member", where),
-                device_kind=text(entry, "device_kind", where),
-                batch=whole_number(entry, "batch", where),
-                latency_s=number(entry, "latency_s", where),
-                memory_bytes=whole_number(entry, "memory_bytes", where),
+                one.member, one.device_kind, int(one.batch), one.latency_s, int(one.memory_bytes)
             )
-            for where, entry in entries(document, "profiles")
+            for one in decode(document, _ProfilesFile).profiles
         )
+
+
+class _ProfileEntry(msgspec.Struct):
+    member: Name
+    device_kind: Name
+    batch: Size
+    latency_s: float
+    memory_bytes: Size
+
+
+class _ProfilesFile(msgspec.Struct):
+    profiles: Annotated[list[_ProfileEntry], msgspec.Meta(min_length=1)]

@@ -245,7 +245,10 @@ def _find_helper(
     load: dict[DeviceState, float],
     now: float,
 ) -> tuple[_Blocked, Placement] | None:
-    """The next member to help, and the placement that helps it; None if none is. See `_help` for the arguments."""
+    """The next member to help, and the placement that helps it; None if there is none.
+
+    See `_help` for the arguments.
+    """
     found: tuple[_Blocked, Placement] | None = None
     least = math.inf, math.inf, 0
     for member in blocked:

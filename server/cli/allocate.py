@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import msgspec
 
 from rich.table import Table
 
 from allocator.devices import Device
-from allocator.documents import entries, text, whole_number
+from allocator.documents import Name, Size, decode
 from allocator.problem import NoPlaceError, Problem
 from allocator.profiles import Profiles
 from allocator.search.latency import OverloadError, search_latency
@@ -169,6 +172,16 @@ def allocate_files(devices: Path, profiles: Path, options: AllocateOptions) -> N
     _print_result(options, allocation, problem, (), figures)
 
 
+class _DeviceEntry(msgspec.Struct):
+    name: Name
+    kind: Name
+    memory_bytes: Size
+
+
+class _DevicesFile(msgspec.Struct):
+    devices: Annotated[list[_DeviceEntry], msgspec.Meta(min_length=1)]
+
+
 def read_problem(devices: Path, profiles: Path) -> Problem:
     """Return the problem that a devices and a profiles file describe.
 
@@ -177,12 +190,8 @@ def read_problem(devices: Path, profiles: Path) -> Problem:
     """
     with file_errors(str(devices)):
         pool = tuple(
-            Device(
-                name=text(entry, "name", where),
-                kind=text(entry, "kind", where),
-                memory_bytes=whole_number(entry, "memory_bytes", where),
-            )
-            for where, entry in entries(devices.read_bytes(), "devices")
+            Device(entry.name, entry.kind, int(entry.memory_bytes))
+            for entry in decode(devices.read_bytes(), _DevicesFile).devices
         )
     with file_errors(str(profiles)):
         table = Profiles.from_json(profiles.read_bytes())

@@ -149,16 +149,20 @@ def test_a_member_without_a_profile_for_any_device(files):
     ("name", "content", "words"),
     [
         ("devices", "{", "is not JSON"),
-        ("devices", {"devices": []}, "devices: is empty"),
-        ("devices", {"devices": [{"name": "a", "kind": "b"}]}, "devices[0].memory_bytes"),
+        ("devices", {"devices": []}, "devices: Expected `array` of length >= 1"),
+        ("devices", {"devices": [{"name": "a", "kind": "b"}]}, "field `memory_bytes`"),
         ("devices", {"devices": [*DEVICES["devices"], DEVICES["devices"][0]]}, "there twice"),
         (
             "devices",
             {"devices": [DEVICES["devices"][0] | {"memory_bytes": -5}]},
-            "should be from 0",
+            "devices[0].memory_bytes: Expected `float` >= 0",
         ),
-        ("devices", {"devices": [DEVICES["devices"][0] | {"memory_bytes": 10**30}]}, "from 0 to"),
-        ("profiles", {"profiles": {}}, "a list 'profiles'"),
+        (
+            "devices",
+            {"devices": [DEVICES["devices"][0] | {"memory_bytes": 10**30}]},
+            "devices[0].memory_bytes: Expected `float` <= ",
+        ),
+        ("profiles", {"profiles": {}}, "profiles: Expected `array`, got `object`"),
         ("profiles", {"profiles": [PROFILES["profiles"][0]] * 2}, "batch 1 is there twice"),
         (
             "profiles",

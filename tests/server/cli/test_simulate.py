@@ -191,10 +191,10 @@ def test_what_makes_no_sense_is_one_line(files, arguments):
     ("name", "content", "text"),
     [
         ("devices", "{", "devices: is not JSON"),
-        ("devices", {"devices": []}, "devices: is empty"),
+        ("devices", {"devices": []}, "devices: Expected `array` of length >= 1"),
         ("devices", {"devices": DEVICES["devices"][:1]}, "device 'cuda:1' is not there"),
         ("devices", {"devices": DEVICES["devices"] * 2}, "device 'cuda:0' is there twice"),
-        ("profiles", {"profiles": [1]}, "profiles[0]: should be an object"),
+        ("profiles", {"profiles": [1]}, "profiles[0]: Expected `object`, got `int`"),
         ("allocation", ALLOCATION | {"matrix": [[8, 8]]}, "1 rows for 2 devices"),
         ("allocation", ALLOCATION | {"matrix": [[8, 8], [8, 7]]}, "no batch size 7 on cuda:1"),
     ],

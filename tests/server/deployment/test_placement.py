@@ -83,7 +83,7 @@ def test_an_allocation_file_that_does_not_fit_is_refused(tmp_path, content, word
 def test_an_allocation_file_that_can_not_be_read(tmp_path):
     loaded = config(tmp_path, allocation=matrix((8, 8), (8, 8)))
     (tmp_path / "allocation.json").write_text("[" * 100_000)
-    with pytest.raises(ConfigError, match="is not JSON"):
+    with pytest.raises(ConfigError, match="Expected `object`, got `array`"):
         read(loaded)
     (tmp_path / "allocation.json").unlink()
     with pytest.raises(ConfigError, match="No such file"):
