@@ -32,7 +32,8 @@ _SCALARS = b"0123456789+-.eEtrufals"
 
 _decode: Callable[[bytes], Any] = msgspec.json.Decoder().decode
 _DECODERS: dict[str, Callable[[bytes], list[Any]]] = {
-    "f": msgspec.json.Decoder(list[int | float]).decode,
+    # Whole numbers of any size may stand for floats, so none is decoded as an integer before.
+    "f": msgspec.json.Decoder(list[float]).decode,
     "i": msgspec.json.Decoder(list[int]).decode,
     "u": msgspec.json.Decoder(list[int]).decode,
     "b": msgspec.json.Decoder(list[bool]).decode,
@@ -105,15 +106,13 @@ def _decode_slice(
         return np.empty(0, dtype)
     try:
         values = _DECODERS[dtype.kind](b"[%b]" % scalars)
-        given: npt.NDArray[Any] = np.asarray(values, None if dtype.kind == "f" else dtype)
+        given = np.asarray(values, np.float64 if dtype.kind == "f" else dtype)
     except msgspec.ValidationError:
         raise _wrong_type(name, datatype) from None
     except msgspec.DecodeError:
         raise _irregular(name) from None
     except OverflowError:
         raise _out_of_range(name, datatype) from None
-    if given.dtype.kind == "O":  # integers beyond all types
-        raise _wrong_type(name, datatype)
     with np.errstate(over="ignore"):
         array = given.astype(dtype, copy=False)
     if dtype.kind == "f" and not np.isfinite(array).all():  # JSON has no infinity of its own

@@ -48,8 +48,6 @@ _HEADERS = 512  # of a generation
 #: More JSON than this besides arrays of numbers is refused: it is decoded in one go, which would
 #: block the event loop for more than some tens of milliseconds.
 _MAX_PLAIN_BYTES = 1 << 18
-_MAX_OBJECTS = 1 << 14
-
 
 _NOTHING = msgspec.Raw(b"")
 
@@ -104,8 +102,9 @@ def parse_in_slices(
         InvalidRequest: in one line.
     """
     view, end = memoryview(body), _json_end(body, header_length)
-    if end > _MAX_PLAIN_BYTES and body.count(b"{", 0, end) > _MAX_OBJECTS:
-        raise InvalidRequest(f"the JSON of the request has more than {_MAX_OBJECTS} objects")
+    if end > _MAX_PLAIN_BYTES:
+        # Before anything is decoded: arrays of numbers have no quotes, colons and braces.
+        _check_plain_bytes(sum(body.count(character, 0, end) for character in b'":{}'))
     try:
         header = _decode_header(view[:end])
     except RecursionError:
@@ -113,7 +112,8 @@ def parse_in_slices(
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _invalid_json(error) from None
     if end > _MAX_PLAIN_BYTES:
-        _check_plain_size(header, end)
+        numbers = [item.data for item in header.inputs if item.datatype != "BYTES"]
+        _check_plain_bytes(end - sum(memoryview(data).nbytes for data in numbers))
     tensors = yield from _tensors(header.inputs, view[end:], slice_bytes)
     parameters = _parameters(header.parameters)
     return InferRequest(
@@ -124,20 +124,16 @@ def parse_in_slices(
     )
 
 
-def _check_plain_size(header: _RequestHeader, nbytes: int) -> None:
-    """Refuse large JSON that is not numbers: it is not decoded in slices, and could take seconds.
+def _check_plain_bytes(nbytes: int) -> None:
+    """Refuse much JSON that is not numbers: it is not decoded in slices, and could take seconds.
 
     Args:
-        header: of the request.
-        nbytes: of its JSON.
+        nbytes: of the request's JSON, at least so many are not in arrays of numbers.
     """
-    plain = nbytes - sum(
-        memoryview(item.data).nbytes for item in header.inputs if item.datatype != "BYTES"
-    )
-    if plain > _MAX_PLAIN_BYTES:
+    if nbytes > _MAX_PLAIN_BYTES:
         raise InvalidRequest(
-            f"the JSON of the request has {plain} bytes besides arrays of numbers, at most "
-            f"{_MAX_PLAIN_BYTES} are accepted: send BYTES tensors as binary data"
+            f"the JSON of the request has {nbytes} bytes or more besides arrays of numbers, at "
+            f"most {_MAX_PLAIN_BYTES} are accepted: send BYTES tensors as binary data"
         )
 
 

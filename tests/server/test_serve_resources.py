@@ -109,12 +109,14 @@ def test_a_supervisor_killed_during_start_up_leaves_no_orphans(serve, children):
 def test_no_deadline_is_kept_by_a_clock_that_can_jump():
     """The wall clock is for people and for HTTP's `Date`: it is told, and decides nothing.
 
-    gRPC tells deadlines by it; these are put on the other clock as soon as a call is there.
+    gRPC tells deadlines by it; these are put on the other clock as soon as a call is there. And
+    certificates expire by it: `credentials` warns of that when it reads one, and decides nothing.
     """
     told = {
         "server/engine/statistics.py",
         "server/grpc_api/core.py",
         "server/http_api/connections.py",
+        "server/security/credentials.py",
         "workers/runtime/tracing.py",
     }
     using = set()

@@ -225,6 +225,32 @@ def test_both_ways_say_the_same(content):
     compare(reordered)
 
 
+@pytest.mark.parametrize("datatype", ["FP16", "FP32", "FP64", "INT64", "UINT64"])
+@pytest.mark.parametrize("huge", [2**70, -(2**70), 2**64, 2**63, -1, 2**53 + 1, 10**400])
+@pytest.mark.parametrize("other", ["1", "0.5", "-1", "18446744073709551615"])
+def test_a_huge_number_fares_the_same_whatever_shares_its_slice(datatype, huge, other):
+    for slice_bytes in (4, 24, 60, 500):
+        compare(
+            text(f"[[{huge}, {other}, {other}], [{other}, {other}, {huge}]]", datatype=datatype),
+            slice_bytes=slice_bytes,
+        )
+
+
+def test_many_objects_are_read_as_long_as_all_that_is_not_numbers_is_short():
+    numbers = ", ".join(["0.25"] * 100_000)
+    start = text(f"[{numbers}]", shape="[100000]")[:-1]
+    many, too_many = ((start + b', "more": [%b{}]}' % (b"{}," * n)) for n in (50_000, 100_000))
+    _, ((_, _, shape, _),), *_ = compare(many, slice_bytes=1 << 16)
+    assert shape == [100_000]
+    assert compare(too_many, slice_bytes=1 << 16) == "refused"
+
+
+def test_much_that_is_not_numbers_is_refused_before_anything_is_decoded():
+    content = b'{"inputs": [' + b'{"name":"","shape":[],"datatype":""},' * 300_000 + b"]}"
+    with pytest.raises(InvalidRequest, match="besides arrays of numbers"):
+        parse_request(content[:-3] + b"damage", None)
+
+
 scalars = (
     st.integers(-300, 300)
     | st.integers(-(2**70), 2**70)
@@ -340,6 +366,8 @@ def test_whole_numbers_may_stand_for_floats_and_keep_all_their_bits():
         "FP32",
         np.array([1, 2.5, -3], np.float32),
     )
+    huge = [2**70, -(2**63) - 1, 2**53 + 1, 16777217]
+    same(decode("x", "FP64", [4], huge), "FP64", np.array(huge, np.float64))
     largest = [1, 2**63, 2**64 - 1]
     same(decode("x", "UINT64", [3], largest), "UINT64", np.array(largest, np.uint64))
     smallest = [-(2**63), 2**63 - 1]
@@ -361,7 +389,9 @@ def test_whole_numbers_may_stand_for_floats_and_keep_all_their_bits():
         ("FP32", [1], {"a": 1}),
         ("FP32", [1], None),
         ("FP32", [1], [True]),
-        ("FP32", [1], [2**70]),
+        ("FP32", [1], [2**128]),
+        ("FP16", [1], [2**16]),
+        ("FP64", [1], [2**1024]),
         ("BOOL", [2], [0, 1]),
         ("BOOL", [1], ["true"]),
         ("INT8", [1], [128]),
