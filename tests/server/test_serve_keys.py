@@ -270,11 +270,12 @@ def test_no_key_and_no_hash_is_ever_logged(serve, tmp_path):
 @contextmanager
 def held(server, key="", path="/v2/models/all/infer"):
     """A request whose body never ends, which is at work as long as its client likes."""
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\nExpect: 100-continue\r\n"
     if key:
         head += f"Authorization: Bearer {key}\r\n"
     with socket.create_connection((server.host, server.port)) as connection:
         connection.sendall(head.encode() + b"\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 100 ")  # admitted: its body is awaited
         yield connection
 
 
@@ -300,7 +301,7 @@ def test_a_client_has_only_so_many_requests_at_work(serve, tmp_path, with_keys):
     ):
         assert client.post("/v2/models/all/infer", json=BODY).status_code == 200
         with held(server, key) as second:
-            wait_for(lambda: is_full(client), "both requests are at work")
+            assert is_full(client)
             response = client.post("/v2/models/all/infer", json=BODY)
             assert response.status_code == 429
             assert response.headers["retry-after"] == "1"
