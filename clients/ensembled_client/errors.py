@@ -97,13 +97,7 @@ _TRY_LATER = {429, 503}
 def error_for_status(
     status: int, message: str, retry_after: float | None = None
 ) -> EnsembledClientError:
-    """Return the error for an HTTP status.
-
-    Args:
-        status: not 2xx.
-        message: the server's text.
-        retry_after: the seconds that the server asks to wait.
-    """
+    """Return the error for an HTTP status that is not 2xx."""
     fallback = RequestRejected if 400 <= status < 500 else ServerFailure
     return _BY_STATUS.get(status, fallback)(
         message, status, safe_to_retry=status in _TRY_LATER, retry_after=retry_after

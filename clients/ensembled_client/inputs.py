@@ -28,11 +28,7 @@ _KINDS = "a path, encoded bytes, a PIL image or a uint8 array"
 
 
 def tensors_for(metadata: Mapping[str, Any], x: Any) -> tuple[RequestTensor, ...]:
-    """Return the inputs of a model, in its order.
-
-    Args:
-        metadata: the model's, from the server.
-        x: see `EnsembleClient.predict`.
+    """Return the inputs of a model, in its order; for `x` see `EnsembleClient.predict`.
 
     Raises:
         RequestRejected: if it does not fit the model.

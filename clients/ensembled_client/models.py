@@ -50,12 +50,8 @@ class ModelState:
 class ModelInfo:
     """A model, by its metadata and configuration.
 
-    Attributes:
-        metadata: name, inputs, outputs.
-        max_request_bytes: the server's limit of a request, None if it does not say.
-        members: of an ensemble.
-        labels: of classes.
-        extra_outputs: what can be requested beside `output`; None if the server does not say.
+    `extra_outputs` can be requested beside `output`. They and the limit are None if the server does
+    not say.
     """
 
     metadata: Mapping[str, Any]
@@ -93,11 +89,7 @@ class ModelInfo:
     def outputs(
         self, uncertainty: bool | Sequence[str], members: Sequence[str] | None
     ) -> tuple[str, ...]:
-        """Return the names of the outputs to request.
-
-        Args:
-            uncertainty: all scores that the model has, none, or these.
-            members: whose own predictions to request; empty for every member's, None for none.
+        """Return the names of the outputs to request; empty `members` are all, None are none.
 
         Raises:
             RequestRejected: if the model does not have them.

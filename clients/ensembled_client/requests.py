@@ -92,8 +92,7 @@ class CallOptions:
 class RequestTensor(RawTensor):
     """An input tensor that can be cut by rows.
 
-    Attributes:
-        row_ends: for BYTES where each of the n rows ends in `data`; None if all have one size.
+    `row_ends` says where each row of BYTES ends in `data`; None if all have one size.
     """
 
     row_ends: tuple[int, ...] | None = None
@@ -123,12 +122,8 @@ class RequestTensor(RawTensor):
 class InferCall:
     """A request to predict.
 
-    Attributes:
-        model: an ensemble or a member.
-        tensors: its inputs.
-        outputs: the outputs to answer with: their names, and how many of the best classes to name
-            instead of values, 0 for values.
-        parameters: of the request.
+    `outputs` has the names of the outputs to answer with, and how many of the best classes to name
+    instead of values, 0 for values.
     """
 
     model: str
@@ -155,11 +150,8 @@ def split_call(
 ) -> list[InferCall]:
     """Return a call in as few pieces as the limits allow; mostly it is one.
 
-    Args:
-        call: all rows.
-        limit_bytes: the server's, of a request's body; None if it has none.
-        overhead_bytes: the part of a body that is not raw tensors.
-        max_rows: the caller's limit of a piece, None for none.
+    `limit_bytes` is the server's, of a request's body, of which `overhead_bytes` are not raw
+    tensors; `max_rows` is the caller's.
 
     Raises:
         RequestTooLarge: if a single row is too large.

@@ -99,12 +99,7 @@ class RestRequest:
 
 
 class RestEncoder:
-    """Encodes calls to one server.
-
-    Args:
-        address: the server's.
-        options: headers and compression are used here.
-    """
+    """Encodes calls to one server, with the headers and the compression of the options."""
 
     def __init__(self, address: Address, options: ConnectionOptions) -> None:
         self._path = address.path

@@ -57,13 +57,7 @@ class RetryPolicy:
     def pause_s(
         self, tries: int, error: EnsembledClientError, uniform: Callable[[float, float], float]
     ) -> float | None:
-        """Return the pause before the next try, None if there must not be one.
-
-        Args:
-            tries: how many have failed, 1 or more.
-            error: of the last one.
-            uniform: draws a number between two.
-        """
+        """Return the pause after so many failed tries and the last `error`; None to give up."""
         if tries > self.retries or not error.safe_to_retry:
             return None
         pause_s = uniform(0.0, min(self.max_pause_s, self.first_pause_s * 2.0 ** (tries - 1)))
@@ -72,15 +66,7 @@ class RetryPolicy:
 
 
 class CallClock:
-    """The time that one call has left, and how many requests it has sent.
-
-    Args:
-        backend: has the clock.
-        timeout_s: the call's, None for none.
-
-    Attributes:
-        tries: how many requests were sent.
-    """
+    """The time that one call has left, and how many requests (`tries`) it has sent."""
 
     def __init__(self, backend: IOBackend, timeout_s: float | None) -> None:
         self._backend = backend

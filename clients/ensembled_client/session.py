@@ -63,13 +63,7 @@ _NOT_NOW = (Unavailable, DeadlineExceeded)
 
 
 class Session:
-    """The calls of one client to one server.
-
-    Args:
-        transport: to the server.
-        backend: blocking if the transport is.
-        policy: when to retry.
-    """
+    """The calls of one client to one server; the backend is blocking if the transport is."""
 
     def __init__(self, transport: Transport, backend: IOBackend, policy: RetryPolicy) -> None:
         self._transport = transport
@@ -164,10 +158,8 @@ class Session:
     ) -> T:
         """Send, and send again after a pause as long as that is safe and there is time.
 
-        Args:
-            send: gets the seconds that are left.
-            clock: the call's.
-            is_idempotent: whether it may be sent again after a broken connection, too.
+        `send` gets the seconds that are left. What is idempotent may be sent again after a broken
+        connection, too.
         """
         if self._is_closed:
             raise EnsembledClientError("the client is closed")

@@ -26,14 +26,7 @@ _PORTS = {"http": 80, "https": 443, "grpc": 80, "grpcs": 443}
 
 @dataclass(frozen=True)
 class Address:
-    """A URL in its parts.
-
-    Attributes:
-        scheme: "http", "https", "grpc" or "grpcs".
-        host: a name or an address, without brackets.
-        port: of the server.
-        path: before ``/v2``, "" for none.
-    """
+    """A server's URL in its parts: an IPv6 host without brackets, the path before ``/v2``."""
 
     scheme: str
     host: str
@@ -87,17 +80,7 @@ def _not_a_server(url: str) -> EnsembledClientError:
 
 @dataclass(frozen=True)
 class ConnectionOptions:
-    """How to connect to a server.
-
-    Attributes:
-        connect_timeout_s: how long connecting may take.
-        connections: the most connections (HTTP; gRPC needs one).
-        headers: sent with every request (gRPC: its metadata), the API key among them.
-        compression: of requests, "gzip" or "deflate"; None for none.
-        root_certificates: a file (PEM) with the certificates to trust instead of the usual ones.
-        certificate: a file (PEM) with the client's certificate.
-        key: a file (PEM) with the certificate's private key.
-    """
+    """How to connect to a server, see `EnsembleClient`; the API key is among the headers."""
 
     connect_timeout_s: float = 5.0
     connections: int = 100
@@ -162,11 +145,7 @@ class Transport(ABC):
 
     @abstractmethod
     async def infer(self, call: InferCall, limit_s: float | None) -> InferResponse:
-        """Have a model predict.
-
-        Args:
-            call: what is sent.
-            limit_s: when to stop waiting for the response, None for never.
+        """Have a model predict; None waits for the response without limit.
 
         Raises:
             EnsembledClientError: what the server answered instead, or why it did not.
@@ -174,15 +153,9 @@ class Transport(ABC):
 
     @abstractmethod
     async def look_up(self, resource: Resource, model: str, limit_s: float) -> Any:
-        """Request a document.
+        """Request the document that the protocol has for it over HTTP; for readiness a bool.
 
-        Args:
-            resource: which one.
-            model: its model; "" for the server, or, of statistics, for every model.
-            limit_s: when to stop waiting for it.
-
-        Returns:
-            The document that the protocol has for it over HTTP; for readiness a bool.
+        The model is "" for the server, or, of statistics, for every model.
 
         Raises:
             EnsembledClientError: as `infer`; `Unavailable` may stand for "not ready".

@@ -38,7 +38,7 @@ from ensembled_client.load.stats import (
     connect_error,
     current_usage,
 )
-from ensembled_client.load.workload import RequestCycle, Workload
+from ensembled_client.load.workload import Workload
 
 __all__ = [
     "READY",
@@ -89,15 +89,7 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class Progress:
-    """What a process has done so far.
-
-    Attributes:
-        index: of the process.
-        succeeded: good responses without the warm-up.
-        failed: errors without the warm-up.
-        in_flight: requests without a response.
-        recent_ns: latencies of the last requests.
-    """
+    """What a process has done so far, without the warm-up; `recent_ns` are its last latencies."""
 
     index: int
     succeeded: int
@@ -188,12 +180,7 @@ class _Generator:
         )
 
     async def run(self) -> RequestStats:
-        """Connect, wait for the start, generate the load, and measure.
-
-        Raises:
-            OSError: if the server can't be reached.
-            EOFError: if the parent has ended.
-        """
+        """Connect, wait for the start (EOFError if the parent ends), generate load, measure."""
         event_loop = asyncio.get_running_loop()
         self._start_ns = event_loop.create_future()
         async with connections(self._options, self._config.connections) as new_connection:
@@ -223,7 +210,7 @@ class _Generator:
 
     def _new_loop(self, new_connection: NewConnection) -> LoadLoop:
         config = self._config
-        requests = RequestCycle(config.workload, config.index * _CYCLE_OFFSET)
+        requests = config.workload.cycles(config.index * _CYCLE_OFFSET)
         if config.schedule is None:
             return ClosedLoadLoop(
                 new_connection=new_connection,

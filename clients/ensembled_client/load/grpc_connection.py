@@ -54,11 +54,7 @@ _DEGRADED = re.compile(rb"\n\x08degraded\x12\x02\x08\x01")
 
 
 def call_metadata() -> tuple[tuple[str, str], ...]:
-    """Return the metadata of a call: the API key, if there is one.
-
-    Raises:
-        UsageError: as `authorization`.
-    """
+    """Return the metadata of a call: the API key, if there is one."""
     return tuple((name.lower(), text) for name, text in authorization().items())
 
 
@@ -111,14 +107,7 @@ def _find_message_fault(response: bytes, rows: int) -> str | None:
 async def grpc_connections(
     target: LoadTarget, count: int, connect_s: float, patience_s: float
 ) -> AsyncIterator[NewConnection]:
-    """Open channels, and yield what makes slots on them.
-
-    Args:
-        target: the server.
-        count: the most slots.
-        connect_s: the timeout of connecting.
-        patience_s: the timeout of a call.
-    """
+    """Open channels, and yield what makes `count` slots on them at most."""
     channels = [_new_channel(target) for _ in range(min(count, MAX_CHANNELS))]
     turns = itertools.cycle(channels)
     try:
@@ -138,13 +127,7 @@ def _new_channel(target: LoadTarget) -> Any:
 
 @dataclass(eq=False, slots=True)
 class GrpcLoadConnection(LoadConnection):
-    """A slot for a call on a channel, which several may share.
-
-    Attributes:
-        channel: of grpc.aio.
-        connect_s: the timeout of connecting.
-        patience_s: how long the caller waits for a response.
-    """
+    """A slot for a call on a channel, which several may share."""
 
     channel: Any
     connect_s: float
@@ -162,11 +145,7 @@ class GrpcLoadConnection(LoadConnection):
         return bool(self.channel.get_state() is grpc.ChannelConnectivity.READY)
 
     async def open(self) -> None:
-        """Connect.
-
-        Raises:
-            OSError: if that takes too long.
-        """
+        """Connect; OSError if that takes too long."""
         try:
             async with asyncio.timeout(self.connect_s):
                 await self.channel.channel_ready()

@@ -242,13 +242,7 @@ def _find_body_fault(response: Response, rows: int) -> str | None:
 
 @dataclass(eq=False, slots=True)
 class HttpLoadConnection(LoadConnection, asyncio.Protocol):
-    """A TCP connection to the server.
-
-    Attributes:
-        target: the server.
-        tls: for https.
-        connect_s: the timeout of connecting.
-    """
+    """A TCP connection to the server."""
 
     target: LoadTarget
     tls: ssl.SSLContext | None
@@ -263,11 +257,7 @@ class HttpLoadConnection(LoadConnection, asyncio.Protocol):
         return self._transport is not None
 
     async def open(self) -> None:
-        """Connect.
-
-        Raises:
-            OSError: if that fails, or takes too long.
-        """
+        """Connect; OSError if that fails, or takes too long."""
         address = self.target.address
         try:
             async with asyncio.timeout(self.connect_s):

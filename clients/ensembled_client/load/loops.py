@@ -19,12 +19,11 @@ import contextlib
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from ensembled_client.load.schedule import Arrival, Timer, new_timer
 from ensembled_client.load.stats import RequestResult, RequestStats
-from ensembled_client.load.workload import RequestCycle
 
 __all__ = [
     "ClosedLoadLoop",
@@ -46,12 +45,8 @@ _INITIAL_CONNECTIONS = 8
 class LoadConnection(ABC):
     """Carries one request at a time.
 
-    Attributes:
-        on_result: called when a request has ended and the connection is free.
-        intended_ns: when the current request should have been sent.
-        sent_ns: when it was sent.
-        rows: of the current request.
-        is_busy: whether there is one.
+    `on_result` is called when the request has ended and the connection is free. The other
+    attributes are those of the current request, if there is one (`is_busy`).
     """
 
     on_result: OnResult
@@ -118,14 +113,13 @@ class LoadLoop(ABC):
 
     Attributes:
         new_connection: makes a connection.
-        requests: what to send.
-        stats: records.
-        clock_ns: the monotonic clock.
+        requests: by their number of rows, what to send.
+        stats: of the requests.
         done: set when the last request has ended.
     """
 
     new_connection: NewConnection
-    requests: RequestCycle
+    requests: Mapping[int, Iterator[bytes]]
     stats: RequestStats
     clock_ns: Callable[[], int] = time.monotonic_ns
     done: asyncio.Event = field(default_factory=asyncio.Event, init=False)
@@ -180,10 +174,7 @@ class LoadLoop(ABC):
 class ClosedLoadLoop(LoadLoop):
     """So many clients, each with one request at a time.
 
-    Attributes:
-        connections: the number of clients.
-        rows: of each request.
-        count: the number of requests that are left to measure; None for no limit.
+    `count` requests are left to measure; None for no limit.
     """
 
     connections: int
@@ -201,11 +192,7 @@ class ClosedLoadLoop(LoadLoop):
         return sum(connection.is_busy for connection in self._connections)
 
     async def open(self) -> None:
-        """Open all connections.
-
-        Raises:
-            OSError: if one fails.
-        """
+        """Open all connections."""
         for connection in self._connections:
             await connection.open()
 
@@ -228,7 +215,7 @@ class ClosedLoadLoop(LoadLoop):
         connection.intended_ns = connection.sent_ns = now_ns
         connection.rows = self.rows
         self.stats.record_start(now_ns)
-        connection.send(self.requests.next(self.rows))
+        connection.send(next(self.requests[self.rows]))
 
     def _finished(self, connection: LoadConnection, result: RequestResult) -> None:
         self._record_end(connection, result)
@@ -240,13 +227,7 @@ class ClosedLoadLoop(LoadLoop):
 
 @dataclass(eq=False, kw_only=True)
 class OpenLoadLoop(LoadLoop):
-    """Sends what is due, on any free connection.
-
-    Attributes:
-        max_connections: when all are busy, requests wait here for the first free one.
-        arrivals: nanoseconds since the start of the warm-up, and rows.
-        new_timer: makes a timer.
-    """
+    """Sends what is due, on any free connection; when all are busy, requests wait here."""
 
     max_connections: int
     arrivals: Iterator[Arrival]
@@ -266,11 +247,7 @@ class OpenLoadLoop(LoadLoop):
         return len(self._connections) - len(self._idle) + len(self._waiting)
 
     async def open(self) -> None:
-        """Open the first connections; the others follow when they are needed.
-
-        Raises:
-            OSError: if one fails.
-        """
+        """Open the first connections; the others follow when they are needed."""
         for _ in range(min(_INITIAL_CONNECTIONS, self.max_connections)):
             connection = self._add_connection()
             await connection.open()
@@ -316,7 +293,7 @@ class OpenLoadLoop(LoadLoop):
     def _send(self, connection: LoadConnection, due_ns: int, rows: int) -> None:
         connection.intended_ns, connection.rows = due_ns, rows
         connection.sent_ns = self.clock_ns()
-        connection.send(self.requests.next(rows))
+        connection.send(next(self.requests[rows]))
 
     def _finished(self, connection: LoadConnection, result: RequestResult) -> None:
         self._record_end(connection, result)

@@ -72,14 +72,7 @@ class UsageError(LoadTestError):
 
 @dataclass(frozen=True)
 class LoadTarget:
-    """A model at a server.
-
-    Attributes:
-        url: as given by the user.
-        address: the server's.
-        protocol: ``binary``, ``json`` or ``grpc``.
-        model: the name of an ensemble or a member.
-    """
+    """An ensemble or member at a server; `protocol` is ``binary``, ``json`` or ``grpc``."""
 
     url: str
     address: Address
@@ -88,12 +81,9 @@ class LoadTarget:
 
     @classmethod
     def of(cls, url: str, model: str, protocol: str | None) -> LoadTarget:
-        """Parse a URL.
+        """Parse a URL, ``http[s]://HOST[:PORT][/PREFIX]`` or ``grpc[s]://HOST[:PORT]``.
 
-        Args:
-            url: ``http[s]://HOST[:PORT][/PREFIX]`` or ``grpc[s]://HOST[:PORT]``.
-            model: the name of an ensemble or a member.
-            protocol: one of `PROTOCOLS`; None for gRPC or binary HTTP, as the URL says.
+        Without a `protocol` it is gRPC or binary HTTP, as the URL says.
 
         Raises:
             UsageError: if it is not a URL of a server, or does not fit the protocol.

@@ -132,13 +132,7 @@ def sweep_text(summaries: Sequence[Summary], options: LoadOptions) -> str:
 def command_document(
     options: LoadOptions, summaries: Sequence[Summary], failed_gates: Sequence[Sequence[str]]
 ) -> dict[str, Any]:
-    """Return the JSON of a command: its options, and the figures of each test.
-
-    Args:
-        options: of the command.
-        summaries: of its tests.
-        failed_gates: a list of lines for each test.
-    """
+    """Return the JSON of a command: its options, and the figures and failed gates of each test."""
     return {
         "url": options.target.url,
         "model": options.target.model,

@@ -122,13 +122,9 @@ def _make_workload(options: LoadOptions, trace: Trace) -> Workload:
 def generator_configs(
     options: LoadOptions, load: float, trace: Trace, workload: Workload
 ) -> list[GeneratorConfig]:
-    """Divide a test among its processes; no process is left without work.
+    """Divide a test of `load` connections or requests per second among its processes.
 
-    Args:
-        options: of the command.
-        load: connections, or requests per second.
-        trace: recorded arrivals; empty for none.
-        workload: the requests.
+    No process is left without work.
     """
     connections = options.connections if options.is_open else int(load)
     processes = min(options.processes, connections, options.count or connections)

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 __all__ = [
     "Arrival",
@@ -171,18 +171,8 @@ def _request(entry: Sequence[Any], rows: int, where: str) -> tuple[float, int]:
 # -- timers ------------------------------------------------------------------------------------
 
 
-class Timer(Protocol):
-    """Calls back once at a given time."""
-
-    def set(self, at_ns: int) -> None:
-        """Call back at that time of the monotonic clock, at once if it is past; replaces."""
-
-    def close(self) -> None:
-        """Never call back again."""
-
-
 def new_timer(callback: Callable[[], None]) -> Timer:
-    """Return the most exact timer that the running event loop can have."""
+    """Return the most exact timer that the running event loop can have; it calls back once."""
     if sys.platform == "linux":
         try:
             return KernelTimer(callback)
@@ -203,12 +193,7 @@ class _TimerSpec(ctypes.Structure):
 
 
 class KernelTimer:
-    """A timer file descriptor; `os.timerfd_create` needs Python 3.13.
-
-    Raises:
-        OSError: if the kernel refuses one.
-        AttributeError: if the C library has no such function.
-    """
+    """A timer file descriptor; `os.timerfd_create` needs Python 3.13."""
 
     def __init__(self, callback: Callable[[], None]) -> None:
         libc = ctypes.CDLL(None, use_errno=True)
@@ -221,7 +206,7 @@ class KernelTimer:
         self._loop.add_reader(self._file, self._expired)
 
     def set(self, at_ns: int) -> None:
-        """Call back at that time; at once if it is past."""
+        """Call back at that time of the monotonic clock, at once if it is past; replaces."""
         spec = _TimerSpec(0, 0, *divmod(max(at_ns, 1), _SECOND_NS))
         self._settime(self._file, _TIMER_ABSTIME, ctypes.byref(spec), None)
 
@@ -249,7 +234,7 @@ class LoopTimer:
         self._handle: asyncio.TimerHandle | None = None
 
     def set(self, at_ns: int) -> None:
-        """Call back at that time; at once if it is past."""
+        """Call back at that time of the monotonic clock, at once if it is past; replaces."""
         self.close()
         delay_s = max(0, at_ns - time.monotonic_ns()) / _SECOND_NS
         self._handle = self._loop.call_later(delay_s, self._callback)
@@ -259,3 +244,6 @@ class LoopTimer:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+
+
+Timer = KernelTimer | LoopTimer

@@ -2,7 +2,7 @@
 
 In: a model's metadata, and options. Inputs are random, or come from files; a request is encoded as
 JSON, as JSON with binary tensors, or as a gRPC message. Out: a `Workload`, which every load process
-gets and sends in turn with a `RequestCycle`.
+gets and sends in turn.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from ensembled_client.wire import (
 __all__ = [
     "InputSpec",
     "Inputs",
-    "RequestCycle",
     "Workload",
     "encode_grpc_request",
     "encode_http_request",
@@ -67,25 +66,12 @@ class Workload:
     rows: int
     requests: Mapping[int, tuple[bytes, ...]]
 
-
-class RequestCycle:
-    """Cycles through the requests of a workload.
-
-    Args:
-        workload: the requests.
-        start: the number of the first one.
-    """
-
-    def __init__(self, workload: Workload, start: int = 0) -> None:
-        self._requests = workload.requests
-        self._next = dict.fromkeys(workload.requests, start)
-
-    def next(self, rows: int) -> bytes:
-        """Return the next request of so many rows."""
-        requests = self._requests[rows]
-        number = self._next[rows]
-        self._next[rows] = number + 1
-        return requests[number % len(requests)]
+    def cycles(self, start: int = 0) -> dict[int, Iterator[bytes]]:
+        """Return iterators through the requests, round and round from number `start` on."""
+        return {
+            rows: itertools.islice(itertools.cycle(requests), start % len(requests), None)
+            for rows, requests in self.requests.items()
+        }
 
 
 # -- inputs ------------------------------------------------------------------------------------
@@ -108,11 +94,7 @@ class InputSpec:
 def input_specs(
     metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
 ) -> list[InputSpec]:
-    """Return a model's inputs, all dimensions known.
-
-    Args:
-        metadata: the model's.
-        shapes: by input, without the batch dimension: where the metadata leaves dimensions open.
+    """Return a model's inputs, all dimensions known: open ones are given in `shapes` by input.
 
     Raises:
         LoadTestError: if a datatype is unknown, or a dimension.
@@ -198,11 +180,8 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
 def file_inputs(specs: Sequence[InputSpec], rows: int, paths: Sequence[Path]) -> Iterator[Inputs]:
     """Yield inputs from files without end: `rows` rows after the other, round and round.
 
-    Args:
-        specs: the model's inputs.
-        rows: of each request.
-        paths: one ``.npz`` with an array [n, ...] per input; one ``.npy`` for a model with one
-            input; or encoded images.
+    The files are one ``.npz`` with an array [n, ...] per input, one ``.npy`` for a model with one
+    input, or encoded images.
 
     Raises:
         LoadTestError: if a file can't be read, or does not fit the model.
@@ -281,15 +260,7 @@ def make_workload(
     rows: int,
     payloads: int,
 ) -> Workload:
-    """Encode the requests of a test.
-
-    Args:
-        target: the server, the model and the protocol.
-        specs: the model's inputs.
-        inputs: by number of rows; as many are taken as are needed.
-        parameters: of each request, as the protocol names them.
-        rows: of requests whose arrival does not say it.
-        payloads: distinct requests per number of rows; fewer, if they are large.
+    """Encode the requests of a test, `payloads` for each number of rows; fewer if they are large.
 
     Raises:
         LoadTestError: if a request can't be encoded in this protocol.

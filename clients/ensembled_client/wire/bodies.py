@@ -81,11 +81,8 @@ def request_header(
 ) -> bytes:
     """Return the JSON of a binary request; the data of its tensors follows it in their order.
 
-    Args:
-        tensors: the inputs.
-        outputs: the outputs to answer with, all of them raw: their names, and how many of the best
-            classes to name instead of values, 0 for values. None for the model's default output.
-        parameters: of the request.
+    `outputs` has the names of the outputs to answer with, all of them raw, and how many of the best
+    classes to name instead of values, 0 for values; None for the model's default output.
     """
     document: dict[str, Any] = {
         "inputs": [
@@ -116,12 +113,7 @@ def _requested_output(name: str, classes: int) -> dict[str, Any]:
 def binary_request(
     inputs: Mapping[str, Array], parameters: Mapping[str, Any] | None = None
 ) -> tuple[bytes, dict[str, str]]:
-    """Return the body of a binary request for the default output, raw, and its HTTP headers.
-
-    Args:
-        inputs: arrays [n, ...] by name, see `raw_tensor`.
-        parameters: of the request.
-    """
+    """Return the body of a binary request for the default output, raw, and its HTTP headers."""
     tensors = [raw_tensor(name, array) for name, array in inputs.items()]
     header = request_header(tensors, parameters=parameters)
     headers = {"Content-Type": BINARY_CONTENT_TYPE, HEADER_LENGTH: str(len(header))}
@@ -130,10 +122,6 @@ def binary_request(
 
 def json_request(inputs: Mapping[str, Array], parameters: Mapping[str, Any] | None = None) -> bytes:
     """Return the body of a JSON request for the default output as JSON.
-
-    Args:
-        inputs: arrays [n, ...] by name, see `encode_json`.
-        parameters: of the request.
 
     Raises:
         WireError: if an input holds what JSON can't express.
@@ -152,11 +140,7 @@ def _json_tensor(name: str, array: Array) -> str:
 
 
 def decode_response(body: bytes, header_length: int | None) -> InferResponse:
-    """Decode the body of an infer response.
-
-    Args:
-        body: JSON, or JSON and raw tensors.
-        header_length: the length of the JSON, None if the body is all JSON.
+    """Decode the body of an infer response; without `header_length` it is all JSON.
 
     Raises:
         WireError: if it is not what the protocol says, or bytes follow the last output.

@@ -65,15 +65,9 @@ def request_message(
     parameters: Mapping[str, str | int | bool] | None = None,
     with_data: bool = True,
 ) -> Any:
-    """Return a ModelInferRequest with raw tensors.
+    """Return a ModelInferRequest with raw tensors; for `outputs` see `request_header`.
 
-    Args:
-        model: the model's name.
-        tensors: the inputs.
-        outputs: the outputs to answer with: their names, and how many of the best classes to name
-            instead of values, 0 for values. None for the model's default output.
-        parameters: of the request.
-        with_data: whether `raw_input_contents` are filled in, or left out.
+    Without data, `raw_input_contents` are left out.
     """
     message = _InferRequest(model_name=model)
     for tensor in tensors:

@@ -70,11 +70,9 @@ def datatype_of(dtype: npt.DTypeLike) -> str:
 
 
 def cast(array: Array, datatype: str) -> Array:
-    """Cast to a datatype: floats may lose digits, but no other value may change.
+    """Cast numbers, ml_dtypes' bfloat16 as well, to one of `DTYPES`.
 
-    Args:
-        array: of numbers; ml_dtypes' bfloat16 as well.
-        datatype: one of `DTYPES`.
+    Floats may lose digits, but no other value may change.
 
     Raises:
         WireError: if the array does not hold numbers, or a value would change.
@@ -109,14 +107,7 @@ def _to_bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
 
 @dataclass(frozen=True)
 class RawTensor:
-    """A tensor whose elements are raw bytes.
-
-    Attributes:
-        name: of the input or output.
-        datatype: the protocol's, e.g. "FP32".
-        shape: [n, ...].
-        data: its raw elements.
-    """
+    """A tensor [n, ...] of one of the protocol's datatypes, e.g. "FP32", as raw elements."""
 
     name: str
     datatype: str
@@ -127,8 +118,7 @@ class RawTensor:
 def encode_array(array: Array) -> bytes | memoryview:
     """Return the raw elements of an array, without a copy where possible.
 
-    Args:
-        array: of a dtype in `DTYPES`; or of bytes objects, for BYTES.
+    Its dtype is in `DTYPES`, or its elements are bytes objects, for BYTES.
     """
     if array.dtype.kind == "O":
         return join_elements(array.ravel())
@@ -138,11 +128,6 @@ def encode_array(array: Array) -> bytes | memoryview:
 
 def decode_array(datatype: str, shape: Sequence[int], data: bytes | memoryview) -> Array:
     """Return the array of raw elements.
-
-    Args:
-        datatype: one of `DTYPES`, or "BYTES".
-        shape: of the result.
-        data: the raw elements.
 
     Returns:
         A read-only view of `data`; for BF16 a float32 array, for BYTES an array of bytes objects.
@@ -179,11 +164,7 @@ def join_elements(elements: Iterable[bytes]) -> bytes:
 def split_elements(
     data: bytes | bytearray | memoryview, count: int | None = None
 ) -> list[memoryview]:
-    """Return the elements of BYTES that raw bytes hold, without a copy.
-
-    Args:
-        data: the raw bytes.
-        count: how many elements there should be, None for any number.
+    """Return the elements of BYTES that raw bytes hold, without a copy; None is any number of them.
 
     Raises:
         WireError: if an element is cut short, or there are more or fewer than `count`.
@@ -209,10 +190,8 @@ def split_elements(
 def encode_json(array: Array) -> str:
     """Return the elements of an array, flat and row-major, as the text of a JSON array.
 
-    Floats are written as the shortest text that means the same number of their own dtype.
-
-    Args:
-        array: of a dtype in `DTYPES`; or of bytes objects that hold UTF-8.
+    Floats are written as the shortest text that means the same number of their own dtype. Elements
+    of BYTES hold UTF-8.
 
     Raises:
         WireError: if it holds what JSON can't express.

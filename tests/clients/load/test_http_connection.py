@@ -10,7 +10,7 @@ from ensembled_client.load.loops import ClosedLoadLoop, OpenLoadLoop
 from ensembled_client.load.options import LoadTarget
 from ensembled_client.load.schedule import KernelTimer, LoopTimer, Schedule
 from ensembled_client.load.stats import RequestStats, Window
-from ensembled_client.load.workload import RequestCycle, Workload
+from ensembled_client.load.workload import Workload
 
 DEADLINE_S = 30
 REQUEST = b"POST / HTTP/1.1\r\nContent-Length: 0\r\n\r\n"
@@ -75,7 +75,7 @@ async def closed(target, count, connections=1, **options):
     stats = RequestStats(Window(0))
     loop = ClosedLoadLoop(
         new_connection=lambda on_result: HttpLoadConnection(on_result, target, None, 5),
-        requests=RequestCycle(Workload(1, {1: (REQUEST,)})),
+        requests=Workload(1, {1: (REQUEST,)}).cycles(),
         stats=stats,
         connections=connections,
         rows=1,
@@ -209,7 +209,7 @@ def test_what_was_due_during_a_stall_waited_at_least_until_its_end(connections):
             stats.record_end = spy
             loop = OpenLoadLoop(
                 new_connection=lambda on_result: HttpLoadConnection(on_result, target, None, 5),
-                requests=RequestCycle(Workload(1, {1: (REQUEST,)})),
+                requests=Workload(1, {1: (REQUEST,)}).cycles(),
                 stats=stats,
                 max_connections=connections,
                 arrivals=Schedule(rate=1000, count=60).arrivals(),

@@ -7,7 +7,7 @@ import pytest
 from ensembled_client.load.loops import ClosedLoadLoop, LoadConnection, OpenLoadLoop
 from ensembled_client.load.schedule import Schedule
 from ensembled_client.load.stats import RequestResult, RequestStats, Window
-from ensembled_client.load.workload import RequestCycle, Workload
+from ensembled_client.load.workload import Workload
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,7 +48,7 @@ class World:
         requests = {rows: (b"%d" % rows,) for rows in range(1, 5)}
         return OpenLoadLoop(
             new_connection=self.new_connection,
-            requests=RequestCycle(Workload(1, requests)),
+            requests=Workload(1, requests).cycles(),
             stats=self.stats,
             clock_ns=self.clock_ns,
             max_connections=connections,
@@ -59,7 +59,7 @@ class World:
     def closed_loop(self, connections, count=None):
         return ClosedLoadLoop(
             new_connection=self.new_connection,
-            requests=RequestCycle(Workload(1, {1: (b"a", b"b", b"c")})),
+            requests=Workload(1, {1: (b"a", b"b", b"c")}).cycles(),
             stats=self.stats,
             clock_ns=self.clock_ns,
             connections=connections,

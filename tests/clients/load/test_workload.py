@@ -10,7 +10,6 @@ from ensembled_client.load.grpc_connection import GrpcResponseChecker, call_meta
 from ensembled_client.load.options import LoadTarget, LoadTestError, UsageError
 from ensembled_client.load.workload import (
     InputSpec,
-    RequestCycle,
     Workload,
     encode_grpc_request,
     encode_http_request,
@@ -130,8 +129,8 @@ def test_few_requests_are_made_when_they_are_large():
 
 
 def test_a_rotation_goes_round_for_each_number_of_rows():
-    rotation = RequestCycle(Workload(1, {1: (b"a", b"b"), 2: (b"c",)}), 1)
-    assert [rotation.next(rows) for rows in (1, 2, 1, 1, 2)] == [b"b", b"c", b"a", b"b", b"c"]
+    cycles = Workload(1, {1: (b"a", b"b"), 2: (b"c",)}).cycles(start=3)
+    assert [next(cycles[rows]) for rows in (1, 2, 1, 1, 2)] == [b"b", b"c", b"a", b"b", b"c"]
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 9))
