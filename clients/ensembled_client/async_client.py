@@ -5,7 +5,6 @@ It has the methods of the blocking client, to be awaited; what they do is docume
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import Any, Unpack
 
 import numpy as np
@@ -46,12 +45,7 @@ class AsyncEnsembleClient(BaseClient):
         """Return the client; the connections are closed with the block."""
         return self
 
-    async def __aexit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the connections."""
         await self.aclose()
 

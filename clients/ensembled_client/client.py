@@ -6,7 +6,6 @@ The session below does the work; here is what callers see, and its documentation
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Unpack
 
 import numpy as np
@@ -52,12 +51,7 @@ class EnsembleClient(BaseClient):
         """Return the client; the connections are closed with the block."""
         return self
 
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        _value: BaseException | None,
-        _traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the connections."""
         self.close()
 
@@ -215,10 +209,7 @@ class EnsembleClient(BaseClient):
         Raises:
             EnsembledClientError: as `predict`.
         """
-        document: dict[str, Any] = run_blocking(
-            self._session.look_up(Resource.MODEL_METADATA, model)
-        )
-        return document
+        return run_blocking(self._session.look_up(Resource.MODEL_METADATA, model))
 
     def config(self, model: str) -> dict[str, Any]:
         """Return a model's configuration: its members, rule, quorum, limits.

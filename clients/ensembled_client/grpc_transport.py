@@ -46,16 +46,6 @@ _CHANNEL = [
 #: What a request's tensors and raw contents need beside their bytes: lengths and tags.
 _FRAMING_BYTES = 16
 
-_METHODS = {
-    Resource.SERVER_METADATA: "ServerMetadata",
-    Resource.SERVER_LIVE: "ServerLive",
-    Resource.SERVER_READY: "ServerReady",
-    Resource.REPOSITORY_INDEX: "RepositoryIndex",
-    Resource.STATISTICS: "ModelStatistics",
-    Resource.MODEL_METADATA: "ModelMetadata",
-    Resource.MODEL_CONFIG: "ModelConfig",
-    Resource.MODEL_READY: "ModelReady",
-}
 #: The field of a response that is the document over HTTP, where that is not all of it.
 _DOCUMENT_FIELDS = {
     Resource.SERVER_LIVE: "live",
@@ -102,9 +92,8 @@ class _GrpcTransport(Transport):
 
     async def look_up(self, resource: Resource, model: str, limit_s: float) -> Any:
         """Request a document."""
-        method = _METHODS[resource]
-        message = message_class(f"{method}Request")(**({"name": model} if model else {}))
-        document = _plain(await self._call(method, message, limit_s))
+        message = message_class(f"{resource.value}Request")(**({"name": model} if model else {}))
+        document = _plain(await self._call(resource.value, message, limit_s))
         field = _DOCUMENT_FIELDS.get(resource)
         return document if field is None else document[field]
 

@@ -10,7 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -124,16 +124,16 @@ def with_api_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict
 
 
 class Resource(Enum):
-    """What can be looked up about a server, or about a model."""
+    """What can be looked up about a server, or about a model: gRPC's method for it."""
 
-    SERVER_METADATA = auto()
-    SERVER_LIVE = auto()
-    SERVER_READY = auto()
-    REPOSITORY_INDEX = auto()
-    STATISTICS = auto()
-    MODEL_METADATA = auto()
-    MODEL_CONFIG = auto()
-    MODEL_READY = auto()
+    SERVER_METADATA = "ServerMetadata"
+    SERVER_LIVE = "ServerLive"
+    SERVER_READY = "ServerReady"
+    REPOSITORY_INDEX = "RepositoryIndex"
+    STATISTICS = "ModelStatistics"
+    MODEL_METADATA = "ModelMetadata"
+    MODEL_CONFIG = "ModelConfig"
+    MODEL_READY = "ModelReady"
 
 
 class Transport(ABC):

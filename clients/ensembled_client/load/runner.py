@@ -183,10 +183,13 @@ def _fetch_http_metadata(target: LoadTarget) -> Any:
     url = f"{target.address.scheme}://{target.address.authority}{target.model_path}"
     try:
         # As the load: straight to the server, whatever proxy the environment names.
-        with httpx.Client(
-            trust_env=False, verify=ssl.create_default_context(), timeout=_LOOK_UP_S
-        ) as client:
-            response = client.get(url, headers=authorization())
+        response = httpx.get(
+            url,
+            headers=authorization(),
+            timeout=_LOOK_UP_S,
+            trust_env=False,
+            verify=ssl.create_default_context(),
+        )
         document = response.json()
     except httpx.HTTPError as error:
         raise LoadTestError(f"{target.url} can't be reached: {error}") from None
