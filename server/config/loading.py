@@ -90,7 +90,7 @@ def load_config(path: Path) -> Config:
     try:
         config = Config.model_validate(document, context={"directory": path.absolute().parent})
     except ValidationError as error:
-        raise ConfigError(_all_lines(error, str(path), overrides)) from None
+        raise ConfigError(problem_lines(error, str(path), overrides=overrides)) from None
     if missing := [f"{path}: {line}" for line in _missing_files(config)]:
         raise ConfigError(missing)
     return config
@@ -146,16 +146,6 @@ def _merged(section: Any, overrides: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _all_lines(error: ValidationError, source: str, overrides: Container[str]) -> Iterator[str]:
-    """Yield the lines of a document, with the environment's variables where these override it."""
-    for location, message in describe(error):
-        if len(location) > 1 and location[0] == "server" and location[1] in overrides:
-            name = f"{_PREFIX}SERVER{_NESTED}{str(location[1]).upper()}"
-            yield f"environment: {name}: {message}"
-        else:
-            yield _line(source, location, message)
-
-
 def _missing_files(config: Config) -> Iterator[str]:
     for key, path in _paths(config):
         try:
@@ -174,14 +164,16 @@ def _paths(value: Any, key: str = "") -> Iterator[tuple[str, Path]]:
             yield from _paths(inner, f"{key}.{name}" if key else name)
 
 
-def problem_lines(error: ValidationError, source: str, *, is_secret: bool = False) -> Iterator[str]:
-    """Yield ``SOURCE: KEY: PROBLEM`` for each problem; see `describe`."""
+def problem_lines(
+    error: ValidationError, source: str, *, overrides: Container[str] = (), is_secret: bool = False
+) -> Iterator[str]:
+    """Yield ``SOURCE: KEY: PROBLEM`` for each problem, or the variable that overrides its key."""
     for location, message in describe(error, is_secret=is_secret):
-        yield _line(source, location, message)
-
-
-def _line(source: str, location: Location, message: str) -> str:
-    return ": ".join(filter(None, (source, ".".join(map(str, location)), message)))
+        if len(location) > 1 and location[0] == "server" and location[1] in overrides:
+            name = f"{_PREFIX}SERVER{_NESTED}{str(location[1]).upper()}"
+            yield f"environment: {name}: {message}"
+        else:
+            yield ": ".join(filter(None, (source, ".".join(map(str, location)), message)))
 
 
 def describe(error: ValidationError, *, is_secret: bool = False) -> Iterator[tuple[Location, str]]:

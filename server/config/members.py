@@ -51,13 +51,9 @@ def backend_for(path: Path) -> Literal["onnx", "torch"] | None:
     return _BACKENDS.get(path.suffix.lower())
 
 
-def _per_channel(value: Any) -> Any:
-    return (value, value, value) if isinstance(value, int | float | str) else value
-
-
 #: One number for all channels, or one per channel.
 _PER_CHANNEL = (
-    BeforeValidator(_per_channel),
+    BeforeValidator(lambda value: (value,) * 3 if isinstance(value, int | float | str) else value),
     WithJsonSchema(
         {
             "anyOf": [
@@ -141,11 +137,10 @@ class InputTensorConfig(Section):
         return TensorSpec(own, datatype, self.shape)
 
 
-def _named(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
-
-
-_NAME_OR_MAPPING = BeforeValidator(_named, json_schema_input_type=str | InputTensorConfig)
+_NAME_OR_MAPPING = BeforeValidator(
+    lambda value: {"name": value} if isinstance(value, str) else value,
+    json_schema_input_type=str | InputTensorConfig,
+)
 
 
 class FakeConfig(Section):

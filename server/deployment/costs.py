@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from allocator.devices import Device
 from allocator.host import available_cores
 from allocator.problem import Problem, readable_bytes
-from allocator.profiles import Profile, Profiles
+from allocator.profiles import Profiles
 from allocator.simulation import Host
 from server.profiling import Measurements
 from server.profiling.comparison import preferred_batch
@@ -73,14 +73,15 @@ def plan_problem(
     `largest_batch` is, by member, the largest of which the arena holds two; `row_bytes`, of a row
     of a request, are for a simulation.
     """
-    members = found.profiles.members
     unknown = dict.fromkeys((kind for _, kind in found.estimated), _WORKER_BYTES)
     planned, notes = _leave_memory_to_workers(devices, unknown | dict(found.worker_bytes))
-    profiles = [
-        replace(one, latency_s=_latency_s(one, found))
-        for one in found.profiles
-        if one.batch <= max(largest_batch[one.member], _least_batch(found.profiles, one))
-    ]
+    profiles = []
+    for one in found.profiles:
+        target = one.member, one.device_kind
+        # The smallest is kept: if even that does not fit, the composition reports it.
+        if one.batch <= max(largest_batch[one.member], min(found.profiles.of(*target))):
+            latency_s = one.latency_s * found.colocation.get(target, 1.0) + JOB_S
+            profiles.append(replace(one, latency_s=latency_s))
     for member, kind, factor in found.slowdowns():
         notes.append(f"{member} on {kind} takes {factor:.2f} x as long beside busy neighbours")
     notes.append(f"each job takes a worker {JOB_S * 1e6:.0f} us beside its prediction")
@@ -90,7 +91,7 @@ def plan_problem(
         notes.append(f"front-end and combiner take {took} of the CPU per request of one row")
     for member, kind in found.estimated:
         notes.append(f"{member} on {kind} is estimated from its size, not measured")
-    problem = Problem(members, tuple(planned), Profiles(profiles), row_s)
+    problem = Problem(found.profiles.members, tuple(planned), Profiles(profiles), row_s)
     # On cores of their own, front-end and combiner cost the workers nothing.
     host = Host()
     if row_s:
@@ -119,15 +120,6 @@ def prefer_small_batches(planned: PlannedProblem, found: Measurements) -> Planne
         profiles += [one for size, one in options.items() if size <= preferred]
     searched = replace(problem, profiles=Profiles(profiles))
     return replace(planned, problem=searched, corrections=tuple(notes))
-
-
-def _latency_s(one: Profile, found: Measurements) -> float:
-    return one.latency_s * found.colocation.get((one.member, one.device_kind), 1.0) + JOB_S
-
-
-def _least_batch(profiles: Profiles, one: Profile) -> int:
-    """The smallest batch size is kept: if even that does not fit, the composition reports it."""
-    return min(profiles.of(one.member, one.device_kind))
 
 
 def _leave_memory_to_workers(

@@ -1,8 +1,8 @@
 """Makes the plan of what will be served where, without taking traffic.
 
 Runs in the process that becomes the supervisor, for `serve` and `check`. The configuration flows
-in, a `Plan` flows out, through the steps of `server.members`, `server.profiling` and this package.
-Whatever can be found wrong before processes are started is found here.
+in, a `DeploymentPlan` flows out, through the steps of `server.members`, `server.profiling` and this
+package. Whatever can be found wrong before processes are started is found here.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from server.profiling.progress import progress_on_stderr
 from workers.runtime.memory import board_bytes
 from workers.runtime.spec import DeviceSpec, TracingSpec
 
-__all__ = ["Plan", "make_plan", "tracing_spec"]
+__all__ = ["DeploymentPlan", "make_plan", "tracing_spec"]
 
 _TRACING_PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
 @dataclass(frozen=True)
-class Plan:
+class DeploymentPlan:
     """What will be served where.
 
     Attributes:
@@ -65,8 +65,8 @@ class Plan:
 
 def make_plan(
     config: Config, *, profile_s: float, log: Callable[[str], None] | None = None
-) -> Plan:
-    """Plan what will be served where; profiling may take `profile_s`, and is logged.
+) -> DeploymentPlan:
+    """DeploymentPlan what will be served where; profiling may take `profile_s`, and is logged.
 
     Raises:
         ConfigError: if the configuration is wrong.
@@ -94,7 +94,7 @@ def make_plan(
         metas=metas,
     )
     used = tuple(device for device in devices if device.name in composition.instances)
-    return Plan(used, matrix, composition, placement, tracing)
+    return DeploymentPlan(used, matrix, composition, placement, tracing)
 
 
 def tracing_spec(config: Config) -> TracingSpec | None:
@@ -106,16 +106,13 @@ def tracing_spec(config: Config) -> TracingSpec | None:
     tracing = config.server.tracing
     if tracing is None:
         return None
-    if not all(map(_is_installed, _TRACING_PACKAGES)):
+    try:
+        is_installed = all(map(find_spec, _TRACING_PACKAGES))
+    except ModuleNotFoundError:  # not even a parent package is there
+        is_installed = False
+    if not is_installed:
         raise ConfigError(
             "server.tracing: OpenTelemetry is not installed; `pip install '.[tracing]'`, "
             "or leave the section out"
         )
     return TracingSpec(tracing.url, tracing.service_name, tracing.sample)
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:  # not even its parent package is there
-        return False

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from allocator.profiles import Profile, Profiles
 from server.errors import StartError
-from server.members.inspect import InspectedMember
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
 from workers.runtime.spec import DeviceSpec
 
@@ -170,18 +169,15 @@ def _row_s_per_byte(
 
 
 def _check_each_can_run(
-    targets: Iterable[ProfileTarget],
-    profiles: Profiles,
-    missing: Sequence[tuple[str, str, str]],
+    targets: Iterable[ProfileTarget], profiles: Profiles, missing: Iterable[tuple[str, str, str]]
 ) -> None:
-    members = {target.member.name: target.member for target in targets}
-    stranded = [one for name, one in members.items() if name not in profiles.members]
-    if stranded:
-        raise StartError("\n".join(_why_stranded(one, missing) for one in stranded))
-
-
-def _why_stranded(member: InspectedMember, missing: Sequence[tuple[str, str, str]]) -> str:
-    reasons = "; ".join(
-        f"{kind}: {reason}" for name, kind, reason in missing if name == member.name
-    )
-    return f"member {member.name!r} ({member.source.path}) can't run on any device: {reasons}"
+    lines = []
+    for member in {target.member.name: target.member for target in targets}.values():
+        if member.name not in profiles.members:
+            reasons = "; ".join(
+                f"{kind}: {why}" for name, kind, why in missing if name == member.name
+            )
+            model = f"member {member.name!r} ({member.source.path})"
+            lines.append(f"{model} can't run on any device: {reasons}")
+    if lines:
+        raise StartError("\n".join(lines))

@@ -56,9 +56,11 @@ def profile_members(
         for target in targets
     }
     pending = [target for target in targets if not target.is_complete(records[target.key])]
+    groups: defaultdict[object, list[ProfileTarget]] = defaultdict(list)  # one measurement each
+    for target in sorted(pending, key=lambda target: target.member.signature.parameter_bytes):
+        groups[prints.get(target.key, target.key)].append(target)
     measured = 0
-    groups = _identical(pending, prints)
-    for group, record in _measure(groups, records, budget_s, on_progress):
+    for group, record in _measure(list(groups.values()), records, budget_s, on_progress):
         before, fingerprint = records[group[0].key], prints.get(group[0].key)
         records.update((target.key, record) for target in group)
         if record.measured and record != before:
@@ -67,16 +69,6 @@ def profile_members(
                 store_record(record, fingerprint)
     from_cache = sum(not target.is_fake for target in targets) - len(pending)
     return collect(targets, records, from_cache=from_cache, measured=measured)
-
-
-def _identical(
-    pending: Sequence[ProfileTarget], prints: Mapping[TargetKey, str]
-) -> list[list[ProfileTarget]]:
-    """Group the targets that one measurement covers, smallest model first."""
-    groups: defaultdict[object, list[ProfileTarget]] = defaultdict(list)
-    for target in sorted(pending, key=lambda target: target.member.signature.parameter_bytes):
-        groups[prints.get(target.key, target.key)].append(target)
-    return list(groups.values())
 
 
 def _measure(

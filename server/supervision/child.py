@@ -50,13 +50,6 @@ class _PipeReader:
             if not self._read():
                 break
 
-    def close(self) -> None:
-        """Stop reading."""
-        if self._is_open:
-            self._is_open = False
-            asyncio.get_running_loop().remove_reader(self._fd)
-            os.close(self._fd)
-
     def _read(self) -> bool:
         """Read a chunk; whether there was one."""
         if not self._is_open:
@@ -67,37 +60,11 @@ class _PipeReader:
             if data:
                 self._on_data(data)
             else:
-                self.close()
+                self._is_open = False
+                asyncio.get_running_loop().remove_reader(self._fd)
+                os.close(self._fd)
                 self._on_end()
         return bool(data)
-
-
-class _Pipes:
-    """The pipes out of a process: its status lines, and its stdout and stderr."""
-
-    def __init__(self, name: str) -> None:
-        self.status = asyncio.StreamReader()
-        lines = OutputLogger(name)
-        self.status_reader = _PipeReader(self.status.feed_data, self.status.feed_eof)
-        try:
-            self.printed_reader = _PipeReader(lines.feed, lines.end)
-        except OSError:
-            self.status_reader.close()
-            os.close(self.status_reader.write_fd)
-            raise
-
-    def close_write_ends(self) -> None:
-        """Close the child's ends, which it has inherited by now, or never will."""
-        os.close(self.status_reader.write_fd)
-        os.close(self.printed_reader.write_fd)
-
-    def drain(self) -> None:
-        """Read what a child that has ended left behind.
-
-        Programs that it started may live on: what they print is logged until they end.
-        """
-        self.status_reader.drain()
-        self.printed_reader.drain()
 
 
 @dataclass(eq=False)
@@ -109,6 +76,7 @@ class Child:
         module: the module that it runs.
         device: a worker's device, empty for other roles.
         incarnation: grows with every start.
+        status: the status lines of its process.
         is_down: whether its last starts have all failed, too many in a row.
         ended: set once the process has been reaped.
         up: set once a process of this role has been up.
@@ -119,21 +87,26 @@ class Child:
     device: str = ""
     incarnation: int = 0
     process: asyncio.subprocess.Process | None = None
-    pipes: _Pipes | None = None
+    status: asyncio.StreamReader = field(init=False)
+    pipes: list[_PipeReader] = field(default_factory=list)
     alive: bool = False
     is_down: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     up: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def spawn(self, inherited: tuple[int, ...], environment: Mapping[str, str]) -> None:
-        """Start a process, and replace `process` and `pipes`; it inherits descriptors.
+        """Start a process, which inherits descriptors, and replace that of before and its pipes.
 
         Raises:
             OSError: if the system refuses it.
         """
-        pipes = _Pipes(self.name)
-        status_fd, printed_fd = pipes.status_reader.write_fd, pipes.printed_reader.write_fd
+        lines = OutputLogger(self.name)
+        status = asyncio.StreamReader()
+        pipes: list[_PipeReader] = []
         try:
+            pipes.append(_PipeReader(status.feed_data, status.feed_eof))
+            pipes.append(_PipeReader(lines.feed, lines.end))
+            status_fd, printed_fd = (pipe.write_fd for pipe in pipes)
             log_fd = os.dup(_STDERR)
             try:
                 self.process = await asyncio.create_subprocess_exec(
@@ -148,8 +121,17 @@ class Child:
             finally:
                 os.close(log_fd)
         finally:
-            pipes.close_write_ends()  # without a process, that ends the pipes
-        self.pipes = pipes
+            for pipe in pipes:
+                os.close(pipe.write_fd)  # without a process, that ends the pipe
+        self.status, self.pipes = status, pipes
+
+    def drain(self) -> None:
+        """Read what a process that has ended left behind.
+
+        Programs that it started may live on: what they print is logged until they end.
+        """
+        for pipe in self.pipes:
+            pipe.drain()
 
     def write(self, message: msgspec.Struct) -> None:
         """Send a line to the process; one that has just died is no error."""
@@ -171,19 +153,17 @@ class Child:
 
     async def wait_up(self) -> str:
         """Wait for the first status line; return why the process is not up, empty if it is."""
-        assert self.pipes is not None
         try:
-            line = await asyncio.wait_for(self.pipes.status.readline(), _START_DEADLINE_S)
+            line = await asyncio.wait_for(self.status.readline(), _START_DEADLINE_S)
         except TimeoutError:
             return f"not up after {_START_DEADLINE_S:.0f} s"
         return _failure(line) if line else "it died during start-up"
 
     async def exit_reason(self) -> str:
         """Return why a process that was up has ended, empty if it could not report it."""
-        assert self.pipes is not None
         with contextlib.suppress(TimeoutError, ValueError, msgspec.MsgspecError):
             # A process that has inherited the pipe may keep it open.
-            line = await asyncio.wait_for(self.pipes.status.readline(), _EXIT_REASON_S)
+            line = await asyncio.wait_for(self.status.readline(), _EXIT_REASON_S)
             return _failure(line)
         return ""
 

@@ -19,7 +19,7 @@ import msgspec
 from setproctitle import setproctitle
 
 from server.config import Config
-from server.deployment.plan import Plan, make_plan
+from server.deployment.plan import DeploymentPlan, make_plan
 from server.inference.spec import ClientLimits, FrontEndSpec, QueueLimits
 from server.security.credentials import read_credentials
 from server.stdout import echo
@@ -116,7 +116,7 @@ def check(config: Config) -> str:
     return "\n".join([*lines, *plan.describe(), *warnings, "the configuration is valid"])
 
 
-def _create_memory(config: Config, plan: Plan) -> MemorySpec:
+def _create_memory(config: Config, plan: DeploymentPlan) -> MemorySpec:
     arenas = plan.composition.arenas
     processes = ("front-end", "combiner", *(f"worker {device.name}" for device in plan.devices))
     queues = QueuesSpec(
@@ -132,7 +132,7 @@ def _create_memory(config: Config, plan: Plan) -> MemorySpec:
 
 def _front_end_spec(
     config: Config,
-    plan: Plan,
+    plan: DeploymentPlan,
     reloader: ConfigReloader,
     memory: MemorySpec,
     sockets: str,

@@ -126,7 +126,8 @@ class Supervisor:
         runs = [asyncio.create_task(self._run_child(child)) for child in self._children]
         background = [asyncio.create_task(one) for one in (self._kill_hung(), self._reload())]
         try:
-            await self._wait_first(self._wait_all_up(), *runs)
+            all_up = asyncio.gather(*(child.up.wait() for child in self._children))
+            await self._wait_first(all_up, *runs)
             if not self._stopping.is_set() and all(child.up.is_set() for child in self._children):
                 self._ready = True
                 self._on_ready()
@@ -144,15 +145,11 @@ class Supervisor:
             if isinstance(result, BaseException):
                 raise result
 
-    async def _wait_first(self, *waits: Awaitable[None]) -> None:
+    async def _wait_first(self, *waits: Awaitable[object]) -> None:
         """Wait until one of `waits` is over, or the server is told to stop."""
         tasks = [asyncio.ensure_future(wait) for wait in (*waits, self._stopping.wait())]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         tasks[-1].cancel()
-
-    async def _wait_all_up(self) -> None:
-        for child in self._children:
-            await child.up.wait()
 
     def _on_stop_signal(self, number: int) -> None:
         if self._stopping.is_set():
@@ -252,8 +249,7 @@ class Supervisor:
         assert child.process is not None
         status = await child.process.wait()
         child.alive = False
-        if child.pipes is not None:
-            child.pipes.drain()
+        child.drain()
         self._memory.board(child.name).record_exit()
         child.close_stdin()
         if not self._stopping.is_set():

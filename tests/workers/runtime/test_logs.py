@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 
@@ -148,7 +147,7 @@ def test_of_an_error_as_long_as_a_book_the_beginning_is_told():
         reader.feed_data(done.stdout)
         reader.feed_eof()
         child = Child("combiner", "workers.combiner.process")
-        child.pipes = SimpleNamespace(status=reader)
+        child.status = reader
         return await child.wait_up()
 
     assert asyncio.run(heard()).startswith("\x01" * 1000)
