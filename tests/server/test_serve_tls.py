@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from certificates import Authority, encrypted
 from grpc_calls import connected
-from serving import configuration, fake, wait_for
+from serving import configuration, fake
 from typer.testing import CliRunner
 
 from server.cli.main import app
