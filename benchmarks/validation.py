@@ -21,7 +21,7 @@ import yaml
 
 from allocator.matrix import AllocationMatrix
 from allocator.search.throughput import solve_throughput
-from allocator.simulation import ClosedLoop, simulate
+from allocator.simulation import ClosedLoop, Scenario, simulate
 from benchmarks.command import parse_measurement
 from benchmarks.figures import PairFigures, Spread, ValidationFigures
 from benchmarks.infer_request import binary_request, model_input
@@ -204,13 +204,15 @@ def promise(pair: Pair, config: Config) -> tuple[float, float]:
     planned = plan_problem(found, devices, largest, row_bytes=row_bytes(members))
     matrix = _matrix(pair, list(planned.problem.members))
     figures = simulate(
-        matrix,
-        planned.problem.devices,
-        planned.problem.profiles,
-        ClosedLoop(pair.connections),
-        host=replace(planned.host, client_s_per_request=_WRK_S),
-        requests=_SIMULATED_REQUESTS,
-        seed=_SEED,
+        Scenario(
+            matrix=matrix,
+            devices=planned.problem.devices,
+            profiles=planned.problem.profiles,
+            arrivals=ClosedLoop(pair.connections),
+            host=replace(planned.host, client_s_per_request=_WRK_S),
+            requests=_SIMULATED_REQUESTS,
+            seed=_SEED,
+        )
     )
     plain = replace(planned.problem, row_s={}, profiles=found.profiles)
     modelled, _ = solve_throughput(plain, plain.cells_of(matrix))

@@ -16,7 +16,7 @@ from allocator.search.greedy import Move, greedy, worst_fit
 from allocator.search.search import Allocation, search
 from allocator.search.throughput import solve_throughput
 from allocator.search.variants import fill_spare_memory
-from allocator.simulation import Figures, Host, Poisson, simulate
+from allocator.simulation import Figures, Host, Poisson, Scenario, simulate
 
 __all__ = ["OverloadError", "SimulatedScorer", "search_latency"]
 
@@ -93,14 +93,16 @@ class SimulatedScorer:
         """Simulate some cells."""
         problem = self._problem
         return simulate(
-            problem.matrix(cells),
-            problem.devices,
-            problem.profiles,
-            self._arrivals,
-            host=self._host,
-            requests=_REQUESTS,
-            seed=self._seed,
-            deadline_s=self._deadline_s,
+            Scenario(
+                matrix=problem.matrix(cells),
+                devices=problem.devices,
+                profiles=problem.profiles,
+                arrivals=self._arrivals,
+                host=self._host,
+                requests=_REQUESTS,
+                seed=self._seed,
+                deadline_s=self._deadline_s,
+            )
         )
 
 

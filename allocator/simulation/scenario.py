@@ -1,6 +1,6 @@
 """What is simulated: an allocation under a load, with what may go wrong.
 
-Pure data; read by the engine.
+Pure data; read by the simulation.
 """
 
 from __future__ import annotations
@@ -124,14 +124,34 @@ class Host:
 class Scenario:
     """Everything that one run of the simulation depends on.
 
-    See `allocator.simulation.simulate` for the attributes.
+    The run ends after `seconds`, or when `requests` have been answered or refused, whichever is
+    first; without either, after 10,000 requests (20 for each connection of a closed loop, if that
+    is more), or at the end of a trace.
+
+    Attributes:
+        matrix: which member runs where, with what batch size.
+        devices: at least those of the matrix; their kind is what profiles are looked up by.
+        profiles: what batches take.
+        arrivals: when requests come.
+        host: what serving costs apart from predictions; by default nothing.
+        mix: the ensembles that requests are for; by default all are for all members.
+        seconds: how long to simulate.
+        requests: how many to simulate.
+        warm_up: the share of that which is left out of the figures.
+        seed: of arrivals, mix and noise.
+        noise: sigma of the lognormal factor, of mean 1, on every batch's latency.
+        colocation: by (member, device kind), a factor on the latency; by default 1.
+        arena_rows: how many rows are in flight at most; None for no limit.
+        max_waiting: how many requests may wait for slots of the arena; others are refused.
+        losses: the devices that fail.
+        deadline_s: seconds after which an answer is late; rows are predicted all the same.
 
     Raises:
-        ValueError: if something does not fit together.
+        ValueError: if something does not fit together, or has no profile.
     """
 
     matrix: AllocationMatrix
-    devices: tuple[Device, ...]
+    devices: Sequence[Device]
     profiles: Profiles
     arrivals: Arrivals
     host: Host = Host()

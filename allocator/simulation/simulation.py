@@ -19,7 +19,7 @@ from allocator.dispatch.flows import NORMAL, Flows
 from allocator.dispatch.policy import bind
 from allocator.dispatch.state import OpenJob, requeue
 from allocator.simulation.arrivals import ClosedLoop, Trace
-from allocator.simulation.records import Records, Rows
+from allocator.simulation.figures import Records, Rows
 from allocator.simulation.scenario import Loss, Scenario
 from allocator.simulation.timeline import SharedTimeline, Timeline
 from allocator.simulation.workers import SimulatedWorker, make_fleet

@@ -7,10 +7,11 @@ simulator binds rows to devices as the server does; only predictions take time i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from allocator.matrix import AllocationMatrix
 from allocator.problem import Problem
-from allocator.simulation import ClosedLoop, Poisson, simulate
+from allocator.simulation import ClosedLoop, Poisson, Scenario, simulate
 from benchmarks.study.outcomes import Simulated
 
 __all__ = ["play"]
@@ -33,22 +34,16 @@ def play(
     """
     connections = _connections(matrix)
     # Ten rounds of all connections, so that the first batches, which find no queue, count little.
-    full = simulate(
-        matrix,
-        problem.devices,
-        problem.profiles,
-        ClosedLoop(connections),
+    scenario = Scenario(
+        matrix=matrix,
+        devices=problem.devices,
+        profiles=problem.profiles,
+        arrivals=ClosedLoop(connections),
         requests=max(_REQUESTS, 10 * connections),
         seed=seed,
     )
-    part = simulate(
-        matrix,
-        problem.devices,
-        problem.profiles,
-        Poisson(_LOAD * rows_per_s),
-        requests=_REQUESTS,
-        seed=seed,
-    )
+    full = simulate(scenario)
+    part = simulate(replace(scenario, arrivals=Poisson(_LOAD * rows_per_s), requests=_REQUESTS))
     assert part.latency is not None
     return Simulated(
         solver=solver,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-
 from rich.table import Table
 
 from allocator.devices import Device

@@ -26,6 +26,7 @@ from allocator.simulation import (
     Host,
     Loss,
     Poisson,
+    Scenario,
     Trace,
     read_trace,
 )
@@ -171,16 +172,18 @@ def simulate(
     matrix, devices = scenario.matrix, scenario.problem.devices
     try:
         figures = simulate_serving(
-            matrix,
-            devices,
-            scenario.problem.profiles,
-            arrivals,
-            host=scenario.host,
-            mix=scenario.mix,
-            seconds=seconds,
-            deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
-            losses=[_parse_loss(one) for one in lose],
-            seed=seed,
+            Scenario(
+                matrix=matrix,
+                devices=devices,
+                profiles=scenario.problem.profiles,
+                arrivals=arrivals,
+                host=scenario.host,
+                mix=scenario.mix,
+                seconds=seconds,
+                deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
+                losses=[_parse_loss(one) for one in lose],
+                seed=seed,
+            )
         )
     except ValueError as error:
         raise ConfigError(str(error)) from None

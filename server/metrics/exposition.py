@@ -18,7 +18,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
 
-from server.engine.histogram import Histogram
+from server.engine.statistics import Histogram
 
 __all__ = [
     "OPENMETRICS_END",

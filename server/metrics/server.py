@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from server.engine.histogram import LAGS_S, Histogram
+from server.engine.statistics import LAGS_S, Histogram
 from server.inference.inference import Inference
 from server.metrics.exposition import Counters, Family, Gauges, Histograms, families
 from server.metrics.sampler import Sampler

@@ -1,7 +1,7 @@
 from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
 from allocator.profiles import Profile, Profiles
-from allocator.simulation import simulate
+from allocator.simulation import Scenario, simulate
 
 
 class Pool:
@@ -29,4 +29,12 @@ class Pool:
         )
 
     def simulate(self, arrivals, **options):
-        return simulate(self.matrix, self.devices, self.profiles, arrivals, **options)
+        return simulate(
+            Scenario(
+                matrix=self.matrix,
+                devices=self.devices,
+                profiles=self.profiles,
+                arrivals=arrivals,
+                **options,
+            )
+        )

@@ -5,7 +5,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_plain
 
-from server.engine.histogram import Histogram
+from server.engine.statistics import Histogram
 from server.metrics.exposition import Counters, Gauges, Histograms
 from server.metrics.registry import MetricsRegistry
 
