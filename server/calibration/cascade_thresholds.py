@@ -25,12 +25,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from server.calibration.metrics import ClassIndices
+from server.calibration.metrics import Array, ClassIndices
 
 __all__ = ["CascadeOutcome", "StageAnswers", "allowed_losses", "choose_thresholds", "run_cascade"]
 
@@ -38,7 +37,6 @@ _MAX_STATES = 500
 _MAX_DIGITS = 9
 _DIGITS = 5
 
-Array = npt.NDArray[Any]
 Flags = npt.NDArray[np.bool_]
 
 
@@ -65,11 +63,6 @@ class StageAnswers:
     def right(self) -> Flags:
         """Whether the best class is the right one after each stage, [stages, rows]."""
         return np.asarray(self.answers.argmax(axis=2) == self.y)
-
-    @property
-    def saved_after(self) -> tuple[int, ...]:
-        """Members that need not predict a row that exits after each stage."""
-        return tuple(sum(self.sizes[stage + 1 :]) for stage in range(len(self.sizes)))
 
 
 @dataclass(frozen=True)
@@ -156,7 +149,7 @@ def _candidates(
     stages: StageAnswers, stage: int, state: _State, allowed: int
 ) -> Iterator[tuple[float, int, int]]:
     """Yield a stage's thresholds that matter: each with the rows saved and lost so far."""
-    rows = np.flatnonzero(state.stays)
+    rows, members_saved = np.flatnonzero(state.stays), sum(stages.sizes[stage + 1 :])
     confidence = stages.confidence[stage][rows]
     lost = stages.right[-1][rows] & ~stages.right[stage][rows]
     ascending = np.sort(confidence)
@@ -168,7 +161,7 @@ def _candidates(
         leaving = len(ascending) - int(np.searchsorted(ascending, ascending.dtype.type(threshold)))
         exact = int((harmful >= threshold).sum())
         if exact == more:  # rows of equal confidence are lost together
-            yield threshold, state.saved + leaving * stages.saved_after[stage], state.lost + exact
+            yield threshold, state.saved + leaving * members_saved, state.lost + exact
 
 
 def _above(bound: float, ascending: Array) -> float | None:

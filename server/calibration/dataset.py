@@ -9,12 +9,10 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from server.calibration.metrics import ClassIndices
+from server.calibration.metrics import Array, ClassIndices, Rows
 from server.errors import ConfigError
 from workers.runtime.spec import TensorSpec
 
@@ -26,19 +24,13 @@ _CLASSES = "y"
 _MIN_ROWS = 20
 _MAX_NAMED = 5
 
-Array = npt.NDArray[Any]
 Inputs = Mapping[str, Array]
-Rows = npt.NDArray[np.int64]
 
 
 def read_inputs(option: str, path: Path, wanted: Sequence[TensorSpec]) -> Inputs:
-    """Return the inputs in a file, by the names that clients send.
+    """Return the inputs in an .npz file, by the names that clients send.
 
-    Args:
-        option: that named the file, for messages.
-        path: an .npz file.
-        wanted: what clients send; images (UINT8 of three dimensions) may have any height and
-            width.
+    Images (UINT8 of three dimensions) may have any height and width.
 
     Raises:
         ConfigError: if it can't be read, or does not hold these inputs, all of as many rows.
@@ -67,14 +59,7 @@ def read_inputs(option: str, path: Path, wanted: Sequence[TensorSpec]) -> Inputs
 def read_classes(
     option: str, path: Path, rows: int, classes: int, labels: Sequence[str]
 ) -> ClassIndices:
-    """Return `y` of a file as indices of classes, [rows].
-
-    Args:
-        option: that named the file, for messages.
-        path: an .npz file.
-        rows: how many its inputs have.
-        classes: how many the ensemble has.
-        labels: of them; empty if they have none.
+    """Return `y` of an .npz file, labels or whole numbers, as indices of classes [rows].
 
     Raises:
         ConfigError: if there is none, or it does not have a class for each row.

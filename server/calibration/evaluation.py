@@ -9,19 +9,19 @@ detect rows from outside the training data. These scores are the server's own, b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from ensembled_client.wire import CLASS_SCORES
 
 from server.calibration.cascade_thresholds import run_cascade
 from server.calibration.fitting import Fit
 from server.calibration.metrics import (
+    Array,
     ClassIndices,
     Floats,
     Metrics,
     ReliabilityBin,
+    Rows,
     accuracy,
     auroc,
     measure,
@@ -38,9 +38,6 @@ __all__ = [
     "evaluate",
     "evaluate_detection",
 ]
-
-Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.int64]
 
 _VOTE_SHARE = "vote_share"
 
@@ -118,23 +115,17 @@ class Evaluation:
 def evaluate(
     target: CalibrationTarget,
     fit: Fit,
-    configured: EnsembleRule,
     predictions: Floats,
     y: ClassIndices,
     *,
     rows: tuple[Rows, Rows],
 ) -> Evaluation:
-    """Evaluate a fit.
+    """Evaluate a fit beside the rule as configured.
 
-    Args:
-        target: the ensemble.
-        fit: what was fitted.
-        configured: the ensemble's rule as it is.
-        predictions: with the old temperatures, of all rows [members, rows, classes].
-        y: classes of all rows.
-        rows: indices of those that were fitted on, and of the held-out ones.
+    Predictions [members, rows, classes], with the old temperatures, and `y` [rows] are of all
+    rows; `rows` has the numbers of those that were fitted on, and of the held-out ones.
     """
-    held = rows[1]
+    held, configured = rows[1], EnsembleRule(target, None)
     old, new, truth = predictions[:, held], fit.predictions[:, held], y[held]
     before, after = configured.combine(old), fit.rule.combine(new)
     answers: dict[str, Array] = {"mean": old.mean(axis=0)}

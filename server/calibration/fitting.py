@@ -10,15 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from server.calibration.cascade_thresholds import (
     StageAnswers,
     allowed_losses,
     choose_thresholds,
 )
-from server.calibration.metrics import ClassIndices, Floats
+from server.calibration.metrics import ClassIndices, Floats, Rows
 from server.calibration.target import CalibrationTarget, EnsembleRule
 from server.calibration.temperature_scaling import fit_member, rescale
 from server.calibration.weights import Counts, fit_weights, select_members
@@ -34,12 +31,10 @@ _DIGITS = 4
 
 @dataclass(frozen=True)
 class FitOptions:
-    """The options of a fit.
+    """The options of a fit, see `ensembled calibrate`.
 
     Attributes:
-        weighting: which weights to write: the ensemble's rule as it is, the weighted mean with
-            fitted weights, or with those of the greedy selection. None is `fitted` for an ensemble
-            whose rule is a weighted mean, else `keep`.
+        weighting: None is `fitted` for an ensemble whose rule is a weighted mean, else `keep`.
         max_loss: of a cascade, as a share of the rows.
         bags: of the greedy selection.
         seed: of all randomness.
@@ -83,20 +78,13 @@ def fit(
     predictions: Floats,
     y: ClassIndices,
     *,
-    rows: npt.NDArray[np.int64],
+    rows: Rows,
     options: FitOptions,
-    directory: str = "",
 ) -> Fit:
-    """Fit everything.
+    """Fit everything on some of the rows.
 
-    Args:
-        target: the ensemble.
-        predictions: with the configured temperatures, of all rows, held-out ones, too:
-            [members, rows, classes].
-        y: classes of all rows.
-        rows: indices of those to fit on.
-        options: of the fit.
-        directory: of custom rules.
+    Predictions [members, rows, classes], with the configured temperatures, and `y` [rows] are of
+    all rows, held-out ones, too.
 
     Raises:
         ConfigError: if the ensemble's rule fails.
@@ -116,7 +104,7 @@ def fit(
     new_weights = {"keep": None, "fitted": weights, "selected": selection}[
         options.weighting or default
     ]
-    rule = EnsembleRule(target, new_weights, directory)
+    rule = EnsembleRule(target, new_weights)
     confidence = None
     if len(target.stages) > 1:
         stages = rule.combine_stages(fitted[:, rows], y[rows], target.stages)

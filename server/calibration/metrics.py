@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +30,12 @@ import numpy.typing as npt
 __all__ = [
     "BINS",
     "LEAST",
+    "Array",
     "ClassIndices",
     "Floats",
     "Metrics",
     "ReliabilityBin",
+    "Rows",
     "accuracy",
     "auroc",
     "brier",
@@ -47,8 +50,11 @@ BINS = 15
 #: Smaller probabilities count as this in a log loss.
 LEAST = 1e-15
 
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 ClassIndices = npt.NDArray[np.int64]
+#: Numbers of rows.
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -116,11 +122,10 @@ def reliability(p: Floats, y: ClassIndices) -> list[ReliabilityBin]:
     each = np.maximum(rows, 1)
     mean = np.bincount(numbers, confidence, BINS) / each
     share = np.bincount(numbers, right, BINS) / each
+    columns = (edges[:-1], edges[1:], rows, mean, share)
     return [
-        ReliabilityBin(
-            float(edges[i]), float(edges[i + 1]), int(rows[i]), float(mean[i]), float(share[i])
-        )
-        for i in range(BINS)
+        ReliabilityBin(*values)
+        for values in zip(*(column.tolist() for column in columns), strict=True)
     ]
 
 

@@ -13,18 +13,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from ensembled_client import EnsembleClient, EnsembledClientError
 
 from server.calibration.dataset import Inputs, read_classes, read_inputs, split_rows
 from server.calibration.evaluation import Evaluation, evaluate, evaluate_detection
 from server.calibration.fitting import Fit, FitOptions, fit
-from server.calibration.metrics import ClassIndices, Floats
+from server.calibration.metrics import Array, ClassIndices, Floats, Rows
 from server.calibration.report import yaml_fragment
-from server.calibration.target import CalibrationTarget, EnsembleRule, find_target
+from server.calibration.target import CalibrationTarget, find_target
 from server.calibration.temperature_scaling import rescale
 from server.config import Config
 from server.errors import ConfigError, StartError
@@ -39,9 +37,6 @@ _BATCH_TIMEOUT_S = 60.0
 _TOLERANCE = 1e-2
 _MAX_NAMED = 5
 
-Array = npt.NDArray[Any]
-Rows = npt.NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Calibration:
@@ -50,9 +45,7 @@ class Calibration:
     Attributes:
         inputs: all rows, by input.
         y: their classes.
-        fitting: indices of the rows that were fitted on.
-        held: indices of the held-out rows.
-        evaluation: on held-out rows.
+        fitting: numbers of the rows that were fitted on; `held` are the others.
         detection: by file of outside rows, `before` and `after`: AUROC by score.
         notes: for the user, one line each.
         yaml: what to put into the configuration.
@@ -104,9 +97,7 @@ def calibrate_ensemble(
     fitting, held = split_rows(y, holdout, options.seed)
     others = [read_inputs("--outside", one, target.inputs) for one in outside]
     predictions, *elsewhere = _predict_members(path, target, [inputs, *others])
-    directory = str(config.directory.absolute())
-    configured = EnsembleRule(target, None, directory)
-    found = fit(target, predictions, y, rows=fitting, options=options, directory=directory)
+    found = fit(target, predictions, y, rows=fitting, options=options)
     about = (
         f"Fitted by `ensembled calibrate` on {len(fitting)} of {len(y)} rows of "
         f"{data.name}, seed {options.seed}"
@@ -118,7 +109,7 @@ def calibrate_ensemble(
         fitting=fitting,
         held=held,
         fit=found,
-        evaluation=evaluate(target, found, configured, predictions, y, rows=(fitting, held)),
+        evaluation=evaluate(target, found, predictions, y, rows=(fitting, held)),
         detection={
             name: {
                 "before": evaluate_detection(predictions[:, held], p),

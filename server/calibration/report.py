@@ -78,9 +78,10 @@ def draw_reliability(
     panels = figure.subplots(
         2, len(diagrams), sharex=True, sharey="row", height_ratios=[3, 1], squeeze=False
     )
-    for column, (name, bins) in enumerate(diagrams.items()):
-        _draw_accuracy(panels[0][column], name, bins)
-        _draw_rows(panels[1][column], bins)
+    for upper, lower, (name, bins) in zip(*panels, diagrams.items(), strict=True):
+        _draw(upper, lower, bins)
+        heading = f"{name}: ECE {calibration_error(bins):.3f}"
+        upper.set_title(heading, fontsize=10, parse_math=False)
     panels[0][0].set_ylabel("accuracy")
     panels[1][0].set_ylabel("rows")
     figure.suptitle(title, parse_math=False)
@@ -89,19 +90,13 @@ def draw_reliability(
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
 
 
-def _draw_accuracy(axes: Axes, name: str, bins: Sequence[ReliabilityBin]) -> None:
-    filled = [one for one in bins if one.rows]
-    left, width = [one.low for one in filled], [one.high - one.low for one in filled]
-    accuracy, confidence = [one.accuracy for one in filled], [one.confidence for one in filled]
-    axes.bar(left, accuracy, width, align="edge", color="tab:blue")
-    axes.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1)
-    axes.plot(confidence, accuracy, "o", color="tab:orange", markersize=4)
-    axes.set_title(f"{name}: ECE {calibration_error(bins):.3f}", fontsize=10, parse_math=False)
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1.02)
-
-
-def _draw_rows(axes: Axes, bins: Sequence[ReliabilityBin]) -> None:
+def _draw(upper: Axes, lower: Axes, bins: Sequence[ReliabilityBin]) -> None:
     left, width = [one.low for one in bins], [one.high - one.low for one in bins]
-    axes.bar(left, [one.rows for one in bins], width, align="edge", color="0.6")
-    axes.set_xlabel("confidence")
+    upper.bar(left, [one.accuracy for one in bins], width, align="edge", color="tab:blue")
+    upper.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1)
+    points = [(one.confidence, one.accuracy) for one in bins if one.rows]
+    upper.plot(*zip(*points, strict=True), "o", color="tab:orange", markersize=4)
+    upper.set_xlim(0, 1)
+    upper.set_ylim(0, 1.02)
+    lower.bar(left, [one.rows for one in bins], width, align="edge", color="0.6")
+    lower.set_xlabel("confidence")

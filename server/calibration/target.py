@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from allocator.matrix import AllocationMatrix
 from server.calibration.cascade_thresholds import StageAnswers
-from server.calibration.metrics import ClassIndices, Floats
+from server.calibration.metrics import Array, ClassIndices, Floats
 from server.config import Config, EnsembleConfig
 from server.config.base import did_you_mean
 from server.deployment.devices import find_devices
@@ -36,8 +35,6 @@ from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 __all__ = ["CalibrationTarget", "EnsembleRule", "find_target", "stage_order"]
 
-Array = npt.NDArray[Any]
-
 #: A good allocation will do for the few rows there are.
 _SEARCH_S = 1.0
 
@@ -52,6 +49,7 @@ class CalibrationTarget:
         stages: of its cascade, or of one that it could have.
         order: where `stages` comes from, for people.
         matrix: which member runs where.
+        directory: of custom rules.
     """
 
     name: str
@@ -61,6 +59,7 @@ class CalibrationTarget:
     stages: tuple[tuple[str, ...], ...]
     order: str
     matrix: AllocationMatrix
+    directory: str = ""
 
     @property
     def number_of_classes(self) -> int:
@@ -91,15 +90,12 @@ class EnsembleRule:
     Args:
         target: the ensemble.
         weights: instead of the configured rule, the weighted mean with these.
-        directory: of custom rules.
 
     Raises:
         ConfigError: if there is no such rule.
     """
 
-    def __init__(
-        self, target: CalibrationTarget, weights: Sequence[float] | None, directory: str
-    ) -> None:
+    def __init__(self, target: CalibrationTarget, weights: Sequence[float] | None) -> None:
         config = target.config
         self.name = config.rule if weights is None else "weighted_mean"
         self.weights = tuple(weights) if weights is not None else config.weights
@@ -112,7 +108,7 @@ class EnsembleRule:
             quorum=1,
             output=TensorSpec("output", "FP32", (target.number_of_classes,)),
             trim=config.trim or DEFAULT_TRIM,
-            directory=directory if is_custom(self.name) else "",
+            directory=target.directory if is_custom(self.name) else "",
         )
         try:
             self._rule = load_rule(spec, self._names)
@@ -124,9 +120,7 @@ class EnsembleRule:
     ) -> npt.NDArray[np.float32]:
         """Return the answers over some members, [rows, classes], in FP32 as the server has them.
 
-        Args:
-            predictions: of all members [members, rows, classes].
-            members: names, None for all.
+        Predictions [members, rows, classes] are of all members.
 
         Raises:
             ConfigError: if the rule fails.
@@ -179,7 +173,8 @@ def find_target(config: Config, name: str | None) -> CalibrationTarget:
     matrix, measurements = _allocation(config, list(inspected.values()))
     stages, order = stage_order(ensemble, members, measurements)
     classes = match_classes(members, ensemble_labels(name, ensemble))
-    return CalibrationTarget(name, ensemble, members, classes, stages, order, matrix)
+    directory = str(config.directory.absolute())
+    return CalibrationTarget(name, ensemble, members, classes, stages, order, matrix, directory)
 
 
 def stage_order(

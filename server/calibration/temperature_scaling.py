@@ -46,15 +46,12 @@ def has_temperature(member: InspectedMember) -> bool:
 def fit_member(member: InspectedMember, p: Floats, y: ClassIndices) -> tuple[float, str | None]:
     """Return a member's new temperature, and a note if it could not be fitted.
 
-    Args:
-        member: the member.
-        p: its predictions with its configured temperature, [rows, classes].
-        y: classes [rows].
+    Its predictions p [rows, classes] are those with its configured temperature.
     """
     if not has_temperature(member):
         return member.config.temperature, None
     # The predictions come with the configured temperature, so the fitted one multiplies it.
-    factor = fit_temperature(_log_probabilities_of(member, p), y)
+    factor = fit_temperature(log_probabilities(p, of_logits=member.config.output == "logits"), y)
     note = None
     if (p.argmax(axis=1) == y).all():
         note = f"{member.name} is right in all rows: its temperature can't be fitted"
@@ -66,22 +63,14 @@ def fit_member(member: InspectedMember, p: Floats, y: ClassIndices) -> tuple[flo
 def rescale(
     members: Sequence[InspectedMember], predictions: Floats, temperatures: Sequence[float]
 ) -> Floats:
-    """Return what members predict with other temperatures than their configured ones.
-
-    Args:
-        members: in the ensemble's order.
-        predictions: with the configured temperatures, [members, rows, classes].
-        temperatures: one per member.
-    """
+    """Return predictions [members, rows, classes] with others than the configured temperatures."""
     rescaled = predictions.copy()
     for i, (member, new) in enumerate(zip(members, temperatures, strict=True)):
         if new != (old := member.config.temperature):
-            rescaled[i] = probabilities(_log_probabilities_of(member, predictions[i]), new / old)
+            of_logits = member.config.output == "logits"
+            logits = log_probabilities(predictions[i], of_logits=of_logits)
+            rescaled[i] = probabilities(logits, new / old)
     return rescaled
-
-
-def _log_probabilities_of(member: InspectedMember, p: Floats) -> Floats:
-    return log_probabilities(p, of_logits=member.config.output == "logits")
 
 
 def log_probabilities(p: Floats, *, of_logits: bool) -> Floats:
@@ -105,9 +94,7 @@ def fit_temperature(logits: Floats, y: ClassIndices) -> float:
     anything, or if the member is right in all of them: the least loss would then be that of no
     doubt at all.
 
-    Args:
-        logits: or logarithms of probabilities, [rows, classes].
-        y: classes [rows].
+    Logits [rows, classes] may be logarithms of probabilities.
     """
     possible = np.isfinite(logits[np.arange(len(y)), y])
     logits, y = logits[possible], y[possible]

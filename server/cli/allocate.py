@@ -6,7 +6,7 @@ in; tables or JSON on stdout, the result file and a plot flow out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +20,7 @@ from allocator.problem import NoPlaceError, Problem
 from allocator.profiles import Profiles
 from allocator.search.latency import OverloadError, search_latency
 from allocator.search.search import Allocation, Solver, search
-from allocator.simulation import Figures
+from allocator.simulation import Figures, Host
 from server.cli.application import (
     check_output,
     check_plot,
@@ -30,6 +30,7 @@ from server.cli.application import (
     write_output,
 )
 from server.config import Config
+from server.deployment.costs import PlannedProblem
 from server.deployment.devices import find_devices
 from server.deployment.placement import place
 from server.deployment.report import print_allocation, result_document
@@ -42,54 +43,59 @@ from server.stdout import echo
 __all__ = ["AllocateOptions", "allocate_config", "allocate_files", "read_problem"]
 
 _TIME_LIMIT_S = 10.0
-_NEEDS_RATE = "--deadline-ms needs --rate, the arrivals that it is for"
 
 
 @dataclass(frozen=True)
 class AllocateOptions:
-    """The options of the command, see `server.cli.main.allocate`.
+    """The options of the command, see `server.cli.main.allocate`."""
 
-    Raises:
-        ConfigError: if options contradict each other, or a file can't be written.
-    """
+    solver: Solver
+    time_limit_s: float | None
+    seed: int
+    as_json: bool
+    output: Path | None
+    plot: Path | None
+    rate_rows_s: float | None
+    deadline_ms: float | None
+    measure_s: float | None
 
-    solver: Solver = "auto"
-    time_limit_s: float | None = None
-    seed: int = 0
-    as_json: bool = False
-    output: Path | None = None
-    plot: Path | None = None
-    rate_rows_s: float | None = None
-    deadline_ms: float | None = None
-    measure_s: float | None = None
+    def check(self, *, for_latency: bool) -> None:
+        """Fail before any work is done.
 
-    def __post_init__(self) -> None:
-        """Fail before any work is done."""
+        Raises:
+            ConfigError: if an option does not fit the objective, or a file can't be written.
+        """
         check_output("--output", self.output)
         check_plot(self.plot)
-        if self.rate_rows_s is not None and self.solver != "auto":
-            raise ConfigError(f"--rate has a search of its own, drop --solver {self.solver}")
-        if self.measure_s is not None and self.rate_rows_s is not None:
-            raise ConfigError("--measure is for the highest throughput, drop --rate")
+        if self.deadline_ms is not None and not for_latency:
+            raise ConfigError("--deadline-ms needs --rate, the arrivals that it is for")
+        if self.solver != "auto" and for_latency:
+            raise ConfigError(f"latency has a search of its own, drop --solver {self.solver}")
+        if self.measure_s is not None and for_latency:
+            where = "placement.objective" if self.rate_rows_s is None else "--rate"
+            raise ConfigError(f"--measure is for the highest throughput, drop {where}")
 
 
 def allocate_config(config: Config, options: AllocateOptions, path: Path) -> None:
-    """Place the members of a configuration, profiling those without a profile.
-
-    Args:
-        config: the configuration.
-        options: of the command.
-        path: of the configuration's file.
+    """Place the members of a configuration file, profiling those without a profile.
 
     Raises:
         ConfigError: if the configuration is wrong, or its members don't fit the devices.
         StartError: if a member can't run, or no allocation can be measured.
     """
-    config = _with_placement(config, options)
+    given: dict[str, object] = {}
+    if options.rate_rows_s is not None:
+        given |= {"objective": "latency", "arrival_rows_s": options.rate_rows_s}
+    if options.deadline_ms is not None:
+        given |= {"deadline_ms": options.deadline_ms}
+    config = _update_placement(config, given)
+    options.check(for_latency=config.placement.objective == "latency")
     members = inspect_members(config)
+    # What fills spare memory is measured, too.
+    left = {} if options.measure_s is None else {"spare_memory": "leave"}
     with progress_on_stderr() as on_progress:
         placement = place(
-            config if options.measure_s is None else _with_spare_memory_left(config),
+            _update_placement(config, left),
             members,
             find_devices(config),
             profile_s=None,
@@ -101,44 +107,13 @@ def allocate_config(config: Config, options: AllocateOptions, path: Path) -> Non
     allocation, measured = placement.allocation, tuple[MeasuredAllocation, ...]()
     if options.measure_s is not None:
         allocation, measured = measure_allocation(
-            path,
-            config,
-            placement,
-            longest_s=options.measure_s,
-            seed=options.seed,
+            path, config, placement, longest_s=options.measure_s, seed=options.seed
         )
-    planned = placement.planned
-    _print_result(
-        options,
-        allocation,
-        planned.problem,
-        planned.corrections,
-        placement.figures,
-        measured=measured,
-    )
+    _print_result(options, allocation, placement.planned, placement.figures, measured)
 
 
-def _with_spare_memory_left(config: Config) -> Config:
-    placement = config.placement.model_copy(update={"spare_memory": "leave"})
-    return config.model_copy(update={"placement": placement})
-
-
-def _with_placement(config: Config, options: AllocateOptions) -> Config:
-    """The configuration with the rate and the deadline of the options, which take precedence."""
-    given: dict[str, object] = {}
-    if options.rate_rows_s is not None:
-        given |= {"objective": "latency", "arrival_rows_s": options.rate_rows_s}
-    if options.deadline_ms is not None:
-        given |= {"deadline_ms": options.deadline_ms}
+def _update_placement(config: Config, given: Mapping[str, object]) -> Config:
     placement = config.placement.model_copy(update=given)
-    if placement.objective == "throughput" and options.deadline_ms is not None:
-        raise ConfigError(_NEEDS_RATE)
-    if placement.objective == "latency" and options.solver != "auto":
-        raise ConfigError(
-            f"the latency objective has a search of its own, drop --solver {options.solver}"
-        )
-    if placement.objective == "latency" and options.measure_s is not None:
-        raise ConfigError("--measure is for objective throughput, placement says latency")
     return config.model_copy(update={"placement": placement})
 
 
@@ -148,8 +123,7 @@ def allocate_files(devices: Path, profiles: Path, options: AllocateOptions) -> N
     Raises:
         ConfigError: if a file is wrong, or the members don't fit the devices.
     """
-    if options.deadline_ms is not None and options.rate_rows_s is None:
-        raise ConfigError(_NEEDS_RATE)
+    options.check(for_latency=options.rate_rows_s is not None)
     problem = read_problem(devices, profiles)
     limit_s = options.time_limit_s or _TIME_LIMIT_S
     figures = None
@@ -168,7 +142,7 @@ def allocate_files(devices: Path, profiles: Path, options: AllocateOptions) -> N
             )
     except (NoPlaceError, OverloadError) as error:
         raise ConfigError(str(error)) from None
-    _print_result(options, allocation, problem, (), figures)
+    _print_result(options, allocation, PlannedProblem(problem, (), Host()), figures)
 
 
 class _DeviceEntry(msgspec.Struct):
@@ -201,33 +175,32 @@ def read_problem(devices: Path, profiles: Path) -> Problem:
 def _print_result(
     options: AllocateOptions,
     allocation: Allocation,
-    problem: Problem,
-    corrections: Sequence[str],
+    planned: PlannedProblem,
     figures: Figures | None,
-    *,
     measured: Sequence[MeasuredAllocation] = (),
 ) -> None:
     rows = [vars(one) | {"matrix": one.matrix.cells} for one in measured]
     more = {"measured": rows} if measured else {}
-    document = result_document(allocation, corrections, figures, **more)
+    document = result_document(allocation, planned.corrections, figures, **more)
     if options.output is not None:
         write_output("--output", options.output, document + "\n")
     if options.plot is not None:
         from allocator.search.plot import draw_allocation  # noqa: PLC0415 (matplotlib is an extra)
 
         with file_errors(f"--plot {options.plot}"):
-            draw_allocation(options.plot, allocation, problem)
+            draw_allocation(options.plot, allocation, planned.problem)
     if options.as_json:
         echo(document)
     else:
         console = stdout_console()
-        print_allocation(console, allocation, problem, corrections, figures)
+        print_allocation(console, allocation, planned.problem, planned.corrections, figures)
         if measured:
             console.print(_measurements_table(measured))
 
 
 def _measurements_table(measured: Sequence[MeasuredAllocation]) -> Table:
-    table = make_table("allocation", "rows/s", "predicted", "seconds", title="measured allocations")
+    numbers = ("rows/s", "predicted", "seconds")
+    table = make_table("allocation", numbers=numbers, title="measured allocations")
     for one in measured:
         rate = f"{one.rows_s:,.4g}" if one.rows_s else "fails"
         table.add_row(one.what, rate, f"{one.predicted_rows_s:,.4g}", f"{one.seconds:.3g}")

@@ -7,7 +7,7 @@ wrote, 1 for what failed at run time. Tables go to stdout, results and plots int
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -109,32 +109,24 @@ def stdout_console() -> Console:
     return Console(file=stream, width=width, markup=False, highlight=False, soft_wrap=True)
 
 
-def make_table(first: str, *others: str, title: str | None = None) -> Table:
-    """Return a table without rows, of a column of names and columns of numbers."""
+def make_table(*texts: str, numbers: Sequence[str], title: str | None = None) -> Table:
+    """Return a table without rows, of columns of texts and then of numbers."""
     from rich.table import Table  # noqa: PLC0415 (not for `--help`)
 
-    table = Table(first, title=title, title_justify="left")
-    for other in others:
-        table.add_column(other, justify="right")
+    table = Table(*texts, title=title, title_justify="left")
+    for heading in numbers:
+        table.add_column(heading, justify="right")
     return table
 
 
 def check_output(option: str, path: Path | None) -> None:
-    """Reject a file that can't be written, before any work is done.
-
-    Raises:
-        ConfigError: if its directory does not exist.
-    """
+    """Raise a ConfigError for a file without a directory, before any work is done."""
     if path is not None and not path.parent.is_dir():
         raise ConfigError(f"{option} {path}: there is no directory {path.parent}")
 
 
 def check_plot(path: Path | None) -> None:
-    """Reject a plot that can't be drawn, before any work is done.
-
-    Raises:
-        ConfigError: if the format is unknown, the directory or matplotlib missing.
-    """
+    """Raise a ConfigError for a plot that can't be drawn, before any work is done."""
     check_output("--plot", path)
     if path is not None and path.suffix not in {".svg", ".png"}:
         raise ConfigError(f"--plot {path}: should end in .svg or .png")
@@ -143,11 +135,7 @@ def check_plot(path: Path | None) -> None:
 
 
 def write_output(option: str, path: Path, text: str) -> None:
-    """Write a file as the user's own program would: through links, with the usual permissions.
-
-    Raises:
-        ConfigError: if it can't be written.
-    """
+    """Write a file as the user's own program would: through links, with the usual permissions."""
     with file_errors(f"{option} {path}"):
         path.write_text(text, encoding="utf-8")
 

@@ -71,7 +71,8 @@ def _print_tables(found: Calibration) -> None:
 
 def _combined_table(evaluation: Evaluation, held_rows: int) -> Table:
     table = make_table(
-        *("", "accuracy", "log loss", "Brier", "ECE", "member-rows/row"),
+        "",
+        numbers=("accuracy", "log loss", "Brier", "ECE", "member-rows/row"),
         title=f"the ensemble, {held_rows} held-out rows",
     )
     for name, one in evaluation.combined.items():
@@ -85,7 +86,8 @@ def _combined_table(evaluation: Evaluation, held_rows: int) -> Table:
 
 def _member_table(members: Mapping[str, MemberEvaluation]) -> Table:
     table = make_table(
-        *("member", "accuracy", "temperature", "log loss", "Brier", "ECE", "weight", "selected"),
+        "member",
+        numbers=("accuracy", "temperature", "log loss", "Brier", "ECE", "weight", "selected"),
         title="its members, with old -> new temperature",
     )
     for name, one in members.items():
@@ -106,7 +108,8 @@ def _member_table(members: Mapping[str, MemberEvaluation]) -> Table:
 def _cascade_table(cascade: CascadeEvaluation) -> Table:
     points = 100 * (cascade.accuracy - cascade.whole_accuracy)
     table = make_table(
-        *("stage", "confidence", "rows that leave"),
+        "stage",
+        numbers=("confidence", "rows that leave"),
         title=f"the cascade ({cascade.order}) saves {cascade.saved:.1%} of the member-rows; "
         f"accuracy {cascade.accuracy:.2%}, all members {cascade.whole_accuracy:.2%} "
         f"({points:+.2f} points)",
@@ -119,7 +122,8 @@ def _cascade_table(cascade: CascadeEvaluation) -> Table:
 
 def _detection_table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Table:
     table = make_table(
-        *("score", *found),
+        "score",
+        numbers=list(found),
         title="AUROC of scores for telling outside from held-out rows, "
         "with old -> new temperatures",
     )

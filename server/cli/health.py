@@ -22,9 +22,7 @@ _LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 def check_ready(config: Config, *, timeout_s: float) -> str:
     """Check that the server of a configuration is ready, and return a line that says so.
 
-    Args:
-        config: the server's, except for what its command line overrides.
-        timeout_s: limit for connecting, and then for the answer.
+    The timeout is for connecting, and then for the answer.
 
     Raises:
         ConfigError: if the configuration does not say where the server is.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from pydantic import ValidationError
@@ -26,18 +27,13 @@ _PREFIX = "ensembled_"
 
 
 class NewKey(NamedTuple):
-    """A new API key.
-
-    Attributes:
-        key: what the client sends.
-        entry: what the server is configured with, an element of a YAML list.
-    """
+    """What the client sends, and the element of a YAML list that the server is configured with."""
 
     key: str
     entry: str
 
 
-def make_key(name: str, scopes: tuple[str, ...]) -> NewKey:
+def make_key(name: str, scopes: Sequence[str]) -> NewKey:
     """Make a key.
 
     Raises:

@@ -8,7 +8,7 @@ work is done by the module of the command, which is imported only when the comma
 from __future__ import annotations
 
 import os
-from enum import Enum
+from enum import StrEnum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -45,16 +45,17 @@ ProfilesPath = Annotated[Path | None, _file("Profiles of the members (JSON), wit
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 chooses a free one.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 
-#: The longest measurement of `allocate --measure`.
-_MEASURE_S = 4.0
 
-
-class KeyScope(Enum):
+class KeyScope(StrEnum):
     """What an API key permits."""
 
-    INFER = "infer"
-    ADMIN = "admin"
-    URGENT = "urgent"
+    INFER = auto()
+    ADMIN = auto()
+    URGENT = auto()
+
+
+#: The longest measurement of `allocate --measure`.
+_MEASURE_S = 4.0
 
 
 def main() -> None:
@@ -142,7 +143,7 @@ def key(
     with errors_as_lines(debug):
         from server.cli.key import make_key  # noqa: PLC0415
 
-        made = make_key(name, tuple(one.value for one in scope or [KeyScope.INFER]))
+        made = make_key(name, scope or [KeyScope.INFER])
         echo(made.entry)
         typer.echo(f"the key, which is shown only now: {made.key}", err=True)
 
@@ -197,11 +198,11 @@ def predict(
                 "key": key,
                 "api_key": os.environ.get("ENSEMBLED_API_KEY") or None,
             },
-            members=None if members is None else members.split(","),
-            quorum=quorum,
-            timeout_s=timeout,
             top=top,
             as_json=as_json,
+            members=None if members is None else members.split(","),
+            quorum=quorum,
+            timeout=timeout,
         )
 
 

@@ -23,7 +23,7 @@ from ensembled_client import (
 from rich.console import Console
 from rich.table import Table
 
-from server.cli.application import stdout_console
+from server.cli.application import make_table, stdout_console
 from server.errors import ConfigError, EnsembledError
 from server.stdout import echo
 
@@ -42,15 +42,13 @@ def predict(
     *,
     url: str,
     credentials: Mapping[str, Any],
-    members: Sequence[str] | None,
-    quorum: int | None,
-    timeout_s: float | None,
     top: int,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Send files to a server and print its predictions on stdout.
 
-    `credentials` are the client's options about keys and certificates.
+    `credentials` and `options` are those of the client and its `predict`.
 
     Raises:
         ConfigError: if a file can't be used, or the server rejects the request.
@@ -63,20 +61,9 @@ def predict(
     try:
         with client:
             several = _has_members(client.config(ensemble), ensemble)
+            options |= {"uncertainty": several, "member_outputs": several}
             answers = [
-                (
-                    names,
-                    client.predict(
-                        ensemble,
-                        x,
-                        timeout=timeout_s,
-                        members=members,
-                        quorum=quorum,
-                        uncertainty=several,
-                        member_outputs=several,
-                    ),
-                )
-                for names, x in _read(inputs)
+                (names, client.predict(ensemble, x, **options)) for names, x in _read(inputs)
             ]
     except (RequestRejected, UnknownModel) as error:
         raise ConfigError(error.message) from None
@@ -231,9 +218,8 @@ def _agreement(answer: Prediction, row: int) -> str:
 
 def _summary_table(names: Sequence[str], answer: Prediction) -> Table:
     """A line per row."""
-    table = Table("input", "answer")
-    for title in answer.uncertainty:
-        table.add_column(title.replace("_", " "), justify="right")
+    scores = [title.replace("_", " ") for title in answer.uncertainty]
+    table = make_table("input", "answer", numbers=scores)
     best = answer.top(1) if _is_classification(answer) else None
     for row, name in enumerate(names):
         if best is not None:
@@ -248,9 +234,7 @@ def _summary_table(names: Sequence[str], answer: Prediction) -> Table:
 
 
 def _value_table(name: str, answer: Prediction, row: int) -> Table:
-    table = Table("output", title=name, title_justify="left")
-    for title in ("value", *answer.member_values):
-        table.add_column(title, justify="right")
+    table = make_table("output", numbers=["value", *answer.member_values], title=name)
     flat = answer.values[row].reshape(-1)
     own = [values[row].reshape(-1) for values in answer.member_values.values()]
     for index, value in enumerate(flat[:_MAX_VALUES]):

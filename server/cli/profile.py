@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from server.cli.application import check_output, stdout_console, write_output
+from server.cli.application import check_output, make_table, stdout_console, write_output
 from server.config import Config
 from server.deployment.devices import find_devices
 from server.members.inspect import inspect_members
@@ -27,8 +27,6 @@ _MIB = 1 << 20
 
 def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) -> None:
     """Profile the members of a configuration and print their costs on stdout.
-
-    The arguments are the command's options.
 
     Raises:
         ConfigError: if the configuration, or the place for the output, is wrong.
@@ -62,9 +60,8 @@ def _document(found: Measurements) -> str:
 
 
 def _table(found: Measurements) -> Table:
-    table = Table("member", "device kind")
-    for heading in ("batch", "ms / batch", "rows/s", "memory MiB"):
-        table.add_column(heading, justify="right")
+    numbers = ("batch", "ms / batch", "rows/s", "memory MiB")
+    table = make_table("member", "device kind", numbers=numbers)
     for names, group in groupby(found.profiles, key=lambda one: (one.member, one.device_kind)):
         profiles = list(group)
         best = max(profiles, key=lambda one: one.rows_per_s)

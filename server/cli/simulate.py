@@ -195,7 +195,7 @@ def simulate(
         f"{_describe_load(arrivals)}; {figures.simulated_s:,.4g} s simulated, "
         f"figures of the last {figures.window_s:,.4g} s"
     )
-    summary = make_table("", "")
+    summary = make_table("", numbers=[""])
     summary.show_header = False
     for name, value in _summary(figures, deadline_ms):
         summary.add_row(name, value)

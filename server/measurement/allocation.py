@@ -93,14 +93,8 @@ def measure_allocation(
 ) -> tuple[Allocation, tuple[MeasuredAllocation, ...]]:
     """Measure a placement's allocation and its neighbours by successive halving.
 
-    Progress goes to stderr.
-
-    Args:
-        path: of the configuration's file.
-        config: what it holds.
-        placement: the optimum by the performance model, its spare memory left.
-        longest_s: seconds of a measurement in the last round.
-        seed: of all randomness.
+    The placement is the optimum by the performance model, its spare memory left; a measurement in
+    the last round takes `longest_s`. Progress goes to stderr.
 
     Returns:
         The allocation that won, and what was measured of all, the best first.

@@ -92,12 +92,6 @@ def measure_rows_s(address: str, config: Config, load: Intensity, seconds: float
 
     It is warmed up until every client has had an answer. A row counts if all members predicted it.
 
-    Args:
-        address: ``HOST:PORT``.
-        config: the server's.
-        load: the load.
-        seconds: how long to measure.
-
     Raises:
         MeasurementError: if a request fails.
     """

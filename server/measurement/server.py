@@ -25,6 +25,7 @@ __all__ = ["MeasurementError", "measured_server", "without_access_control"]
 
 #: The child's program, by name: this package does not import the command line.
 _PROGRAM = "server.cli.serve_for_parent"
+_HOST = "127.0.0.1"
 #: Models are loaded and warmed up before a server is ready.
 _START_S = 300.0
 #: Nothing is in flight when the server is stopped.
@@ -50,6 +51,10 @@ def measured_server(config: Path, matrix: AllocationMatrix) -> Iterator[str]:
     Raises:
         MeasurementError: if the server does not become ready.
     """
+    # Clients in this process reach it directly, whatever proxy the environment has.
+    direct = os.environ.get("no_proxy", os.environ.get("NO_PROXY", ""))
+    if _HOST not in direct.split(","):
+        os.environ["no_proxy"] = f"{direct},{_HOST}"
     # Neither file has a name, so that nothing is left of them however this process ends.
     with tempfile.TemporaryFile() as allocation, tempfile.TemporaryFile() as log:
         allocation.write(matrix.to_json().encode())
@@ -74,7 +79,7 @@ def _child(config: Path, allocation: int, log: IO[bytes]) -> Iterator[subprocess
     process = subprocess.Popen(
         [
             *(sys.executable, "-P", "-m", _PROGRAM, "serve", str(config)),
-            *("--host", "127.0.0.1", "--http-port", "0", "--grpc-port", "0"),
+            *("--host", _HOST, "--http-port", "0", "--grpc-port", "0"),
             *("--allocation", f"/dev/fd/{allocation}"),
         ],
         env=without_access_control(os.environ),

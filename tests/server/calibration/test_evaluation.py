@@ -1,5 +1,7 @@
 """Fits and evaluations of ensembles with every rule; nothing is served."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import yaml
@@ -9,7 +11,7 @@ from server.calibration.dataset import split_rows
 from server.calibration.evaluation import evaluate
 from server.calibration.fitting import FitOptions, fit
 from server.calibration.report import yaml_fragment
-from server.calibration.target import CalibrationTarget, EnsembleRule
+from server.calibration.target import CalibrationTarget
 from server.calibration.temperature_scaling import HIGHEST
 from server.config import EnsembleConfig, MemberConfig
 from server.errors import ConfigError
@@ -49,7 +51,7 @@ def both(target, **options):
     p, y = rows_of()
     rows = split_rows(y, 0.5, 0)
     found = fit(target, p, y, rows=rows[0], options=FitOptions(**options))
-    return found, evaluate(target, found, EnsembleRule(target, None, ""), p, y, rows=rows)
+    return found, evaluate(target, found, p, y, rows=rows)
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -121,7 +123,7 @@ def test_one_stage_is_no_cascade():
 
 def test_a_rule_that_fails(tmp_path):
     (tmp_path / "own.py").write_text("def rule(predictions, **_):\n    raise ValueError('no')\n")
-    target = target_of("own:rule")
+    target = replace(target_of("own:rule"), directory=str(tmp_path))
     p, y = rows_of()
     with pytest.raises(ConfigError, match="own:rule"):
-        fit(target, p, y, rows=np.arange(100), options=FitOptions(), directory=str(tmp_path))
+        fit(target, p, y, rows=np.arange(100), options=FitOptions())

@@ -124,7 +124,7 @@ def test_a_latency_objective_is_not_measured(write):
     placement = {"objective": "latency", "arrival_rows_s": 5}
     result = invoke("allocate", write(placement=placement), "--measure")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "--measure is for objective throughput" in result.stderr
+    assert "--measure is for the highest throughput, drop placement.objective" in result.stderr
 
 
 def test_an_allocation_that_is_not_there(write):
@@ -165,7 +165,10 @@ def served(path, matrix):
 
 
 @pytest.mark.process
-def test_images_and_tensors_are_served_and_measured(write):
+def test_images_and_tensors_are_served_and_measured(write, monkeypatch):
+    # The server is not reached through a proxy.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "example.org")
     members = {
         "a": {"model": "fake", "fake": {"inputs": {"x": [3, 8, 8]}, "outputs": 2}, "input": IMAGE},
         "b": fake(1),
