@@ -2,13 +2,17 @@
 
 Runs in the process of the command line; pure, but for custom rules. Members' predictions flow in;
 temperatures, weights, counts and thresholds flow out, rounded as they will be written into the
-configuration, so that what is evaluated is what is written.
+configuration, so that what is evaluated is what is written. That is a fragment of YAML and not a
+whole configuration, because one that is read and written again loses its comments.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import yaml
 
 from server.calibration.cascade_thresholds import (
     StageAnswers,
@@ -17,16 +21,18 @@ from server.calibration.cascade_thresholds import (
 )
 from server.calibration.metrics import ClassIndices, Floats, Rows
 from server.calibration.target import CalibrationTarget, EnsembleRule
-from server.calibration.temperature_scaling import fit_member, rescale
+from server.calibration.temperature_scaling import fit_member, has_temperature, rescale
 from server.calibration.weights import Counts, fit_weights, select_members
 
-__all__ = ["Fit", "FitOptions", "fit"]
+__all__ = ["Fit", "FitOptions", "fit", "yaml_fragment"]
 
 Weighting = Literal["keep", "fitted", "selected"]
 
 #: A configuration has no weight of 0.
 _MIN_WEIGHT = 1e-4
 _DIGITS = 4
+#: Longer lines are folded.
+_MAX_LINE = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -146,3 +152,38 @@ def _fit_cascade(
             f"they lose none of these rows, and were raised for safety"
         )
     return confidence
+
+
+def yaml_fragment(target: CalibrationTarget, fit: Fit, about: str) -> str:
+    """Return the keys that change, with their values; valid YAML, after a line about its origin."""
+    return "\n".join([f"# {about}", *_lines(target, fit)]) + "\n"
+
+
+def _lines(target: CalibrationTarget, fit: Fit) -> Iterator[str]:
+    yield "members:"
+    for member, temperature in zip(target.members, fit.temperatures, strict=True):
+        if has_temperature(member):
+            yield f"  {_flow(member.name)}:"
+            yield f"    temperature: {_flow(temperature)}"
+        else:
+            yield f"  # {member.name} predicts a class: it has no temperature"
+    names = [member.name for member in target.members]
+    yield "ensembles:"
+    yield f"  {_flow(target.name)}:"
+    if fit.is_new_rule and fit.rule.weights is not None:
+        yield "    rule: weighted_mean"
+        yield f"    weights: {_flow(dict(zip(names, fit.rule.weights, strict=True)))}"
+    else:
+        yield f"    rule: {_flow(target.config.rule)}"
+        yield "    # Weights for `rule: weighted_mean`, by --weights fitted or selected:"
+        yield f"    # fitted: {_flow(dict(zip(names, fit.weights, strict=True)))}"
+        yield f"    # selected: {_flow(dict(zip(names, fit.selection, strict=True)))}"
+    if fit.confidence is not None:
+        yield f"    cascade: {_flow([list(stage) for stage in target.stages])}"
+        yield f"    confidence: {_flow(list(fit.confidence))}"
+
+
+def _flow(value: str | float | list[Any] | Mapping[str, Any]) -> str:
+    """A value in one line of YAML."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=_MAX_LINE, sort_keys=False)
+    return text.removesuffix("...\n").strip()

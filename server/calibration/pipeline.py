@@ -19,9 +19,8 @@ from ensembled_client import EnsembleClient, EnsembledClientError
 
 from server.calibration.dataset import Inputs, read_classes, read_inputs, split_rows
 from server.calibration.evaluation import Evaluation, evaluate, evaluate_detection
-from server.calibration.fitting import Fit, FitOptions, fit
+from server.calibration.fitting import Fit, FitOptions, fit, yaml_fragment
 from server.calibration.metrics import Array, ClassIndices, Floats, Rows
-from server.calibration.report import yaml_fragment
 from server.calibration.target import CalibrationTarget, find_target
 from server.calibration.temperature_scaling import rescale
 from server.config import Config

@@ -1,25 +1,31 @@
 """`ensembled calibrate`: prints what was fitted of an ensemble, and its evaluation on other data.
 
 Runs in the process of the command line. A calibration flows in; tables or JSON on stdout, a
-fragment of YAML and a plot flow out.
+fragment of YAML and a plot flow out. The diagram is that of Niculescu-Mizil and Caruana,
+"Predicting Good Probabilities with Supervised Learning" (ICML 2005), with the number of rows below
+it; it needs matplotlib, an extra (`plot`).
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from server.calibration.evaluation import CascadeEvaluation, Evaluation, MemberEvaluation
+from server.calibration.metrics import ReliabilityBin, calibration_error
 from server.calibration.pipeline import Calibration
-from server.calibration.report import draw_reliability
 from server.cli.application import file_errors, make_table, stdout_console, write_output
 from server.errors import ConfigError
 from server.stdout import echo
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 __all__ = ["print_calibration"]
 
@@ -56,7 +62,7 @@ def print_calibration(
             rule = found.target.config.rule
             raise ConfigError(f"--plot: answers of rule {rule} are no probabilities")
         with file_errors(f"--plot {plot}"):
-            draw_reliability(plot, found.target.name, diagrams)
+            _draw_reliability(plot, found.target.name, diagrams)
 
 
 def _print_tables(found: Calibration) -> None:
@@ -133,3 +139,38 @@ def _detection_table(found: Mapping[str, Mapping[str, Mapping[str, float]]]) -> 
         ]
         table.add_row(score, *changes)
     return table
+
+
+def _draw_reliability(
+    path: Path, title: str, diagrams: Mapping[str, Sequence[ReliabilityBin]]
+) -> None:
+    """Draw how accurate an ensemble is by its confidence, diagrams by their title side by side."""
+    import matplotlib as mpl  # noqa: PLC0415 (an extra)
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
+    figure = Figure(figsize=(4.2 * len(diagrams), 5), layout="tight")
+    panels = figure.subplots(
+        2, len(diagrams), sharex=True, sharey="row", height_ratios=[3, 1], squeeze=False
+    )
+    for upper, lower, (name, bins) in zip(*panels, diagrams.items(), strict=True):
+        _draw(upper, lower, bins)
+        heading = f"{name}: ECE {calibration_error(bins):.3f}"
+        upper.set_title(heading, fontsize=10, parse_math=False)
+    panels[0][0].set_ylabel("accuracy")
+    panels[1][0].set_ylabel("rows")
+    figure.suptitle(title, parse_math=False)
+    # The same image is the same file: no dates, no random ids.
+    with mpl.rc_context({"svg.hashsalt": "ensembled"}):
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
+
+
+def _draw(upper: Axes, lower: Axes, bins: Sequence[ReliabilityBin]) -> None:
+    left, width = [one.low for one in bins], [one.high - one.low for one in bins]
+    upper.bar(left, [one.accuracy for one in bins], width, align="edge", color="tab:blue")
+    upper.plot([0, 1], [0, 1], color="0.4", linestyle="--", linewidth=1)
+    points = [(one.confidence, one.accuracy) for one in bins if one.rows]
+    upper.plot(*zip(*points, strict=True), "o", color="tab:orange", markersize=4)
+    upper.set_xlim(0, 1)
+    upper.set_ylim(0, 1.02)
+    lower.bar(left, [one.rows for one in bins], width, align="edge", color="0.6")
+    lower.set_xlabel("confidence")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from ensembled_client import (
     EnsembleClient,
     EnsembledClientError,
@@ -71,7 +72,9 @@ def predict(
         raise EnsembledError(f"{url}: {error.message}") from None
     if as_json:
         rows = [row for names, answer in answers for row in _documents(names, answer, top)]
-        echo(json.dumps({"ensemble": ensemble, "rows": rows}))
+        document = {"ensemble": ensemble, "rows": rows}
+        option = orjson.OPT_SERIALIZE_NUMPY
+        echo(orjson.dumps(document, np.ndarray.tolist, option).decode())
         return
     console = stdout_console()
     for names, answer in answers:
@@ -115,32 +118,20 @@ def _row_names(names: Sequence[str], rows: int) -> Sequence[str]:
 
 
 def _documents(names: Sequence[str], answer: Prediction, top: int) -> Iterator[dict[str, Any]]:
-    """Each row as JSON, with null for numbers that are not finite."""
+    """Each row as a document that orjson can encode; numbers that are not finite become null."""
     for row, name in enumerate(_row_names(names, len(answer))):
         document: dict[str, Any] = {
             "input": name,
             "members": list(answer.members),
             "degraded": answer.degraded,
-            "values": _finite_or_none(answer.values[row]),
-            "uncertainty": {
-                score: float(values[row]) for score, values in answer.uncertainty.items()
-            },
-            "member_values": {
-                member: _finite_or_none(values[row])
-                for member, values in answer.member_values.items()
-            },
+            "values": answer.values[row],
+            "uncertainty": {score: values[row] for score, values in answer.uncertainty.items()},
+            "member_values": {name: values[row] for name, values in answer.member_values.items()},
         }
         if answer.class_names:
             best = answer.top(top)[row]
             document["top"] = [{"label": label, "value": value} for label, value in best]
         yield document
-
-
-def _finite_or_none(values: Any) -> Any:
-    array = np.asarray(values)
-    numbers = array.astype(object)
-    numbers[~np.isfinite(array)] = None
-    return numbers.tolist()
 
 
 def _print_answer(console: Console, names: Sequence[str], answer: Prediction, top: int) -> None:
@@ -177,11 +168,8 @@ def _is_classification(answer: Prediction) -> bool:
 
 
 def _class_table(name: str, answer: Prediction, row: int, top: int) -> Table:
-    table = Table(title=name, title_justify="left")
-    table.add_column("class")
-    table.add_column("probability", no_wrap=True)
-    for member in answer.member_values:
-        table.add_column(member, justify="right")
+    table = make_table("class", "probability", numbers=list(answer.member_values), title=name)
+    table.columns[1].no_wrap = True
     values = answer.values[row]
     order = np.argsort(-values, kind="stable")[:top]
     for index, (label, value) in zip(order, answer.top(top)[row], strict=True):

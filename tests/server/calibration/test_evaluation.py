@@ -9,8 +9,7 @@ from scipy import special
 
 from server.calibration.dataset import split_rows
 from server.calibration.evaluation import evaluate
-from server.calibration.fitting import FitOptions, fit
-from server.calibration.report import yaml_fragment
+from server.calibration.fitting import FitOptions, fit, yaml_fragment
 from server.calibration.target import CalibrationTarget
 from server.calibration.temperature_scaling import HIGHEST
 from server.config import EnsembleConfig, MemberConfig
