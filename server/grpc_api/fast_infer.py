@@ -10,10 +10,8 @@ from __future__ import annotations
 import time
 from functools import partial
 
-import msgspec
-
 from allocator.dispatch.flows import NORMAL
-from server.engine.request import Answer, Outcome, PreparedRequest, Request, StoredInput
+from server.engine.request import Answer, Outcome, Request
 from server.errors import ClientGone
 from server.grpc_api.calls import UnaryCall
 from server.grpc_api.codec import DecodedRequest, encode_response
@@ -22,6 +20,7 @@ from server.grpc_api.wire_format import RAW_INPUT_CONTENTS, field_prefix
 from server.inference.generational_cache import GenerationalCache
 from server.inference.inference import Endpoint, Inference
 from server.inference.outputs import COMBINED, member_names, output_tensors
+from server.inference.plans import RequestPlan, slice_inputs
 from server.inference.requests import BoundRequest, RequestedOutput
 from server.security.authentication import Authenticator
 
@@ -48,45 +47,28 @@ def remaining_timeout_s(remaining_s: float | None) -> float:
 _Pieces = tuple[tuple[int, bytes], ...]
 
 
-class UnaryPlan(msgspec.Struct, frozen=True):
-    """A known request except for its raw tensors.
+class UnaryPlan(RequestPlan, frozen=True, kw_only=True):
+    """A known message.
 
     Attributes:
-        fixed: its other bytes, each piece with its offset.
-        slices: per input its view of the arena, start and stop in the message.
-        rows: of every input.
-        endpoint: the model.
-        prepared: the model and the options, for the engine.
-        heads: of responses, except for their values, by the members used and whether degraded.
+        fixed: its bytes except for its raw tensors, each piece with its offset.
     """
 
     fixed: _Pieces
-    slices: tuple[tuple[int, int, int], ...]
-    rows: int
-    endpoint: Endpoint
-    prepared: PreparedRequest
-    heads: dict[tuple[int, bool], bytes] = {}
 
     def matches(self, message: bytes) -> bool:
         """Whether a message of the same length is such a request."""
         return all([message.startswith(piece, offset) for offset, piece in self.fixed])
 
-    def inputs(self, message: bytes) -> list[StoredInput]:
-        """Slice the inputs out of such a message, without a copy."""
-        data = memoryview(message)
-        return [(view, data[start:stop]) for view, start, stop in self.slices]
-
     def encode(self, answer: Answer) -> bytes:
         """Encode the response."""
-        key = answer.used, answer.degraded
-        head = self.heads.get(key)
-        if head is None:
-            model = self.endpoint.model
-            members = ",".join(member_names(model, answer.used))
-            outputs = output_tensors(model, answer, (RequestedOutput(COMBINED),))
-            whole = encode_response(model.served.name, "", members, answer.degraded, outputs)
-            head = self.heads[key] = whole[: len(whole) - len(answer.values)]
-        return head + answer.values
+        return self.head(answer, self._encode_whole) + answer.values
+
+    def _encode_whole(self, answer: Answer) -> bytes:
+        model = self.endpoint.model
+        members = ",".join(member_names(model, answer.used))
+        outputs = output_tensors(model, answer, (RequestedOutput(COMBINED),))
+        return encode_response(model.served.name, "", members, answer.degraded, outputs)
 
 
 class FastUnaryInfer:
@@ -134,10 +116,14 @@ class FastUnaryInfer:
             return
         fixed, spans = located
         names = [tensor.name for tensor in decoded.head.inputs]
-        inputs = zip(endpoint.model.inputs, endpoint.model.views, strict=True)
-        views = {tensor.name: view for tensor, view in inputs}
-        slices = tuple([(views[name], *span) for name, span in zip(names, spans, strict=True)])
-        plan = UnaryPlan(fixed, slices, bound.rows, endpoint, bound.prepared)
+        named = [(name, *span) for name, span in zip(names, spans, strict=True)]
+        plan = UnaryPlan(
+            endpoint=endpoint,
+            prepared=bound.prepared,
+            rows=bound.rows,
+            slices=slice_inputs(endpoint, named),
+            fixed=fixed,
+        )
         self._plans.put(len(message), [plan, *plans][:_PLANS_PER_LENGTH])
 
 

@@ -177,13 +177,7 @@ class FastCall:
         common = self._connection.common_headers() + self._more_headers()
         if not plan.is_usual:
             return _OK + common + self._encode_rest(answer), b""
-        key = answer.used, answer.degraded
-        heads = plan.heads
-        head = heads.get(key)
-        if head is None:
-            rest = self._encode_rest(answer)
-            head = heads[key] = rest[: len(rest) - len(answer.values)]
-        return _OK + common + head, answer.values
+        return _OK + common + plan.head(answer, self._encode_rest), answer.values
 
     def _encode_rest(self, answer: Answer) -> bytes:
         """The rest of the response's head, and its body."""

@@ -11,15 +11,12 @@ its tensors' names, types, shapes and sizes say.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 from ensembled_client.wire import HEADER_LENGTH
 
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget, Reservation
-from server.engine.request import PreparedRequest, StoredInput
 from server.errors import ClientGone, QueueFull, RequestError, RequestTimeout
 from server.http_api.asgi_call import AsgiCall, ClientAddress, ClientConnection
 from server.http_api.request_context import REQUEST_ID
@@ -27,6 +24,7 @@ from server.http_api.request_parser import RequestHead
 from server.inference.access_log import AccessLog, valid_request_id
 from server.inference.generational_cache import GenerationalCache
 from server.inference.inference import Endpoint
+from server.inference.plans import RequestPlan, slice_inputs
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 
 __all__ = [
@@ -55,56 +53,29 @@ _ANSWER_JSON_BYTES = 512
 BIG_ANSWER_BYTES = 1 << 15
 
 
-class _Slice(msgspec.Struct, frozen=True):
-    view: int
-    start: int
-    stop: int
-
-
-class InferPlan(msgspec.Struct, frozen=True):
-    """A request but for its payload.
+class InferPlan(RequestPlan, frozen=True, kw_only=True):
+    """A known body.
 
     Attributes:
-        body_bytes: the length of the whole body.
-        rows: of every input.
-        slices: where in the body which view's rows are.
+        body_bytes: its length.
         outputs: what the client wants.
-        prepared: the request for the engine.
         answer_bytes: about the largest size of the answer.
         is_usual: whether the combined output is wanted in binary, and nothing else.
         is_slow: whether encoding its answer takes so long that it must be sliced.
-        heads: of usual answers, without their values, by the members used and whether degraded.
     """
 
     body_bytes: int
-    rows: int
-    slices: tuple[_Slice, ...]
     outputs: tuple[RequestedOutput, ...]
-    prepared: PreparedRequest
     answer_bytes: int
     is_usual: bool
     is_slow: bool
-    heads: dict[tuple[int, bool], bytes] = {}
-
-    def inputs(self, body: bytes | bytearray | memoryview, start: int = 0) -> list[StoredInput]:
-        """The inputs in a body of `body_bytes` that begins at `start`, without a copy."""
-        view = memoryview(body)
-        return [(item.view, view[start + item.start : start + item.stop]) for item in self.slices]
-
-    def bind(self, body: bytes | bytearray) -> BoundRequest:
-        """The request that such a body makes."""
-        return BoundRequest(self.prepared, self.inputs(body), self.rows)
 
 
 class PlanCache:
-    """The plans of one model, by header: those in use; bounded.
+    """The plans of one model, by header: those in use; bounded."""
 
-    Args:
-        inputs: the names of the model's inputs, in its order.
-    """
-
-    def __init__(self, inputs: Sequence[str]) -> None:
-        self._inputs = inputs
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
         self._plans: GenerationalCache[bytes, InferPlan] = GenerationalCache(_PLANS)
 
     def find(self, body: bytes | bytearray | memoryview, header_length: int) -> InferPlan | None:
@@ -128,37 +99,31 @@ class PlanCache:
         """
         if request.id or header_length > _MAX_PLAN_HEADER_BYTES:
             return
-        views = {name: view for name, (view, _) in zip(self._inputs, bound.inputs, strict=True)}
-        slices: list[_Slice] = []
+        spans: list[tuple[str, int, int]] = []
         start = header_length
         for tensor in request.tensors:
             assert tensor.array is not None, "a bound tensor has an array"
-            stop = start + tensor.array.nbytes
-            slices.append(_Slice(views[tensor.name], start, stop))
-            start = stop
-        if start == len(body):
-            plan = _make_plan(len(body), slices, request.outputs, bound)
-            self._plans.put(bytes(body[:header_length]), plan)
-
-
-def _make_plan(
-    body_bytes: int,
-    slices: Sequence[_Slice],
-    outputs: tuple[RequestedOutput, ...],
-    bound: BoundRequest,
-) -> InferPlan:
-    value_bytes = bound.rows * bound.prepared.row_bytes * len(outputs)
-    is_large_json = value_bytes > BIG_ANSWER_BYTES and not all(one.binary for one in outputs)
-    return InferPlan(
-        body_bytes=body_bytes,
-        rows=bound.rows,
-        slices=tuple(slices),
-        outputs=outputs,
-        prepared=bound.prepared,
-        answer_bytes=value_bytes + _ANSWER_JSON_BYTES,
-        is_usual=outputs == (RequestedOutput(binary=True),),
-        is_slow=is_large_json or any(output.classes for output in outputs),
-    )
+            spans.append((tensor.name, start, start + tensor.array.nbytes))
+            start += tensor.array.nbytes
+        if start != len(body):
+            return
+        outputs = request.outputs
+        value_bytes = bound.rows * bound.prepared.row_bytes * len(outputs)
+        is_large_json = value_bytes > BIG_ANSWER_BYTES and not all(one.binary for one in outputs)
+        self._plans.put(
+            bytes(body[:header_length]),
+            InferPlan(
+                endpoint=self._endpoint,
+                prepared=bound.prepared,
+                rows=bound.rows,
+                slices=slice_inputs(self._endpoint, spans),
+                body_bytes=len(body),
+                outputs=outputs,
+                answer_bytes=value_bytes + _ANSWER_JSON_BYTES,
+                is_usual=outputs == (RequestedOutput(binary=True),),
+                is_slow=is_large_json or any(output.classes for output in outputs),
+            ),
+        )
 
 
 class InferPath:
@@ -171,7 +136,7 @@ class InferPath:
 
     def __init__(self, endpoint: Endpoint, access: AccessLog) -> None:
         self.endpoint = endpoint
-        self.plans = PlanCache([spec.name for spec in endpoint.model.inputs])
+        self.plans = PlanCache(endpoint)
         self._access = access
 
     def count_failure(

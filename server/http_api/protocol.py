@@ -18,7 +18,6 @@ from ensembled_client.wire import DTYPES, HEADER_LENGTH, split_elements
 from server.engine.request import Answer
 from server.errors import InvalidRequest
 from server.http_api.json_tensors import SLICE_BYTES, encode_array, tensor_from_json
-from server.inference.generational_cache import GenerationalCache
 from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import COMBINED, OutputTensor, member_names, output_tensors
 from server.inference.requests import (
@@ -28,10 +27,7 @@ from server.inference.requests import (
     refuse_shared_memory,
 )
 from server.inference.spec import ModelSpec
-from server.inference.tensors import (
-    InputTensor,
-    tensor_from_bytes,
-)
+from server.inference.tensors import InputTensor, tensor_from_bytes
 from server.inference.time_slicer import Slices, run_to_end
 
 __all__ = [
@@ -44,7 +40,6 @@ __all__ = [
 
 Raw = bytes | bytearray | memoryview
 
-_HEADERS = 512  # of a generation
 #: More JSON than this besides arrays of numbers is refused: it is decoded in one go, which would
 #: block the event loop for more than some tens of milliseconds.
 _MAX_PLAIN_BYTES = 1 << 18
@@ -217,11 +212,6 @@ def _wanted_output(output: _OutputHeader, binary: bool) -> RequestedOutput:
     return RequestedOutput(output.name, binary, classes)
 
 
-#: What most clients want, and the JSON of such answers by all that it depends on.
-_USUAL = (RequestedOutput(COMBINED, binary=True),)
-_headers: GenerationalCache[tuple[str, int, int, bool], bytes] = GenerationalCache(_HEADERS)
-
-
 def encode_answer(
     model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[RequestedOutput, ...]
 ) -> tuple[bytes, int | None]:
@@ -233,16 +223,8 @@ def encode_answer(
         request_id: echoed, unless it is empty.
         outputs: the outputs that the client wants.
     """
-    if outputs != _USUAL or request_id:
-        return _encode(model, answer, request_id, outputs)
-    # Most answers of a model differ only in their values.
-    key = (model.served.name, answer.rows, answer.used, answer.degraded)
-    header = _headers.get(key)
-    if header is None:
-        body, length = _encode(model, answer, request_id, outputs)
-        _headers.put(key, body[:length])
-        return body, length
-    return header + answer.values, len(header)
+    document, raw = describe_answer(model, answer, request_id, outputs)
+    return _joined(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw)
 
 
 def encode_in_slices(
@@ -258,13 +240,6 @@ def encode_in_slices(
         if isinstance(output.get("data"), np.ndarray):
             output["data"] = yield from encode_array(output["data"])
     return _joined(orjson.dumps(document), raw)
-
-
-def _encode(
-    model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[RequestedOutput, ...]
-) -> tuple[bytes, int | None]:
-    document, raw = describe_answer(model, answer, request_id, outputs)
-    return _joined(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw)
 
 
 def _joined(header: bytes, raw: Sequence[Raw]) -> tuple[bytes, int | None]:

@@ -9,6 +9,7 @@ from server.engine.request import PreparedRequest
 from server.engine.spec import ServedModel
 from server.http_api.incoming import PlanCache
 from server.http_api.protocol import parse_request
+from server.inference.inference import Endpoint
 from server.inference.outputs import infer_options
 from server.inference.requests import BoundRequest, RequestedOutput, bind_tensors
 from server.inference.spec import ModelSpec
@@ -56,7 +57,7 @@ def remember(cache, body, length):
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
 def test_a_known_header_gives_what_parsing_gives(order):
-    cache = PlanCache([spec.name for spec in MODEL.inputs])
+    cache = PlanCache(Endpoint(MODEL))
     parameters = {"binary_data_output": True, "timeout": 5000}
     body, length, _ = body_of(3, order=order, parameters=parameters)
     assert cache.find(body, length) is None
@@ -73,7 +74,7 @@ def test_a_known_header_gives_what_parsing_gives(order):
 
 
 def test_another_header_or_another_length_is_not_known():
-    cache = PlanCache([spec.name for spec in MODEL.inputs])
+    cache = PlanCache(Endpoint(MODEL))
     body, length, _ = body_of(3)
     remember(cache, body, length)
     other, other_length, _ = body_of(4)
@@ -84,7 +85,7 @@ def test_another_header_or_another_length_is_not_known():
 
 
 def test_requests_with_an_id_or_tensors_in_the_header_are_not_remembered():
-    cache = PlanCache([spec.name for spec in MODEL.inputs])
+    cache = PlanCache(Endpoint(MODEL))
     body, length, _ = body_of(1, id="mine")
     remember(cache, body, length)
     assert cache.find(body, length) is None
@@ -101,7 +102,7 @@ def test_requests_with_an_id_or_tensors_in_the_header_are_not_remembered():
 
 
 def test_a_client_that_varies_its_header_drives_nobody_else_out():
-    cache = PlanCache([spec.name for spec in MODEL.inputs])
+    cache = PlanCache(Endpoint(MODEL))
     steady, steady_length, _ = body_of(2)
     remember(cache, steady, steady_length)
     for number in range(2000):
@@ -112,7 +113,7 @@ def test_a_client_that_varies_its_header_drives_nobody_else_out():
 
 
 def test_a_header_that_is_too_long_to_be_looked_up_is_not_known():
-    cache = PlanCache([spec.name for spec in MODEL.inputs])
+    cache = PlanCache(Endpoint(MODEL))
     body, length, _ = body_of(1, parameters={"x": "y" * 5000})
     remember(cache, body, length)
     assert cache.find(body, length) is None
