@@ -120,10 +120,7 @@ class _GrpcTransport(Transport):
         """A channel of grpc or of grpc.aio."""
         settings: dict[str, Any] = {"options": _CHANNEL}
         if self._options.compression is not None:
-            settings["compression"] = {
-                "gzip": grpc.Compression.Gzip,
-                "deflate": grpc.Compression.Deflate,
-            }[self._options.compression]
+            settings["compression"] = grpc.Compression[self._options.compression.capitalize()]
         if not self._address.is_encrypted:
             return library.insecure_channel(self._address.authority, **settings)
         options = self._options

@@ -1,7 +1,7 @@
 """Requests over gRPC. Runs in each load process; the encoding and the metadata also in the parent.
 
 gRPC carries many calls on one connection, so a `GrpcLoadConnection` is a slot on a channel: each
-has a channel of its own up to `MAX_CHANNELS`, more take turns. Requests are serialised before the
+has a channel of its own up to `_MAX_CHANNELS`, more take turns. Requests are serialised before the
 test, and responses stay bytes but for the first of each slot.
 """
 
@@ -30,17 +30,14 @@ from ensembled_client.wire import WireError
 from ensembled_client.wire.messages import SERVICE, decode_response_message, message_class
 
 __all__ = [
-    "MAX_CHANNELS",
-    "GrpcLoadConnection",
     "GrpcResponseChecker",
     "call_metadata",
     "fetch_grpc_metadata",
     "grpc_connections",
 ]
 
-#: The most channels, and so TCP connections, of a process.
-MAX_CHANNELS = 16
-
+# The most channels, and so TCP connections, of a process.
+_MAX_CHANNELS = 16
 _INFER = f"/{SERVICE}/ModelInfer"
 _CHANNEL_OPTIONS = [
     ("grpc.max_receive_message_length", -1),
@@ -108,7 +105,7 @@ async def grpc_connections(
     target: LoadTarget, count: int, connect_s: float, patience_s: float
 ) -> AsyncIterator[NewConnection]:
     """Open channels, and yield what makes `count` slots on them at most."""
-    channels = [_new_channel(target) for _ in range(min(count, MAX_CHANNELS))]
+    channels = [_new_channel(target) for _ in range(min(count, _MAX_CHANNELS))]
     turns = itertools.cycle(channels)
     try:
         yield lambda on_result: GrpcLoadConnection(on_result, next(turns), connect_s, patience_s)

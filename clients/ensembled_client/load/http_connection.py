@@ -47,14 +47,7 @@ class BadResponseError(Exception):
 
 
 class Response(NamedTuple):
-    """A complete response.
-
-    Attributes:
-        status: its code.
-        body: without the framing of chunks.
-        json_length: of the part of the body that is JSON; None if all of it is.
-        keeps_alive: whether the connection can carry another request.
-    """
+    """A complete response; `json_length` is None if all of its body is JSON."""
 
     status: int
     body: bytes

@@ -30,7 +30,6 @@ __all__ = [
     "LoadConnection",
     "LoadLoop",
     "NewConnection",
-    "OnResult",
     "OpenLoadLoop",
 ]
 
@@ -63,11 +62,7 @@ class LoadConnection(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Connect.
-
-        Raises:
-            OSError: if that fails.
-        """
+        """Connect; OSError if that fails."""
 
     @abstractmethod
     def send(self, request: bytes) -> None:
@@ -133,11 +128,7 @@ class LoadLoop(ABC):
 
     @abstractmethod
     async def open(self) -> None:
-        """Connect before the test.
-
-        Raises:
-            OSError: if a connection fails.
-        """
+        """Connect before the test; OSError if that fails."""
 
     @abstractmethod
     def start(self, at_ns: int) -> None:

@@ -8,10 +8,10 @@ from functools import cached_property
 
 from ensembled_client.load.stats import BIN_NS, DurationHistogram, RequestStats
 
-__all__ = ["QUANTILES", "Gates", "Summary"]
+__all__ = ["Gates", "Summary"]
 
-#: The quantiles in reports, by name.
-QUANTILES: Mapping[str, float] = {
+# The quantiles in reports, by name.
+_QUANTILES: Mapping[str, float] = {
     "p50": 0.5,
     "p90": 0.9,
     "p99": 0.99,
@@ -153,11 +153,11 @@ class Summary:
 
 
 def _figures(durations: DurationHistogram) -> dict[str, float]:
-    values = durations.quantiles_ms(list(QUANTILES.values()))
+    values = durations.quantiles_ms(list(_QUANTILES.values()))
     return {
         "min": durations.min_ms,
         "mean": durations.mean_ms,
-        **dict(zip(QUANTILES, values, strict=True)),
+        **dict(zip(_QUANTILES, values, strict=True)),
     }
 
 

@@ -19,7 +19,6 @@ from ensembled_client.wire.tensors import RawTensor, WireError, decode_array
 __all__ = [
     "DESCRIPTORS",
     "METHODS",
-    "PACKAGE",
     "SERVICE",
     "decode_response_message",
     "message_class",
@@ -29,8 +28,8 @@ __all__ = [
 
 #: What ``make proto`` compiles ``open_inference.proto`` to: a FileDescriptorSet.
 DESCRIPTORS: Final = Path(__file__).with_name("open_inference.binpb")
-PACKAGE: Final = "inference"
-SERVICE: Final = f"{PACKAGE}.GRPCInferenceService"
+_PACKAGE: Final = "inference"
+SERVICE: Final = f"{_PACKAGE}.GRPCInferenceService"
 
 
 def _load() -> descriptor_pool.DescriptorPool:
@@ -51,7 +50,7 @@ def message_class(name: str) -> Any:
     Raises:
         KeyError: if there is no message of this name.
     """
-    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{PACKAGE}.{name}"))
+    return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
 
 
 _InferRequest = message_class("ModelInferRequest")
