@@ -23,10 +23,6 @@ Size = Annotated[float, msgspec.Meta(ge=0, le=1 << 48, multiple_of=1)]
 def decode(document: str | bytes, kind: type[_T]) -> _T:
     """Return the value that a JSON document holds.
 
-    Args:
-        document: the text.
-        kind: of the value.
-
     Raises:
         ValueError: in one line that begins with the key in question, if the text is not JSON or
             does not hold such a value.

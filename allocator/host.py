@@ -1,6 +1,7 @@
 """What the host gives to CPU devices: groups of cores, and the memory limit.
 
 Runs in the process that plans an allocation; files of /sys and /proc flow in, numbers flow out.
+Tests put these files under another `root`.
 """
 
 from __future__ import annotations
@@ -28,9 +29,6 @@ def available_cores(*, root: Path = Path("/")) -> list[int]:
 
     A CPU quota of, say, 1.5 cores may be spent on any cores, but more than two busy ones would
     only be halted in turns.
-
-    Args:
-        root: where /proc and /sys are found.
     """
     cores = allowed_cores()
     return cores[: min([len(cores), *_cgroup_quotas(root)])]
@@ -41,10 +39,6 @@ def core_groups(cores: list[int], *, root: Path = Path("/")) -> list[tuple[int, 
 
     Up to four cores are a group each; more are grouped by the L3 cache they share, and are one
     group where the kernel does not tell.
-
-    Args:
-        cores: the ids of the cores to divide.
-        root: where /sys is found.
     """
     if len(cores) <= _MAX_SINGLE_CORES:
         return [(core,) for core in cores]
@@ -59,11 +53,7 @@ def core_groups(cores: list[int], *, root: Path = Path("/")) -> list[tuple[int, 
 
 
 def cpu_model(*, root: Path = Path("/")) -> str:
-    """Return the name of the processor's model, or '' where the kernel does not tell.
-
-    Args:
-        root: where /proc is found.
-    """
+    """Return the name of the processor's model, or '' where the kernel does not tell."""
     try:
         lines = (root / "proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -76,11 +66,7 @@ def cpu_model(*, root: Path = Path("/")) -> str:
 
 
 def memory_limit_bytes(*, root: Path = Path("/")) -> int:
-    """Return the memory this process may use: the host's, or less where a cgroup limits it.
-
-    Args:
-        root: where /proc and /sys are found.
-    """
+    """Return the memory this process may use: the host's, or less where a cgroup limits it."""
     return min([psutil.virtual_memory().total, *_cgroup_limits(root)])
 
 

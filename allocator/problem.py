@@ -271,12 +271,7 @@ class Problem:
         return cells
 
     def refuse(self, member: int, left: Mapping[str, int]) -> NoPlaceError:
-        """Return the error that says that a member finds no place.
-
-        Args:
-            member: its index.
-            left: what is left on each device, by name.
-        """
+        """Return the error that says that a member finds no place."""
         smallest: dict[str, Profile] = {}
         for device in self.devices:
             batches: Iterable[Profile] = self.profiles.of(

@@ -106,11 +106,6 @@ class Profiles:
         Between two profiled batch sizes it is interpolated; beyond them, the last one's time per
         row (or the first one's time per batch) holds.
 
-        Args:
-            member: the member's name.
-            device_kind: the kind of device.
-            rows: 1 or more.
-
         Raises:
             KeyError: if the member has no profile on that kind.
         """

@@ -135,12 +135,7 @@ def _has_capacity(member: Member, now: float) -> bool:
 
 
 def _best(member: Member, starts: dict[DeviceState, float]) -> tuple[Placement, float]:
-    """The placement that, alone, would finish a member's rows first, and how long they take there.
-
-    Args:
-        member: one with pending rows and a device that is up.
-        starts: by device that is up, when a new job would start there, in seconds from now.
-    """
+    """The placement that, alone, would finish a member's rows first, and in how long."""
     best: Placement | None = None
     best_s = seconds = 0.0
     earliest = math.inf

@@ -62,14 +62,7 @@ def binaries(problem: Problem) -> int:
 def fastest(
     problem: Problem, start: Cells, time_limit_s: float, *, bound: float = math.inf
 ) -> Branched:
-    """Search for the highest throughput.
-
-    Args:
-        problem: members, devices and profiles.
-        start: cells to be better than.
-        time_limit_s: when to stop.
-        bound: rows/s that no allocation exceeds, if that is known.
-    """
+    """Search for the highest throughput."""
     scale = typical_rows_per_s(problem)
     program = _Instances(problem, problem.efficient)
     program.limit_time(throughput_gain=1.0, at_most=bound)

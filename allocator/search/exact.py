@@ -98,15 +98,7 @@ class Found:
 def exact(
     problem: Problem, starts: Sequence[Cells], *, clock: Clock, effort: Effort, seed: int
 ) -> Found:
-    """Search for the allocation with the highest throughput.
-
-    Args:
-        problem: members, devices and profiles.
-        starts: allocations to be better than; one at least.
-        clock: how long it may take.
-        effort: when it may end earlier.
-        seed: of all chance.
-    """
+    """Search for the allocation with the highest throughput."""
     rebuilder = Rebuilder(problem, seed)
     candidates = [*map(rebuilder.judge, starts), rebuilder.build()]
     best = max(candidates, key=lambda built: built.throughput)

@@ -87,11 +87,7 @@ class Scorer(Protocol):
 
 
 class AnalyticScorer:
-    """Scores by the throughput of the performance model, in rows/s.
-
-    Args:
-        problem: members, devices and profiles.
-    """
+    """Scores by the throughput of the performance model, in rows/s."""
 
     def __init__(self, problem: Problem) -> None:
         self._model = ThroughputModel(problem)
@@ -123,14 +119,8 @@ def greedy(
 ) -> Cells:
     """Search from `start`, and return the best cells found.
 
-    Args:
-        problem: members, devices and profiles.
-        start: feasible cells.
-        scorer: what makes cells good.
-        max_iterations: how many steps at most.
-        max_neighbours: how many neighbours are scored in each; a random sample if there are more.
-        seed: of the sample.
-        keep_going: called before every score; once it returns False, the search ends.
+    Each step scores all neighbours, or a random sample of `max_neighbours`. Once `keep_going`
+    returns False, the search ends.
     """
     generator = np.random.default_rng(seed)
     cells = start.copy()
@@ -158,12 +148,6 @@ def best_batches(
     """Tune the batch sizes alone, instances stay where they are: the usual practice.
 
     Each step takes the best change of one batch size, until none helps.
-
-    Args:
-        problem: members, devices and profiles.
-        start: feasible cells.
-        scorer: what makes cells good.
-        keep_going: called before every score; once it returns False, the search ends.
     """
     cells = start.copy()
     score = scorer.score(cells)

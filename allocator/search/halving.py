@@ -46,13 +46,7 @@ class Standing(Generic[_Candidate]):
 
 
 def first_seconds(candidates: int, longest_s: float, *, eta: int = 2) -> float:
-    """How long the first measurements are, for the last ones to be of a given length.
-
-    Args:
-        candidates: how many there are.
-        longest_s: of a measurement in the last round.
-        eta: see `successive_halving`.
-    """
+    """How long the first measurements are, for the last ones to be of a given length."""
     rounds = 1
     while (candidates := math.ceil(candidates / eta)) > 1:
         rounds += 1

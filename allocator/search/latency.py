@@ -40,12 +40,7 @@ class SimulatedScorer:
 
     All are simulated under the very same arrivals, so that they can be compared.
 
-    Args:
-        problem: members, devices and profiles.
-        arrivals: the load.
-        deadline_s: when an answer is late; without it, only the 99th percentile counts.
-        host: what serving costs apart from predictions.
-        seed: of the arrivals.
+    Without a deadline, only the 99th percentile counts.
     """
 
     def __init__(

@@ -24,10 +24,7 @@ __all__ = ["draw_allocation"]
 def draw_allocation(path: Path, allocation: Allocation, problem: Problem) -> None:
     """Draw an allocation.
 
-    Args:
-        path: the file; its suffix tells the format, .svg or .png.
-        allocation: what was found.
-        problem: what it was searched for.
+    The file's suffix, .svg or .png, is its format.
 
     Raises:
         OSError: if the file can't be written.

@@ -57,12 +57,7 @@ class Built:
 
 
 class Rebuilder:
-    """Builds allocations, anew or from others.
-
-    Args:
-        problem: members, devices and profiles.
-        seed: of all chance.
-    """
+    """Builds allocations, anew or from others."""
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self._problem = problem
@@ -95,9 +90,7 @@ class Rebuilder:
     def improve(self, built: Built, tolerance: float) -> Built:
         """Rebuild some devices; return the result, or what there was.
 
-        Args:
-            built: an allocation.
-            tolerance: by how much the result's score may be lower, as a share.
+        The result's score may be lower by `tolerance`, as a share.
         """
         rebuilt, score = self._rebuild(built.cells, self._worst_devices(built.cells), noise=_NOISE)
         if score > 0 and score >= built.score * (1 - tolerance - _SAME):

@@ -109,12 +109,7 @@ def _refuted(problem: Problem, time_limit_s: float, at_least: float) -> float:
 
 
 class _Relaxation:
-    """The program, at some detail.
-
-    Args:
-        problem: members, devices and profiles.
-        most_classes: as how many classes the devices are counted, about.
-    """
+    """The program, at some detail."""
 
     def __init__(self, problem: Problem, most_classes: int) -> None:
         self._problem = problem

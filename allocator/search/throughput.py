@@ -78,10 +78,7 @@ class Program:
     ) -> int:
         """Add ``lower <= sum of factor * column <= upper`` and return its index.
 
-        Args:
-            terms: (column, factor), each column once.
-            lower: of the sum.
-            upper: of the sum.
+        The terms are (column, factor), each column once.
         """
         for column, factor in terms:
             self._indices.append(column)

@@ -29,10 +29,6 @@ def fill_spare_memory(problem: Problem, cells: Cells) -> Cells:
     A member spreads over devices of the class that it is on, GPU or CPU: rows that a slow device
     takes from a fast one would be late. The member with the fewest instances comes first, then
     the biggest, on the device with the most memory left; equals keep the given order.
-
-    Args:
-        problem: members, devices and profiles.
-        cells: feasible cells; they stay part of the result.
     """
     cells = cells.copy()
     capacity = np.array([int(domain.memory_bytes * _FILLED) for domain in problem.memory_domains])

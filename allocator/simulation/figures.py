@@ -36,12 +36,7 @@ class Rows:
         self._owner: list[int] = []
 
     def add(self, owners: Sequence[int], members: int) -> Range:
-        """Number the next rows.
-
-        Args:
-            owners: the request of each.
-            members: how many are to predict them.
-        """
+        """Number the next rows."""
         start = len(self._left)
         self._left.extend(bytes([members]) * len(owners))
         self._owner.extend(owners)
@@ -85,9 +80,6 @@ class Moment:
 
 class Records:
     """The requests, and the counters at both ends of the window that the figures are about.
-
-    Args:
-        workers: whose counters are read.
 
     Attributes:
         instances: of all workers.
@@ -236,13 +228,7 @@ class Figures:
 def figures_of(
     records: Records, matrix: AllocationMatrix, deadline_s: float | None = None
 ) -> Figures:
-    """Return the figures of a run that is over.
-
-    Args:
-        records: of the run.
-        matrix: names members and devices.
-        deadline_s: seconds after which an answer is late; None for no deadline.
-    """
+    """Return the figures of a run that is over."""
     start, end = records.window, records.end
     assert start is not None
     window_s = end.time - start.time

@@ -32,11 +32,7 @@ _FRONT_END, _COMBINER, _CLIENT = "front-end", "combiner", "client"
 
 
 class HostedSimulation(Simulation):
-    """One run with processes.
-
-    Args:
-        scenario: what to simulate.
-    """
+    """One run with processes."""
 
     def __init__(self, scenario: Scenario) -> None:
         super().__init__(scenario)

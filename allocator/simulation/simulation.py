@@ -37,9 +37,6 @@ _REQUESTS_EACH = 20
 class Simulation:
     """One run.
 
-    Args:
-        scenario: what to simulate.
-
     Attributes:
         workers: by device.
         records: what has happened.

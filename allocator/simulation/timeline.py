@@ -93,9 +93,6 @@ class SharedTimeline(Timeline):
     weight, but none more than a core. Work keeps as many threads runnable as it has cores. Two
     weights exist, so at any time there are two speeds. That processes are pinned to certain
     cores, and that a computation over several threads waits for its slowest, is not modelled.
-
-    Args:
-        cores: how many the host has.
     """
 
     def __init__(self, cores: int) -> None:

@@ -29,10 +29,6 @@ _SEGMENT_ROWS = 1 << 62
 class BatchCosts:
     """What a member's batches take on one kind of device; shared by its instances there.
 
-    Args:
-        latency_s: seconds per batch, by rows.
-        largest: the most rows of a batch.
-
     Attributes:
         known: seconds per batch, by rows; 0 where it has not been looked up.
         pace: what batches have taken lately, as a multiple of that.

@@ -30,13 +30,7 @@ _NO_TIME_S = 1e-9
 
 
 class AdmissionControl:
-    """Admits requests, or refuses them.
-
-    Args:
-        fleet: the members that may be available, and what is pending for them.
-        arenas: where requests are queued.
-        limits: how much may wait.
-    """
+    """Admits requests, or refuses them."""
 
     def __init__(self, fleet: Fleet, arenas: Sequence[ArenaRequests], limits: QueueLimits) -> None:
         self._fleet = fleet
@@ -120,12 +114,6 @@ def admit(
 ) -> Admission:
     """Find the terms on which requests can be accepted now.
 
-    Args:
-        prepared: their model and options.
-        available: mask of the members that are available.
-        flow: of the requests.
-        fleet_version: the version of `available`.
-
     Raises:
         InvalidRequest: if the quorum is larger than the number of requested members.
         Unavailable: if so few are available that the quorum is impossible.
@@ -165,11 +153,6 @@ def time_left_s(prepared: PreparedRequest, spent_s: float, within_s: float = 0.0
 
 def check_time(request: Request, prospect: Prospect, max_wait_s: float) -> None:
     """Check whether a request that has others before it can be answered in time.
-
-    Args:
-        request: not accepted yet.
-        prospect: its forecast.
-        max_wait_s: how long any request may have to wait.
 
     Raises:
         QueueFull: if not.

@@ -25,12 +25,7 @@ _NO_INPUTS: list[StoredInput] = []
 
 
 class ArenaRequests:
-    """The front-end's side of one arena.
-
-    Args:
-        arena: its cells.
-        queue: the requests that wait for slots of it.
-    """
+    """The front-end's side of one arena."""
 
     def __init__(self, arena: Arena, queue: AdmissionQueue) -> None:
         spec = arena.spec
@@ -121,10 +116,6 @@ class ArenaRequests:
 
     def defer(self, deferred: Deferred, available: int) -> list[tuple[Request, Range, int]]:
         """Move rows on to the next stage of their cascade.
-
-        Args:
-            deferred: the rows, and the stage that they were at.
-            available: mask of the members that are up.
 
         Returns:
             The requests and ranges that moved on, with the mask of the members that are to predict

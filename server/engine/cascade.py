@@ -54,13 +54,6 @@ def move_on(
 
     Others are past it already, or closed; a repeated message changes nothing.
 
-    Args:
-        arena: where they are.
-        request: the owner of the rows.
-        rows: adjacent, within one segment.
-        stage: how many stages have begun.
-        available: mask of the members that are up.
-
     Returns:
         The ranges that moved on, and the members that are to predict them; if none is left, the
         combiner ends these rows.

@@ -73,10 +73,6 @@ class _HeldRange:
 class Fleet:
     """All workers, and the rows that wait for them.
 
-    Args:
-        arenas: by index.
-        instances: by device, in the worker's order.
-
     Attributes:
         members: by arena and index.
         member_counters: what each of them has done, by arena and index.
@@ -272,9 +268,7 @@ class Fleet:
     def reaped(self, name: str, executing: int) -> list[OpenJob]:
         """A worker is dead and its process reaped.
 
-        Args:
-            name: of its device.
-            executing: the job that it was running, 0 if none.
+        `executing` is the job that it was running, 0 if none.
 
         Returns:
             The jobs that it held: their unfinished rows are pending again.

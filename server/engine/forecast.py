@@ -108,11 +108,7 @@ class _Outlook:
 
 
 class Forecast:
-    """Forecasts for all flows.
-
-    Args:
-        members: of each arena; all of them share the devices.
-    """
+    """Forecasts for all flows."""
 
     def __init__(self, members: Sequence[Sequence[Member]]) -> None:
         self._members = members

@@ -55,13 +55,7 @@ Report = tuple[str, Hello | Ready] | Combined | Unsure | CombinerHello
 
 
 class Links:
-    """The front-end's ends of all queues.
-
-    Args:
-        memory: the shared memory.
-        sockets: the private socket directory.
-        epoch: this front-end's.
-    """
+    """The front-end's ends of all queues."""
 
     def __init__(self, *, memory: SharedMemory, sockets: str, epoch: int) -> None:
         spec = memory.spec.queues
@@ -94,12 +88,7 @@ class Links:
             ring.skip()  # of a former front-end's rows
 
     def start(self, loop: asyncio.AbstractEventLoop, on_reports: Callable[[], None]) -> None:
-        """Have `on_reports` called whenever there may be something to receive.
-
-        Args:
-            loop: the event loop.
-            on_reports: calls `receive`.
-        """
+        """Have `on_reports` called whenever there may be something to receive."""
         self._loop = loop
         self._on_reports = on_reports
         for fd in self._own_descriptors:

@@ -20,9 +20,6 @@ COUNTED_BYTES = 1 << 16
 class MemoryBudget:
     """A number of bytes.
 
-    Args:
-        limit_bytes: how many may be reserved at once.
-
     Attributes:
         held_bytes: how many are.
     """

@@ -48,15 +48,7 @@ _ALL_MEMBERS = (1 << 64) - 1
 class RowPipeline:
     """The requests between their admission and their outcomes.
 
-    Args:
-        fleet: the workers, and the rows that are pending for them.
-        arenas: the requests of each arena.
-        links: to workers and combiner.
-        admission: notes which requests are over.
-        epoch: this front-end's.
-        loop: the event loop.
-        receive: processes the reports that have arrived; called before jobs are given out.
-        traces: of the requests in a job, if there is tracing.
+    `receive` processes the reports that have arrived; it is called before jobs are given out.
 
     Attributes:
         requests: those that were accepted and are not over yet.

@@ -52,10 +52,7 @@ class _Lane:
 class SlotAllocator:
     """Gives out row numbers: each tells generation, segment and offset, and is used once.
 
-    Args:
-        segments: how many segments.
-        segment_rows: rows of one.
-        generation: the first generation to use, at least 1.
+    The first generation is 1 or more.
     """
 
     def __init__(self, segments: int, segment_rows: int, generation: int = 1) -> None:

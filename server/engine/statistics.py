@@ -62,9 +62,6 @@ REASONS = (
 class Histogram:
     """Counts observations by the least bound that is not below them.
 
-    Args:
-        bounds: ascending.
-
     Attributes:
         sum: of the observations.
     """
@@ -203,14 +200,7 @@ class MemberCounters:
     last: float = 0.0
 
     def run(self, rows: int, failed: int, waited_s: float, elapsed_s: float) -> None:
-        """Count a batch, unless it was skipped because none of its rows was needed any more.
-
-        Args:
-            rows: how many it predicted.
-            failed: how many more it failed on.
-            waited_s: how long its oldest row had waited.
-            elapsed_s: how long it took.
-        """
+        """Count a batch, unless it was skipped because none of its rows was needed any more."""
         if not rows + failed:
             return
         self.rows += rows

@@ -128,12 +128,7 @@ class RequestTrace:
 
 
 class JobTraces:
-    """The traces of the requests in a job.
-
-    Args:
-        tracer: knows whether there are any.
-        arenas: know the requests whose rows a job has, by arena.
-    """
+    """The traces of the requests in a job."""
 
     def __init__(self, tracer: Tracer, arenas: Sequence[ArenaRequests]) -> None:
         self._tracer = tracer
