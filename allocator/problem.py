@@ -38,7 +38,6 @@ class NoPlaceError(Exception):
     Attributes:
         member: its name.
         needed_bytes: what its smallest instance takes, None if it runs on no device at all.
-        batch: the batch size of that.
         left_bytes: what was left on each device when it was its turn, by name.
         shortfall_bytes: how much is missing on the device where the least is missing.
     """
@@ -68,18 +67,14 @@ class NoPlaceError(Exception):
             )
         super().__init__(text)
         self.member = member
-        self.batch = batch
         self.needed_bytes = needed_bytes
         self.left_bytes = dict(left_bytes)
         self.shortfall_bytes = shortfall_bytes
 
     def unproven(self, seconds: float) -> NoPlaceError:
-        """Return what to raise if there may be a place, but none was found in so many seconds."""
-        other = NoPlaceError(
-            self.member, self.needed_bytes, self.batch, self.left_bytes, self.shortfall_bytes
-        )
-        other.args = (f"no place found in {seconds:g} s, more time may help; at first {self}",)
-        return other
+        """Say that there may be a place, but that none was found in so many seconds."""
+        self.args = (f"no place found in {seconds:g} s, more time may help; at first {self}",)
+        return self
 
 
 @dataclass(frozen=True)
@@ -154,11 +149,7 @@ class Problem:
 
     @cached_property
     def _efficient(self) -> tuple[tuple[tuple[Profile, ...], ...], ...]:
-        known: dict[int, tuple[tuple[Profile, ...], ...]] = {}
-        for options in self._options:  # rows of devices that are alike are the same object
-            if id(options) not in known:
-                known[id(options)] = tuple(map(_efficient, options))
-        return tuple(known[id(options)] for options in self._options)
+        return tuple(tuple(map(_efficient, options)) for options in self._options)
 
     @cached_property
     def _options(self) -> tuple[tuple[tuple[Profile, ...], ...], ...]:

@@ -1,4 +1,4 @@
-"""Flows: who shares the devices, and how much device time each has had.
+"""Flows share the devices fairly: each one's virtual time counts the device time it has used.
 
 Pure; part of the dispatch policy. The requests of one priority to one model are a flow. A higher
 priority goes first; flows of one priority share the devices' time equally, as far as they want it,
@@ -22,7 +22,7 @@ class PriorityLevel:
 
     Attributes:
         number: the lower, the sooner.
-        virtual_s: the virtual time of the flow that was served last, when it was.
+        virtual_s: the virtual time of the flow that was served last.
     """
 
     __slots__ = ("number", "virtual_s")

@@ -41,7 +41,7 @@ def merge(ranges: list[Range], segment_rows: int) -> list[Range]:
 
 
 def subtract(ranges: list[Range], start: int, stop: int) -> list[Range]:
-    """What is left of `ranges` without the rows of [start, stop)."""
+    """The ranges without the rows of [start, stop)."""
     rest: list[Range] = []
     for first, last in ranges:
         if first < min(last, start):
@@ -137,7 +137,7 @@ class _FlowQueue:
         return popped
 
     def withdraw(self, start: int, stop: int) -> int:
-        """Remove what is here of [start, stop); returns how many rows that was."""
+        """Remove the rows of [start, stop) that are here; returns how many there were."""
         items = self._items
         first = bisect_left(items, start, self._head, key=_start)
         if first > self._head and items[first - 1].stop > start:
@@ -208,7 +208,7 @@ class PendingRows:
         self.rows += stop - start
 
     def isolate(self, row: int, since: float, flow: Flow) -> None:
-        """Add a row that may only be a batch by itself, behind what is older."""
+        """Add a row that has to be a batch by itself, behind older rows."""
         self._suspects.append(_Suspect(row, since, flow))
         flow.add_pending(1)
         self.rows += 1
@@ -236,7 +236,7 @@ class PendingRows:
         return Batch(merge(ranges, self._segment_rows) if len(ranges) > 1 else ranges, shares)
 
     def withdraw(self, start: int, stop: int) -> int:
-        """Remove what still waits of [start, stop); returns how many rows that was."""
+        """Remove the rows of [start, stop) that still wait; returns how many there were."""
         if not self.rows:
             return 0
         gone = 0

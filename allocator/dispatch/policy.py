@@ -58,8 +58,8 @@ def bind(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob]:
     else:
         return []
     jobs: list[OpenJob] = []
-    starts: dict[DeviceState, float] = {}
-    full: set[DeviceState] = set()
+    starts: dict[DeviceState, float] = {}  # when a new job would start there, seconds from now
+    full: set[DeviceState] = set()  # no capacity for any member
     queue: list[_Key] = []
     for index, member in enumerate(members):
         if member.pending.rows and (key := _key(member, index, starts, full, now)):
@@ -201,15 +201,9 @@ def _help(
     full: set[DeviceState],
     now: float,
 ) -> None:
-    """Bind rows to devices with capacity where that helps; adds these jobs to `jobs`.
+    """Bind rows of blocked members to devices with capacity where that helps.
 
-    Args:
-        blocked: the members that may be helped; those that have no rows left are removed.
-        jobs: those bound so far.
-        next_job: id of the first of these.
-        starts: by device, when a new job would start there, in seconds from now.
-        full: devices without capacity for any member.
-        now: seconds.
+    The jobs are added to `jobs`, members without further rows are removed from `blocked`.
     """
     load: dict[DeviceState, float] = {}  # how long all rows that wait for it would take there
     for member in blocked:
@@ -240,10 +234,7 @@ def _find_helper(
     load: dict[DeviceState, float],
     now: float,
 ) -> tuple[_Blocked, Placement] | None:
-    """The next member to help, and the placement that helps it; None if there is none.
-
-    See `_help` for the arguments.
-    """
+    """The next member to help, and the placement that helps it; None if there is none."""
     found: tuple[_Blocked, Placement] | None = None
     least = math.inf, math.inf, 0
     for member in blocked:

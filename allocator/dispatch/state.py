@@ -1,4 +1,4 @@
-"""What the dispatch policy decides by: members, their placements, devices and the jobs they hold.
+"""The state that the policy reads: members, their placements, devices and the jobs they hold.
 
 Pure (times are arguments). Whoever drives the policy keeps this up to date: the front-end's fleet
 by what workers report, a simulation by what it computes.
@@ -18,7 +18,7 @@ _CREDITS = 2
 #: A device with a shorter backlog may hold more: about a message's way there and back.
 _LEAD_S = 0.001
 _SMOOTHING = 0.2
-#: How many times the usual a batch is believed to take, and what is usual at least.
+#: A measurement counts as at most this multiple of the estimate, which counts as at least so much.
 _MOST, _LEAST_S = 3.0, 0.001
 
 
@@ -157,7 +157,7 @@ class Placement:
     Attributes:
         device: where it is loaded.
         instance: its index among the device's instances.
-        member: whose rows it predicts.
+        member: the member that it predicts for.
         latency: how long its batches take; knows the batch size.
     """
 

@@ -173,17 +173,12 @@ def _branch(problem: Problem, found: Found, clock: Clock) -> Found:
 def fewest_instances(
     problem: Problem, found: Found, *, clock: Clock, tolerance: float = 0.0
 ) -> Found:
-    """Take away instances as long as 99.9% of the throughput remain, or what is tolerated.
+    """Remove instances while 99.9% of the throughput, or what `tolerance` permits, remains.
 
     Those that do the least go first; where the problem is small, branch and bound proves the
-    number to be the least. With a tolerance, it also chooses among those with as few instances by
-    what does not depend on the profiles' noise.
-
-    Args:
-        problem: members, devices and profiles.
-        found: the allocation to be thinned out.
-        clock: how long it may take.
-        tolerance: what share of the throughput is within the noise of the profiles.
+    number to be the least. With a tolerance (the share of the throughput that is within the
+    profiles' noise), it also chooses among those with as few instances by what does not depend on
+    that noise.
     """
     least = min(_ALMOST, 1 - tolerance) * found.throughput
     cells = found.cells.copy()

@@ -82,7 +82,7 @@ def successive_halving(
     left, seconds = len(standings), first_s
     while left > 0:
         measured = [one.after(measure(one.candidate, seconds), seconds) for one in standings[:left]]
-        # Sorting is stable; who is out keeps the place behind those that were better.
+        # Sorting is stable: candidates that are out stay behind those that were better.
         measured.sort(key=lambda one: -one.score)
         standings[:left] = measured
         going_on = min(math.ceil(left / eta), sum(one.score > 0 for one in measured))

@@ -20,7 +20,7 @@ from allocator.simulation import Figures, Host, Poisson, Scenario, simulate
 
 __all__ = ["OverloadError", "SimulatedScorer", "search_latency"]
 
-#: Requests of one simulation: enough for a 99th percentile that tells matrices apart.
+#: Requests of one simulation: enough for a 99th percentile that distinguishes matrices.
 _REQUESTS = 2000
 #: The share of the time that the search for the highest throughput may take.
 _START_SHARE = 0.3

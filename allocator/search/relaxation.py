@@ -75,7 +75,7 @@ def upper_bound(
 
     Args:
         problem: members, devices and profiles.
-        counts: whether copies are whole numbers, which takes longer and tells more.
+        counts: whether copies are whole numbers, which takes longer and is tighter.
         time_limit_s: when to stop; a bound is a bound whenever that is.
         max_nodes: of the branch-and-bound tree, with `counts`.
         at_least: a throughput that is possible, below which no bound needs to be looked for.
@@ -187,12 +187,8 @@ class _Relaxation:
         program.row([(copy, size / unit) for copy, size in sizes], upper=one.total_bytes / unit)
         for most in range(1, _MOST_PER_DEVICE):
             big = [(copy, 1.0) for copy, size in sizes if size * (most + 1) > one.memory_bytes]
-            if big and not _is_pooled(self._problem, one):
+            if big and not self._problem.devices[one.typical].pool:
                 program.row(big, upper=most * len(one.devices))
-
-
-def _is_pooled(problem: Problem, one: _Class) -> bool:
-    return bool(problem.devices[one.typical].pool)
 
 
 def _classes(problem: Problem, most: int) -> list[_Class]:

@@ -40,7 +40,7 @@ INFINITY: float = highspy.kHighsInf
 
 
 class Program:
-    """A program in the making; what is to be maximised is the sum of the columns' `gain`."""
+    """Builds a linear program that maximises the sum of the columns' `gain`."""
 
     def __init__(self) -> None:
         self._gains: list[float] = []

@@ -41,7 +41,7 @@ def fill_spare_memory(problem: Problem, cells: Cells) -> Cells:
 def _options(
     problem: Problem, cells: Cells, left: np.ndarray[tuple[int], np.dtype[np.int64]]
 ) -> Iterator[tuple[int, int, int, int, int, int]]:
-    """Yield what could be added, what is to come first being the least."""
+    """Yield the instances that could be added; the least one should be added first."""
     held = np.count_nonzero(cells, axis=0)
     on_cuda = np.array([device.is_cuda for device in problem.devices])
     for device, member in np.argwhere(cells == 0):

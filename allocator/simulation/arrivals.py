@@ -1,4 +1,4 @@
-"""When requests come, and with how many rows.
+"""Arrival processes: when requests come, and with how many rows.
 
 Pure data, used where serving is simulated. A rate, a number of connections or a recorded trace
 flows in; the moments of arrival flow out, the same ones for the same seed.

@@ -1,4 +1,4 @@
-"""What is simulated: an allocation under a load, with what may go wrong.
+"""A scenario to simulate: an allocation under a load, with failures.
 
 Pure data; read by the simulation.
 """
@@ -82,7 +82,7 @@ class Host:
         frontend_s_per_byte: per byte that comes, see `row_bytes`.
         frontend_s_per_job: per job given out and heard of.
         combiner_s_per_turn: of the combiner, per turn.
-        combiner_s_per_range: per range that a worker tells of.
+        combiner_s_per_range: per range that a worker reports.
         combiner_s_per_row: per row that is combined.
         worker_s_per_job: of a worker, per job, on top of the batch's latency; on the device.
         client_s_per_request: of the load generator, one process on the same cores.

@@ -84,7 +84,7 @@ class Simulation:
     # -- the run ------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Simulate to the end; `records` tells what happened."""
+        """Simulate to the end; the result is in `records`."""
         timeline, records = self._timeline, self.records
         goal, warm = self._goal()
         limit = self._scenario.seconds or math.inf

@@ -1,4 +1,4 @@
-"""What happens when: the clock of a simulation, and the cores that its processes share.
+"""A simulation's event queue and clock, and the cores that its processes share.
 
 Used within one simulation run. Calls that are due at a moment, or after some seconds of work, flow
 in; they flow out in the order of time, those of one moment in the order in which they came in.
@@ -57,7 +57,7 @@ class Timeline:
         return self._serial
 
     def cancel(self, serial: int) -> None:
-        """Stop work that has not ended."""
+        """Cancel work that has not ended."""
         self._cancelled.add(serial)
 
     def next_time(self) -> float:
@@ -116,7 +116,7 @@ class SharedTimeline(Timeline):
         return self._serial
 
     def cancel(self, serial: int) -> None:
-        """Stop work that has not ended."""
+        """Cancel work that has not ended."""
         super().cancel(serial)
         self._leave(serial)
 

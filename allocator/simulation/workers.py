@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from allocator.devices import Device
 from allocator.dispatch.pending import PendingRows
 from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, OpenJob, Placement
 from allocator.simulation.scenario import Scenario
@@ -127,7 +126,10 @@ def make_fleet(scenario: Scenario) -> tuple[list[Member], dict[str, SimulatedWor
         Member(name, 0, index, PendingRows(_SEGMENT_ROWS))
         for index, name in enumerate(matrix.members)
     ]
-    workers = {name: SimulatedWorker(name, _cores(known[name])) for name in matrix.devices}
+    workers = {
+        name: SimulatedWorker(name, 0 if known[name].is_cuda else max(len(known[name].cores), 1))
+        for name in matrix.devices
+    }
     costs: dict[tuple[str, str], BatchCosts] = {}
     latencies: dict[tuple[str, str, int], _ProfiledLatency] = {}  # one for devices of a kind
     for worker, cells in zip(workers.values(), matrix.cells, strict=True):
@@ -150,7 +152,3 @@ def _costs(scenario: Scenario, member: str, kind: str, largest: int) -> BatchCos
     factor = scenario.colocation.get((member, kind), 1.0)
     overhead_s = scenario.host.worker_s_per_job
     return BatchCosts(lambda rows: latency_s(member, kind, rows) * factor + overhead_s, largest)
-
-
-def _cores(device: Device) -> int:
-    return 0 if device.is_cuda else max(len(device.cores), 1)

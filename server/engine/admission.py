@@ -43,12 +43,7 @@ class AdmissionControl:
         self._has_pending: list[bool | None] = [None] * len(arenas)
 
     def admit(self, prepared: PreparedRequest) -> Admission:
-        """The terms on which such requests are accepted now.
-
-        Raises:
-            InvalidRequest: if the quorum is larger than the number of requested members.
-            Unavailable: if so few are available that the quorum is impossible.
-        """
+        """Find and keep the terms on which such requests are accepted now, see `admit`."""
         model = prepared.model
         prepared.admission = admission = admit(
             prepared,

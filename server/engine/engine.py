@@ -1,4 +1,4 @@
-"""The engine: accepts requests, sees them through the arenas, gives each its one outcome.
+"""The engine: accepts requests, moves their rows through the arenas, delivers one outcome each.
 
 Runs in the front-end's event loop, under every protocol; it knows none of them. Calls go one way::
 

@@ -1,4 +1,4 @@
-"""The workers as the front-end sees them: what each holds, and what becomes of it.
+"""The workers as the front-end sees them: the instances and the jobs that each holds.
 
 Runs in the front-end. Rows and the reports of workers and the supervisor flow in; jobs flow out,
 and rows for the combiner to look at and slots to free. A range is bound again only after the worker

@@ -43,8 +43,8 @@ class Prospect(NamedTuple):
     """The forecast of a request, in seconds from now.
 
     Attributes:
-        wait_s: until what is before it is done.
-        total_s: until it is done itself.
+        wait_s: until the work before it is done.
+        total_s: until the request itself is done.
     """
 
     wait_s: float

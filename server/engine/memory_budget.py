@@ -1,7 +1,7 @@
 """The memory that requests may use together: for their bodies, their images, or their answers.
 
-Used in the front-end by every protocol. A request is charged for as much as has arrived of its
-body, not for what it has announced, so a client that only promises takes nothing from the others.
+Used in the front-end by every protocol. A request is charged for as much of its body as has
+arrived, not for what it has announced, so announcing a body takes nothing from others.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The way of rows: into the arena, to the workers, and out again when they have ended.
+"""The path of rows: into the arena, to the workers, and out again when they have ended.
 
 Runs in the front-end's event loop, under the engine. Admitted requests flow in. Their rows claim
 slots at once, or as soon as others free some; they are bound to devices in the next turn of the
@@ -207,7 +207,7 @@ class RowPipeline:
         return Job(job.id, job.placement.instance, tuple(job.ranges), traces)
 
     def _request_wakeups(self) -> None:
-        """Have those workers wake the front-end whose next finished job lets something go on."""
+        """Ask for a wakeup from workers whose next finished job unblocks something."""
         for device, worker in self._fleet.workers.items():
             self._links.want_ready(device, self._fleet.awaits_ready(worker))
 

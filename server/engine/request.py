@@ -100,7 +100,7 @@ class Admission(msgspec.Struct, frozen=True):
         quorum: the fewest members that each row's answer may rest on.
         terms: on which rows are answered at first.
         cell: `terms`, as they are in the arena.
-        flow: whose share of the devices the requests use.
+        flow: the flow whose share of the devices the requests use.
     """
 
     fleet_version: int
@@ -259,7 +259,7 @@ class Request(msgspec.Struct, eq=False):
 
     @property
     def flow(self) -> Flow:
-        """Whose share of the devices it uses."""
+        """The flow whose share of the devices it uses."""
         return self.admission.flow
 
     @property

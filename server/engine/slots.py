@@ -50,7 +50,7 @@ class _Lane:
 
 
 class SlotAllocator:
-    """Gives out row numbers: each tells generation, segment and offset, and is used once.
+    """Allocates row numbers: each encodes generation, segment and offset, and is used once.
 
     The first generation is 1 or more.
     """

@@ -143,7 +143,7 @@ class ModelCounters:
         return self._times
 
     def succeed(self, arrived: float, answer: Answer) -> None:
-        """Count a request whose response is there; `arrived` is when its body was."""
+        """Count a request with a response; `arrived` is when its body had been received."""
         self.outcomes["degraded" if answer.degraded else "ok"] += 1
         self.rows += answer.rows
         self.last = time.time()

@@ -155,7 +155,7 @@ class JobTraces:
 
 
 def _is_ours(error: BaseException) -> bool:
-    """Whether a request failed by no fault of its client, who was still there."""
+    """Whether a request failed through no fault of its client, which was still connected."""
     if isinstance(error, asyncio.CancelledError) or getattr(error, "outcome", "") == "disconnected":
         return False
     return not isinstance(error, RequestError) or error.http_status >= _SERVER_ERROR
