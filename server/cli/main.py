@@ -328,15 +328,15 @@ def simulate(
             scenario = scenario_from_files(devices, profiles, allocation, seed=seed)
         elif config is not None:
             scenario = scenario_from_config(_load(config), allocation, seed=seed)
+        arrivals = make_arrivals(
+            scenario.matrix, connections=connections, rate=rate, trace=trace, rows=rows
+        )
         simulate(
             scenario,
-            make_arrivals(
-                scenario.matrix, connections=connections, rate=rate, trace=trace, rows=rows
-            ),
+            arrivals=arrivals,
             seconds=seconds,
             deadline_ms=deadline_ms,
             lose=lose or [],
-            seed=seed,
             as_json=as_json,
         )
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -23,7 +24,6 @@ from allocator.simulation import (
     ClosedLoop,
     EnsembleShare,
     Figures,
-    Host,
     Loss,
     Poisson,
     Scenario,
@@ -44,7 +44,6 @@ from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
 
 __all__ = [
-    "ServingScenario",
     "make_arrivals",
     "scenario_from_config",
     "scenario_from_files",
@@ -55,27 +54,10 @@ __all__ = [
 _SATURATION = 4
 
 
-@dataclass(frozen=True)
-class ServingScenario:
-    """What is simulated.
-
-    Attributes:
-        problem: devices, members and their profiles.
-        matrix: which member runs where.
-        mix: the ensembles that requests are for; none means all are for all members.
-        host: what serving costs apart from predictions.
-    """
-
-    problem: Problem
-    matrix: AllocationMatrix
-    mix: Sequence[EnsembleShare] = ()
-    host: Host = Host()
-
-
 def scenario_from_files(
     devices: Path, profiles: Path, allocation: Path | None, *, seed: int
-) -> ServingScenario:
-    """Read a scenario in which front-end and combiner cost nothing.
+) -> Scenario:
+    """Read a scenario, saturated, in which front-end and combiner cost nothing.
 
     An allocation file may have some of the members only. Without it, an allocation of all of them
     is searched.
@@ -86,17 +68,17 @@ def scenario_from_files(
     problem = read_problem(devices, profiles)
     if allocation is None:
         try:
-            return ServingScenario(problem, search(problem, seed=seed).matrix)
+            return _saturated(problem, search(problem, seed=seed).matrix, seed=seed)
         except NoPlaceError as error:
             raise ConfigError(str(error)) from None
     matrix = read_matrix(allocation)
     problem = replace(problem, members=matrix.members)
     _check(problem, matrix, allocation)
-    return ServingScenario(problem, matrix)
+    return _saturated(problem, matrix, seed=seed)
 
 
-def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) -> ServingScenario:
-    """Profile the members of a configuration on the devices of this host.
+def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) -> Scenario:
+    """Profile the members of a configuration on this host's devices, and saturate them.
 
     Requests are for its ensembles in equal shares; without ensembles, for its members. Without an
     allocation file, the allocation is the configuration's, and searched if that is `auto`.
@@ -119,7 +101,20 @@ def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) 
             _check(planned.problem, matrix, path)
     ensembles = [ensemble.members for ensemble in config.ensembles.values()]
     mix = [EnsembleShare(names) for names in ensembles or [(name,) for name in matrix.members]]
-    return ServingScenario(planned.problem, matrix, mix, planned.host)
+    return _saturated(planned.problem, matrix, mix=mix, host=planned.host, seed=seed)
+
+
+def _saturated(problem: Problem, matrix: AllocationMatrix, **more: Any) -> Scenario:
+    try:
+        return Scenario(
+            matrix=matrix,
+            devices=problem.devices,
+            profiles=problem.profiles,
+            arrivals=make_arrivals(matrix),
+            **more,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _check(problem: Problem, matrix: AllocationMatrix, path: Path) -> None:
@@ -130,10 +125,10 @@ def _check(problem: Problem, matrix: AllocationMatrix, path: Path) -> None:
 def make_arrivals(
     matrix: AllocationMatrix,
     *,
-    connections: int | None,
-    rate: float | None,
-    trace: Path | None,
-    rows: int,
+    connections: int | None = None,
+    rate: float | None = None,
+    trace: Path | None = None,
+    rows: int = 1,
 ) -> Arrivals:
     """Return a load of one kind; without any, as many connections as saturate the allocation.
 
@@ -155,40 +150,32 @@ def make_arrivals(
 
 
 def simulate(
-    scenario: ServingScenario,
-    arrivals: Arrivals,
+    scenario: Scenario,
     *,
+    arrivals: Arrivals,
     seconds: float | None,
     deadline_ms: float | None,
     lose: Sequence[str],
-    seed: int,
     as_json: bool,
 ) -> None:
-    """Simulate an allocation under a load and print the figures on stdout.
+    """Simulate a scenario, under another load, and print the figures on stdout.
 
     Raises:
         ConfigError: if the options don't fit together.
     """
-    matrix, devices = scenario.matrix, scenario.problem.devices
     try:
-        figures = simulate_serving(
-            Scenario(
-                matrix=matrix,
-                devices=devices,
-                profiles=scenario.problem.profiles,
-                arrivals=arrivals,
-                host=scenario.host,
-                mix=scenario.mix,
-                seconds=seconds,
-                deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
-                losses=[_parse_loss(one) for one in lose],
-                seed=seed,
-            )
+        scenario = replace(
+            scenario,
+            arrivals=arrivals,
+            seconds=seconds,
+            deadline_s=None if deadline_ms is None else deadline_ms / 1e3,
+            losses=[_parse_loss(one) for one in lose],
         )
+        figures = simulate_serving(scenario)
     except ValueError as error:
         raise ConfigError(str(error)) from None
     if as_json:
-        echo(_document(matrix, arrivals, figures, seed))
+        echo(_document(scenario, figures))
         return
     console = stdout_console()
     console.print(
@@ -200,7 +187,7 @@ def simulate(
     for name, value in _summary(figures, deadline_ms):
         summary.add_row(name, value)
     console.print(summary)
-    console.print(_device_table(matrix, {one.name: one.kind for one in devices}, figures))
+    console.print(_device_table(scenario, figures))
 
 
 def _parse_loss(text: str) -> Loss:
@@ -218,14 +205,14 @@ def _parse_loss(text: str) -> Loss:
         ) from None
 
 
-def _document(matrix: AllocationMatrix, arrivals: Arrivals, figures: Figures, seed: int) -> str:
-    load = {"kind": type(arrivals).__name__, **vars(arrivals)}
+def _document(scenario: Scenario, figures: Figures) -> str:
+    load = {"kind": type(scenario.arrivals).__name__, **vars(scenario.arrivals)}
     if requests := load.pop("requests", None):
         load["requests"] = len(requests)
     document = {
         "load": load,
-        "seed": seed,
-        "allocation": json.loads(matrix.to_json()),
+        "seed": scenario.seed,
+        "allocation": json.loads(scenario.matrix.to_json()),
         "figures": figures.to_json(),
     }
     return json.dumps(document, indent=1)
@@ -254,7 +241,8 @@ def _summary(figures: Figures, deadline_ms: float | None) -> Iterator[tuple[str,
         yield "in flight at the end", f"{figures.unanswered:,}"
 
 
-def _device_table(matrix: AllocationMatrix, kinds: Mapping[str, str], figures: Figures) -> Table:
+def _device_table(scenario: Scenario, figures: Figures) -> Table:
+    matrix, kinds = scenario.matrix, {one.name: one.kind for one in scenario.devices}
     table = Table("device", "kind")
     table.add_column("busy", justify="right")
     table.add_column("member x batch size")
