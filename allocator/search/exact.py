@@ -19,7 +19,7 @@ import numpy as np
 from allocator.problem import Cells, Problem
 from allocator.search import branch
 from allocator.search.rebuild import Rebuilder
-from allocator.search.relaxation import upper_bound
+from allocator.search.relaxation import counting_bound, upper_bound
 from allocator.search.throughput import ThroughputModel, solve_throughput
 
 __all__ = ["Clock", "Effort", "Found", "exact", "fewest_instances"]
@@ -103,9 +103,7 @@ def exact(
     candidates = [*map(rebuilder.judge, starts), rebuilder.build()]
     best = max(candidates, key=lambda built: built.throughput)
     with clock.part_s(_BOUND_SHARE) as limit_s:
-        bound = upper_bound(
-            problem, counts=False, time_limit_s=limit_s, max_nodes=0, at_least=best.throughput
-        )
+        bound = upper_bound(problem, limit_s, at_least=best.throughput)
     found = Found(best.cells, best.throughput, max(bound, best.throughput))
     size = branch.binaries(problem)
     if size > _TINY:
@@ -146,13 +144,7 @@ def _count(problem: Problem, found: Found, clock: Clock, effort: Effort) -> Foun
     if found.gap <= effort.gap or clock.is_over():
         return found
     with clock.part_s(_BOUND_SHARE) as limit_s:
-        bound = upper_bound(
-            problem,
-            counts=True,
-            time_limit_s=limit_s,
-            max_nodes=_BOUND_NODES,
-            known=found.bound,
-        )
+        bound = counting_bound(problem, limit_s, known=found.bound, max_nodes=_BOUND_NODES)
     return Found(found.cells, found.throughput, max(bound, found.throughput))
 
 

@@ -26,7 +26,7 @@ import highspy
 from allocator.problem import Problem
 from allocator.search.throughput import INFINITY, Program, typical_rows_per_s
 
-__all__ = ["InfeasibleError", "upper_bound"]
+__all__ = ["InfeasibleError", "counting_bound", "upper_bound"]
 
 _Terms = list[tuple[int, float]]
 
@@ -62,36 +62,25 @@ class _Class:
         return self.devices[0]
 
 
-def upper_bound(
-    problem: Problem,
-    *,
-    counts: bool,
-    time_limit_s: float,
-    max_nodes: int,
-    at_least: float = 0.0,
-    known: float = math.inf,
-) -> float:
-    """Return rows/s that no allocation exceeds.
-
-    Args:
-        problem: members, devices and profiles.
-        counts: whether copies are whole numbers, which takes longer and is tighter.
-        time_limit_s: when to stop; a bound is a bound whenever that is.
-        max_nodes: of the branch-and-bound tree, with `counts`.
-        at_least: a throughput that is possible, below which no bound needs to be looked for.
-        known: a bound.
+def counting_bound(problem: Problem, time_limit_s: float, *, known: float, max_nodes: int) -> float:
+    """Lower a known bound by counting copies in whole numbers: slower, and tighter.
 
     Raises:
         InfeasibleError: if no allocation exists.
     """
-    if not counts:
-        return min(known, _refuted(problem, time_limit_s, at_least))
     relaxation = _Relaxation(problem, _MOST_CLASSES)
     return min(known, relaxation.solve(time_limit_s, target=known, max_nodes=max_nodes))
 
 
-def _refuted(problem: Problem, time_limit_s: float, at_least: float) -> float:
-    """Return about the lowest throughput that is refuted by fractions of copies."""
+def upper_bound(problem: Problem, time_limit_s: float, *, at_least: float = 0.0) -> float:
+    """Return rows/s that no allocation exceeds, about the lowest that fractions of copies refute.
+
+    A bound is a bound whenever the time is up. A throughput that is possible, `at_least`, saves the
+    search below it.
+
+    Raises:
+        InfeasibleError: if no allocation exists.
+    """
     end = time.monotonic() + time_limit_s
     bound = _Relaxation(problem, len(problem.devices)).solve(time_limit_s)
     relaxation = _Relaxation(problem, _MOST_CLASSES)

@@ -128,13 +128,7 @@ def search(
     else:
         name = next(key for key in (solver.replace("-", "_"), "exact") if key in starts)
         throughput = solve_throughput(problem, starts[name])[0]
-        bound = upper_bound(
-            problem,
-            counts=False,
-            time_limit_s=clock.left_s(),
-            max_nodes=0,
-            at_least=throughput,
-        )
+        bound = upper_bound(problem, clock.left_s(), at_least=throughput)
         found = Found(starts[name], throughput, max(bound, throughput))
     return Allocation(
         matrix=problem.matrix(found.cells),
@@ -156,9 +150,7 @@ def _some_place(
         NoPlaceError: the given one, if there is none; or one that says that the time was up.
     """
     try:
-        upper_bound(
-            problem, counts=False, time_limit_s=clock.left_s(), max_nodes=0, at_least=math.inf
-        )
+        upper_bound(problem, clock.left_s(), at_least=math.inf)
     except InfeasibleError:
         raise refusal from None
     built = Rebuilder(problem, seed).build()

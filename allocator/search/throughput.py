@@ -31,7 +31,6 @@ __all__ = [
     "INFINITY",
     "Program",
     "ThroughputModel",
-    "quiet_solver",
     "solve_throughput",
     "typical_rows_per_s",
 ]
@@ -43,15 +42,11 @@ class Program:
     """Builds a linear program that maximises the sum of the columns' `gain`."""
 
     def __init__(self) -> None:
-        self._gains: list[float] = []
-        self._lower: list[float] = []
-        self._upper: list[float] = []
+        self._columns: list[tuple[float, float, float]] = []  # gain, lower, upper
         self._kinds: list[highspy.HighsVarType] = []
-        self._row_lower: list[float] = []
-        self._row_upper: list[float] = []
+        self._rows: list[tuple[float, float]] = []  # lower, upper
         self._starts = [0]
-        self._indices: list[int] = []
-        self._values: list[float] = []
+        self._terms: list[tuple[int, float]] = []
 
     def column(
         self,
@@ -62,12 +57,10 @@ class Program:
         integer: bool = False,
     ) -> int:
         """Add a column and return its index."""
-        self._gains.append(gain)
-        self._lower.append(lower)
-        self._upper.append(upper)
         kinds = highspy.HighsVarType
+        self._columns.append((gain, lower, upper))
         self._kinds.append(kinds.kInteger if integer else kinds.kContinuous)
-        return len(self._gains) - 1
+        return len(self._columns) - 1
 
     def row(
         self,
@@ -75,47 +68,35 @@ class Program:
         *,
         lower: float = -INFINITY,
         upper: float = INFINITY,
-    ) -> int:
-        """Add ``lower <= sum of factor * column <= upper`` and return its index.
+    ) -> None:
+        """Add ``lower <= sum of factor * column <= upper``.
 
         The terms are (column, factor), each column once.
         """
-        for column, factor in terms:
-            self._indices.append(column)
-            self._values.append(factor)
-        self._starts.append(len(self._indices))
-        self._row_lower.append(lower)
-        self._row_upper.append(upper)
-        return len(self._row_lower) - 1
+        self._terms += terms
+        self._starts.append(len(self._terms))
+        self._rows.append((lower, upper))
 
     def solver(self) -> highspy.Highs:
-        """Return a solver that holds the program."""
+        """Return a solver that holds the program, prints nothing and uses one thread."""
         program = highspy.HighsLp()
-        program.num_col_ = len(self._gains)
-        program.num_row_ = len(self._row_lower)
+        program.num_col_, program.num_row_ = len(self._columns), len(self._rows)
         program.sense_ = highspy.ObjSense.kMaximize
-        program.col_cost_ = np.array(self._gains)
-        program.col_lower_ = np.array(self._lower)
-        program.col_upper_ = np.array(self._upper)
-        program.row_lower_ = np.array(self._row_lower)
-        program.row_upper_ = np.array(self._row_upper)
-        program.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
-        program.a_matrix_.start_ = np.array(self._starts, np.int32)
-        program.a_matrix_.index_ = np.array(self._indices, np.int32)
-        program.a_matrix_.value_ = np.array(self._values)
+        columns = np.array(self._columns).reshape(-1, 3)
+        program.col_cost_, program.col_lower_, program.col_upper_ = columns.T
+        program.row_lower_, program.row_upper_ = np.array(self._rows).reshape(-1, 2).T
+        matrix = program.a_matrix_
+        matrix.format_ = highspy.MatrixFormat.kRowwise
+        matrix.start_ = np.array(self._starts, np.int32)
+        matrix.index_ = np.array([column for column, _ in self._terms], np.int32)
+        matrix.value_ = np.array([factor for _, factor in self._terms])
         if highspy.HighsVarType.kInteger in self._kinds:
             program.integrality_ = self._kinds
-        solver = quiet_solver()
+        solver: highspy.Highs = highspy.Highs()  # type: ignore[no-untyped-call]
+        solver.setOptionValue("output_flag", False)
+        solver.setOptionValue("threads", 1)
         solver.passModel(program)
         return solver
-
-
-def quiet_solver() -> highspy.Highs:
-    """Return a solver that prints nothing and uses one thread."""
-    solver: highspy.Highs = highspy.Highs()  # type: ignore[no-untyped-call]
-    solver.setOptionValue("output_flag", False)
-    solver.setOptionValue("threads", 1)
-    return solver
 
 
 Floats = npt.NDArray[np.float64]

@@ -157,7 +157,7 @@ def _limits(problem: Problem, allocation: Allocation, model: ThroughputModel) ->
         problem,
         devices=tuple(replace(device, memory_bytes=1 << 60, pool="") for device in problem.devices),
     )
-    possible = upper_bound(unlimited, counts=False, time_limit_s=1.0, max_nodes=0)
+    possible = upper_bound(unlimited, 1.0)
     if _MEMORY_GAIN * allocation.throughput_rows_s < possible < np.inf:
         yield f"limited by: memory; with enough of it {_rate(possible)} rows/s would be possible"
 

@@ -3,17 +3,15 @@ import pytest
 from hypothesis import given, settings
 
 from allocator.problem import Problem
-from allocator.search.relaxation import InfeasibleError, upper_bound
+from allocator.search.relaxation import InfeasibleError, counting_bound, upper_bound
 from tests.allocator.test_problem import device, every_allocation, problems, profiles
 
 SAME = 1 + 1e-6
 
 
 def bounds(problem, time_limit_s=5.0):
-    simple = upper_bound(problem, counts=False, time_limit_s=time_limit_s, max_nodes=0)
-    counted = upper_bound(
-        problem, counts=True, time_limit_s=time_limit_s, max_nodes=100, known=simple
-    )
+    simple = upper_bound(problem, time_limit_s)
+    counted = counting_bound(problem, time_limit_s, known=simple, max_nodes=100)
     return simple, counted
 
 
