@@ -19,11 +19,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
 from allocator.profiles import Profile, Profiles
 
-__all__ = ["Cells", "NoPlaceError", "Problem", "MemoryDomain", "readable_bytes"]
+__all__ = ["Cells", "Device", "NoPlaceError", "Problem", "MemoryDomain", "readable_bytes"]
 
 #: How many devices an error lists.
 _MOST_LISTED = 8
@@ -75,6 +74,32 @@ class NoPlaceError(Exception):
         """Say that there may be a place, but that none was found in so many seconds."""
         self.args = (f"no place found in {seconds:g} s, more time may help; at first {self}",)
         return self
+
+
+@dataclass(frozen=True)
+class Device:
+    """Something that runs predictions.
+
+    Attributes:
+        name: ``cuda:N`` or ``cpu:N``, or what the user calls a virtual device; unique.
+        kind: what profiles are looked up by: ``cpu-N`` for N cores, or a product such as
+            ``NVIDIA H200``.
+        memory_bytes: the memory that its instances may take together.
+        cores: for a CPU device the ids of its cores, else empty.
+        pool: devices that name the same pool share their memory, of which each carries the whole
+            size; empty for memory of its own.
+    """
+
+    name: str
+    kind: str
+    memory_bytes: int
+    cores: tuple[int, ...] = ()
+    pool: str = ""
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this is a GPU: all are whose name or kind does not begin with ``cpu``."""
+        return not any(text.lower().startswith("cpu") for text in (self.name, self.kind))
 
 
 @dataclass(frozen=True)

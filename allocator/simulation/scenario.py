@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
+from allocator.problem import Device
 from allocator.profiles import Profiles
 from allocator.simulation.arrivals import Arrivals
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from allocator.devices import Device
-from allocator.problem import Cells, NoPlaceError, Problem
+from allocator.problem import Cells, Device, NoPlaceError, Problem
 from allocator.profiles import Profiles
 from allocator.search.greedy import worst_fit
 from benchmarks.study.roofline import estimate, gpus

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from allocator.devices import Device
+from allocator.problem import Device
 from allocator.profiles import Profile, Profiles
 from benchmarks.study.networks import ACCELERATORS, NETWORKS, REFERENCE, Accelerator, Network
 

@@ -14,9 +14,8 @@ from typing import Annotated
 import msgspec
 from rich.table import Table
 
-from allocator.devices import Device
 from allocator.documents import Name, Size, decode
-from allocator.problem import NoPlaceError, Problem
+from allocator.problem import Device, NoPlaceError, Problem
 from allocator.profiles import Profiles
 from allocator.search.latency import OverloadError, search_latency
 from allocator.search.search import Allocation, Solver, search

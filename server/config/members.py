@@ -210,22 +210,13 @@ class MemberConfig(Section):
     backend: Literal["onnx", "torch"] | None = None
     """What loads the model; if absent, the file's suffix decides."""
 
-    @property
-    def resolved_backend(self) -> Literal["onnx", "torch", "fake"] | None:
-        """What loads the model; None for a recipe, whose file decides (see `backend_for`)."""
-        if self.model == "fake":
-            return "fake"
-        if self.backend is not None:
-            return self.backend
-        return backend_for(self.model) if isinstance(self.model, Path) else None
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.model == "fake":
             self._check_fake()
         elif self.fake is not None:
             raise ValueError("fake is only for `model: fake`, remove one of them")
-        elif isinstance(self.model, Path) and self.resolved_backend is None:
+        elif isinstance(self.model, Path) and not (self.backend or backend_for(self.model)):
             raise ValueError(
                 f"model: cannot tell the format of {self.model.name!r} by its suffix, "
                 f"use one of {', '.join(_BACKENDS)} or set backend"

@@ -6,7 +6,7 @@ with absolute paths flows out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -83,18 +83,16 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        problems = [*self._name_problems()]
+        problems = []
+        for name, ensemble in self.ensembles.items():
+            if name in self.members:
+                problems.append(f"ensembles.{name}: there is a member of the same name, rename one")
+            for member in ensemble.members:
+                if member not in self.members:
+                    hint = did_you_mean(member, self.members)
+                    problems.append(f"ensembles.{name}.members: unknown member {member!r}{hint}")
         if self.devices != "auto":
             problems += device_problems(self.devices)
         if problems:
             raise ValueError("\n".join(problems))
         return self
-
-    def _name_problems(self) -> Iterator[str]:
-        for name, ensemble in self.ensembles.items():
-            if name in self.members:
-                yield f"ensembles.{name}: there is a member of the same name, rename one"
-            for member in ensemble.members:
-                if member not in self.members:
-                    hint = did_you_mean(member, self.members)
-                    yield f"ensembles.{name}.members: unknown member {member!r}{hint}"

@@ -11,9 +11,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from allocator.devices import Device
 from allocator.host import available_cores
-from allocator.problem import Problem, readable_bytes
+from allocator.problem import Device, Problem, readable_bytes
 from allocator.profiles import Profiles
 from allocator.simulation import Host
 from server.profiling import Measurements

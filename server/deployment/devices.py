@@ -126,14 +126,14 @@ def _query(nvml: Any, setting: str | None) -> Iterator[Gpu]:
     handles: dict[str, Any] = {}
     for index in range(nvml.nvmlDeviceGetCount()):
         gpu = nvml.nvmlDeviceGetHandleByIndex(index)
-        devices = {_uuid(nvml, handle): handle for handle in _devices(nvml, gpu)}
-        gpus[_uuid(nvml, gpu)] = list(devices)
+        devices = {nvml.nvmlDeviceGetUUID(handle): handle for handle in _devices(nvml, gpu)}
+        gpus[nvml.nvmlDeviceGetUUID(gpu)] = list(devices)
         handles |= devices
     for number, uuid in enumerate(visible_devices(setting, gpus)):
         memory = nvml.nvmlDeviceGetMemoryInfo(handles[uuid])
         yield Gpu(
             name=f"cuda:{number}",
-            kind=_text(nvml.nvmlDeviceGetName(handles[uuid])),
+            kind=nvml.nvmlDeviceGetName(handles[uuid]),
             free_bytes=int(memory.free),
             total_bytes=int(memory.total),
             uuid=uuid,
@@ -155,14 +155,6 @@ def _devices(nvml: Any, gpu: Any) -> list[Any]:
         except nvml.NVMLError:  # no slice has this index; a later one may
             continue
     return slices
-
-
-def _uuid(nvml: Any, handle: Any) -> str:
-    return _text(nvml.nvmlDeviceGetUUID(handle))
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def discover(*, reserve_bytes: int) -> list[DeviceSpec]:

@@ -35,9 +35,7 @@ class PlacementResult:
     """Where the members go, and why.
 
     Attributes:
-        allocation: the matrix, and how good the search found it.
-        planned: the problem that it solves, with its corrections to the plain performance model.
-        found: what the members cost.
+        planned: the problem that the allocation solves.
         figures: of a simulation of it, if latency was the objective.
     """
 

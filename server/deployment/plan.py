@@ -35,8 +35,6 @@ class DeploymentPlan:
 
     Attributes:
         devices: those that members run on.
-        matrix: which member runs on which device.
-        composition: the models, and the arenas and instances behind them.
         placement: how the matrix was found, None if it was read from a file.
         tracing: where spans are exported to, None if requests are not traced.
     """

@@ -87,8 +87,13 @@ def print_allocation(
     console.print(summary(allocation))
     if allocation.time_limited:
         console.print("the time limit cut the search short")
+    if figures is not None and figures.latency is not None:
+        console.print(
+            f"simulated: {_rate(figures.throughput_rows_s)} rows/s, "
+            f"p50 {figures.latency.p50_s * 1e3:.3g} ms, p99 {figures.latency.p99_s * 1e3:.3g} ms"
+            + (f", {figures.late_share:.2%} late" if figures.late_share else "")
+        )
     for line in (
-        *_simulated(figures),
         *_limits(problem, allocation, model),
         *_baselines(allocation),
         *(f"counted in: {correction}" for correction in corrections),
@@ -126,16 +131,6 @@ def _table(problem: Problem, cells: Cells, shares: Floats, throughput: float) ->
 def _bar(share: float, text: str) -> str:
     full = round(min(share, 1.0) * _BAR_WIDTH)
     return f"{'█' * full}{'░' * (_BAR_WIDTH - full)} {text}"
-
-
-def _simulated(figures: Figures | None) -> Iterator[str]:
-    if figures is not None and figures.latency is not None:
-        latency = figures.latency
-        yield (
-            f"simulated: {_rate(figures.throughput_rows_s)} rows/s, "
-            f"p50 {latency.p50_s * 1e3:.3g} ms, p99 {latency.p99_s * 1e3:.3g} ms"
-            + (f", {figures.late_share:.2%} late" if figures.late_share else "")
-        )
 
 
 def _limits(problem: Problem, allocation: Allocation, model: ThroughputModel) -> Iterator[str]:

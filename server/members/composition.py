@@ -137,7 +137,11 @@ class _ArenaBuilder:
             EnsembleSpec(member.name, (i,), "mean", (), 1, predictions[i])
             for i, member in enumerate(members)
         ]
-        views = self._views()
+        views = tuple(
+            TensorSpec(f"{IMAGE}.{i}", "UINT8", (one.size, one.size, 3))
+            for i, one in enumerate(self._preparations)
+        )
+        views = views or members[0].client_inputs
         blocks = group_blocks(predictions)
         segments, rows = _segments(views, blocks, ensembles, batch, budget_bytes)
         self.arena = ArenaSpec(
@@ -148,14 +152,6 @@ class _ArenaBuilder:
             members=tuple(self._positions),
             blocks=blocks,
             ensembles=tuple(ensembles),
-        )
-
-    def _views(self) -> tuple[TensorSpec, ...]:
-        if not self._preparations:
-            return self._members[0].client_inputs
-        return tuple(
-            TensorSpec(f"{IMAGE}.{i}", "UINT8", (one.size, one.size, 3))
-            for i, one in enumerate(self._preparations)
         )
 
     def _ensemble(

@@ -141,17 +141,14 @@ def _build_models(config: Config) -> dict[str, BuiltModel]:
 
 
 def _source(name: str, member: MemberConfig, built: dict[str, BuiltModel]) -> ModelSource:
-    if isinstance(member.model, RecipeConfig):
-        path: Path | None = built[name].path
-    else:
-        path = member.model if isinstance(member.model, Path) else None
-    backend = member.resolved_backend or (backend_for(path) if path else None)
+    model = built[name].path if isinstance(member.model, RecipeConfig) else member.model
+    backend = member.backend or backend_for(model) if isinstance(model, Path) else "fake"
     assert backend is not None, "the configuration was validated"
     declared = [tensor.declared(own) for own, tensor in member.inputs.items()]
     return ModelSource(
         member=name,
         backend=backend,
-        path=str(path or ""),
+        path=str(model) if isinstance(model, Path) else "",
         declared=tuple(tensor for tensor in declared if tensor is not None),
         output_name=member.output_name or "",
         fake=member.fake.options() if member.fake else None,

@@ -104,12 +104,10 @@ class ProfileTarget:
     """A member on a kind of device.
 
     Attributes:
-        member: the member.
         devices: those of the kind; the first is the one to measure on.
         batches: ascending; those that fit a profiler's arena.
         batch_limit: why larger ones are left out; may be empty.
-        arena: for the largest batch; None if nothing is to be measured.
-        instance: for the largest batch; None if nothing is to be measured.
+        arena, instance: for the largest batch; None if nothing is to be measured.
     """
 
     member: InspectedMember

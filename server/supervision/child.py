@@ -73,7 +73,6 @@ class Child:
 
     Attributes:
         name: the process's name on the board.
-        module: the module that it runs.
         device: a worker's device, empty for other roles.
         incarnation: grows with every start.
         status: the status lines of its process.

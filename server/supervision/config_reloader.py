@@ -18,8 +18,8 @@ import msgspec
 from server.config import Config
 from server.errors import ConfigError
 from server.inference.spec import Reload
-from server.security.credentials import Credentials, read_credentials
-from server.security.spec import SecuritySpec, TlsFiles
+from server.security.credentials import read_credentials
+from server.security.spec import SecuritySpec
 
 __all__ = ["ConfigReloader"]
 
@@ -62,7 +62,7 @@ class ConfigReloader:
         try:
             config = self._read()
             credentials = read_credentials(config.server)
-            self._running = _reloaded(self._running, credentials)
+            self._running = _reloaded(self._running, credentials.spec)
         except (ConfigError, OSError) as error:
             for line in str(error).splitlines():
                 _log.error("configuration not reloaded: %s", line)
@@ -81,24 +81,19 @@ class ConfigReloader:
         self.is_due = True
 
 
-def _reloaded(running: SecuritySpec, credentials: Credentials) -> SecuritySpec:
+def _reloaded(running: SecuritySpec, new: SecuritySpec) -> SecuritySpec:
     """What to apply: a server that requires keys or certificates continues to require them.
 
     Raises:
         ConfigError: if there are no keys any more.
     """
-    new = credentials.spec
     if running.keys and not new.keys:
         raise ConfigError("server.api_keys: serving without keys requires a restart")
-    return msgspec.structs.replace(new, tls=_reloaded_tls(running.tls, new.tls))
-
-
-def _reloaded_tls(running: TlsFiles | None, new: TlsFiles | None) -> TlsFiles | None:
-    if running is None or new is None:
-        return running
-    if bool(running.client_ca) != bool(new.client_ca):
-        return msgspec.structs.replace(new, client_ca=running.client_ca)
-    return new
+    tls = running.tls
+    if tls is not None and new.tls is not None:
+        is_same = bool(tls.client_ca) == bool(new.tls.client_ca)
+        tls = new.tls if is_same else msgspec.structs.replace(new.tls, client_ca=tls.client_ca)
+    return msgspec.structs.replace(new, tls=tls)
 
 
 def _changed_keys(before: Any, after: Any, key: str) -> Iterator[str]:

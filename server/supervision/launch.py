@@ -49,9 +49,8 @@ _BACKLOG = 2048
 def serve(config: Config, read: Callable[[], Config]) -> int:
     """Serve a configuration until told to stop; return the process's exit code.
 
-    SIGHUP reloads the configuration, which `read` reads again.
-
-    Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server accepts traffic.
+    Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server accepts traffic. On
+    SIGHUP, `read` reads the configuration again.
 
     Raises:
         ConfigError: if the configuration is wrong.

@@ -62,17 +62,10 @@ _COMBINER = "combiner"
 
 
 class Supervisor:
-    """Runs a server until it is told to stop.
+    """Runs a server until it is told to stop; then it has `drain_s` for the requests in flight.
 
-    Args:
-        front_end: the front-end's spec; epoch and workers are filled in at each start.
-        workers: the spec of each device's worker, except for the incarnation.
-        combiner: the combiner's spec.
-        environment: variables for every child.
-        reloader: reloads the configuration on SIGHUP.
-        notifier: notifies systemd of the server's state.
-        drain_s: grace period for the requests in flight when the server is told to stop.
-        on_ready: called once, when the server accepts traffic.
+    A worker's incarnation, and a front-end's epoch and workers, are filled into the specs at each
+    start. `environment` is for every child. `on_ready` is called once, when traffic is accepted.
     """
 
     def __init__(

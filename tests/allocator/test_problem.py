@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
-from allocator.problem import MemoryDomain, NoPlaceError, Problem, readable_bytes
+from allocator.problem import Device, MemoryDomain, NoPlaceError, Problem, readable_bytes
 from allocator.profiles import Profile, Profiles
 from allocator.search.throughput import ThroughputModel
 

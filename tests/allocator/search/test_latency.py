@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from allocator.devices import Device
-from allocator.problem import NoPlaceError, Problem
+from allocator.problem import Device, NoPlaceError, Problem
 from allocator.profiles import Profile, Profiles
 from allocator.search.greedy import Move
 from allocator.search.latency import SimulatedScorer, search_latency

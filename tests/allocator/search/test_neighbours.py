@@ -2,8 +2,7 @@ import numpy as np
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from allocator.devices import Device
-from allocator.problem import NoPlaceError, Problem
+from allocator.problem import Device, NoPlaceError, Problem
 from allocator.profiles import Profile, Profiles
 from allocator.search.search import search
 from allocator.search.variants import neighbours

@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.devices import Device
-from allocator.problem import NoPlaceError, Problem
+from allocator.problem import Device, NoPlaceError, Problem
 from allocator.profiles import Profile, Profiles
 from allocator.search.greedy import worst_fit
 from allocator.search.search import SOLVERS, search

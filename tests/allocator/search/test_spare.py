@@ -2,8 +2,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.devices import Device
-from allocator.problem import Problem
+from allocator.problem import Device, Problem
 from allocator.profiles import Profile, Profiles
 from allocator.search.variants import fill_spare_memory
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from allocator.devices import Device
-from allocator.problem import NoPlaceError, Problem
+from allocator.problem import Device, NoPlaceError, Problem
 from allocator.profiles import Profile, Profiles
 from allocator.search.greedy import worst_fit
 from tests.allocator.test_problem import problems

@@ -1,5 +1,5 @@
-from allocator.devices import Device
 from allocator.matrix import AllocationMatrix
+from allocator.problem import Device
 from allocator.profiles import Profile, Profiles
 from allocator.simulation import Scenario, simulate
 

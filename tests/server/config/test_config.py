@@ -60,15 +60,15 @@ def test_a_full_configuration(full, tmp_path):
     lite0 = full.members["lite0"]
     assert lite0.model == tmp_path / "models/lite0.onnx"
     assert lite0.labels == tmp_path / "labels.txt"
-    assert lite0.resolved_backend == "onnx"
+    assert backend_for(lite0.model) == "onnx"
     assert lite0.input is not None
     assert lite0.input.image.mean == (127, 127, 127)
     assert lite0.input.image.std == (1, 2, 3)
     assert lite0.input.image.preparation() == Preparation(size=224)
     assert full.members["lite1"].model == RecipeConfig(recipe="efficientnet_lite1")
-    assert full.members["lite1"].resolved_backend is None
+    assert full.members["lite1"].backend is None
     assert full.members["lite1"].inputs["pixels"].name == "image"
-    assert full.members["slow"].resolved_backend == "fake"
+    assert full.members["slow"].model == "fake"
     assert full.devices[1].memory_bytes == 4 << 30
     assert full.server.max_request_bytes == 32 << 20
     assert full.server.log_level == "info"

@@ -1,10 +1,10 @@
 import pynvml
 import pytest
 
-from allocator.devices import Device
 from allocator.host import (
     available_cores,
 )
+from allocator.problem import Device
 from server.config import DeviceConfig
 from server.deployment import devices as devices_module
 from server.deployment.devices import Gpu, discover, find_gpus, select, visible_devices
@@ -72,14 +72,14 @@ def fake_nvml(monkeypatch, *, slices=None):
         return f"{handle}.{index}"
 
     def uuid(handle):
-        return f"{'MIG' if '.' in str(handle) else 'GPU'}-{handle}".encode()
+        return f"{'MIG' if '.' in str(handle) else 'GPU'}-{handle}"
 
     monkeypatch.setattr(pynvml, "nvmlInit", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlShutdown", lambda: None)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetCount", lambda: 2)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetHandleByIndex", lambda i: i)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetUUID", uuid)
-    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda h: f"Kind {h}".encode())
+    monkeypatch.setattr(pynvml, "nvmlDeviceGetName", lambda h: f"Kind {h}")
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMemoryInfo", lambda h: FakeMemory)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMigMode", mig_mode)
     monkeypatch.setattr(pynvml, "nvmlDeviceGetMaxMigDeviceCount", lambda h: 7)

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allocator.devices import Device
 from allocator.dispatch.flows import NORMAL, Flows
 from allocator.matrix import AllocationMatrix
+from allocator.problem import Device
 from allocator.profiles import Profile, Profiles
 from allocator.simulation.arrivals import Trace
 from allocator.simulation.scenario import Scenario
