@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 from allocator.dispatch.pending import PendingRows
 from allocator.dispatch.state import DeviceState, LatencyEstimate, Member, OpenJob, Placement
-from allocator.problem import Device
 from allocator.simulation.scenario import Scenario
 
 __all__ = ["SimulatedInstance", "SimulatedWorker", "make_fleet"]
