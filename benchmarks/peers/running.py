@@ -104,6 +104,7 @@ def _server_of(config: Path, checkout: Path | None) -> Iterator[RunningServer]:
         with running_server(config) as server:
             yield server
         return
+    config = checkout / config.relative_to(_ROOT)  # its own, in case the format has changed
     own = checkout / ".venv/bin/python"
     python = str(own) if own.exists() else sys.executable
     module, function = _entry_point(checkout)
