@@ -25,6 +25,7 @@ from server.inference.requests import (
     InferRequest,
     RequestedOutput,
     RequestParameters,
+    read_output,
     read_parameters,
     refuse_shared_memory,
 )
@@ -52,25 +53,17 @@ _MAX_CACHED_HEAD_BYTES = 4096
 _LARGE_HEAD_BYTES = 1 << 18
 #: The parser holds the interpreter lock, in a thread, too: at worst a tenth of a second for this.
 _MAX_HEAD_BYTES = 1 << 23
-#: The field of InferTensorContents for each datatype; the others are only sent raw.
+#: The field of InferTensorContents for each datatype, and the datatype of its elements; other
+#: datatypes are only sent raw.
 _CONTENTS = {
-    "BOOL": "bool_contents",
-    **dict.fromkeys(("INT8", "INT16", "INT32"), "int_contents"),
-    "INT64": "int64_contents",
-    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), "uint_contents"),
-    "UINT64": "uint64_contents",
-    "FP32": "fp32_contents",
-    "FP64": "fp64_contents",
-    "BYTES": "bytes_contents",
-}
-_ELEMENTS = {
-    "bool_contents": np.dtype(np.bool_),
-    "int_contents": np.dtype(np.int32),
-    "int64_contents": np.dtype(np.int64),
-    "uint_contents": np.dtype(np.uint32),
-    "uint64_contents": np.dtype(np.uint64),
-    "fp32_contents": np.dtype(np.float32),
-    "fp64_contents": np.dtype(np.float64),
+    "BOOL": ("bool_contents", "BOOL"),
+    **dict.fromkeys(("INT8", "INT16", "INT32"), ("int_contents", "INT32")),
+    "INT64": ("int64_contents", "INT64"),
+    **dict.fromkeys(("UINT8", "UINT16", "UINT32"), ("uint_contents", "UINT32")),
+    "UINT64": ("uint64_contents", "UINT64"),
+    "FP32": ("fp32_contents", "FP32"),
+    "FP64": ("fp64_contents", "FP64"),
+    "BYTES": ("bytes_contents", "BYTES"),
 }
 
 
@@ -207,12 +200,7 @@ def _head(message: Any) -> RequestHead:
 
 
 def _output(output: Any) -> RequestedOutput:
-    parameters = parameter_values(output.parameters)
-    refuse_shared_memory(f"output {output.name!r}", parameters)
-    classes = parameters.get("classification", 0)
-    if type(classes) is not int or classes < 0:
-        raise InvalidRequest("parameter classification is how many classes to name")
-    return RequestedOutput(output.name, binary=True, classes=classes)
+    return read_output(output.name, parameter_values(output.parameters), binary=True)
 
 
 def _input(item: Any) -> _Input:
@@ -236,17 +224,17 @@ def _raw(inputs: Sequence[_Input], raw: Sequence[bytes | memoryview]) -> list[In
 
 def _typed(item: _Input) -> InputTensor:
     name, datatype, shape, contents = item
-    field = _CONTENTS.get(datatype)
-    if field is None:
+    if datatype not in _CONTENTS:
         what = "is only taken in raw_input_contents" if datatype in DTYPES else "is not supported"
         raise InvalidRequest(f"input {name!r}: datatype {datatype!r} {what}")
+    field, elements = _CONTENTS[datatype]
     filled = [] if contents is None else [one.name for one, _ in contents.ListFields()]
     if other := next((other for other in filled if other != field), None):
         raise InvalidRequest(f"input {name!r}: {datatype} goes into {field}, not into {other}")
     values = getattr(contents, field) if filled else []
     if datatype == "BYTES":
         return tensor_from_bytes(name, datatype, shape, join_elements(values))
-    array = np.fromiter(values, _ELEMENTS[field], len(values))
+    array = np.fromiter(values, DTYPES[elements], len(values))
     converted = array.astype(DTYPES[datatype], copy=False)
     if converted.dtype != array.dtype and (converted != array).any():
         raise InvalidRequest(f"input {name!r}: a value is out of the range of {datatype}")

@@ -8,6 +8,7 @@ bodies. Compressed bodies are decompressed as they arrive, large ones in threads
 from __future__ import annotations
 
 import asyncio
+import re
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import Executor
@@ -27,6 +28,7 @@ __all__ = [
     "Disconnected",
     "canonical_encoding",
     "discard_body",
+    "is_length",
     "read_encoding",
     "read_length",
 ]
@@ -42,7 +44,8 @@ _ROUND_BYTES = 1 << 17
 _ROUNDS_ON_LOOP = 2
 _MAX_GZIP_MEMBERS = 1 << 12
 
-_MAX_LENGTH_DIGITS = 18
+#: Whether a header holds a length, and no absurd one.
+is_length = re.compile(rb"[0-9]{1,18}").fullmatch
 _DISCARD_S = 5.0
 
 
@@ -276,7 +279,7 @@ def read_length(value: bytes | None, header: str) -> int | None:
     """
     if value is None:
         return None
-    if not value.isdigit() or len(value) > _MAX_LENGTH_DIGITS:
+    if not is_length(value):
         raise InvalidRequest(f"{header} is not a length")
     return int(value)
 

@@ -19,6 +19,7 @@ from ensembled_client.wire import HEADER_LENGTH
 from server.engine.memory_budget import COUNTED_BYTES, MemoryBudget, Reservation
 from server.errors import ClientGone, QueueFull, RequestError, RequestTimeout
 from server.http_api.asgi_call import AsgiCall, ClientAddress, ClientConnection
+from server.http_api.body import is_length
 from server.http_api.request_context import REQUEST_ID
 from server.http_api.request_parser import RequestHead
 from server.inference.access_log import AccessLog, valid_request_id
@@ -40,7 +41,6 @@ __all__ = [
 
 #: As the parser gives the header's name.
 HEADER_LENGTH_NAME = HEADER_LENGTH.lower().encode()
-_MAX_LENGTH_DIGITS = 18
 #: Headers of requests that are left to the application.
 _UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect"}
 _SINGLE = {b"content-length", HEADER_LENGTH_NAME, b"authorization", REQUEST_ID}
@@ -191,10 +191,7 @@ def read_infer_head(head: RequestHead, path: InferPath) -> InferHead | None:
             return None
         found[name] = value
     length, header_length = found.get(b"content-length", b""), found.get(HEADER_LENGTH_NAME, b"")
-    for digits in (length, header_length):
-        if not digits.isdigit() or len(digits) > _MAX_LENGTH_DIGITS:
-            return None
-    if int(header_length) > int(length):
+    if not (is_length(length) and is_length(header_length)) or int(header_length) > int(length):
         return None
     authorization = found.get(b"authorization")
     return InferHead(

@@ -23,6 +23,7 @@ from server.inference.outputs import COMBINED, OutputTensor, member_names, outpu
 from server.inference.requests import (
     InferRequest,
     RequestedOutput,
+    read_output,
     read_parameters,
     refuse_shared_memory,
 )
@@ -202,14 +203,10 @@ def _wanted_outputs(
 
 def _wanted_output(output: _OutputHeader, binary: bool) -> RequestedOutput:
     parameters = _parameters(output.parameters)
-    refuse_shared_memory(f"output {output.name!r}", parameters)
     binary = parameters.get("binary_data", binary)
     if not isinstance(binary, bool):
         raise InvalidRequest("parameter binary_data is true or false")
-    classes = parameters.get("classification", 0)
-    if type(classes) is not int or classes < 0:
-        raise InvalidRequest("parameter classification is how many classes to name")
-    return RequestedOutput(output.name, binary, classes)
+    return read_output(output.name, parameters, binary=binary)
 
 
 def encode_answer(

@@ -31,6 +31,7 @@ __all__ = [
     "RequestedOutput",
     "bind_images",
     "bind_tensors",
+    "read_output",
     "read_parameters",
     "refuse_shared_memory",
 ]
@@ -130,6 +131,24 @@ def read_parameters(parameters: Mapping[str, Any]) -> RequestParameters:
     if not (timeout or quorum or names or priority == 1):
         return _NO_PARAMETERS
     return RequestParameters(timeout / 1e6, names, quorum, priority == 1)
+
+
+def read_output(name: str, parameters: Mapping[str, Any], *, binary: bool) -> RequestedOutput:
+    """Validate a requested output.
+
+    Args:
+        name: of the output.
+        parameters: of the output.
+        binary: whether it is raw.
+
+    Raises:
+        InvalidRequest: if a parameter has an invalid value.
+    """
+    refuse_shared_memory(f"output {name!r}", parameters)
+    classes = parameters.get("classification", 0)
+    if type(classes) is not int or classes < 0:
+        raise InvalidRequest("parameter classification is how many classes to name")
+    return RequestedOutput(name, binary, classes)
 
 
 def refuse_shared_memory(tensor: str, parameters: Mapping[str, Any]) -> None:
