@@ -50,7 +50,7 @@ _NOTHING = msgspec.Raw(b"")
 
 class _InputHeader(msgspec.Struct):
     name: str
-    shape: list[int]
+    shape: msgspec.Raw  # decoded once it is known not to be long
     datatype: str
     parameters: msgspec.Raw = _NOTHING
     data: msgspec.Raw = _NOTHING
@@ -69,6 +69,7 @@ class _RequestHeader(msgspec.Struct):
 
 
 _decode_header = msgspec.json.Decoder(_RequestHeader).decode
+_decode_shape = msgspec.json.Decoder(list[int]).decode
 _decode_parameters = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -146,6 +147,13 @@ def _invalid_json(error: Exception) -> InvalidRequest:
     return InvalidRequest(f"the JSON of the request is not valid: {error}")
 
 
+def _shape(item: _InputHeader) -> list[int]:
+    try:
+        return _decode_shape(item.shape)
+    except msgspec.DecodeError as error:
+        raise InvalidRequest(f"input {item.name!r}: its shape is not valid: {error}") from None
+
+
 def _parameters(text: msgspec.Raw) -> dict[str, Any]:
     if text is _NOTHING:
         return {}
@@ -161,7 +169,7 @@ def _tensors(
     tensors: list[InputTensor] = []
     position = 0
     for item in inputs:
-        parameters = _parameters(item.parameters)
+        parameters, shape = _parameters(item.parameters), _shape(item)
         refuse_shared_memory(f"input {item.name!r}", parameters)
         size = parameters.get("binary_data_size")
         if size is None:
@@ -169,7 +177,7 @@ def _tensors(
                 raise InvalidRequest(f"input {item.name!r} has neither data nor binary_data_size")
             text = memoryview(item.data)
             tensor = yield from tensor_from_json(
-                item.name, item.datatype, item.shape, text, slice_bytes=slice_bytes
+                item.name, item.datatype, shape, text, slice_bytes=slice_bytes
             )
             tensors.append(tensor)
             continue
@@ -183,7 +191,7 @@ def _tensors(
                 f"{len(raw) - position} bytes are left in the body"
             )
         data = raw[position : position + size]
-        tensors.append(tensor_from_bytes(item.name, item.datatype, item.shape, data))
+        tensors.append(tensor_from_bytes(item.name, item.datatype, shape, data))
         position += size
     if position != len(raw):
         raise InvalidRequest(f"{len(raw) - position} bytes of the body belong to no input")

@@ -249,6 +249,9 @@ def test_much_that_is_not_numbers_is_refused_before_anything_is_decoded():
     content = b'{"inputs": [' + b'{"name":"","shape":[],"datatype":""},' * 300_000 + b"]}"
     with pytest.raises(InvalidRequest, match="besides arrays of numbers"):
         parse_request(content[:-3] + b"damage", None)
+    shape = text("[]", shape="[" + "0," * 200_000 + '"damage"]')
+    with pytest.raises(InvalidRequest, match="besides arrays of numbers"):
+        parse_request(shape, None)
 
 
 scalars = (
