@@ -18,7 +18,15 @@ import msgspec
 
 from server.profiling.comparison import LEAST_BLOCKS, compare
 from server.profiling.targets import MEASURING_S, ProfileRecord, ProfileTarget, rows_per_s
-from workers.profiler.handle import Compare, Measure, Measured, ProfilerError, ProfilerProcess
+from workers.profiler.handle import (
+    Compare,
+    Compared,
+    Loaded,
+    Measure,
+    Measured,
+    ProfilerError,
+    ProfilerProcess,
+)
 from workers.runtime.spec import DeviceSpec
 
 __all__ = ["TargetProfiler", "TimeAllowance", "time_allowances"]
@@ -202,9 +210,9 @@ class TargetProfiler:
     def _run_block(
         self, process: ProfilerProcess, sizes: Sequence[int], block_s: float
     ) -> tuple[float, ...]:
-        process.start(Compare(tuple(sizes), _BLOCK_S))
+        process.send(Compare(tuple(sizes), _BLOCK_S))
         hung_s = max(_HANG_S, _HANG_FACTOR * block_s)
-        return process.wait_compared(self._allowance.timeout_s(hung_s)).latencies_s
+        return process.wait_reply(Compared, self._allowance.timeout_s(hung_s)).latencies_s
 
     def _colocate(self, devices: Sequence[DeviceSpec]) -> None:
         """Run the best batch size on several devices at once, and compare with one alone.
@@ -226,7 +234,7 @@ class TargetProfiler:
     def _slowdown(self, processes: Sequence[ProfilerProcess], batch: int) -> float:
         alone = self._measure(processes[0], batch).latency_s
         for process in processes:
-            process.start(Measure(batch, MEASURING_S))
+            process.send(Measure(batch, MEASURING_S))
         together = [self._wait_measured(process, batch).latency_s for process in processes]
         return statistics.median(together) / alone
 
@@ -237,18 +245,18 @@ class TargetProfiler:
 
     def _wait_loaded(self, process: ProfilerProcess) -> None:
         started = time.monotonic()
-        loaded = process.wait_loaded(self._allowance.timeout_s(_LOAD_S))
+        loaded = process.wait_reply(Loaded, self._allowance.timeout_s(_LOAD_S))
         self._load_s = time.monotonic() - started
         if not self._record.worker_bytes:
             self._update(worker_bytes=loaded.worker_bytes)
 
     def _measure(self, process: ProfilerProcess, batch: int) -> Measured:
-        process.start(Measure(batch, MEASURING_S))
+        process.send(Measure(batch, MEASURING_S))
         return self._wait_measured(process, batch)
 
     def _wait_measured(self, process: ProfilerProcess, batch: int) -> Measured:
         hung_s = max(_HANG_S, _HANG_FACTOR * self._record.measuring_s(batch))
-        return process.wait_measured(self._allowance.timeout_s(hung_s))
+        return process.wait_reply(Measured, self._allowance.timeout_s(hung_s))
 
     def _say(self, what: str) -> None:
         name, kind = self._target.key

@@ -79,7 +79,17 @@ class _Actor(AbstractContextManager):
     def __exit__(self, *error):
         self.script = None
 
-    def wait_loaded(self, timeout_s):
+    def wait_reply(self, kind, timeout_s):
+        if kind is Loaded:
+            return self._wait_loaded(timeout_s)
+        assert 0 < timeout_s < math.inf
+        if kind is Compared:
+            return Compared(tuple(map(self._answer, self.script.compared[-1])))
+        answer = self._answer(self.batch)
+        alone = self.script.open[-1][0] == self.script.open[0][0]
+        return Measured(self.batch, answer * (1 if alone else self.script.crowded), MIB)
+
+    def _wait_loaded(self, timeout_s):
         assert timeout_s > 0
         self.script.now += min(self.script.load_s, timeout_s)
         if self.script.load_s > timeout_s:
@@ -88,22 +98,12 @@ class _Actor(AbstractContextManager):
             raise self.script.load
         return Loaded(70 * MIB)
 
-    def start(self, command):
+    def send(self, command):
         if isinstance(command, Compare):
             self.script.compared.append(command.batches)
             return
         self.batch = command.batch
         self.script.open.append((self.device, command.batch))
-
-    def wait_measured(self, timeout_s):
-        assert 0 < timeout_s < math.inf
-        answer = self._answer(self.batch)
-        alone = self.script.open[-1][0] == self.script.open[0][0]
-        return Measured(self.batch, answer * (1 if alone else self.script.crowded), MIB)
-
-    def wait_compared(self, timeout_s):
-        assert 0 < timeout_s < math.inf
-        return Compared(tuple(map(self._answer, self.script.compared[-1])))
 
     def _answer(self, batch):
         """What the script says; of several answers the last one stays."""

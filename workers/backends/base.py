@@ -7,6 +7,7 @@ result becomes the signature.
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ __all__ = [
     "ModelError",
     "choose_output",
     "input_spec",
+    "installed_version",
     "refusal",
     "model_file",
     "one_line",
@@ -44,19 +46,17 @@ class ModelError(Exception):
 
 
 class Model(Protocol):
-    """A member's model, loaded on one device. Used by one thread at a time."""
+    """A member's model, loaded on one device. Used by one thread at a time.
 
-    @property
-    def signature(self) -> ModelSignature:
-        """The inputs and the output, as found by running the model."""
-        ...
+    Attributes:
+        signature: the inputs and the output, as found by running the model.
+    """
+
+    signature: ModelSignature
 
     def arm(self) -> None:
-        """Prepare for traffic: called once, after the warm-up.
-
-        A fake member fails only from here on; others do nothing.
-        """
-        ...
+        """Prepare for traffic, after the warm-up: a fake member fails only from here on."""
+        return
 
     def predict(self, inputs: Sequence[Array]) -> Array:
         """Predict one batch.
@@ -95,16 +95,10 @@ def one_line(failure: BaseException) -> str:
 def input_spec(
     source: ModelSource, name: str, datatype: str | None, shape: Sequence[object]
 ) -> TensorSpec:
-    """Check one input as the model declares it and return it without its batch dimension.
+    """Return a declared input without its batch dimension, or raise ModelError.
 
-    Args:
-        source: of the model, for messages.
-        name: the input's name.
-        datatype: the protocol's name of its element type, None if it has none.
-        shape: the declared shape; a dimension that is not an int is dynamic.
-
-    Raises:
-        ModelError: if it can't be served.
+    `datatype` is the protocol's name of the element type, None if it has none. A dimension of
+    `shape` that is not an int is dynamic.
     """
     if datatype is None:
         raise refusal(source, f"input {name!r} has an element type that can't be served")
@@ -129,11 +123,7 @@ def input_spec(
 
 
 def choose_output(source: ModelSource, names: Sequence[str]) -> str:
-    """Return the name of the output to use: the configured one, or the only one.
-
-    Raises:
-        ModelError: if there is no such output, or if the choice is left open.
-    """
+    """Return the configured output or the only one; raise ModelError if there is neither."""
     listed = ", ".join(names)
     if source.output_name:
         if source.output_name not in names:
@@ -147,11 +137,7 @@ def choose_output(source: ModelSource, names: Sequence[str]) -> str:
 
 
 def model_file(source: ModelSource) -> Path:
-    """Return the path of a model's file.
-
-    Raises:
-        ModelError: if it does not exist.
-    """
+    """Return the path of a model's file, or raise ModelError if it does not exist."""
     path = Path(source.path)
     if not path.is_file():
         raise refusal(source, "the model file does not exist")
@@ -163,15 +149,10 @@ def probe_signature(
     inputs: tuple[TensorSpec, ...],
     predict: Callable[[list[Array]], tuple[str, object]],
 ) -> ModelSignature:
-    """Run a model on `PROBE_ROWS` rows of zeros, and return its signature.
+    """Return the signature of a model after running it on `PROBE_ROWS` rows of zeros.
 
-    Args:
-        source: of the model.
-        inputs: its inputs.
-        predict: from these inputs to the name of the output and its value.
-
-    Raises:
-        ModelError: if the model fails, or its output can't be served.
+    `predict` returns the name of the output and its value. Raises ModelError if the model fails, or
+    its output can't be served.
     """
     zeros: list[Array] = [np.zeros((PROBE_ROWS, *spec.shape), spec.dtype) for spec in inputs]
     try:
@@ -184,10 +165,9 @@ def probe_signature(
 
 
 def _output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
-    """Check the output for `PROBE_ROWS` rows, and return it without its batch dimension.
+    """Return the output without its batch dimension.
 
-    Raises:
-        ModelError: if it is not an array with a row per input row, or contains NaN.
+    Raises ModelError unless it is an array with a row per input row and without NaN.
     """
     if not isinstance(value, np.ndarray):
         raise refusal(source, f"output {name!r} is not a tensor ({type(value).__name__})")
@@ -207,8 +187,16 @@ def _output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
     return TensorSpec(name, datatype, tuple(int(size) for size in value.shape[1:]))
 
 
+def installed_version(distribution: str) -> str:
+    """Return the version of a distribution, empty if it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def weights_bytes(path: Path) -> int:
-    """Return the size of a model file, with the external data files beside an ONNX model.
+    """Return the bytes of a model file, with the external data files beside an ONNX model.
 
     Raises:
         OSError: if the file is missing.

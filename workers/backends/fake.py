@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from workers.backends.base import Array, refusal
+from workers.backends.base import Array, Model, refusal
 from workers.runtime.spec import FakeOptions, ModelSignature, ModelSource, TensorSpec
 
 __all__ = ["EXIT_CODE", "FakeModel"]
@@ -24,16 +24,15 @@ __all__ = ["EXIT_CODE", "FakeModel"]
 EXIT_CODE = 13
 
 
-class FakeModel:
+class FakeModel(Model):
     """A model whose outputs, speed and failures follow its `FakeOptions`."""
 
     def __init__(self, source: ModelSource) -> None:
         if source.fake is None or not source.fake.inputs or source.fake.outputs < 1:
             raise refusal(source, "a fake needs `inputs` (at least one) and `outputs` (1 or more)")
         self._options: FakeOptions = source.fake
-        inputs = tuple(
-            TensorSpec(name, "FP32", shape) for name, shape in source.fake.inputs.items()
-        )
+        shapes = source.fake.inputs.items()
+        inputs = tuple(TensorSpec(name, "FP32", shape) for name, shape in shapes)
         if inputs[0].elements == 0:
             raise refusal(source, f"the fake's first input {inputs[0].name!r} has no elements")
         output = TensorSpec("output", "FP32", (source.fake.outputs,))
@@ -46,12 +45,7 @@ class FakeModel:
         self._armed = True
 
     def predict(self, inputs: Sequence[Array]) -> npt.NDArray[np.float32]:
-        """Return [n, outputs] float32, or fail as configured.
-
-        Raises:
-            RuntimeError: by ``fail: raise``.
-            MemoryError: by ``fail: alloc``.
-        """
+        """Return [n, outputs] float32, or fail as configured."""
         rows = np.asarray(inputs[0], np.float32).reshape(len(inputs[0]), -1)
         if self._options.sleep_ms > 0:
             time.sleep(self._options.sleep_ms / 1000)

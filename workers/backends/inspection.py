@@ -7,8 +7,8 @@ findings come from the cache, without a process.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from workers import backends
-from workers.backends.base import one_line, weights_bytes
+from workers.backends.base import installed_version, one_line, weights_bytes
 from workers.runtime.cache import cache_part, write_atomically
 from workers.runtime.child_process import ChildError, run_child
 from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource
@@ -47,11 +47,7 @@ Finding = Found | Refused
 
 
 class InspectionError(Exception):
-    """Some models can't be served.
-
-    Attributes:
-        messages: one line for each of them.
-    """
+    """Some models can't be served; `messages` has one line for each of them."""
 
     def __init__(self, messages: Sequence[str]) -> None:
         super().__init__("\n".join(messages))
@@ -63,9 +59,7 @@ def inspect_models(
 ) -> list[ModelSignature]:
     """Return the signature of every model, in order, having run each of them once on the CPU.
 
-    Args:
-        sources: the models; those not in the cache are inspected in parallel, a process each.
-        timeout_s: for loading and running one model.
+    Those not in the cache are inspected in parallel, a process each; `timeout_s` is for one model.
 
     Raises:
         InspectionError: if any of them can't be served, with all reasons.
@@ -135,11 +129,7 @@ def _inspect_in_child(source: ModelSource, timeout_s: float) -> Finding:
 
 
 def _cache_file(source: ModelSource) -> Path:
-    """Return the cache file of a model's signature, named by all that it depends on.
-
-    Raises:
-        OSError: if the model file is missing or there is no cache.
-    """
+    """Return the cache file of a model's signature, named by all that it depends on."""
     path = Path(source.path).absolute()
     runtime = ("torch",) if source.backend == "torch" else ("onnxruntime", "onnxruntime-gpu")
     key = msgspec.json.encode(
@@ -151,25 +141,16 @@ def _cache_file(source: ModelSource) -> Path:
             source.backend,
             source.output_name,
             source.declared,
-            [_version(distribution) for distribution in runtime],
+            [installed_version(distribution) for distribution in runtime],
         ]
     )
     return cache_part("signatures") / f"{hashlib.sha256(key).hexdigest()}.json"
 
 
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def _store(source: ModelSource, signature: ModelSignature) -> None:
-    try:
+    # A full disk or a read-only home costs the next start a second, no more.
+    with contextlib.suppress(OSError):
         write_atomically(_cache_file(source), msgspec.json.encode(signature))
-    except OSError:
-        # A full disk or a read-only home costs the next start a second, no more.
-        return
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ and returns when the output is in host memory.
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +14,10 @@ import onnxruntime
 
 from workers.backends.base import (
     Array,
+    Model,
     choose_output,
     input_spec,
+    installed_version,
     model_file,
     one_line,
     probe_signature,
@@ -49,11 +50,16 @@ _SEVERITY_ERROR = 3
 _OUT_OF_MEMORY = re.compile(r"failed to allocate|out of memory|bad_alloc|BFCArena", re.IGNORECASE)
 
 
-class OnnxModel:
+class OnnxModel(Model):
     """An ONNX file in one inference session."""
 
     def __init__(self, source: ModelSource, device: DeviceSpec) -> None:
-        refuse_two_runtimes(source)
+        if all(map(installed_version, ("onnxruntime", "onnxruntime-gpu"))):
+            raise refusal(
+                source,
+                "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+                "uninstall both, then install one of them",
+            )
         model_file(source)
         self._session: Any = _open_session(source, device)
         inputs = tuple(
@@ -70,9 +76,6 @@ class OnnxModel:
         self._bf16 = [spec.name for spec in inputs if spec.datatype == "BF16"]
         self._outputs = [name]
         self.signature = probe_signature(source, inputs, lambda rows: (name, self.predict(rows)))
-
-    def arm(self) -> None:
-        """Do nothing."""
 
     def predict(self, inputs: Sequence[Array]) -> Array:
         """Predict one batch, see `workers.backends.Model.predict`."""
@@ -107,33 +110,8 @@ class OnnxModel:
         self._session = None
 
 
-def refuse_two_runtimes(source: ModelSource) -> None:
-    """Refuse to run where the CPU and the GPU build have overwritten each other's files.
-
-    Raises:
-        ModelError: if both distributions are installed.
-    """
-    found = []
-    for distribution in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        found.append(distribution)
-    if len(found) > 1:
-        raise refusal(
-            source,
-            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-            "uninstall both, then install one of them",
-        )
-
-
 def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
-    """Load the file; a GPU that can't be used is an error, without a silent fall-back.
-
-    Raises:
-        ModelError: if that fails.
-    """
+    """Load the file or raise ModelError: a GPU that can't be used is no reason to fall back."""
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SEVERITY_ERROR
@@ -147,7 +125,11 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
     if device.is_cuda:
         if hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
-        providers.insert(0, ("CUDAExecutionProvider", _cuda_options(device)))
+        cuda_options = {"device_id": device.cuda_index}
+        if device.virtual:
+            # The limit is per session, that is, per instance; the allocation ensures that all fit.
+            cuda_options["gpu_mem_limit"] = device.memory_bytes
+        providers.insert(0, ("CUDAExecutionProvider", cuda_options))
     try:
         session = onnxruntime.InferenceSession(source.path, options, providers=providers)
     except Exception as failure:
@@ -159,14 +141,6 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
             "and a CUDA driver that fits it, or take the device out of the configuration",
         )
     return session
-
-
-def _cuda_options(device: DeviceSpec) -> dict[str, int]:
-    options = {"device_id": device.cuda_index}
-    if device.virtual:
-        # The limit is per session, that is, per instance; the allocation ensures that all fit.
-        options["gpu_mem_limit"] = device.memory_bytes
-    return options
 
 
 def _message(failure: BaseException) -> str:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from workers.backends.archive import ArchiveError, examine, forced_weights_only
 from workers.backends.base import (
     Array,
+    Model,
     choose_output,
     input_spec,
     model_file,
@@ -35,7 +36,7 @@ __all__ = ["TorchModel"]
 Forward = Callable[[list[torch.Tensor]], object]
 
 
-class TorchModel:
+class TorchModel(Model):
     """A PyTorch module on one device."""
 
     def __init__(self, source: ModelSource, device: DeviceSpec) -> None:
@@ -45,8 +46,7 @@ class TorchModel:
         try:
             kind = examine(path)
             with warnings.catch_warnings():
-                # torch warns that TorchScript is deprecated at every load.
-                warnings.simplefilter("ignore")
+                warnings.simplefilter("ignore")  # TorchScript is deprecated
                 opened = _open_exported if kind == "exported" else _open_script
                 inputs, self._forward = opened(source, self._device)
         except ArchiveError as unsafe:
@@ -60,9 +60,6 @@ class TorchModel:
             return name, _to_host(self._pick(result))
 
         self.signature = probe_signature(source, inputs, probe)
-
-    def arm(self) -> None:
-        """Do nothing."""
 
     def predict(self, inputs: Sequence[Array]) -> Array:
         """Predict one batch, see `workers.backends.Model.predict`."""
@@ -103,11 +100,7 @@ class TorchModel:
 
 
 def _open_device(source: ModelSource, device: DeviceSpec) -> torch.device:
-    """Return torch's device; all modules on a part of a GPU share that part's memory limit.
-
-    Raises:
-        ModelError: if torch can't use it.
-    """
+    """Return torch's device; all modules on a part of a GPU share that part's memory limit."""
     if not device.is_cuda:
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -127,11 +120,7 @@ def _closed(tensors: list[torch.Tensor]) -> object:
 def _open_exported(
     source: ModelSource, device: torch.device
 ) -> tuple[tuple[TensorSpec, ...], Forward]:
-    """Load an exported program; it describes its inputs itself.
-
-    Raises:
-        ModelError: if it is damaged or can't be served.
-    """
+    """Load an exported program, which describes its inputs itself."""
     try:
         with forced_weights_only(), Path(source.path).open("rb") as file:
             program = torch.export.load(file)
@@ -168,11 +157,7 @@ def _open_exported(
 def _open_script(
     source: ModelSource, device: torch.device
 ) -> tuple[tuple[TensorSpec, ...], Forward]:
-    """Load TorchScript, whose inputs the configuration has to describe.
-
-    Raises:
-        ModelError: if it is damaged, or its inputs are not described.
-    """
+    """Load TorchScript, whose inputs the configuration has to describe."""
     if not source.declared:
         raise refusal(source, "TorchScript does not describe its inputs: declare them, in order")
     try:

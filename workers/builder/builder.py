@@ -10,10 +10,8 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -24,7 +22,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from workers.builder.recipe import Recipe, RecipeError
 from workers.runtime.cache import cache_part
-from workers.runtime.child_process import OutputReader, child_command, describe_exit
+from workers.runtime.child_process import OutputReader, describe_exit, start_child
 
 __all__ = ["BuiltModel", "Event", "build_models", "build_models_with_progress"]
 
@@ -57,11 +55,8 @@ def build_models(
 ) -> dict[Recipe, BuiltModel]:
     """Return the model files of recipes, after making those that the cache lacks.
 
-    Concurrent calls, also of other processes, make each model once: the others wait.
-
-    Args:
-        recipes: what to make.
-        on_progress: called with a recipe's name and stage; not at all if nothing has to be made.
+    Concurrent calls, also of other processes, make each model once: the others wait. `on_progress`
+    gets a recipe's name and stage; it is not called if nothing has to be made.
 
     Raises:
         RecipeError: if a model can't be made, or not be kept in the cache.
@@ -73,7 +68,8 @@ def build_models(
         cache = cache_part("models")
         missing = [recipe for recipe in dict.fromkeys(recipes) if not _path(recipe, cache).exists()]
         for file in dict.fromkeys(recipe.file for recipe in missing):
-            with _lock(cache / f".{file.stem}.lock"):
+            with (cache / f".{file.stem}.lock").open("wb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # released even if this process dies
                 pending = [r for r in missing if r.file == file and not _path(r, cache).exists()]
                 if pending:
                     _run_recipes(pending, cache, report)
@@ -86,10 +82,7 @@ def build_models_with_progress(recipes: Sequence[Recipe]) -> dict[Recipe, BuiltM
     """Do what `build_models` does, and show the progress if something has to be made.
 
     On a terminal that is a bar, else a line of the log when a model's turn comes and when it is
-    done.
-
-    Raises:
-        RecipeError: see `build_models`.
+    done. Raises RecipeError as it does.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -131,20 +124,8 @@ def _built(recipe: Recipe, cache: Path) -> BuiltModel:
     return BuiltModel(path, labels if labels.exists() else None)
 
 
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock, which the system releases even if this process dies."""
-    with path.open("wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _run_recipes(recipes: Sequence[Recipe], cache: Path, report: OnProgress) -> None:
-    """Make models of one source in one child; they enter the cache when all are complete.
-
-    Raises:
-        RecipeError: if the child failed.
-    """
+    """Make models of one source in one child; they enter the cache when all are complete."""
     names = [recipe.name for recipe in recipes]
     for name in names:
         report(name, _WAITING)
@@ -164,16 +145,9 @@ def _run_child(label: str, arguments: Sequence[str], report: OnProgress) -> str:
     printed = OutputReader(label, logging.INFO)
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb") as events:
-        try:
-            child = subprocess.Popen(
-                child_command("workers.builder", writer, *arguments),
-                stdout=printed.fd,
-                stderr=printed.fd,
-                pass_fds=(writer,),
-            )
-        finally:
-            os.close(writer)
-            printed.close_fd()
+        child = start_child(
+            "workers.builder", writer, *arguments, inherited=(writer,), output=printed
+        )
         with child:
             error = _follow(events, report)
             code = child.wait()

@@ -49,15 +49,12 @@ class Recipe:
 
 
 def find_recipe(reference: str, directory: Path) -> Recipe:
-    """Return the recipe that a configuration names.
+    """Return the recipe that a configuration names, or raise RecipeError.
 
     Args:
         reference: ``FILE.py:NAME`` or ``package.module:NAME``; a bare ``NAME``, as it was written
             once, is looked up in ``../examples/models``.
         directory: of the configuration file; relative files and modules are looked up there.
-
-    Raises:
-        RecipeError: if there is no such file, module or name.
     """
     where, colon, name = reference.rpartition(":")
     if not colon:

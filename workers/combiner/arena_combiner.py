@@ -32,14 +32,7 @@ _LOG_INTERVAL_S = 5.0
 
 
 class ArenaCombiner:
-    """Ends, or defers, the rows of one arena.
-
-    Args:
-        index: of the arena.
-        arena: this process's view of it.
-        board: where custom rules are announced while they run, if anywhere.
-        paused: rules that must not run for now.
-    """
+    """Ends, or defers, the rows of one arena; custom rules are announced on `board`, if any."""
 
     def __init__(
         self,
@@ -70,12 +63,9 @@ class ArenaCombiner:
         self._done = arena.done.data
 
     def evaluate(self, start: int, stop: int, error: str = "") -> list[Outcome]:
-        """End, or defer, the rows of [start, stop) that are ready.
+        """End, or defer, the rows of [start, stop), within one segment, that are ready.
 
-        Args:
-            start: first row of a range within one segment.
-            stop: one past its last row.
-            error: of a member that failed on these rows, for the text of a failure.
+        `error` is that of a member that failed on them, for the text of a failure.
         """
         if error:
             self._store_error(start, stop, error)
@@ -191,15 +181,10 @@ class ArenaCombiner:
         certain: bool = False,
         may_defer: bool = False,
     ) -> list[Outcome]:
-        """End, or defer, adjacent rows of one ensemble that rest on the same members.
+        """End, or defer, adjacent rows, from slot `first` on, with equal ensemble and members.
 
-        Args:
-            first: slot of the first one.
-            rows: their numbers.
-            used: mask of the members.
-            terms: of all of them.
-            certain: only their best class is wanted, and no missing member can change it.
-            may_defer: whether a later stage of a cascade may still predict them.
+        They are `certain` if only their best class is wanted and no missing member can change it;
+        they `may_defer` if a later stage of a cascade may still predict them.
         """
         arena, slots = self._arena, slice(first, first + len(rows))
         ensemble = self._ensembles[int(arena.ensemble[first])]
@@ -267,9 +252,7 @@ class ArenaCombiner:
 def _runs(ready: Array, *same: Array) -> list[tuple[int, int]]:
     """Return the runs [first, last) of ready rows with consecutive numbers, otherwise equal.
 
-    Args:
-        ready: bool [rows].
-        same: row numbers, then the values that must be equal throughout a run, each [rows].
+    `ready` is bool [rows]; `same` are row numbers, then values that are equal throughout a run.
     """
     if not ready.any():
         return []

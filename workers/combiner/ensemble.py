@@ -71,11 +71,7 @@ class EnsembleCombiner:
         return found
 
     def combine(self, slots: slice, used: int) -> None:
-        """Write the answers of `slots` from the predictions of the `used` members.
-
-        Raises:
-            RuleError: if the rule failed; it may raise any other exception, too.
-        """
+        """Write the answers of `slots` from the `used` members; a rule may raise anything."""
         selection, function = self._select(used)
         if function is None:
             raise RuleError(self._load_error)
@@ -88,11 +84,7 @@ class EnsembleCombiner:
         self._guard.run(function, predictions, answers)
 
     def _check_pause(self, paused: PausedRule) -> None:
-        """Refuse a paused rule until its pause is over.
-
-        Raises:
-            RuleError: if it is not.
-        """
+        """Raise RuleError until the rule's pause is over."""
         left_ns = paused.until_ns - time.monotonic_ns()
         if left_ns > 0:
             raise RuleError(

@@ -9,7 +9,7 @@ that a member does not know has probability 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,36 +17,24 @@ import numpy.typing as npt
 from workers.runtime.arena import Arena
 from workers.runtime.spec import EnsembleSpec
 
-__all__ = ["ClassMap", "MemberPredictions", "Selection", "member_predictions"]
+__all__ = ["ClassMap", "Selection", "member_predictions"]
 
 Array = npt.NDArray[Any]
 #: Some of an ensemble's members, as an index into their predictions.
 Selection = slice | list[int]
 
 
-class MemberPredictions(Protocol):
-    """The predictions of one ensemble's members."""
+def member_predictions(arena: Arena, spec: EnsembleSpec) -> _Mapped | _Adjacent:
+    """Return the reader of an ensemble's predictions in an arena.
 
-    def select(self, positions: list[int]) -> Selection:
-        """Return the selection of members, given as positions in the ensemble (at least one)."""
-        ...
-
-    def read(self, selection: Selection, slots: slice) -> Array:
-        """Return the predictions of rows, not to be modified: [members, rows, *outputs]."""
-        ...
-
-
-def member_predictions(arena: Arena, spec: EnsembleSpec) -> MemberPredictions:
-    """Return the reader of an ensemble's predictions in an arena."""
+    Its `select` takes positions in the ensemble, at least one. Its `read` returns the predictions
+    of rows, not to be modified: [members, rows, *outputs].
+    """
     return _Mapped(arena, spec) if spec.columns else _Adjacent(arena, spec)
 
 
 class ClassMap:
-    """Maps one member's classes to the ensemble's.
-
-    Args:
-        columns: for each class of the ensemble its column, -1 where the member does not know it.
-    """
+    """Maps one member's classes to the ensemble's; `columns` has -1 for those it does not know."""
 
     def __init__(self, columns: Sequence[int]) -> None:
         index = np.array(columns, np.intp)
@@ -54,12 +42,7 @@ class ClassMap:
         self._columns = np.maximum(index, 0)
 
     def write(self, predictions: Array, out: Array) -> None:
-        """Write a member's predictions in the ensemble's classes.
-
-        Args:
-            predictions: [rows, classes of the member].
-            out: [rows, classes of the ensemble], of a type that holds them.
-        """
+        """Write predictions [rows, member's classes] to `out`, [rows, ensemble's classes]."""
         if predictions.dtype == out.dtype:
             # No column is out of bounds: with `clip` NumPy writes without a temporary copy.
             predictions.take(self._columns, axis=1, out=out, mode="clip")
@@ -89,7 +72,7 @@ class _Adjacent:
         return slice(first, first + len(places)) if adjacent else places
 
     def read(self, selection: Selection, slots: slice) -> Array:
-        """See `MemberPredictions`."""
+        """Return a view of the block if the members are adjacent, else a copy."""
         return self._block[selection, slots]
 
 
@@ -106,7 +89,7 @@ class _Mapped:
         return positions
 
     def read(self, selection: Selection, slots: slice) -> Array:
-        """See `MemberPredictions`."""
+        """Gather the members' predictions in the ensemble's classes."""
         assert isinstance(selection, list)
         shape = (len(selection), slots.stop - slots.start, *self._output.shape)
         gathered = np.empty(shape, self._output.dtype)

@@ -34,12 +34,7 @@ def is_guarded(spec: EnsembleSpec) -> bool:
 
 
 class RuleGuard:
-    """Runs an ensemble's custom rule.
-
-    Args:
-        board: the combiner's row.
-        code: the rule's.
-    """
+    """Runs an ensemble's custom rule, which `code` stands for on the combiner's board row."""
 
     def __init__(self, board: BoardRow, code: int) -> None:
         self._board = board
@@ -61,11 +56,7 @@ class RuleCrashes:
         self._crashes: dict[int, list[int]] = {}
 
     def record(self, code: int, now_ns: int) -> int:
-        """Record that a combiner died while this rule ran.
-
-        Returns:
-            How many died in it recently, 0 if no rule ran.
-        """
+        """Record that a combiner died in this rule (0: in none); return how many did recently."""
         if not code:
             return 0
         recent = [then for then in self._crashes.get(code, ()) if now_ns - then < _PAUSE_NS]

@@ -16,7 +16,6 @@ Sources: Depeweg et al., "Decomposition of Uncertainty in Bayesian Deep Learning
 Lakshminarayanan et al., "Simple and Scalable Predictive Uncertainty Estimation using Deep
 Ensembles" (NeurIPS 2017) for the entropies; Kuncheva and Whitaker, "Measures of Diversity in
 Classifier Ensembles" (Machine Learning 51, 2003) for disagreement.
-
 """
 
 from __future__ import annotations
@@ -35,12 +34,10 @@ Array = npt.NDArray[Any]
 
 
 def score(predictions: Array, names: tuple[str, ...], out: Array) -> None:
-    """Write the scores of some rows.
+    """Write the scores of rows to `out`, FP32 [rows, at least as many as names].
 
-    Args:
-        predictions: [members, rows, *outputs] of the members that the answer rests on.
-        names: `ensembled_client.wire.CLASS_SCORES` (then outputs are classes) or `VALUE_SCORES`.
-        out: FP32 [rows, at least as many as names].
+    The predictions are [members, rows, *outputs] of the members that the answer rests on. Names are
+    `ensembled_client.wire.CLASS_SCORES` (then outputs are classes) or `VALUE_SCORES`.
     """
     values = predictions.astype(np.float64)
     if names == VALUE_SCORES:
@@ -89,7 +86,7 @@ _ROUNDING = 1e-5
 def is_certain(
     rule: str, predictions: Array, weights: Array, missing_weight: float
 ) -> npt.NDArray[np.bool_]:
-    """Return whether no missing member can change the best class of each row.
+    """Return whether no missing member can change the best class of each row, bool [rows].
 
     A member adds between nothing and its whole weight to each class: its probability times its
     weight, or its vote. So it can reduce a lead by at most its weight.
@@ -99,9 +96,6 @@ def is_certain(
         predictions: [members, rows, classes], probabilities of the members that are done.
         weights: [members], theirs; all ones for a rule without weights.
         missing_weight: of all other members together.
-
-    Returns:
-        bool [rows].
     """
     values = predictions.astype(np.float64)
     if rule in {"vote", "weighted_vote"}:

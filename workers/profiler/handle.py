@@ -20,7 +20,7 @@ import msgspec
 
 from workers.runtime.arena import arena_bytes
 from workers.runtime.bootstrap import Failed
-from workers.runtime.child_process import OutputReader, child_command, describe_exit
+from workers.runtime.child_process import OutputReader, describe_exit, start_child
 from workers.runtime.memory import board_bytes, create_memory
 from workers.runtime.spec import ArenaSpec, DeviceSpec, InstanceSpec, MemorySpec
 
@@ -64,23 +64,16 @@ class ProfilerSpec(msgspec.Struct, frozen=True):
 
 
 class Measure(msgspec.Struct, frozen=True, tag=True):
-    """A command: run several batches of one size.
-
-    Attributes:
-        batch: the size, rows.
-        seconds: for about how long.
-    """
+    """A command: run batches of `batch` rows for about so many seconds."""
 
     batch: int
     seconds: float
 
 
 class Compare(msgspec.Struct, frozen=True, tag=True):
-    """A command: run batches of several sizes in turn; each has been measured before.
+    """A command: run batches of several sizes, in rows and measured before, in turn.
 
-    Attributes:
-        batches: the sizes, rows.
-        seconds: for about how long; each size is run at least once.
+    It takes about `seconds`; each size is run at least once.
     """
 
     batches: tuple[int, ...]
@@ -91,22 +84,15 @@ Command = Measure | Compare
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
-    """The member is loaded.
-
-    Attributes:
-        worker_bytes: the memory of the device that the process uses without the member.
-    """
+    """The member is loaded; without it the process uses `worker_bytes` of the device's memory."""
 
     worker_bytes: int
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True):
-    """The reply to `Measure`.
+    """The reply to `Measure`: the median of warm runs with `batch` rows.
 
-    Attributes:
-        batch: rows per batch.
-        latency_s: seconds per batch, the median of warm runs.
-        memory_bytes: what loading the member and running batches up to this size has added.
+    `memory_bytes` is what loading the member and running batches up to this size has added.
     """
 
     batch: int
@@ -115,11 +101,7 @@ class Measured(msgspec.Struct, frozen=True, tag=True):
 
 
 class Compared(msgspec.Struct, frozen=True, tag=True):
-    """The reply to `Compare`.
-
-    Attributes:
-        latencies_s: seconds per batch of each size, the median of its runs.
-    """
+    """The reply to `Compare`: seconds per batch of each size, the median of its runs."""
 
     latencies_s: tuple[float, ...]
 
@@ -130,10 +112,8 @@ _Reply = Loaded | Measured | Compared | Failed
 class ProfilerProcess:
     """A child that measures one instance; a context manager that ends it.
 
-    Args:
-        device: to measure on.
-        instance: to measure; its batch is the largest that will be run.
-        arena: with enough rows for that batch, at `ARENA_OFFSET`.
+    The instance's batch is the largest that will be run; the arena, which lies at `ARENA_OFFSET`,
+    has enough rows for it.
     """
 
     def __init__(self, device: DeviceSpec, instance: InstanceSpec, arena: ArenaSpec) -> None:
@@ -144,21 +124,18 @@ class ProfilerProcess:
         log = os.open(os.devnull, os.O_WRONLY)  # errors become exceptions here
         self._unread = b""
         try:
-            self._child = subprocess.Popen(
-                child_command("workers.profiler.process", status, log),
+            self._child = start_child(
+                "workers.profiler.process",
+                status,
+                log,
+                inherited=(fd, status, log),
+                output=self._output,
                 stdin=subprocess.PIPE,
-                stdout=self._output.fd,
-                stderr=self._output.fd,
-                pass_fds=(fd, status, log),
             )
         except BaseException:
             os.close(self._replies)
             raise
-        finally:
-            for inherited in (fd, status, log):
-                os.close(inherited)
-            self._output.close_fd()
-        self._send(ProfilerSpec(device, instance, MemorySpec(fd, nbytes, _PROCESSES, (arena,))))
+        self.send(ProfilerSpec(device, instance, MemorySpec(fd, nbytes, _PROCESSES, (arena,))))
 
     def __enter__(self) -> Self:
         return self
@@ -169,44 +146,20 @@ class ProfilerProcess:
             self._child.__exit__(None, None, None)
         os.close(self._replies)
 
-    def start(self, command: Command) -> None:
-        """Send a command; `wait_measured` or `wait_compared` returns its reply."""
-        self._send(command)
-
-    def wait_loaded(self, timeout_s: float) -> Loaded:
-        """Wait until the member is loaded.
-
-        Raises:
-            ProfilerError: if it can't be.
-            TimeoutError: if that takes longer than `timeout_s`.
-        """
-        return self._wait_reply(Loaded, timeout_s)
-
-    def wait_measured(self, timeout_s: float) -> Measured:
-        """Wait for the reply to a `Measure`.
-
-        Raises:
-            ProfilerError: if a batch could not be run.
-            TimeoutError: if that takes longer than `timeout_s`.
-        """
-        return self._wait_reply(Measured, timeout_s)
-
-    def wait_compared(self, timeout_s: float) -> Compared:
-        """Wait for the reply to a `Compare`.
-
-        Raises:
-            ProfilerError: if a batch could not be run.
-            TimeoutError: if that takes longer than `timeout_s`.
-        """
-        return self._wait_reply(Compared, timeout_s)
-
-    def _send(self, message: ProfilerSpec | Command) -> None:
+    def send(self, message: ProfilerSpec | Command) -> None:
+        """Send a command; `wait_reply` returns its reply."""
         assert self._child.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it is dead: `_wait_reply` raises
+        with contextlib.suppress(BrokenPipeError):  # it is dead: `wait_reply` raises
             self._child.stdin.write(msgspec.json.encode(message) + b"\n")
             self._child.stdin.flush()
 
-    def _wait_reply(self, kind: type[_ReplyT], timeout_s: float) -> _ReplyT:
+    def wait_reply(self, kind: type[_ReplyT], timeout_s: float) -> _ReplyT:
+        """Wait for the next reply: `Loaded`, then one of the command's kind.
+
+        Raises:
+            ProfilerError: if the member can't be loaded, or a batch not be run.
+            TimeoutError: if that takes longer than `timeout_s`.
+        """
         line = self._line(time.monotonic() + timeout_s)
         if not line:
             raise ProfilerError(self._cause_of_death())

@@ -10,11 +10,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import itertools
 import statistics
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, assert_never
+from typing import BinaryIO
 
 import msgspec
 import numpy as np
@@ -63,25 +63,18 @@ class _Profiler:
         self._added = max(self._gauge.now() - self._before, 0)
         self._instance = Instance(spec.instance, self._arena, model)
         model.arm()
-        self._starts = self._range_starts()
+        # Of ranges, segment after segment, with row numbers that are all new.
+        self._starts = itertools.count(self._arena.capacity, self._arena.spec.segment_rows)
         # A single computing thread is measured by its CPU time, which excludes the time that other
         # processes use the core.
         is_single = not device.is_cuda and len(device.cores) == 1
         self._clock = time.process_time if is_single else time.perf_counter
 
     def run(self, command: Command) -> Measured | Compared:
-        """Run the batches of a command.
-
-        Raises:
-            _BatchError: if a run fails.
-        """
-        match command:
-            case Measure():
-                return self._measure(command)
-            case Compare():
-                return self._compare(command)
-            case _:
-                assert_never(command)
+        """Run the batches of a command; raise _BatchError if one fails."""
+        if isinstance(command, Measure):
+            return self._measure(command)
+        return self._compare(command)
 
     def _measure(self, command: Measure) -> Measured:
         """Run batches of one size, the first of them only for its memory."""
@@ -126,13 +119,6 @@ class _Profiler:
             raise _BatchError(_message(error))
         return elapsed_s
 
-    def _range_starts(self) -> Iterator[int]:
-        """Yield the starts of ranges, segment after segment, with row numbers that are all new."""
-        start = self._arena.capacity
-        while True:
-            yield start
-            start += self._arena.spec.segment_rows
-
 
 class _BatchError(Exception):
     """A batch can't be run; the text is one line, which ends the child."""
@@ -153,18 +139,8 @@ def _release_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _prefer_as_oom_victim() -> None:
-    """Have the kernel kill this process first if memory runs out."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-
-
 def fill_rows(arena: Arena) -> None:
-    """Write plausible inputs into every row, and touch the rest of the arena.
-
-    Args:
-        arena: that no other process uses.
-    """
+    """Write plausible inputs into every row, and touch the rest of the arena."""
     generator = np.random.default_rng(0)
     for view in arena.views:
         shape = view.shape[1:]
@@ -184,7 +160,8 @@ def main() -> None:
     """Entry point of the child."""
 
     def run(spec: ProfilerSpec, commands: BinaryIO, status: StatusChannel) -> None:
-        _prefer_as_oom_victim()
+        with contextlib.suppress(OSError):  # if memory runs out, the kernel kills this one first
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
         bind_to_device(spec.device)
         profiler = _Profiler(spec)
         status.send(Loaded(profiler.worker_bytes))

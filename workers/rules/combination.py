@@ -32,10 +32,7 @@ class CombinationRule(Protocol):
     """The rule of an ensemble."""
 
     def for_members(self, positions: Sequence[int]) -> RuleFunction:
-        """Return the rule for answers that rest on these members alone.
-
-        Args:
-            positions: of the members in the ensemble, ascending, at least one.
+        """Return the rule for answers that rest on these members alone (ascending, at least one).
 
         Raises:
             RuleError: if the rule can't combine these members. The returned function raises any
@@ -45,15 +42,7 @@ class CombinationRule(Protocol):
 
 
 def load_rule(spec: EnsembleSpec, members: Sequence[str]) -> CombinationRule:
-    """Load an ensemble's rule: import a user's function, load a meta-model.
-
-    Args:
-        spec: of the ensemble.
-        members: names of its members, in its order.
-
-    Raises:
-        RuleError: if that fails.
-    """
+    """Load the rule of an ensemble with members of these names, or raise RuleError."""
     weights = np.array(spec.weights or (1.0,) * len(members))
     if spec.meta is not None:
         return Stack(spec.meta, len(members))
@@ -84,20 +73,14 @@ class _BuiltIn:
 def meta_inputs(members: int, outputs: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Return the shapes of a row that a meta-model may take: flat, or with an axis of members.
 
-    Args:
-        members: how many.
-        outputs: the shape of one member's prediction of a row.
+    `outputs` is the shape of one member's prediction of a row.
     """
     elements = int(np.prod(outputs, dtype=int))
     return (members * elements,), (members, *outputs)
 
 
 class Stack:
-    """Stacking: a meta-model over all members of an ensemble, on one thread of the CPU.
-
-    Raises:
-        RuleError: if it can't be loaded.
-    """
+    """Stacking: a meta-model over all members of an ensemble, on one thread of the CPU."""
 
     def __init__(self, source: ModelSource, members: int) -> None:
         try:

@@ -35,11 +35,7 @@ _MAX_MESSAGE_CHARS = 300
 
 
 def resolve(reference: str, directory: str) -> Function:
-    """Import a rule's module and return its function.
-
-    Args:
-        reference: ``package.module:function``.
-        directory: searched for modules after the installed ones.
+    """Import ``package.module:function``, from `directory` if it is not installed.
 
     Raises:
         RuleError: if there is no such module, or no such function in it, or importing it fails.
@@ -68,16 +64,9 @@ def resolve(reference: str, directory: str) -> Function:
 
 
 class CustomRule:
-    """A user's function as a rule.
+    """A user's function as a rule, over members with these names and float64 weights.
 
-    Args:
-        reference: ``package.module:function``.
-        directory: searched for modules after the installed ones.
-        members: names of the ensemble's members, in its order.
-        weights: of these members, float64.
-
-    Raises:
-        RuleError: as `resolve`.
+    It is found, or refused with a RuleError, by `resolve`.
     """
 
     def __init__(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,13 +32,10 @@ _ROWS = (1, 3)
 
 
 class Trial(msgspec.Struct, frozen=True):
-    """A rule and its arguments.
+    """A rule, given as to `CustomRule`, and its arguments.
 
     Attributes:
-        rule: ``package.module:function``.
-        directory: searched for its module after the installed ones.
-        members: names of the ensemble's members, in its order.
-        weights: of these members.
+        members: their names, in the ensemble's order.
         predicted: one member's prediction of one row.
         are_probabilities: whether that sums to 1 over its last axis.
         fewest: the fewest members that an answer may rest on.
@@ -56,12 +53,7 @@ class Trial(msgspec.Struct, frozen=True):
 def try_rules(trials: Sequence[Trial], *, timeout_s: float = _TIMEOUT_S) -> list[str]:
     """Load every rule, and call it with all members and with the fewest that may be there.
 
-    Args:
-        trials: the rules.
-        timeout_s: for loading and calling one.
-
-    Returns:
-        The problem of each rule, "" if there is none.
+    Returns the problem of each rule, "" if there is none; `timeout_s` is for one of them.
     """
     if not trials:
         return []
@@ -84,7 +76,8 @@ def _try(trial: Trial) -> str:
         rule = CustomRule(trial.rule, trial.directory, trial.members, weights)
     except RuleError as error:
         return str(error)
-    for chosen in _subsets(len(trial.members), trial.fewest):
+    members = len(trial.members)
+    for chosen in map(range, dict.fromkeys((members, min(trial.fewest, members)))):
         for rows in _ROWS:
             predictions = _random_predictions(trial, len(chosen), rows)
             try:
@@ -93,13 +86,6 @@ def _try(trial: Trial) -> str:
                 shape = list(predictions.shape)
                 return f"called with random predictions {shape}: {error}"
     return ""
-
-
-def _subsets(members: int, fewest: int) -> Iterator[range]:
-    """Yield all members, then the fewest that may be there."""
-    yield range(members)
-    if fewest < members:
-        yield range(fewest)
 
 
 def _random_predictions(trial: Trial, members: int, rows: int) -> Array:

@@ -115,10 +115,6 @@ def unpack(cell: int) -> Terms:
     return terms
 
 
-def _aligned(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
-
-
 def answer_stride(ensembles: Sequence[EnsembleSpec]) -> int:
     """Return the bytes between the answers of adjacent slots: the largest one, in 8-byte cells."""
     return max(-(-ensemble.output.row_bytes // 8) * 8 for ensemble in ensembles)
@@ -130,11 +126,7 @@ def _scores(ensembles: Sequence[EnsembleSpec]) -> int:
 
 
 def group_blocks(outputs: Sequence[TensorSpec]) -> tuple[BlockSpec, ...]:
-    """Group members whose predictions have the same type and shape, so that rules see one array.
-
-    Args:
-        outputs: each member's prediction, in the order of the arena's members.
-    """
+    """Group members with equal predictions (in the arena's order), so that rules see one array."""
     groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
     for member, output in enumerate(outputs):
         groups.setdefault((output.datatype, output.shape), []).append(member)
@@ -173,7 +165,8 @@ class _Layout:
     def allocate(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
         dtype = np.dtype(dtype)
         nbytes = math.prod(shape) * dtype.itemsize
-        offset, self.offset = self.offset, self.offset + _aligned(nbytes)
+        offset = self.offset
+        self.offset += -(-nbytes // _ALIGNMENT) * _ALIGNMENT
         if self._buffer is None:
             return np.empty(0, dtype)
         return np.ndarray(shape, dtype, self._buffer, offset)

@@ -60,11 +60,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 class StatusChannel:
-    """The child's end of its status channel.
-
-    Attributes:
-        has_started: whether `Started` was sent.
-    """
+    """The child's end of its status channel; `has_started` once it has sent `Started`."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
@@ -92,7 +88,8 @@ def run_role(
     becomes a `Failed` line and exit status 1; the supervisor reports it if the child had not
     started yet, otherwise the log does.
     """
-    _die_with_parent()
+    with contextlib.suppress(OSError, AttributeError):  # not Linux: the end of stdin must do
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # Signals that a terminal, or an init, sends to the whole group are for the supervisor.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -114,12 +111,7 @@ def run_role(
 
 
 def exit_with_supervisor(commands: BinaryIO, on_end: Callable[[], None] = lambda: None) -> None:
-    """Exit as soon as stdin ends; for roles that receive no commands.
-
-    Args:
-        commands: stdin.
-        on_end: cleans up, in a thread of its own.
-    """
+    """Exit as soon as stdin ends, after `on_end`; for roles that receive no commands."""
 
     def wait() -> None:
         while commands.read(4096):
@@ -155,8 +147,3 @@ def _first_line(stream: BinaryIO) -> bytes:
             os._exit(0)
         line += byte
     return bytes(line)
-
-
-def _die_with_parent() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # not Linux: the end of stdin must do
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -29,6 +29,7 @@ __all__ = [
     "describe_exit",
     "log_stdout",
     "run_child",
+    "start_child",
 ]
 
 _log = logging.getLogger(__name__)
@@ -48,12 +49,7 @@ def describe_exit(code: int, last_line: str) -> str:
 
 
 def child_command(module: str, *arguments: str | int) -> list[str]:
-    """Return the command line of a child that runs a module as a program.
-
-    Args:
-        module: its dotted name.
-        arguments: its arguments, inherited descriptors among them.
-    """
+    """Return the command line of a child that runs a module as a program."""
     # -P: a directory `workers` in the current directory is not ours. -u: see the module.
     return [
         *(sys.executable, "-u", "-P", "-m", "workers.runtime.child_main", module),
@@ -61,17 +57,34 @@ def child_command(module: str, *arguments: str | int) -> list[str]:
     ]
 
 
+def start_child(
+    module: str,
+    *arguments: str | int,
+    inherited: tuple[int, ...],
+    output: OutputReader,
+    stdin: int | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a child that prints to `output`; the descriptors it inherits are closed here."""
+    try:
+        return subprocess.Popen(
+            child_command(module, *arguments),
+            stdin=stdin,
+            stdout=output.fd,
+            stderr=output.fd,
+            pass_fds=inherited,
+        )
+    finally:
+        for fd in (*inherited, output.fd):
+            os.close(fd)
+
+
 def run_child(source: str, module: str, data: bytes, timeout_s: float) -> bytes:
     """Run a child that reads `data` from stdin and writes its answer to a descriptor; return that.
 
-    Args:
-        source: the child's name in the log, if something is printed in it.
-        module: what it runs; its first argument is the descriptor.
-        data: the bytes on its stdin.
-        timeout_s: how long it may take.
+    The descriptor is the module's first argument; `source` is the child's name in the log.
 
     Raises:
-        ChildError: if it takes longer, crashes, or writes no answer.
+        ChildError: if it takes longer than `timeout_s`, crashes, or writes no answer.
     """
     with tempfile.TemporaryFile() as answer:
         output = OutputReader(source)
@@ -88,7 +101,7 @@ def run_child(source: str, module: str, data: bytes, timeout_s: float) -> bytes:
         except subprocess.TimeoutExpired:
             raise ChildError(f"took more than {timeout_s:g} s") from None
         finally:
-            output.close_fd()
+            os.close(output.fd)
         answer.seek(0)
         data = answer.read()
         if child.returncode < 0 or not data:
@@ -97,15 +110,7 @@ def run_child(source: str, module: str, data: bytes, timeout_s: float) -> bytes:
 
 
 class OutputLogger:
-    """Logs the output of one process line by line.
-
-    Args:
-        source: the process's name.
-        level: of the records.
-
-    Attributes:
-        last: the last line that was not blank.
-    """
+    """Logs the output of one process line by line; `last` is the last that was not blank."""
 
     def __init__(self, source: str, level: int = logging.WARNING) -> None:
         self._source = source
@@ -144,12 +149,8 @@ class OutputLogger:
 class OutputReader:
     """Logs a child's output from a thread; for parents without an event loop.
 
-    Args:
-        source: see `OutputLogger`.
-        level: see `OutputLogger`.
-
     Attributes:
-        fd: the child's stdout and stderr; to be closed here (`close_fd`) once the child has it.
+        fd: the child's stdout and stderr; to be closed here once the child has it.
     """
 
     def __init__(self, source: str, level: int = logging.WARNING) -> None:
@@ -160,16 +161,8 @@ class OutputReader:
         )
         self._thread.start()
 
-    def close_fd(self) -> None:
-        """Close this process's copy: the child has its own, or could not be started."""
-        os.close(self.fd)
-
     def last_line(self, timeout_s: float = 1.0) -> str:
-        """Wait for the end of the output, and return its last line.
-
-        Args:
-            timeout_s: for how long; a grandchild may keep the inherited descriptor open.
-        """
+        """Return the last line, after the end of the output unless a grandchild keeps it open."""
         self._thread.join(timeout_s)
         return self._lines.last
 
@@ -183,12 +176,9 @@ class OutputReader:
 
 @contextlib.contextmanager
 def log_stdout(source: str) -> Iterator[None]:
-    """Log what this process prints on stdout within the block, at its end.
+    """Log what this process, `source`, prints on stdout within the block, at its end.
 
     The output goes through a file: C code that blocks on a full pipe may hold up its reader.
-
-    Args:
-        source: this process's name.
     """
     with tempfile.TemporaryFile() as file, open(_STDOUT, "w", closefd=False) as stream:
         before = os.dup(_STDOUT)

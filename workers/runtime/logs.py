@@ -58,12 +58,7 @@ _WINDOW_S = 10.0
 
 
 class ProcessName(NamedTuple):
-    """Names the process that logs.
-
-    Attributes:
-        role: ``supervisor``, ``front-end``, ``combiner``, ``worker`` or ``profiler``.
-        subject: a worker's device, a profiler's member.
-    """
+    """Names the process that logs: its role, and a worker's device or a profiler's member."""
 
     role: str
     subject: str = ""
@@ -91,12 +86,6 @@ def set_up_logging(name: ProcessName, level: str, style: Format, fd: int = _STDE
 
     To be called once, before any file is opened: a closed stderr becomes the null device, because
     otherwise the next file to be opened would take its place and receive the log.
-
-    Args:
-        name: of this process.
-        level: the least severe level that is logged.
-        style: how lines look.
-        fd: where they go.
     """
     _reserve_standard_streams()
     handler = _Handler(fd)

@@ -33,8 +33,7 @@ __all__ = [
 class Job(msgspec.Struct, frozen=True, array_like=True):
     """One batch for one instance, gathered from several ranges. Ids grow and never repeat.
 
-    Attributes:
-        traces: the spans of its traced requests (see `workers.runtime.tracing`).
+    `traces` are the spans of its traced requests (see `workers.runtime.tracing`).
     """
 
     id: int
@@ -94,11 +93,7 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=5):
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):
-    """A job is over, after `elapsed_s` seconds of work.
-
-    Attributes:
-        all_predicted: whether no row of it failed or was skipped.
-    """
+    """A job is over, after `elapsed_s` of work; `all_predicted` if no row failed or was skipped."""
 
     job: int
     elapsed_s: float
@@ -115,8 +110,7 @@ class Ready(msgspec.Struct, frozen=True, array_like=True, tag=6):
 class Ended(msgspec.Struct, frozen=True, array_like=True):
     """Rows of one ensemble that rest on the same members have ended; failed unless `answered`.
 
-    Attributes:
-        certain: only their best class is wanted, and no missing member could change it.
+    They are `certain` if only their best class is wanted and no missing member could change it.
     """
 
     arena: int

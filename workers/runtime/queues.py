@@ -45,20 +45,12 @@ _JOB_BYTES = 64
 
 
 def make_eventfds(count: int) -> tuple[int, ...]:
-    """Create eventfds for child processes to inherit; close them with `os.close`.
-
-    Raises:
-        OSError: if the process has no descriptors left.
-    """
+    """Create eventfds that children inherit, or raise OSError; close them with `os.close`."""
     return tuple([os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)])
 
 
 def ring_bytes(workers: Iterable[Sequence[InstanceSpec]]) -> int:
-    """Return the ring capacity that fits all jobs that any worker may hold.
-
-    Args:
-        workers: the instances of each. It holds at most one job per instance, and two of one.
-    """
+    """Return the ring capacity that fits all jobs of any worker: one per instance, two of one."""
     needed = _MIN_RING_BYTES
     for instances in workers:
         batches = [instance.batch for instance in instances]
@@ -75,11 +67,7 @@ def queues_bytes(spec: QueuesSpec) -> int:
 
 
 class Bell:
-    """Wakes one process; held by those that push into its rings.
-
-    Attributes:
-        ring: wakes the process unconditionally.
-    """
+    """Wakes one process (`ring`: unconditionally); held by those that push into its rings."""
 
     def __init__(self, asleep: memoryview, ring: Callable[[], None]) -> None:
         self._asleep = asleep
@@ -99,10 +87,7 @@ class Bell:
 class Sleeper:
     """The consumer's side of a bell, in a process that has nothing else to wait for.
 
-    Args:
-        asleep: the process's cell.
-        rings: those that it reads.
-        descriptors: end its sleep whenever they become readable (edge-triggered).
+    The `descriptors` end its sleep whenever they become readable (edge-triggered).
     """
 
     def __init__(
@@ -115,11 +100,7 @@ class Sleeper:
             self._epoll.register(descriptor, select.EPOLLIN | select.EPOLLET)
 
     def wait(self, timeout_s: float) -> bool:
-        """Sleep until a ring has a record, a descriptor is readable, or the timeout is over.
-
-        Returns:
-            Whether there is something to do; false after a timeout.
-        """
+        """Sleep until there is something to do (true), or the timeout is over (false)."""
         if not self._is_idle():
             return True
         self._asleep[0] = 1
@@ -134,10 +115,6 @@ class Sleeper:
 
 class Queues:
     """One process's view of the block.
-
-    Args:
-        buffer: the shared memory that holds it.
-        spec: of the block.
 
     Attributes:
         asleep: each process's cell, by its name; it alone writes it.
@@ -161,12 +138,7 @@ class Queues:
         self.combined = Ring(self._slice(ring))
 
     def bell(self, process: str, ring: Callable[[], None]) -> Bell:
-        """Return the bell of a process.
-
-        Args:
-            process: its name.
-            ring: wakes it over ZeroMQ, where there are no eventfds.
-        """
+        """Return the bell of a process; `ring` wakes it over ZeroMQ where eventfds are missing."""
         eventfd = self._eventfds.get(process)
         if eventfd is None:
             return Bell(self.asleep[process], ring)

@@ -56,11 +56,7 @@ class Ring:
         self.capacity = len(self._data)
 
     def push(self, payload: bytes, tag: int = 0) -> bool:
-        """Append a record, tagged with a number that identifies its sender or receiver.
-
-        Returns:
-            Whether there was space; if not, nothing has changed.
-        """
+        """Append a record, tagged with its sender or receiver; return whether there was space."""
         cells, capacity = self._cells, self.capacity
         tail = cells[_TAIL]
         record = _RECORD.pack(len(payload), tag) + payload

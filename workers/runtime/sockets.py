@@ -48,14 +48,9 @@ Decoder = msgspec.msgpack.Decoder
 def open_socket(
     kind: int, directory: str, name: str, *, bind: bool, identity: str = ""
 ) -> zmq.Socket[bytes]:
-    """Open a socket of this process's one context and bind or connect it.
+    """Open one of the sockets named above, and bind or connect it (and keep reconnecting).
 
-    Args:
-        kind: ``zmq.PUSH``, ``PULL``, ``ROUTER`` or ``DEALER``.
-        directory: the server's private socket directory.
-        name: one of the names above.
-        bind: bind if true, else connect (and keep reconnecting).
-        identity: routing id of a DEALER.
+    `identity` is the routing id of a DEALER.
     """
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
     socket.linger = 0

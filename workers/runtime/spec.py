@@ -65,10 +65,7 @@ class TensorSpec(msgspec.Struct, frozen=True, dict=True):
 class Preparation(msgspec.Struct, frozen=True):
     """How an image becomes a `uint8` array [size, size, 3], RGB; members with equal ones share it.
 
-    Attributes:
-        size: height and width of the result, in pixels.
-        crop: the fraction of the resized short side that the central crop keeps, in (0, 1].
-        interpolation: the resampling filter.
+    `crop` is the fraction of the resized short side that the central crop keeps, in (0, 1].
     """
 
     size: int
@@ -91,12 +88,10 @@ class ModelSource(msgspec.Struct, frozen=True):
     """Everything a backend needs to load a member's model.
 
     Attributes:
-        member: the member's name, for messages.
-        backend: which backend loads it.
+        member: its name, for messages.
         path: the model file (empty for a fake).
         declared: input tensors by the model's own names, for formats that don't describe theirs.
         output_name: which of the model's outputs to use; may be empty if it has only one.
-        fake: the behaviour of a fake member, else None.
     """
 
     member: str
@@ -110,10 +105,8 @@ class ModelSource(msgspec.Struct, frozen=True):
 class ModelSignature(msgspec.Struct, frozen=True):
     """The inputs and the output of a model, as inspection finds them.
 
-    Attributes:
-        inputs: the model's inputs in its own order, by its own names.
-        output: the one output that is used.
-        parameter_bytes: the size of its weights (the model file's size, 0 for a fake).
+    Inputs are in the model's own order and by its own names; `output` is the one that is used.
+    `parameter_bytes` is the size of the weights (the model file's size, 0 for a fake).
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -187,7 +180,6 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
     Attributes:
         name: of the model that clients address.
         members: indices into the arena's members, in the ensemble's order.
-        rule: name of the combination rule.
         weights: one per member for a weighted rule, else empty.
         quorum: the fewest members an answer may rest on.
         output: the combined answer of one row.
@@ -239,12 +231,9 @@ class ArenaSpec(msgspec.Struct, frozen=True):
 
     Attributes:
         offset: where it begins in the shared memory, in bytes.
-        segments: how many segments.
         segment_rows: rows of one segment; a range never crosses a segment.
         views: the stored inputs of one row.
         members: names; a member's index is its bit in every mask.
-        blocks: where predictions are written.
-        ensembles: the combinations over these members.
     """
 
     offset: int
@@ -282,7 +271,6 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     Attributes:
         bindings: the sources of the model's inputs, in the order of `signature`; a stored type
             that differs from the model's is converted.
-        output_kind: how the model's output is interpreted.
         temperature: divides logits; sharpens (below 1) or softens (above 1) probabilities.
         classes: for an output that is the index of a class, how many classes there are.
     """
@@ -303,7 +291,6 @@ class QueuesSpec(msgspec.Struct, frozen=True):
 
     Attributes:
         offset: where it begins in the shared memory, in bytes.
-        ring_bytes: the capacity of each ring.
         processes: those that sleep and have a bell.
         devices: those whose workers have rings.
         bells: the inherited eventfd of each process; empty if ZeroMQ is the bell.
@@ -327,12 +314,9 @@ class MemorySpec(msgspec.Struct, frozen=True):
 
 
 class TracingSpec(msgspec.Struct, frozen=True):
-    """Where spans are exported to.
+    """Where spans are exported to: `endpoint` is the URL of an OTLP/HTTP receiver.
 
-    Attributes:
-        endpoint: URL of an OTLP/HTTP receiver.
-        service_name: the `service.name` of the spans.
-        sample: fraction of the requests without a parent span that are traced, in [0, 1].
+    `sample` is the fraction of the requests without a parent span that are traced, in [0, 1].
     """
 
     endpoint: str
@@ -352,12 +336,9 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 
 
 class PausedRule(msgspec.Struct, frozen=True):
-    """A custom rule that has crashed combiners (see `workers.combiner.rule_guard`).
+    """A custom rule that has crashed combiners recently (see `workers.combiner.rule_guard`).
 
-    Attributes:
-        code: of the rule, on the board.
-        crashes: how many there were recently.
-        until_ns: it is not run until then, monotonic.
+    `code` stands for it on the board; it is not run until `until_ns`, monotonic.
     """
 
     code: int

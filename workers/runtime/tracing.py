@@ -42,12 +42,7 @@ _CLOSE_TIMEOUT_S = 1.0
 
 
 class Spans:
-    """Creates the spans of this process and exports them.
-
-    Args:
-        spec: where to.
-        name: of the process.
-    """
+    """Creates the spans of this process and exports them."""
 
     def __init__(self, spec: TracingSpec, name: ProcessName) -> None:
         process: dict[str, str | int] = {
@@ -87,15 +82,7 @@ class BatchSpans:
     def record(
         self, job: Job, instance: InstanceSpec, began_ns: int, ended_ns: int, error: str
     ) -> None:
-        """Record a batch that is over.
-
-        Args:
-            job: the batch, with the traces of its requests.
-            instance: that ran it.
-            began_ns: on the monotonic clock.
-            ended_ns: on the monotonic clock.
-            error: of rows that failed, empty if none did.
-        """
+        """Record a batch that is over, by the monotonic clock; `error` is that of failed rows."""
         member = instance.source.member
         attributes = describe_batch(member, self._device, job.id, job.ranges)
         links: list[Link] = []

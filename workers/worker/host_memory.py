@@ -38,9 +38,7 @@ def use_huge_pages() -> int:
 
     To be called once a member is warm, with its weights and activations allocated. Nothing changes
     where huge pages are unsupported or disabled (`transparent_hugepage/enabled` is `never`).
-
-    Returns:
-        How many bytes are on huge pages now, as far as the kernel says so.
+    Returns how many bytes are on huge pages now, as far as the kernel says so.
     """
     try:
         if "[never]" in _SETTING.read_text():
@@ -55,13 +53,9 @@ def use_huge_pages() -> int:
 
 
 def private_ranges(maps: Iterable[str]) -> Iterator[tuple[int, int]]:
-    """Yield the whole huge pages in writable memory that no file backs.
+    """Yield address and size, in bytes, of whole huge pages in writable memory without a file.
 
-    Args:
-        maps: the lines of `/proc/PID/maps`.
-
-    Yields:
-        Address and size, in bytes.
+    `maps` are the lines of `/proc/PID/maps`.
     """
     for line in maps:
         addresses, access, _, _, _, *name = line.split()
@@ -75,14 +69,9 @@ def private_ranges(maps: Iterable[str]) -> Iterator[tuple[int, int]]:
 
 
 def pin_for_device(buffer: mmap.mmap, device: DeviceSpec) -> bool:
-    """Pin a mapping if the device is a GPU; a failure is logged, pageable memory is only slower.
+    """Pin a mapping if the device is a GPU; return whether it is pinned.
 
-    Args:
-        buffer: the shared memory.
-        device: of this process, with its `environment` set.
-
-    Returns:
-        Whether it is pinned.
+    A failure is logged: pageable memory is only slower. The device's `environment` must be set.
     """
     if not device.is_cuda:
         return False

@@ -21,14 +21,7 @@ _BF16 = "BF16"
 
 
 class ModelInput:
-    """One input of a model: where its rows are stored, and how they are prepared.
-
-    Args:
-        view: the stored rows, [slots, ...].
-        stored: their datatype.
-        scaling: of pixels, else None.
-        datatype: the model's own.
-    """
+    """One input of a model: rows of a view [slots, ...], scaled and converted to its datatype."""
 
     def __init__(self, view: Array, stored: str, scaling: Scaling | None, datatype: str) -> None:
         self._view: Any = view
@@ -58,12 +51,7 @@ class ModelInput:
 
 
 def scale(pixels: Array, scaling: Scaling) -> Array:
-    """Turn stored pixels into FP32.
-
-    Args:
-        pixels: uint8 [rows, height, width, 3].
-        scaling: mean, standard deviation and order of dimensions.
-    """
+    """Turn stored pixels, uint8 [rows, height, width, 3], into FP32 of the scaling's layout."""
     scaled = pixels.astype(np.float32)
     scaled -= np.array(scaling.mean, np.float32)
     scaled *= np.float32(1.0) / np.array(scaling.std, np.float32)
@@ -73,14 +61,9 @@ def scale(pixels: Array, scaling: Scaling) -> Array:
 
 
 def convert(values: Array, given: str, wanted: str) -> Array:
-    """Convert rows from one datatype to another, to the nearest value.
+    """Convert rows [rows, ...] to the nearest values of another datatype; BF16 is its bits.
 
     Values too large for the other type become infinite.
-
-    Args:
-        values: [rows, ...] of the type `given`; BF16 as its bits.
-        given: its datatype.
-        wanted: the resulting datatype.
     """
     if given == wanted:
         return values

@@ -35,9 +35,6 @@ class Instance:
     """A member loaded on this device, reading from and writing to its arena.
 
     Args:
-        spec: of the instance.
-        arena: this process's view of it.
-        model: the loaded member.
         probes_device: whether an error may leave the device unusable for this process, as on a
             GPU, so that it is checked after each.
 

@@ -41,11 +41,9 @@ def postprocessor(spec: InstanceSpec) -> Callable[[Array], Array]:
 
 
 def probabilities(logits: Array, temperature: float = 1.0) -> Array:
-    """Return the softmax over the last axis, in FP32 or wider.
+    """Return the softmax over the last axis of logits [rows, *outputs], in FP32 or wider.
 
-    Args:
-        logits: [rows, *outputs]; -inf has probability 0.
-        temperature: positive; divides the logits.
+    -inf has probability 0.
     """
     values = _wide(logits)
     with np.errstate(invalid="ignore", over="ignore"):  # infinite logits become NaN, a failed row
@@ -56,11 +54,9 @@ def probabilities(logits: Array, temperature: float = 1.0) -> Array:
 
 
 def tempered(values: Array, temperature: float) -> Array:
-    """Return ``p ** (1 / temperature)``, normalised over the last axis, in FP32 or wider.
+    """Return ``p ** (1 / temperature)`` of probabilities [rows, *outputs], in FP32 or wider.
 
-    Args:
-        values: probabilities, [rows, *outputs].
-        temperature: positive; below 1 sharpens, above 1 softens.
+    They are normalised over the last axis. A temperature below 1 sharpens, above 1 softens.
     """
     wide = _wide(values)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
@@ -69,14 +65,9 @@ def tempered(values: Array, temperature: float) -> Array:
 
 
 def one_hot(indices: Array, classes: int) -> npt.NDArray[np.float32]:
-    """Return 1 for the class of each row and 0 for the others; NaN for an invalid index.
+    """Return FP32 [rows, classes]: 1 for the class of each row, 0 for others, NaN if invalid.
 
-    Args:
-        indices: whole numbers, [rows] or [rows, 1].
-        classes: how many there are.
-
-    Returns:
-        FP32 [rows, classes].
+    The indices are whole numbers, [rows] or [rows, 1].
     """
     column = indices.reshape(len(indices), 1)
     rows: npt.NDArray[np.float32] = (column == np.arange(classes)).astype(np.float32)

@@ -58,12 +58,7 @@ _HANG_FACTOR = 10.0
 
 
 class Worker:
-    """The process's loop.
-
-    Args:
-        spec: of the worker.
-        spans: records batches with traced requests, if there is tracing.
-    """
+    """The process's loop; `spans` records batches with traced requests, if there is tracing."""
 
     def __init__(self, spec: WorkerSpec, spans: BatchSpans | None) -> None:
         device = spec.device

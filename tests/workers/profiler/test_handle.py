@@ -8,7 +8,16 @@ import pytest
 from arenas import arena_spec, ensemble, vector
 
 from tests.workers.model_files import Affine, export, onnx_source, torch_source, write_onnx
-from workers.profiler.handle import ARENA_OFFSET, Compare, Measure, ProfilerError, ProfilerProcess
+from workers.profiler.handle import (
+    ARENA_OFFSET,
+    Compare,
+    Compared,
+    Loaded,
+    Measure,
+    Measured,
+    ProfilerError,
+    ProfilerProcess,
+)
 from workers.runtime.spec import (
     Binding,
     BlockSpec,
@@ -46,13 +55,13 @@ def profiling(source):
 @contextmanager
 def loaded(source):
     with profiling(source) as process:
-        process.wait_loaded(PATIENCE_S)
+        process.wait_reply(Loaded, PATIENCE_S)
         yield process
 
 
 def measure(process, batch, timeout_s=PATIENCE_S):
-    process.start(Measure(batch, 0.0))
-    return process.wait_measured(timeout_s)
+    process.send(Measure(batch, 0.0))
+    return process.wait_reply(Measured, timeout_s)
 
 
 @pytest.mark.process
@@ -63,7 +72,7 @@ def test_what_loading_and_running_a_model_takes(backend, tmp_path):
     else:
         source = torch_source(export(tmp_path / "m.pt2", Affine()))
     with profiling(source) as process:
-        worker_bytes = process.wait_loaded(PATIENCE_S).worker_bytes
+        worker_bytes = process.wait_reply(Loaded, PATIENCE_S).worker_bytes
         one, eight = measure(process, 1), measure(process, 8)
     assert worker_bytes > 10 << 20  # an interpreter with NumPy
     assert (one.batch, eight.batch) == (1, 8)
@@ -76,8 +85,8 @@ def test_what_loading_and_running_a_model_takes(backend, tmp_path):
 @pytest.mark.process
 def test_batch_sizes_are_run_in_turn(tmp_path):
     with loaded(onnx_source(write_onnx(tmp_path / "m.onnx"))) as process:
-        process.start(Compare((2, 8), 0.0))
-        two, eight = process.wait_compared(PATIENCE_S).latencies_s
+        process.send(Compare((2, 8), 0.0))
+        two, eight = process.wait_reply(Compared, PATIENCE_S).latencies_s
     assert two > 0
     assert eight > 0
 
@@ -113,10 +122,10 @@ def test_a_hanging_child_is_killed_in_the_end():
 @pytest.mark.process
 def test_a_killed_child_ran_out_of_memory():
     with loaded(fake(fail="hang")) as process:
-        process.start(Measure(1, 0.0))
+        process.send(Measure(1, 0.0))
         process._child.kill()
         with pytest.raises(ProfilerError, match="out of memory"):
-            process.wait_measured(PATIENCE_S)
+            process.wait_reply(Measured, PATIENCE_S)
 
 
 @pytest.mark.process
@@ -125,7 +134,7 @@ def test_a_member_that_can_not_be_loaded(tmp_path):
         profiling(onnx_source(tmp_path / "absent.onnx")) as process,
         pytest.raises(ProfilerError, match="does not exist"),
     ):
-        process.wait_loaded(PATIENCE_S)
+        process.wait_reply(Loaded, PATIENCE_S)
 
 
 @pytest.mark.process
