@@ -88,20 +88,16 @@ def run_child(source: str, module: str, data: bytes, timeout_s: float) -> bytes:
     """
     with tempfile.TemporaryFile() as answer:
         output = OutputReader(source)
-        try:
-            child = subprocess.run(
-                child_command(module, answer.fileno()),
-                input=data,
-                stdout=output.fd,
-                stderr=output.fd,
-                pass_fds=(answer.fileno(),),
-                timeout=timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            raise ChildError(f"took more than {timeout_s:g} s") from None
-        finally:
-            os.close(output.fd)
+        fd = os.dup(answer.fileno())
+        with start_child(
+            module, fd, inherited=(fd,), output=output, stdin=subprocess.PIPE
+        ) as child:
+            try:
+                child.communicate(data, timeout_s)
+            except subprocess.TimeoutExpired:
+                raise ChildError(f"took more than {timeout_s:g} s") from None
+            finally:
+                child.kill()
         answer.seek(0)
         data = answer.read()
         if child.returncode < 0 or not data:
@@ -149,8 +145,7 @@ class OutputLogger:
 class OutputReader:
     """Logs a child's output from a thread; for parents without an event loop.
 
-    Attributes:
-        fd: the child's stdout and stderr; to be closed here once the child has it.
+    `fd` is the child's stdout and stderr, which `start_child` closes here.
     """
 
     def __init__(self, source: str, level: int = logging.WARNING) -> None:

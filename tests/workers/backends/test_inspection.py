@@ -29,7 +29,7 @@ def forbid_children(monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError("a child process was started")
 
-    monkeypatch.setattr(subprocess, "run", forbidden)
+    monkeypatch.setattr(subprocess, "Popen", forbidden)
 
 
 def replace_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str) -> None:
