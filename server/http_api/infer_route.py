@@ -207,7 +207,7 @@ class InferRoute:
         return bound, request.outputs
 
     async def _parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
-        json_bytes = len(body) if header_length is None else header_length
+        json_bytes = len(body) if header_length is None else min(header_length, len(body))
         if json_bytes < SLICE_BYTES:
             return parse_request(body, header_length)
         if json_bytes > self._max_json_bytes:
