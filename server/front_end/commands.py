@@ -1,8 +1,7 @@
 """Applies the supervisor's commands: worker starts and deaths, drain, reload.
 
-Runs in the front-end's event loop. Lines of JSON flow in on stdin; calls of the engine, the
-authenticator and the servers flow out. A reload does not affect what is in progress: admitted
-requests stay admitted, open connections keep their certificates.
+Runs in the front-end's event loop; commands are lines of JSON on stdin. A reload does not affect
+admitted requests and open connections.
 """
 
 from __future__ import annotations

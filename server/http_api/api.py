@@ -1,8 +1,7 @@
-"""The HTTP API as an ASGI application: authentication, the way to the infer route, FastAPI's rest.
+"""The HTTP API as an ASGI application: authentication, the infer route, and FastAPI for the rest.
 
-Runs in the front-end. Requests flow in from `asgi_call`. Every error has the protocol's shape:
-``{"error": "text"}``. Each request passes the authenticator before anything else looks at it, so a
-client without a key can't tell which models or paths there are.
+Runs in the front-end. Every error has the protocol's shape: ``{"error": "text"}``. The
+authenticator comes first, so a client without a key can't tell which models or paths there are.
 """
 
 from __future__ import annotations
@@ -43,13 +42,7 @@ _READ: tuple[list[str], ...] = ([], ["ready"], ["config"])
 
 
 class AuthMiddleware:
-    """Authenticates requests to an ASGI application, and limits those of each client.
-
-    Args:
-        application: gets the requests that are admitted.
-        authenticator: admits them.
-        infer_paths: paths that need the scope for inference.
-    """
+    """Authenticates requests to an ASGI application, and limits those of each client."""
 
     def __init__(
         self,
@@ -145,14 +138,7 @@ class _Api(FastAPI):
 def make_api(
     inference: Inference, infer: InferRoute, metrics: MetricsRegistry, threads: Executor
 ) -> FastAPI:
-    """Make the FastAPI application.
-
-    Args:
-        inference: knows the models, and what is ready.
-        infer: answers requests to models that do not exist, too.
-        metrics: for Prometheus.
-        threads: where long work is done.
-    """
+    """Make the FastAPI application; `infer` answers requests to unknown models, too."""
     # No pages to try it out: FastAPI's load scripts from elsewhere, which is no place for keys.
     api = _Api(
         title="Ensembled",

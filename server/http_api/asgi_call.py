@@ -1,7 +1,6 @@
 """One request on a connection and its response, as an ASGI application sees them.
 
-Runs in the front-end. A head, parts of a body and the client's end flow in, `receive` and `send`
-are the application's side, and the response flows out to the connection.
+Runs in the front-end.
 """
 
 from __future__ import annotations
@@ -74,20 +73,7 @@ def response_head(status: int, common: bytes, headers: list[tuple[bytes, bytes]]
 
 
 class AsgiCall:
-    """One request.
-
-    Args:
-        head: of the request.
-        connection: where the response goes.
-        is_infer: whether the application is cancelled when the client goes.
-
-    Attributes:
-        head: of the request.
-        keep_alive: whether the connection stays open when it is answered.
-        more_body: whether its body is not complete.
-        response_started, response_complete: the progress of its response.
-        extensions: of its scope.
-    """
+    """One request; if `is_infer`, the application is cancelled when the client goes."""
 
     def __init__(
         self, head: RequestHead, connection: ClientConnection, *, is_infer: bool = False

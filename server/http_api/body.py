@@ -56,13 +56,9 @@ class Disconnected(Exception):
 
 
 class BodyReader:
-    """Reads bodies.
+    """Reads bodies of at most `max_bytes`, both as they arrive and decompressed.
 
-    Args:
-        max_bytes: of a body, as it arrives and decompressed.
-        threads: where large ones are decompressed.
-        budget: what all bodies may hold together.
-        hint: what a client can do whose body is too large, for the error.
+    The error for a body that is too large ends with `hint`: what the client can do.
     """
 
     def __init__(
@@ -79,20 +75,11 @@ class BodyReader:
         self._hint = hint
 
     async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes | bytearray:
-        """Read a whole body.
+        """Read a whole body; from `COUNTED_BYTES` on, it counts in the budget until released.
 
-        If it has `COUNTED_BYTES` or more, it holds them of the budget until it is released.
-
-        Args:
-            headers: of the request.
-            receive: gives its messages.
-
-        Raises:
-            RequestTooLarge: if it is larger than the limit.
-            QueueFull: if other bodies hold too much for it to come.
-            UnsupportedMediaType: if its encoding is not one that we read.
-            InvalidRequest: if it is not of its encoding.
-            Disconnected: if the client goes before its end.
+        Raises `RequestTooLarge`, `QueueFull` if other bodies hold too much for it to come,
+        `UnsupportedMediaType` for an unknown encoding, `InvalidRequest` if the body is not of its
+        encoding, and `Disconnected` if the client goes before its end.
         """
         announced = read_length(headers.get(b"content-length"), "Content-Length")
         if announced is not None and announced >= COUNTED_BYTES:
@@ -171,15 +158,7 @@ class BodyReader:
 
 
 class Decompressor:
-    """One compressed body, decompressed within a limit.
-
-    Args:
-        encoding: one of `ENCODINGS`.
-        limit_bytes: the most that it may decompress to.
-
-    Attributes:
-        is_too_large: whether it has gone beyond the limit; nothing more is decompressed then.
-    """
+    """One body in one of `ENCODINGS`; once `is_too_large`, nothing more is decompressed."""
 
     def __init__(self, encoding: str, limit_bytes: int) -> None:
         self._encoding = encoding
@@ -202,11 +181,8 @@ class Decompressor:
     def work(self, rounds: int = 1 << 62) -> bool:
         """Decompress what was fed, or what is done in so many rounds; may run in a thread.
 
-        Returns:
-            Whether nothing is left to do.
-
-        Raises:
-            InvalidRequest: if it is not of this encoding.
+        Returns whether nothing is left to do. Raises `InvalidRequest` if it is not of this
+        encoding.
         """
         try:
             for _ in range(rounds):
@@ -219,11 +195,7 @@ class Decompressor:
         return False
 
     def finish(self) -> bytearray:
-        """The whole body.
-
-        Raises:
-            InvalidRequest: if it ends too early.
-        """
+        """The whole body; `InvalidRequest` if it ends too early."""
         if not self._stream.eof:
             raise InvalidRequest(f"the {self._encoding} body ends too early")
         return self._out
@@ -255,11 +227,7 @@ def canonical_encoding(name: str) -> str:
 
 
 def read_encoding(header: bytes | None) -> str:
-    """The encoding that a request's Content-Encoding names, "" for none.
-
-    Raises:
-        UnsupportedMediaType: if it is not one that we read.
-    """
+    """The encoding that Content-Encoding names, "" for none; `UnsupportedMediaType` for others."""
     if header is None:
         return ""
     name = header.decode("latin-1").strip().lower()
@@ -272,11 +240,7 @@ def read_encoding(header: bytes | None) -> str:
 
 
 def read_length(value: bytes | None, header: str) -> int | None:
-    """Read a header that holds a length.
-
-    Raises:
-        InvalidRequest: if it does not.
-    """
+    """Read a header that holds a length; `InvalidRequest` if it does not."""
     if value is None:
         return None
     if not is_length(value):
@@ -285,11 +249,7 @@ def read_length(value: bytes | None, header: str) -> int | None:
 
 
 async def discard_body(receive: Receive) -> None:
-    """Read and discard what a refused client is still sending, for a while.
-
-    Many clients read no response before they have sent everything; a connection that is closed
-    meanwhile is all they would see.
-    """
+    """Read and discard for a while: many clients read no response before they have sent all."""
     with suppress(TimeoutError):
         async with asyncio.timeout(_DISCARD_S):
             message = await receive()

@@ -1,9 +1,8 @@
 """One HTTP connection: bytes in, requests to the engine or the application, responses out.
 
-Runs in the front-end. Infer requests of a known kind go straight to the engine (`fast_infer`),
-everything else goes to the ASGI application (`asgi_call`); what is here serves both: the order of
-responses, limits, timeouts, refusals and back-pressure. What is wrong below the requests (no HTTP,
-endless headers, no end in time) is answered here, in the protocol's shape.
+Runs in the front-end. Infer requests of a known kind go straight to the engine (`fast_infer`), all
+others to the ASGI application (`asgi_call`); order of responses, limits, timeouts and back-pressure
+are here, and refusals of what is wrong below the requests (no HTTP, no end in time).
 """
 
 from __future__ import annotations
@@ -45,18 +44,7 @@ _Call = AsgiCall | IncomingInfer
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection.
-
-    Args:
-        connections: all of them, and their limits.
-        application: answers what does not go to the engine.
-        server_state: uvicorn's: its connections and tasks.
-        app_state: the state that every scope has.
-
-    Attributes:
-        client: the client's address, if it is known.
-        certificate_name: the name in the client's certificate, "" for none.
-    """
+    """One connection; `certificate_name` is "" if the client has presented no certificate."""
 
     def __init__(
         self,
@@ -430,11 +418,7 @@ class Connection(asyncio.BufferedProtocol):
     # -- time ---------------------------------------------------------------------------------
 
     def check_time_limit(self, now: float) -> None:
-        """End the connection if it has waited for the same thing for too long.
-
-        Args:
-            now: on the monotonic clock.
-        """
+        """End the connection if at `now`, monotonic, it has waited for one thing for too long."""
         reason = self._wait_reason()
         state = (reason, self._answered)
         if state != self._last_state:
@@ -492,9 +476,9 @@ class Connection(asyncio.BufferedProtocol):
     def _refuse(
         self, status: int, message: str, more: list[tuple[bytes, bytes]] | None = None
     ) -> None:
-        """Respond instead of the application, for which the client is disconnected.
+        """Respond instead of the application, for which the client is disconnected; then close.
 
-        If complete requests are not answered yet, they are, and then the connection is closed.
+        While complete requests are unanswered, they are answered instead, and the last closes.
         """
         self._ignores_input = True
         if (last := self._last_complete()) is not None:

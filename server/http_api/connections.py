@@ -1,8 +1,7 @@
 """What all HTTP connections share: limits, counts, and the sweep that ends stalled ones.
 
-Runs in the front-end. The sweep looks at every connection a few times within each of their time
-limits, at most every two seconds, some hundred at a time: requests need no timers of their own, and
-many connections delay no request.
+Runs in the front-end. The sweep looks at every connection a few times within each time limit, at
+most every two seconds, some hundred at a time: no request needs a timer or waits for the sweep.
 """
 
 from __future__ import annotations
@@ -49,19 +48,10 @@ class WaitReason(enum.Enum):
 
 
 class Connections:
-    """The limits of connections, and the sweep over them.
+    """The limits of connections, and the sweep over them, the last at `now` (monotonic).
 
-    Args:
-        limits: of each.
-        max_connections: how many there may be.
-        unread: what all responses that clients do not read may hold together.
-        fast: the way of requests that need no application.
-
-    Attributes:
-        receive_buffer: where data is received, unless it goes to its place.
-        limit_s: how long a connection may wait, by what it waits for.
-        now: when the last sweep was, on the monotonic clock.
-        ended: how many connections were refused or ended, by which limit.
+    `unread` limits what all responses that clients do not read hold together; `limit_s` is how long
+    a connection may wait, by what it waits for; `ended` counts those refused or ended, by limit.
     """
 
     def __init__(

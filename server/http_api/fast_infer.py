@@ -1,10 +1,9 @@
 """Infer requests of a known kind: from their bytes to the engine and back, without a task.
 
 Runs in the front-end, under every HTTP connection. A binary request whose JSON header was seen
-before (`incoming`) needs no parsing: its payload goes to the engine as it is, and the response's
-head is known but for a few numbers. One that equals the connection's last, byte for byte up to the
-payload, needs no HTTP parser either. Everything else is left to the ASGI application, where the
-same request is answered in the same way (`infer_route`), only slower.
+before (`incoming`) is not parsed: its payload goes to the engine as it is. One that equals the
+connection's last up to the payload needs no HTTP parser either. All else is left to the ASGI
+application, which answers the same requests in the same way (`infer_route`), only slower.
 """
 
 from __future__ import annotations
@@ -46,14 +45,9 @@ _VARY = b"vary: accept-encoding\r\n"
 
 
 class RepeatedRequest(NamedTuple):
-    """A request that may come again, byte for byte but for its payload.
+    """A request of `nbytes` that may come again, equal in `prefix`: all before the payload.
 
-    Attributes:
-        prefix: its bytes before the payload.
-        nbytes: its length.
-        start: where its body begins.
-        head: what its head says.
-        plan: what to do with its body.
+    Its body, with the JSON header that is part of `prefix`, begins at `start`.
     """
 
     prefix: bytes
@@ -64,11 +58,7 @@ class RepeatedRequest(NamedTuple):
 
 
 class FastCall:
-    """An infer request that goes to the engine.
-
-    Attributes:
-        keep_alive: whether the connection stays when it is answered.
-    """
+    """An infer request that goes to the engine."""
 
     __slots__ = (
         "_arrived",
@@ -103,12 +93,7 @@ class FastCall:
         self._client = ""
 
     def submit(self, body: bytes | memoryview, start: int = 0) -> None:
-        """Submit it to the engine; if it is refused, that is sent in the loop's next iteration.
-
-        Args:
-            body: holds the request's body.
-            start: where that begins.
-        """
+        """Submit the body from `start`; a refusal is sent in the next iteration of the loop."""
         fast = self._fast
         try:
             if fast.authenticator.is_enabled:
@@ -213,19 +198,7 @@ class FastCall:
 
 
 class FastInfer:
-    """Decides which requests take the fast way, for all connections.
-
-    Args:
-        inference: knows the models.
-        paths: the infer routes, by URL path.
-        max_request_bytes: of a body.
-        budget: what all bodies may hold together.
-        authenticator: admits requests.
-
-    Attributes:
-        engine: where rows go.
-        inference, authenticator: as given.
-    """
+    """Decides which requests take the fast way, for all connections."""
 
     def __init__(
         self,

@@ -1,11 +1,9 @@
 """Binary infer requests as they arrive: heads, the memory for bodies, and plans by JSON header.
 
-Runs in the front-end, between connections and `fast_infer`. Heads and bytes flow in; whole bodies
-and what to do with them flow out. A body of announced length is received into one piece of memory,
-from which the engine copies it into the arena: all that is announced is reserved, but the kernel
-provides it page by page as it is filled, and the budget counts what has arrived. A client that
-sends the same kind of request again sends the same JSON header, byte for byte; a plan has all that
-its tensors' names, types, shapes and sizes say.
+Runs in the front-end, between connections and `fast_infer`. A body of announced length is received
+into one piece of memory, from which the engine copies it into the arena: all of it is reserved, but
+the kernel provides pages as they are filled, and the budget counts what has arrived. Requests of
+the same kind have the same JSON header, byte for byte; its plan says what the tensors are.
 """
 
 from __future__ import annotations
@@ -54,14 +52,10 @@ BIG_ANSWER_BYTES = 1 << 15
 
 
 class InferPlan(RequestPlan, frozen=True, kw_only=True):
-    """A known body.
+    """A known kind of body.
 
-    Attributes:
-        body_bytes: its length.
-        outputs: what the client wants.
-        answer_bytes: about the largest size of the answer.
-        is_usual: whether the combined output is wanted in binary, and nothing else.
-        is_slow: whether encoding its answer takes so long that it must be sliced.
+    `answer_bytes` is about the largest size of the answer. `is_usual`: only the combined output is
+    wanted, in binary. `is_slow`: encoding the answer must be sliced.
     """
 
     body_bytes: int
@@ -92,11 +86,7 @@ class PlanCache:
         request: InferRequest,
         bound: BoundRequest,
     ) -> None:
-        """Make a plan of a request that was parsed and bound.
-
-        Not if the client gave it an id, which makes its header unlike any other, nor if a tensor
-        is in the header itself.
-        """
+        """Make a plan, unless the header has an id, which makes it unlike others, or a tensor."""
         if request.id or header_length > _MAX_PLAN_HEADER_BYTES:
             return
         spans: list[tuple[str, int, int]] = []
@@ -127,12 +117,7 @@ class PlanCache:
 
 
 class InferPath:
-    """The URL path of a model's infer route.
-
-    Attributes:
-        endpoint: the model.
-        plans: of its recent requests.
-    """
+    """The URL path of a model's infer route, with plans of its recent requests."""
 
     def __init__(self, endpoint: Endpoint, access: AccessLog) -> None:
         self.endpoint = endpoint
@@ -142,11 +127,7 @@ class InferPath:
     def count_failure(
         self, error: Exception, began: float, client: ClientAddress, request_id: str
     ) -> RequestError:
-        """Count and log a request that has failed.
-
-        Returns:
-            The error to send to the client.
-        """
+        """Count and log a request that has failed; returns the error to send to the client."""
         self.endpoint.counters.fail(began, error)
 
         def describe() -> dict[str, str]:
@@ -162,16 +143,10 @@ class InferPath:
 
 
 class InferHead(NamedTuple):
-    """What the head of an infer request says.
+    """What the head of an infer request says; `header_length` is that of the JSON in the body.
 
-    Attributes:
-        path: of the model.
-        body_bytes: the length of the body.
-        header_length: of the JSON in it.
-        authorization: the client's credentials, if any.
-        accepts_encoding: whether the response may be compressed.
-        request_id: what the client calls it, "" for nothing.
-        keep_alive: whether the connection stays open.
+    `request_id` is "" if the client gives none; the response may be compressed if
+    `accepts_encoding`.
     """
 
     path: InferPath
@@ -206,21 +181,7 @@ def read_infer_head(head: RequestHead, path: InferPath) -> InferHead | None:
 
 
 class IncomingInfer:
-    """An infer request while its body arrives.
-
-    Args:
-        head: of the request.
-        infer_head: what that says.
-        budget: what all bodies may hold together.
-        client: who sends it.
-
-    Attributes:
-        infer_head: what its head says.
-        body: all of it, once `more_body` is false.
-        more_body: whether it is not complete.
-        keep_alive: whether the connection stays open when it is answered.
-        is_timed_out: whether its body took too long.
-    """
+    """An infer request while its `body` arrives, which is set once `more_body` is false."""
 
     __slots__ = (
         "_began",
@@ -269,11 +230,7 @@ class IncomingInfer:
         self._parts.append(data)
 
     def allocate(self) -> bool:
-        """Allocate memory for the body; the rest of it goes to `free_buffer`.
-
-        Returns:
-            Whether there is memory, and bodies may hold what has arrived.
-        """
+        """Allocate memory for the rest of the body; False if it, or the budget, is exhausted."""
         arrived = b"".join(self._parts)
         self._parts.clear()
         self._reservation = Reservation(self._budget)
@@ -290,11 +247,7 @@ class IncomingInfer:
         return self._buffer[self._filled :]
 
     def fill(self, nbytes: int) -> bool:
-        """Note that so much was written to `free_buffer`.
-
-        Returns:
-            Whether bodies may hold that.
-        """
+        """Note bytes written to `free_buffer`; False if that exceeds the budget of bodies."""
         self._filled += nbytes
         assert self._reservation is not None
         try:

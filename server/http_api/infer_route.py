@@ -1,9 +1,7 @@
 """The infer route as a plain ASGI application: any infer request over HTTP, to the engine and back.
 
-Runs in the front-end. FastAPI documents it (`routes`), but its request handling would halve the
-request rate, so requests come here directly: read the body once, parse its header, hand the tensors
-to the engine, write the response. `fast_infer` uses the plans that are made here for the kinds of
-requests that come again.
+Runs in the front-end. FastAPI only documents it (`routes`): its request handling would halve the
+request rate. `fast_infer` uses the plans that are made here.
 """
 
 from __future__ import annotations
@@ -65,18 +63,9 @@ _USE_BINARY = (
 
 
 class InferRoute:
-    """``POST /v2/models/{model}[/versions/{version}]/infer``.
+    """``POST /v2/models/{model}[/versions/{version}]/infer``; `paths` has those of the models.
 
-    Args:
-        inference: has requests answered.
-        threads: where large bodies are decompressed and compressed.
-        max_request_bytes: of a body.
-        max_json_bytes: of a body's JSON.
-        budget: what all bodies may hold together, from their reading to their answers.
-        authenticator: knows who may send urgent requests.
-
-    Attributes:
-        paths: the URL paths of the models.
+    Bodies count against `budget` from their reading to their answers.
     """
 
     def __init__(

@@ -1,8 +1,7 @@
 """Tensors as JSON: from the text of an input's ``data`` to an array, and from an array to text.
 
-Runs in the front-end, under the infer route; pure. Both directions are generators that work
-through a large tensor slice by slice: decoders and encoders hold the interpreter lock, so other
-requests are served only between two slices. A slice is decoded straight into the input's type.
+Runs in the front-end; pure. Decoders and encoders hold the interpreter lock, so both directions are
+generators that work slice by slice: other requests are served between two slices.
 """
 
 from __future__ import annotations
@@ -48,17 +47,9 @@ def tensor_from_json(
     *,
     slice_bytes: int = SLICE_BYTES,
 ) -> Slices[InputTensor]:
-    """Decode a tensor.
+    """Decode a tensor from valid JSON: its elements, nested or flat, row-major.
 
-    Args:
-        name: the input's name.
-        datatype: its element type.
-        shape: with the batch dimension first.
-        text: valid JSON: the elements, nested or flat, row-major.
-        slice_bytes: how much of it is decoded between two yields.
-
-    Raises:
-        InvalidRequest: if datatype, shape and values don't fit together.
+    Raises `InvalidRequest` if datatype, shape (batch first) and values don't fit together.
     """
     count = count_elements(name, shape)
     if datatype == "BYTES":
@@ -123,12 +114,8 @@ def _decode_slice(
 def _is_regular(nesting: bytes, elements: int) -> bool:
     """Whether the brackets and commas of a JSON array are those of a regular one.
 
-    Without its values, a regular array repeats itself: ``[[,],[,],[,]]`` is three rows of two. So
-    its sizes are read off the first array of each level, and what these make is compared.
-
-    Args:
-        nesting: the array's text without its values.
-        elements: how many values it has.
+    Without its values, it repeats itself: ``[[,],[,],[,]]`` is three rows of two. So sizes are read
+    off the first array of each level, and what these make is compared.
     """
     depth = len(nesting) - len(nesting.lstrip(b"["))
     if depth > _MAX_DEPTH:
@@ -184,12 +171,7 @@ def _out_of_range(name: str, datatype: str) -> InvalidRequest:
 def encode_array(
     array: npt.NDArray[np.generic], *, slice_elements: int = _SLICE_ELEMENTS
 ) -> Slices[orjson.Fragment]:
-    """Encode a one-dimensional array; what is not a number becomes null.
-
-    Args:
-        array: to encode.
-        slice_elements: how many elements are encoded between two yields.
-    """
+    """Encode a one-dimensional array in slices; what is not a number becomes null."""
     slices = []
     for start in range(0, array.size, slice_elements):
         piece = array[start : start + slice_elements]

@@ -74,11 +74,7 @@ _decode_parameters = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def parse_request(body: bytes | bytearray, header_length: int | None) -> InferRequest:
-    """Parse an infer request's body without a pause, as `parse_in_slices` does.
-
-    Raises:
-        InvalidRequest: in one line.
-    """
+    """Parse an infer request's body without a pause, as `parse_in_slices` does."""
     return run_to_end(parse_in_slices(body, header_length))
 
 
@@ -88,15 +84,8 @@ def parse_in_slices(
     """Parse an infer request's body; a generator that yields between slices of large tensors.
 
     One pass over the JSON finds where tensors are, at more than a gigabyte per second; only their
-    decoding is sliced.
-
-    Args:
-        body: JSON, or JSON and raw tensors.
-        header_length: the length of the JSON in bytes, None if the body is all JSON.
-        slice_bytes: how much of a tensor's JSON is decoded between two yields.
-
-    Raises:
-        InvalidRequest: in one line.
+    decoding is sliced. `header_length` is None if the body is all JSON. Raises `InvalidRequest`, in
+    one line.
     """
     view, end = memoryview(body), _json_end(body, header_length)
     if end > _MAX_PLAIN_BYTES:
@@ -122,11 +111,7 @@ def parse_in_slices(
 
 
 def _check_plain_bytes(nbytes: int) -> None:
-    """Refuse much JSON that is not numbers: it is not decoded in slices, and could take seconds.
-
-    Args:
-        nbytes: of the request's JSON, at least so many are not in arrays of numbers.
-    """
+    """Refuse much JSON outside arrays of numbers: unsliced, it could take seconds to decode."""
     if nbytes > _MAX_PLAIN_BYTES:
         raise InvalidRequest(
             f"the JSON of the request has {nbytes} bytes or more besides arrays of numbers, at "
@@ -220,14 +205,7 @@ def _wanted_output(output: _OutputHeader, binary: bool) -> RequestedOutput:
 def encode_answer(
     model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[RequestedOutput, ...]
 ) -> tuple[bytes, int | None]:
-    """Encode an answer: the body, and the length of its JSON if raw tensors follow.
-
-    Args:
-        model: that has answered.
-        answer: the combined values and what they rest on.
-        request_id: echoed, unless it is empty.
-        outputs: the outputs that the client wants.
-    """
+    """Encode an answer: the body, and the length of its JSON if raw tensors follow."""
     document, raw = describe_answer(model, answer, request_id, outputs)
     return _joined(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), raw)
 
@@ -235,12 +213,7 @@ def encode_answer(
 def encode_in_slices(
     document: dict[str, Any], raw: Sequence[Raw]
 ) -> Slices[tuple[bytes, int | None]]:
-    """Encode an answer that `describe_answer` has described as `encode_answer` does, in slices.
-
-    Args:
-        document: its outputs may have arrays as their data, which become text.
-        raw: the tensors that follow it.
-    """
+    """`encode_answer` in slices; `document` and `raw` are those of `describe_answer`."""
     for output in document["outputs"]:
         if isinstance(output.get("data"), np.ndarray):
             output["data"] = yield from encode_array(output["data"])
@@ -254,14 +227,7 @@ def _joined(header: bytes, raw: Sequence[Raw]) -> tuple[bytes, int | None]:
 def describe_answer(
     model: ModelSpec, answer: Answer, request_id: str, outputs: tuple[RequestedOutput, ...]
 ) -> tuple[dict[str, Any], list[Raw]]:
-    """The JSON document of an answer, with NumPy arrays, and the raw tensors that follow it.
-
-    Args:
-        model: that has answered.
-        answer: the combined values and what they rest on.
-        request_id: echoed, unless it is empty.
-        outputs: the outputs that the client wants.
-    """
+    """The JSON document of an answer, with NumPy arrays, and the raw tensors that follow it."""
     described: list[dict[str, Any]] = []
     raw: list[Raw] = []
     for wanted, tensor in zip(outputs, output_tensors(model, answer, outputs), strict=True):

@@ -1,7 +1,6 @@
 """What the head of a request says about its sender: credentials, id, and the trace it is part of.
 
-Runs in the front-end, under the HTTP API; pure. The ASGI scope flows in; log fields, response
-headers and credentials flow out.
+Runs in the front-end, under the HTTP API; pure.
 """
 
 from __future__ import annotations
@@ -23,15 +22,7 @@ _TRACE = (b"traceparent", b"tracestate")
 
 
 class RequestContext:
-    """One request.
-
-    Args:
-        scope: its ASGI scope.
-
-    Attributes:
-        protocol_id: the id in the request's body, once that was read.
-        trace_id: of the trace that records it, if one does.
-    """
+    """One request; `protocol_id` (the id in its body) and `trace_id` are set later, if known."""
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -50,11 +41,7 @@ class RequestContext:
 
     @property
     def authorization(self) -> str | None:
-        """The credentials that the request presents.
-
-        Raises:
-            Unauthenticated: if there is more than one.
-        """
+        """The credentials presented; `Unauthenticated` if there is more than one header."""
         values = [value for name, value in self._scope["headers"] if name == b"authorization"]
         if len(values) > 1:
             raise Unauthenticated("there is more than one Authorization header")
@@ -103,11 +90,7 @@ class RequestContext:
 
 
 def certificate_name(transport: asyncio.Transport) -> str:
-    """The common name in a client's certificate, else the first of its alternative names.
-
-    Returns:
-        "" if the client has presented no certificate.
-    """
+    """The common name in a client's certificate, else its first alternative name, "" for none."""
     certificate = transport.get_extra_info("peercert") or {}
     for part in certificate.get("subject", ()):
         for field, value in part:

@@ -1,7 +1,6 @@
 """Parses the requests on one connection with httptools, and closes the gaps that it leaves.
 
-Runs in the front-end, under every HTTP connection. Bytes flow in, heads and bodies flow out. A
-request that asks for another protocol (``Upgrade``) is treated as one in this protocol.
+Runs in the front-end. A request for another protocol (``Upgrade``) is treated as one in this.
 """
 
 from __future__ import annotations
@@ -16,16 +15,9 @@ __all__ = ["RequestHead", "RequestParser"]
 
 
 class RequestHead:
-    """The head of a request.
+    """The head of a request; method and URL as they came, names of headers in lower case.
 
-    Attributes:
-        method: as it came, such as ``POST``.
-        url: as it came.
-        headers: names in lower case, and values.
-        http_version: ``1.0`` or ``1.1``.
-        keep_alive: whether the connection stays open afterwards.
-        path: without escapes.
-        query: as it came, without the question mark.
+    `path` is without escapes; `query` is as it came, without the question mark.
     """
 
     __slots__ = ("headers", "http_version", "keep_alive", "method", "path", "query", "url")
@@ -57,14 +49,7 @@ class RequestHead:
 
 
 class RequestParser:
-    """Parses what one client sends.
-
-    Args:
-        on_begin: called when a request begins.
-        on_head: called with its head; may raise `HttpParserError`.
-        on_body: called with each part of its body.
-        on_end: called when it is complete.
-    """
+    """Parses what one client sends; `on_head` may raise `HttpParserError`."""
 
     def __init__(
         self,
@@ -98,11 +83,7 @@ class RequestParser:
         self._parser = self._make_parser()
 
     def feed(self, data: bytes) -> None:
-        """Parse what was received.
-
-        Raises:
-            HttpParserError: if it is not HTTP.
-        """
+        """Parse what was received; `HttpParserError` if it is not HTTP."""
         rest: bytes | memoryview = data
         while True:
             try:
@@ -114,10 +95,7 @@ class RequestParser:
                     self._reparse_head()
 
     def _reparse_head(self) -> None:
-        """Parse the head that has just ended again, without its wish for another protocol.
-
-        After a request that has one, the parser takes a body for data of the other protocol.
-        """
+        """Parse the head again without ``Upgrade``, or its body is taken for another protocol."""
         self._is_reparsed = False
         lines = [b"%b %b HTTP/1.1" % (self._parser.get_method(), self._url)]
         lines += [b"%b: %b" % header for header in self._headers if header[0] != b"upgrade"]

@@ -100,10 +100,7 @@ async def compress_response(
 ) -> None:
     """Compress a response if the client accepts that and it gets much smaller.
 
-    Args:
-        response: of `LEAST_COMPRESSED_BYTES` or more.
-        accept_encoding: the request's header.
-        threads: where a large one is compressed.
+    It must have `LEAST_COMPRESSED_BYTES`; a large one is compressed in `threads`.
     """
     response.headers["vary"] = "accept-encoding"
     encoding = preferred_encoding(accept_encoding) if accept_encoding is not None else ""

@@ -100,13 +100,7 @@ def health_router(inference: Inference) -> APIRouter:
 
 
 def server_router(inference: Inference, metrics: MetricsRegistry, threads: Executor) -> APIRouter:
-    """The routes about the whole server.
-
-    Args:
-        inference: knows the models, and what is ready.
-        metrics: for Prometheus.
-        threads: where large responses are compressed.
-    """
+    """The routes about the whole server; large responses are compressed in `threads`."""
     router = APIRouter(responses=_errors(*_ADMISSION_ERRORS))
 
     @router.get("/v2", operation_id="server_metadata", response_model=schemas.ServerMetadata)

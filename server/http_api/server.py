@@ -1,9 +1,7 @@
 """The HTTP server: uvicorn's, on the inherited socket, encrypted or not.
 
-Runs in the front-end's event loop. Connections flow in, their requests go to the engine and the
-application. New certificates are for new connections, which another listener on the same socket
-accepts, while open ones stay as they are. A listener of its own also means that no client resumes a
-TLS session from before.
+Runs in the front-end's event loop. New certificates are for new connections, which another listener
+on the same socket accepts; so no client resumes a TLS session from before.
 """
 
 from __future__ import annotations
@@ -25,14 +23,7 @@ _SHUTDOWN_S = 5.0
 
 
 class HttpServer(uvicorn.Server):
-    """uvicorn's server, with certificates that can change.
-
-    Args:
-        application: answers requests.
-        connections: their limits.
-        listening: the socket to listen on.
-        context: of TLS; None for no encryption.
-    """
+    """uvicorn's server, with certificates that can change; no encryption without `context`."""
 
     def __init__(
         self,

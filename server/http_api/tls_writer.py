@@ -1,8 +1,7 @@
 """A transport that hands data to TLS only as fast as the client reads it.
 
-Runs in the front-end, under every encrypted HTTP connection. uvloop's TLS encrypts whatever is
-written at once and passes it on; from then on it knows neither how much is unsent nor that the
-client reads nothing. So this transport gives it one chunk at a time.
+Runs in the front-end. uvloop's TLS encrypts whatever is written at once and then knows neither how
+much is unsent nor that the client reads nothing, so it gets one chunk at a time.
 """
 
 from __future__ import annotations
@@ -18,11 +17,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class TlsWriter:
-    """A transport that keeps what TLS does not take yet; all but writing is the transport's own.
-
-    Args:
-        transport: that encrypts.
-    """
+    """A transport that keeps what TLS does not take yet; all but writing is TLS's own."""
 
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
@@ -77,11 +72,7 @@ class TlsWriter:
         self._is_paused = True
 
     def resume(self) -> bool:
-        """Send more: the transport's buffer has space.
-
-        Returns:
-            Whether nothing is pending, and there is space for more.
-        """
+        """Send more: the buffer has space. True if nothing is pending and space is left."""
         self._is_paused = False
         self._flush()
         return not self._pending and not self._is_paused

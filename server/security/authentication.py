@@ -1,11 +1,10 @@
 """Authentication, authorization and concurrency limits of clients.
 
-Runs in the front-end, under both protocols; pure. What a client presents (API key, certificate,
-address) flows in; its name flows out, or a typed error. Callers skip it all as long as no keys and
-no limit are configured: `is_enabled` is false.
+Runs in the front-end, under both protocols; pure. Callers skip it all while neither keys nor a
+limit are configured (`is_enabled`).
 
-A key is 32 random bytes, so its plain SHA-256 is as good as any slow hash: there is nothing to
-guess. A key is compared with all configured digests, each in constant time.
+A key is 32 random bytes, so its plain SHA-256 is as good as a slow hash: there is nothing to guess.
+It is compared with all configured digests, each in constant time.
 """
 
 from __future__ import annotations
@@ -35,22 +34,14 @@ class Scope(Enum):
 
 
 class ConcurrencyLimiter:
-    """Limits how many requests of one client run at once.
-
-    Args:
-        limit: requests per client, 0 for any number.
-    """
+    """Limits how many requests of one client run at once; 0 is no limit."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._active: dict[str, int] = {}
 
     def acquire(self, client: str) -> None:
-        """Count a request; one of a client without a name ("") is not counted.
-
-        Raises:
-            QueueFull: if the client has too many requests running.
-        """
+        """Count a request, unless its client is ""; `QueueFull` if too many are running."""
         if not client:
             return
         count = self._active.get(client, 0)
@@ -72,15 +63,8 @@ class ConcurrencyLimiter:
 class Authenticator:
     """Identifies clients and checks what they may do.
 
-    Args:
-        spec: the keys and the limit.
-        on_refusal: called with each error that `authorize` and `admit` raise, and with the
-            client's address.
-
-    Attributes:
-        is_enabled: whether there are keys or a limit; if not, nothing need be checked.
-        restricts_urgent: whether urgent requests need a key with that scope.
-        limiter: of each client's concurrent requests.
+    `on_refusal` gets each error that `authorize` and `admit` raise, and the client's address. If it
+    `restricts_urgent`, urgent requests need a key with that scope.
     """
 
     def __init__(self, spec: SecuritySpec, on_refusal: Callable[[RequestError, str], None]) -> None:
@@ -108,20 +92,12 @@ class Authenticator:
     def authorize(
         self, scope: Scope, authorization: str | None, certified: str, address: str
     ) -> str:
-        """Identify a client and check that it may do something.
+        """Identify a client and check that it may do what needs `scope`.
 
-        Args:
-            scope: what its request needs.
-            authorization: the header or metadata of that name.
-            certified: the name in its certificate, "" if it has presented none.
-            address: its host, without the port.
+        `certified` is the name in its certificate, "" for none; `address` is its host without the
+        port. Returns the name under which its requests are counted, "" if they are not.
 
-        Returns:
-            The client's name, under which its requests are counted; "" if they are not.
-
-        Raises:
-            Unauthenticated: if it has no key, or an unknown one.
-            Forbidden: if its key lacks the scope.
+        Raises `Unauthenticated` without a known key, `Forbidden` if the key lacks the scope.
         """
         try:
             return self.authenticate(scope, authorization, certified, address)
@@ -132,9 +108,7 @@ class Authenticator:
     def admit(self, scope: Scope, authorization: str | None, certified: str, address: str) -> str:
         """`authorize`, and count the request until the name is given to `limiter.release`.
 
-        Raises:
-            Unauthenticated, Forbidden: as `authorize`.
-            QueueFull: if the client has too many requests running.
+        Raises `QueueFull`, too, if the client has too many requests running.
         """
         try:
             client = self.authenticate(scope, authorization, certified, address)
@@ -147,9 +121,7 @@ class Authenticator:
     def authorize_urgent(self, authorization: str | None) -> None:
         """Check that an admitted client may send urgent requests.
 
-        Raises:
-            Unauthenticated: if its key was removed meanwhile.
-            Forbidden: if its key lacks the scope.
+        Raises `Forbidden` without the scope, `Unauthenticated` if the key was removed meanwhile.
         """
         if self.restricts_urgent:
             self._key_name(_token(authorization), Scope.URGENT)

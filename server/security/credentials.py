@@ -1,8 +1,7 @@
 """Reads and validates the files of `server.tls` and `server.api_keys_file`.
 
-Runs in the supervisor, at its start and on reload, and in `ensembled check`. The configuration
-flows in; a `SecuritySpec` with the contents of the files, and warnings about what is unsafe, flow
-out. The front-end opens none of these files: it gets the validated contents.
+Runs in the supervisor, at its start and on reload, and in `ensembled check`. The front-end opens
+none of these files: it gets their validated contents, as a `SecuritySpec`.
 """
 
 from __future__ import annotations
@@ -30,23 +29,14 @@ _validate = TypeAdapter(_ApiKeys).validate_python
 
 
 class Credentials(NamedTuple):
-    """Validated keys and certificates.
-
-    Attributes:
-        spec: for the front-end.
-        warnings: what works but is unsafe, one line each.
-    """
+    """Validated keys and certificates; `warnings` are of what is unsafe, one line each."""
 
     spec: SecuritySpec
     warnings: tuple[str, ...]
 
 
 def read_credentials(server: ServerConfig) -> Credentials:
-    """Read and validate the keys and the certificates.
-
-    Raises:
-        ConfigError: if a file can't be read or is invalid.
-    """
+    """Read and validate keys and certificates; `ConfigError` if a file is unreadable or invalid."""
     keys = list(server.api_keys)
     warnings: list[str] = []
     if server.api_keys_file is not None:

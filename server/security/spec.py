@@ -12,12 +12,9 @@ __all__ = ["ApiKey", "SecuritySpec", "TlsFiles"]
 
 
 class ApiKey(msgspec.Struct, frozen=True):
-    """An API key, of which only the SHA-256 is known.
+    """An API key, of which only the SHA-256 (32 bytes) is known; `name` is its owner's.
 
-    Attributes:
-        name: of its owner.
-        digest: the SHA-256 of the key, 32 bytes.
-        scopes: what it allows: "infer", "admin", "urgent".
+    `scopes` are what it allows: "infer", "admin", "urgent".
     """
 
     name: str
@@ -32,10 +29,8 @@ class ApiKey(msgspec.Struct, frozen=True):
 class TlsFiles(msgspec.Struct, frozen=True):
     """Contents of the files of `server.tls`, PEM.
 
-    Attributes:
-        certificate: of the server, followed by those of intermediate authorities.
-        key: its private key.
-        client_ca: authorities that sign clients' certificates; empty if clients need none.
+    `certificate` is followed by those of intermediate authorities; `client_ca` is empty if clients
+    need no certificate.
     """
 
     certificate: bytes
@@ -50,10 +45,8 @@ class TlsFiles(msgspec.Struct, frozen=True):
 class SecuritySpec(msgspec.Struct, frozen=True):
     """Access control and encryption.
 
-    Attributes:
-        keys: of which clients must present one; if there are none, they need none.
-        client_requests: concurrent requests of one client, 0 for any number.
-        tls: None for no encryption.
+    Clients must present one of `keys`, if there are any; `client_requests` may run at once for one
+    client, 0 is no limit.
     """
 
     keys: tuple[ApiKey, ...] = ()

@@ -26,8 +26,7 @@ _KEY_MISMATCH = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASS
 def make_context(files: TlsFiles) -> ssl.SSLContext:
     """Make a server's context: TLS 1.2 or later, ciphers with forward secrecy.
 
-    Raises:
-        ConfigError: if a file is invalid, naming its configuration key.
+    Raises `ConfigError` naming the configuration key of an invalid file.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
