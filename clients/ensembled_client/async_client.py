@@ -1,7 +1,4 @@
-"""The client for asyncio, and its handle of one ensemble. Runs in the caller's event loop.
-
-It has the methods of the blocking client, to be awaited; what they do is documented there.
-"""
+"""The client for asyncio; `client` documents its methods. Runs in the caller's event loop."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The blocking client, and its handle of one ensemble. Runs in the caller's process and thread.
-
-The session below does the work; here is what callers see, and its documentation.
-"""
+"""The blocking client, and its handle of one ensemble. Runs in the caller's process and thread."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The Open Inference Protocol over gRPC: blocking, and for asyncio. Needs `ensembled-client[grpc]`.
 
-Runs in the caller's process. One channel, and with it one connection, serves any number of
-concurrent calls. Messages have no size limit here: the session keeps to the server's own.
+One channel, and with it one connection, serves any number of concurrent calls. Messages have no
+size limit here: the session keeps to the server's own.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""What callers pass as a model's input, converted to the tensors of a request.
+"""What callers pass as a model's input, converted to the tensors of a request. Reads image files.
 
-Runs in the caller's process; it reads image files. Arrays, lists, texts and images flow in; tensors
-that fit the model's metadata flow out, rows alone with a batch dimension. Encoded images stay as
-they are (BYTES; the server decodes them), pixels become one UINT8 tensor. Pillow is not needed: its
-images are recognised by their methods.
+Encoded images stay as they are (BYTES; the server decodes them), pixels become one UINT8 tensor.
+Pillow is not needed: its images are recognised by their methods.
 """
 
 from __future__ import annotations
@@ -30,9 +28,7 @@ _KINDS = "a path, encoded bytes, a PIL image or a uint8 array"
 def tensors_for(metadata: Mapping[str, Any], x: Any) -> tuple[RequestTensor, ...]:
     """Return the inputs of a model, in its order; for `x` see `EnsembleClient.predict`.
 
-    Raises:
-        RequestRejected: if it does not fit the model.
-        OSError: if an image file can't be read.
+    Raises RequestRejected if it does not fit, OSError if an image file can't be read.
     """
     inputs = {tensor["name"]: tensor for tensor in metadata["inputs"]}
     # The first check is for speed: isinstance of Mapping takes longer.

@@ -1,8 +1,7 @@
 """The two ways to run a session: blocking, and under asyncio.
 
-Runs in the caller's process. A session is written once, as coroutines over a transport and a
-backend. If both are blocking, none of its awaits ever suspends, and `run_blocking` drives it to its
-end.
+A session is written once, as coroutines over a transport and a backend. If both are blocking, none
+of its awaits ever suspends, and `run_blocking` drives it to its end.
 """
 
 from __future__ import annotations

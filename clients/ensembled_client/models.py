@@ -1,8 +1,4 @@
-"""Models as a client knows them, and predictions made of decoded responses. Pure.
-
-Runs in the caller's process. The documents of metadata and configuration and decoded responses flow
-in; the names of outputs to request and predictions flow out.
-"""
+"""Models as a client knows them, and predictions made of decoded responses. Pure."""
 
 from __future__ import annotations
 
@@ -48,24 +44,19 @@ class ModelState:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """A model, by its metadata and configuration.
-
-    `extra_outputs` can be requested beside `output`. They and the limit are None if the server does
-    not say.
-    """
+    """A model, by its metadata and configuration."""
 
     metadata: Mapping[str, Any]
-    max_request_bytes: int | None = None
+    max_request_bytes: int | None = None  # None: the server does not say
     members: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    extra_outputs: tuple[str, ...] | None = None
+    extra_outputs: tuple[str, ...] | None = None  # beside `output`; None: not said
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any], config: Mapping[str, Any]) -> ModelInfo:
         """Parse the two documents; the configuration of another kind of server may be empty.
 
-        Raises:
-            ServerFailure: if they can't be understood.
+        Raises ServerFailure if they can't be understood.
         """
         try:
             ensemble = config.get("ensemble", {})
@@ -91,8 +82,7 @@ class ModelInfo:
     ) -> tuple[str, ...]:
         """Return the names of the outputs to request; empty `members` are all, None are none.
 
-        Raises:
-            RequestRejected: if the model does not have them.
+        Raises RequestRejected if the model does not have them.
         """
         names = [OUTPUT, *self._scores(uncertainty)]
         if members is not None:
@@ -234,11 +224,7 @@ class Prediction:
 
 
 def prediction_of(response: InferResponse, info: ModelInfo, timing: Timing) -> Prediction:
-    """Return the prediction of a response.
-
-    Raises:
-        ServerFailure: if neither the combined output nor the best class is there.
-    """
+    """Make a prediction; ServerFailure if there is neither combined output nor best class."""
     name = OUTPUT if OUTPUT in response.outputs else CLASS
     if name not in response.outputs:
         raise ServerFailure(f"the server's answer has {list(response.outputs)}, not {OUTPUT!r}")

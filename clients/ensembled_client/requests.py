@@ -1,8 +1,4 @@
-"""Infer calls: tensors, outputs and parameters; split where they are too large. Pure.
-
-Runs in the caller's process. Options of a client's methods flow in, calls for a transport flow out;
-the responses to the pieces of a split call are joined again.
-"""
+"""Infer calls: tensors, outputs and parameters; split where they are too large. Pure."""
 
 from __future__ import annotations
 
@@ -56,11 +52,7 @@ class CallOptions:
     class_only: bool = False
 
     def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            RequestRejected: if one of them is invalid.
-        """
+        """Raise RequestRejected if a value is invalid."""
         if self.timeout is not None and not 0 < self.timeout < inf:
             raise RequestRejected(f"a timeout is a number of seconds above 0, not {self.timeout}")
         for name in ("quorum", "max_rows"):
@@ -90,12 +82,9 @@ class CallOptions:
 
 @dataclass(frozen=True)
 class RequestTensor(RawTensor):
-    """An input tensor that can be cut by rows.
+    """An input tensor that can be cut by rows."""
 
-    `row_ends` says where each row of BYTES ends in `data`; None if all have one size.
-    """
-
-    row_ends: tuple[int, ...] | None = None
+    row_ends: tuple[int, ...] | None = None  # of BYTES, in `data`; None if all rows have one size
 
     @property
     def row_count(self) -> int:
@@ -120,15 +109,11 @@ class RequestTensor(RawTensor):
 
 @dataclass(frozen=True)
 class InferCall:
-    """A request to predict.
-
-    `outputs` has the names of the outputs to answer with, and how many of the best classes to name
-    instead of values, 0 for values.
-    """
+    """A request to predict."""
 
     model: str
     tensors: tuple[RequestTensor, ...]
-    outputs: Mapping[str, int]
+    outputs: Mapping[str, int]  # by name how many best classes to name; 0 for values
     parameters: Mapping[str, str | int | bool]
 
     @property
@@ -151,10 +136,7 @@ def split_call(
     """Return a call in as few pieces as the limits allow; mostly it is one.
 
     `limit_bytes` is the server's, of a request's body, of which `overhead_bytes` are not raw
-    tensors; `max_rows` is the caller's.
-
-    Raises:
-        RequestTooLarge: if a single row is too large.
+    tensors. Raises RequestTooLarge if a single row is too large.
     """
     rows = call.tensors[0].row_count
     space_bytes = None if limit_bytes is None else limit_bytes - overhead_bytes
@@ -193,8 +175,7 @@ def _last_stop(call: InferCall, start: int, rows: int, space_bytes: int | None) 
 def join_responses(responses: Sequence[InferResponse]) -> InferResponse:
     """Join the responses to the pieces of a call: rows in order, and the members common to all.
 
-    Raises:
-        ServerFailure: if they don't fit together.
+    Raises ServerFailure if they don't fit together.
     """
     first = responses[0]
     if len(responses) == 1:

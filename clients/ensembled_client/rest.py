@@ -1,8 +1,7 @@
 """The Open Inference Protocol over HTTP: calls as HTTP requests, HTTP responses decoded. Pure.
 
-Runs in the caller's process, under the HTTP transport. Tensors are raw both ways (the binary tensor
-extension: JSON, then the raw tensors). Requests that differ only in their raw bytes share one
-header, which is made once; the server caches its side of it, too.
+Tensors are raw both ways (the binary tensor extension). Requests that differ only in their raw
+bytes share one header, which is made once; the server caches its side of it, too.
 """
 
 from __future__ import annotations
@@ -185,11 +184,7 @@ class RestResponse:
 
 
 def decode_infer(response: RestResponse) -> InferResponse:
-    """Decode the response to an infer request.
-
-    Raises:
-        EnsembledClientError: the error that it carries instead.
-    """
+    """Decode the response to an infer request, or raise the EnsembledClientError in it."""
     _raise_for_status(response)
     length = response.header(_HEADER_LENGTH.lower())
     if length is not None and not length.isdigit():
@@ -203,8 +198,7 @@ def decode_infer(response: RestResponse) -> InferResponse:
 def decode_document(resource: Resource, response: RestResponse) -> Any:
     """Decode the response to a look-up: a bool, an object, or the index's list.
 
-    Raises:
-        EnsembledClientError: the error that it carries instead.
+    Raises the EnsembledClientError that it carries instead.
     """
     if resource in _BOOLEANS and response.status in {200, 503}:
         return response.status == HTTPStatus.OK

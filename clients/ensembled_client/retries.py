@@ -1,13 +1,12 @@
 """When a request is sent again, after which pause, and how much time a call has left.
 
-Runs in the caller's process; pure but for the clock. A request is sent again only if the server is
-certainly not at work on it: the connection was refused, or the server has answered that it is
-overloaded (429) or unavailable (503; over gRPC RESOURCE_EXHAUSTED and UNAVAILABLE with
-`retry-after`: without it, UNAVAILABLE may be what the library says when a connection breaks). When
-a connection breaks while a response is awaited nobody knows how far the request came, so it is
-never sent again. The one case where that is common, a server that closes an idle connection just
-when the client reuses it, is avoided instead: the client closes idle connections long before the
-server does, and checks whether the server has hung up before it uses one.
+Pure but for the clock. A request is sent again only if the server is certainly not at work on it:
+the connection was refused, or the server has answered that it is overloaded (429) or unavailable
+(503; over gRPC RESOURCE_EXHAUSTED and UNAVAILABLE with `retry-after`: without it, UNAVAILABLE may
+be what the library says when a connection breaks). When a connection breaks while a response is
+awaited nobody knows how far the request came, so it is never sent again. Where that would be
+common, with idle connections that the server closes just then, it is avoided: the client closes
+them long before the server does, and checks whether the server has hung up before it uses one.
 
 Pauses grow exponentially and are drawn uniformly from zero to that ("full jitter"), so that many
 clients don't come back at the same moment.
@@ -46,11 +45,7 @@ class RetryPolicy:
     max_retry_after_s: float = 30.0
 
     def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: if one is negative.
-        """
+        """Raise ValueError if a number is negative."""
         if min(self.retries, self.first_pause_s, self.max_pause_s, self.max_retry_after_s) < 0:
             raise ValueError(f"negative numbers in {self}")
 
@@ -79,11 +74,7 @@ class CallClock:
         return self._backend.now() - self._started_s
 
     def left_s(self) -> float | None:
-        """Return the seconds that are left, None for any number.
-
-        Raises:
-            DeadlineExceeded: if there are none.
-        """
+        """Return the seconds left, None for any number; DeadlineExceeded if there are none."""
         if self._timeout_s is None:
             return None
         passed_s = self.passed_s()

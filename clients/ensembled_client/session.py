@@ -1,7 +1,6 @@
 """What both clients do: requests, retries, splitting, and a cache of the models' metadata.
 
-Runs in the caller's process, between a client above and a transport below; no I/O of its own. All
-state is the cache, which threads may share.
+No I/O of its own. All state is the cache, which threads may share.
 """
 
 from __future__ import annotations

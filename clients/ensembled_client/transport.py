@@ -1,8 +1,4 @@
-"""How a client reaches a server: the URL, the connection's options, and the transports' interface.
-
-Runs in the caller's process; URLs and options flow in. A session hands calls to a `Transport`,
-which encodes, sends and decodes.
-"""
+"""How a client reaches a server: the URL, the connection's options, and `Transport`."""
 
 from __future__ import annotations
 
@@ -35,11 +31,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Address:
-        """Parse a URL.
-
-        Raises:
-            EnsembledClientError: if this client can't connect to it.
-        """
+        """Parse a URL; EnsembledClientError if this client can't connect to it."""
         try:
             parts = urlsplit(url)
             port = parts.port or _PORTS[parts.scheme]
@@ -91,11 +83,7 @@ class ConnectionOptions:
     key: str | os.PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            EnsembledClientError: if the compression is unknown, or a file is missing.
-        """
+        """Raise EnsembledClientError if the compression is unknown, or a file is missing."""
         if self.compression not in {None, "gzip", "deflate"}:
             raise EnsembledClientError(f"compression is gzip or deflate, not {self.compression!r}")
         if (self.certificate is None) != (self.key is None):
@@ -110,11 +98,7 @@ class ConnectionOptions:
 
 
 def with_api_key(headers: Mapping[str, str] | None, api_key: str | None) -> dict[str, str]:
-    """Return headers with the one that presents an API key, if there is one.
-
-    Raises:
-        EnsembledClientError: if the key can't be a header's value.
-    """
+    """Return headers that present an API key, if any; EnsembledClientError if it is malformed."""
     added = dict(headers or {})
     if api_key is not None:
         if not api_key.isascii() or not api_key.isprintable() or " " in api_key or not api_key:
@@ -147,18 +131,15 @@ class Transport(ABC):
     async def infer(self, call: InferCall, limit_s: float | None) -> InferResponse:
         """Have a model predict; None waits for the response without limit.
 
-        Raises:
-            EnsembledClientError: what the server answered instead, or why it did not.
+        Raises an EnsembledClientError: what the server answered instead, or why it did not.
         """
 
     @abstractmethod
     async def look_up(self, resource: Resource, model: str, limit_s: float) -> Any:
         """Request the document that the protocol has for it over HTTP; for readiness a bool.
 
-        The model is "" for the server, or, of statistics, for every model.
-
-        Raises:
-            EnsembledClientError: as `infer`; `Unavailable` may stand for "not ready".
+        The model is "" for the server, or, of statistics, for every model. Raises as `infer`;
+        `Unavailable` may stand for "not ready".
         """
 
     @abstractmethod

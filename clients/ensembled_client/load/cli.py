@@ -1,8 +1,4 @@
-"""The command `ensembled-load`: runs in the parent process.
-
-In: the command line. Out: the report on stdout, progress and errors on stderr, files, and an exit
-status for continuous integration.
-"""
+"""The command `ensembled-load`, in the parent: report on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 

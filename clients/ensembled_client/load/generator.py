@@ -66,25 +66,15 @@ _CYCLE_OFFSET = 7
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """The share of a test that one process generates.
-
-    Attributes:
-        options: of the whole test.
-        workload: what to send.
-        schedule: of all processes together; None for a closed loop.
-        index: the number of the process.
-        processes: how many there are.
-        connections: of this process; in an open loop the most.
-        count: of this process' requests in a closed loop; None for no limit.
-    """
+    """The share of a test that one process generates."""
 
     options: LoadOptions
     workload: Workload
-    schedule: Schedule | None
+    schedule: Schedule | None  # of all processes together; None for a closed loop
     index: int
     processes: int
-    connections: int
-    count: int | None
+    connections: int  # of this process; in an open loop the most
+    count: int | None  # of this process' requests in a closed loop; None for no limit
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """Requests over gRPC. Runs in each load process; the encoding and the metadata also in the parent.
 
-gRPC carries many calls on one connection, so a `GrpcLoadConnection` is a slot on a channel: each
-has a channel of its own up to `_MAX_CHANNELS`, more take turns. Requests are serialised before the
-test, and responses stay bytes but for the first of each slot.
+A `GrpcLoadConnection` is a slot on a channel: each has a channel of its own up to `_MAX_CHANNELS`,
+more take turns. Responses stay bytes but for the first of each slot.
 """
 
 from __future__ import annotations
@@ -56,11 +55,7 @@ def call_metadata() -> tuple[tuple[str, str], ...]:
 
 
 def fetch_grpc_metadata(target: LoadTarget, timeout_s: float) -> dict[str, Any]:
-    """Return a model's metadata as HTTP has it.
-
-    Raises:
-        LoadTestError: if the server can't be reached, refuses, or replies nonsense.
-    """
+    """Return the metadata as HTTP has it; LoadTestError if unreachable, refused or nonsense."""
     transport = GrpcTransport(target.address, ConnectionOptions(headers=authorization()))
     look_up = transport.look_up(Resource.MODEL_METADATA, target.model, timeout_s)
     try:

@@ -1,11 +1,9 @@
 """Requests over HTTP/1.1. Runs in each load process.
 
-In: requests encoded before the test. Out: their results. The connection is kept alive; if it is
-lost the next request opens a new one, and that time is part of its latency, as for any client.
-
-Of every response its status is checked, and that it is complete and names its outputs. Decoding all
-of them would make the tester the bottleneck, so only the first response of a connection (for each
-number of rows) is decoded and checked as a whole.
+The connection is kept alive; if it is lost the next request opens a new one, and that time is part
+of its latency, as for any client. Of every response its status is checked, and that it is complete
+and names its outputs; decoding all would make the tester the bottleneck, so only the first of a
+connection (for each number of rows) is decoded.
 """
 
 from __future__ import annotations
@@ -61,8 +59,7 @@ _UNKNOWN = -1, Response(0, b"")
 class ResponseReader:
     """Reads one response after the other; there is one request in flight per connection.
 
-    Usually a response comes in one piece and its head is one that was parsed before, because a
-    server's heads differ in little. Then the head is looked up: half the cost of parsing it.
+    A server's heads differ in little, so heads are looked up: half the cost of parsing them.
     """
 
     __slots__ = (
@@ -82,10 +79,9 @@ class ResponseReader:
         self._fault: str | None = None
 
     def feed(self, data: bytes) -> Response | None:
-        """Parse received bytes; return the response that they complete, if any.
+        """Return the response that `data` completes, if any.
 
-        Raises:
-            BadResponseError: if they are no response, or continue after its end.
+        Raises BadResponseError if it is no response, or continues after its end.
         """
         if self._has_head or self._head_bytes:
             return self._parse(data)
@@ -125,11 +121,7 @@ class ResponseReader:
         return response
 
     def end(self) -> Response:
-        """The server has closed the connection: return the response that this completes.
-
-        Raises:
-            BadResponseError: if it completes none.
-        """
+        """Return the response that the server's closing completes, or raise BadResponseError."""
         if not self._has_head:
             raise BadResponseError("the server closed the connection without a response")
         if b"content-length" in self._headers or b"transfer-encoding" in self._headers:

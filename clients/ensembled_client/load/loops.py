@@ -1,15 +1,14 @@
 """The two ways to generate load on connections to the server. Run in each load process.
 
-A *closed loop* is a number of clients, each of which sends its next request when it has its
-response. Nothing says when a request should have been sent, so latency counts from the sending: a
-server that stalls gets fewer requests, and its stall is one latency per connection.
+In a *closed loop* each of a number of clients sends its next request when it has its response.
+Latency counts from the sending: a server that stalls gets fewer requests, and its stall is one
+latency per connection.
 
 An *open loop* sends when a schedule says so, whatever the server does. Latency counts from that
-intended start, so a request that was due during a stall carries its wait, whether it waited in the
-server, in the network, or here because all connections were busy (no coordinated omission).
+intended start, so it includes the wait in the server, in the network, or here because all
+connections were busy (no coordinated omission).
 
-A connection carries one request at a time and hands over a `RequestResult` by callback: a task per
-request would cost as much as all the rest.
+A `RequestResult` is handed over by callback: a task per request would cost as much as all the rest.
 """
 
 from __future__ import annotations
@@ -44,8 +43,8 @@ _INITIAL_CONNECTIONS = 8
 class LoadConnection(ABC):
     """Carries one request at a time.
 
-    `on_result` is called when the request has ended and the connection is free. The other
-    attributes are those of the current request, if there is one (`is_busy`).
+    `on_result` is called when the request has ended and the connection is free; the other
+    attributes are the current request's (`is_busy`).
     """
 
     on_result: OnResult
@@ -66,7 +65,7 @@ class LoadConnection(ABC):
 
     @abstractmethod
     def send(self, request: bytes) -> None:
-        """Send a request, and connect first if need be; `on_result` is called later, once.
+        """Send a request, connecting first if need be; `on_result` is called later, once.
 
         The connection is not busy, and the caller has set the attributes.
         """
@@ -104,20 +103,13 @@ NewConnection = Callable[[OnResult], LoadConnection]
 
 @dataclass(eq=False, kw_only=True)
 class LoadLoop(ABC):
-    """Sends requests on its connections, and records how they end.
-
-    Attributes:
-        new_connection: makes a connection.
-        requests: by their number of rows, what to send.
-        stats: of the requests.
-        done: set when the last request has ended.
-    """
+    """Sends requests on its connections, and records how they end."""
 
     new_connection: NewConnection
-    requests: Mapping[int, Iterator[bytes]]
+    requests: Mapping[int, Iterator[bytes]]  # by their number of rows
     stats: RequestStats
     clock_ns: Callable[[], int] = time.monotonic_ns
-    done: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    done: asyncio.Event = field(default_factory=asyncio.Event, init=False)  # at the last result
     _connections: list[LoadConnection] = field(default_factory=list, init=False)
     _is_stopped: bool = field(default=False, init=False)
 
@@ -163,14 +155,11 @@ class LoadLoop(ABC):
 
 @dataclass(eq=False, kw_only=True)
 class ClosedLoadLoop(LoadLoop):
-    """So many clients, each with one request at a time.
-
-    `count` requests are left to measure; None for no limit.
-    """
+    """So many clients, each with one request at a time."""
 
     connections: int
     rows: int
-    count: int | None
+    count: int | None  # requests left to measure; None for no limit
     _active: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
-"""The command line of `ensembled-load`, and what it asks for: a target and `LoadOptions`.
+"""The command line of `ensembled-load`, which it turns into `LoadOptions`. Runs in the parent.
 
-Runs in the parent; in: the arguments and the API key in the environment. Load processes get copies
-of the options. Also the errors that end the command with one line and an exit status.
+Load processes get copies of the options. Also the errors that end the command with one line and an
+exit status.
 """
 
 from __future__ import annotations
@@ -83,10 +83,8 @@ class LoadTarget:
     def of(cls, url: str, model: str, protocol: str | None) -> LoadTarget:
         """Parse a URL, ``http[s]://HOST[:PORT][/PREFIX]`` or ``grpc[s]://HOST[:PORT]``.
 
-        Without a `protocol` it is gRPC or binary HTTP, as the URL says.
-
-        Raises:
-            UsageError: if it is not a URL of a server, or does not fit the protocol.
+        Without a `protocol` it is gRPC or binary HTTP, as the URL says. Raises UsageError if the
+        URL is malformed, or does not fit the protocol.
         """
         try:
             address = Address.of(url)
@@ -107,10 +105,9 @@ class LoadTarget:
 
 
 def authorization() -> dict[str, str]:
-    """Return the header that carries the API key of the environment; empty if there is none.
+    """Return the header with the environment's API key; empty if there is none.
 
-    Raises:
-        UsageError: if the key contains characters that no header can.
+    Raises UsageError if the key contains characters that no header can.
     """
     try:
         return with_api_key(None, os.environ.get(_API_KEY_VARIABLE) or None)
@@ -120,26 +117,14 @@ def authorization() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """A test or a sweep of tests; ``--help`` describes the fields that are not described here.
-
-    Attributes:
-        target: the server and the model.
-        arrivals: ``closed``, ``constant``, ``poisson`` or ``trace``.
-        loads: connections of a closed loop, or requests per second of an open one; a sweep has
-            several, a trace none.
-        connections: an open loop's limit.
-        duration_s: of the measurement; None: until `count` requests or the trace's end.
-        parameters: of every request, as the protocol names them.
-        gates: that decide about the exit status.
-        quiet: no progress display: it is not wanted, or there is no terminal.
-    """
+    """A test or a sweep of tests; ``--help`` describes most fields."""
 
     target: LoadTarget
-    arrivals: str
-    loads: tuple[float, ...]
-    connections: int
+    arrivals: str  # ``closed``, ``constant``, ``poisson`` or ``trace``
+    loads: tuple[float, ...]  # connections, or an open loop's requests per second; none for a trace
+    connections: int  # an open loop's limit
     trace: Path | None
-    duration_s: float | None
+    duration_s: float | None  # of the measurement; None: until `count` requests or the trace's end
     count: int | None
     warmup_s: float
     processes: int
@@ -150,13 +135,13 @@ class LoadOptions:
     seed: int
     shapes: Sequence[tuple[str, tuple[int, ...]]]
     image_size: tuple[int, int]
-    parameters: dict[str, Any]
+    parameters: dict[str, Any]  # of every request, as the protocol names them
     deadline_ms: float | None
     gates: Gates
     json: bool
     output: Path | None
     plot: Path | None
-    quiet: bool
+    quiet: bool  # no progress display: not wanted, or no terminal
 
     @property
     def is_open(self) -> bool:
@@ -167,9 +152,8 @@ class LoadOptions:
 def parse_options(arguments: Sequence[str] | None) -> LoadOptions:
     """Parse a command line; None for that of this process.
 
-    Raises:
-        UsageError: if options exclude each other.
-        SystemExit: after ``--help``, or with status 2 if an option is unknown or malformed.
+    Raises UsageError if options exclude each other; SystemExit after ``--help``, or with status 2
+    if an option is unknown or malformed.
     """
     given = _new_parser().parse_args(arguments)
     arrivals = _arrivals(given)
@@ -402,11 +386,7 @@ def _plot(text: str) -> Path:
 
 
 def parse_error_limit(text: str) -> tuple[float, bool]:
-    """Return the limit of ``--max-errors``, and whether it is a share: ``12``, or ``0.5%``.
-
-    Raises:
-        UsageError: if it is neither.
-    """
+    """Return the limit and whether it is a share: ``12``, or ``0.5%``; UsageError if neither."""
     is_share = text.endswith("%")
     try:
         number = float(text.removesuffix("%")) / (100 if is_share else 1)

@@ -1,8 +1,4 @@
-"""What people and machines read: reports as text and JSON, plots, and the line of progress.
-
-Runs in the parent; in: summaries, and messages of load processes. Out: texts, a document, a file
-(with matplotlib), and a line on stderr.
-"""
+"""Reports as text and JSON, plots (with matplotlib), and the progress line; in the parent."""
 
 from __future__ import annotations
 
@@ -253,8 +249,7 @@ def progress_display(title: str, *, is_quiet: bool) -> Iterator[Callable[[Progre
 def save_plot(path: Path, summaries: Sequence[Summary], options: LoadOptions) -> None:
     """Write a plot: of one test its distribution and time series, of a sweep its curves.
 
-    Raises:
-        LoadTestError: if the file can't be written.
+    Raises LoadTestError if the file can't be written.
     """
     from matplotlib.figure import Figure  # noqa: PLC0415  (an extra, and slow)
 

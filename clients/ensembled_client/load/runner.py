@@ -1,10 +1,8 @@
 """Runs a test, or a sweep of tests, in the parent: from options to summaries.
 
-First the model's metadata is fetched and each kind of request is tried, so that mistakes (no
-server, no such model, inputs that don't fit) end here, in one line. Then each test's load processes
-are started, begin together, and send their statistics. Even a single one has a process of its own:
-a progress display in the same interpreter would delay what is measured. `generator` describes the
-messages.
+First the metadata is fetched and each kind of request is tried, so that mistakes end here, in one
+line. Even a single load process is not the parent: a progress display in the same interpreter would
+delay what is measured. `generator` describes the messages.
 """
 
 from __future__ import annotations
@@ -65,9 +63,8 @@ _LEAD_NS = 50_000_000
 def run_tests(options: LoadOptions) -> list[Summary]:
     """Run every test of a command, one after the other; an interrupted one is the last.
 
-    Raises:
-        LoadTestError: if a test can't run.
-        KeyboardInterrupt: at the second Ctrl-C, or before the start.
+    Raises LoadTestError if a test can't run, KeyboardInterrupt at the second Ctrl-C or before the
+    start.
     """
     trace = _read_trace(options)
     workload = _make_workload(options, trace)
@@ -122,10 +119,7 @@ def _make_workload(options: LoadOptions, trace: Trace) -> Workload:
 def generator_configs(
     options: LoadOptions, load: float, trace: Trace, workload: Workload
 ) -> list[GeneratorConfig]:
-    """Divide a test of `load` connections or requests per second among its processes.
-
-    No process is left without work.
-    """
+    """Divide `load` connections or requests per second among processes; all get some."""
     connections = options.connections if options.is_open else int(load)
     processes = min(options.processes, connections, options.count or connections)
     count = None if options.is_open else options.count
@@ -159,8 +153,7 @@ def generator_configs(
 def _fetch_metadata(target: LoadTarget) -> dict[str, Any]:
     """Fetch the model's metadata, as HTTP has it.
 
-    Raises:
-        LoadTestError: if the server can't be reached, has no such model, or replies nonsense.
+    Raises LoadTestError if the server can't be reached, has no such model, or replies nonsense.
     """
     if target.protocol == "grpc":
         from ensembled_client.load.grpc_connection import (  # noqa: PLC0415  (an extra)
@@ -203,11 +196,7 @@ def _fetch_http_metadata(target: LoadTarget) -> Any:
 
 
 def _try_requests(options: LoadOptions, workload: Workload) -> None:
-    """Send one request of each number of rows.
-
-    Raises:
-        LoadTestError: if the server refuses it, or the response is wrong.
-    """
+    """Send one request of each number of rows; LoadTestError unless the response is right."""
     for rows, requests in workload.requests.items():
         result = asyncio.run(_exchange(options, rows, requests[0]))
         if result.error is not None and not result.error.startswith(_COUNTED):
@@ -245,11 +234,8 @@ def _run_processes(
 ) -> list[RequestStats]:
     """Run every config in a process of its own, all at the same time; return their statistics.
 
-    The first Ctrl-C (or SIGTERM) ends the test early, with a report; the second one at once.
-
-    Raises:
-        LoadTestError: if one of them fails.
-        KeyboardInterrupt: at the second Ctrl-C, or before the start.
+    The first Ctrl-C (or SIGTERM) ends the test early, with a report; the second one, or one before
+    the start, raises KeyboardInterrupt. Raises LoadTestError if a process fails.
     """
     with _counted_interrupts() as interrupts, _started(configs) as pipes:
         _wait_ready(pipes, interrupts)

@@ -1,8 +1,8 @@
 """When the requests of an open loop are due, and timers that go off just then.
 
-Every load process makes the whole schedule, an iterator of `Arrival`, and takes its share of it, so
-that together they follow it exactly. Event loops wake at whole milliseconds, which is long where a
-response takes one; a timer file descriptor of Linux is exact to some 0.1 ms without spinning.
+Every load process makes the whole schedule and takes its share of it, so that together they follow
+it exactly. Event loops wake at whole milliseconds, too coarse where a response takes one; Linux's
+timer file descriptor is exact to some 0.1 ms without spinning.
 """
 
 from __future__ import annotations
@@ -44,27 +44,16 @@ _TIMER_ABSTIME = 1
 
 @dataclass(frozen=True)
 class Schedule:
-    """When requests are due; exactly one of `rate` and `trace` is given.
+    """When requests are due; exactly one of `rate` and `trace` is given."""
 
-    Attributes:
-        rate: requests per second.
-        poisson: whether gaps are random (exponential) with that mean, instead of equal.
-        trace: recorded requests; empty for none.
-        rows: of each request, but for a trace's.
-        warmup_s: before the measurement, at the same rate; before a trace, at its mean rate.
-        duration_s: of the measurement; None for no end (or the trace's).
-        count: requests in the measurement; None for no limit.
-        seed: of the random gaps.
-    """
-
-    rate: float | None = None
-    poisson: bool = False
-    trace: Trace = ()
-    rows: int = 1
-    warmup_s: float = 0.0
-    duration_s: float | None = None
-    count: int | None = None
-    seed: int = 0
+    rate: float | None = None  # requests per second
+    poisson: bool = False  # random (exponential) gaps with that mean, instead of equal
+    trace: Trace = ()  # recorded requests; empty for none
+    rows: int = 1  # of each request, but for a trace's
+    warmup_s: float = 0.0  # at the same rate; before a trace, at its mean rate
+    duration_s: float | None = None  # of the measurement; None for no end (or the trace's)
+    count: int | None = None  # requests in the measurement; None for no limit
+    seed: int = 0  # of the random gaps
 
     def arrivals(self) -> Iterator[Arrival]:
         """Yield all arrivals in order of time, those of the warm-up first."""
@@ -116,13 +105,9 @@ def divide(total: int, index: int, of: int) -> int:
 def read_trace(document: str, *, rows: int = 1) -> Trace:
     """Read a recorded trace, in the format of ``ensembled simulate --trace``.
 
-    Args:
-        document: JSON, a list of seconds or of [seconds, rows]; or CSV, ``seconds[,rows]`` a line,
-            where a first line may name the columns and lines with # are comments.
-        rows: of requests that don't say it.
-
-    Raises:
-        ValueError: in one line, if the document is neither, empty, or not in order of time.
+    JSON: a list of seconds or of [seconds, rows]; or CSV: ``seconds[,rows]`` a line, where a first
+    line may name the columns and lines with # are comments. `rows` is of requests that don't say
+    it. Raises ValueError, in one line, if it is neither, empty, or not in order of time.
     """
     if document.lstrip().startswith("["):
         entries, where = _json_list(document), "entry"

@@ -1,9 +1,9 @@
 """What happened to the requests: counters and latency histograms. No I/O.
 
-Each load process records into its own `RequestStats`; the parent merges them. One request, two
-populations: *latency and errors* are of the requests whose intended start lies in the measurement,
-whenever they end, so that a stall at its end is not lost; *throughput* is of the responses that
-arrive in the measurement, so that what an overloaded server answers later does not add to it.
+Each load process records its own `RequestStats`; the parent merges them. *Latency and errors* are
+of the requests whose intended start lies in the measurement, whenever they end, so that a stall at
+its end is not lost; *throughput* is of the responses that arrive in it, so that what an overloaded
+server answers later does not add to it.
 """
 
 from __future__ import annotations
@@ -53,15 +53,10 @@ _UNIT_BITS = 6
 
 
 class RequestResult(NamedTuple):
-    """How a request ended.
+    """How a request ended."""
 
-    Attributes:
-        error: its kind; None after a good response.
-        is_degraded: whether a response rests on fewer members than the ensemble has.
-    """
-
-    error: str | None
-    is_degraded: bool = False
+    error: str | None  # its kind; None after a good response
+    is_degraded: bool = False  # rests on fewer members than the ensemble has
 
 
 def connect_error(error: OSError) -> str:
@@ -90,8 +85,8 @@ def find_fault(outputs: Mapping[str, Array], rows: int) -> str | None:
 class DurationHistogram:
     """Durations in the buckets of an HDR histogram: three digits from 0.1 microseconds to an hour.
 
-    A dictionary by the lowest value of each bucket: recording there is several times cheaper than
-    in an `HdrHistogram`, which is built for quantiles and for export. Mean and minimum are exact.
+    A dictionary by the lowest value of each bucket: recording is several times cheaper than in an
+    `HdrHistogram`, which is built for quantiles and export. Mean and minimum are exact.
     """
 
     __slots__ = ("_counts", "_min_ns", "_total_ns")
@@ -151,19 +146,12 @@ class DurationHistogram:
 
 @dataclass(frozen=True)
 class CpuUsage:
-    """What a process has used.
+    """What a process has used; CPU time alone would hide one that waits for a core."""
 
-    Attributes:
-        wall_ns: elapsed time.
-        thread_ns: CPU time of the thread that sends and receives.
-        wait_ns: time that this thread waited for a core; 0 where the kernel does not count it.
-        process_ns: CPU time of all threads.
-    """
-
-    wall_ns: int
-    thread_ns: int
-    wait_ns: int
-    process_ns: int
+    wall_ns: int  # elapsed
+    thread_ns: int  # CPU time of the thread that sends and receives
+    wait_ns: int  # of this thread for a core; 0 where the kernel does not count it
+    process_ns: int  # CPU time of all threads
 
     def __sub__(self, other: CpuUsage) -> CpuUsage:
         return CpuUsage(
@@ -192,15 +180,10 @@ def current_usage() -> CpuUsage:
 
 @dataclass
 class Window:
-    """The measurement, in nanoseconds of the monotonic clock.
+    """The measurement, in nanoseconds of the monotonic clock."""
 
-    Attributes:
-        begin_ns: the end of the warm-up.
-        end_ns: None while it is unknown: the time of the last response.
-    """
-
-    begin_ns: int
-    end_ns: int | None = None
+    begin_ns: int  # the end of the warm-up
+    end_ns: int | None = None  # the time of the last response; None while unknown
 
     def has_begun(self, at_ns: int) -> bool:
         """Whether the warm-up is over at that time."""
@@ -213,50 +196,29 @@ class Window:
 
 @dataclass(eq=False)
 class RequestStats:
-    """Counters and histograms of the requests of one load process, or of several.
-
-    Attributes:
-        window: the measurement.
-        deadline_ns: for `in_time`; None for none.
-        keeps_service: whether requests can be sent later than intended.
-        sent: requests whose intended start was in the measurement.
-        succeeded: of those, the ones with a good response.
-        errors: of those, the others by kind.
-        abandoned: of those, without a response when the test was interrupted.
-        degraded: of the good responses, those of fewer members than the ensemble has.
-        queued: requests that were due while all connections were busy.
-        latency: of the good responses, from the intended start.
-        service: the same from the actual sending.
-        responses: good responses that arrived in the measurement.
-        rows: of those.
-        in_time: of those, the ones within the deadline.
-        good_bins: of those, the number by bin of `BIN_NS` since the begin.
-        error_bins: the same of errors.
-        schedule_lag: how late due requests were noticed; open loop only.
-        loop_lag: how late event loops called timers.
-        usages: of the load processes; CPU time alone would hide one that waits for a core.
-        was_interrupted: whether the test ended early.
-    """
+    """Counters and histograms of the requests of one load process, or of several."""
 
     window: Window
-    deadline_ns: int | None = None
-    keeps_service: bool = True
-    sent: int = 0
-    succeeded: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    abandoned: int = 0
-    degraded: int = 0
-    queued: int = 0
+    deadline_ns: int | None = None  # for `in_time`; None for none
+    keeps_service: bool = True  # whether requests can be sent later than intended
+    sent: int = 0  # requests whose intended start was in the measurement
+    succeeded: int = 0  # of `sent`, with a good response
+    errors: Counter[str] = field(default_factory=Counter)  # of `sent`, by kind
+    abandoned: int = 0  # of `sent`, without a response when the test was interrupted
+    degraded: int = 0  # good responses of fewer members than the ensemble has
+    queued: int = 0  # requests that were due while all connections were busy
+    # Of the good responses: from the intended start, and from the actual sending.
     latency: DurationHistogram = field(default_factory=DurationHistogram)
     service: DurationHistogram = field(default_factory=DurationHistogram)
-    responses: int = 0
-    rows: int = 0
-    in_time: int = 0
-    good_bins: Counter[int] = field(default_factory=Counter)
-    error_bins: Counter[int] = field(default_factory=Counter)
+    responses: int = 0  # good ones that arrived in the measurement
+    rows: int = 0  # of `responses`
+    in_time: int = 0  # of `responses`, within the deadline
+    good_bins: Counter[int] = field(default_factory=Counter)  # by `BIN_NS` since the begin
+    error_bins: Counter[int] = field(default_factory=Counter)  # the same of errors
+    # How late due requests were noticed (open loop only), and how late event loops called timers.
     schedule_lag: DurationHistogram = field(default_factory=DurationHistogram)
     loop_lag: DurationHistogram = field(default_factory=DurationHistogram)
-    usages: tuple[CpuUsage, ...] = ()
+    usages: tuple[CpuUsage, ...] = ()  # one of each load process
     was_interrupted: bool = False
     recent_ns: deque[int] = field(default_factory=lambda: deque(maxlen=_RECENT_REQUESTS))
     last_ns: int = 0

@@ -28,19 +28,12 @@ _NORMAL_LAG_MS = 0.5
 
 @dataclass(frozen=True)
 class Summary:
-    """The figures of one test.
+    """The figures of one test."""
 
-    Attributes:
-        stats: of all processes; the end of the measurement is known.
-        load: connections of a closed loop, or requests per second of an open one (a trace's mean).
-        is_open: whether it was an open loop.
-        deadline_ms: of the goodput; None for none.
-    """
-
-    stats: RequestStats
-    load: float
+    stats: RequestStats  # of all processes; the end of the measurement is known
+    load: float  # connections, or requests per second of an open loop (a trace's mean)
     is_open: bool
-    deadline_ms: float | None
+    deadline_ms: float | None  # of the goodput; None for none
 
     @property
     def seconds(self) -> float:
@@ -168,18 +161,11 @@ def _lag_figures(durations: DurationHistogram) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Gates:
-    """What continuous integration requires of a test; None for no limit.
+    """What continuous integration requires of a test; None for no limit."""
 
-    Attributes:
-        max_p99_ms: the highest p99 latency.
-        min_rate: the fewest good responses per second.
-        max_errors: the most errors: a count, or a share (0 to 1) if `errors_are_share`.
-        errors_are_share: which of the two.
-    """
-
-    max_p99_ms: float | None = None
-    min_rate: float | None = None
-    max_errors: float | None = None
+    max_p99_ms: float | None = None  # of latency
+    min_rate: float | None = None  # good responses per second
+    max_errors: float | None = None  # a count, or a share (0 to 1) if `errors_are_share`
     errors_are_share: bool = False
 
     def failures(self, summary: Summary) -> list[str]:

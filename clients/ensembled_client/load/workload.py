@@ -1,8 +1,6 @@
-"""The requests of a test, encoded before it and sent again and again. The parent makes them.
+"""The requests of a test, encoded by the parent before it and sent again and again.
 
-In: a model's metadata, and options. Inputs are random, or come from files; a request is encoded as
-JSON, as JSON with binary tensors, or as a gRPC message. Out: a `Workload`, which every load process
-gets and sends in turn.
+Inputs are random, or come from files; every load process gets the whole `Workload`.
 """
 
 from __future__ import annotations
@@ -56,15 +54,10 @@ _MAX_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class Workload:
-    """Encoded requests by their number of rows.
+    """Encoded requests by their number of rows."""
 
-    Attributes:
-        rows: of a request whose arrival does not say it.
-        requests: at least one for each number of rows that occurs.
-    """
-
-    rows: int
-    requests: Mapping[int, tuple[bytes, ...]]
+    rows: int  # of a request whose arrival does not say it
+    requests: Mapping[int, tuple[bytes, ...]]  # one or more each
 
     def cycles(self, start: int = 0) -> dict[int, Iterator[bytes]]:
         """Return iterators through the requests, round and round from number `start` on."""
@@ -96,9 +89,8 @@ def input_specs(
 ) -> list[InputSpec]:
     """Return a model's inputs, all dimensions known: open ones are given in `shapes` by input.
 
-    Raises:
-        LoadTestError: if a datatype is unknown, or a dimension.
-        UsageError: if a shape is given for no input, or contradicts the metadata.
+    Raises LoadTestError if a datatype or a dimension is unknown, and UsageError if a shape is given
+    for no input, or contradicts the metadata.
     """
     described = {one["name"]: one for one in metadata["inputs"]}
     for name in shapes.keys() - described.keys():
@@ -156,10 +148,9 @@ def _random_array(
 
 
 def random_image(random: np.random.Generator, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """Return an image [height, width, 3] that is neither plain nor noise.
+    """Return an image [height, width, 3] of smooth gradients of random colours with a little grain.
 
-    Smooth gradients of random colours with a little grain: such a file is about as large as a
-    drawing, and decoding it costs about what it costs for a photograph.
+    Such a file is about as large as a drawing, and costs about as much to decode as a photograph.
     """
     corners = random.uniform(0, 255, (2, 2, 3))
     down, right = np.linspace(0, 1, height)[:, None, None], np.linspace(0, 1, width)[None, :, None]
@@ -181,10 +172,7 @@ def file_inputs(specs: Sequence[InputSpec], rows: int, paths: Sequence[Path]) ->
     """Yield inputs from files without end: `rows` rows after the other, round and round.
 
     The files are one ``.npz`` with an array [n, ...] per input, one ``.npy`` for a model with one
-    input, or encoded images.
-
-    Raises:
-        LoadTestError: if a file can't be read, or does not fit the model.
+    input, or encoded images. Raises LoadTestError if one can't be read, or does not fit the model.
     """
     arrays = _read_files(specs, paths)
     total = min(len(array) for array in arrays.values())
@@ -262,9 +250,7 @@ def make_workload(
 ) -> Workload:
     """Encode the requests of a test, `payloads` for each number of rows; fewer if they are large.
 
-    Raises:
-        LoadTestError: if a request can't be encoded in this protocol.
-        UsageError: if it can't be because of an option.
+    Raises LoadTestError if this protocol can't encode one, UsageError if that is due to an option.
     """
     if target.protocol == "json" and any(spec.is_image for spec in specs):
         raise UsageError("encoded images can't be JSON: use --protocol binary, or grpc")
@@ -290,9 +276,7 @@ def _limited(requests: Iterable[bytes], limit_bytes: int) -> Iterator[bytes]:
 def encode_http_request(target: LoadTarget, inputs: Inputs, parameters: Mapping[str, Any]) -> bytes:
     """Return a whole HTTP request, head and body.
 
-    Raises:
-        LoadTestError: if the inputs can't be JSON.
-        UsageError: if the API key is malformed.
+    Raises LoadTestError if the inputs can't be JSON, UsageError if the API key is malformed.
     """
     if target.protocol == "binary":
         body, headers = binary_request(inputs, parameters)

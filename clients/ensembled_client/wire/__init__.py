@@ -1,8 +1,7 @@
 """The Open Inference Protocol's tensors and bodies, for all who speak it: the one place for them.
 
-The client, the load tester, the server, its tools and the benchmarks use it. It needs NumPy alone
-and imports nothing else of this package; only `ensembled_client.wire.messages`, the same over gRPC,
-needs protobuf, and is imported by those who speak gRPC.
+Needs NumPy alone and imports nothing else of this package; only `ensembled_client.wire.messages`,
+the same over gRPC, needs protobuf.
 """
 
 from ensembled_client.wire.bodies import (

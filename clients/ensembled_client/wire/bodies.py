@@ -1,8 +1,7 @@
-"""Bodies of the protocol's infer requests and responses over HTTP.
+"""Bodies of the protocol's infer requests and responses over HTTP. Pure.
 
-Runs in every process that speaks the protocol; pure. A body is JSON, or JSON followed by the raw
-tensors that it describes (the binary tensor data extension); then an HTTP header says how long the
-JSON is.
+A body is JSON, or JSON followed by the raw tensors that it describes (the binary tensor data
+extension); then an HTTP header says how long the JSON is.
 """
 
 from __future__ import annotations

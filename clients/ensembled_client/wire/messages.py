@@ -1,8 +1,8 @@
 """The protocol's gRPC messages: their classes, and infer requests and responses as messages.
 
-Runs in every process that speaks gRPC; pure, but needs protobuf. The classes are those of
-``open_inference.proto``, in a descriptor pool of their own: other packages (tritonclient, kserve)
-register the same names in protobuf's default pool, where that can be done only once.
+Pure, but needs protobuf. The classes of ``open_inference.proto`` are in a descriptor pool of their
+own: other packages (tritonclient, kserve) register the same names in protobuf's default pool, where
+that can be done only once.
 """
 
 from __future__ import annotations
@@ -45,11 +45,7 @@ METHODS: Final = frozenset(_pool.FindServiceByName(SERVICE).methods_by_name)
 
 
 def message_class(name: str) -> Any:
-    """Return the class of a message by its name in the .proto, e.g. "ModelInferRequest".
-
-    Raises:
-        KeyError: if there is no message of this name.
-    """
+    """Return a message's class by its .proto name, e.g. "ModelInferRequest"; KeyError if none."""
     return message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
 
 
@@ -88,11 +84,7 @@ def request_message(
 
 
 def decode_response_message(message: Any) -> InferResponse:
-    """Decode a ModelInferResponse with raw tensors.
-
-    Raises:
-        WireError: if it is not what the protocol says.
-    """
+    """Decode a ModelInferResponse with raw tensors; WireError if it breaks the protocol."""
     if len(message.outputs) != len(message.raw_output_contents):
         raise WireError(
             f"{len(message.outputs)} outputs, but {len(message.raw_output_contents)} raw contents"

@@ -1,9 +1,8 @@
-"""Tensors in the protocol's datatypes: as NumPy arrays, as raw bytes and as JSON data.
+"""Tensors in the protocol's datatypes: as NumPy arrays, as raw bytes and as JSON data. Pure.
 
-Runs in every process that speaks the protocol; pure. Raw elements are little-endian and row-major.
-BF16 is the upper half of a float32; NumPy has no such dtype, so its raw elements are uint16 here,
-and float32 to callers. Each raw element of BYTES has its length (uint32) before it; in arrays they
-are bytes objects.
+Raw elements are little-endian and row-major. BF16 is the upper half of a float32; NumPy has no such
+dtype, so its raw elements are uint16 here, and float32 to callers. Each raw element of BYTES has
+its length (uint32) before it; in arrays they are bytes objects.
 """
 
 from __future__ import annotations
