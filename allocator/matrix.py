@@ -22,10 +22,7 @@ __all__ = ["AllocationMatrix"]
 class AllocationMatrix:
     """Devices x members; 0 is no instance, b > 0 an instance with batch size b.
 
-    Attributes:
-        members: the names of the columns.
-        devices: the names of the rows.
-        cells: one row of batch sizes per device.
+    `cells` has one row of batch sizes per device.
 
     Raises:
         ValueError: if a name is repeated, the shape is wrong, a batch size is negative, or a
@@ -65,11 +62,7 @@ class AllocationMatrix:
         return self.cells[self.devices.index(device)][self.members.index(member)]
 
     def to_json(self, **extra: Any) -> str:
-        """Return the allocation file's text.
-
-        Args:
-            extra: what else the file should tell, e.g. ``solver``.
-        """
+        """Return the allocation file's text, with `extra` keys, e.g. ``solver``."""
         document = {"members": self.members, "devices": self.devices, "matrix": self.cells}
         return json.dumps(document | extra)
 

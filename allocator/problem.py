@@ -34,11 +34,8 @@ Cells = npt.NDArray[np.int64]
 class NoPlaceError(Exception):
     """A member fits nowhere.
 
-    Attributes:
-        member: its name.
-        needed_bytes: what its smallest instance takes, None if it runs on no device at all.
-        left_bytes: what was left on each device when it was its turn, by name.
-        shortfall_bytes: how much is missing on the device where the least is missing.
+    Its smallest instance needs `needed_bytes` (None: it runs on no device at all); by device name,
+    `left_bytes` were left when it was its turn, and `shortfall_bytes` is the least that is missing.
     """
 
     def __init__(
@@ -104,12 +101,7 @@ class Device:
 
 @dataclass(frozen=True)
 class MemoryDomain:
-    """Memory that one or several devices share.
-
-    Attributes:
-        devices: their indices.
-        memory_bytes: what their instances may take together.
-    """
+    """Memory that one or several devices (by index) share."""
 
     devices: tuple[int, ...]
     memory_bytes: int
@@ -117,14 +109,11 @@ class MemoryDomain:
 
 @dataclass(frozen=True)
 class Problem:
-    """Members to be placed on devices.
+    """Members to be placed on devices; devices of one pool share their memory.
 
-    Attributes:
-        members: their names.
-        devices: where they may go; devices of one pool share their memory.
-        profiles: what instances cost; a missing combination is not available.
-        row_s: by device name, seconds that each row of the ensemble costs a device apart from
-            its predictions: the part of the front-end and the combiner that run on its cores.
+    A missing profile means that the combination is not available. `row_s` is, by device name, the
+    seconds that each row of the ensemble costs a device apart from its predictions: the part of
+    the front-end and the combiner that run on its cores.
 
     Raises:
         ValueError: if there is no member or no device, or a name is repeated.

@@ -28,12 +28,8 @@ _NONE: Mapping[int, Profile] = MappingProxyType({})
 class Profile:
     """What one instance costs.
 
-    Attributes:
-        member: the member's name.
-        device_kind: the kind of device it was measured on.
-        batch: the batch size, rows.
-        latency_s: seconds per batch.
-        memory_bytes: what loading the instance adds to a worker that is warm.
+    `batch` is in rows, `latency_s` per batch; `memory_bytes` is what loading the instance adds to a
+    worker that is warm.
 
     Raises:
         ValueError: if a number is not positive (memory may be zero).
@@ -121,11 +117,7 @@ class Profiles:
         return below.latency_s * rows / below.batch
 
     def to_json(self, **extra: Any) -> str:
-        """Return the profiles file's text.
-
-        Args:
-            extra: what else the file should tell.
-        """
+        """Return the profiles file's text, with `extra` keys."""
         return json.dumps({"profiles": [asdict(one) for one in self], **extra}, indent=1)
 
     @classmethod

@@ -18,11 +18,9 @@ HIGH, NORMAL = 0, 1
 
 
 class PriorityLevel:
-    """What the flows of one priority share.
+    """What the flows of one priority share; the lower the `number`, the sooner.
 
-    Attributes:
-        number: the lower, the sooner.
-        virtual_s: the virtual time of the flow that was served last.
+    `virtual_s` is the virtual time of the flow that was served last.
     """
 
     __slots__ = ("number", "virtual_s")
@@ -35,12 +33,9 @@ class PriorityLevel:
 class Flow:
     """Requests of one priority to one model.
 
-    Attributes:
-        level: its priority.
-        virtual_s: its virtual time.
-        pending: rows that wait for a member, once for each such member.
-        bias: how long its requests take in comparison with their forecast, learned.
-        bias_updated: when the bias was learned, or decayed, last.
+    `pending` counts rows that wait for a member, once for each such member. `bias` is how long its
+    requests take in comparison with their forecast; it was learned or decayed last at
+    `bias_updated`.
     """
 
     __slots__ = ("bias", "bias_updated", "level", "pending", "virtual_s")

@@ -52,12 +52,7 @@ def subtract(ranges: list[Range], start: int, stop: int) -> list[Range]:
 
 
 class Batch(NamedTuple):
-    """Rows that were popped.
-
-    Attributes:
-        ranges: merged, in the order in which they were popped.
-        shares: the flows that they belong to, each with its ranges.
-    """
+    """Rows that were popped: ranges, merged, in the order of popping; and each flow's ranges."""
 
     ranges: list[Range]
     shares: list[tuple[Flow, list[Range]]]
@@ -80,11 +75,7 @@ _start = attrgetter("start")
 
 
 class _FlowQueue:
-    """The ranges of one flow, in the order of their rows' numbers, which is that of their claims.
-
-    Attributes:
-        rows: how many rows wait.
-    """
+    """The ranges of one flow in the order of their rows' numbers, which is that of their claims."""
 
     __slots__ = ("_head", "_items", "rows")
 
@@ -165,9 +156,6 @@ class PendingRows:
 
     Rows that come back from a dead worker are older than what else waits, so they go first again.
     A suspect row goes alone, when its age says so.
-
-    Attributes:
-        rows: how many rows wait.
     """
 
     def __init__(self, segment_rows: int) -> None:

@@ -42,15 +42,9 @@ _MESSAGE_S = 0.0003
 def bind(members: Sequence[Member], next_job: int, now: float) -> list[OpenJob]:
     """Bind pending rows to devices until none has capacity for what waits.
 
-    The devices' states and the pending rows are updated; the caller runs the jobs.
-
-    Args:
-        members: all members.
-        next_job: the first unused job id; ids are given out upwards from it.
-        now: seconds on the clock of the pending rows.
-
-    Returns:
-        The jobs, in the order of binding.
+    The devices' states and the pending rows are updated; the caller runs the jobs, which are in the
+    order of binding. Their ids ascend from `next_job`, the first unused; `now` is in seconds on
+    the clock of the pending rows.
     """
     for member in members:
         if member.pending.rows and _has_capacity(member, now):
@@ -179,11 +173,8 @@ def _open(
 class _Blocked:
     """A member whose best device has no capacity.
 
-    Attributes:
-        index: its place among the members.
-        best: its placement there.
-        seconds: how long all its pending rows would take there.
-        helpers: its placements on other devices that may have capacity.
+    There, all its pending rows would take `seconds`; `helpers` are its placements on other devices
+    that may have capacity.
     """
 
     index: int

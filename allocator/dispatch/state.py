@@ -23,11 +23,7 @@ _MOST, _LEAST_S = 3.0, 0.001
 
 
 class LatencyEstimate:
-    """Estimated seconds per batch of an instance: per power of two, learned as it runs.
-
-    Attributes:
-        batch: its batch size.
-    """
+    """Estimated seconds per batch of an instance: per power of two, learned as it runs."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
@@ -67,17 +63,10 @@ class LatencyEstimate:
 
 @dataclass(slots=True)
 class OpenJob:
-    """A job that a device holds.
+    """A job that a device holds; ids ascend in the order of binding.
 
-    Attributes:
-        id: unique, ascending in the order of binding.
-        placement: the instance that runs it.
-        ranges: its rows, merged.
-        rows: how many.
-        expected_s: how long it should take.
-        since: since when its oldest row had waited.
-        opened: when it was bound.
-        shares: the flows that its rows belong to, each with its ranges.
+    Its ranges are merged, and `shares` has them by flow. Its oldest row has waited since `since`;
+    it was bound at `opened` and should take `expected_s`.
     """
 
     id: int
@@ -94,9 +83,7 @@ class OpenJob:
 class DeviceState:
     """A device as the dispatcher sees it: up or not, and the jobs it holds in their order.
 
-    Attributes:
-        expected_s: of all these jobs together.
-        head_since: when the first of them began.
+    `expected_s` is of all these jobs together; the first of them began at `head_since`.
     """
 
     name: str
@@ -152,14 +139,7 @@ class DeviceState:
 
 @dataclass(slots=True, eq=False)
 class Placement:
-    """A member on a device: one instance.
-
-    Attributes:
-        device: where it is loaded.
-        instance: its index among the device's instances.
-        member: the member that it predicts for.
-        latency: how long its batches take; knows the batch size.
-    """
+    """A member on a device: one instance, with its index among the device's instances."""
 
     device: DeviceState
     instance: int
@@ -171,10 +151,7 @@ class Placement:
 class Member:
     """A member with its pending rows and its placements.
 
-    Attributes:
-        arena: index of its arena.
-        index: its index among the arena's members.
-        open_jobs: how many of its jobs devices hold.
+    `index` is among the members of its arena; `open_jobs` counts its jobs that devices hold.
     """
 
     name: str

@@ -38,12 +38,9 @@ _FINISHED = (
 
 @dataclass(frozen=True)
 class Branched:
-    """What branch and bound found.
+    """What branch and bound found: the best cells, if any, and a bound (rows/s, or instances).
 
-    Attributes:
-        cells: the best, None if it found none.
-        bound: of the objective: rows/s, or instances.
-        finished: whether there is nothing more to find: `cells` None means there is nothing.
+    Once it is `finished`, there is nothing more to find: without cells, there is nothing.
     """
 
     cells: Cells | None
@@ -73,15 +70,10 @@ def fastest(
 def fewest(
     problem: Problem, start: Cells, at_least: float, time_limit_s: float, *, in_order: bool = False
 ) -> Branched:
-    """Search for the fewest instances.
+    """Search from `start` for the fewest instances with a throughput of `at_least` rows/s.
 
-    Args:
-        problem: members, devices and profiles.
-        start: cells that are fast enough.
-        at_least: the throughput to keep, rows/s.
-        time_limit_s: when to stop.
-        in_order: whether, of as few, those are wanted that come first in the order of devices,
-            members and, the fastest first, batch sizes.
+    `in_order` chooses, of as few, those that come first in the order of devices, members and, the
+    fastest first, batch sizes.
     """
     program = _Instances(problem, problem.efficient, instance_gain=-1.0, in_order=in_order)
     program.limit_time(at_least=at_least, at_most=at_least)

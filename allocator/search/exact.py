@@ -42,8 +42,7 @@ _ALMOST = 0.999
 class Clock:
     """The time that a search has.
 
-    Attributes:
-        limited: whether anything was cut short by it, so that a repetition may differ.
+    Once it has cut anything short, it is `limited`: a repetition may differ.
     """
 
     def __init__(self, limit_s: float) -> None:
@@ -72,9 +71,7 @@ class Clock:
 class Effort:
     """When the exact search may end before its time is up.
 
-    Attributes:
-        gap: at most so far from the bound, as a share of it, ...
-        patience: ... and nothing better found in so many tries.
+    The bound is at most `gap` away, as a share of it, and `patience` tries found nothing better.
     """
 
     gap: float = _PROVEN

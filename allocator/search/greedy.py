@@ -2,9 +2,8 @@
 
 Pure, used in the process that plans an allocation; a problem and cells flow in, better cells flow
 out. Both algorithms are those of Pochelu, Petiton and Conche (IEEE Big Data 2021, arXiv
-2208.14049). Greedy goes to the best of
-a sample of neighbours, which differ in one cell: another batch size, an instance more, an instance
-less; what makes cells good is a `Scorer`.
+2208.14049). Greedy goes to the best of a sample of neighbours, which differ in one cell: another
+batch size, an instance more, an instance less; what makes cells good is a `Scorer`.
 """
 
 from __future__ import annotations

@@ -24,11 +24,8 @@ _Candidate = TypeVar("_Candidate")
 class Standing(Generic[_Candidate]):
     """How a candidate did.
 
-    Attributes:
-        candidate: which one.
-        score: the mean of its measurements, weighted by their length; 0 if one of them was 0.
-        seconds: how long it was measured altogether.
-        rounds: in how many rounds.
+    `score` is the mean of its measurements, weighted by their length (`seconds` altogether); 0 if
+    one of them was 0.
     """
 
     candidate: _Candidate
@@ -60,15 +57,11 @@ def successive_halving(
     first_s: float,
     eta: int = 2,
 ) -> tuple[Standing[_Candidate], ...]:
-    """Find the best of some candidates.
+    """Find the best of some candidates, which come in the order of what one expects of them.
 
-    A candidate that scores 0 has failed and is out at once. Of equals, the earlier one is better.
-
-    Args:
-        candidates: in the order of what one expects of them.
-        measure: scores a candidate, the higher the better, in so many seconds; 0 is a failure.
-        first_s: seconds of each measurement in the first round; in the next, `eta` times as much.
-        eta: the best of every `eta` candidates goes on to the next round.
+    `measure` scores a candidate, the higher the better, in so many seconds: `first_s` in the first
+    round, `eta` times as many in the next, for which the best of every `eta` remain. A score of 0
+    is a failure, and the candidate is out at once. Of equals, the earlier one is better.
 
     Returns:
         How all of them did, the best first: those that stayed in longer, then by score.

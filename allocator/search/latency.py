@@ -113,15 +113,8 @@ def search_latency(
     """Search for the allocation with the best latency at an arrival rate.
 
     It starts from the best of several: the one with the highest throughput, as it is and with its
-    spare memory filled, and worst-fit's; bounded greedy goes on from there.
-
-    Args:
-        problem: members, devices and profiles.
-        rate_rows_s: requests of one row per second, at random times.
-        deadline_s: when an answer is late; without it, the 99th percentile counts.
-        host: what serving costs apart from predictions.
-        time_limit_s: how long it may take.
-        seed: of all chance.
+    spare memory filled, and worst-fit's; bounded greedy goes on from there. Requests have one row
+    each and come at random times; without a deadline, the 99th percentile counts.
 
     Raises:
         NoPlaceError: if not all members fit, or no place was found in time.

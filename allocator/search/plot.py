@@ -22,13 +22,7 @@ __all__ = ["draw_allocation"]
 
 
 def draw_allocation(path: Path, allocation: Allocation, problem: Problem) -> None:
-    """Draw an allocation.
-
-    The file's suffix, .svg or .png, is its format.
-
-    Raises:
-        OSError: if the file can't be written.
-    """
+    """Draw an allocation as .svg or .png, by the file's suffix; OSError if it can't be written."""
     cells = problem.cells_of(allocation.matrix)
     throughput, shares = solve_throughput(problem, cells)
     devices, members = cells.shape

@@ -42,13 +42,10 @@ _MOST_AHEAD = 0.3
 
 @dataclass(frozen=True)
 class Built:
-    """An allocation.
+    """An allocation; its throughput is 0 if a member found no place.
 
-    Attributes:
-        cells: the allocation.
-        throughput: its rows/s, 0 if a member found no place.
-        score: what to compare it by while searching: the throughput, and a little for members
-            that could be faster.
+    `score` is what to compare it by while searching: the throughput, and a little for members that
+    could be faster.
     """
 
     cells: Cells
@@ -204,12 +201,9 @@ def _best_batches(
 ) -> tuple[float, tuple[Profile, ...]] | None:
     """Choose an instance of each member so that together they fit and do the most work.
 
-    A multiple-choice knapsack, solved exactly over the efficient partial choices.
-
-    Args:
-        options: each member's efficient options.
-        shares: how much of the device's time each would take with its fastest option.
-        free_bytes: what they may take together.
+    A multiple-choice knapsack, solved exactly over the efficient partial choices. `options` are the
+    members' efficient ones; `shares` is how much of the device's time each would take with its
+    fastest option.
     """
     front: list[tuple[int, float, tuple[Profile, ...]]] = [(0, 0.0, ())]
     for choices, share in zip(options, shares, strict=True):

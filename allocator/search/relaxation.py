@@ -44,13 +44,7 @@ class InfeasibleError(Exception):
 
 @dataclass(frozen=True)
 class _Class:
-    """Devices that are counted as one another's equals.
-
-    Attributes:
-        devices: their indices.
-        memory_bytes: the memory of the biggest of them.
-        total_bytes: the memory of all of them together.
-    """
+    """Devices that are counted as one another's equals, with the memory of the biggest of them."""
 
     devices: tuple[int, ...]
     memory_bytes: int
@@ -115,11 +109,8 @@ class _Relaxation:
     ) -> float:
         """Return the most that is possible here, infinity if that is not known in time.
 
-        Args:
-            time_limit_s: when to stop.
-            target: a throughput that need not be exceeded.
-            rounded: whether only allocations that reach the target are of interest.
-            max_nodes: of branch and bound over whole copies; 0 to count fractions.
+        The throughput `target` need not be exceeded; with `rounded`, only allocations that reach it
+        are of interest. `max_nodes` is of branch and bound over whole copies; 0 counts fractions.
 
         Raises:
             InfeasibleError: if there is no solution.

@@ -37,15 +37,10 @@ _BASELINES_SHARE = 0.25
 class Allocation:
     """What a search found.
 
-    Attributes:
-        matrix: the allocation matrix.
-        solver: what found it: `worst-fit`, `greedy` or `exact`.
-        throughput_rows_s: by the performance model of `allocator.problem`.
-        bound_rows_s: no allocation is faster; None if that is not known.
-        elapsed_s: how long it took.
-        time_limited: whether the time limit cut it short; otherwise it can be repeated exactly.
-        baselines: rows/s of simpler methods, None where one failed: `worst_fit`; `batch_only`,
-            which tunes the batch sizes of worst-fit's matrix; `greedy`.
+    By the performance model of `allocator.problem`, no allocation is faster than `bound_rows_s`
+    (None if unknown). If the time limit cut the search short, it is `time_limited`; otherwise it
+    can be repeated exactly. `baselines` are the rows/s of simpler methods, None where one failed:
+    `worst_fit`; `batch_only`, which tunes the batch sizes of worst-fit's matrix; `greedy`.
     """
 
     matrix: AllocationMatrix
@@ -76,17 +71,11 @@ def search(
 ) -> Allocation:
     """Search for the allocation with the highest throughput.
 
-    Args:
-        problem: members, devices and profiles.
-        solver: `worst-fit`; `greedy` from there; `exact`, which uses all of its time unless it
-            proves that nothing better exists; or `auto`, all of these, which ends early when it
-            is within 1% of what is possible and finds nothing better.
-        time_limit_s: how long it may take.
-        seed: of all chance.
-        max_iterations: of greedy.
-        max_neighbours: of greedy, in each iteration.
-        tolerance: allocations that differ by less, as a share of the throughput, are alike to
-            `exact` and `auto`: the one with the fewest instances is found.
+    The solver is `worst-fit`; `greedy` from there, in at most `max_iterations` of `max_neighbours`
+    each; `exact`, which uses all of its time unless it proves that nothing better exists; or
+    `auto`, all of these, which ends early when it is within 1% of what is possible and finds
+    nothing better. Allocations that differ by less than `tolerance`, as a share of the throughput,
+    are alike to `exact` and `auto`: the one with the fewest instances is found.
 
     Raises:
         NoPlaceError: if not all members fit, or no place was found in time.

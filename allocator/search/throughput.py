@@ -105,10 +105,8 @@ Floats = npt.NDArray[np.float64]
 class ThroughputModel:
     """The linear program of one problem, for cells that change.
 
-    Args:
-        problem: members, devices and profiles.
-        ahead_gain: what each row/s that a member is ahead of the throughput adds to it, ...
-        most_ahead: ... up to so many rows/s.
+    Each row/s that a member is ahead of the throughput adds `ahead_gain` to it, up to `most_ahead`
+    rows/s.
     """
 
     def __init__(
@@ -176,10 +174,8 @@ class ThroughputModel:
     def prices(self) -> tuple[Floats, Floats]:
         """What limits the throughput, as last solved: the prices of members and of devices.
 
-        Returns:
-            By how many rows/s the throughput would rise with one more row/s of each member alone
-            (0 for members that don't limit it), and with one more second per second of each
-            device.
+        A price is by how many rows/s the throughput would rise with one more row/s of the member
+        alone (0 for members that don't limit it), or with one more second per second of the device.
         """
         duals = np.abs(np.array(self._solver.getSolution().row_dual))
         members = self._shape[1]

@@ -74,12 +74,7 @@ def _instance(problem: Problem, cells: Cells, device: int, member: int) -> Profi
 
 @dataclass(frozen=True, eq=False)
 class Neighbour:
-    """An allocation near the optimum.
-
-    Attributes:
-        what: how it differs, for people.
-        cells: feasible batch sizes.
-    """
+    """An allocation near the optimum; `what` says how it differs, for people."""
 
     what: str
     cells: Cells
@@ -88,17 +83,12 @@ class Neighbour:
 def neighbours(
     problem: Problem, optimum: Cells, *, fill: bool = True, seed: int = 0, most: int = 8
 ) -> list[Neighbour]:
-    """Return the optimum and its neighbours, distinct and in the order of their promise.
+    """Return the optimum and its neighbours in the order of their promise.
 
-    They are: the optimum; the same with its spare memory left, or filled; what greedy finds; and
-    the optimum with every batch size one step smaller, or larger, on one kind of device.
-
-    Args:
-        problem: members, devices and profiles.
-        optimum: feasible cells, spare memory not filled.
-        fill: whether all but one of them have their spare memory filled.
-        seed: of greedy.
-        most: how many to return at most, 1 or more.
+    They are distinct and at most `most`, which is 1 or more: the optimum; the same with its spare
+    memory left, or filled; what greedy finds; and the optimum with every batch size one step
+    smaller, or larger, on one kind of device. The given optimum's spare memory is not filled;
+    `fill` fills that of all but one of those returned.
     """
     found: dict[bytes, Neighbour] = {}
     for what, cells in _candidates(problem, optimum, fill=fill, seed=seed):

@@ -20,11 +20,8 @@ __all__ = ["Arrivals", "ClosedLoop", "ConstantRate", "OpenLoop", "Poisson", "Tra
 class ClosedLoop:
     """Clients that each wait for their answer before they send again.
 
-    Attributes:
-        connections: how many.
-        rows: of each request.
-        think_s: seconds between an answer and the next request.
-        retry_s: seconds after which a refused client sends again: what the server's 429 asks for.
+    `think_s` passes between an answer and the next request. A refused client sends again after
+    `retry_s`: what the server's 429 asks for.
 
     Raises:
         ValueError: if a number makes no sense.
@@ -44,15 +41,7 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class _Rate:
-    """Requests at a rate.
-
-    Attributes:
-        rate: requests per second.
-        rows: of each request.
-
-    Raises:
-        ValueError: if a number makes no sense.
-    """
+    """Requests of so many rows at a rate per second; ValueError if a number makes no sense."""
 
     rate: float
     rows: int = 1
@@ -87,10 +76,7 @@ class ConstantRate(_Rate):
 
 @dataclass(frozen=True)
 class Trace:
-    """Requests as they were recorded.
-
-    Attributes:
-        requests: (seconds since the start, rows) of each, in the order of time.
+    """Recorded requests: (seconds since the start, rows) of each, in the order of time.
 
     Raises:
         ValueError: if there is none, or they are out of order.
@@ -118,12 +104,10 @@ Arrivals = ClosedLoop | OpenLoop
 
 
 def read_trace(document: str, *, rows: int = 1) -> Trace:
-    """Return a recorded trace.
+    """Return a recorded trace; requests that don't say it have `rows` rows.
 
-    Args:
-        document: JSON, a list of seconds or of [seconds, rows]; or CSV, ``seconds[,rows]`` a line,
-            where a first line may name the columns.
-        rows: of requests that don't say it.
+    It is JSON, a list of seconds or of [seconds, rows]; or CSV, ``seconds[,rows]`` a line, where a
+    first line may name the columns.
 
     Raises:
         ValueError: in one line, if the document is neither.

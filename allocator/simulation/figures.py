@@ -59,15 +59,10 @@ class Rows:
 
 @dataclass(frozen=True)
 class Moment:
-    """The counters at one moment.
+    """The counters at one moment, in seconds since the start.
 
-    Attributes:
-        time: seconds since the start.
-        busy_s: of each device.
-        jobs: of each instance.
-        rows: of each instance.
-        refused: how many requests so far.
-        process_s: seconds in which the processes beside the workers had work, by name.
+    `busy_s` is by device, `jobs` and `rows` by instance; `process_s` is, by name, the seconds in
+    which the processes beside the workers had work.
     """
 
     time: float
@@ -81,17 +76,9 @@ class Moment:
 class Records:
     """The requests, and the counters at both ends of the window that the figures are about.
 
-    Attributes:
-        instances: of all workers.
-        came: by request, seconds since the start.
-        rows: by request.
-        ended: by request, when it was answered; NaN if it was not.
-        over: how many requests are answered or refused.
-        refused: how many are refused.
-        events: how many things happened.
-        process_s: seconds in which front-end, combiner and load generator had work, by name.
-        window: the counters at the end of the warm-up; None before.
-        end: the counters at the end.
+    By request, `came` and `ended` are seconds since the start (NaN while unanswered). `over` counts
+    those answered or refused. `process_s` is, by name, the seconds in which front-end, combiner and
+    load generator had work. `window` has the counters at the end of the warm-up, None before.
     """
 
     def __init__(self, workers: Sequence[SimulatedWorker]) -> None:
@@ -164,15 +151,7 @@ class LatencyFigures:
 
 @dataclass(frozen=True)
 class InstanceFigures:
-    """What an instance did.
-
-    Attributes:
-        device: its device's name.
-        member: its member's name.
-        jobs: how many it ran.
-        rows: how many rows they had.
-        mean_batch: rows per job, 0 without jobs.
-    """
+    """What an instance did; `mean_batch` is rows per job, 0 without jobs."""
 
     device: str
     member: str

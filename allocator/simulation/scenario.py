@@ -22,11 +22,7 @@ _MOST_MEMBERS = 255
 
 @dataclass(frozen=True)
 class EnsembleShare:
-    """An ensemble of some of the members, and its share of the requests.
-
-    Attributes:
-        members: their names.
-        weight: its share, relative to the others'.
+    """An ensemble of some of the members; its weight is its relative share of the requests.
 
     Raises:
         ValueError: if the weight is not above 0, or the members are none or repeated.
@@ -46,10 +42,7 @@ class EnsembleShare:
 class Loss:
     """A device that fails; what it held goes back and runs elsewhere.
 
-    Attributes:
-        device: its name.
-        at_s: when, in seconds since the start.
-        back_after_s: how long until it is up again; None for never.
+    It fails `at_s` seconds after the start, and is up again `back_after_s` later; None for never.
 
     Raises:
         ValueError: if a time makes no sense.

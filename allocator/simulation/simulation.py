@@ -35,12 +35,7 @@ _REQUESTS_EACH = 20
 
 
 class Simulation:
-    """One run.
-
-    Attributes:
-        workers: by device.
-        records: what has happened.
-    """
+    """One run; workers are by device."""
 
     def __init__(self, scenario: Scenario) -> None:
         self._scenario = scenario

@@ -22,11 +22,7 @@ _NICE_WEIGHT = 335
 
 
 class Timeline:
-    """A clock on which all work runs at full speed.
-
-    Attributes:
-        now: seconds since the start.
-    """
+    """A clock on which all work runs at full speed; `now` is seconds since the start."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -40,17 +36,10 @@ class Timeline:
         heapq.heappush(self._heap, (time, self._serial, call, payload))
 
     def work(self, seconds: float, call: Call, payload: Any, cores: int, nice: bool) -> int:
-        """Let something happen after some seconds of work at full speed.
+        """Call `call` with the payload after some seconds of work at full speed; return a handle.
 
-        Args:
-            seconds: of work.
-            call: called with the payload at its end.
-            payload: any.
-            cores: how many cores it keeps busy, 0 for what does not run on the host's.
-            nice: whether it runs at nice 5.
-
-        Returns:
-            A number by which it can be cancelled.
+        The work keeps so many cores busy, 0 if it does not run on the host's; `nice` is nice 5.
+        `cancel` takes the handle.
         """
         self._serial += 1
         heapq.heappush(self._heap, (self.now + seconds, self._serial, call, payload))

@@ -28,9 +28,8 @@ _SEGMENT_ROWS = 1 << 62
 class BatchCosts:
     """What a member's batches take on one kind of device; shared by its instances there.
 
-    Attributes:
-        known: seconds per batch, by rows; 0 where it has not been looked up.
-        pace: what batches have taken lately, as a multiple of that.
+    `known` is seconds per batch by rows, 0 where it has not been looked up; `pace` is what batches
+    have taken lately, as a multiple of that.
     """
 
     __slots__ = ("_latency_s", "known", "pace")
@@ -78,13 +77,9 @@ class _ProfiledLatency(LatencyEstimate):
 
 @dataclass(slots=True, eq=False)
 class SimulatedInstance:
-    """A member on a device.
+    """A member on a device: `placement` is what the policy knows of it.
 
-    Attributes:
-        placement: what the dispatch policy knows of it.
-        costs: what its batches really take.
-        jobs: how many it has run.
-        rows: how many rows they had.
+    `costs` are what its batches really take; it has run `jobs` with `rows` rows in all.
     """
 
     placement: Placement
@@ -96,16 +91,10 @@ class SimulatedInstance:
 class SimulatedWorker:
     """A device, and the worker that runs its jobs.
 
-    Attributes:
-        state: what the dispatch policy knows of the device.
-        cores: how many of the host's cores the worker keeps busy; 0 for a GPU.
-        instances: what it holds.
-        queue: the jobs that it has not finished; the first one runs.
-        running: number of the running work on the timeline, 0 if idle.
-        started: when the running job began.
-        busy_s: how long it has run jobs, without the running one.
-        unreported: jobs that it has finished and not reported.
-        flushed: when it last reported some.
+    `state` is what the dispatch policy knows. The first job in `queue` is the one that runs. The
+    worker keeps `cores` of the host's busy, 0 for a GPU. `running` is its handle on the timeline,
+    0 if idle. `busy_s` is without the running job. `unreported` are finished jobs; some were
+    reported last at `flushed`.
     """
 
     def __init__(self, name: str, cores: int) -> None:

@@ -42,12 +42,10 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class StageAnswers:
-    """What is answered after each stage.
+    """What is answered after each stage, and the right classes y [rows].
 
-    Attributes:
-        sizes: members that each stage adds.
-        answers: of the rule over all members asked so far, [stages, rows, classes].
-        y: the right classes [rows].
+    `sizes` are the members that each stage adds; `answers` those of the rule over all members asked
+    so far, [stages, rows, classes].
     """
 
     sizes: tuple[int, ...]
@@ -69,11 +67,8 @@ class StageAnswers:
 class CascadeOutcome:
     """What a cascade does to rows.
 
-    Attributes:
-        stage: after which each row exits, from 0, [rows].
-        answers: what is answered [rows, classes].
-        member_rows_per_row: members that predict a row, on average.
-        saved: share of the member-rows that need not be predicted.
+    `stage` is that after which each row exits, from 0, [rows]; the answers are [rows, classes].
+    `member_rows_per_row` members predict a row, on average, which saves the share `saved`.
     """
 
     stage: npt.NDArray[np.int64]

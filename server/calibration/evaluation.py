@@ -58,10 +58,8 @@ class MemberEvaluation:
 class CombinedEvaluation:
     """One way to combine the members.
 
-    Attributes:
-        accuracy: share of the rows whose best class is the right one.
-        quality: None for a rule whose answers are no probabilities.
-        member_rows_per_row: members that predict a row, on average.
+    `quality` is None for a rule whose answers are no probabilities; `member_rows_per_row` members
+    predict a row, on average.
     """
 
     accuracy: float
@@ -71,17 +69,12 @@ class CombinedEvaluation:
 
 @dataclass(frozen=True)
 class CascadeEvaluation:
-    """A cascade.
+    """A cascade: the members' names by stage, and where the stages come from (`order`), for people.
 
-    Attributes:
-        stages: names of the members that each adds.
-        order: where these come from, for people.
-        confidence: thresholds after each stage but the last.
-        saved: share of the member-rows that need not be predicted, on held-out rows.
-        saved_fitting: the same on the rows that it was fitted on.
-        accuracy: of the cascade, on held-out rows.
-        whole_accuracy: of the same rule over all members.
-        leaving: share of the rows that exit after each stage.
+    `confidence` is the thresholds after each stage but the last. `saved` is the share of the
+    member-rows that need not be predicted, on held-out rows, `saved_fitting` on those it was fitted
+    on. `accuracy` is on held-out rows, `whole_accuracy` that of the same rule over all members.
+    `leaving` is the share of the rows that exit after each stage.
     """
 
     stages: tuple[tuple[str, ...], ...]
@@ -96,14 +89,10 @@ class CascadeEvaluation:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything, on held-out rows.
+    """Everything, on held-out rows; `cascade` is None if there can be none.
 
-    Attributes:
-        members: by name.
-        combined: by how they are combined.
-        cascade: None if there can be none.
-        reliability: `before` of the ensemble as configured, `after` as it is to be written, all
-            members asked; empty if it gives no probabilities.
+    `reliability` is `before` of the ensemble as configured, `after` as it is to be written, all
+    members asked; empty if it gives no probabilities.
     """
 
     members: dict[str, MemberEvaluation]

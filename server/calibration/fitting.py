@@ -39,11 +39,8 @@ _MAX_LINE = 1_000_000
 class FitOptions:
     """The options of a fit, see `ensembled calibrate`.
 
-    Attributes:
-        weighting: None is `fitted` for an ensemble whose rule is a weighted mean, else `keep`.
-        max_loss: of a cascade, as a share of the rows.
-        bags: of the greedy selection.
-        seed: of all randomness.
+    A `weighting` of None is `fitted` for an ensemble whose rule is a weighted mean, else `keep`;
+    `max_loss` of a cascade is a share of the rows; `bags` are those of the greedy selection.
     """
 
     weighting: Weighting | None = None

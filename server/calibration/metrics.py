@@ -71,9 +71,7 @@ class Metrics:
 class ReliabilityBin:
     """The rows whose confidence lies in (low, high].
 
-    Attributes:
-        confidence: their mean confidence, 0 without rows.
-        accuracy: the share of them that is right, 0 without rows.
+    `confidence` is their mean, `accuracy` the share that is right; both are 0 without rows.
     """
 
     low: float

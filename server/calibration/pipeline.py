@@ -39,15 +39,10 @@ _MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class Calibration:
-    """The result.
+    """The result; rows numbered `fitting` were fitted on, `held` are the others.
 
-    Attributes:
-        inputs: all rows, by input.
-        y: their classes.
-        fitting: numbers of the rows that were fitted on; `held` are the others.
-        detection: by file of outside rows, `before` and `after`: AUROC by score.
-        notes: for the user, one line each.
-        yaml: what to put into the configuration.
+    `detection` is by file of outside rows, `before` and `after`: AUROC by score. `notes` are for
+    the user, one line each; `yaml` is what to put into the configuration.
     """
 
     target: CalibrationTarget
@@ -72,16 +67,10 @@ def calibrate_ensemble(
     holdout: float = 0.5,
     outside: Sequence[Path] = (),
 ) -> Calibration:
-    """Calibrate an ensemble.
+    """Calibrate an ensemble, the only one if it is not named.
 
-    Args:
-        config: the configuration.
-        path: of its file.
-        data: .npz file of inputs and `y`.
-        options: of the fit.
-        ensemble: its name; None if there is only one.
-        holdout: share of the rows to evaluate on.
-        outside: .npz files of out-of-distribution inputs.
+    `data` is an .npz file of inputs and `y`, `outside` are .npz files of out-of-distribution
+    inputs; `holdout` is the share of the rows to evaluate on.
 
     Raises:
         ConfigError: if an option, the configuration or a file is wrong.
@@ -128,8 +117,8 @@ def _predict_members(
 ) -> list[Floats]:
     """Serve a configuration, and have all members of an ensemble predict some inputs.
 
-    Returns:
-        For each of the inputs probabilities of the ensemble's classes, [members, rows, classes].
+    For each of the inputs, return probabilities of the ensemble's classes,
+    [members, rows, classes].
     """
     names = [member.name for member in target.members]
 

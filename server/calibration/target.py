@@ -43,13 +43,9 @@ _SEARCH_S = 1.0
 class CalibrationTarget:
     """An ensemble that can be calibrated.
 
-    Attributes:
-        members: in its order.
-        classes: of its answers, and where members have them.
-        stages: of its cascade, or of one that it could have.
-        order: where `stages` comes from, for people.
-        matrix: which member runs where.
-        directory: of custom rules.
+    `classes` are those of its answers, and where members have them. `stages` are those of its
+    cascade, or of one that it could have; `order` is where they come from, for people. `directory`
+    is that of custom rules.
     """
 
     name: str
@@ -87,9 +83,7 @@ class CalibrationTarget:
 class EnsembleRule:
     """The combination rule of an ensemble, by the code that the server runs.
 
-    Args:
-        target: the ensemble.
-        weights: instead of the configured rule, the weighted mean with these.
+    Given weights, it is the weighted mean with these instead.
 
     Raises:
         ConfigError: if there is no such rule.

@@ -76,10 +76,8 @@ def rescale(
 def log_probabilities(p: Floats, *, of_logits: bool) -> Floats:
     """Return log p [rows, classes]; that of 0 is minus infinity.
 
-    Args:
-        p: probabilities [rows, classes].
-        of_logits: whether they come from finite logits, so that 0 in some rows is a number too
-            small for FP32. Classes that are 0 in all rows are those that the member does not have.
+    With `of_logits`, probabilities come from finite logits, so that 0 in some rows is a number too
+    small for FP32. Classes that are 0 in all rows are those that the member does not have.
     """
     if of_logits:
         p = np.where((p > 0).any(axis=0), np.maximum(p, _SMALLEST), p)

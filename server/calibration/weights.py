@@ -40,8 +40,7 @@ _ROUNDS = 50
 def fit_weights(truth: Floats) -> Floats:
     """Return the weights with the least log loss, [members]; positive, they add up to 1.
 
-    Args:
-        truth: each member's probability of the right class, [members, rows].
+    `truth` is each member's probability of the right class, [members, rows].
     """
     truth = np.maximum(truth, LEAST)
     weights = np.full(len(truth), 1 / len(truth))
@@ -57,11 +56,8 @@ def fit_weights(truth: Floats) -> Floats:
 def select_members(truth: Floats, *, rounds: int = _ROUNDS, bags: int = 0, seed: int = 0) -> Counts:
     """Return how often each member is selected, [members]; at least one is.
 
-    Args:
-        truth: each member's probability of the right class, [members, rows].
-        rounds: members selected at most, with repetition.
-        bags: how many random bags of half the members to select from; 0 is once, from all.
-        seed: of the bags.
+    Of `truth`, as in `fit_weights`, at most `rounds` members are selected, with repetition, from
+    each of `bags` random bags of half the members; 0 is once, from all.
     """
     if not bags:
         return _select(truth, rounds)

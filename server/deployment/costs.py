@@ -48,11 +48,9 @@ _WORKER_BYTES = 100 << 20
 
 @dataclass(frozen=True)
 class PlannedProblem:
-    """A problem, and its corrections to the plain performance model.
+    """A problem, and its corrections to the plain performance model, a line each.
 
-    Attributes:
-        corrections: a line each.
-        host: the costs of serving apart from predictions, for a simulation.
+    `host` has the costs of serving apart from predictions, for a simulation.
     """
 
     problem: Problem

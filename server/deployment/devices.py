@@ -57,12 +57,9 @@ def find_devices(config: Config) -> list[DeviceSpec]:
 class Gpu:
     """A CUDA device: a GPU, or a MIG slice of one.
 
-    Attributes:
-        name: ``cuda:N``, where N counts the devices that CUDA_VISIBLE_DEVICES leaves visible.
-        kind: the product's name, e.g. ``NVIDIA H200`` or ``NVIDIA A100-SXM4-40GB MIG 1g.5gb``.
-        free_bytes: memory that is not used at present.
-        total_bytes: all its memory.
-        uuid: what to set CUDA_VISIBLE_DEVICES to for a process that shall see it alone.
+    In its name ``cuda:N``, N counts the devices that CUDA_VISIBLE_DEVICES leaves visible. Its kind
+    is the product, e.g. ``NVIDIA H200`` or ``NVIDIA A100-SXM4-40GB MIG 1g.5gb``. A process whose
+    CUDA_VISIBLE_DEVICES is the `uuid` sees it alone.
     """
 
     name: str
@@ -97,12 +94,10 @@ def find_gpus() -> list[Gpu]:
 def visible_devices(setting: str | None, gpus: Mapping[str, Sequence[str]]) -> list[str]:
     """Return the UUIDs of the devices to use, in order.
 
-    Args:
-        setting: the value of CUDA_VISIBLE_DEVICES, None if it is not set. Its entries are
-            indices of GPUs, UUIDs of GPUs (which stand for all their slices) or UUIDs of MIG
-            slices, or unambiguous beginnings of UUIDs; as in CUDA, an entry that names nothing,
-            or something a second time, hides the entries after it.
-        gpus: in NVML's order, by the UUID of each GPU its devices: itself, or its MIG slices.
+    `setting` is CUDA_VISIBLE_DEVICES, None if not set: indices of GPUs, UUIDs of GPUs (which stand
+    for all their slices) or of MIG slices, or unambiguous beginnings of UUIDs. As in CUDA, an entry
+    that names nothing, or something a second time, hides those after it. `gpus` has, in NVML's
+    order, by the UUID of each GPU its devices: itself, or its MIG slices.
     """
     if setting is None:
         return [uuid for devices in gpus.values() for uuid in devices]

@@ -32,11 +32,9 @@ __all__ = ["PlacementResult", "place", "read_allocation", "read_matrix", "row_by
 
 @dataclass(frozen=True)
 class PlacementResult:
-    """Where the members go, and why.
+    """Where the members go, and why; `planned` is the problem that the allocation solves.
 
-    Attributes:
-        planned: the problem that the allocation solves.
-        figures: of a simulation of it, if latency was the objective.
+    `figures` are of a simulation of it, if latency was the objective.
     """
 
     allocation: Allocation

@@ -31,12 +31,10 @@ _TRACING_PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.htt
 
 @dataclass(frozen=True)
 class DeploymentPlan:
-    """What will be served where.
+    """What will be served where, on the devices that members run on.
 
-    Attributes:
-        devices: those that members run on.
-        placement: how the matrix was found, None if it was read from a file.
-        tracing: where spans are exported to, None if requests are not traced.
+    `placement` is None if the matrix was read from a file, `tracing` (where spans are exported
+    to) if requests are not traced.
     """
 
     devices: tuple[DeviceSpec, ...]
@@ -64,7 +62,7 @@ class DeploymentPlan:
 def make_plan(
     config: Config, *, profile_s: float, log: Callable[[str], None] | None = None
 ) -> DeploymentPlan:
-    """DeploymentPlan what will be served where; profiling may take `profile_s`, and is logged.
+    """Plan what will be served where; profiling may take `profile_s`, and is logged.
 
     Raises:
         ConfigError: if the configuration is wrong.

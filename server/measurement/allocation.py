@@ -43,12 +43,8 @@ _MAX_ANSWER_S = 0.5
 class MeasuredAllocation:
     """What was measured of one allocation.
 
-    Attributes:
-        what: how it differs from the optimum by the performance model, for people.
-        matrix: the allocation.
-        rows_s: what the server answers, of all ensembles together; 0 if it can't be served.
-        predicted_rows_s: by the performance model.
-        seconds: how long it was measured.
+    `what` is how it differs from the optimum by the performance model, for people. The server
+    answers `rows_s`, of all ensembles together; 0 if it can't be served.
     """
 
     what: str
@@ -94,10 +90,8 @@ def measure_allocation(
     """Measure a placement's allocation and its neighbours by successive halving.
 
     The placement is the optimum by the performance model, its spare memory left; a measurement in
-    the last round takes `longest_s`. Progress goes to stderr.
-
-    Returns:
-        The allocation that won, and what was measured of all, the best first.
+    the last round takes `longest_s`. Progress goes to stderr. The allocation that won is returned,
+    and what was measured of all, the best first.
 
     Raises:
         StartError: if none of them can be served.

@@ -41,12 +41,7 @@ Request = Callable[[], Prediction]
 
 @dataclass(frozen=True)
 class Intensity:
-    """How much load there is.
-
-    Attributes:
-        clients: with one request in flight each.
-        rows: of each request.
-    """
+    """How much load there is: clients with one request of so many rows in flight each."""
 
     clients: int
     rows: int
@@ -54,12 +49,9 @@ class Intensity:
 
 @dataclass(frozen=True)
 class Exchange:
-    """A request that was answered.
+    """A request that was answered, by the monotonic clock.
 
-    Attributes:
-        started_s: when it was sent, by the monotonic clock.
-        ended_s: when its answer was complete.
-        rows: that all members predicted.
+    Its answer was complete at `ended_s`; `rows` are those that all members predicted.
     """
 
     started_s: float

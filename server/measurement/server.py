@@ -43,10 +43,7 @@ class MeasurementError(StartError):
 
 @contextlib.contextmanager
 def measured_server(config: Path, matrix: AllocationMatrix) -> Iterator[str]:
-    """Serve a configuration by an allocation for the length of a block.
-
-    Yields:
-        ``HOST:PORT`` of its HTTP interface.
+    """Serve by an allocation for the length of a block; yield ``HOST:PORT`` of the HTTP interface.
 
     Raises:
         MeasurementError: if the server does not become ready.

@@ -39,10 +39,8 @@ _MOST_NAMED = 3
 class MatchedClasses:
     """The classes of an ensemble's output, and where its members' outputs have them.
 
-    Attributes:
-        labels: one per element of the output, empty if there are none.
-        columns: as in `workers.runtime.spec.EnsembleSpec`, empty if the members' outputs need no
-            mapping.
+    `labels` may be empty; `columns` are as in `workers.runtime.spec.EnsembleSpec`, empty if the
+    members' outputs need no mapping.
     """
 
     labels: tuple[str, ...] = ()

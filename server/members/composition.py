@@ -45,11 +45,7 @@ _ALIGNMENT_BYTES = 64 << 10
 
 @dataclass(frozen=True)
 class Composition:
-    """The specs from which the processes are started.
-
-    Attributes:
-        instances: by device; devices without any are absent.
-    """
+    """The specs to start the processes from; devices without instances are absent."""
 
     arenas: tuple[ArenaSpec, ...]
     instances: dict[str, tuple[InstanceSpec, ...]]

@@ -29,8 +29,7 @@ IMAGE = "image"
 class InspectedMember:
     """A member, its configuration, and its model as inspected.
 
-    Attributes:
-        labels: of the prediction's elements, empty if there are none.
+    `labels` are those of the prediction's elements, empty if there are none.
     """
 
     name: str

@@ -35,10 +35,8 @@ _OF_MEDIAN = 1.2533
 class Comparison:
     """The latencies of several batch sizes, in the ratios that they had when run in turn.
 
-    Attributes:
-        latency_s: by batch size, seconds per batch.
-        noise: by batch size, the relative standard error of the rows per second relative to the
-            fastest size, for which it is 0.
+    By batch size: seconds per batch, and as `noise` the relative standard error of the rows per
+    second relative to the fastest size, for which it is 0.
     """
 
     latency_s: Mapping[int, float]

@@ -33,17 +33,10 @@ def profile_members(
     fresh: bool = False,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Measurements:
-    """Find out what each member costs on each kind of device.
+    """Find out what each member costs on each kind of device; `fresh` ignores the cache.
 
-    Args:
-        config: the configuration, for the batch sizes.
-        members: of this configuration.
-        devices: where members may go.
-        budget_s: about how long that may take; it is divided among the members without a complete
-            record, smallest first. Those of which nothing could be measured in time are estimated.
-            None is no limit.
-        fresh: ignore the cache.
-        on_progress: called while something is measured.
+    About `budget_s` is divided among the members without a complete record, smallest first; None is
+    no limit. Those of which nothing could be measured in time are estimated.
 
     Raises:
         ConfigError: if the configuration and a model disagree.

@@ -51,12 +51,7 @@ _HANG_FACTOR = 10.0
 
 @dataclass(frozen=True)
 class TimeAllowance:
-    """How long a target may take.
-
-    Attributes:
-        share_end: until when it may begin something, monotonic.
-        end: when the time is over for all targets, monotonic.
-    """
+    """A target may begin something until `share_end`; all targets end at `end` (monotonic)."""
 
     share_end: float
     end: float
@@ -78,8 +73,7 @@ class TimeAllowance:
 def time_allowances(budget_s: float | None, targets: int) -> Iterator[TimeAllowance]:
     """Divide the time that is left among the targets that are left, as each begins; None: no limit.
 
-    Yields:
-        An allowance per target; none any more when too little time is left.
+    Yields no more allowances once too little time is left.
     """
     end = math.inf if budget_s is None else time.monotonic() + budget_s
     for done in range(targets):

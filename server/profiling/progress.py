@@ -22,8 +22,7 @@ __all__ = ["progress_on_stderr"]
 def progress_on_stderr(log: Callable[[str], None] | None = None) -> Iterator[OnProgress]:
     """Yield a callback that shows the progress of `profile_members`, if anything is measured.
 
-    Args:
-        log: gets a line per member if stderr is no terminal; stderr itself if absent.
+    Unless stderr is a terminal, `log` gets a line per member; without it, stderr does.
     """
     console = Console(stderr=True)
     if not console.is_terminal:

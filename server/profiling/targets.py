@@ -101,13 +101,11 @@ class ProfileRecord(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class ProfileTarget:
-    """A member on a kind of device.
+    """A member on a kind of device, whose first device is the one to measure on.
 
-    Attributes:
-        devices: those of the kind; the first is the one to measure on.
-        batches: ascending; those that fit a profiler's arena.
-        batch_limit: why larger ones are left out; may be empty.
-        arena, instance: for the largest batch; None if nothing is to be measured.
+    `batches` ascend and fit a profiler's arena; `batch_limit`, which may be empty, is why larger
+    ones are left out. `arena` and `instance` are for the largest, None if nothing is to be
+    measured.
     """
 
     member: InspectedMember

@@ -69,16 +69,11 @@ class _PipeReader:
 
 @dataclass(eq=False)
 class Child:
-    """A role and the process that runs it at present.
+    """A role and the process that runs it at present, named as on the board.
 
-    Attributes:
-        name: the process's name on the board.
-        device: a worker's device, empty for other roles.
-        incarnation: grows with every start.
-        status: the status lines of its process.
-        is_down: whether its last starts have all failed, too many in a row.
-        ended: set once the process has been reaped.
-        up: set once a process of this role has been up.
+    `device` is a worker's, else empty; `incarnation` grows with every start. `is_down` after too
+    many failed starts in a row. `ended` is set once the process has been reaped, `up` once a
+    process of this role has been up.
     """
 
     name: str

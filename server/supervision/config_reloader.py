@@ -40,9 +40,7 @@ _CLIENT_CA = "server.tls.client_ca"
 class ConfigReloader:
     """Reads the configuration again, and compares it with the one that the server started with.
 
-    Attributes:
-        credentials: the keys and certificates in `config`.
-        is_due: whether SIGHUP has arrived since the last reload.
+    `credentials` are those in `config`; a SIGHUP since the last reload makes a reload `is_due`.
 
     Raises:
         ConfigError: if a key or a certificate is not valid.

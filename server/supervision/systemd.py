@@ -21,9 +21,7 @@ _SEND_S = 0.5
 class SystemdNotifier:
     """Notifies systemd on behalf of this process.
 
-    Args:
-        environment: of the process. The variables are removed from it, so that no child inherits
-            them.
+    The variables are removed from `environment`, so that no child inherits them.
     """
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
