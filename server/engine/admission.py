@@ -54,11 +54,7 @@ class AdmissionControl:
         return admission
 
     def check_memory(self, nbytes: int) -> None:
-        """Check whether an answer of so many bytes fits beside the others; alone any does.
-
-        Raises:
-            QueueFull: if not.
-        """
+        """Raise `QueueFull` if so large an answer doesn't fit beside the others; alone any does."""
         if self._answers.held_bytes:
             self._answers.check(nbytes)
 
@@ -79,11 +75,7 @@ class AdmissionControl:
         self._has_pending = [None] * len(self._arenas)
 
     def check_time(self, request: Request) -> None:
-        """Check whether a request that has others before it can be answered in time.
-
-        Raises:
-            QueueFull: if not.
-        """
+        """Raise `QueueFull` if a request that has others before it can't be answered in time."""
         needed = request.expected.bit_count()
         if request.left_s:
             needed = min(needed, request.admission.quorum)
@@ -109,9 +101,8 @@ def admit(
 ) -> Admission:
     """Find the terms on which requests can be accepted now.
 
-    Raises:
-        InvalidRequest: if the quorum is larger than the number of requested members.
-        Unavailable: if so few are available that the quorum is impossible.
+    Raises `InvalidRequest` if the quorum is larger than the number of requested members,
+    `Unavailable` if so few are available that the quorum is impossible.
     """
     model, options = prepared.model, prepared.options
     spec = model.spec
@@ -137,21 +128,14 @@ def admit(
 def time_left_s(prepared: PreparedRequest, spent_s: float, within_s: float = 0.0) -> float:
     """How long a request may still take, 0 for no limit; never 0 if its time is up.
 
-    Args:
-        prepared: its model and options.
-        spent_s: how long it has taken since its arrival.
-        within_s: its own limit from its arrival beside that of `prepared`, 0 for none.
+    `within_s` is its own limit from its arrival beside that of `prepared`, 0 for none.
     """
     limit_s = min([limit for limit in (prepared.limit_s, within_s) if limit], default=0.0)
     return max(limit_s - spent_s, _NO_TIME_S) if limit_s else 0.0
 
 
 def check_time(request: Request, prospect: Prospect, max_wait_s: float) -> None:
-    """Check whether a request that has others before it can be answered in time.
-
-    Raises:
-        QueueFull: if not.
-    """
+    """Raise `QueueFull` if a request that has others before it can't be answered in time."""
     if request.left_s and prospect.total_s > _USABLE_SHARE * request.left_s:
         raise QueueFull(
             f"the deadline is in {request.left_s:.3f} s, but with what waits before it, "

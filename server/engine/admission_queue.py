@@ -29,14 +29,9 @@ class _FlowRequests:
 
 
 class AdmissionQueue:
-    """Requests with rows to claim, by flow.
+    """Requests with rows to claim, by flow; the limits are for each flow.
 
-    Args:
-        max_requests: how many requests of a flow may wait.
-        max_rows: how many rows a flow's requests may have together; one alone may have more.
-
-    Attributes:
-        requests: how many wait.
+    One request alone may have more than `max_rows` rows. `requests` is how many wait in all.
     """
 
     def __init__(self, max_requests: int, max_rows: int) -> None:
@@ -59,11 +54,7 @@ class AdmissionQueue:
         return self._flows[min(flows, key=rank_of)].requests[0] if flows else None
 
     def check(self, request: Request) -> None:
-        """Check whether there is capacity for a request.
-
-        Raises:
-            QueueFull: if its flow has too many requests or rows here already.
-        """
+        """Raise `QueueFull` if a request's flow has too many requests or rows here already."""
         queued = self._flows.get(request.flow)
         requests, rows = (len(queued.requests), queued.rows) if queued is not None else (0, 0)
         if requests >= self._max_requests or (rows and rows + request.rows > self._max_rows):

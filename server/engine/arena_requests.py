@@ -117,9 +117,8 @@ class ArenaRequests:
     def defer(self, deferred: Deferred, available: int) -> list[tuple[Request, Range, int]]:
         """Move rows on to the next stage of their cascade.
 
-        Returns:
-            The requests and ranges that moved on, with the mask of the members that are to predict
-            them: 0 if none is left.
+        Returns the requests and ranges that moved on, with the mask of the members that are to
+        predict them: 0 if none is left.
         """
         further: list[tuple[Request, Range, int]] = []
         for request, start, stop in self._owned(deferred.start, deferred.stop):
@@ -130,9 +129,8 @@ class ArenaRequests:
     def collect(self, ended: Ended) -> list[tuple[Request, Range, bool]]:
         """Copy the answers of ended rows out, or note why they failed.
 
-        Returns:
-            The requests concerned, which of their rows ended, and whether every member that they
-            waited for has done these rows (if not, a worker may still hold them).
+        Returns the requests concerned, which of their rows ended, and whether every member that
+        they waited for has done these rows (if not, a worker may still hold them).
         """
         collected: list[tuple[Request, Range, bool]] = []
         first = ended.start - ended.start % self.arena.capacity
@@ -192,10 +190,7 @@ class ArenaRequests:
         return MemberFailed("what the members predicted could not be combined")
 
     def are_awaited(self, start: int, stop: int) -> bool:
-        """Whether some rows were not closed and some member that they expect has not done them.
-
-        So they may still be pending there.
-        """
+        """Whether rows may be pending: not closed, and not done by some member that they expect."""
         arena, slots = self.arena, self.arena.slots(start, stop)
         rows = arena.row_numbers(start, stop)
         awaited = (arena.expected[slots] & self._bits) != 0

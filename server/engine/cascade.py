@@ -20,16 +20,9 @@ __all__ = ["advance", "move_on", "stage_terms"]
 def advance(stages: Sequence[int], stage: int, available: int) -> tuple[int, int]:
     """The stage after one, and the members that predict then.
 
-    A stage of which no member is up is skipped.
-
-    Args:
-        stages: masks of the members up to and including each stage.
-        stage: how many stages have begun so far.
-        available: mask of the members that are up.
-
-    Returns:
-        How many stages have begun then, and the mask of the additional members; the last stage and
-        no member if none is left.
+    `stages` are masks of the members up to and including each, `stage` how many have begun. Returns
+    how many have begun then, skipping stages of which no member is up, and the mask of the
+    additional members: the last stage and no member if none is left.
     """
     requested = stages[stage - 1] if stage else 0
     for reached in range(stage + 1, len(stages) + 1):
@@ -40,10 +33,7 @@ def advance(stages: Sequence[int], stage: int, available: int) -> tuple[int, int
 
 
 def stage_terms(quorum: int, stages: Sequence[int], stage: int) -> Terms:
-    """The terms of a row of which so many stages have begun.
-
-    Its quorum is the ensemble's, or all members so far, if they are fewer.
-    """
+    """The terms after so many stages: the ensemble's quorum, or all members so far, if fewer."""
     return Terms(min(quorum, stages[stage - 1].bit_count()), stage=stage)
 
 
@@ -52,11 +42,9 @@ def move_on(
 ) -> tuple[list[Range], int]:
     """Move those of a request's rows that are at a stage on to the next one.
 
-    Others are past it already, or closed; a repeated message changes nothing.
-
-    Returns:
-        The ranges that moved on, and the members that are to predict them; if none is left, the
-        combiner ends these rows.
+    Others are past it already, or closed; a repeated message changes nothing. Returns the ranges
+    that moved on, and the members that are to predict them; without any, the combiner ends the
+    rows.
     """
     stages = request.model.spec.stages
     reached, mask = advance(stages, stage, available)

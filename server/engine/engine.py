@@ -52,24 +52,11 @@ _GRACE_S = 1.0
 
 
 class Engine:
-    """The heart of the front-end. Open it with `start`.
+    """The heart of the front-end. Open it with `start`; it runs in the event loop `loop`.
 
-    Args:
-        memory: the shared memory.
-        links: to the workers and the combiner.
-        epoch: this front-end's; grows with every one.
-        instances: what each device's worker holds.
-        workers: the workers that may hold work of a former front-end, as (device, incarnation):
-            no slot is claimed until each has reported that it is idle, or was reaped.
-        starting: devices of those that hold nothing yet, and are not waited for.
-        limits: how much may wait.
-        loop: the event loop in which all of this happens.
-        tracer: knows which requests are traced, if there is tracing.
-
-    Attributes:
-        arenas: the requests of each arena.
-        fleet: the workers, and the rows that are pending for them.
-        draining: whether no more requests are accepted.
+    `workers` may hold work of a former front-end, as (device, incarnation): no slot is claimed
+    until each has reported that it is idle, or was reaped. Devices in `starting` hold nothing yet,
+    and are not waited for. `epoch` grows with every front-end.
     """
 
     def __init__(
@@ -142,11 +129,7 @@ class Engine:
         return available.bit_count() >= model.spec.quorum
 
     def check_open(self) -> None:
-        """Check whether requests are accepted.
-
-        Raises:
-            Unavailable: while starting or draining.
-        """
+        """Raise `Unavailable` while starting or draining."""
         if self.draining:
             raise Unavailable("the server is draining", "draining")
         if not self._opened.is_set():
@@ -163,18 +146,11 @@ class Engine:
         within_s: float = 0.0,
         trace: TraceHandle | None = None,
     ) -> Request:
-        """Accept a request.
+        """Accept a request of at least 1 row; its inputs may not change any more.
 
-        Args:
-            prepared: its model and options.
-            inputs: the rows, checked against the model; they may not change any more.
-            rows: how many, at least 1.
-            on_done: called once with the answer or the error, in a later turn of the event loop.
-            arrived: when the request arrived, on the monotonic clock: its deadline counts from
-                then, so that the time it took to decode counts as well.
-            within_s: how long it may take from then, beside the limit of `prepared`; 0 for no
-                limit.
-            trace: of the request, if it is traced.
+        `on_done` is called once with the answer or the error, in a later turn of the event loop.
+        The deadline counts from `arrived`, on the monotonic clock, so that the time to decode
+        counts as well; `within_s` is a limit from then beside that of `prepared`, 0 for none.
 
         Raises:
             InvalidRequest: if the quorum is larger than the number of requested members.

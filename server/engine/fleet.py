@@ -41,12 +41,8 @@ ArenaRange = tuple[int, int, int]
 class Worker:
     """A device's worker: its present incarnation, and what the dispatch policy knows of it.
 
-    Attributes:
-        state: its device.
-        incarnation: 0 if there is no process.
-        given_up: whether the supervisor has given it up: it keeps dying at its start.
-        placements: its instances.
-        counters: what each instance has done.
+    `incarnation` is 0 if there is no process; the supervisor has `given_up` one that keeps dying at
+    its start. `counters` are what each instance has done.
     """
 
     def __init__(self, name: str) -> None:
@@ -59,29 +55,21 @@ class Worker:
 
 @dataclass(slots=True, eq=False)
 class _HeldRange:
-    """Rows that have ended while open jobs may still touch them.
-
-    Attributes:
-        rows: which.
-        jobs: how many jobs hold them.
-    """
+    """Rows that have ended while so many `jobs` are open that may still touch them."""
 
     rows: ArenaRange
     jobs: int
 
 
 class Fleet:
-    """All workers, and the rows that wait for them.
+    """All workers, and the rows that wait for them; members are by arena and index.
 
     Attributes:
-        members: by arena and index.
-        member_counters: what each of them has done, by arena and index.
-        workers: by device.
         version: changes whenever the set of available members changes.
-        predicted: rows that the combiner should look at though no worker reports them; the
-            pipeline passes them on and empties the list.
-        released: rows that no job holds any longer; the pipeline frees their slots and
-            empties the list.
+        predicted: rows that the combiner should look at though no worker reports them; the pipeline
+            passes them on and empties the list.
+        released: rows that no job holds any longer; the pipeline frees their slots and empties the
+            list.
     """
 
     def __init__(
@@ -240,9 +228,8 @@ class Fleet:
     def _count(self, worker: Worker, job: OpenJob, finished: Finished) -> int:
         """Count a batch; cell by cell only if not all of its rows were simply predicted.
 
-        Returns:
-            How many rows were predicted or failed: none if the batch was skipped, because none of
-            its rows was needed any more.
+        Returns how many rows were predicted or failed: none if the batch was skipped, because none
+        of its rows was needed any more.
         """
         member = job.placement.member
         predicted, failed = job.rows, 0
@@ -266,12 +253,9 @@ class Fleet:
         self.workers[name].incarnation = incarnation
 
     def reaped(self, name: str, executing: int) -> list[OpenJob]:
-        """A worker is dead and its process reaped.
+        """A worker is dead and reaped; `executing` is the job that it was running, 0 if none.
 
-        `executing` is the job that it was running, 0 if none.
-
-        Returns:
-            The jobs that it held: their unfinished rows are pending again.
+        Returns the jobs that it held: their unfinished rows are pending again.
         """
         worker = self.workers[name]
         worker.incarnation = 0

@@ -42,9 +42,7 @@ _DECAY_S = 0.5
 class Prospect(NamedTuple):
     """The forecast of a request, in seconds from now.
 
-    Attributes:
-        wait_s: until the work before it is done.
-        total_s: until the request itself is done.
+    `wait_s` is until the work before it is done, `total_s` until the request itself is.
     """
 
     wait_s: float
@@ -53,13 +51,7 @@ class Prospect(NamedTuple):
 
 @dataclass(slots=True)
 class _Load:
-    """The load of a device, in seconds of its time.
-
-    Attributes:
-        held_s: the jobs that it holds.
-        levels: pending rows, by priority.
-        flows: pending rows, by flow.
-    """
+    """The load of a device, in seconds: jobs held, and pending rows by priority and by flow."""
 
     held_s: float
     levels: list[float] = field(default_factory=lambda: [0.0, 0.0])
@@ -94,10 +86,8 @@ class _Delay:
 class _Outlook:
     """The forecasts of a flow, and how many of its rows were accepted since they were made.
 
-    Attributes:
-        accepted: rows.
-        decisive: by the members that are expected, how many of them must answer, and about how
-            many rows: the delay at the last of these.
+    `decisive` has the delay at the last member to answer, by the members that are expected, how
+    many of them must answer, and about how many rows.
     """
 
     __slots__ = ("accepted", "decisive")
@@ -125,10 +115,7 @@ class Forecast:
     def prospect(self, request: Request, needed: int, queued_rows: int) -> Prospect:
         """How long a request that is not accepted yet would take; it stores that without the bias.
 
-        Args:
-            request: its flow, rows and expected members count.
-            needed: how many of these members must answer.
-            queued_rows: rows of the flow that wait for slots.
+        `needed` of its expected members must answer; `queued_rows` of its flow wait for slots.
         """
         flow, now, expected = request.flow, request.accepted, request.expected
         if now >= self._until:

@@ -164,10 +164,7 @@ class Links:
     # -- in -----------------------------------------------------------------------------------
 
     def receive(self) -> list[Report]:
-        """Return what has arrived from processes that still are there.
-
-        A worker's finished jobs come before its Hello.
-        """
+        """Return reports of live processes; a worker's finished jobs come before its Hello."""
         reports = self._poll()
         if not reports and not self._asleep[0]:
             self._asleep[0] = 1

@@ -18,22 +18,14 @@ COUNTED_BYTES = 1 << 16
 
 
 class MemoryBudget:
-    """A number of bytes.
-
-    Attributes:
-        held_bytes: how many are.
-    """
+    """A number of bytes, of which `held_bytes` are reserved."""
 
     def __init__(self, limit_bytes: int = sys.maxsize) -> None:
         self.limit_bytes = limit_bytes
         self.held_bytes = 0
 
     def check(self, nbytes: int) -> None:
-        """Check whether so many more may be reserved now.
-
-        Raises:
-            QueueFull: if not.
-        """
+        """Raise `QueueFull` if so many more can't be reserved now."""
         if self.held_bytes + nbytes > self.limit_bytes:
             raise QueueFull(
                 f"the requests that are received or wait already hold {self.held_bytes} bytes "
@@ -42,11 +34,7 @@ class MemoryBudget:
             )
 
     def reserve(self, nbytes: int) -> None:
-        """Reserve so many more.
-
-        Raises:
-            QueueFull: if these are too many.
-        """
+        """Reserve so many more; raises `QueueFull` if these are too many."""
         self.check(nbytes)
         self.charge(nbytes)
 
@@ -75,8 +63,7 @@ class Reservation:
     def resize(self, nbytes: int) -> None:
         """Hold so many bytes altogether from now on.
 
-        Raises:
-            QueueFull: if the budget has not so many left; what was reserved stays reserved.
+        Raises `QueueFull` if the budget has not so many left; what was reserved stays reserved.
         """
         more = nbytes - self._nbytes
         if more > 0:

@@ -46,12 +46,9 @@ _ALL_MEMBERS = (1 << 64) - 1
 
 
 class RowPipeline:
-    """The requests between their admission and their outcomes.
+    """The requests between their admission and their outcomes; `requests` are not over yet.
 
     `receive` processes the reports that have arrived; it is called before jobs are given out.
-
-    Attributes:
-        requests: those that were accepted and are not over yet.
     """
 
     def __init__(
@@ -85,8 +82,7 @@ class RowPipeline:
     def add(self, request: Request) -> None:
         """Take over an admitted request: its rows go to the arena, or it waits for slots.
 
-        Raises:
-            QueueFull: if too many requests or rows of its flow wait already.
+        Raises `QueueFull` if too many requests or rows of its flow wait already.
         """
         index = request.prepared.model.arena
         arena = self._arenas[index]

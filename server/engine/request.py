@@ -46,9 +46,8 @@ Span = tuple[int, int, int]
 class TraceHandle(Protocol):
     """What the engine knows of a traced request's span (see `server.engine.tracing`).
 
-    Attributes:
-        packed: the span's context, as workers get it.
-        accepted: when the engine accepted the request, on the monotonic clock.
+    `packed` is its context, as workers get it; `accepted`, when the engine accepted the request, on
+    the monotonic clock.
     """
 
     packed: bytes
@@ -98,8 +97,7 @@ class Admission(msgspec.Struct, frozen=True):
         requested: mask of the members that the client requests.
         expected: those of them that rows wait for at first.
         quorum: the fewest members that each row's answer may rest on.
-        terms: on which rows are answered at first.
-        cell: `terms`, as they are in the arena.
+        terms: on which rows are answered at first; `cell` holds the same, as it is in the arena.
         flow: the flow whose share of the devices the requests use.
     """
 
@@ -115,15 +113,10 @@ class Admission(msgspec.Struct, frozen=True):
 class PreparedRequest:
     """What is the same for every request with the same options to one model.
 
-    Made once for requests that are repeated, and then worth keeping.
-
-    Attributes:
-        model: what the requests are to.
-        options: of the requests.
-        limit_s: how long a request may take from its arrival, 0 for no limit.
-        row_bytes: what a row's answer holds, for the most part.
-        has_extras: whether more is to be returned than the combined answer.
-        admission: the terms on which the last one was accepted.
+    Made once for requests that are repeated, and then worth keeping. `limit_s` counts from arrival,
+    0 for no limit; `row_bytes` is what a row's answer holds, for the most part; `has_extras`,
+    whether more than the combined answer is returned; `admission`, the terms of the last
+    acceptance.
     """
 
     __slots__ = ("admission", "has_extras", "limit_s", "model", "options", "row_bytes")
@@ -143,11 +136,9 @@ class PreparedRequest:
 class Extras:
     """What a request gets beside the combined answer; filled piece by piece.
 
-    Attributes:
-        scores: FP32 [rows, scores of the ensemble], in the order of its spec.
-        used: uint64 [rows], masks of the members that each row rests on.
-        predictions: by member, [rows, *shape], in the ensemble's classes; NaN where it did not
-            contribute.
+    `scores` are FP32 [rows, scores of the ensemble], in the order of its spec; `used` uint64
+    [rows], masks of the members behind each row; `predictions` by member [rows, *shape], in the
+    ensemble's classes, NaN where it did not contribute.
     """
 
     def __init__(self, model: EnsembleSpec, options: InferOptions, rows: int) -> None:
@@ -223,9 +214,6 @@ class Request(msgspec.Struct, eq=False):
         saved: predictions, members times rows, that were not needed.
         started: when the last of its jobs was handed to a worker; before `accepted` if none was.
         held_bytes: what is reserved for its answer.
-        close_reason: why it was closed, if it was.
-        error: why its rows failed, if they did.
-        is_resolved: whether it has its outcome.
     """
 
     prepared: PreparedRequest

@@ -31,12 +31,8 @@ _LEAST_SEGMENTS = 3
 class _Lane:
     """The segments of one flow.
 
-    Attributes:
-        segment: the open one, -1 if none is.
-        head: its first row that is not claimed.
-        base: the number of its first row.
-        owned: how many segments the flow has, with the open one.
-        claimed_at: when it claimed rows last, seconds.
+    `segment` is the open one, -1 if none is, `head` its first row that is not claimed, and `base`
+    the number of its first row. `owned` counts the open one as well.
     """
 
     __slots__ = ("base", "claimed_at", "head", "owned", "segment")
@@ -68,8 +64,7 @@ class SlotAllocator:
     def claim(self, wanted: int, flow: Flow, now: float) -> Range | None:
         """Claim up to `wanted` adjacent rows for a flow.
 
-        Returns:
-            The rows; None if the arena is full, or the flow has its share of it.
+        None if the arena is full, or the flow has its share of it.
         """
         lane = self._lanes.get(flow)
         if lane is None:

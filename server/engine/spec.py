@@ -15,11 +15,8 @@ __all__ = ["QueueLimits", "ServedModel"]
 class ServedModel(msgspec.Struct, frozen=True):
     """A model of the protocol: an ensemble, or a member by itself.
 
-    Attributes:
-        arena: index of its arena.
-        ensemble: its index among the arena's ensembles.
-        spec: its members, rule and quorum.
-        deadline_s: how long a request may take by default, 0 for no limit.
+    `arena` and `ensemble` are indices, the latter among the arena's ensembles. `deadline_s` is how
+    long a request may take by default, 0 for no limit.
     """
 
     arena: int
@@ -36,11 +33,9 @@ class ServedModel(msgspec.Struct, frozen=True):
 class QueueLimits(msgspec.Struct, frozen=True):
     """How much may wait.
 
-    Attributes:
-        queue_s: how long what is before a request may take, seconds.
-        waiting_requests: how many of a model and a priority may wait for slots of the arena.
-        waiting_rows: how many rows these may have together.
-        answer_bytes: what all answers may hold while they are assembled.
+    `queue_s` is how long what is before a request may take; `waiting_requests` and `waiting_rows`
+    bound what waits for slots, per model and priority; `answer_bytes` is for all answers while they
+    are assembled.
     """
 
     queue_s: float

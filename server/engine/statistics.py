@@ -60,11 +60,7 @@ REASONS = (
 
 
 class Histogram:
-    """Counts observations by the least bound that is not below them.
-
-    Attributes:
-        sum: of the observations.
-    """
+    """Counts observations by the least bound that is not below them, and sums them."""
 
     __slots__ = ("_counts", "bounds", "sum")
 
@@ -117,13 +113,11 @@ class ModelCounters:
     """Requests to one model. All times are in seconds, one observation per request.
 
     Attributes:
-        outcomes: requests, by outcome.
-        refusals: those that were refused, by reason.
         rows: of the successes.
         failure: times from having a request's head to having the error.
         last: when the last answer was given, as Unix time; 0 if there was none.
-        saved: members' predictions of rows that were not needed, thanks to cascades and to
-            answers that were certain early.
+        saved: members' predictions of rows that were not needed, thanks to cascades and to answers
+            that were certain early.
     """
 
     def __init__(self) -> None:
@@ -217,12 +211,9 @@ class MemberCounters:
 
 @dataclass(slots=True)
 class InstanceCounters:
-    """What a member has done on one device.
+    """What a member has done on one device: rows of its batches and their times in seconds.
 
-    Attributes:
-        rows: of its batches.
-        times: how long these took, in seconds.
-        busy_s: seconds of all its jobs, also of those whose rows were not needed any more.
+    `busy_s` is of all its jobs, also of those whose rows were not needed any more.
     """
 
     rows: Histogram = field(default_factory=lambda: Histogram(BATCH_ROWS))

@@ -44,11 +44,7 @@ _SERVER_ERROR = 500
 
 
 class Tracer:
-    """Decides which requests are traced, and begins traces.
-
-    Attributes:
-        in_flight: how many requests are being traced.
-    """
+    """Decides which requests are traced, and begins traces; `in_flight` counts the open ones."""
 
     def __init__(self, spec: TracingSpec) -> None:
         self.in_flight = 0
@@ -66,10 +62,8 @@ class Tracer:
     ) -> RequestTrace | None:
         """Begin the trace of a request, if it is to be traced; its `end` must be called.
 
-        Args:
-            name: of its span.
-            carrier: what the client sent: ``traceparent`` and ``tracestate``, if at all.
-            about: attributes of its span.
+        `carrier` is what the client sent: ``traceparent`` and ``tracestate``, if at all; `about`
+        are attributes of the span.
         """
         parent = _propagator.extract(carrier, Context()) if carrier else Context()
         given = get_current_span(parent).get_span_context()
@@ -83,10 +77,8 @@ class Tracer:
 class RequestTrace:
     """The trace of one request.
 
-    Attributes:
-        trace_id: 32 hexadecimal digits.
-        packed: its span, as workers get it.
-        accepted: when the engine accepted it, on the monotonic clock; 0 if it has not.
+    `trace_id` is 32 hexadecimal digits; `packed` is its span, as workers get it; `accepted` is when
+    the engine accepted it, on the monotonic clock; 0 if it has not.
     """
 
     def __init__(self, tracer: Tracer, span: Span) -> None:

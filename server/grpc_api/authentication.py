@@ -26,14 +26,9 @@ _SCOPES = {
 
 
 def admit_call(authenticator: Authenticator, method: str, call: ServerCall) -> str:
-    """Authorize and count a call of a method.
+    """Authorize and count a call; returns the client's name, for `limiter.release`.
 
-    Returns:
-        The client's name, for `Authenticator.limiter.release`.
-
-    Raises:
-        Unauthenticated, Forbidden: if the client may not call it.
-        QueueFull: if the client has too many requests running.
+    Raises `Unauthenticated` or `Forbidden`, or `QueueFull` if the client has too many running.
     """
     scope = _SCOPES.get(method, Scope.ADMIN)
     if scope is Scope.PUBLIC or not authenticator.is_enabled:
@@ -42,21 +37,13 @@ def admit_call(authenticator: Authenticator, method: str, call: ServerCall) -> s
 
 
 def authorize_call(authenticator: Authenticator, method: str, call: ServerCall) -> None:
-    """Authorize a call of a method without counting it.
-
-    Raises:
-        Unauthenticated, Forbidden: if the client may not call it.
-    """
+    """Authorize a call without counting it; raises `Unauthenticated` or `Forbidden`."""
     if authenticator.is_enabled:
         authenticator.authorize(_SCOPES.get(method, Scope.ADMIN), *_credentials(call))
 
 
 def authorize_urgent(authenticator: Authenticator, call: ServerCall) -> None:
-    """Check that the client may send urgent requests.
-
-    Raises:
-        Unauthenticated, Forbidden: if it may not.
-    """
+    """Raise `Unauthenticated` or `Forbidden` if the client may not send urgent requests."""
     if authenticator.restricts_urgent:
         authenticator.authorize_urgent(_credentials(call)[0])
 

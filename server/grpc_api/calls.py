@@ -32,18 +32,9 @@ _SWEEPS_PER_LIMIT = 4
 class UnaryCall:
     """A call with one message and one response, from its beginning until that is written.
 
-    It ends with `succeed`, `fail` or `release`, whichever comes first.
-
-    Args:
-        calls: all open calls.
-        call: this one.
-        method: its name.
-        handler: called with this and the message, once that is received.
-
-    Attributes:
-        call: as given.
-        on_cancelled: called if the client goes before there is a response; then, too, one of the
-            three must follow.
+    It ends with `succeed`, `fail` or `release`, whichever comes first; one of them must also follow
+    `on_cancelled`, which is called if the client goes before there is a response. `handler` gets
+    this and the message, once that is received.
     """
 
     __slots__ = (
@@ -137,12 +128,7 @@ Handler = Callable[[UnaryCall, bytes], None]
 
 
 class UnsentResponses:
-    """The responses of one call that are not sent yet, a reader of `UnreadResponses`.
-
-    Args:
-        unread: counts what all clients have not read.
-        peer: whose connection to end if that is too much.
-    """
+    """The responses of one call that are not sent yet; `UnreadResponses` may end its connection."""
 
     __slots__ = ("_count", "_is_closed", "_nbytes", "_peer", "_unread")
 
@@ -188,12 +174,7 @@ class UnsentResponses:
 class Calls:
     """The open calls of all connections.
 
-    Args:
-        limits: of clients.
-        budget: of the memory of all messages together.
-        unread: of the memory of all responses that clients do not read.
-        authenticator: admits calls, before their messages are received.
-        on_refused: called with the time at which a call began and why its message was not read.
+    `on_refused` is called with the time at which a call began and why its message was not read.
 
     Attributes:
         open: calls that have no response yet, streams included.
@@ -201,7 +182,6 @@ class Calls:
             unary calls must get through beside them.
         receiving: calls whose message has not arrived, and since when.
         writing: calls with a response that is not written, and since when.
-        budget, authenticator: as given.
     """
 
     def __init__(
@@ -240,11 +220,7 @@ class Calls:
             self.streams -= 1
 
     def check_limit(self, *, is_stream: bool = False) -> None:
-        """Check the number of open calls, the new one included.
-
-        Raises:
-            QueueFull: if there are too many.
-        """
+        """Raise `QueueFull` if too many calls are open, the new one included."""
         most = self._limits.calls
         if self.open + len(self.writing) > most or (is_stream and self.streams > most // 2):
             error = QueueFull("too many calls are open", reason="calls")
@@ -252,11 +228,7 @@ class Calls:
             raise error
 
     def hold_memory(self, nbytes: int) -> None:
-        """Charge a message to the budget.
-
-        Raises:
-            QueueFull: if the budget is exhausted.
-        """
+        """Charge a message to the budget; raises `QueueFull` if that is exhausted."""
         try:
             self.budget.reserve(nbytes)
         except QueueFull as error:
@@ -265,11 +237,7 @@ class Calls:
 
     @contextmanager
     def holding(self, nbytes: int) -> Iterator[None]:
-        """Charge a message to the budget for the length of a block.
-
-        Raises:
-            QueueFull: if the budget is exhausted.
-        """
+        """Charge a message to the budget for the length of a block; raises as `hold_memory`."""
         if nbytes < COUNTED_BYTES:
             yield
             return

@@ -77,12 +77,7 @@ class _Input(NamedTuple):
 
 
 class RequestHead(NamedTuple):
-    """A request but for its id and its raw tensors.
-
-    Attributes:
-        model: the model's name.
-        version: of the model, may be empty.
-    """
+    """A request but for its id and its raw tensors; the version may be empty."""
 
     model: str
     version: str
@@ -94,10 +89,7 @@ class RequestHead(NamedTuple):
 class DecodedRequest(NamedTuple):
     """A request whose tensors are not decoded yet.
 
-    Attributes:
-        id: to be echoed, may be empty.
-        raw: the raw tensors.
-        head_bytes: how much of the message is not raw tensors.
+    `head_bytes` is how much of the message is not raw tensors. The id may be empty.
     """
 
     head: RequestHead
@@ -106,22 +98,14 @@ class DecodedRequest(NamedTuple):
     head_bytes: int
 
     def build(self) -> InferRequest:
-        """Decode the tensors.
-
-        Raises:
-            InvalidRequest: if data, datatypes and shapes don't fit together.
-        """
+        """Decode the tensors; raises `InvalidRequest` if they don't fit datatypes and shapes."""
         head = self.head
         tensors = _raw(head.inputs, self.raw) if self.raw else [_typed(i) for i in head.inputs]
         return InferRequest(self.id, tensors, head.outputs, head.parameters)
 
 
 def parse(message: type[Any], data: bytes) -> Any:
-    """Parse a message of a class.
-
-    Raises:
-        InvalidRequest: if it is malformed.
-    """
+    """Parse a message of a class; raises `InvalidRequest` if it is malformed."""
     try:
         return message.FromString(data)
     except DecodeError:
@@ -130,11 +114,7 @@ def parse(message: type[Any], data: bytes) -> Any:
 
 
 async def decode_request(message: bytes) -> DecodedRequest:
-    """Decode a serialized ModelInferRequest, but for its tensors.
-
-    Raises:
-        InvalidRequest: if it is malformed or invalid.
-    """
+    """Decode a serialized ModelInferRequest, but for its tensors; may raise `InvalidRequest`."""
     fields = split_fields(message)
     if len(fields.head) < _LARGE_HEAD_BYTES:
         return decode_fields(fields)
@@ -152,22 +132,14 @@ def _decode_large(fields: Fields) -> DecodedRequest:
 
 
 async def build_request(decoded: DecodedRequest) -> InferRequest:
-    """Decode the tensors, in a thread if they are many elements of `contents`.
-
-    Raises:
-        InvalidRequest: if data, datatypes and shapes don't fit together.
-    """
+    """Decode the tensors, in a thread if many are in `contents`; raises as `build` does."""
     if decoded.head_bytes < _LARGE_HEAD_BYTES:
         return decoded.build()
     return await asyncio.to_thread(decoded.build)
 
 
 def decode_fields(fields: Fields) -> DecodedRequest:
-    """Decode the fields of a ModelInferRequest, but for its tensors.
-
-    Raises:
-        InvalidRequest: if it is malformed or invalid.
-    """
+    """Decode the fields of a ModelInferRequest, but for its tensors; may raise `InvalidRequest`."""
     head_bytes = len(fields.head)
     if fields.id is None:  # malformed, or with unknown fields
         message = parse(_Request, fields.head)
@@ -244,14 +216,10 @@ def _typed(item: _Input) -> InputTensor:
 def encode_response(
     model: str, request_id: str, members: str, degraded: bool, outputs: Sequence[OutputTensor]
 ) -> bytes:
-    """Serialize a ModelInferResponse.
+    """Serialize a ModelInferResponse; the outputs are in the requested order.
 
-    Args:
-        model: its name.
-        request_id: to be echoed, may be empty.
-        members: names of those that the answer rests on, separated by commas.
-        degraded: whether these are fewer than requested.
-        outputs: in the requested order.
+    `members` are the names of those that the answer rests on, separated by commas; it is `degraded`
+    if these are fewer than requested.
     """
     tensors = tuple([(tensor.name, tensor.datatype, *tensor.shape) for tensor in outputs])
     pieces: list[bytes | bytearray | memoryview]

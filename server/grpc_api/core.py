@@ -50,16 +50,10 @@ _NO_FLAGS = 0
 
 
 class ServerCall:
-    """One call, from its headers to its status.
+    """One call, from its headers to its status; `trailing` metadata is sent with the latter.
 
-    Attributes:
-        path: of its method.
-        metadata: from the client.
-        trailing: metadata to send with the status.
-        on_cancelled: called if the call ends before its status is sent: the client has gone, or
-            the deadline has passed.
-        is_cancelled: whether that has happened.
-        is_over: whether its status was sent.
+    `on_cancelled` is called, and `is_cancelled` set, if the call ends before its status is sent:
+    the client has gone, or the deadline has passed. `is_over` is set when the status was sent.
     """
 
     __slots__ = (
@@ -127,11 +121,9 @@ class ServerCall:
         await written
 
     def respond(self, message: bytes, on_written: Callable[[Event], object]) -> None:
-        """Send the only response, and the status OK.
+        """Send the only response and the status OK.
 
-        Args:
-            message: the response.
-            on_written: called when it is written, or never will be.
+        `on_written` is called when it is written, or never will be.
         """
         self.is_over = True
         status = cygrpc.SendStatusFromServerOperation(
@@ -173,17 +165,9 @@ class ServerCall:
 class CoreServer:
     """A server of gRPC core on one port; made and used in the running event loop.
 
-    Args:
-        address: ``HOST:PORT``.
-        credentials: `grpc.ServerCredentials` of TLS, None for no encryption.
-        options: gRPC's channel arguments.
-        on_call: called with each new call.
-
-    Attributes:
-        port: on which it listens.
-
-    Raises:
-        OSError: if it can't listen on the port.
+    `options` are gRPC's channel arguments; `credentials` are None for no encryption. Raises
+    `OSError` if it can't listen on the ``HOST:PORT`` in `address`; `port` is the one on which it
+    listens.
     """
 
     def __init__(
@@ -278,12 +262,9 @@ def split_peer(peer: str) -> tuple[str, str]:
 
 
 def end_connections(peers: Set[str]) -> None:
-    """Shut down the connections with these peers, which gRPC's server in Python has no way to do.
+    """Shut down connections by `ServerCall.peer`, which gRPC's server in Python has no way to do.
 
     Their sockets are found among this process's descriptors; gRPC then finds them closed.
-
-    Args:
-        peers: as `ServerCall.peer` returns them.
     """
     wanted = {(_address(host), int(port)) for host, port in map(split_peer, peers)}
     for name in os.listdir("/proc/self/fd"):
@@ -295,11 +276,7 @@ def end_connections(peers: Set[str]) -> None:
 
 
 def _duplicate(fd: int) -> socket.socket:
-    """Duplicate a socket: it stays what it is even if gRPC closes the connection meanwhile.
-
-    Raises:
-        OSError: if it is no socket.
-    """
+    """Duplicate a socket, as gRPC may close it meanwhile; raises `OSError` if it is no socket."""
     copy = os.dup(fd)
     try:
         return socket.socket(fileno=copy)

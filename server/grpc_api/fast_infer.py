@@ -48,11 +48,7 @@ _Pieces = tuple[tuple[int, bytes], ...]
 
 
 class UnaryPlan(RequestPlan, frozen=True, kw_only=True):
-    """A known message.
-
-    Attributes:
-        fixed: its bytes except for its raw tensors, each piece with its offset.
-    """
+    """A known message; `fixed` are its bytes but for raw tensors, each piece with its offset."""
 
     fixed: _Pieces
 
@@ -72,12 +68,7 @@ class UnaryPlan(RequestPlan, frozen=True, kw_only=True):
 
 
 class FastUnaryInfer:
-    """The fast path.
-
-    Args:
-        inference: the models.
-        authenticator: knows whether urgent requests are restricted.
-    """
+    """The fast path; the authenticator knows whether urgent requests are restricted."""
 
     def __init__(self, inference: Inference, authenticator: Authenticator) -> None:
         self._inference = inference

@@ -105,19 +105,9 @@ def _certificate_configuration(files: TlsFiles) -> Any:
 class GrpcServer:
     """Serves the protocol over gRPC; made and used in the running event loop.
 
-    Args:
-        inference: the models.
-        authenticator: authenticates clients.
-        tls: certificates and key; None for no encryption.
-        address: ``HOST:PORT``, held by the supervisor.
-        max_request_bytes: of a message.
-        connections: the most that are open at once.
-        limits: of clients.
-        budget: of the memory of all messages together.
-        unread: of the memory of all responses that clients do not read.
-
-    Raises:
-        StartError: if it can't listen on the port.
+    `address` is ``HOST:PORT``, held by the supervisor; `tls` is None for no encryption; the budgets
+    are of all messages and of all unread responses together. Raises `StartError` if it can't
+    listen.
     """
 
     def __init__(

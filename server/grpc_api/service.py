@@ -59,18 +59,7 @@ Document = dict[str, Any]
 
 
 class Service:
-    """Dispatches calls to the methods.
-
-    Args:
-        inference: the models.
-        authenticator: authenticates clients.
-        limits: of clients.
-        budget: of the memory of all messages together.
-        unread: of the memory of all responses that clients do not read.
-
-    Attributes:
-        calls: all that are open.
-    """
+    """Dispatches calls to the methods."""
 
     def __init__(
         self,
@@ -143,15 +132,9 @@ class Service:
     async def _respond(
         self, decoded: DecodedRequest, call: ServerCall, message: bytes = b""
     ) -> bytes:
-        """Infer, log and trace.
+        """Infer, log and trace; returns a serialized ModelInferResponse.
 
-        Args:
-            decoded: the request.
-            call: to which it belongs.
-            message: the whole message of a unary call, which later ones may be like.
-
-        Returns:
-            A serialized ModelInferResponse.
+        `message` is the whole message of a unary call, which later ones may be like.
         """
         began = time.monotonic()
         trace = None if self._tracer is None else self._begin_trace(self._tracer, decoded, call)

@@ -21,17 +21,7 @@ _MAX_CONCURRENT = 64
 
 
 class InferStream:
-    """A stream of infer requests.
-
-    Args:
-        calls: all open calls.
-        call: this one.
-        decode: from a serialized request to a request.
-        infer: from a request to a serialized ModelInferResponse.
-
-    Attributes:
-        was_stopped: whether `stop` was called.
-    """
+    """A stream of infer requests; `infer` returns a serialized ModelInferResponse."""
 
     def __init__(
         self,

@@ -38,10 +38,8 @@ _INPUTS_OUTPUTS, _CONTENTS, _NOTHING = frozenset({0x2A, 0x32}), frozenset({0x2A}
 class Fields(NamedTuple):
     """The parts of a request.
 
-    Attributes:
-        head: the message without id and raw tensors, or else all of it.
-        id: UTF-8, not validated; None if `head` is all of the message.
-        raw: the raw tensors, in order.
+    `head` is the message without id and raw tensors, or else all of it, and `id` is None then. The
+    id is UTF-8, not validated; the tensors are in order.
     """
 
     head: bytes
@@ -52,8 +50,7 @@ class Fields(NamedTuple):
 def split_fields(message: bytes) -> Fields:
     """Split a serialized ModelInferRequest; one that needs a real parser is left whole.
 
-    Raises:
-        InvalidRequest: if it has so many fields that splitting would block the event loop.
+    Raises `InvalidRequest` if it has so many fields that splitting would block the event loop.
     """
     view = memoryview(message)
     head: list[bytes] = []
@@ -79,13 +76,9 @@ def split_fields(message: bytes) -> Fields:
 
 
 def check_part_count(head: bytes) -> None:
-    """Count the parts of a big head before it is parsed: its inputs, outputs and their contents.
+    """Raise `InvalidRequest` if a big head has too many inputs, outputs and contents to parse.
 
-    A parser makes an object of each part, which blocks the process for seconds if there are
-    millions.
-
-    Raises:
-        InvalidRequest: if there are too many.
+    A parser makes an object of each, which blocks the process for seconds if there are millions.
     """
     spans = [(0, len(head), _INPUTS_OUTPUTS)]
     parts = 0
@@ -129,12 +122,7 @@ def _span(message: bytes, position: int) -> tuple[int, int] | None:
 
 
 def field_prefix(number: int, length: int) -> bytes:
-    """The tag and length before the content of a length-delimited field.
-
-    Args:
-        number: of the field, below 16.
-        length: of the content.
-    """
+    """The tag and length before a length-delimited field's content; its number is below 16."""
     prefix = bytearray([number << 3 | 2])
     while length >= 0x80:
         prefix.append(length & 0x7F | 0x80)
@@ -146,10 +134,5 @@ def field_prefix(number: int, length: int) -> bytes:
 def length_prefixed(
     number: int, content: bytes | bytearray | memoryview
 ) -> list[bytes | bytearray | memoryview]:
-    """A length-delimited field of a message, in pieces to join.
-
-    Args:
-        number: of the field, below 16.
-        content: of the field.
-    """
+    """A length-delimited field of a message, in pieces to join; its number is below 16."""
     return [field_prefix(number, len(content)), content]

@@ -42,14 +42,7 @@ def new_request_id() -> str:
 
 
 class AccessLog:
-    """Logs requests that have ended.
-
-    Args:
-        kind: which of them.
-
-    Attributes:
-        logs_all: whether successful requests and client errors are logged, too.
-    """
+    """Logs requests that have ended; if `logs_all`, successes and client errors, too."""
 
     def __init__(self, kind: Literal["none", "errors", "all"]) -> None:
         self.logs_all = kind == "all"
@@ -60,11 +53,10 @@ class AccessLog:
         _log.info("answered", extra={"status": 200, **_elapsed(began), **fields})
 
     def failed(self, began: float, error: Exception, describe: Describe) -> RequestError:
-        """Log a request that was refused or has failed.
+        """Log a request that was refused or has failed; returns the error to send to the client.
 
-        Returns:
-            The error to send to the client. An unexpected exception is logged with its traceback
-            and becomes an `InternalFault` with the id under which it was logged.
+        An unexpected exception is logged with its traceback and becomes an `InternalFault` with the
+        id under which it was logged.
         """
         if not isinstance(error, RequestError):
             fields = dict(describe())

@@ -17,11 +17,7 @@ V = TypeVar("V")
 
 
 class GenerationalCache(Generic[K, V]):
-    """A mapping that drops entries out of use.
-
-    Args:
-        generation: maximum number of young entries; it holds up to twice as many.
-    """
+    """A mapping that drops entries out of use; it holds up to twice `generation` entries."""
 
     def __init__(self, generation: int) -> None:
         self._generation = generation

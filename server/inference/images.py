@@ -65,22 +65,11 @@ async def preprocess_images(
     max_pixels: int,
     budget: MemoryBudget,
 ) -> list[Pixels]:
-    """Preprocess the images of a request.
+    """Preprocess a request's images (encoded, or pixels uint8 [height, width, 3], RGB).
 
-    Args:
-        images: encoded, or pixels uint8 [height, width, 3].
-        preparations: the sizes and crops to make of each.
-        threads: where they are decoded.
-        max_pixels: the most pixels of one image.
-        budget: charged for the arrays until they are freed.
-
-    Returns:
-        Per preparation uint8 [n, size, size, 3].
-
-    Raises:
-        InvalidRequest: naming the first image that can't be used.
-        RequestTooLarge: if the arrays would exceed the whole budget.
-        QueueFull: if they would exceed what is left of it.
+    Returns uint8 [n, size, size, 3] per preparation, charged to the budget until freed. Raises
+    `InvalidRequest` naming the first image that can't be used, `RequestTooLarge` if the arrays
+    would exceed the whole budget, `QueueFull` if they would exceed what is left of it.
     """
     sizes = [preparation.size for preparation in preparations]
     nbytes = len(images) * sum(size * size * _CHANNELS for size in sizes)
@@ -128,11 +117,7 @@ class _ImageBatch:
         self._first_bad: tuple[int, ImageError] | None = None
 
     async def run(self, threads: Executor) -> None:
-        """Fill the arrays.
-
-        Raises:
-            InvalidRequest: naming the first image that can't be used.
-        """
+        """Fill the arrays; raises `InvalidRequest` naming the first image that can't be used."""
         lanes = min(_LANES, -(-len(self._images) // self._at_once))
         await asyncio.gather(*(self._lane(threads) for _ in range(lanes)))
         if self._first_bad is not None:
@@ -164,16 +149,8 @@ def preprocess_image(
 ) -> list[Pixels]:
     """Preprocess one image in several ways: decoded once, each distinct preparation made once.
 
-    Args:
-        image: an encoded image, or the pixels uint8 [height, width, 3] in RGB.
-        preparations: the sizes and crops to make.
-        max_pixels: the most pixels the image may have.
-
-    Returns:
-        One array uint8 [size, size, 3] per preparation, in order.
-
-    Raises:
-        ImageError: if the image can't be used.
+    Takes an encoded image or pixels uint8 [height, width, 3] in RGB, of at most `max_pixels`
+    pixels; returns one uint8 [size, size, 3] per preparation, in order. Raises `ImageError`.
     """
     if isinstance(image, np.ndarray):
         opened = _from_pixels(image, max_pixels)
@@ -184,20 +161,11 @@ def preprocess_image(
 
 
 def decode_image(data: EncodedImage, max_pixels: int) -> Image.Image:
-    """Decode a JPEG, PNG, WebP, BMP, GIF or TIFF image.
+    """Decode a JPEG, PNG, WebP, BMP, GIF or TIFF image to RGB.
 
     Its EXIF orientation is applied; transparent parts lie over white; of an animation the first
-    frame is taken; 16-bit greys keep their upper eight bits.
-
-    Args:
-        data: the encoded image.
-        max_pixels: the most pixels it may have, checked before decoding.
-
-    Returns:
-        The image in RGB.
-
-    Raises:
-        ImageError: if it is no such image, damaged, or has too many pixels.
+    frame is taken; 16-bit greys keep their upper eight bits. Raises `ImageError` if it is no such
+    image, damaged, or has more than `max_pixels` pixels, which is checked before decoding.
     """
     if not data:
         raise ImageError("the image is empty (0 bytes)")
@@ -221,15 +189,9 @@ def decode_image(data: EncodedImage, max_pixels: int) -> Image.Image:
 
 
 def crop_and_resize(image: Image.Image, preparation: Preparation) -> Pixels:
-    """Resize an image and crop its centre.
+    """Resize an RGB image and crop its centre, to uint8 [size, size, 3].
 
-    Args:
-        image: in RGB.
-        preparation: the short side becomes ``round(size / crop)`` pixels, of which the central
-            ``size`` x ``size`` are kept.
-
-    Returns:
-        uint8 [size, size, 3].
+    The short side becomes ``round(size / crop)`` pixels, of which the central `size` are kept.
     """
     size = preparation.size
     kept = min(image.size) * size / round(size / preparation.crop)

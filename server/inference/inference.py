@@ -30,12 +30,7 @@ __all__ = ["Endpoint", "Inference"]
 
 
 class Endpoint:
-    """A model that clients can request.
-
-    Attributes:
-        model: its spec.
-        counters: of its requests.
-    """
+    """A model that clients can request, with the counters of its requests."""
 
     def __init__(self, model: ModelSpec) -> None:
         self.model = model
@@ -43,18 +38,10 @@ class Endpoint:
 
 
 class Inference:
-    """All models, and inference with them.
+    """All models, and inference with them; images are decoded in `threads`.
 
-    Args:
-        spec: of this front-end.
-        engine: where rows go.
-        threads: where images are decoded.
-        tracer: begins the traces of requests; None for no tracing.
-
-    Attributes:
-        unaddressed: counters of requests without a known model.
-        access: the access log.
-        is_leaving: whether the server is draining: it is not ready, though it may still answer.
+    `unaddressed` counts requests without a known model. While the server drains, `is_leaving` is
+    set: it is not ready, though it may still answer. The tracer is None for no tracing.
     """
 
     def __init__(
@@ -77,11 +64,7 @@ class Inference:
         self.access = AccessLog(spec.access_log)
 
     def find(self, name: str, version: str = "") -> Endpoint:
-        """The endpoint of a model; every model has one version.
-
-        Raises:
-            UnknownModel: if there is no such model or version.
-        """
+        """The endpoint of a model, which has one version; may raise `UnknownModel`."""
         endpoint = self.endpoints.get(name)
         if endpoint is None:
             raise UnknownModel(name)
@@ -131,11 +114,7 @@ class Inference:
         return model_statistics(served.name, MODEL_VERSION, endpoint.counters)
 
     async def bind(self, endpoint: Endpoint, request: InferRequest) -> BoundRequest:
-        """Check a request against its model.
-
-        Raises:
-            InvalidRequest: if they don't fit together.
-        """
+        """Check a request against its model; raises `InvalidRequest` if they don't fit together."""
         model = endpoint.model
         options = infer_options(model, request.parameters, request.outputs)
         if model.takes_images:
@@ -159,14 +138,8 @@ class Inference:
     ) -> Answer:
         """Submit a request and wait for its answer; if the task is cancelled, so are its rows.
 
-        Args:
-            bound: the request.
-            arrived: when its body was there, on the monotonic clock.
-            trace: of the request, if it is traced.
-            within_s: a timeout beside the request's own; 0 for none.
-
-        Raises:
-            RequestError: if it fails.
+        `arrived` is when its body was there, on the monotonic clock; `within_s` is a timeout beside
+        the request's own, 0 for none. Raises `RequestError` if it fails.
         """
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         request = self.engine.submit(

@@ -38,11 +38,10 @@ _MEMBER = f"{COMBINED}."
 
 
 class OutputTensor(msgspec.Struct, frozen=True):
-    """An output to be sent.
+    """An output to be sent; its shape has the batch dimension first.
 
-    Attributes:
-        shape: with the batch dimension first.
-        data: raw and little-endian, as on the wire; BYTES elements each preceded by their length.
+    The data is raw and little-endian, as on the wire; BYTES elements are each preceded by their
+    length.
     """
 
     name: str
@@ -82,8 +81,7 @@ def infer_options(
 ) -> InferOptions:
     """The engine's options for a request.
 
-    Raises:
-        InvalidRequest: if the model has no such member or output, or an output is requested twice.
+    Raises `InvalidRequest` if the model lacks a member or output, or an output is requested twice.
     """
     index = dict(zip(model.members, model.served.spec.members, strict=True))
     members = 0
@@ -149,13 +147,7 @@ def _check_classes(model: ModelSpec, output: RequestedOutput) -> None:
 def output_tensors(
     model: ModelSpec, answer: Answer, outputs: Sequence[RequestedOutput]
 ) -> list[OutputTensor]:
-    """The tensors of an answer, in the requested order.
-
-    Args:
-        model: that was requested.
-        answer: to a request with the `infer_options` of these outputs.
-        outputs: as requested.
-    """
+    """The tensors of an answer to a request with these outputs' `infer_options`, in their order."""
     return [_output_tensor(model, answer, output) for output in outputs]
 
 

@@ -22,13 +22,9 @@ InputSlices = tuple[tuple[int, int, int], ...]
 class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
     """A request except for its tensors.
 
-    Attributes:
-        endpoint: the model.
-        prepared: the request for the engine.
-        rows: of every input.
-        slices: per input its view of the arena, start and stop in the message.
-        heads: of responses that end with the combined values, without these; by the members used
-            and whether degraded.
+    `rows` are those of every input; `slices` are per input its view of the arena, and start and
+    stop in the message. `heads` are of responses that end with the combined values, without these;
+    by the members used and whether degraded.
     """
 
     endpoint: Endpoint
@@ -57,12 +53,7 @@ class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def slice_inputs(endpoint: Endpoint, spans: Iterable[tuple[str, int, int]]) -> InputSlices:
-    """The slices of a plan.
-
-    Args:
-        endpoint: the model.
-        spans: of each input its name, and its start and stop in the message.
-    """
+    """The slices of a plan, from each input's name and its start and stop in the message."""
     model = endpoint.model
     views = {spec.name: view for spec, view in zip(model.inputs, model.views, strict=True)}
     return tuple([(views[name], start, stop) for name, start, stop in spans])

@@ -47,10 +47,8 @@ _IMAGE_DIMENSIONS = 4
 class RequestedOutput(msgspec.Struct, frozen=True):
     """An output that the client requests.
 
-    Attributes:
-        name: of the output.
-        binary: whether raw instead of JSON, where a protocol has both.
-        classes: how many of the best classes to return instead of all values, 0 for the values.
+    `binary`: raw instead of JSON, where a protocol has both; `classes`: return so many of the best
+    classes instead of all values, 0 for the values.
     """
 
     name: str = "output"
@@ -61,11 +59,8 @@ class RequestedOutput(msgspec.Struct, frozen=True):
 class RequestParameters(msgspec.Struct, frozen=True):
     """The parameters of a request that change its answer.
 
-    Attributes:
-        timeout_s: the request's own deadline, 0 for none.
-        members: names of the requested members, empty for all.
-        quorum: the fewest members the answer may rest on, 0 for the ensemble's own.
-        is_urgent: whether it has high priority.
+    `timeout_s` is its own deadline, 0 for none; `members` are names, empty for all; `quorum` is the
+    fewest members the answer may rest on, 0 for the ensemble's own.
     """
 
     timeout_s: float = 0.0
@@ -78,14 +73,7 @@ _NO_PARAMETERS = RequestParameters()
 
 
 class InferRequest(msgspec.Struct, frozen=True):
-    """A decoded infer request.
-
-    Attributes:
-        id: to be echoed, may be empty.
-        tensors: the inputs, sizes checked, names not.
-        outputs: requested, in this order.
-        parameters: those that change the answer.
-    """
+    """A decoded infer request: tensors' sizes are checked, names are not; the id may be empty."""
 
     id: str
     tensors: list[InputTensor]
@@ -96,10 +84,8 @@ class InferRequest(msgspec.Struct, frozen=True):
 class BoundRequest(NamedTuple):
     """A request that was checked against its model: the engine's arguments.
 
-    Attributes:
-        prepared: the model and the options.
-        inputs: what is copied into the arena; unchanged until the request is answered.
-        rows: at least 1.
+    `inputs` are copied into the arena; unchanged until the request is answered. There is at least 1
+    row.
     """
 
     prepared: PreparedRequest
@@ -110,8 +96,7 @@ class BoundRequest(NamedTuple):
 def read_parameters(parameters: Mapping[str, Any]) -> RequestParameters:
     """Validate a request's parameters; unknown ones, which other servers have, are ignored.
 
-    Raises:
-        InvalidRequest: if a known one has an invalid value.
+    Raises `InvalidRequest` if a known one has an invalid value.
     """
     if not parameters:
         return _NO_PARAMETERS
@@ -134,16 +119,7 @@ def read_parameters(parameters: Mapping[str, Any]) -> RequestParameters:
 
 
 def read_output(name: str, parameters: Mapping[str, Any], *, binary: bool) -> RequestedOutput:
-    """Validate a requested output.
-
-    Args:
-        name: of the output.
-        parameters: of the output.
-        binary: whether it is raw.
-
-    Raises:
-        InvalidRequest: if a parameter has an invalid value.
-    """
+    """Validate a requested output; raises `InvalidRequest` if a parameter is invalid."""
     refuse_shared_memory(f"output {name!r}", parameters)
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
@@ -152,15 +128,7 @@ def read_output(name: str, parameters: Mapping[str, Any], *, binary: bool) -> Re
 
 
 def refuse_shared_memory(tensor: str, parameters: Mapping[str, Any]) -> None:
-    """Refuse a tensor in shared memory, which would otherwise go unnoticed by the client.
-
-    Args:
-        tensor: which one, for the message.
-        parameters: of the tensor.
-
-    Raises:
-        InvalidRequest: if it names a region of shared memory.
-    """
+    """Raise `InvalidRequest` for shared memory, which would otherwise be ignored unnoticed."""
     if "shared_memory_region" in parameters:
         raise InvalidRequest(f"{tensor}: shared memory is not supported, send the data")
 
@@ -168,11 +136,8 @@ def refuse_shared_memory(tensor: str, parameters: Mapping[str, Any]) -> None:
 def bind_tensors(model: ModelSpec, tensors: Sequence[InputTensor]) -> tuple[int, list[StoredInput]]:
     """Check the tensors of a request against a model's inputs.
 
-    Returns:
-        The number of rows, and per input its view of the arena with the bytes.
-
-    Raises:
-        InvalidRequest: if an input is missing, unknown, repeated, or of a wrong type or shape.
+    Returns the number of rows, and per input its view of the arena with the bytes. Raises
+    `InvalidRequest` if an input is missing, unknown, repeated, or of a wrong type or shape.
     """
     by_name = _by_name(tensors, model.inputs)
     stored: list[StoredInput] = []
@@ -237,21 +202,10 @@ async def bind_images(
 ) -> tuple[int, list[StoredInput]]:
     """Check and preprocess the images of a request.
 
-    Args:
-        model: one that takes images.
-        tensors: one input ``image``: BYTES [n], encoded, or UINT8 [n, height, width, 3], RGB.
-        threads: where images are decoded.
-        max_pixels: the most pixels of one image.
-        budget: charged for the arrays until they are freed.
-
-    Returns:
-        The number of rows, and per preparation its view of the arena with the bytes of
-        uint8 [n, size, size, 3].
-
-    Raises:
-        InvalidRequest: if the input is not that, or an image can't be decoded.
-        RequestTooLarge: if the arrays would exceed the whole budget.
-        QueueFull: if they would exceed what is left of it.
+    There must be one input ``image``: BYTES [n], encoded, or UINT8 [n, height, width, 3], RGB; else
+    `InvalidRequest` is raised. Returns the number of rows, and per preparation its view of the
+    arena with the bytes of uint8 [n, size, size, 3]. Budget and errors are those of
+    `preprocess_images`.
     """
     images = _images(_by_name(tensors, [IMAGE_INPUT])[_IMAGE])
     preparations = [preparation for _, preparation in model.preparations]

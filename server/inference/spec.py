@@ -43,7 +43,6 @@ class ModelSpec(msgspec.Struct, frozen=True):
         preparations: for images, each view of the arena that its members need, and its preparation.
         views: the view of each tensor of `inputs`.
         members: names of the members, in the ensemble's order.
-        is_member: whether this is a single member.
         labels: of the output's elements, may be empty.
     """
 
@@ -64,8 +63,7 @@ class ModelSpec(msgspec.Struct, frozen=True):
 class ClientLimits(msgspec.Struct, frozen=True):
     """Limits of clients; see `server.config.LimitsConfig`.
 
-    Attributes:
-        connections: over HTTP at once, None for what the file descriptors allow.
+    `connections` are over HTTP at once, None for what the file descriptors allow.
     """
 
     header_s: float = 10.0
@@ -86,14 +84,10 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
         epoch: grows with every front-end.
         workers: alive when it starts, as (device, incarnation).
         starting: devices of workers that it does not wait for: they hold no jobs yet.
-        devices: of the allocation.
-        instances: of each device.
         http_fd: the listening socket, inherited.
         grpc_address: where to listen for gRPC; the supervisor holds the port.
         drain_delay_s: how long requests are still accepted after readiness is withdrawn.
-        access_log: which requests are logged.
         tracing: where spans are exported, None for no tracing.
-        security: access control and encryption.
     """
 
     epoch: int

@@ -32,12 +32,8 @@ _MAX_BYTES_ELEMENTS = 1 << 14
 class InputTensor:
     """An input of a request: `array` for fixed-size datatypes, `elements` for BYTES, row-major.
 
-    Attributes:
-        name: the input's name.
-        datatype: the protocol's name of its element type.
-        shape: with the batch dimension first.
-        array: [*shape], None for BYTES.
-        elements: of BYTES, else empty.
+    `datatype` is the protocol's name; `shape` has the batch dimension first; `array` is [*shape],
+    None for BYTES.
     """
 
     __slots__ = ("array", "datatype", "elements", "name", "shape")
@@ -58,11 +54,7 @@ class InputTensor:
 
 
 def count_elements(name: str, shape: Sequence[int]) -> int:
-    """The number of elements of a tensor.
-
-    Raises:
-        InvalidRequest: if the shape is invalid.
-    """
+    """The number of elements of a tensor; raises `InvalidRequest` if the shape is invalid."""
     for size in shape:
         if size < 0:
             raise InvalidRequest(f"input {name!r}: shape {list(shape)} has a negative dimension")
@@ -73,11 +65,7 @@ def count_elements(name: str, shape: Sequence[int]) -> int:
 
 
 def find_dtype(name: str, datatype: str) -> np.dtype[np.generic]:
-    """The NumPy type of a datatype.
-
-    Raises:
-        InvalidRequest: if it is unknown.
-    """
+    """The NumPy type of a datatype; raises `InvalidRequest` if it is unknown."""
     try:
         return DTYPES[datatype]
     except KeyError:
@@ -89,14 +77,9 @@ def tensor_from_bytes(
 ) -> InputTensor:
     """Make a tensor from its raw bytes, without a copy.
 
-    Args:
-        name: the input's name.
-        datatype: its element type.
-        shape: with the batch dimension first.
-        data: little-endian, row-major; BYTES elements are each preceded by their length (uint32).
-
-    Raises:
-        InvalidRequest: if datatype, shape and size don't fit together.
+    They are little-endian and row-major; BYTES elements are each preceded by their length (uint32).
+    The shape has the batch dimension first. Raises `InvalidRequest` if datatype, shape and size
+    don't fit together.
     """
     count = count_elements(name, shape)
     if datatype == _BYTES:

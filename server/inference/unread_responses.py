@@ -32,11 +32,8 @@ class Reader(Protocol):
 class UnreadResponses:
     """Counts the unsent bytes of all readers, and ends some above the limit.
 
-    Args:
-        limit_bytes: for all together; a single reader may hold one larger response.
-
-    Attributes:
-        held_bytes: an upper bound of the unsent bytes.
+    `limit_bytes` is for all together; a single reader may hold one larger response. `held_bytes` is
+    an upper bound of the unsent bytes.
     """
 
     def __init__(self, limit_bytes: int) -> None:

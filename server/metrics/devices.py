@@ -67,12 +67,8 @@ _GPU_METRICS = (
 class DeviceMetrics:
     """Collects the metrics of devices and of GPUs, each once, however many devices are on it.
 
-    Args:
-        devices: all devices of the allocation.
-        load: returns the module `pynvml`, which hosts without GPUs need not pay for.
-
-    Attributes:
-        gpu_of_device: the UUID of each device's GPU, as far as it is known.
+    `load` returns the module `pynvml`, which hosts without GPUs need not pay for. `gpu_of_device`
+    has the UUID of each device's GPU, as far as it is known.
     """
 
     def __init__(self, devices: Sequence[DeviceSpec], load: Callable[[], Any] = _NVML) -> None:

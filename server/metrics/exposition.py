@@ -40,11 +40,7 @@ _Value = TypeVar("_Value")
 
 
 class Definition(NamedTuple):
-    """A family of items of one type, made by `Family.define`.
-
-    Attributes:
-        value: of an item: a number, or a `Histogram` for `Histograms`.
-    """
+    """A family of items of one type; `value` of one is a number, or a `Histogram`."""
 
     family: type[Family[Any]]
     name: str

@@ -40,12 +40,7 @@ Collect = Callable[[], AsyncIterator[Family[Any]]]
 
 
 class MetricsRegistry:
-    """Answers scrapes.
-
-    Args:
-        collectors: by name, in the order of the output.
-        slice_s: how long to work before the event loop may do other work.
-    """
+    """Answers scrapes, in slices of `slice_s`; the order of `collectors` is that of the output."""
 
     def __init__(self, collectors: Mapping[str, Collect], slice_s: float = _SLICE_S) -> None:
         self._collectors = collectors

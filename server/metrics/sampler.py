@@ -23,11 +23,8 @@ _Sample = TypeVar("_Sample")
 class Sampler(Generic[_Sample]):
     """Takes samples, one at a time and at most once a second.
 
-    Args:
-        take: takes one; called in a thread of its own, which a hanging driver blocks.
-        name: of the thread.
-        timeout_s: how long `sample` waits.
-        clock: in seconds.
+    `take` is called in a thread of its own, which a hanging driver blocks; `sample` waits
+    `timeout_s`.
     """
 
     def __init__(
@@ -46,11 +43,9 @@ class Sampler(Generic[_Sample]):
         self._began = 0.0
 
     async def sample(self) -> _Sample:
-        """Return the latest sample, or a fresh one if that is old.
+        """Return the latest sample, or a fresh one if that is old; raises whatever `take` raised.
 
-        Raises:
-            TimeoutError: if that takes too long; a later call may get the result.
-            Exception: whatever taking it raised.
+        Raises `TimeoutError` if that takes too long; a later call may get the result.
         """
         now = self._clock()
         taking = self._taking

@@ -32,11 +32,7 @@ _VERSIONS = (version("ensembled"), platform.python_version())
 
 
 class LoopLag:
-    """Measures how late the event loop runs a timer, twenty times a second.
-
-    Attributes:
-        lags: in seconds.
-    """
+    """Measures how late, in seconds, the event loop runs a timer, twenty times a second."""
 
     def __init__(self) -> None:
         self.lags = Histogram(LAGS_S)
