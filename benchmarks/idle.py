@@ -23,7 +23,7 @@ import yaml
 from benchmarks.command import parse_measurement
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import Spread
-from benchmarks.infer_request import InferRequest, ask, binary_request, model_input
+from benchmarks.infer_request import EncodedRequest, ask, binary_request, model_input
 from benchmarks.limit import errors_as_lines
 from benchmarks.members import random_input
 from benchmarks.overhead import fake_config
@@ -149,7 +149,7 @@ def idle_table(figures: IdleFigures) -> str:
 
 
 @contextlib.contextmanager
-def holding(address: str, request: InferRequest, count: int) -> Iterator[None]:
+def holding(address: str, request: EncodedRequest, count: int) -> Iterator[None]:
     """Hold connections that have asked once, for the length of a block.
 
     Args:
@@ -191,7 +191,7 @@ def _connect(address: str, number: int) -> socket.socket:
     return connection
 
 
-def _as_bytes(address: str, request: InferRequest) -> bytes:
+def _as_bytes(address: str, request: EncodedRequest) -> bytes:
     headers = {"Host": address, "Content-Length": str(len(request.body)), **request.headers}
     lines = [f"POST {request.path} HTTP/1.1", *(f"{key}: {headers[key]}" for key in headers)]
     return "\r\n".join([*lines, "", ""]).encode() + request.body
@@ -211,7 +211,7 @@ def _readable(connections: Sequence[socket.socket]) -> int:
     return len(polled.poll(0))
 
 
-def _request(server: RunningServer) -> InferRequest:
+def _request(server: RunningServer) -> EncodedRequest:
     tensor = model_input(server.address, _ENSEMBLE)
     request = binary_request(_ENSEMBLE, tensor.name, random_input(tensor, 1, _SEED))
     ask(server.address, request)

@@ -20,7 +20,7 @@ from workers.backends.base import Array
 from workers.runtime.spec import TensorSpec
 
 __all__ = [
-    "InferRequest",
+    "EncodedRequest",
     "ask",
     "binary_request",
     "check_answer",
@@ -33,7 +33,7 @@ _TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
-class InferRequest:
+class EncodedRequest:
     """A request that can be sent any number of times."""
 
     path: str
@@ -43,7 +43,7 @@ class InferRequest:
 
 def binary_request(
     model: str, name: str, rows: Array, parameters: Mapping[str, Any] | None = None
-) -> InferRequest:
+) -> EncodedRequest:
     """Return a request with a raw tensor, which wants a raw answer.
 
     Args:
@@ -53,15 +53,15 @@ def binary_request(
         parameters: of the request.
     """
     body, headers = wire.binary_request({name: rows}, parameters)
-    return InferRequest(_path(model), body, headers)
+    return EncodedRequest(_path(model), body, headers)
 
 
 def json_request(
     model: str, name: str, rows: Array, parameters: Mapping[str, Any] | None = None
-) -> InferRequest:
+) -> EncodedRequest:
     """Return the same request as JSON, which wants JSON."""
     headers = {"Content-Type": "application/json"}
-    return InferRequest(_path(model), wire.json_request({name: rows}, parameters), headers)
+    return EncodedRequest(_path(model), wire.json_request({name: rows}, parameters), headers)
 
 
 def _path(model: str) -> str:
@@ -74,14 +74,14 @@ def model_input(address: str, model: str) -> TensorSpec:
     Raises:
         BenchmarkError: if the model has another number of inputs.
     """
-    described = json.loads(exchange(address, InferRequest(f"/v2/models/{model}", b""))[0])
+    described = json.loads(exchange(address, EncodedRequest(f"/v2/models/{model}", b""))[0])
     if len(described["inputs"]) != 1:
         raise BenchmarkError(f"{model} has {len(described['inputs'])} inputs, one is measured")
     (tensor,) = described["inputs"]
     return TensorSpec(tensor["name"], tensor["datatype"], tuple(tensor["shape"][1:]))
 
 
-def ask(address: str, request: InferRequest) -> npt.NDArray[np.float32]:
+def ask(address: str, request: EncodedRequest) -> npt.NDArray[np.float32]:
     """Send a request once and return its FP32 answer, [n, *outputs].
 
     Raises:
@@ -94,7 +94,7 @@ def ask(address: str, request: InferRequest) -> npt.NDArray[np.float32]:
     return values
 
 
-def exchange(address: str, request: InferRequest) -> tuple[bytes, int | None]:
+def exchange(address: str, request: EncodedRequest) -> tuple[bytes, int | None]:
     """Send a request once; its answer's body, and how much of that is JSON if not all of it.
 
     Raises:

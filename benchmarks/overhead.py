@@ -22,7 +22,7 @@ import yaml
 
 from benchmarks.command import parse_measurement
 from benchmarks.figures import MemberCost, OverheadFigures, PayloadFigures, Spread
-from benchmarks.infer_request import InferRequest, ask, binary_request, check_answer, json_request
+from benchmarks.infer_request import EncodedRequest, ask, binary_request, check_answer, json_request
 from benchmarks.limit import errors_as_lines
 from benchmarks.members import random_input
 from benchmarks.process_cost import ProcessCost, costs_per_request, total
@@ -56,7 +56,7 @@ _COPIES = 15
 _ENSEMBLE = "fakes"
 _INPUT = "x"
 
-_PROTOCOLS: dict[str, Callable[[str, str, Array], InferRequest]] = {
+_PROTOCOLS: dict[str, Callable[[str, str, Array], EncodedRequest]] = {
     "HTTP binary": binary_request,
     "HTTP JSON": json_request,
 }
@@ -129,7 +129,7 @@ def _front_end_us(costs: Iterable[ProcessCost]) -> float:
 
 
 def _run_wrk_costs(
-    server: RunningServer, request: InferRequest, connections: int, seconds: int
+    server: RunningServer, request: EncodedRequest, connections: int, seconds: int
 ) -> tuple[WrkResult, tuple[ProcessCost, ...]]:
     """Send a request again and again, and tell what each cost the server."""
     before = server.usage()

@@ -24,7 +24,7 @@ import msgspec
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.figures import percentile
-from benchmarks.infer_request import InferRequest, binary_request, model_input
+from benchmarks.infer_request import EncodedRequest, binary_request, model_input
 from benchmarks.limit import errors_as_lines
 from benchmarks.members import random_input
 from benchmarks.server_process import RunningServer, running_server
@@ -74,7 +74,7 @@ class _Probe:
     """A client that asks now and then, and notes status, milliseconds, and the server's memory."""
 
     server: RunningServer
-    request: InferRequest
+    request: EncodedRequest
     answers: list[tuple[int, float]] = field(default_factory=list)
     memory_mib: list[float] = field(default_factory=list)
 

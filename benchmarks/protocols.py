@@ -23,7 +23,7 @@ from benchmarks.figures import ProtocolFigures, Spread, WayFigures
 from benchmarks.grpc_echo import running_echo
 from benchmarks.h2load import H2loadResult, find_h2load, run_h2load
 from benchmarks.infer_request import (
-    InferRequest,
+    EncodedRequest,
     ask,
     binary_request,
     check_answer,
@@ -99,7 +99,7 @@ class _Measure:
         *,
         server: RunningServer,
         echo: str,
-        requests: list[InferRequest],
+        requests: list[EncodedRequest],
         message: bytes,
         name: str,
         row: Array,

@@ -17,7 +17,7 @@ import msgspec
 from benchmarks.command import parse_measurement
 from benchmarks.figures import LoadFigures, ServingFigures, Spread
 from benchmarks.infer_request import (
-    InferRequest,
+    EncodedRequest,
     ask,
     binary_request,
     check_answer,
@@ -128,7 +128,7 @@ class Round:
 
 def _checked_request(
     config: Config, ensemble: str, server: RunningServer
-) -> tuple[InferRequest, int]:
+) -> tuple[EncodedRequest, int]:
     """Return the request to measure, and its row's bytes; its answer has been found right."""
     tensor = model_input(server.address, ensemble)
     row = random_input(tensor, 1, _SEED)

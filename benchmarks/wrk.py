@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.infer_request import InferRequest
+from benchmarks.infer_request import EncodedRequest
 
 __all__ = ["WrkResult", "find_wrk", "lua_script", "parse_output", "run_wrk"]
 
@@ -73,7 +73,7 @@ def find_wrk() -> str:
     return found
 
 
-def lua_script(request: InferRequest, body_file: Path) -> str:
+def lua_script(request: EncodedRequest, body_file: Path) -> str:
     """Return the script that sends a request whose body lies in a file."""
     headers = "".join(
         f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}\n"
@@ -105,7 +105,7 @@ def parse_output(output: str) -> WrkResult:
     return result
 
 
-def run_wrk(address: str, request: InferRequest, connections: int, seconds: int) -> WrkResult:
+def run_wrk(address: str, request: EncodedRequest, connections: int, seconds: int) -> WrkResult:
     """Send a request again and again over some connections.
 
     Args:

@@ -22,7 +22,7 @@ from allocator.search.rebuild import Rebuilder
 from allocator.search.relaxation import counting_bound, upper_bound
 from allocator.search.throughput import ThroughputModel, solve_throughput
 
-__all__ = ["Clock", "Effort", "Found", "exact", "fewest_instances"]
+__all__ = ["Clock", "Effort", "SearchResult", "exact", "fewest_instances"]
 
 #: Bound and throughput count as equal at this gap: the solvers' own tolerance.
 _PROVEN = 1e-4
@@ -79,7 +79,7 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """An allocation, its throughput and a throughput that no allocation exceeds, rows/s."""
 
     cells: Cells
@@ -94,14 +94,14 @@ class Found:
 
 def exact(
     problem: Problem, starts: Sequence[Cells], *, clock: Clock, effort: Effort, seed: int
-) -> Found:
+) -> SearchResult:
     """Search for the allocation with the highest throughput."""
     rebuilder = Rebuilder(problem, seed)
     candidates = [*map(rebuilder.judge, starts), rebuilder.build()]
     best = max(candidates, key=lambda built: built.throughput)
     with clock.part_s(_BOUND_SHARE) as limit_s:
         bound = upper_bound(problem, limit_s, at_least=best.throughput)
-    found = Found(best.cells, best.throughput, max(bound, best.throughput))
+    found = SearchResult(best.cells, best.throughput, max(bound, best.throughput))
     size = branch.binaries(problem)
     if size > _TINY:
         found = _improve(rebuilder, found, clock, effort)
@@ -113,7 +113,9 @@ def exact(
     return found
 
 
-def _improve(rebuilder: Rebuilder, found: Found, clock: Clock, effort: Effort) -> Found:
+def _improve(
+    rebuilder: Rebuilder, found: SearchResult, clock: Clock, effort: Effort
+) -> SearchResult:
     """Rebuild again and again.
 
     In cycles, allocations that are a little worse are accepted at first and ever less so later
@@ -133,19 +135,19 @@ def _improve(rebuilder: Rebuilder, found: Found, clock: Clock, effort: Effort) -
             last = tries
         if (built.throughput, built.score) > (best.throughput, best.score):
             best = built
-    return Found(best.cells, best.throughput, max(found.bound, best.throughput))
+    return SearchResult(best.cells, best.throughput, max(found.bound, best.throughput))
 
 
-def _count(problem: Problem, found: Found, clock: Clock, effort: Effort) -> Found:
+def _count(problem: Problem, found: SearchResult, clock: Clock, effort: Effort) -> SearchResult:
     """Lower the bound by counting copies in whole numbers."""
     if found.gap <= effort.gap or clock.is_over():
         return found
     with clock.part_s(_BOUND_SHARE) as limit_s:
         bound = counting_bound(problem, limit_s, known=found.bound, max_nodes=_BOUND_NODES)
-    return Found(found.cells, found.throughput, max(bound, found.throughput))
+    return SearchResult(found.cells, found.throughput, max(bound, found.throughput))
 
 
-def _branch(problem: Problem, found: Found, clock: Clock) -> Found:
+def _branch(problem: Problem, found: SearchResult, clock: Clock) -> SearchResult:
     if clock.is_over():
         return found
     result = branch.fastest(problem, found.cells, clock.left_s(), bound=found.bound)
@@ -156,12 +158,12 @@ def _branch(problem: Problem, found: Found, clock: Clock) -> Found:
         after, shares = solve_throughput(problem, result.cells)
         if after > throughput:
             cells, throughput = np.where(shares > 0, result.cells, 0), after
-    return Found(cells, throughput, max(min(result.bound, found.bound), throughput))
+    return SearchResult(cells, throughput, max(min(result.bound, found.bound), throughput))
 
 
 def fewest_instances(
-    problem: Problem, found: Found, *, clock: Clock, tolerance: float = 0.0
-) -> Found:
+    problem: Problem, found: SearchResult, *, clock: Clock, tolerance: float = 0.0
+) -> SearchResult:
     """Remove instances while 99.9% of the throughput, or what `tolerance` permits, remains.
 
     Those that do the least go first; where the problem is small, branch and bound proves the
@@ -198,7 +200,7 @@ def fewest_instances(
         ):
             cells = result.cells
     throughput = solve_throughput(problem, cells)[0]
-    return Found(cells, throughput, max(found.bound, throughput))
+    return SearchResult(cells, throughput, max(found.bound, throughput))
 
 
 def _fewest_by_work(problem: Problem, throughput: float) -> float:

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 from allocator.matrix import AllocationMatrix
 from allocator.problem import Cells, NoPlaceError, Problem
 from allocator.search import branch
-from allocator.search.exact import Clock, Effort, Found, exact, fewest_instances
+from allocator.search.exact import Clock, Effort, SearchResult, exact, fewest_instances
 from allocator.search.greedy import AnalyticScorer, best_batches, greedy, worst_fit
 from allocator.search.rebuild import Rebuilder
 from allocator.search.relaxation import InfeasibleError, upper_bound
@@ -118,7 +118,7 @@ def search(
         name = next(key for key in (solver.replace("-", "_"), "exact") if key in starts)
         throughput = solve_throughput(problem, starts[name])[0]
         bound = upper_bound(problem, clock.left_s(), at_least=throughput)
-        found = Found(starts[name], throughput, max(bound, throughput))
+        found = SearchResult(starts[name], throughput, max(bound, throughput))
     return Allocation(
         matrix=problem.matrix(found.cells),
         solver=name.replace("_", "-"),

@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 
 from benchmarks.errors import BenchmarkError
-from benchmarks.infer_request import InferRequest, ask, binary_request, check_answer, exchange
+from benchmarks.infer_request import EncodedRequest, ask, binary_request, check_answer, exchange
 from benchmarks.peers.environments import python_for, version_of
 from benchmarks.peers.registry import Peer
 from benchmarks.peers.servers.task import VARIABLE, Task
@@ -67,7 +67,7 @@ class System:
     name: str
     version: str
     address: str
-    request: InferRequest
+    request: EncodedRequest
     usage: Callable[[], dict[str, Usage]]
 
 
@@ -182,10 +182,10 @@ def running_peer(peer: Peer, task: Task, asked: Asked) -> Iterator[System]:
             _stop(process)
 
 
-def _request(peer: Peer, task: Task, row: Array) -> InferRequest:
+def _request(peer: Peer, task: Task, row: Array) -> EncodedRequest:
     if peer.open_inference:
         return binary_request(task.model, task.input, row)
-    return InferRequest(peer.path, row.tobytes(), {"Content-Type": "application/octet-stream"})
+    return EncodedRequest(peer.path, row.tobytes(), {"Content-Type": "application/octet-stream"})
 
 
 def _free_port() -> int:
@@ -195,7 +195,7 @@ def _free_port() -> int:
 
 
 def _wait_answer(
-    process: subprocess.Popen[bytes], peer: Peer, address: str, request: InferRequest
+    process: subprocess.Popen[bytes], peer: Peer, address: str, request: EncodedRequest
 ) -> Array:
     """Ask until there is an answer."""
     deadline = time.monotonic() + _START_S

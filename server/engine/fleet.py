@@ -30,7 +30,7 @@ from workers.runtime.arena import Arena
 from workers.runtime.messages import Finished, Hello, Predictions, Ready
 from workers.runtime.spec import InstanceSpec
 
-__all__ = ["Fleet", "Worker"]
+__all__ = ["Fleet", "WorkerState"]
 
 _NO_WORKER = "no worker can serve it"
 
@@ -38,7 +38,7 @@ _NO_WORKER = "no worker can serve it"
 ArenaRange = tuple[int, int, int]
 
 
-class Worker:
+class WorkerState:
     """A device's worker: its present incarnation, and what the dispatch policy knows of it.
 
     `incarnation` is 0 if there is no process; the supervisor has `given_up` one that keeps dying at
@@ -97,8 +97,8 @@ class Fleet:
         self._all_members = [member for members in self.members for member in members]
         self.workers = {name: self._make_worker(name, specs) for name, specs in instances.items()}
 
-    def _make_worker(self, name: str, specs: Sequence[InstanceSpec]) -> Worker:
-        worker = Worker(name)
+    def _make_worker(self, name: str, specs: Sequence[InstanceSpec]) -> WorkerState:
+        worker = WorkerState(name)
         for index, spec in enumerate(specs):
             member = self.members[spec.arena][spec.member]
             placement = Placement(worker.state, index, member, LatencyEstimate(spec.batch))
@@ -168,7 +168,7 @@ class Fleet:
         self._next_job += len(jobs)
         return jobs
 
-    def awaits_ready(self, worker: Worker) -> bool:
+    def awaits_ready(self, worker: WorkerState) -> bool:
         """Whether something can go on as soon as a worker has finished a job."""
         for placement in worker.placements:
             if placement.member.pending.rows:
@@ -181,7 +181,7 @@ class Fleet:
         worker.state.up = False
         self._unbind(worker, jobs, now)
 
-    def _unbind(self, worker: Worker, jobs: list[OpenJob], now: float) -> None:
+    def _unbind(self, worker: WorkerState, jobs: list[OpenJob], now: float) -> None:
         """Close jobs that the worker has not got; their rows are pending again."""
         for job in reversed(jobs):
             worker.state.close(job.id, now)
@@ -214,7 +214,7 @@ class Fleet:
         for finished in message.finished:
             self._finish(worker, finished, now)
 
-    def _finish(self, worker: Worker, finished: Finished, now: float) -> None:
+    def _finish(self, worker: WorkerState, finished: Finished, now: float) -> None:
         """Close a finished job; how long it took is unknown if that is reported as zero."""
         job = worker.state.close(finished.job, now)
         if job is None:
@@ -225,7 +225,7 @@ class Fleet:
             self._suspects.acquit(job.placement.member, start, stop)
         self._release(job)
 
-    def _count(self, worker: Worker, job: OpenJob, finished: Finished) -> int:
+    def _count(self, worker: WorkerState, job: OpenJob, finished: Finished) -> int:
         """Count a batch; cell by cell only if not all of its rows were simply predicted.
 
         Returns how many rows were predicted or failed: none if the batch was skipped, because none

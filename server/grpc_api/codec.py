@@ -76,7 +76,7 @@ class _Input(NamedTuple):
     contents: Any
 
 
-class RequestHead(NamedTuple):
+class MessageHead(NamedTuple):
     """A request but for its id and its raw tensors; the version may be empty."""
 
     model: str
@@ -92,7 +92,7 @@ class DecodedRequest(NamedTuple):
     `head_bytes` is how much of the message is not raw tensors. The id may be empty.
     """
 
-    head: RequestHead
+    head: MessageHead
     id: str
     raw: Sequence[bytes | memoryview]
     head_bytes: int
@@ -157,12 +157,12 @@ def decode_fields(fields: Fields) -> DecodedRequest:
 
 
 @lru_cache(_CACHED_HEADS)
-def _cached_head(head: bytes) -> RequestHead:
+def _cached_head(head: bytes) -> MessageHead:
     return _head(parse(_Request, head))
 
 
-def _head(message: Any) -> RequestHead:
-    return RequestHead(
+def _head(message: Any) -> MessageHead:
+    return MessageHead(
         message.model_name,
         message.model_version,
         read_parameters(parameter_values(message.parameters)),

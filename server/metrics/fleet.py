@@ -73,7 +73,7 @@ _INSTANCE_METRICS = (
         lambda item: item[0].latency.batch,
     ),
 )
-#: Of the engine's `Worker`.
+#: Of the engine's `WorkerState`.
 _WORKER_METRICS = (
     Gauges.define(
         "ensembled_device_open_jobs",

@@ -23,7 +23,7 @@ from workers.runtime.cache import cache_part, write_atomically
 from workers.runtime.child_process import ChildError, run_child
 from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource
 
-__all__ = ["Found", "InspectionError", "Refused", "inspect_models", "main"]
+__all__ = ["Inspected", "InspectionError", "Rejected", "inspect_models", "main"]
 
 _TIMEOUT_S = 300.0
 
@@ -31,19 +31,19 @@ _TIMEOUT_S = 300.0
 _REVISION = 1
 
 
-class Found(msgspec.Struct, frozen=True, tag="found"):
+class Inspected(msgspec.Struct, frozen=True, tag="found"):
     """The model can be served."""
 
     signature: ModelSignature
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused"):
+class Rejected(msgspec.Struct, frozen=True, tag="refused"):
     """The model can't be served; `error` is one line that names the member and the file."""
 
     error: str
 
 
-Finding = Found | Refused
+Finding = Inspected | Rejected
 
 
 class InspectionError(Exception):
@@ -71,12 +71,12 @@ def inspect_models(
             children = pool.map(lambda index: _inspect_in_child(sources[index], timeout_s), pending)
             for index, finding in zip(pending, children, strict=True):
                 findings[index] = finding
-                if isinstance(finding, Found):
+                if isinstance(finding, Inspected):
                     _store(sources[index], finding.signature)
-    errors = [finding.error for finding in findings if isinstance(finding, Refused)]
+    errors = [finding.error for finding in findings if isinstance(finding, Rejected)]
     if errors:
         raise InspectionError(errors)
-    return [finding.signature for finding in findings if isinstance(finding, Found)]
+    return [finding.signature for finding in findings if isinstance(finding, Inspected)]
 
 
 def main() -> None:
@@ -93,12 +93,12 @@ def _inspect(source: ModelSource) -> Finding:
     try:
         model = backends.load(source, device)
     except backends.ModelError as refusal:
-        return Refused(str(refusal))
+        return Rejected(str(refusal))
     except Exception as failure:
-        return Refused(f"member {source.member} ({source.path}): {one_line(failure)}")
+        return Rejected(f"member {source.member} ({source.path}): {one_line(failure)}")
     signature = model.signature
     model.close()
-    return Found(signature)
+    return Inspected(signature)
 
 
 def _inspect_early(source: ModelSource) -> Finding | None:
@@ -107,7 +107,7 @@ def _inspect_early(source: ModelSource) -> Finding | None:
         return _inspect(source)
     try:
         cached = _cache_file(source).read_bytes()
-        return Found(msgspec.json.decode(cached, type=ModelSignature))
+        return Inspected(msgspec.json.decode(cached, type=ModelSignature))
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -123,7 +123,7 @@ def _inspect_in_child(source: ModelSource, timeout_s: float) -> Finding:
             timeout_s,
         )
     except ChildError as error:
-        return Refused(f"{where}: the process that loaded it {error}")
+        return Rejected(f"{where}: the process that loaded it {error}")
     finding: Finding = msgspec.json.decode(answer, type=Finding)
     return finding
 

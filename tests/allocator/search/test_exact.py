@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from allocator.problem import Problem
 from allocator.profiles import Profiles
 from allocator.search import branch
-from allocator.search.exact import Clock, Effort, Found, exact, fewest_instances
+from allocator.search.exact import Clock, Effort, SearchResult, exact, fewest_instances
 from allocator.search.throughput import solve_throughput
 from tests.allocator.test_problem import device, every_allocation, problems, profiles
 
@@ -124,7 +124,7 @@ def test_instances_that_do_nothing_go():
     devices = (device("cuda:0", 90), device("cuda:1", 90))
     problem = Problem(("a", "b"), devices, profiles(a={1: (10, 5)}, b={1: (10, 5)}))
     cells = np.ones((2, 2), np.int64)
-    thin = fewest_instances(problem, Found(cells, 10.0, 10.0), clock=Clock(5))
+    thin = fewest_instances(problem, SearchResult(cells, 10.0, 10.0), clock=Clock(5))
     assert np.count_nonzero(thin.cells) == 2
     assert thin.throughput == pytest.approx(10)
 
@@ -162,7 +162,7 @@ def test_with_a_tolerance_small_changes_of_the_profiles_change_nothing(changes):
     ("throughput", "bound", "gap"), [(9, 10, 0.1), (10, 10, 0), (10, 9, 0), (5, math.inf, 1)]
 )
 def test_the_gap_is_a_share_of_the_bound(throughput, bound, gap):
-    assert Found(np.zeros((1, 1), np.int64), throughput, bound).gap == pytest.approx(gap)
+    assert SearchResult(np.zeros((1, 1), np.int64), throughput, bound).gap == pytest.approx(gap)
 
 
 def test_a_clock_tells_only_of_what_it_cut():
@@ -198,5 +198,5 @@ def test_thinning_keeps_the_throughput_where_the_solver_is_too_tolerant():
     tolerated = branch.fewest(problem, start, 0.999 * before, 5.0).cells
     assert tolerated is not None
     assert solve_throughput(problem, tolerated)[0] < 0.6 * before
-    thinned = fewest_instances(problem, Found(start, before, before), clock=Clock(5.0))
+    thinned = fewest_instances(problem, SearchResult(start, before, before), clock=Clock(5.0))
     assert thinned.throughput >= 0.999 * before

@@ -11,7 +11,7 @@ import pytest
 
 from tests.workers.model_files import onnx_source, write_onnx, write_reshaping_onnx
 from workers.backends import inspection
-from workers.backends.inspection import Found, InspectionError, inspect_models
+from workers.backends.inspection import Inspected, InspectionError, inspect_models
 from workers.runtime import cache
 from workers.runtime.spec import FakeOptions, ModelSource, TensorSpec
 
@@ -141,7 +141,7 @@ def test_what_a_runtime_prints_is_no_answer() -> None:
         )  # fmt: skip
         answer.seek(0)
         finding = msgspec.json.decode(answer.read(), type=inspection.Finding)
-    assert isinstance(finding, Found)
+    assert isinstance(finding, Inspected)
     assert child.stdout == b"noise\nmore noise"
 
 
