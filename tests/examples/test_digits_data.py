@@ -1,10 +1,12 @@
 """Digits as files to calibrate with."""
 
 import numpy as np
+import pytest
 from digits import held_out
 from digits_data import write_data
 
 
+@pytest.mark.slow
 def test_files_of_digits_and_of_inputs_that_are_none(tmp_path):
     x, y = held_out()
     paths = write_data(tmp_path / "data", x, y)

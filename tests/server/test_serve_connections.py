@@ -13,7 +13,7 @@ from serving import configuration, fake, running, wait_for
 
 from benchmarks.errors import BenchmarkError
 from benchmarks.idle import holding
-from benchmarks.infer_request import InferRequest
+from benchmarks.infer_request import EncodedRequest
 
 pytestmark = pytest.mark.process
 
@@ -441,7 +441,7 @@ def test_what_is_refused_before_it_is_sent_ends_the_connection(small_server):
 
 def test_connections_that_the_benchmark_holds(small_server):
     body, length = binary_body(rows(1))
-    request = InferRequest(INFER, body, dict([length.split(": ")]))
+    request = EncodedRequest(INFER, body, dict([length.split(": ")]))
     address = f"{small_server.host}:{small_server.port}"
     front_end = small_server.child("front-end")
     wait_for(lambda: not connections_of(front_end), "that nobody is connected")

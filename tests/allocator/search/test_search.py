@@ -85,6 +85,7 @@ def random_problem(members, devices, gib, seed=0):
     return Problem(tuple(f"m{member}" for member in range(members)), there, Profiles(listed))
 
 
+@pytest.mark.slow
 def test_auto_ends_early_and_tells_the_same_again():
     problem = random_problem(6, 4, 6)
     first, second = (search(problem, time_limit_s=60.0) for _ in range(2))

@@ -89,6 +89,7 @@ def test_a_lost_device_loses_no_request(pool, trace, losses):
     assert predicted(figures) == dict.fromkeys(pool.matrix.members, rows)
 
 
+@pytest.mark.slow
 @settings(max_examples=50, deadline=None)
 @given(pools(), st.integers(0, 3))
 def test_the_same_seed_gives_the_same_figures(pool, seed):
@@ -196,18 +197,21 @@ def mixed_pools(draw, *, batches, affinities):
     return Pool(latency_s, {f"cuda:{d}": f"k{d}" for d in range(len(speeds))}, cells)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(mixed_pools(batches=[8], affinities=[1]))
 def test_devices_of_mixed_kinds_reach_the_optimum(pool):
     assert 0.95 <= of_the_optimum(pool, 600) <= 1.05
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(mixed_pools(batches=[8, 32], affinities=[1]))
 def test_devices_of_mixed_kinds_with_mixed_batches_reach_the_optimum(pool):
     assert 0.9 <= of_the_optimum(pool, 1000) <= 1.05
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, derandomize=True)
 @given(mixed_pools(batches=[8, 32], affinities=[1, 2, 4]))
 def test_devices_that_suit_some_members_better_come_close_to_the_optimum(pool):

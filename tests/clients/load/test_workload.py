@@ -121,6 +121,7 @@ def test_requests_repeat_with_the_seed_and_differ_in_rotation():
     assert headers["Host"] == "host:80"
 
 
+@pytest.mark.slow
 def test_few_requests_are_made_when_they_are_large():
     specs = [InputSpec("x", "FP32", (3 << 20,))]
     inputs = {1: random_inputs(specs, 1, 0, SIZE), 9: random_inputs(specs, 9, 0, SIZE)}

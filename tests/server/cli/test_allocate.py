@@ -203,6 +203,7 @@ def test_either_a_configuration_or_files(files, config):
         assert "either CONFIG, or both" in result.stderr
 
 
+@pytest.mark.slow
 def test_latency_for_a_rate(files):
     result = files.allocate("--json", "--rate", "20", "--deadline-ms", "200")
     document = json.loads(result.stdout)

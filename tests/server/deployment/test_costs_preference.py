@@ -45,6 +45,7 @@ def drawn(generator, spread, blocks=3 * LEAST_BLOCKS):
     return measured(latencies, noise)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "least_share"), [(0.005, 1.0), (0.01, 0.95), (0.02, 0.6)])
 def test_measurements_with_noise_give_the_same_allocation(spread, least_share):
     generator = np.random.default_rng(0)
@@ -54,6 +55,7 @@ def test_measurements_with_noise_give_the_same_allocation(spread, least_share):
     assert cells == ((2, 2, 0), (2, 0, 2))
 
 
+@pytest.mark.slow
 def test_one_measurement_after_the_other_gave_any_allocation():
     """What the noise is taken into account for: each size measured once, at another time."""
     generator = np.random.default_rng(0)

@@ -117,6 +117,7 @@ def test_a_failing_event_handler(caplog):
     assert "could not be handled" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("goes", ["by cancelling", "by its deadline"])
 def test_a_client_that_disconnects(goes):
     async def run():
