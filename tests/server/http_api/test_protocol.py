@@ -372,6 +372,10 @@ def test_large_json_that_is_not_numbers_is_refused_before_it_takes_memory_or_tim
         assert tracemalloc.get_traced_memory()[1] < 5 * MEGABYTES
     finally:
         tracemalloc.stop()
+    slices: list[None] = []
+    with pytest.raises(InvalidRequest):
+        slices.extend(parse_in_slices(body, None))
+    assert len(slices) < 5000
 
 
 def test_many_inputs_each_of_which_is_small_are_read():
