@@ -13,6 +13,7 @@ wake-ups. One slot holds one row::
       +-- answer       the combined prediction             written by the combiner
       +-- cells        8 bytes each, one writer at a time:
             row, ensemble, expected, terms, closing        the front-end
+            dims[symbol]                                   the front-end
             done[member]                                   the worker that holds the assignment
             ended, used                                    the combiner
 
@@ -24,6 +25,10 @@ cells apply to the row whose number they hold and to no other. The life of a slo
       |        every expected member done, or closing = r and none to wait for
       |                                                        v
       +--free-- copied out <--------------------- ended = r (answered) or -r (failed), used = mask
+
+Rows with variable dimensions lie in the corner of their slot's views, as large as `dims` say; what
+is beyond them is left from earlier rows. The arena has space for its length class: one signature
+has an arena per class (`server.members.lengths`).
 
 A slot is freed only when nobody uses it: it has no open assignment, the combiner has ended the row,
 and the answer was copied out. Memory order: a payload is written before its cell, the cell before
@@ -42,7 +47,7 @@ import numpy.typing as npt
 from ensembled_client.wire import DTYPES
 
 from workers.runtime.memory import SharedMemory
-from workers.runtime.spec import ArenaSpec, BlockSpec, EnsembleSpec, TensorSpec
+from workers.runtime.spec import ArenaSpec, BlockSpec, EnsembleSpec, TensorSpec, symbols_of
 
 __all__ = [
     "EARLY",
@@ -140,7 +145,7 @@ def bytes_per_row(
 ) -> int:
     """Return the bytes of one slot, cells included."""
     members = sum(len(block.members) for block in blocks)
-    cells = 8 * (_FRONT_END_CELLS + _COMBINER_CELLS + members)
+    cells = 8 * (_FRONT_END_CELLS + _COMBINER_CELLS + members + len(symbols_of(views)))
     predictions = sum(len(block.members) * block.row_bytes for block in blocks)
     inputs = sum(view.row_bytes for view in views)
     return (
@@ -177,7 +182,10 @@ class _Layout:
             "cells": [self.allocate((slots,), np.int64) for _ in range(_FRONT_END_CELLS)],
             "ends": [self.allocate((slots,), np.int64) for _ in range(_COMBINER_CELLS)],
             "done": [self.allocate((len(spec.members), slots), np.int64)],
-            "views": [self.allocate((slots, *view.shape), view.dtype) for view in spec.views],
+            "dims": [self.allocate((len(spec.symbols), slots), np.int64)],
+            "views": [
+                self.allocate((slots, *view.stored_shape), view.dtype) for view in spec.views
+            ],
             "blocks": [
                 self.allocate((len(block.members), slots, *block.shape), DTYPES[block.datatype])
                 for block in spec.blocks
@@ -193,8 +201,9 @@ class Arena:
     Attributes:
         row, ensemble, terms, closing: int64 [slots]; expected: uint64 [slots].
         done: int64 [members, slots].
+        dims: each row's own sizes, in the order of the spec's symbols: int64 [symbols, slots].
         ended: int64 [slots]; used: uint64 [slots].
-        views: the stored inputs, each [slots, *shape].
+        views: the stored inputs, each [slots, *stored_shape].
         predictions: each member's area, [slots, *shape].
         blocks: the areas of members with equal outputs, [members of the block, slots, *shape].
         scores: the uncertainty scores of rows whose `terms` want them, FP32 [slots, scores].
@@ -213,6 +222,7 @@ class Arena:
         self.ended: Cells = ends[0].view(np.int64)
         self.used: Masks = ends[1].view(np.uint64)
         self.done: Cells = arrays["done"][0].view(np.int64)
+        self.dims: Cells = arrays["dims"][0].view(np.int64)
         self.views = arrays["views"]
         self.blocks = arrays["blocks"]
         self._answers = arrays["answers"][0]

@@ -7,6 +7,7 @@ of them as a line of JSON; none of them changes while a child lives.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Literal
 
@@ -22,6 +23,7 @@ __all__ = [
     "DeviceSpec",
     "EnsembleSpec",
     "FakeOptions",
+    "InputLimit",
     "InstanceSpec",
     "MemorySpec",
     "ModelSignature",
@@ -34,32 +36,74 @@ __all__ = [
     "TensorSpec",
     "TracingSpec",
     "WorkerSpec",
+    "symbols_of",
 ]
 
 OutputKind = Literal["logits", "probabilities", "values", "class"]
 
+_UINT8 = np.dtype(np.uint8)
+
 
 class TensorSpec(msgspec.Struct, frozen=True, dict=True):
-    """A tensor without its batch dimension: `datatype` is the protocol's name, e.g. ``FP32``."""
+    """A tensor without its batch dimension: `datatype` is the protocol's name, e.g. ``FP32``.
+
+    Attributes:
+        shape: -1 at a variable dimension, whose size each row has for itself.
+        max_shape: the largest sizes, for a tensor with variable dimensions; else empty.
+        symbols: the name of each variable dimension, "" for fixed ones; equal names are equal
+            sizes. For BYTES, a last one names the number of bytes. Empty for fixed tensors.
+        max_bytes: for BYTES, the most bytes of a row in the protocol's encoding: the elements, each
+            after its length (uint32).
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    max_shape: tuple[int, ...] = ()
+    symbols: tuple[str, ...] = ()
+    max_bytes: int = 0
 
     @cached_property
     def dtype(self) -> np.dtype[np.generic]:
-        """NumPy's type of one element."""
-        return DTYPES[self.datatype]
+        """NumPy's type of one stored element; BYTES are stored as their encoding."""
+        return _UINT8 if self.datatype == "BYTES" else DTYPES[self.datatype]
+
+    @cached_property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The shape of the array that has space for any row."""
+        return (self.max_bytes,) if self.datatype == "BYTES" else self.max_shape or self.shape
 
     @cached_property
     def elements(self) -> int:
-        """Elements in one row."""
-        return math.prod(self.shape)
+        """Stored elements of the largest row."""
+        return math.prod(self.stored_shape)
 
     @cached_property
     def row_bytes(self) -> int:
-        """Bytes of one row."""
+        """Bytes of the largest row."""
         return self.elements * self.dtype.itemsize
+
+    def sized(self, sizes: Mapping[str, int]) -> TensorSpec:
+        """Return the spec with other largest sizes: those of `sizes`, by symbol."""
+        if not self.symbols:
+            return self
+        symbols = self.symbols
+        if self.datatype == "BYTES":
+            return msgspec.structs.replace(self, max_bytes=sizes[symbols[-1]])
+        largest = zip(self.shape, symbols, strict=True)
+        bounds = tuple(sizes[symbol] if symbol else size for size, symbol in largest)
+        return msgspec.structs.replace(self, max_shape=bounds)
+
+    def renamed(self, symbols: Mapping[str, str]) -> TensorSpec:
+        """Return the spec with other names of its symbols."""
+        own = tuple(symbols[symbol] if symbol else "" for symbol in self.symbols)
+        return msgspec.structs.replace(self, symbols=own) if own else self
+
+    def limits(self) -> dict[str, int]:
+        """Return the largest size of each symbol."""
+        is_text = self.datatype == "BYTES"
+        largest = (*self.shape, self.max_bytes) if is_text else self.max_shape
+        return {symbol: size for symbol, size in zip(self.symbols, largest, strict=True) if symbol}
 
 
 class Preparation(msgspec.Struct, frozen=True):
@@ -84,6 +128,19 @@ class FakeOptions(msgspec.Struct, frozen=True):
     add: float = 0.0
 
 
+class InputLimit(msgspec.Struct, frozen=True):
+    """The configured largest size of one of a model's inputs, by the model's own name.
+
+    Attributes:
+        max_shape: of all dimensions or of the variable ones, without the batch; may be empty.
+        max_bytes: for BYTES, the most bytes of a row's elements together; 0 if not configured.
+    """
+
+    name: str
+    max_shape: tuple[int, ...] = ()
+    max_bytes: int = 0
+
+
 class ModelSource(msgspec.Struct, frozen=True):
     """Everything a backend needs to load a member's model.
 
@@ -92,6 +149,7 @@ class ModelSource(msgspec.Struct, frozen=True):
         path: the model file (empty for a fake).
         declared: input tensors by the model's own names, for formats that don't describe theirs.
         output_name: which of the model's outputs to use; may be empty if it has only one.
+        limits: the largest sizes of inputs with variable dimensions or BYTES.
     """
 
     member: str
@@ -100,6 +158,7 @@ class ModelSource(msgspec.Struct, frozen=True):
     declared: tuple[TensorSpec, ...] = ()
     output_name: str = ""
     fake: FakeOptions | None = None
+    limits: tuple[InputLimit, ...] = ()
 
 
 class ModelSignature(msgspec.Struct, frozen=True):
@@ -226,7 +285,7 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
         return self.meta is not None
 
 
-class ArenaSpec(msgspec.Struct, frozen=True):
+class ArenaSpec(msgspec.Struct, frozen=True, dict=True):
     """The layout of one input signature's part of the shared memory (see `workers.runtime.arena`).
 
     Attributes:
@@ -248,6 +307,17 @@ class ArenaSpec(msgspec.Struct, frozen=True):
     def capacity(self) -> int:
         """Slots in the arena, in rows."""
         return self.segments * self.segment_rows
+
+    @cached_property
+    def symbols(self) -> tuple[str, ...]:
+        """The names of the sizes that each row has for itself, in the order of `Arena.dims`."""
+        return symbols_of(self.views)
+
+
+def symbols_of(tensors: Sequence[TensorSpec]) -> tuple[str, ...]:
+    """Return the different symbols of tensors, in the order of their first appearance."""
+    named = (symbol for tensor in tensors for symbol in tensor.symbols if symbol)
+    return tuple(dict.fromkeys(named))
 
 
 class Scaling(msgspec.Struct, frozen=True):
