@@ -7,6 +7,7 @@ never cross a process boundary as objects: workers and the combiner report failu
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from typing import Literal
 
@@ -29,11 +30,18 @@ __all__ = [
     "Unavailable",
     "UnknownModel",
     "UnsupportedMediaType",
+    "did_you_mean",
 ]
 
 #: Which limit was reached: requests or rows waiting for the arena, the time that queued work takes,
 #: the request's deadline, memory for bodies, requests of one client, open gRPC calls.
 QueueReason = Literal["waiting", "time", "deadline", "memory", "client", "calls"]
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """Return ``, did you mean 'x'?`` with the choice closest to a word, empty if none is close."""
+    nearest = difflib.get_close_matches(word, list(choices), n=1)
+    return f", did you mean '{nearest[0]}'?" if nearest else ""
 
 
 class EnsembledError(Exception):

@@ -7,11 +7,10 @@ configuration file as ``{"directory": Path}``.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -27,6 +26,8 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+
+from server.errors import did_you_mean
 
 __all__ = ["Bytes", "Distinct", "Name", "RelativePath", "Section", "UnknownKey", "did_you_mean"]
 
@@ -73,12 +74,6 @@ class Section(BaseModel):
         if isinstance(value, bool):
             raise ValueError(f"is {str(value).lower()}, which no key takes (text needs quotes)")
         return value
-
-
-def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """Return ``, did you mean 'x'?`` with the choice closest to a word, empty if none is close."""
-    nearest = difflib.get_close_matches(word, list(choices), n=1)
-    return f", did you mean '{nearest[0]}'?" if nearest else ""
 
 
 def _check_distinct(values: tuple[_Item, ...]) -> tuple[_Item, ...]:

@@ -164,6 +164,9 @@ class ServerConfig(Section):
     max_waiting_requests: NonNegativeInt = 1024
     """How many requests may wait for space in the arena, for each model and priority, before others
     are refused (429)."""
+    unknown_parameters: Literal["refuse", "ignore"] = "refuse"
+    """What happens to a request with a parameter that neither the server nor the protocol knows,
+    such as a typo: it is refused (400), or the parameter is ignored."""
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     """Largest image, height times width, that is decoded."""
     limits: LimitsConfig = LimitsConfig()

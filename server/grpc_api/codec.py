@@ -8,7 +8,7 @@ out to `Inference`, and back. Raw tensors are only sliced, which takes microseco
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from server.errors import InvalidRequest
 from server.grpc_api.wire_format import Fields, check_part_count, length_prefixed, split_fields
 from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import OutputTensor
+from server.inference.parameters import INPUT, OUTPUT, REQUEST, ParameterSet
 from server.inference.requests import (
     InferRequest,
     RequestedOutput,
@@ -77,13 +78,17 @@ class _Input(NamedTuple):
 
 
 class MessageHead(NamedTuple):
-    """A request but for its id and its raw tensors; the version may be empty."""
+    """A request but for its id and its raw tensors; the version may be empty.
+
+    `complaint` is that of `InferRequest`.
+    """
 
     model: str
     version: str
     parameters: RequestParameters
     outputs: tuple[RequestedOutput, ...]
     inputs: tuple[_Input, ...]
+    complaint: str
 
 
 class DecodedRequest(NamedTuple):
@@ -101,7 +106,7 @@ class DecodedRequest(NamedTuple):
         """Decode the tensors; raises `InvalidRequest` if they don't fit datatypes and shapes."""
         head = self.head
         tensors = _raw(head.inputs, self.raw) if self.raw else [_typed(i) for i in head.inputs]
-        return InferRequest(self.id, tensors, head.outputs, head.parameters)
+        return InferRequest(self.id, tensors, head.outputs, head.parameters, head.complaint)
 
 
 def parse(message: type[Any], data: bytes) -> Any:
@@ -168,7 +173,21 @@ def _head(message: Any) -> MessageHead:
         read_parameters(parameter_values(message.parameters)),
         tuple([_output(output) for output in message.outputs]) or (RequestedOutput(),),
         tuple([_input(item) for item in message.inputs]),
+        _complaint(message),
     )
+
+
+def _complaint(message: Any) -> str:
+    return (
+        REQUEST.complain("", message.parameters)
+        or _complaint_of(INPUT, "input", message.inputs)
+        or _complaint_of(OUTPUT, "output", message.outputs)
+    )
+
+
+def _complaint_of(known: ParameterSet, kind: str, tensors: Iterable[Any]) -> str:
+    complaints = (known.complain(f"{kind} {one.name!r}", one.parameters) for one in tensors)
+    return next(filter(None, complaints), "")
 
 
 def _output(output: Any) -> RequestedOutput:

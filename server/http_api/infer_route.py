@@ -43,6 +43,7 @@ from server.http_api.responses import LEAST_COMPRESSED_BYTES, compress_response,
 from server.inference.inference import Inference
 from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import member_names
+from server.inference.parameters import IMAGE_QUERY
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
 from server.inference.tensors import InputTensor
@@ -258,8 +259,14 @@ def _is_image(scope: Scope) -> bool:
 
 def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
     """The simplest form: the body is one encoded image; ``?classification=K`` names classes."""
-    given = parse_qs(query.decode("latin-1")).get("classification", ["0"])[-1]
+    parameters = parse_qs(query.decode("latin-1"))
+    given = parameters.get("classification", ["0"])[-1]
     if not given.isdecimal() or len(given) > _MAX_CLASSES_DIGITS:
         raise InvalidRequest("classification is how many classes to name")
     image = InputTensor("image", "BYTES", [1], elements=[bytes(body)])
-    return InferRequest("", [image], (RequestedOutput(classes=int(given)),))
+    return InferRequest(
+        "",
+        [image],
+        (RequestedOutput(classes=int(given)),),
+        complaint=IMAGE_QUERY.complain("query", parameters),
+    )

@@ -20,6 +20,7 @@ from server.errors import InvalidRequest
 from server.http_api.json_tensors import SLICE_BYTES, encode_array, tensor_from_json
 from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import COMBINED, OutputTensor, member_names, output_tensors
+from server.inference.parameters import INPUT, OUTPUT, REQUEST
 from server.inference.requests import (
     InferRequest,
     RequestedOutput,
@@ -45,7 +46,9 @@ Raw = bytes | bytearray | memoryview
 #: block the event loop for more than some tens of milliseconds.
 _MAX_PLAIN_BYTES = 1 << 18
 
+#: A field that is absent, or null.
 _NOTHING = msgspec.Raw(b"")
+_NULL = b"null"
 
 
 class _InputHeader(msgspec.Struct):
@@ -63,14 +66,14 @@ class _OutputHeader(msgspec.Struct):
 
 class _RequestHeader(msgspec.Struct):
     inputs: list[_InputHeader]
-    id: str = ""
+    id: str | None = None
     parameters: msgspec.Raw = _NOTHING
     outputs: list[_OutputHeader] | None = None
 
 
 _decode_header = msgspec.json.Decoder(_RequestHeader).decode
 _decode_shape = msgspec.json.Decoder(list[int]).decode
-_decode_parameters = msgspec.json.Decoder(dict[str, Any]).decode
+_decode_parameters = msgspec.json.Decoder(dict[str, Any] | None).decode
 
 
 def parse_request(body: bytes | bytearray, header_length: int | None) -> InferRequest:
@@ -100,13 +103,15 @@ def parse_in_slices(
     if end > _MAX_PLAIN_BYTES:
         numbers = [item.data for item in header.inputs if item.datatype != "BYTES"]
         _check_plain_bytes(end - sum(memoryview(data).nbytes for data in numbers))
-    tensors = yield from _tensors(header.inputs, view[end:], slice_bytes)
     parameters = _parameters(header.parameters)
+    complaints = [REQUEST.complain("", parameters)]
+    tensors = yield from _tensors(header.inputs, view[end:], slice_bytes, complaints)
     return InferRequest(
-        id=header.id,
+        id=header.id or "",
         tensors=tensors,
-        outputs=_wanted_outputs(header.outputs, parameters),
+        outputs=_wanted_outputs(header.outputs, parameters, complaints),
         parameters=read_parameters(parameters),
+        complaint=next(filter(None, complaints), ""),
     )
 
 
@@ -140,25 +145,30 @@ def _shape(item: _InputHeader) -> list[int]:
 
 
 def _parameters(text: msgspec.Raw) -> dict[str, Any]:
+    """The parameters that have a value: null is absence."""
     if text is _NOTHING:
         return {}
     try:
-        return _decode_parameters(text)
+        given = _decode_parameters(text) or {}
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _invalid_json(error) from None
+    if None in given.values():
+        return {name: value for name, value in given.items() if value is not None}
+    return given
 
 
 def _tensors(
-    inputs: list[_InputHeader], raw: memoryview, slice_bytes: int
+    inputs: list[_InputHeader], raw: memoryview, slice_bytes: int, complaints: list[str]
 ) -> Slices[list[InputTensor]]:
     tensors: list[InputTensor] = []
     position = 0
     for item in inputs:
         parameters, shape = _parameters(item.parameters), _shape(item)
         refuse_shared_memory(f"input {item.name!r}", parameters)
-        size = parameters.get("binary_data_size")
+        complaints.append(INPUT.complain(f"input {item.name!r}", parameters))
+        size, has_data = parameters.get("binary_data_size"), _has_data(item)
         if size is None:
-            if item.data is _NOTHING:
+            if not has_data:
                 raise InvalidRequest(f"input {item.name!r} has neither data nor binary_data_size")
             text = memoryview(item.data)
             tensor = yield from tensor_from_json(
@@ -166,7 +176,7 @@ def _tensors(
             )
             tensors.append(tensor)
             continue
-        if item.data is not _NOTHING:
+        if has_data:
             raise InvalidRequest(f"input {item.name!r} has both data and binary_data_size")
         if type(size) is not int or size < 0:
             raise InvalidRequest(f"input {item.name!r}: binary_data_size is not a size: {size!r}")
@@ -183,19 +193,25 @@ def _tensors(
     return tensors
 
 
+def _has_data(item: _InputHeader) -> bool:
+    data = memoryview(item.data)
+    return data.nbytes > 0 and data != _NULL
+
+
 def _wanted_outputs(
-    outputs: list[_OutputHeader] | None, parameters: dict[str, Any]
+    outputs: list[_OutputHeader] | None, parameters: dict[str, Any], complaints: list[str]
 ) -> tuple[RequestedOutput, ...]:
     binary = parameters.get("binary_data_output", False)
     if not isinstance(binary, bool):
         raise InvalidRequest("parameter binary_data_output is true or false")
     if not outputs:
         return (RequestedOutput(COMBINED, binary),)
-    return tuple([_wanted_output(output, binary) for output in outputs])
+    return tuple([_wanted_output(output, binary, complaints) for output in outputs])
 
 
-def _wanted_output(output: _OutputHeader, binary: bool) -> RequestedOutput:
+def _wanted_output(output: _OutputHeader, binary: bool, complaints: list[str]) -> RequestedOutput:
     parameters = _parameters(output.parameters)
+    complaints.append(OUTPUT.complain(f"output {output.name!r}", parameters))
     binary = parameters.get("binary_data", binary)
     if not isinstance(binary, bool):
         raise InvalidRequest("parameter binary_data is true or false")

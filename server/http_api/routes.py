@@ -263,7 +263,7 @@ def repository_router(inference: Inference, threads: Executor) -> APIRouter:
             body = await reader.read(dict(request.scope["headers"]), request.receive)
             wanted = (
                 schemas.IndexRequest.model_validate_json(body, strict=True)
-                if body.strip()
+                if body.strip() not in (b"", b"null")
                 else schemas.IndexRequest()
             )
         except ValidationError as error:
@@ -271,7 +271,7 @@ def repository_router(inference: Inference, threads: Executor) -> APIRouter:
             raise InvalidRequest(f"the JSON of the request is not valid: {problems}") from None
         except Disconnected:
             raise InvalidRequest("the body is not complete") from None
-        return inference.index(ready_only=wanted.ready)
+        return inference.index(ready_only=bool(wanted.ready))
 
     name, _ = _path_parameters(inference.endpoints)
 

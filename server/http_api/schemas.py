@@ -177,7 +177,9 @@ class Statistics(BaseModel):
 class IndexRequest(BaseModel):
     """Which models to list."""
 
-    ready: bool = Field(default=False, description="Whether only models that are ready are listed.")
+    ready: bool | None = Field(
+        default=None, description="Whether only models that are ready are listed."
+    )
 
 
 class IndexEntry(BaseModel):
@@ -225,7 +227,7 @@ class RequestedOutputBody(BaseModel):
 
 
 class InferParameters(BaseModel):
-    """The parameters of an infer request; others are ignored."""
+    """The parameters of an infer request."""
 
     timeout: int = Field(
         default=0, ge=0, le=10**15, description="The deadline in microseconds, 0 for none."

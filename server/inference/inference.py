@@ -16,7 +16,7 @@ from server.engine.engine import Engine
 from server.engine.memory_budget import MemoryBudget
 from server.engine.request import Answer, Outcome, PreparedRequest
 from server.engine.statistics import ModelCounters, member_statistics, model_statistics
-from server.errors import ClientGone, UnknownModel
+from server.errors import ClientGone, InvalidRequest, UnknownModel
 from server.inference.access_log import AccessLog
 from server.inference.metadata import MODEL_VERSION, model_config
 from server.inference.outputs import infer_options
@@ -115,6 +115,8 @@ class Inference:
 
     async def bind(self, endpoint: Endpoint, request: InferRequest) -> BoundRequest:
         """Check a request against its model; raises `InvalidRequest` if they don't fit together."""
+        if request.complaint and self._spec.refuses_unknown_parameters:
+            raise InvalidRequest(request.complaint)
         model = endpoint.model
         options = infer_options(model, request.parameters, request.outputs)
         if model.takes_images:

@@ -73,12 +73,16 @@ _NO_PARAMETERS = RequestParameters()
 
 
 class InferRequest(msgspec.Struct, frozen=True):
-    """A decoded infer request: tensors' sizes are checked, names are not; the id may be empty."""
+    """A decoded infer request: tensors' sizes are checked, names are not; the id may be empty.
+
+    `complaint` is about its first unknown parameter, empty if all are known.
+    """
 
     id: str
     tensors: list[InputTensor]
     outputs: tuple[RequestedOutput, ...] = (RequestedOutput(),)
     parameters: RequestParameters = _NO_PARAMETERS
+    complaint: str = ""
 
 
 class BoundRequest(NamedTuple):
@@ -94,9 +98,9 @@ class BoundRequest(NamedTuple):
 
 
 def read_parameters(parameters: Mapping[str, Any]) -> RequestParameters:
-    """Validate a request's parameters; unknown ones, which other servers have, are ignored.
+    """Validate a request's parameters; for unknown ones see `server.inference.parameters`.
 
-    Raises `InvalidRequest` if a known one has an invalid value.
+    Raises `InvalidRequest` if one has an invalid value.
     """
     if not parameters:
         return _NO_PARAMETERS

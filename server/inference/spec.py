@@ -88,6 +88,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
         grpc_address: where to listen for gRPC; the supervisor holds the port.
         drain_delay_s: how long requests are still accepted after readiness is withdrawn.
         tracing: where spans are exported, None for no tracing.
+        refuses_unknown_parameters: whether a request with a parameter that nobody knows is invalid.
     """
 
     epoch: int
@@ -109,6 +110,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     access_log: Literal["none", "errors", "all"]
     tracing: TracingSpec | None = None
     security: SecuritySpec = SecuritySpec()
+    refuses_unknown_parameters: bool = True
 
 
 class WorkerStarted(msgspec.Struct, frozen=True, tag=True):

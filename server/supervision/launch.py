@@ -163,6 +163,7 @@ def _front_end_spec(
         limits=msgspec.convert(limits.model_dump(), ClientLimits),  # a subset of the same keys
         drain_delay_s=server.drain_delay_s,
         access_log=server.access_log,
+        refuses_unknown_parameters=server.unknown_parameters == "refuse",
         tracing=plan.tracing,
         security=reloader.credentials.spec,
     )

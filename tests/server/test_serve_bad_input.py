@@ -73,6 +73,10 @@ INFER = "/v2/models/all/infer"
         (b"[" * 10_000 + b"]" * 10_000, ""),
         (body().replace(b"[1, 2]}", b"[" * 10_000 + b"1" + b"]" * 10_000 + b"}"), "nested"),
         (body()[:-2] + b'],"parameters":{"timeout":1' + b"0" * 400 + b"}}", ""),
+        (body(data=[1.5, True]), "FP32"),
+        (body(parameters={"binary": True}), "input 'x': there is no parameter 'binary'"),
+        (body()[:-1] + b',"parameters":{"memberz":"a"}}', "'memberz', did you mean 'members'?"),
+        (body()[:-1] + b',"parameters":{"weights":"a"}}', "no parameter 'weights', it may be"),
         (body()[:-2] + b'],"outputs":[{"name":"other"}]}', "output"),
         (body()[:-2] + b'],"outputs":[{"name":"output","parameters":{"classification":-1}}]}', ""),
     ],
@@ -82,6 +86,19 @@ def test_bodies_that_are_wrong(server, content, complaint):
     assert answer.status == 400, answer.json
     assert complaint in answer.error
     assert "\n" not in answer.error
+
+
+@pytest.mark.parametrize("path", [f"{INFER}?outputs=class", f"{INFER}?classification=2&k=1"])
+def test_an_unknown_parameter_of_an_image_is_refused(server, path):
+    answer = server.client.post(path, b"\x89PNG", {"Content-Type": "image/png"})
+    assert answer.status == 400
+    assert answer.error.startswith("query: there is no parameter")
+
+
+def test_null_is_absence_of_whatever_is_optional(server):
+    tensor = {**json.loads(body())["inputs"][0], "parameters": None}
+    absent = {"inputs": [tensor], "id": None, "parameters": {"timeout": None}, "outputs": None}
+    assert server.client.post(INFER, json.dumps(absent).encode()).status == 200
 
 
 def test_a_refusal_quotes_no_more_than_some_of_what_was_sent(server):

@@ -224,6 +224,7 @@ def test_requests_that_make_no_sense(channel):
         (infer_request("all", X, members="nobody"), "no member 'nobody'"),
         (infer_request("all", X, outputs=["entropie"]), "no output 'entropie'"),
         (infer_request("all", X, quorum=-1), "quorum"),
+        (infer_request("all", X, quorums=1), "no parameter 'quorums', did you mean 'quorum'?"),
     ):
         error = refused(channel.method("ModelInfer"), request, timeout=60)
         assert status(error) == "INVALID_ARGUMENT"

@@ -139,7 +139,8 @@ INDEX = "/v2/repository/index"
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{}", b'{"ready": true}', b'{"ready":false,"x":1}', b" "]
+    "content",
+    [b"", b"{}", b'{"ready": true}', b'{"ready":false,"x":1}', b" ", b"null", b'{"ready": null}'],
 )
 def test_the_index_lists_the_models(server, content):
     response = server.client.http.post(INDEX, content=content)

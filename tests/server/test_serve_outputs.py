@@ -20,7 +20,7 @@ def server(tmp_path_factory):
     members["c"] = fake(ADD["c"], fail="raise", fail_value=FAILS_ON)
     for number in range(3):
         members[f"logits{number}"] = {**fake(number**2), "output": "logits"}
-    config = configuration(members, on=2)
+    config = configuration(members, on=2, unknown_parameters="ignore")
     config["ensembles"] = {
         "all": {"members": list(NAMES), "quorum": 2},
         "strict": {"members": list(NAMES)},
@@ -59,6 +59,11 @@ def test_what_makes_no_sense_is_refused(server, parameters, complaint):
     answer = post_outputs(server, "all", ["output"], X, **parameters)
     assert answer.status == 400
     assert complaint in answer.error
+
+
+def test_unknown_parameters_pass_where_the_configuration_ignores_them(server):
+    parameters, _ = ask_outputs(server, "all", ["output"], X, memberz="a")
+    assert parameters["members"] == "a,b,c"
 
 
 def test_a_request_may_set_its_quorum(server):

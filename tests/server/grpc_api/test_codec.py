@@ -47,6 +47,26 @@ def ask(datatype="FP32", shape=(1, 2)):
     return request
 
 
+def parameter(request, name, **value):
+    for kind, given_ in value.items():
+        setattr(request.parameters[name], kind, given_)
+    return request
+
+
+def output_parameter(name, **value):
+    request = ask()
+    for kind, given_ in value.items():
+        setattr(request.outputs.add(name="output").parameters[name], kind, given_)
+    return request
+
+
+def input_parameter(name, **value):
+    request = ask()
+    for kind, given_ in value.items():
+        setattr(request.inputs[0].parameters[name], kind, given_)
+    return request
+
+
 def read(request):
     return decode_fields(split_fields(request.SerializeToString()))
 
@@ -192,6 +212,18 @@ def test_decoding_of_a_request():
     assert [(o.name, o.classes) for o in made.outputs] == [("output", 3), ("entropy", 0)]
 
 
+@pytest.mark.parametrize(
+    ("request_", "complaint"),
+    [
+        (parameter(ask(), "memberz", string_param="a"), "there is no parameter 'memberz'"),
+        (output_parameter("classes", int64_param=2), "output 'output': there is no parameter"),
+        (input_parameter("size", int64_param=2), "input 'x': there is no parameter 'size'"),
+    ],
+)
+def test_a_parameter_that_nobody_knows_is_noted(request_, complaint):
+    assert read(request_).head.complaint.startswith(complaint)
+
+
 def test_the_combined_output_is_the_default():
     assert read(ask()).head.outputs == (RequestedOutput(),)
 
@@ -205,25 +237,6 @@ def test_requests_that_differ_only_in_id_and_data():
         same(asked.build().tensors[0], np.full((1, 2), number, np.float32))
 
 
-def parameter(request, name, **value):
-    for kind, given_ in value.items():
-        setattr(request.parameters[name], kind, given_)
-    return request
-
-
-def output_parameter(name, **value):
-    request = ask()
-    for kind, given_ in value.items():
-        setattr(request.outputs.add(name="output").parameters[name], kind, given_)
-    return request
-
-
-def shared_memory():
-    request = ask()
-    request.inputs[0].parameters["shared_memory_region"].string_param = "r"
-    return request
-
-
 BAD_REQUESTS = {
     "timeout is no number": (parameter(ask(), "timeout", string_param="1"), "timeout"),
     "timeout is below zero": (parameter(ask(), "timeout", int64_param=-1), "timeout"),
@@ -231,7 +244,10 @@ BAD_REQUESTS = {
     "members are a number": (parameter(ask(), "members", int64_param=1), "members"),
     "classes below zero": (output_parameter("classification", int64_param=-1), "classification"),
     "classes in words": (output_parameter("classification", string_param="3"), "classification"),
-    "shared memory in": (shared_memory(), "shared memory"),
+    "shared memory in": (
+        input_parameter("shared_memory_region", string_param="r"),
+        "shared memory",
+    ),
     "shared memory out": (output_parameter("shared_memory_region", string_param="r"), "shared"),
 }
 

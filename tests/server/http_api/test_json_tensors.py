@@ -441,10 +441,14 @@ def test_bf16_is_binary_only():
         decode("x", "BF16", [1], [1.0])
 
 
-@pytest.mark.parametrize("datatype", ["FP32", "INT8"])
-def test_truth_values_among_numbers_are_refused(datatype):
+@pytest.mark.parametrize("datatype", sorted(set(DTYPES) - {"BOOL", "BF16"}))
+@pytest.mark.parametrize("is_nested", [False, True])
+@pytest.mark.parametrize(("rows", "at"), [(1, 0), (3, 1), (20_000, 0), (20_000, 19_999)])
+def test_truth_values_among_numbers_are_refused(datatype, is_nested, rows, at):
+    values: list = [1] * rows
+    values[at] = True
     with pytest.raises(InvalidRequest, match="does not consist of"):
-        decode("x", datatype, [2], [1, True])
+        decode("x", datatype, [rows, 1], [[value] for value in values] if is_nested else values)
 
 
 # -- answers ------------------------------------------------------------------------------------

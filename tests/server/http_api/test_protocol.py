@@ -97,6 +97,46 @@ def test_an_output_may_overrule_the_request():
 @pytest.mark.parametrize(
     "document",
     [
+        request(id=None, parameters=None, outputs=None),
+        request(parameters=dict.fromkeys(("timeout", "members", "quorum", "binary_data_output"))),
+        request(outputs=[{"name": "output", "parameters": None}]),
+        request(outputs=[{"name": "output", "parameters": {"classification": None}}]),
+        request(outputs=[{"name": "output", "parameters": {"binary_data": None}}]),
+        tensor(parameters=None),
+        tensor(parameters={"binary_data_size": None, "shared_memory_region": None}),
+    ],
+)
+def test_null_is_absence(document):
+    absent, given = parse(request()), parse(document)
+    assert (given.id, given.parameters, given.outputs) == ("", absent.parameters, absent.outputs)
+    np.testing.assert_array_equal(given.tensors[0].array, absent.tensors[0].array)
+    assert given.complaint == ""
+
+
+def test_null_is_absence_in_the_header_of_a_binary_request():
+    tensors = [{**raw_tensor("x", 16), "data": None}]
+    parsed = parse_binary({"inputs": tensors, "id": None, "parameters": None}, bytes(16))
+    assert (parsed.id, parsed.tensors[0].array.shape) == ("", (2, 2))
+
+
+@pytest.mark.parametrize(
+    ("document", "complaint"),
+    [
+        (request(parameters={"memberz": "a"}), "there is no parameter 'memberz'"),
+        (tensor(parameters={"binary": 1}), "input 'x': there is no parameter 'binary'"),
+        (
+            request(outputs=[{"name": "o", "parameters": {"clas": 2}}]),
+            "output 'o': there is no parameter 'clas'",
+        ),
+    ],
+)
+def test_a_parameter_that_nobody_knows_is_noted(document, complaint):
+    assert parse(document).complaint.startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
         {},
         [],
         "text",
@@ -141,7 +181,6 @@ def test_an_output_may_overrule_the_request():
         tensor(data={"a": 1}),
         tensor(data=[1, 2, 3, 10**400]),
         tensor(parameters={"binary_data_size": 16}),
-        tensor(parameters=None),
     ],
 )
 def test_malformed_documents_are_refused(document):
