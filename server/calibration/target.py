@@ -26,6 +26,7 @@ from server.members.agreement import (
     ensemble_labels,
     match_classes,
 )
+from server.members.files import local_files
 from server.members.inspect import InspectedMember, inspect_members
 from server.profiling import Measurements
 from server.profiling.progress import progress_on_stderr
@@ -149,6 +150,7 @@ def find_target(config: Config, name: str | None) -> CalibrationTarget:
         StartError: if a member can't run.
     """
     name = _ensemble_name(config, name)
+    config = local_files(config)
     ensemble = config.ensembles[name]
     inspected = {member.name: member for member in inspect_members(config)}
     if problems := list(agreement_problems(config, inspected)):

@@ -35,6 +35,7 @@ from server.deployment.placement import place
 from server.deployment.report import print_allocation, result_document
 from server.errors import ConfigError
 from server.measurement.allocation import MeasuredAllocation, measure_allocation
+from server.members.files import local_files
 from server.members.inspect import inspect_members
 from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
@@ -89,6 +90,7 @@ def allocate_config(config: Config, options: AllocateOptions, path: Path) -> Non
         given |= {"deadline_ms": options.deadline_ms}
     config = _update_placement(config, given)
     options.check(for_latency=config.placement.objective == "latency")
+    config = local_files(config)
     members = inspect_members(config)
     # What fills spare memory is measured, too.
     left = {} if options.measure_s is None else {"spare_memory": "leave"}

@@ -38,6 +38,7 @@ from server.deployment.costs import plan_problem
 from server.deployment.devices import find_devices
 from server.deployment.placement import place, read_matrix, row_bytes
 from server.errors import ConfigError
+from server.members.files import local_files
 from server.members.inspect import inspect_members
 from server.profiling import profile_members
 from server.profiling.progress import progress_on_stderr
@@ -87,6 +88,7 @@ def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) 
         ConfigError: if the configuration is wrong, or the allocation does not match.
         StartError: if a member can't run on any device.
     """
+    config = local_files(config)
     members, devices = inspect_members(config), find_devices(config)
     path = allocation or (None if config.allocation == "auto" else config.allocation)
     with progress_on_stderr() as report:

@@ -29,7 +29,16 @@ from pydantic import (
 
 from server.errors import did_you_mean
 
-__all__ = ["Bytes", "Distinct", "Name", "RelativePath", "Section", "UnknownKey", "did_you_mean"]
+__all__ = [
+    "Bytes",
+    "Distinct",
+    "Name",
+    "RelativePath",
+    "Section",
+    "UnknownKey",
+    "absolute_path",
+    "did_you_mean",
+]
 
 #: Names of ensembles and members are parts of URLs, in which ``/v2/models/stats`` has a meaning.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -94,7 +103,12 @@ def _check_name(name: str) -> str:
     return name
 
 
-def _absolute(path: Path, info: ValidationInfo) -> Path:
+def absolute_path(path: Path, info: ValidationInfo) -> Path:
+    """Return a path of the configuration, which is relative to its directory, as an absolute one.
+
+    Raises:
+        ValueError: if it begins with the home directory of an unknown user.
+    """
     directory = (info.context or {}).get("directory", Path.cwd())
     try:
         path = path.expanduser()
@@ -109,7 +123,7 @@ Distinct = Annotated[tuple[_Item, ...], Field(min_length=1), AfterValidator(_che
 
 Name = Annotated[str, AfterValidator(_check_name)]
 
-RelativePath = Annotated[Path, AfterValidator(_absolute)]
+RelativePath = Annotated[Path, AfterValidator(absolute_path)]
 
 Bytes = Annotated[
     int,

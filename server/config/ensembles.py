@@ -21,7 +21,8 @@ from pydantic import (
     model_validator,
 )
 
-from server.config.base import Distinct, Name, RelativePath, Section, did_you_mean
+from server.config.base import Distinct, Name, Section, did_you_mean
+from server.config.files import FilePath
 from workers.rules import TRAITS, is_custom
 from workers.rules.builtin import DEFAULT_TRIM, trimmed
 from workers.rules.catalogue import CUSTOM
@@ -63,7 +64,7 @@ class EnsembleConfig(Section):
     `weighted_vote`, optional for `medoid` and a function of your own."""
     trim: float | None = Field(default=None, gt=0, lt=0.5)
     """For `trimmed_mean` only: the share of the members cut at each end; 0.2 if absent."""
-    meta: RelativePath | None = None
+    meta: FilePath | None = None
     """For `stack` only: the meta-model, an ONNX file by relative path."""
     meta_output: str | None = Field(default=None, min_length=1)
     """Which of the meta-model's outputs is the answer; required if it has several."""
@@ -72,7 +73,7 @@ class EnsembleConfig(Section):
     `best-effort` is one. If absent, `quorum` decides."""
     quorum: int | None = Field(default=None, ge=1)
     """The fewest members that an answer needs; all of them if absent."""
-    labels: RelativePath | None = None
+    labels: FilePath | None = None
     """File with one label per line: the classes of the answer, in order; a relative path. If
     absent, they are the members' own: the union, if they differ."""
     deadline_ms: NonNegativeFloat = 0.0

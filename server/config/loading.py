@@ -21,7 +21,14 @@ from server.config.root import Config
 from server.config.server import ServerConfig
 from server.errors import ConfigError
 
-__all__ = ["describe", "load_config", "override_server", "problem_lines", "read_yaml"]
+__all__ = [
+    "describe",
+    "file_paths",
+    "load_config",
+    "override_server",
+    "problem_lines",
+    "read_yaml",
+]
 
 _PREFIX = "ENSEMBLED_"
 _NESTED = "__"
@@ -88,7 +95,8 @@ def load_config(path: Path) -> Config:
     if overrides:
         document["server"] = _merged(document.get("server"), overrides)
     try:
-        config = Config.model_validate(document, context={"directory": path.absolute().parent})
+        context = {"directory": path.absolute().parent, "files": {}}
+        config = Config.model_validate(document, context=context)
     except ValidationError as error:
         raise ConfigError(problem_lines(error, str(path), overrides=overrides)) from None
     if missing := [f"{path}: {line}" for line in _missing_files(config)]:
@@ -147,7 +155,9 @@ def _merged(section: Any, overrides: dict[str, Any]) -> dict[str, Any]:
 
 
 def _missing_files(config: Config) -> Iterator[str]:
-    for key, path in _paths(config):
+    for key, path in file_paths(config):
+        if path in config.files and config.files[path].scheme:
+            continue  # it is fetched later
         try:
             if not path.is_file():
                 yield f"{key}: there is no file {path}"
@@ -155,13 +165,13 @@ def _missing_files(config: Config) -> Iterator[str]:
             yield f"{key}: cannot look at {path}: {error.strerror}"
 
 
-def _paths(value: Any, key: str = "") -> Iterator[tuple[str, Path]]:
-    """The files that a section, or the configuration, names, by key."""
+def file_paths(value: Any, key: str = "") -> Iterator[tuple[str, Path]]:
+    """Yield the files that a section, or the configuration, names, by key."""
     if isinstance(value, Path):
         yield key, value
     elif isinstance(value, BaseModel | dict):
         for name, inner in value.items() if isinstance(value, dict) else value:
-            yield from _paths(inner, f"{key}.{name}" if key else name)
+            yield from file_paths(inner, f"{key}.{name}" if key else name)
 
 
 def problem_lines(

@@ -23,7 +23,8 @@ from pydantic import (
     model_validator,
 )
 
-from server.config.base import RelativePath, Section, did_you_mean
+from server.config.base import Section, did_you_mean
+from server.config.files import FilePath, names_file
 from workers.runtime.spec import FakeOptions, OutputKind, Preparation, TensorSpec
 
 __all__ = [
@@ -165,7 +166,7 @@ class FakeConfig(Section):
 
 
 def _model_kind(value: Any) -> str | None:
-    if isinstance(value, str | Path):
+    if names_file(value):
         return "<fake>" if value == "fake" else "<file>"
     return "<recipe>" if isinstance(value, Mapping | RecipeConfig) else None
 
@@ -173,7 +174,7 @@ def _model_kind(value: Any) -> str | None:
 ModelReference = Annotated[
     Annotated[Literal["fake"], Tag("<fake>")]
     | Annotated[RecipeConfig, Tag("<recipe>")]
-    | Annotated[RelativePath, Tag("<file>")],
+    | Annotated[FilePath, Tag("<file>")],
     Discriminator(
         _model_kind,
         custom_error_type="model_reference",
@@ -201,7 +202,7 @@ class MemberConfig(Section):
     """For `output: class`: the number of classes; the number of labels if absent."""
     output_name: str | None = Field(default=None, min_length=1)
     """Which of the model's outputs to use; required only if it has several."""
-    labels: RelativePath | None = None
+    labels: FilePath | None = None
     """File with one label per line, in the order of the output's elements; a relative path."""
     fake: FakeConfig | None = None
     """Behaviour of a fake member; required if and only if `model` is `fake`."""

@@ -17,6 +17,7 @@ from server.config.devices import DeviceConfig, PlacementConfig, device_problems
 from server.config.ensembles import EnsembleConfig
 from server.config.members import MemberConfig
 from server.config.server import ServerConfig
+from workers.fetcher.source import FileSource
 
 __all__ = ["Config"]
 
@@ -65,16 +66,23 @@ class Config(Section):
     """How the server listens and what it accepts."""
 
     _directory: Path = PrivateAttr(default_factory=Path.cwd)
+    _files: Mapping[Path, FileSource] = PrivateAttr(default_factory=dict)
 
     @property
     def directory(self) -> Path:
         """The directory of the configuration file."""
         return self._directory
 
+    @property
+    def files(self) -> Mapping[Path, FileSource]:
+        """What is to be fetched or checked, by the path that stands for it in the configuration."""
+        return self._files
+
     def model_post_init(self, context: Any, /) -> None:
-        """Remember the directory that the validation context names."""
-        if isinstance(context, Mapping) and "directory" in context:
-            self._directory = context["directory"]
+        """Remember what the validation context says of directory and files."""
+        if isinstance(context, Mapping):
+            self._directory = context.get("directory", self._directory)
+            self._files = context.get("files", self._files)
 
     @field_validator("ensembles", "placement", "server", mode="before")
     @classmethod

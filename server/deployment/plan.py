@@ -18,6 +18,7 @@ from server.deployment.placement import PlacementResult, place, read_allocation
 from server.deployment.report import summary
 from server.errors import ConfigError
 from server.members.composition import Composition, compose
+from server.members.files import local_files
 from server.members.inspect import inspect_members
 from server.members.rules import inspect_rules
 from server.profiling.progress import progress_on_stderr
@@ -69,6 +70,7 @@ def make_plan(
         StartError: if a model can't be built or inspected.
     """
     tracing = tracing_spec(config)
+    config = local_files(config)
     members = inspect_members(config)
     metas = inspect_rules(config, members)
     devices = find_devices(config)

@@ -1,0 +1,69 @@
+"""What the supervisor and the child that fetches files tell each other, as JSON.
+
+`Order`s flow to the child's stdin; a line per `Report` flows back.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = ["Failed", "FetchError", "Fetched", "Order", "Progress", "Report", "Unchanged"]
+
+
+class FetchError(Exception):
+    """A file can't be fetched; the text is one line, without the location.
+
+    Attributes:
+        is_wrong: whether what the configuration says must change; otherwise another try may help.
+    """
+
+    def __init__(self, message: str, *, is_wrong: bool) -> None:
+        super().__init__(message)
+        self.is_wrong = is_wrong
+
+
+class Order(msgspec.Struct, frozen=True):
+    """A file to fetch.
+
+    Attributes:
+        url: of the file.
+        path: where to write it.
+        version: of the copy in the cache, which need not be fetched again; may be empty.
+    """
+
+    url: str
+    path: str
+    version: str = ""
+
+
+class Progress(msgspec.Struct, frozen=True, tag="progress"):
+    """So many bytes of an order's file are here; `total` is 0 if it is unknown."""
+
+    order: int
+    done: int
+    total: int
+
+
+class Fetched(msgspec.Struct, frozen=True, tag="fetched"):
+    """The whole file is written; `version` identifies its content at its location, if it can."""
+
+    order: int
+    sha256: str
+    version: str
+
+
+class Unchanged(msgspec.Struct, frozen=True, tag="unchanged"):
+    """The file has the version that the order names."""
+
+    order: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """There is no file, see `FetchError`."""
+
+    order: int
+    reason: str
+    is_wrong: bool
+
+
+Report = Progress | Fetched | Unchanged | Failed
