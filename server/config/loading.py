@@ -7,6 +7,7 @@ name the key and the fix.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.config.base import UnknownKey, did_you_mean
+from server.config.environment import NESTED, PREFIX, check_variables
 from server.config.root import Config
 from server.config.server import ServerConfig
 from server.errors import ConfigError
@@ -30,8 +32,6 @@ __all__ = [
     "read_yaml",
 ]
 
-_PREFIX = "ENSEMBLED_"
-_NESTED = "__"
 _MESSAGES = {
     "missing": "is required",
     "dict_type": "should be a mapping",
@@ -56,10 +56,10 @@ Location = tuple[int | str, ...]
 
 
 class _Environment(BaseSettings):
-    """The environment's overrides; other variables with the prefix are ignored."""
+    """The environment's overrides; for other variables with the prefix see `check_variables`."""
 
     model_config = SettingsConfigDict(
-        env_prefix=_PREFIX, env_nested_delimiter=_NESTED, env_ignore_empty=True, extra="ignore"
+        env_prefix=PREFIX, env_nested_delimiter=NESTED, env_ignore_empty=True, extra="ignore"
     )
 
     server: dict[str, Any] = {}
@@ -137,12 +137,14 @@ def read_yaml(path: Path) -> Any:
 
 
 def _environment() -> dict[str, Any]:
+    """The overrides; a variable that overrides nothing is refused, or warned about."""
+    check_variables(os.environ, [*ServerConfig.model_fields])
     try:
         return _Environment().server
     except (SettingsError, ValidationError):
         raise ConfigError(
-            f"environment: {_PREFIX}SERVER should be a JSON object, "
-            f"or use one variable per key, such as {_PREFIX}SERVER{_NESTED}HTTP_PORT"
+            f"environment: {PREFIX}SERVER should be a JSON object, "
+            f"or use one variable per key, such as {PREFIX}SERVER{NESTED}HTTP_PORT"
         ) from None
 
 
@@ -180,7 +182,7 @@ def problem_lines(
     """Yield ``SOURCE: KEY: PROBLEM`` for each problem, or the variable that overrides its key."""
     for location, message in describe(error, is_secret=is_secret):
         if len(location) > 1 and location[0] == "server" and location[1] in overrides:
-            name = f"{_PREFIX}SERVER{_NESTED}{str(location[1]).upper()}"
+            name = f"{PREFIX}SERVER{NESTED}{str(location[1]).upper()}"
             yield f"environment: {name}: {message}"
         else:
             yield ": ".join(filter(None, (source, ".".join(map(str, location)), message)))

@@ -79,7 +79,10 @@ def test_a_cache_that_can_not_be_written_costs_time_only(serve, tmp_path):
     write_linear(tmp_path / "a.onnx", np.eye(2, dtype=np.float32))
     members = {"a": {"model": str(tmp_path / "a.onnx")}, "b": fake(6)}
     config = {**configuration(members), "placement": {"profile_s": 1}}
-    is_right(serve(config, ENSEMBLED_CACHE="/dev/null/cache").client)
+    home = tmp_path / "home"
+    home.mkdir()
+    is_right(serve(config, ENSEMBLED_CACHE="/dev/null/cache", HOME=str(home)).client)
+    assert not [*home.iterdir()], "libraries, with their telemetry, write nothing there"
 
 
 def descendants(mark):

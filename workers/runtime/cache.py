@@ -6,29 +6,46 @@ when they are complete, so any number of processes may share the directory.
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import tempfile
 from pathlib import Path
 
+from workers.runtime.environment import private_directory
+
 __all__ = ["cache_dir", "cache_part", "write_atomically"]
+
+
+_CHOSEN = "ENSEMBLED_CACHE"
+_log = logging.getLogger(__name__)
 
 
 def cache_dir() -> Path:
     """Return the cache directory, after creating it (for its owner alone) if it is missing.
 
-    It is ``$ENSEMBLED_CACHE``, else ``$XDG_CACHE_HOME/ensembled``, else ``~/.cache/ensembled``.
+    It is ``$ENSEMBLED_CACHE``, else ``$XDG_CACHE_HOME/ensembled``, else ``~/.cache/ensembled``. If
+    there is no home, or it may not be written to, it is a private one among the temporary files,
+    for this process and its children; a warning says so.
 
     Raises:
         OSError: if it can't be created.
     """
-    chosen = os.environ.get("ENSEMBLED_CACHE")
-    if chosen:
-        directory = Path(chosen)
-    else:
-        base = os.environ.get("XDG_CACHE_HOME")
-        directory = (Path(base) if base else Path.home() / ".cache") / "ensembled"
-    directory = directory.expanduser().absolute()
+    if chosen := os.environ.get(_CHOSEN):
+        return _make(Path(os.path.expanduser(chosen)).absolute())
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    try:
+        if not Path(base).is_absolute():
+            raise FileNotFoundError("there is no home directory")
+        return _make(Path(base, "ensembled"))
+    except OSError as error:
+        directory = _make(private_directory() / "cache")
+        os.environ[_CHOSEN] = str(directory)
+        _log.warning("the cache is in %s (%s): set %s to keep it", directory, error, _CHOSEN)
+        return directory
+
+
+def _make(directory: Path) -> Path:
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     return directory
 

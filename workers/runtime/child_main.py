@@ -14,6 +14,8 @@ import os
 import runpy
 import sys
 
+from workers.runtime.environment import prepare_environment
+
 __all__ = ["flush_c", "main"]
 
 _LINE_BUFFERED = 1
@@ -27,6 +29,7 @@ def main() -> None:
         library = ctypes.CDLL(None)
         library.setvbuf(ctypes.c_void_p.in_dll(library, "stdout"), None, _LINE_BUFFERED, 0)
     _close_descriptors_on_exec()
+    prepare_environment()  # it was warned about in the process of the command line
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
