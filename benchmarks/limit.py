@@ -36,7 +36,7 @@ from benchmarks.limit_process import (
 )
 from server.config import load_config
 from server.errors import EnsembledError
-from server.members.inspect import model_sources
+from server.members.sources import model_sources
 from workers.builder import RecipeError
 from workers.runtime.spec import ModelSource
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from server.config import Config
-from server.members.inspect import model_sources
+from server.members.sources import model_sources
 from workers.backends import load
 from workers.backends.base import Array
 from workers.rules import RULES

@@ -28,7 +28,7 @@ from benchmarks.members import expected_answer, random_input
 from benchmarks.server_process import RunningServer, running_server
 from benchmarks.wrk import WrkResult, find_wrk, run_wrk
 from server.config import Config, load_config
-from server.members.inspect import model_sources
+from server.members.sources import model_sources
 
 __all__ = ["CASES", "Case", "Round", "load_figures", "main", "measure_serving"]
 

@@ -25,7 +25,8 @@ from benchmarks.process_cost import ProcessCost, costs_per_request, total
 from benchmarks.serving import Case
 from benchmarks.wrk import WrkResult, run_wrk
 from server.config import load_config
-from server.members.inspect import inspect_members, model_sources
+from server.members.inspect import inspect_members
+from server.members.sources import model_sources
 
 __all__ = ["LIMIT", "OURS", "Measured", "Plan", "Rounds", "measure_case", "peer_loads", "turns"]
 

@@ -12,9 +12,8 @@ from server.config.members import (
     ImageConfig,
     InputTensorConfig,
     MemberConfig,
-    RecipeConfig,
-    backend_for,
 )
+from server.config.models import PythonConfig, RecipeConfig, backend_for
 from server.config.root import Config
 from server.config.server import (
     ApiKeyConfig,
@@ -35,6 +34,7 @@ __all__ = [
     "LimitsConfig",
     "MemberConfig",
     "PlacementConfig",
+    "PythonConfig",
     "RecipeConfig",
     "ServerConfig",
     "TlsConfig",

@@ -78,10 +78,13 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _refuse_booleans(cls, value: Any) -> Any:
+    def _refuse_booleans(cls, value: Any, info: ValidationInfo) -> Any:
         # YAML reads a bare `yes`, `no`, `on` and `off` as booleans, which pass for 0 and 1.
-        if isinstance(value, bool):
-            raise ValueError(f"is {str(value).lower()}, which no key takes (text needs quotes)")
+        takes = info.field_name and cls.model_fields[info.field_name].annotation is bool
+        if isinstance(value, bool) and not takes:
+            raise ValueError(
+                f"is {str(value).lower()}, which this key does not take (text needs quotes)"
+            )
         return value
 
 

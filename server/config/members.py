@@ -7,24 +7,22 @@ frozen models, from which `server.members` makes the specs of the workers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from ensembled_client.wire import DTYPES
 from pydantic import (
     BeforeValidator,
-    Discriminator,
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    Tag,
     WithJsonSchema,
     model_validator,
 )
 
 from server.config.base import Section, did_you_mean
-from server.config.files import FilePath, names_file
+from server.config.files import FilePath
+from server.config.models import BACKENDS, ModelReference, backend_for
 from workers.runtime.spec import FakeOptions, OutputKind, Preparation, TensorSpec
 
 __all__ = [
@@ -33,23 +31,9 @@ __all__ = [
     "InputConfig",
     "InputTensorConfig",
     "MemberConfig",
-    "RecipeConfig",
-    "backend_for",
 ]
 
-_BACKENDS: dict[str, Literal["onnx", "torch"]] = {
-    ".onnx": "onnx",
-    ".pt2": "torch",
-    ".pt": "torch",
-    ".ts": "torch",
-}
-
 Dimension = Annotated[int, Field(ge=1)]
-
-
-def backend_for(path: Path) -> Literal["onnx", "torch"] | None:
-    """Return the backend that loads files with this suffix, None if there is none."""
-    return _BACKENDS.get(path.suffix.lower())
 
 
 #: One number for all channels, or one per channel.
@@ -64,14 +48,6 @@ _PER_CHANNEL = (
         }
     ),
 )
-
-
-class RecipeConfig(Section):
-    """A model that the server builds itself, once, instead of a file."""
-
-    recipe: str = Field(min_length=1)
-    """Function that makes it: `FILE.py:NAME`, relative to the configuration, or
-    `package.module:NAME`."""
 
 
 class ImageConfig(Section):
@@ -165,29 +141,12 @@ class FakeConfig(Section):
         return FakeOptions(**self.model_dump())
 
 
-def _model_kind(value: Any) -> str | None:
-    if names_file(value):
-        return "<fake>" if value == "fake" else "<file>"
-    return "<recipe>" if isinstance(value, Mapping | RecipeConfig) else None
-
-
-ModelReference = Annotated[
-    Annotated[Literal["fake"], Tag("<fake>")]
-    | Annotated[RecipeConfig, Tag("<recipe>")]
-    | Annotated[FilePath, Tag("<file>")],
-    Discriminator(
-        _model_kind,
-        custom_error_type="model_reference",
-        custom_error_message="should be the path of a model file, a recipe or fake",
-    ),
-]
-
-
 class MemberConfig(Section):
     """One trained network."""
 
     model: ModelReference
-    """`fake`, `{recipe: FILE.py:NAME}`, or a relative path (`.onnx`, `.pt2`, `.pt`, `.ts`)."""
+    """A relative path (`.onnx`, `.pt2`, `.pt`, `.ts`), `{python: FILE.py:NAME}`,
+    `{recipe: FILE.py:NAME}`, or `fake`."""
     input: InputConfig | None = None
     """How the client's input becomes the model's; if absent, the client sends the tensor itself."""
     inputs: dict[str, Annotated[InputTensorConfig, _NAME_OR_MAPPING]] = {}
@@ -220,7 +179,7 @@ class MemberConfig(Section):
         elif isinstance(self.model, Path) and not (self.backend or backend_for(self.model)):
             raise ValueError(
                 f"model: cannot tell the format of {self.model.name!r} by its suffix, "
-                f"use one of {', '.join(_BACKENDS)} or set backend"
+                f"use one of {', '.join(BACKENDS)} or set backend"
             )
         self._check_output()
         self._check_inputs()

@@ -97,8 +97,11 @@ def _with_paths(value: Any, paths: Mapping[Path, object]) -> Any:
     if isinstance(value, Path):
         return paths.get(value, value)
     if isinstance(value, BaseModel):
-        changed = {name: _with_paths(inner, paths) for name, inner in value}
-        return value.model_copy(update=changed)
+        inner = {name: _with_paths(old, paths) for name, old in value}
+        # What is not given must stay so, see `model_fields_set`.
+        return value.model_copy(
+            update={n: new for n, new in inner.items() if n in value.model_fields_set}
+        )
     if isinstance(value, dict):
         return {name: _with_paths(inner, paths) for name, inner in value.items()}
     return value

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 from ensembled_client.wire import datatype_of
 
-from server.config import Config, MemberConfig, RecipeConfig, backend_for
-from server.errors import ConfigError, StartError
+from server.config import Config, MemberConfig, RecipeConfig
+from server.errors import ConfigError
+from server.members.sources import build_models, source_of
 from workers.backends.inspection import InspectionError, inspect_models
-from workers.builder import BuiltModel, RecipeError, build_models_with_progress, find_recipe
+from workers.builder import BuiltModel
 from workers.runtime.spec import ModelSignature, ModelSource, Preparation, TensorSpec
 
-__all__ = ["IMAGE", "InspectedMember", "inspect_members", "model_sources", "read_labels"]
+__all__ = ["IMAGE", "InspectedMember", "inspect_members", "read_labels"]
 
 
 #: The name of an image input for clients.
@@ -96,62 +97,32 @@ def inspect_members(config: Config) -> list[InspectedMember]:
         ConfigError: if a model or its labels can't be used.
         StartError: if a recipe fails.
     """
-    built = _build_models(config)
-    sources = [_source(name, member, built) for name, member in config.members.items()]
+    built = build_models(config)
+    sources = [source_of(config, name, built) for name in config.members]
     try:
         signatures = inspect_models(sources)
     except InspectionError as error:
         raise ConfigError(error.messages) from None
     return [
-        InspectedMember(name, member, source, signature, _labels(name, member, built))
+        InspectedMember(
+            name,
+            _with_own_kind(member, signature),
+            source,
+            signature,
+            _labels(name, member, built) or signature.labels.get(signature.output.name, ()),
+        )
         for (name, member), source, signature in zip(
             config.members.items(), sources, signatures, strict=True
         )
     ]
 
 
-def model_sources(config: Config) -> list[ModelSource]:
-    """Return where the members' models are, in the configuration's order; build missing ones.
-
-    Raises:
-        ConfigError: if there is no such recipe.
-        StartError: if a recipe fails.
-    """
-    built = _build_models(config)
-    return [_source(name, member, built) for name, member in config.members.items()]
-
-
-def _build_models(config: Config) -> dict[str, BuiltModel]:
-    """Return the models of the members whose model is a recipe, by member."""
-    recipes, problems = {}, []
-    for name, member in config.members.items():
-        if isinstance(member.model, RecipeConfig):
-            try:
-                recipes[name] = find_recipe(member.model.recipe, config.directory)
-            except RecipeError as error:
-                problems.append(f"members.{name}.model: {error}")
-    if problems:
-        raise ConfigError(problems)
-    try:
-        built = build_models_with_progress(list(recipes.values()))
-    except RecipeError as error:
-        raise StartError(str(error)) from None
-    return {name: built[recipe] for name, recipe in recipes.items()}
-
-
-def _source(name: str, member: MemberConfig, built: dict[str, BuiltModel]) -> ModelSource:
-    model = built[name].path if isinstance(member.model, RecipeConfig) else member.model
-    backend = member.backend or backend_for(model) if isinstance(model, Path) else "fake"
-    assert backend is not None, "the configuration was validated"
-    declared = [tensor.declared(own) for own, tensor in member.inputs.items()]
-    return ModelSource(
-        member=name,
-        backend=backend,
-        path=str(model) if isinstance(model, Path) else "",
-        declared=tuple(tensor for tensor in declared if tensor is not None),
-        output_name=member.output_name or "",
-        fake=member.fake.options() if member.fake else None,
-    )
+def _with_own_kind(member: MemberConfig, signature: ModelSignature) -> MemberConfig:
+    """Take over what the model says its output is, where the configuration says nothing."""
+    kind = signature.kinds.get(signature.output.name)
+    if kind is None or "output" in member.model_fields_set:
+        return member
+    return member.model_copy(update={"output": kind})
 
 
 def _labels(name: str, member: MemberConfig, built: dict[str, BuiltModel]) -> tuple[str, ...]:

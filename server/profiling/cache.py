@@ -7,7 +7,6 @@ these in the cache directory, and loaded from there.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import platform
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,12 +17,14 @@ import msgspec
 
 from allocator.host import cpu_model
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
+from workers.backends.base import installed_version
+from workers.backends.files import model_files, runtimes
 from workers.runtime.cache import cache_part, write_atomically
 
 __all__ = ["fingerprints", "load_record", "store_record"]
 
 #: Part of every fingerprint: raise it when what is measured, or how, changes.
-_REVISION = 2
+_REVISION = 3
 
 
 def fingerprints(targets: Iterable[ProfileTarget]) -> dict[TargetKey, str]:
@@ -32,12 +33,12 @@ def fingerprints(targets: Iterable[ProfileTarget]) -> dict[TargetKey, str]:
     Targets with equal hashes need one measurement. A target of which nothing is to be measured, or
     whose model can't be read, has none.
     """
-    digests = cache(_digests)  # each file is read once, however many targets use it
+    digest = cache(_digest)  # each file is read once, however many targets use it
     found: dict[TargetKey, str] = {}
     for target in targets:
         if target.instance is not None:
             with suppress(OSError):
-                content = digests(Path(target.instance.source.path))
+                content = [digest(path) for path in model_files(target.instance.source)]
                 found[target.key] = _fingerprint(target, content)
     return found
 
@@ -75,7 +76,6 @@ def _fingerprint(target: ProfileTarget, content: list[str]) -> str:
     assert target.arena is not None
     assert target.instance is not None
     device, source = target.devices[0], target.instance.source
-    runtime = ("torch",) if source.backend == "torch" else ("onnxruntime", "onnxruntime-gpu")
     key = msgspec.json.encode(
         [
             _REVISION,
@@ -83,31 +83,20 @@ def _fingerprint(target: ProfileTarget, content: list[str]) -> str:
             source.backend,
             source.output_name,
             source.declared,
+            source.python,
             target.arena.views,
             target.instance.bindings,
             target.instance.output_kind,
             device.kind,
             len(device.cores),
             "" if device.is_cuda else cpu_model() or platform.processor() or platform.machine(),
-            [_version(distribution) for distribution in (*runtime, "numpy")],
+            [installed_version(distribution) for distribution in (*runtimes(source), "numpy")],
             [*target.batches, *([target.batch_limit] if target.batch_limit else [])],
         ]
     )
     return hashlib.sha256(key).hexdigest()
 
 
-def _digests(path: Path) -> list[str]:
-    """The hashes of a model's file and of its external data, which is beside it."""
-    beside = sorted(one for one in path.parent.glob("*data") if one.name.startswith(path.stem))
-    digests = []
-    for part in (path, *beside):
-        with part.open("rb") as file:
-            digests.append(hashlib.file_digest(file, "sha256").hexdigest())
-    return digests
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

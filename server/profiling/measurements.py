@@ -177,7 +177,7 @@ def _check_each_can_run(
             reasons = "; ".join(
                 f"{kind}: {why}" for name, kind, why in missing if name == member.name
             )
-            model = f"member {member.name!r} ({member.source.path})"
+            model = f"member {member.name!r} ({member.source.origin})"
             lines.append(f"{model} can't run on any device: {reasons}")
     if lines:
         raise StartError("\n".join(lines))

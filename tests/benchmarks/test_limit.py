@@ -14,7 +14,7 @@ from benchmarks.overhead import MEMBERS, PAYLOADS, fake_config, memcpy_s
 from benchmarks.server_process import running_server
 from benchmarks.serving import CASES, Case, measure_serving
 from server.config import load_config
-from server.members.inspect import model_sources
+from server.members.sources import model_sources
 from workers.builder import find_recipe
 from workers.runtime.spec import ModelSource, TensorSpec
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from ensembled_client.wire import datatype_of
 
+from workers.backends.files import source_bytes
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
     "model_file",
     "one_line",
     "probe_signature",
-    "weights_bytes",
 ]
 
 Array = npt.NDArray[np.generic]
@@ -82,7 +82,7 @@ class Model(Protocol):
 
 def refusal(source: ModelSource, reason: str) -> ModelError:
     """Return the error for a model that can't be served, naming member and file."""
-    where = f" ({source.path})" if source.path else ""
+    where = f" ({source.origin})" if source.origin else ""
     return ModelError(f"member {source.member}{where}: {reason}")
 
 
@@ -161,7 +161,7 @@ def probe_signature(
         reason = f"fails on a batch of {PROBE_ROWS} rows of zeros: {one_line(failure)}"
         raise refusal(source, reason) from failure
     output = _output_spec(source, name, value)
-    return ModelSignature(inputs, output, weights_bytes(Path(source.path)))
+    return ModelSignature(inputs, output, source_bytes(source))
 
 
 def _output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
@@ -193,17 +193,3 @@ def installed_version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def weights_bytes(path: Path) -> int:
-    """Return the bytes of a model file, with the external data files beside an ONNX model.
-
-    Raises:
-        OSError: if the file is missing.
-    """
-    total = path.stat().st_size
-    for beside in (f"{path.name}.data", f"{path.name}_data", f"{path.stem}.data"):
-        external = path.with_name(beside)
-        if external.is_file():
-            total += external.stat().st_size
-    return total

@@ -18,8 +18,10 @@ from pathlib import Path
 import msgspec
 
 from workers import backends
-from workers.backends.base import installed_version, one_line, weights_bytes
+from workers.backends.base import installed_version, one_line
+from workers.backends.files import model_files, runtimes
 from workers.runtime.cache import cache_part, write_atomically
+from workers.runtime.child_main import flush_c
 from workers.runtime.child_process import ChildError, run_child
 from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource
 
@@ -28,7 +30,7 @@ __all__ = ["Inspected", "InspectionError", "Rejected", "inspect_models", "main"]
 _TIMEOUT_S = 300.0
 
 # Part of every cache key: to be raised when the checks or the findings change.
-_REVISION = 1
+_REVISION = 2
 
 
 class Inspected(msgspec.Struct, frozen=True, tag="found"):
@@ -85,6 +87,9 @@ def main() -> None:
     finding = _inspect(source)
     with os.fdopen(int(sys.argv[1]), "wb") as answer:
         answer.write(msgspec.json.encode(finding))
+    sys.stdout.flush()
+    flush_c()
+    os._exit(0)  # don't wait for threads of the user's module
 
 
 def _inspect(source: ModelSource) -> Finding:
@@ -95,7 +100,7 @@ def _inspect(source: ModelSource) -> Finding:
     except backends.ModelError as refusal:
         return Rejected(str(refusal))
     except Exception as failure:
-        return Rejected(f"member {source.member} ({source.path}): {one_line(failure)}")
+        return Rejected(f"member {source.member} ({source.origin}): {one_line(failure)}")
     signature = model.signature
     model.close()
     return Inspected(signature)
@@ -105,6 +110,8 @@ def _inspect_early(source: ModelSource) -> Finding | None:
     """Return the finding on a fake, or a cached one; None if that takes a process."""
     if source.backend == "fake":
         return _inspect(source)
+    if source.is_users_code:
+        return None
     try:
         cached = _cache_file(source).read_bytes()
         return Inspected(msgspec.json.decode(cached, type=ModelSignature))
@@ -114,7 +121,7 @@ def _inspect_early(source: ModelSource) -> Finding | None:
 
 def _inspect_in_child(source: ModelSource, timeout_s: float) -> Finding:
     """Inspect one model in a child; a crash or a timeout is a finding, too."""
-    where = f"member {source.member} ({source.path})"
+    where = f"member {source.member} ({source.origin})"
     try:
         answer = run_child(
             f"inspection of {source.member}",
@@ -129,25 +136,26 @@ def _inspect_in_child(source: ModelSource, timeout_s: float) -> Finding:
 
 
 def _cache_file(source: ModelSource) -> Path:
-    """Return the cache file of a model's signature, named by all that it depends on."""
-    path = Path(source.path).absolute()
-    runtime = ("torch",) if source.backend == "torch" else ("onnxruntime", "onnxruntime-gpu")
+    """Return the cache file of a model's signature, named by all that it depends on.
+
+    Raises:
+        OSError: if a file of the model is missing.
+    """
+    files = [(str(path), path.stat()) for path in model_files(source)]
     key = msgspec.json.encode(
         [
             _REVISION,
-            str(path),
-            path.stat().st_mtime_ns,
-            weights_bytes(path),
-            source.backend,
-            source.output_name,
-            source.declared,
-            [installed_version(distribution) for distribution in runtime],
+            msgspec.structs.replace(source, member=""),
+            [(name, stat.st_mtime_ns, stat.st_size) for name, stat in files],
+            [installed_version(distribution) for distribution in runtimes(source)],
         ]
     )
     return cache_part("signatures") / f"{hashlib.sha256(key).hexdigest()}.json"
 
 
 def _store(source: ModelSource, signature: ModelSignature) -> None:
+    if source.is_users_code:
+        return
     # A full disk or a read-only home costs the next start a second, no more.
     with contextlib.suppress(OSError):
         write_atomically(_cache_file(source), msgspec.json.encode(signature))

@@ -28,12 +28,23 @@ def load(source: ModelSource, device: DeviceSpec) -> Model:
                 from workers.backends.torch import TorchModel  # noqa: PLC0415
 
                 return TorchModel(source, device)
+            case "python":
+                from workers.backends.python import open_python  # noqa: PLC0415
+
+                return open_python(source, device)
             case "fake":
                 from workers.backends.fake import FakeModel  # noqa: PLC0415
 
                 return FakeModel(source)
     except ImportError as missing:
-        fix = "onnxruntime: install ensembled[cpu] or ensembled[gpu]"
-        if source.backend == "torch":
-            fix = "torch: install ensembled[torch]"
-        raise refusal(source, f"needs {fix} ({one_line(missing)})") from missing
+        raise refusal(source, f"needs {_needed(source)} ({one_line(missing)})") from missing
+
+
+def _needed(source: ModelSource) -> str:
+    """What a source's backend needs, and how to install it."""
+    if source.python is not None:
+        extra = source.python.extra
+        return f"{extra}: install ensembled[{extra}]" if extra else "a package that is missing"
+    if source.backend == "torch":
+        return "torch: install ensembled[torch]"
+    return "onnxruntime: install ensembled[cpu] or ensembled[gpu]"

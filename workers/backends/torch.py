@@ -1,4 +1,4 @@
-"""Exported programs (``.pt2``) and TorchScript (``.pt``, ``.ts``), run by PyTorch.
+"""Exported programs (``.pt2``), TorchScript (``.pt``, ``.ts``) and modules, run by PyTorch.
 
 Runs in workers with such a member and in inspection. NumPy views of the arena flow in; on a GPU
 they are copied asynchronously (the worker has pinned the arena), and the stream is synchronised
@@ -29,28 +29,24 @@ from workers.backends.base import (
     probe_signature,
     refusal,
 )
+from workers.runtime.importing import describe_failure
 from workers.runtime.spec import DeviceSpec, ModelSource, TensorSpec
 
-__all__ = ["TorchModel"]
+__all__ = ["TorchModel", "open_module"]
 
 Forward = Callable[[list[torch.Tensor]], object]
+Opener = Callable[[ModelSource, torch.device], tuple[tuple[TensorSpec, ...], Forward]]
 
 
 class TorchModel(Model):
     """A PyTorch module on one device."""
 
-    def __init__(self, source: ModelSource, device: DeviceSpec) -> None:
-        path = model_file(source)
+    def __init__(
+        self, source: ModelSource, device: DeviceSpec, opener: Opener | None = None
+    ) -> None:
         self._device = _open_device(source, device)
         torch.set_num_threads(len(device.cores) or 1)
-        try:
-            kind = examine(path)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # TorchScript is deprecated
-                opened = _open_exported if kind == "exported" else _open_script
-                inputs, self._forward = opened(source, self._device)
-        except ArchiveError as unsafe:
-            raise refusal(source, str(unsafe)) from unsafe
+        inputs, self._forward = (opener or _open_file)(source, self._device)
         self._inputs: tuple[TensorSpec, ...] = inputs
         self._pick: Callable[[object], object] | None = None
 
@@ -115,6 +111,54 @@ def _open_device(source: ModelSource, device: DeviceSpec) -> torch.device:
 
 def _closed(tensors: list[torch.Tensor]) -> object:
     raise RuntimeError("the model was closed")
+
+
+def open_module(
+    module: torch.nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    source: ModelSource,
+    device: torch.device,
+) -> tuple[tuple[TensorSpec, ...], Forward]:
+    """Move a module with these inputs of its `forward` to a device, with its weights if any."""
+    assert source.python is not None
+    try:
+        if source.python.weights:
+            module.load_state_dict(_read_weights(Path(source.python.weights)))
+        module.to(device).eval()
+        run: Callable[..., object] = module
+        if source.python.compile:
+            # In this process, whose cores are the device's.
+            torch._inductor.config.compile_threads = 1
+            run = torch.compile(module)
+    except Exception as failure:
+        raise refusal(
+            source, f"loading its weights failed: {describe_failure(failure)}"
+        ) from failure
+    names = [spec.name for spec in inputs]
+    return inputs, lambda tensors: run(**dict(zip(names, tensors, strict=True)))
+
+
+def _read_weights(path: Path) -> Mapping[str, Any]:
+    """Read a state dict from safetensors, or a checkpoint that holds nothing but tensors."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file  # noqa: PLC0415  (not needed by other models)
+
+        return load_file(path)
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    if not isinstance(state, Mapping):
+        raise TypeError(f"{path.name} holds {type(state).__name__}, not a state dict")
+    return state
+
+
+def _open_file(source: ModelSource, device: torch.device) -> tuple[tuple[TensorSpec, ...], Forward]:
+    """Load a model file after examining it."""
+    try:
+        kind = examine(model_file(source))
+    except ArchiveError as unsafe:
+        raise refusal(source, str(unsafe)) from unsafe
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated
+        return (_open_exported if kind == "exported" else _open_script)(source, device)
 
 
 def _open_exported(

@@ -6,8 +6,6 @@ write ``OUTPUT/NAME.onnx``. A JSON line (`Event`) goes to the descriptor for eve
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import os
 import sys
@@ -15,12 +13,12 @@ import traceback
 import warnings
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import msgspec
 
 from workers.backends.base import one_line
 from workers.builder.builder import Event
+from workers.runtime.importing import import_module
 
 #: What ``ensembled[demo]`` installs, the packages that the recipes in examples/ use.
 _DEMO = {"onnx", "onnxscript", "sklearn", "torch"}
@@ -41,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
         name = names[0]
         try:
-            module = _import(source, directory)
+            module = import_module(source, directory)
             for name in names:
                 labels = getattr(module, name)(Path(output, f"{name}.onnx"), partial(report, name))
                 if labels:
@@ -52,19 +50,6 @@ def main(arguments: list[str]) -> int:
             send(Event(name, error=f"recipe {name}: {_reason(failure)}"))
             return 1
     return 0
-
-
-def _import(source: str, directory: str) -> ModuleType:
-    # At the end: a file that lies there must not stand in for an installed module.
-    sys.path.append(directory)
-    if not source.endswith(".py"):
-        return importlib.import_module(source)
-    spec = importlib.util.spec_from_file_location("_ensembled_recipe", source)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _reason(failure: Exception) -> str:

@@ -7,16 +7,13 @@ is left to a child process (`workers.builder.__main__`).
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import logging
-import os
 import symtable
-import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path
+
+from workers.runtime.python_files import module_file, python_file, sources
 
 __all__ = ["Recipe", "RecipeError", "find_recipe"]
 
@@ -60,11 +57,11 @@ def find_recipe(reference: str, directory: Path) -> Recipe:
     if not colon:
         return _find_bare(reference, directory)
     if where.endswith(".py"):
-        file = Path(os.path.abspath(directory / Path(where).expanduser()))
+        file = python_file(where, directory)
         if not file.is_file():
             raise RecipeError(f"recipe {reference!r}: there is no file {file}")
         return _recipe(reference, name, file, "", file.parent)
-    module = _module_file(where, directory)
+    module = module_file(where, directory)
     if module is None:
         raise RecipeError(
             f"recipe {reference!r}: there is no module {where!r}, also not in {directory}"
@@ -89,24 +86,11 @@ def _recipe(reference: str, name: str, file: Path, module: str, directory: Path)
         if not _defines(file, name):
             raise RecipeError(f"recipe {reference!r}: {file} defines no {name!r} at its top level")
         digest = hashlib.sha256()
-        for source in _sources(file):
+        for source in sources(file):
             digest.update(source.read_bytes())
     except (OSError, SyntaxError, ValueError) as failure:
         raise RecipeError(f"recipe {reference!r}: can't read {file}: {failure}") from failure
     return Recipe(name, file, module, directory, digest.hexdigest()[:16])
-
-
-def _module_file(module: str, directory: Path) -> Path | None:
-    """Return the file of a module, without importing its packages as `find_spec` would."""
-    search: list[str] | None = [*sys.path, str(directory)]
-    origin = None
-    parts = module.split(".")
-    for count in range(1, len(parts) + 1):
-        spec = PathFinder.find_spec(".".join(parts[:count]), search)
-        if spec is None:
-            return None
-        origin, search = spec.origin, spec.submodule_search_locations
-    return Path(origin) if origin and origin.endswith(".py") else None
 
 
 def _defines(file: Path, name: str) -> bool:
@@ -116,24 +100,3 @@ def _defines(file: Path, name: str) -> bool:
         return False
     symbol = table.lookup(name)
     return symbol.is_assigned() or symbol.is_imported()
-
-
-def _sources(file: Path) -> list[Path]:
-    """Return a file and the modules beside it that it imports, directly or not."""
-    found = [file]
-    for source in found:
-        for name in _imported(ast.parse(source.read_bytes())):
-            beside = source.parent / f"{name}.py"
-            if beside not in found and beside.is_file():
-                found.append(beside)
-    return found
-
-
-def _imported(module: ast.Module) -> Iterator[str]:
-    """Yield the first parts of the names of all modules that a module imports."""
-    for node in ast.walk(module):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            yield node.module.partition(".")[0]
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            for alias in node.names:
-                yield alias.name.partition(".")[0]

@@ -8,9 +8,7 @@ rows; a call that takes too long is interrupted.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.rules.catalogue import RuleError
+from workers.runtime.importing import ImportFailed, describe_failure, import_object
 
 __all__ = ["CALL_LIMIT_S", "CustomRule", "resolve"]
 
@@ -31,7 +30,6 @@ Function = Callable[[Array, Array, tuple[str, ...]], Any]
 CALL_LIMIT_S = 1.0
 # After a call that took too long, to leave the combiner time for other ensembles.
 _PAUSE_S = 5.0
-_MAX_MESSAGE_CHARS = 300
 
 
 def resolve(reference: str, directory: str) -> Function:
@@ -40,25 +38,13 @@ def resolve(reference: str, directory: str) -> Function:
     Raises:
         RuleError: if there is no such module, or no such function in it, or importing it fails.
     """
-    name, _, attribute = reference.partition(":")
-    # At the end: a file in it must not replace an installed module.
-    if directory and directory not in sys.path:
-        sys.path.append(directory)
     try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as missing:
-        if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
-            raise RuleError(f"importing {name} failed: {_describe(missing)}") from missing
-        beside = f", also not in {directory}" if directory else ""
-        raise RuleError(f"there is no module {missing.name!r}{beside}") from None
-    except BaseException as failure:
-        raise RuleError(f"importing {name} failed: {_describe(failure)}") from failure
-    function = getattr(module, attribute, None)
-    if function is None:
-        where = f" ({module.__file__})" if getattr(module, "__file__", None) else ""
-        raise RuleError(f"module {name}{where} has no {attribute!r}")
+        function = import_object(reference, directory)
+    except ImportFailed as failure:
+        raise RuleError(str(failure)) from failure
     if not callable(function):
-        raise RuleError(f"{attribute!r} of module {name} is not a function")
+        module, _, name = reference.rpartition(":")
+        raise RuleError(f"{name!r} of module {module} is not a function")
     resolved: Function = function
     return resolved
 
@@ -100,7 +86,7 @@ class CustomRule:
             self._paused_until = time.monotonic() + _PAUSE_S
             raise RuleError(f"it took more than {CALL_LIMIT_S:g} s") from None
         except BaseException as failure:  # SystemExit, too, which would end the process
-            raise RuleError(_describe(failure)) from failure
+            raise RuleError(describe_failure(failure)) from failure
 
 
 def _copy(values: Array, out: Array) -> None:
@@ -135,10 +121,3 @@ def _limit(limit_s: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def _describe(failure: BaseException) -> str:
-    """Return an exception's type and message in one line."""
-    text = " ".join(f"{type(failure).__name__}: {failure}".split()).removesuffix(":")
-    text = text.encode(errors="replace").decode()  # half a surrogate pair can't be sent
-    return text if len(text) <= _MAX_MESSAGE_CHARS else text[: _MAX_MESSAGE_CHARS - 1] + "…"

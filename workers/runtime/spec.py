@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -31,6 +31,7 @@ __all__ = [
     "OutputKind",
     "PausedRule",
     "Preparation",
+    "PythonSource",
     "QueuesSpec",
     "Scaling",
     "TensorSpec",
@@ -141,24 +142,57 @@ class InputLimit(msgspec.Struct, frozen=True):
     max_bytes: int = 0
 
 
+class PythonSource(msgspec.Struct, frozen=True):
+    """A Python object as a member: a user's, or an adapter to another library's models.
+
+    Attributes:
+        target: ``package.module:NAME``, or ``FILE.py:NAME`` with an absolute path.
+        args: keyword arguments that make it.
+        directory: where modules are looked up after the installed packages; empty for an adapter.
+        weights: the file of its weights, may be empty.
+        compile: whether `torch.compile` compiles a torch module.
+        extra: for an adapter, the extra of this package that installs what it needs.
+        packages: for an adapter, the distributions of that library.
+    """
+
+    target: str
+    args: dict[str, Any] = {}
+    directory: str = ""
+    weights: str = ""
+    compile: bool = False
+    extra: str = ""
+    packages: tuple[str, ...] = ()
+
+
 class ModelSource(msgspec.Struct, frozen=True):
     """Everything a backend needs to load a member's model.
 
     Attributes:
         member: its name, for messages.
-        path: the model file (empty for a fake).
+        path: the model file or directory (empty for a fake, and for a user's Python class).
         declared: input tensors by the model's own names, for formats that don't describe theirs.
         output_name: which of the model's outputs to use; may be empty if it has only one.
         limits: the largest sizes of inputs with variable dimensions or BYTES.
     """
 
     member: str
-    backend: Literal["onnx", "torch", "fake"]
+    backend: Literal["onnx", "torch", "fake", "python"]
     path: str = ""
     declared: tuple[TensorSpec, ...] = ()
     output_name: str = ""
     fake: FakeOptions | None = None
     limits: tuple[InputLimit, ...] = ()
+    python: PythonSource | None = None
+
+    @property
+    def origin(self) -> str:
+        """What people know it by: its file, or its Python object; empty for a fake."""
+        return self.path or (self.python.target if self.python else "")
+
+    @property
+    def is_users_code(self) -> bool:
+        """Whether a Python class of the user makes it, whose imports nobody can follow."""
+        return self.python is not None and not self.python.extra
 
 
 class ModelSignature(msgspec.Struct, frozen=True):
@@ -166,11 +200,17 @@ class ModelSignature(msgspec.Struct, frozen=True):
 
     Inputs are in the model's own order and by its own names; `output` is the one that is used.
     `parameter_bytes` is the size of the weights (the model file's size, 0 for a fake).
+
+    Attributes:
+        labels: those that the model has itself, by output.
+        kinds: what it says its outputs are, by output.
     """
 
     inputs: tuple[TensorSpec, ...]
     output: TensorSpec
     parameter_bytes: int
+    labels: dict[str, tuple[str, ...]] = {}
+    kinds: dict[str, OutputKind] = {}
 
 
 class DeviceSpec(msgspec.Struct, frozen=True):

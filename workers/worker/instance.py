@@ -78,7 +78,7 @@ class Instance:
             ValueError: naming member and file, if the model fails, or returns NaN, an invalid
                 class, or not one output per row.
         """
-        member = f"member {self.spec.source.member!r} ({self.spec.source.path})"
+        member = f"member {self.spec.source.member!r} ({self.spec.source.origin})"
         latencies = []
         for batch in (1, self.spec.batch):
             inputs = self._random_inputs(batch)

@@ -38,7 +38,7 @@ def problems(tmp_path, text):
             "server.htp_port: unknown key, did you mean 'http_port'",
         ),
         (MEMBERS + "server: {http_port: 65536}", "server.http_port: should be less than"),
-        (MEMBERS + "server: {http_port: yes}", "server.http_port: is true, which no key takes"),
+        (MEMBERS + "server: {http_port: yes}", "server.http_port: is true, which this key does"),
         (MEMBERS + "server: {http_port: 8001}", "http_port and grpc_port are both 8001"),
         (
             MEMBERS + "server: {arena_bytes: 5 apples}",
@@ -177,7 +177,7 @@ IMAGE = "model: {recipe: r}, input: {image: {size: 8, mean: 0, std: 1}}"
     ("member", "problem"),
     [
         ("{}", "members.a.model: is required"),
-        ("{model: 3}", "members.a.model: should be the path of a model file, a recipe or fake"),
+        ("{model: 3}", "members.a.model: should be the path of a model file, fake, or"),
         ("{model: absent.onnx}", "members.a.model: there is no file"),
         ("{model: a.bin}", "members.a: model: cannot tell the format of 'a.bin' by its suffix"),
         (

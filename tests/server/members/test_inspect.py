@@ -6,7 +6,8 @@ import pytest
 
 from server.config import load_config
 from server.errors import ConfigError, StartError
-from server.members.inspect import inspect_members, model_sources
+from server.members.inspect import inspect_members
+from server.members.sources import model_sources
 
 ROOT = Path(__file__).parents[3]
 

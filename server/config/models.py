@@ -1,0 +1,114 @@
+"""A member's `model`: a file, a fake, a recipe, a Python class, or a model of another library.
+
+Runs in the process that reads the configuration file; `server.members.sources` makes of the parsed
+reference what the workers load. Mappings are told apart by the key that names their *door*:
+`recipe`, `python`, or the library that opens the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    field_validator,
+)
+
+from server.config.base import Section, did_you_mean
+from server.config.files import FilePath, names_file
+
+__all__ = ["BACKENDS", "ModelReference", "PythonConfig", "RecipeConfig", "backend_for"]
+
+#: What loads a model file, by its suffix.
+BACKENDS: dict[str, Literal["onnx", "torch"]] = {
+    ".onnx": "onnx",
+    ".pt2": "torch",
+    ".pt": "torch",
+    ".ts": "torch",
+}
+
+
+def backend_for(path: Path) -> Literal["onnx", "torch"] | None:
+    """Return the backend that loads files with this suffix, None if there is none."""
+    return BACKENDS.get(path.suffix.lower())
+
+
+class RecipeConfig(Section):
+    """A model that the server builds itself, once, instead of a file."""
+
+    recipe: str = Field(min_length=1)
+    """Function that makes it: `FILE.py:NAME`, relative to the configuration, or
+    `package.module:NAME`."""
+
+
+class PythonConfig(Section):
+    """A Python class, or a function that makes a model, that the worker imports and calls."""
+
+    python: str
+    """`FILE.py:NAME`, relative to the configuration, or `package.module:NAME`: a torch module, or a
+    class with `predict`."""
+    args: dict[str, JsonValue] = {}
+    """Keyword arguments for it."""
+    weights: FilePath | None = None
+    """Weights, by relative path: a torch module's state dict (`.safetensors`, or a checkpoint that
+    holds tensors only); any other class gets the path as its argument `weights`."""
+    compile: bool = False
+    """For a torch module: whether `torch.compile` compiles it."""
+
+    @field_validator("python")
+    @classmethod
+    def _check_target(cls, target: str) -> str:
+        where, colon, name = target.rpartition(":")
+        if not (where and colon and name.isidentifier()):
+            raise ValueError(
+                f"should be FILE.py:NAME, relative to the configuration, or package.module:NAME, "
+                f"not {target!r}"
+            )
+        return target
+
+
+#: The sections that are told apart by their first key.
+_DOORS: dict[str, type[Section]] = {
+    next(iter(section.model_fields)): section for section in (RecipeConfig, PythonConfig)
+}
+
+
+def _check_door(value: Any) -> Any:
+    if isinstance(value, Mapping) and not names_file(value) and _DOORS.keys().isdisjoint(value):
+        given = str(next(iter(value), ""))
+        keys = ", ".join(_DOORS)
+        hint = did_you_mean(given, _DOORS) or f", the keys here are {keys}"
+        raise ValueError(f"{given}: unknown key{hint}" if value else f"should have one of {keys}")
+    return value
+
+
+def _kind(value: Any) -> str | None:
+    """The tag of a reference: `<fake>`, `<file>` or its door."""
+    if names_file(value):
+        return "<fake>" if value == "fake" else "<file>"
+    if isinstance(value, Section):
+        return f"<{next(iter(type(value).model_fields))}>"
+    if isinstance(value, Mapping):
+        return next((f"<{door}>" for door in _DOORS if door in value), None)
+    return None
+
+
+ModelReference = Annotated[
+    Annotated[Literal["fake"], Tag("<fake>")]
+    | Annotated[FilePath, Tag("<file>")]
+    | Annotated[RecipeConfig, Tag("<recipe>")]
+    | Annotated[PythonConfig, Tag("<python>")],
+    Discriminator(
+        _kind,
+        custom_error_type="model_reference",
+        custom_error_message="should be the path of a model file, fake, or a mapping with one of "
+        + ", ".join(_DOORS),
+    ),
+    BeforeValidator(_check_door),
+]

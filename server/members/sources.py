@@ -1,0 +1,93 @@
+"""From a member's `model` in the configuration to the source that workers load.
+
+Runs in the supervisor before anything is started. The configuration flows in, `ModelSource`s flow
+out; recipes are run in child processes, and no user's code is imported here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from server.config import Config, PythonConfig, RecipeConfig, backend_for
+from server.errors import ConfigError, StartError
+from workers.builder import BuiltModel, RecipeError, build_models_with_progress, find_recipe
+from workers.runtime.python_files import python_file
+from workers.runtime.spec import ModelSource, PythonSource
+
+__all__ = ["build_models", "model_sources", "source_of"]
+
+
+def model_sources(config: Config) -> list[ModelSource]:
+    """Return where the members' models are, in the configuration's order; build missing ones.
+
+    Raises:
+        ConfigError: if there is no such recipe.
+        StartError: if a recipe fails.
+    """
+    built = build_models(config)
+    return [source_of(config, name, built) for name in config.members]
+
+
+def build_models(config: Config) -> dict[str, BuiltModel]:
+    """Return the models of the members whose model is a recipe, by member; build missing ones.
+
+    Raises as `model_sources` does.
+    """
+    recipes, problems = {}, []
+    for name, member in config.members.items():
+        if isinstance(member.model, RecipeConfig):
+            try:
+                recipes[name] = find_recipe(member.model.recipe, config.directory)
+            except RecipeError as error:
+                problems.append(f"members.{name}.model: {error}")
+    if problems:
+        raise ConfigError(problems)
+    try:
+        built = build_models_with_progress(list(recipes.values()))
+    except RecipeError as error:
+        raise StartError(str(error)) from None
+    return {name: built[recipe] for name, recipe in recipes.items()}
+
+
+def source_of(config: Config, name: str, built: dict[str, BuiltModel]) -> ModelSource:
+    """Return where a member's model is; `built` has those of recipes, by member."""
+    member = config.members[name]
+    declared = [tensor.declared(own) for own, tensor in member.inputs.items()]
+    source = ModelSource(
+        member=name,
+        backend="fake",
+        declared=tuple(tensor for tensor in declared if tensor is not None),
+        output_name=member.output_name or "",
+        fake=member.fake.options() if member.fake else None,
+    )
+    match member.model:
+        case PythonConfig() as python:
+            own = _python_source(python, config.directory.absolute())
+            return replace(source, backend="python", python=own)
+        case RecipeConfig():
+            path = built[name].path
+        case Path() as path:
+            pass
+        case _:
+            return source
+    backend = member.backend or backend_for(path)
+    assert backend is not None, "the configuration was validated"
+    return replace(source, backend=backend, path=str(path))
+
+
+def _python_source(config: PythonConfig, directory: Path) -> PythonSource:
+    """Return a user's Python object; a file's own imports are looked up beside it."""
+    target = config.python
+    where, _, name = target.rpartition(":")
+    if where.endswith(".py"):
+        file = python_file(where, directory)
+        target, directory = f"{file}:{name}", file.parent
+    return PythonSource(
+        target=target,
+        args=config.args,
+        directory=str(directory),
+        weights=str(config.weights or ""),
+        compile=config.compile,
+    )

@@ -1,0 +1,103 @@
+"""What a Python member says of itself: its inputs, what its outputs mean, and their labels.
+
+Runs in workers and in inspection. An object flows in whose attributes `inputs`, `output` and
+`labels`, all optional, are as docs/python-members.md says; specs flow out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, get_args
+
+from ensembled_client.wire import DTYPES
+
+from workers.backends.base import input_spec, refusal
+from workers.runtime.spec import ModelSource, OutputKind, TensorSpec
+
+__all__ = ["Meanings", "described_inputs", "described_outputs"]
+
+_KINDS = get_args(OutputKind)
+
+
+class Meanings(NamedTuple):
+    """What a member's outputs are, and their labels, each by output."""
+
+    kinds: dict[str, OutputKind]
+    labels: dict[str, tuple[str, ...]]
+
+
+def described_inputs(
+    source: ModelSource, made: object, call: Callable[..., Any]
+) -> tuple[TensorSpec, ...]:
+    """Return the inputs, in the order of the parameters of `call`.
+
+    The configuration's description of an input takes precedence over the object's own.
+
+    Raises:
+        ModelError: if one is not described, or is none of the parameters.
+    """
+    specs = {name: _own_input(source, name, own) for name, own in _own_inputs(source, made)}
+    specs |= {spec.name: spec for spec in source.declared}
+    parameters = inspect.signature(call).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    what = getattr(call, "__name__", "predict")
+    names = [p.name for p in named]
+    for name in specs:
+        if name not in names and not takes_all:
+            raise refusal(source, f"{what} has no parameter {name!r}: it has {', '.join(names)}")
+    missing = [p.name for p in named if p.default is p.empty and p.name not in specs]
+    if missing or not specs:
+        raise refusal(
+            source,
+            f"the {'input' if len(missing) == 1 else 'inputs'} {', '.join(missing) or '(all)'} "
+            f"of {what} are not described: declare datatype and shape under the member's inputs, "
+            "or give the class an attribute inputs",
+        )
+    return tuple(specs[name] for name in (*names, *specs) if name in specs)
+
+
+def described_outputs(source: ModelSource, made: object, name: str) -> Meanings:
+    """Return what an object says of its outputs; `name` is the one that it means without a name.
+
+    Raises:
+        ModelError: if it says something else than a kind of output, or labels.
+    """
+    kinds = _by_output(getattr(made, "output", None), name)
+    for output, kind in kinds.items():
+        if kind not in _KINDS:
+            raise refusal(
+                source, f"says that {output!r} is {kind!r}: it can be {', '.join(_KINDS)}"
+            )
+    labels = {}
+    for output, given in _by_output(getattr(made, "labels", None), name).items():
+        if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+            raise refusal(source, f"its labels of {output!r} are not a list")
+        labels[output] = tuple(map(str, given))
+    return Meanings(kinds, labels)
+
+
+def _by_output(value: Any, name: str) -> dict[str, Any]:
+    if value is None:
+        return {}
+    return dict(value) if isinstance(value, Mapping) else {name: value}
+
+
+def _own_inputs(source: ModelSource, made: object) -> list[tuple[str, Any]]:
+    own = getattr(made, "inputs", None)
+    if own is None:
+        return []
+    if not isinstance(own, Mapping):
+        raise refusal(source, "its attribute inputs is not a mapping {name: (datatype, shape)}")
+    return list(own.items())
+
+
+def _own_input(source: ModelSource, name: str, own: Any) -> TensorSpec:
+    """Return an input that is described as (datatype, shape without the batch dimension)."""
+    if not isinstance(own, Sequence) or len(own) != 2 or own[0] not in DTYPES:
+        raise refusal(
+            source, f"its input {name!r} is {own!r}, not a pair of a datatype and a shape"
+        )
+    datatype, shape = own
+    return input_spec(source, name, datatype, ["batch", *shape])

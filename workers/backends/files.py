@@ -1,0 +1,66 @@
+"""The files of a model: what its weights take, and what its answers depend on.
+
+Runs in the process that inspects or profiles, which loads no model. A `ModelSource` flows in, paths
+and bytes flow out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from workers.runtime.python_files import module_file, sources
+from workers.runtime.spec import ModelSource, PythonSource
+
+__all__ = ["model_files", "runtimes", "source_bytes"]
+
+
+def model_files(source: ModelSource) -> list[Path]:
+    """Return the files that a model's answers depend on, as far as they can be found.
+
+    Those are its weights, and for a Python class its source with the modules beside it.
+
+    Raises:
+        OSError: if one can't be read.
+    """
+    files = [*_weights(source)]
+    if source.python is not None and source.python.directory:
+        files += _python_files(source.python)
+    return files
+
+
+def runtimes(source: ModelSource) -> tuple[str, ...]:
+    """Return the distributions that run a model, of which some may not be installed."""
+    if source.python is not None:
+        return source.python.packages or ("torch",)
+    return ("torch",) if source.backend == "torch" else ("onnxruntime", "onnxruntime-gpu")
+
+
+def source_bytes(source: ModelSource) -> int:
+    """Return the bytes of a model's weights, 0 if it has no file of them.
+
+    Raises:
+        OSError: if a file is missing.
+    """
+    return sum(path.stat().st_size for path in _weights(source))
+
+
+def _weights(source: ModelSource) -> list[Path]:
+    """The file, or files of the directory, of a model, with the external data of an ONNX model."""
+    if source.python is not None and source.python.weights:
+        return [Path(source.python.weights)]
+    if not source.path:
+        return []
+    path = Path(source.path)
+    if path.is_dir():
+        return sorted(one for one in path.rglob("*") if one.is_file())
+    beside = (f"{path.name}.data", f"{path.name}_data", f"{path.stem}.data")
+    return [path, *(path.with_name(one) for one in beside if path.with_name(one).is_file())]
+
+
+def _python_files(python: PythonSource) -> list[Path]:
+    where = python.target.rpartition(":")[0]
+    file = Path(where) if where.endswith(".py") else module_file(where, Path(python.directory))
+    try:
+        return [] if file is None else sources(file)
+    except (SyntaxError, ValueError):  # found when it is imported
+        return []
