@@ -201,7 +201,7 @@ def promise(pair: Pair, config: Config) -> tuple[float, float]:
         devices = [msgspec.structs.replace(device, cores=()) for device in devices]
     found = profile_members(config, members, devices)
     largest = {one.member: one.batch for one in found.profiles}
-    planned = plan_problem(found, devices, largest, row_bytes=row_bytes(members))
+    planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
     matrix = _matrix(pair, list(planned.problem.members))
     figures = simulate(
         Scenario(

@@ -26,6 +26,7 @@ from server.calibration.temperature_scaling import rescale
 from server.config import Config
 from server.errors import ConfigError, StartError
 from server.measurement.server import MeasurementError, measured_server
+from server.members.inspect import InspectedMember
 
 __all__ = ["Calibration", "calibrate_ensemble"]
 
@@ -122,7 +123,8 @@ def _predict_members(
     """
     names = [member.name for member in target.members]
 
-    def predict(client: EnsembleClient, name: str, x: Inputs) -> Array:
+    def predict(client: EnsembleClient, member: InspectedMember, given: Inputs) -> Array:
+        name, x = member.name, {one.sent.name: given[one.sent.name] for one in member.inputs}
         batches = math.ceil(len(next(iter(x.values()))) / _BATCH_ROWS)
         try:
             return client.predict(
@@ -138,7 +140,8 @@ def _predict_members(
             ThreadPoolExecutor(min(len(names), _MAX_CLIENTS)) as pool,
         ):
             predictions = [
-                list(pool.map(predict, repeat(client), names, repeat(one))) for one in inputs
+                list(pool.map(predict, repeat(client), target.members, repeat(one)))
+                for one in inputs
             ]
     except MeasurementError as error:
         raise StartError(f"the server for predictions: {error}") from None

@@ -66,8 +66,9 @@ class CalibrationTarget:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """What clients send."""
-        return self.members[0].client_inputs
+        """What clients send, an image as pixels."""
+        sent = {one.sent.name: one.pixels for member in self.members for one in member.inputs}
+        return tuple(sent.values())
 
     def align(self, predictions: Sequence[Array]) -> Floats:
         """Map members' predictions [rows, own classes] to [members, rows, ensemble's classes]."""

@@ -99,7 +99,7 @@ def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) 
             matrix = read_matrix(path)
             found = profile_members(config, members, devices, on_progress=report)
             largest = {one.member: one.batch for one in found.profiles}  # ascending: the last
-            planned = plan_problem(found, devices, largest, row_bytes=row_bytes(members))
+            planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
             _check(planned.problem, matrix, path)
     ensembles = [ensemble.members for ensemble in config.ensembles.values()]
     mix = [EnsembleShare(names) for names in ensembles or [(name,) for name in matrix.members]]

@@ -33,8 +33,10 @@ __all__ = [
     "MemberConfig",
 ]
 
-Dimension = Annotated[int, Field(ge=1)]
+#: What clients call an image.
+IMAGE_NAME = "image"
 
+Dimension = Annotated[int, Field(ge=1)]
 
 #: One number for all channels, or one per channel.
 _PER_CHANNEL = (
@@ -79,7 +81,7 @@ class InputConfig(Section):
 
 
 class InputTensorConfig(Section):
-    """One of the model's inputs: its name for clients, and what the model file does not specify."""
+    """One of the model's inputs: what clients send, and what the model file does not specify."""
 
     name: str | None = Field(default=None, min_length=1)
     """Name that the client uses; the model's own if absent."""
@@ -91,9 +93,16 @@ class InputTensorConfig(Section):
     (TorchScript)."""
     model_datatype: str | None = None
     """The model's own datatype, for a model that does not describe itself; `datatype` if absent."""
+    image: ImageConfig | None = None
+    """The client sends an image instead, in an input named `image`: for a model that takes an image
+    beside other tensors."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.image is not None and self.name not in {None, IMAGE_NAME}:
+            raise ValueError(f"an image is called {IMAGE_NAME!r} by the client, remove the name")
+        if self.image is not None and self.datatype is not None and self.shape is None:
+            raise ValueError("an image is sent as a file or as pixels, remove the datatype")
         if self.shape is not None and self.datatype is None:
             raise ValueError("shape needs a datatype, give both")
         if self.model_datatype is not None and self.shape is None:
@@ -170,6 +179,12 @@ class MemberConfig(Section):
     backend: Literal["onnx", "torch"] | None = None
     """What loads the model; if absent, the file's suffix decides."""
 
+    @property
+    def image(self) -> ImageConfig | None:
+        """How its image is prepared, None if it takes none."""
+        own = [tensor.image for tensor in self.inputs.values() if tensor.image is not None]
+        return self.input.image if self.input is not None else next(iter(own), None)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.model == "fake":
@@ -205,11 +220,21 @@ class MemberConfig(Section):
                 raise ValueError(f"inputs: the fake has no input {name!r}{hint}")
 
     def _check_inputs(self) -> None:
-        names = Counter(tensor.name or own for own, tensor in self.inputs.items())
+        names = Counter(
+            IMAGE_NAME if tensor.image else tensor.name or own
+            for own, tensor in self.inputs.items()
+        )
         for name, count in names.items():
             if count > 1:
                 raise ValueError(f"inputs: two of the model's inputs are called {name!r}")
-        if self.input is not None and (
-            len(self.inputs) > 1 or any(t.name not in {None, "image"} for t in self.inputs.values())
+        if self.input is None:
+            return
+        if any(tensor.image for tensor in self.inputs.values()):
+            raise ValueError("inputs: the image is given by `input`, too, remove one of them")
+        if len(self.inputs) > 1 or any(
+            t.name not in {None, IMAGE_NAME} for t in self.inputs.values()
         ):
-            raise ValueError("inputs: an image member has one input, called 'image' by the client")
+            raise ValueError(
+                "inputs: an image member has one input, called 'image' by the client; for a model "
+                "with more inputs, put `image` below that of its image instead of `input`"
+            )

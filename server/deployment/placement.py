@@ -7,7 +7,7 @@ a file, flows out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def place(
     """
     largest = _largest_batches(config, members)
     found = profile_members(config, members, devices, budget_s=profile_s, on_progress=on_progress)
-    planned = plan_problem(found, devices, largest, row_bytes=row_bytes(members))
+    planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
     planned = prefer_small_batches(planned, found)
     problem, section = planned.problem, config.placement
     limit_s = time_limit_s or section.time_limit_s
@@ -94,9 +94,19 @@ def place(
     return PlacementResult(allocation, planned, found, figures)
 
 
-def row_bytes(members: Sequence[InspectedMember]) -> int:
-    """Return the most bytes that clients send for a row."""
-    return max(sum(tensor.row_bytes for tensor in one.client_inputs) for one in members)
+def row_bytes(config: Config, members: Sequence[InspectedMember]) -> int:
+    """Return the most bytes that clients send for a row, to an ensemble or a lone member."""
+    by_name = {member.name: member for member in members}
+    asked = [*((name,) for name in by_name), *(one.members for one in config.ensembles.values())]
+    return max(_sent_bytes([by_name[name] for name in names]) for names in asked)
+
+
+def _sent_bytes(members: Iterable[InspectedMember]) -> int:
+    """Bytes of a row of the union of some members' inputs; images as the largest pixels."""
+    sizes: dict[str, int] = {}
+    for one in [one for member in members for one in member.inputs]:
+        sizes[one.sent.name] = max(one.pixels.row_bytes, sizes.get(one.sent.name, 0))
+    return sum(sizes.values())
 
 
 def _largest_batches(config: Config, members: Sequence[InspectedMember]) -> Mapping[str, int]:

@@ -112,7 +112,7 @@ class FastUnaryInfer:
             endpoint=endpoint,
             prepared=bound.prepared,
             rows=bound.rows,
-            slices=slice_inputs(endpoint, named),
+            slices=slice_inputs(endpoint, bound, named),
             fixed=fixed,
         )
         self._plans.put(len(message), [plan, *plans][:_PLANS_PER_LENGTH])

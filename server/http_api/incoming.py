@@ -106,7 +106,7 @@ class PlanCache:
                 endpoint=self._endpoint,
                 prepared=bound.prepared,
                 rows=bound.rows,
-                slices=slice_inputs(self._endpoint, spans),
+                slices=slice_inputs(self._endpoint, bound, spans),
                 body_bytes=len(body),
                 outputs=outputs,
                 answer_bytes=value_bytes + _ANSWER_JSON_BYTES,

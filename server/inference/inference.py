@@ -18,9 +18,10 @@ from server.engine.request import Answer, Outcome, PreparedRequest
 from server.engine.statistics import ModelCounters, member_statistics, model_statistics
 from server.errors import ClientGone, InvalidRequest, UnknownModel
 from server.inference.access_log import AccessLog
+from server.inference.binding import bind_images, bind_tensors
 from server.inference.metadata import MODEL_VERSION, model_config
 from server.inference.outputs import infer_options
-from server.inference.requests import BoundRequest, InferRequest, bind_images, bind_tensors
+from server.inference.requests import BoundRequest, InferRequest
 from server.inference.spec import FrontEndSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -119,16 +120,16 @@ class Inference:
             raise InvalidRequest(request.complaint)
         model = endpoint.model
         options = infer_options(model, request.parameters, request.outputs)
+        rows, inputs = bind_tensors(model, request.tensors, options.members)
         if model.takes_images:
-            rows, inputs = await bind_images(
+            inputs += await bind_images(
                 model,
                 request.tensors,
-                self._threads,
-                self._spec.max_image_pixels,
-                self._image_budget,
+                options.members,
+                threads=self._threads,
+                max_pixels=self._spec.max_image_pixels,
+                budget=self._image_budget,
             )
-        else:
-            rows, inputs = bind_tensors(model, request.tensors)
         return BoundRequest(PreparedRequest(model.served, options), inputs, rows)
 
     async def answer(

@@ -10,7 +10,6 @@ from importlib.metadata import version
 from typing import Any
 
 from server.inference.outputs import COMBINED, extra_outputs, member_names
-from server.inference.requests import IMAGE_INPUT
 from server.inference.spec import FrontEndSpec, ModelSpec
 from workers.runtime.spec import TensorSpec
 
@@ -50,7 +49,7 @@ def model_metadata(model: ModelSpec) -> dict[str, Any]:
         "name": model.served.name,
         "versions": [MODEL_VERSION],
         "platform": _PLATFORM,
-        "inputs": [_tensor_metadata(tensor) for tensor in _inputs(model)],
+        "inputs": [_tensor_metadata(one.tensor) for one in model.inputs],
         "outputs": [_tensor_metadata(TensorSpec(COMBINED, output.datatype, output.shape))],
     }
 
@@ -77,7 +76,7 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
         "platform": _PLATFORM,
         "backend": _PLATFORM,
         "max_batch_size": spec.memory.arenas[served.arena].capacity,
-        "input": _tensor_config(_inputs(model)),
+        "input": _tensor_config([one.tensor for one in model.inputs]),
         "output": _tensor_config([output]),
         "parameters": {"max_request_bytes": {"string_value": str(spec.max_request_bytes)}},
         "allocation": {
@@ -103,10 +102,6 @@ def _cascade(model: ModelSpec) -> dict[str, Any]:
         for before, stage in zip(previous, spec.stages, strict=False)
     ]
     return {"cascade": stages, "confidence": list(spec.thresholds)}
-
-
-def _inputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
-    return (IMAGE_INPUT,) if model.takes_images else model.inputs
 
 
 def _tensor_metadata(tensor: TensorSpec) -> dict[str, Any]:

@@ -52,8 +52,15 @@ class RequestPlan(msgspec.Struct, frozen=True, kw_only=True):
         return head
 
 
-def slice_inputs(endpoint: Endpoint, spans: Iterable[tuple[str, int, int]]) -> InputSlices:
-    """The slices of a plan, from each input's name and its start and stop in the message."""
-    model = endpoint.model
-    views = {spec.name: view for spec, view in zip(model.inputs, model.views, strict=True)}
-    return tuple([(views[name], start, stop) for name, start, stop in spans])
+def slice_inputs(
+    endpoint: Endpoint, bound: BoundRequest, spans: Iterable[tuple[str, int, int]]
+) -> InputSlices:
+    """The slices of a plan, from each tensor's name and its start and stop in the message.
+
+    A tensor that the request's members don't need has none.
+    """
+    views = {one.tensor.name: one.views[0].view for one in endpoint.model.inputs}
+    stored = {view for view, _ in bound.inputs}
+    return tuple(
+        [(views[name], start, stop) for name, start, stop in spans if views[name] in stored]
+    )

@@ -5,6 +5,8 @@ Written by the supervisor, read by the front-end; each is a line of JSON on the 
 
 from __future__ import annotations
 
+from functools import cached_property, reduce
+from operator import or_
 from typing import Literal
 
 import msgspec
@@ -25,39 +27,73 @@ __all__ = [
     "Command",
     "Drain",
     "FrontEndSpec",
+    "InputSpec",
     "ModelSpec",
     "QueueLimits",
     "Reload",
+    "StoredView",
     "WorkerDown",
     "WorkerReaped",
     "WorkerStarted",
 ]
 
 
-class ModelSpec(msgspec.Struct, frozen=True):
+class StoredView(msgspec.Struct, frozen=True):
+    """A view of the arena in which an input is stored.
+
+    Attributes:
+        view: its index.
+        members: mask of the model's members that read it.
+        preparation: how an image becomes its pixels; None for a tensor, which is stored as it is.
+    """
+
+    view: int
+    members: int
+    preparation: Preparation | None = None
+
+
+class InputSpec(msgspec.Struct, frozen=True, dict=True):
+    """An input of a model.
+
+    Attributes:
+        tensor: as clients send it, without the batch dimension; an image is BYTES [], encoded.
+        views: where it is stored: in one view, or an image in one per distinct preparation.
+    """
+
+    tensor: TensorSpec
+    views: tuple[StoredView, ...]
+
+    @cached_property
+    def members(self) -> int:
+        """Mask of the model's members that need it."""
+        return reduce(or_, [view.members for view in self.views])
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image, which is prepared before it is stored."""
+        return self.views[0].preparation is not None
+
+
+class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     """A model as clients see it.
 
     Attributes:
         served: the engine's view of it.
-        inputs: the tensors that clients send, without the batch dimension; empty for images.
-        preparations: for images, each view of the arena that its members need, and its preparation.
-        views: the view of each tensor of `inputs`.
+        inputs: what clients send: the union of its members' inputs, by name.
         members: names of the members, in the ensemble's order.
         labels: of the output's elements, may be empty.
     """
 
     served: ServedModel
-    inputs: tuple[TensorSpec, ...]
-    views: tuple[int, ...]
-    preparations: tuple[tuple[int, Preparation], ...]
+    inputs: tuple[InputSpec, ...]
     members: tuple[str, ...]
     labels: tuple[str, ...] = ()
     is_member: bool = False
 
-    @property
+    @cached_property
     def takes_images(self) -> bool:
-        """Whether clients send images instead of tensors."""
-        return bool(self.preparations)
+        """Whether one of its inputs is an image."""
+        return any(one.is_image for one in self.inputs)
 
 
 class ClientLimits(msgspec.Struct, frozen=True):

@@ -104,7 +104,7 @@ def _make_requests(client: EnsembleClient, config: Config, rows: int) -> list[Re
     for model in loaded_models(config):
         ensemble = config.ensembles.get(model)
         members = [config.members[name] for name in (ensemble.members if ensemble else (model,))]
-        image_size = max(one.input.image.size if one.input else 0 for one in members)
+        image_size = max(one.image.size if one.image else 0 for one in members)
         inputs = {
             tensor["name"]: _random_rows(tensor, rows, image_size, generator)
             for tensor in client.metadata(model)["inputs"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from ensembled_client.wire import DTYPES
 
-from server.config import Config, EnsembleConfig
+from server.config import Config, EnsembleConfig, ImageConfig
 from server.members.inspect import InspectedMember, read_labels
 from workers.rules.catalogue import CUSTOM, TRAITS
 from workers.runtime.spec import TensorSpec
@@ -69,6 +69,7 @@ def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -
     for name, ensemble in config.ensembles.items():
         chosen = [members[member] for member in ensemble.members]
         first = chosen[0]
+        yield from _input_conflicts(f"ensembles.{name}", chosen)
         for other in chosen[1:]:
             yield from _disagreements(f"ensembles.{name}", first, other)
         yield from class_problems(name, chosen, ensemble_labels(name, ensemble))
@@ -135,14 +136,21 @@ def class_problems(
             )
 
 
+def _input_conflicts(where: str, members: Sequence[InspectedMember]) -> Iterator[str]:
+    """Yield where inputs of the same name differ: an ensemble's inputs are the union by name."""
+    known: dict[str, tuple[InspectedMember, TensorSpec]] = {}
+    for member in members:
+        for sent in [one.sent for one in member.inputs]:
+            first, tensor = known.setdefault(sent.name, (member, sent))
+            if tensor != sent:
+                yield (
+                    f"{where}: members disagree on their input {sent.name!r}: {first.name!r} takes "
+                    f"{_describe([tensor])}, {member.name!r} takes {_describe([sent])} "
+                    f"(members.{member.name}.inputs can convert it, or rename it if it is another)"
+                )
+
+
 def _disagreements(where: str, first: InspectedMember, other: InspectedMember) -> Iterator[str]:
-    if first.input_key != other.input_key:
-        yield (
-            f"{where}: members disagree on their input: {first.name!r} takes "
-            f"{_describe(first.client_inputs)}, {other.name!r} takes "
-            f"{_describe(other.client_inputs)} (members.{other.name}.inputs can rename and "
-            f"convert them)"
-        )
     if (first.config.output == "values") != (other.config.output == "values"):
         yield (
             f"{where}: members disagree on what their output means: {first.name!r} gives "
@@ -172,20 +180,27 @@ def _output_problems(member: InspectedMember) -> Iterator[str]:
 def _input_problems(member: InspectedMember) -> Iterator[str]:
     name, inputs = member.name, member.signature.inputs
     if member.config.input is not None:
-        image = member.config.input.image
-        side = (image.size, image.size)
-        shape = (3, *side) if image.layout == "nchw" else (*side, 3)
-        if len(inputs) != 1 or inputs[0].datatype not in _FLOATS or inputs[0].shape != shape:
+        shape = _image_shape(image := member.config.input.image)
+        if len(inputs) != 1 or not _takes_image(inputs[0], image):
             yield (
                 f"members.{name}.input.image: the model takes {_describe(inputs)}, "
                 f"not one image FP32 {list(shape)}"
             )
     known = {tensor.name: tensor for tensor in inputs}
+    counts = Counter(one.sent.name for one in member.inputs)
+    if member.config.input is None:
+        for sent in [sent for sent, count in counts.items() if count > 1]:
+            yield f"members.{name}.inputs: two inputs are called {sent!r}, rename one of them"
     for own, config in member.config.inputs.items():
         tensor = known.get(own)
         if tensor is None:
             yield f"members.{name}.inputs: the model has no input {own!r}, it has {list(known)}"
             continue
+        if config.image is not None and not _takes_image(tensor, config.image):
+            yield (
+                f"members.{name}.inputs.{own}.image: the model takes {_describe([tensor])}, "
+                f"not an image FP32 {list(_image_shape(config.image))}"
+            )
         if config.shape not in (None, tensor.shape) or (
             config.model_datatype not in (None, tensor.datatype)
         ):
@@ -195,6 +210,16 @@ def _input_problems(member: InspectedMember) -> Iterator[str]:
                 f"members.{name}.inputs.{own}.datatype: {config.datatype} can't be converted to "
                 f"the model's {tensor.datatype} without loss"
             )
+
+
+def _takes_image(tensor: TensorSpec, image: ImageConfig) -> bool:
+    return tensor.datatype in _FLOATS and tensor.shape == _image_shape(image)
+
+
+def _image_shape(image: ImageConfig) -> tuple[int, ...]:
+    """The shape of a model's input that holds an image."""
+    side = (image.size, image.size)
+    return (3, *side) if image.layout == "nchw" else (*side, 3)
 
 
 def _is_convertible(sent: str, own: str) -> bool:

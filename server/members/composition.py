@@ -1,12 +1,13 @@
 """Composes arenas, ensembles, instances and served models from inspected members and a matrix.
 
 Runs in the supervisor before anything is started, and for each member by itself when it is
-profiled; pure. Members whose clients send the same input share an arena.
+profiled; pure. Members share an arena if their clients send the same inputs, or if they are in one
+ensemble.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from allocator.matrix import AllocationMatrix
 from server.config import Config, EnsembleConfig
 from server.engine.spec import ServedModel
 from server.errors import ConfigError
-from server.inference.spec import ModelSpec
+from server.inference.spec import InputSpec, ModelSpec, StoredView
 from server.members.agreement import agreement_problems, ensemble_labels, match_classes
 from server.members.inspect import IMAGE, InspectedMember
 from server.members.rules import MetaModel, meta_output
@@ -30,6 +31,7 @@ from workers.runtime.spec import (
     BlockSpec,
     EnsembleSpec,
     InstanceSpec,
+    Preparation,
     Scaling,
     TensorSpec,
 )
@@ -70,15 +72,13 @@ def compose(
     """
     if problems := list(agreement_problems(config, {member.name: member for member in members})):
         raise ConfigError(problems)
-    groups: defaultdict[tuple[TensorSpec, ...], list[InspectedMember]] = defaultdict(list)
-    for member in members:
-        groups[member.input_key].append(member)
+    groups = _group(config, members)
     largest: dict[str, int] = {}
     for _, name, batch in matrix.instances():
         largest[name] = max(batch, largest.get(name, 0))
     builders: list[_ArenaBuilder] = []
     builder_of: dict[str, _ArenaBuilder] = {}
-    for group in groups.values():
+    for group in groups:
         builder = _ArenaBuilder(
             config,
             group,
@@ -101,6 +101,23 @@ def compose(
     )
 
 
+def _group(config: Config, members: Sequence[InspectedMember]) -> list[list[InspectedMember]]:
+    """Group members by arena: those of equal inputs, and the groups that an ensemble connects."""
+    keys = {member.name: member.input_key for member in members}
+    for ensemble in config.ensembles.values():
+        first, *others = dict.fromkeys(keys[name] for name in ensemble.members)
+        if others:
+            keys = {name: first if key in others else key for name, key in keys.items()}
+    groups: defaultdict[tuple[TensorSpec, ...], list[InspectedMember]] = defaultdict(list)
+    for member in members:
+        groups[keys[member.name]].append(member)
+    return list(groups.values())
+
+
+#: What an arena stores of an input: the tensor that is sent, or an image as it is prepared.
+_Stored = TensorSpec | Preparation
+
+
 class _ArenaBuilder:
     """Builds one arena, and the ensembles and instances of its members."""
 
@@ -120,7 +137,8 @@ class _ArenaBuilder:
         self._index = index
         self._config = config
         self._positions = {member.name: i for i, member in enumerate(members)}
-        self._preparations = list(dict.fromkeys(m.preparation for m in members if m.preparation))
+        stored = dict.fromkeys(one.stored for member in members for one in member.inputs)
+        self._views: dict[_Stored, int] = {one: view for view, one in enumerate(stored)}
         predictions = _unify([member.prediction for member in members])
         ensembles = []
         self._classes = {}
@@ -133,11 +151,7 @@ class _ArenaBuilder:
             EnsembleSpec(member.name, (i,), "mean", (), 1, predictions[i])
             for i, member in enumerate(members)
         ]
-        views = tuple(
-            TensorSpec(f"{IMAGE}.{i}", "UINT8", (one.size, one.size, 3))
-            for i, one in enumerate(self._preparations)
-        )
-        views = views or members[0].client_inputs
+        views = tuple(_view(stored) for stored in self._views)
         blocks = group_blocks(predictions)
         segments, rows = _segments(views, blocks, ensembles, batch, budget_bytes)
         self.arena = ArenaSpec(
@@ -204,12 +218,13 @@ class _ArenaBuilder:
         )
 
     def _bindings(self, member: InspectedMember) -> tuple[Binding, ...]:
-        if member.preparation is not None and member.config.input is not None:
-            image = member.config.input.image
-            scaling = Scaling(image.mean, image.std, image.layout)
-            return (Binding(self._preparations.index(member.preparation), scaling),)
-        names = [view.name for view in self.arena.views]
-        return tuple(Binding(names.index(tensor.name)) for tensor in member.client_inputs)
+        return tuple(
+            Binding(
+                self._views[one.stored],
+                Scaling(image.mean, image.std, image.layout) if (image := one.image) else None,
+            )
+            for one in member.inputs
+        )
 
     def models(self) -> Iterable[ModelSpec]:
         """Yield the arena's ensembles, and its members, as clients see them."""
@@ -218,19 +233,44 @@ class _ArenaBuilder:
             classes = self._classes.get(spec.name)
             labels = chosen[0].labels if classes is None else classes.labels
             config = self._config.ensembles.get(spec.name)
-            wanted = dict.fromkeys(m.preparation for m in chosen if m.preparation)
             yield ModelSpec(
                 served=ServedModel(
                     self._index, i, spec, config.deadline_ms / 1000 if config else 0.0
                 ),
-                inputs=() if wanted else self.arena.views,
-                views=() if wanted else tuple(range(len(self.arena.views))),
-                preparations=tuple((self._preparations.index(one), one) for one in wanted),
+                inputs=self._inputs(chosen),
                 members=tuple(member.name for member in chosen),
                 # A meta-model may answer with something else than classes.
                 labels=labels if spec.output.shape == (len(labels),) else (),
                 is_member=config is None,
             )
+
+    def _inputs(self, members: Sequence[InspectedMember]) -> tuple[InputSpec, ...]:
+        """What clients send for some members: the union of their inputs, by name."""
+        masks: defaultdict[TensorSpec, Counter[_Stored]] = defaultdict(Counter)
+        for member in members:
+            for one in member.inputs:
+                masks[one.sent][one.stored] += 1 << self._positions[member.name]
+        return tuple(
+            InputSpec(
+                sent,
+                tuple(
+                    StoredView(
+                        self._views[stored],
+                        mask,
+                        stored if isinstance(stored, Preparation) else None,
+                    )
+                    for stored, mask in views.items()
+                ),
+            )
+            for sent, views in masks.items()
+        )
+
+
+def _view(stored: _Stored) -> TensorSpec:
+    """The view of an arena that holds an input."""
+    if isinstance(stored, TensorSpec):
+        return stored
+    return TensorSpec(IMAGE.name, "UINT8", (stored.size, stored.size, 3))
 
 
 def _unify(predictions: list[TensorSpec]) -> list[TensorSpec]:

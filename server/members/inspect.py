@@ -12,18 +12,43 @@ from pathlib import Path
 import numpy as np
 from ensembled_client.wire import datatype_of
 
-from server.config import Config, MemberConfig, RecipeConfig
+from server.config import Config, ImageConfig, InputTensorConfig, MemberConfig, RecipeConfig
 from server.errors import ConfigError
 from server.members.sources import build_models, source_of
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.builder import BuiltModel
 from workers.runtime.spec import ModelSignature, ModelSource, Preparation, TensorSpec
 
-__all__ = ["IMAGE", "InspectedMember", "inspect_members", "read_labels"]
+__all__ = [
+    "IMAGE",
+    "InspectedMember",
+    "MemberInput",
+    "inspect_members",
+    "read_labels",
+]
+
+#: An image as clients send it.
+IMAGE = TensorSpec("image", "BYTES", ())
 
 
-#: The name of an image input for clients.
-IMAGE = "image"
+@dataclass(frozen=True)
+class MemberInput:
+    """An input of a member's model: `sent` by clients, as a tensor or as an `image`."""
+
+    sent: TensorSpec
+    image: ImageConfig | None = None
+
+    @property
+    def stored(self) -> TensorSpec | Preparation:
+        """What the arena stores: a tensor as it is sent, an image as it is prepared."""
+        return self.sent if self.image is None else self.image.preparation()
+
+    @property
+    def pixels(self) -> TensorSpec:
+        """A tensor as it is sent, an image as pixels."""
+        if self.image is None:
+            return self.sent
+        return TensorSpec(self.sent.name, "UINT8", (self.image.size, self.image.size, 3))
 
 
 @dataclass(frozen=True)
@@ -63,31 +88,22 @@ class InspectedMember:
         return self.config.output != "values" and len(self.prediction.shape) == 1
 
     @property
-    def client_inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs under the clients' names; for an image, the view that is stored."""
-        if self.config.input is not None:
-            size = self.config.input.image.size
-            return (TensorSpec(IMAGE, "UINT8", (size, size, 3)),)
-        return tuple(self._as_sent(tensor) for tensor in self.signature.inputs)
+    def inputs(self) -> tuple[MemberInput, ...]:
+        """What clients send for its model's inputs, in the order of `signature`."""
+        return tuple(map(self._input, self.signature.inputs))
 
     @property
     def input_key(self) -> tuple[TensorSpec, ...]:
-        """Equal for members that can share an arena."""
-        if self.config.input is not None:
-            return (TensorSpec(IMAGE, "BYTES", ()),)
-        return tuple(sorted(self.client_inputs, key=lambda tensor: tensor.name))
+        """Equal for members whose clients send the same."""
+        return tuple(sorted((one.sent for one in self.inputs), key=lambda tensor: tensor.name))
 
-    @property
-    def preparation(self) -> Preparation | None:
-        """How its image is preprocessed, None if it takes tensors."""
-        return None if self.config.input is None else self.config.input.image.preparation()
-
-    def _as_sent(self, tensor: TensorSpec) -> TensorSpec:
-        config = self.config.inputs.get(tensor.name)
-        if config is None:
-            return tensor
+    def _input(self, tensor: TensorSpec) -> MemberInput:
+        config = self.config.inputs.get(tensor.name) or InputTensorConfig()
+        image = config.image or (self.config.input.image if self.config.input else None)
+        if image is not None:
+            return MemberInput(IMAGE, image)
         name, datatype = config.name or tensor.name, config.datatype or tensor.datatype
-        return TensorSpec(name, datatype, tensor.shape)
+        return MemberInput(TensorSpec(name, datatype, tensor.shape))
 
 
 def inspect_members(config: Config) -> list[InspectedMember]:

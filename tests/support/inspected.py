@@ -15,9 +15,10 @@ X = (TensorSpec("x", "FP32", (4,)),)
 Y = TensorSpec("y", "FP32", (3,))
 
 
-def member(name, *, inputs=X, output=Y, labels=(), **section):
+def member(name, *, inputs=X, output=Y, labels=(), tensors=None, **section):
+    """A member; `tensors` is its section `inputs`, `inputs` are those of its model."""
     config = Config.model_validate(
-        {"members": {name: {"model": {"recipe": "any"}, **section}}}
+        {"members": {name: {"model": {"recipe": "any"}, "inputs": tensors or {}, **section}}}
     ).members[name]
     return InspectedMember(
         name,

@@ -16,10 +16,11 @@ from server.grpc_api.codec import decode_fields, encode_response
 from server.grpc_api.fast_infer import FastUnaryInfer, remaining_timeout_s
 from server.grpc_api.wire_format import split_fields
 from server.inference.access_log import AccessLog
+from server.inference.binding import bind_tensors
 from server.inference.inference import Endpoint
 from server.inference.outputs import OutputTensor
-from server.inference.requests import BoundRequest, bind_tensors
-from server.inference.spec import ModelSpec
+from server.inference.requests import BoundRequest
+from server.inference.spec import InputSpec, ModelSpec, StoredView
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 Request = message_class("ModelInferRequest")
@@ -67,9 +68,12 @@ class Unary:
 class Scene:
     def __init__(self, *, restricts_urgent=False, access="none", error=None, inputs=("x",)):
         self.engine = Engine(error)
-        tensors = tuple(TensorSpec(name, "UINT8", (300,)) for name in inputs)
+        tensors = tuple(
+            InputSpec(TensorSpec(name, "UINT8", (300,)), (StoredView(view, 1),))
+            for view, name in enumerate(inputs)
+        )
         served = ServedModel(0, 0, SPEC)
-        self.endpoint = Endpoint(ModelSpec(served, tensors, tuple(range(len(inputs))), (), ("m",)))
+        self.endpoint = Endpoint(ModelSpec(served, tensors, ("m",)))
         inference = SimpleNamespace(engine=self.engine, access=AccessLog(access), tracer=None)
         self.fast = FastUnaryInfer(inference, SimpleNamespace(restricts_urgent=restricts_urgent))
 

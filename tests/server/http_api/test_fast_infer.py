@@ -21,10 +21,11 @@ from server.http_api.fast_infer import FastInfer
 from server.http_api.incoming import InferPath
 from server.http_api.protocol import parse_request
 from server.inference.access_log import AccessLog
+from server.inference.binding import bind_tensors
 from server.inference.inference import Endpoint
 from server.inference.outputs import infer_options
-from server.inference.requests import BoundRequest, bind_tensors
-from server.inference.spec import ClientLimits, ModelSpec
+from server.inference.requests import BoundRequest
+from server.inference.spec import ClientLimits, InputSpec, ModelSpec, StoredView
 from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator, Scope
 from server.security.spec import ApiKey, SecuritySpec
@@ -37,7 +38,8 @@ PATH = "/v2/models/m/infer"
 
 def model(width):
     served = ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, OUTPUT))
-    return ModelSpec(served, (TensorSpec("x", "UINT8", (width,)),), (0,), (), ("m",))
+    tensor = TensorSpec("x", "UINT8", (width,))
+    return ModelSpec(served, (InputSpec(tensor, (StoredView(0, 1),)),), ("m",))
 
 
 def request_of(payload, *, path=PATH, headers=(), binary=True):

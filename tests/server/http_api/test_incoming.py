@@ -9,18 +9,20 @@ from server.engine.request import PreparedRequest
 from server.engine.spec import ServedModel
 from server.http_api.incoming import PlanCache
 from server.http_api.protocol import parse_request
+from server.inference.binding import bind_tensors
 from server.inference.inference import Endpoint
 from server.inference.outputs import infer_options
-from server.inference.requests import BoundRequest, RequestedOutput, bind_tensors
-from server.inference.spec import ModelSpec
+from server.inference.requests import BoundRequest, RequestedOutput
+from server.inference.spec import InputSpec, ModelSpec, StoredView
 from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 OUTPUT = TensorSpec("output", "FP32", (2,))
 MODEL = ModelSpec(
     served=ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, OUTPUT)),
-    inputs=(TensorSpec("a", "FP32", (3,)), TensorSpec("b", "INT16", (2, 2))),
-    views=(4, 5),
-    preparations=(),
+    inputs=(
+        InputSpec(TensorSpec("a", "FP32", (3,)), (StoredView(4, 1),)),
+        InputSpec(TensorSpec("b", "INT16", (2, 2)), (StoredView(5, 1),)),
+    ),
     members=("m",),
 )
 

@@ -433,7 +433,7 @@ OUTPUT = TensorSpec("output", "FP32", (3,))
 
 def model(name="both", labels=(), output=OUTPUT):
     spec = EnsembleSpec(name, (4, 2), "mean", (), 1, output)
-    return ModelSpec(ServedModel(0, 0, spec), (), (), (), ("four", "two"), labels)
+    return ModelSpec(ServedModel(0, 0, spec), (), ("four", "two"), labels)
 
 
 VALUES = np.array([[0.125, 0.5, 0.375], [1, 0, 0]], np.float32)
@@ -512,7 +512,7 @@ def test_the_best_classes_without_labels_in_binary():
 
 def test_a_lone_binary_output_is_the_one_that_is_wanted():
     spec = EnsembleSpec("both", (4, 2), "mean", (), 1, OUTPUT, CLASS_SCORES)
-    both = ModelSpec(ServedModel(0, 0, spec), (), (), (), ("four", "two"))
+    both = ModelSpec(ServedModel(0, 0, spec), (), ("four", "two"))
     encode_answer(both, answer(), "", (RequestedOutput(binary=True),))  # its header is remembered
     body, length = encode_answer(both, answer(), "", (RequestedOutput("class", binary=True),))
     (output,) = json.loads(body[:length])["outputs"]

@@ -19,7 +19,7 @@ VALUES = np.array([[0.125, 0.5, 0.375], [1, 0, 0]], np.float32)
 def model(*, output=CLASSES, scores=CLASS_SCORES, labels=(), is_member=False):
     spec = EnsembleSpec("both", (4, 2), "mean", (), 1, output, scores)
     served = ServedModel(0, 0, spec)
-    return ModelSpec(served, (), (), (), ("four", "two"), labels, is_member)
+    return ModelSpec(served, (), ("four", "two"), labels, is_member)
 
 
 def wanted(*names, **options):

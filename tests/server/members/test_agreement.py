@@ -7,20 +7,38 @@ from server.errors import ConfigError
 from workers.runtime.spec import TensorSpec
 
 
-def test_members_that_disagree_on_their_input():
-    (line,) = problems([member("a"), member("b", inputs=(TensorSpec("z", "FP32", (4,)),))])
-    assert line.startswith(
-        "ensembles.e: members disagree on their input: 'a' takes x FP32 [4], 'b'"
+def test_members_that_disagree_on_an_input():
+    (line,) = problems([member("a"), member("b", inputs=(TensorSpec("x", "FP32", (5,)),))])
+    assert line == (
+        "ensembles.e: members disagree on their input 'x': 'a' takes x FP32 [4], "
+        "'b' takes x FP32 [5] (members.b.inputs can convert it, or rename it if it is another)"
     )
-    for other in (
-        (TensorSpec("x", "FP32", (5,)),),
-        (TensorSpec("x", "FP64", (4,)),),
-        (*X, TensorSpec("z", "FP32", (4,))),
+    (line,) = problems([member("a"), member("b", inputs=(TensorSpec("x", "FP64", (4,)),))])
+    assert "disagree on their input 'x'" in line
+    pixels = member("a", inputs=(TensorSpec("image", "FP32", (3, 8, 8)),))
+    (line,) = problems([pixels, member("b", **image(8))])
+    assert "'a' takes image FP32 [3, 8, 8], 'b' takes image BYTES []" in line
+    three = [member("a"), member("b", inputs=(TensorSpec("z", "FP32", ()),)), member("c")]
+    assert composed(three, {"e": {"members": ["a", "b", "c"]}})
+
+
+def test_two_inputs_of_one_name_in_a_member():
+    inputs = (*X, TensorSpec("y", "FP32", (4,)))
+    with pytest.raises(ConfigError, match="members.a.inputs: two inputs are called 'x', rename"):
+        composed([member("a", inputs=inputs, tensors={"y": "x"})])
+
+
+def test_an_image_beside_tensors_must_fit_its_input():
+    inputs = (*X, TensorSpec("pixels", "FP32", (3, 8, 8)))
+    sizes = {"size": 8, "mean": 0, "std": 1}
+    for own, options, line in (
+        ("x", sizes, "inputs.x.image: the model takes x FP32 \\[4\\], not an image FP32 \\[3, 8"),
+        ("pixels", {**sizes, "layout": "nhwc"}, "inputs.pixels.image: .* FP32 \\[8, 8, 3\\]"),
+        ("other", sizes, "the model has no input 'other'"),
     ):
-        (line,) = problems([member("a"), member("b", inputs=other)])
-        assert "disagree on their input" in line
-    (line,) = problems([member("a"), member("b", **image(8))])
-    assert "disagree on their input" in line
+        with pytest.raises(ConfigError, match=line):
+            composed([member("a", inputs=inputs, tensors={own: {"image": options}})])
+    assert composed([member("a", inputs=inputs, tensors={"pixels": {"image": sizes}})])
 
 
 def test_members_that_disagree_on_their_output():

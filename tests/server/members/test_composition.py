@@ -6,6 +6,7 @@ import pytest
 from inspected import X, Y, composed, image, meaning, member, problems, renaming
 
 from server.errors import ConfigError
+from server.inference.spec import InputSpec, StoredView
 from server.members.rules import MetaModel
 from workers.runtime.arena import arena_bytes
 from workers.runtime.spec import (
@@ -64,7 +65,11 @@ def test_inputs_are_equal_in_any_order_and_by_the_clients_names():
     first, second = result.instances["cpu:0"]
     assert first.bindings == (Binding(0), Binding(1))
     assert second.bindings == (Binding(1), Binding(0)), "in the order of the model's inputs"
-    assert result.models[1].views == (0, 1)
+    assert [one.tensor for one in result.models[1].inputs] == [q, p]
+    assert [one.views for one in result.models[1].inputs] == [
+        (StoredView(1, 0b10),),
+        (StoredView(0, 0b10),),
+    ]
 
 
 def test_one_image_view_for_each_distinct_preparation():
@@ -86,8 +91,83 @@ def test_one_image_view_for_each_distinct_preparation():
     assert b.scaling == Scaling((1, 2, 3), (128, 128, 128), "nhwc")
     ensemble = result.models[0]
     assert ensemble.takes_images
-    assert ensemble.preparations == ((1, Preparation(6)), (0, Preparation(8))), "only what it needs"
-    assert ensemble.inputs == ()
+    (sent,) = ensemble.inputs
+    assert sent.tensor == TensorSpec("image", "BYTES", ())
+    assert sent.views == (
+        StoredView(1, 0b100, Preparation(6)),
+        StoredView(0, 0b010, Preparation(8)),
+    ), "only what it needs"
+
+
+def test_members_of_one_ensemble_share_an_arena_whatever_they_take():
+    z, n = TensorSpec("z", "FP32", (4,)), TensorSpec("n", "INT64", ())
+    result = composed(
+        [member("a"), member("b", inputs=(z,)), member("c", inputs=(*X, n)), member("d")],
+        {"e": {"members": ["c", "b"]}},
+    )
+    first, second = result.arenas
+    assert (first.members, second.members) == (("a", "d"), ("b", "c"))
+    assert second.views == (z, *X, n)
+    b, c = result.instances["cpu:0"][1:3]
+    assert b.bindings == (Binding(0),)
+    assert c.bindings == (Binding(1), Binding(2))
+    models = {model.served.name: model for model in result.models}
+    assert models["e"].inputs == (
+        InputSpec(*X, (StoredView(1, 0b10),)),
+        InputSpec(n, (StoredView(2, 0b10),)),
+        InputSpec(z, (StoredView(0, 0b01),)),
+    )
+    assert models["b"].inputs == (InputSpec(z, (StoredView(0, 0b01),)),), "only its own"
+
+
+def test_ensembles_connect_arenas_over_members_that_they_share():
+    inputs = {name: (TensorSpec(name, "FP32", (4,)),) for name in "abcd"}
+    members = [member(name, inputs=inputs[name]) for name in "abcd"]
+    ensembles = {"e": {"members": ["a", "c"]}, "f": {"members": ["d", "c"]}}
+    arenas = composed(members, ensembles).arenas
+    assert [arena.members for arena in arenas] == [("a", "c", "d"), ("b",)]
+
+
+def test_inputs_of_one_name_in_different_ensembles_have_views_of_their_own():
+    n, wide = TensorSpec("n", "INT64", ()), TensorSpec("x", "FP32", (8,))
+    result = composed(
+        [member("a"), member("b", inputs=(n,)), member("c", inputs=(wide,))],
+        {"ab": {"members": ["a", "b"]}, "bc": {"members": ["b", "c"]}},
+    )
+    (arena,) = result.arenas
+    assert arena.views == (*X, n, wide)
+    ab, bc = result.models[:2]
+    assert [one.tensor for one in ab.inputs] == [*X, n]
+    assert [one.tensor for one in bc.inputs] == [n, wide]
+    assert bc.inputs[1].views == (StoredView(2, 0b100),)
+
+
+def test_an_image_beside_tensors_in_one_member_and_beside_others():
+    pixels, table = TensorSpec("pixels", "FP32", (3, 8, 8)), TensorSpec("t", "FP32", (5,))
+    sizes = {"size": 8, "mean": 127, "std": 128}
+    both = member("both", inputs=(table, pixels), tensors={"pixels": {"image": sizes}})
+    result = composed(
+        [both, member("photo", **image(6)), member("plain", inputs=(table,))],
+        {"e": {"members": ["both", "photo", "plain"]}},
+    )
+    (arena,) = result.arenas
+    assert [view.shape for view in arena.views] == [(5,), (8, 8, 3), (6, 6, 3)]
+    bindings = [one.bindings for one in result.instances["cpu:0"]]
+    scaling = Scaling((127, 127, 127), (128, 128, 128), "nchw")
+    assert bindings == [
+        (Binding(0), Binding(1, scaling)),
+        (Binding(2, scaling),),
+        (Binding(0),),
+    ]
+    model = result.models[0]
+    assert [one.tensor for one in model.inputs] == [table, TensorSpec("image", "BYTES", ())]
+    assert [one.members for one in model.inputs] == [0b101, 0b011]
+    assert model.inputs[1].views == (
+        StoredView(1, 0b001, Preparation(8)),
+        StoredView(2, 0b010, Preparation(6)),
+    )
+    assert model.takes_images
+    assert not result.models[3].takes_images
 
 
 def test_what_the_client_sends_may_be_of_another_type_than_the_models():
@@ -98,7 +178,7 @@ def test_what_the_client_sends_may_be_of_another_type_than_the_models():
     assert arena.views == X
     assert [one.signature.inputs for one in result.instances["cpu:0"]] == [X, half]
     (line,) = problems([member("a"), member("b", inputs=half)])
-    assert "inputs can rename and convert them" in line
+    assert "members.b.inputs can convert it, or rename it" in line
 
 
 def test_outputs_of_one_shape_get_one_type_that_is_wide_enough():

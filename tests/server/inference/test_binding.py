@@ -11,18 +11,30 @@ from server.engine.memory_budget import MemoryBudget
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest, QueueFull, RequestTooLarge
 from server.inference import images
+from server.inference.binding import bind_images, bind_tensors
 from server.inference.images import crop_and_resize, decode_image, preprocess_image
-from server.inference.requests import bind_images, bind_tensors
-from server.inference.spec import ModelSpec
+from server.inference.spec import InputSpec, ModelSpec, StoredView
 from server.inference.tensors import InputTensor, tensor_from_bytes
 from workers.runtime.spec import EnsembleSpec, Preparation, TensorSpec
 
 SERVED = ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, TensorSpec("output", "FP32", ())))
-INPUTS = (TensorSpec("x", "FP32", (2,)), TensorSpec("n", "INT64", ()))
-PLAIN = ModelSpec(SERVED, INPUTS, (1, 0), (), ("m",))
+INPUTS = (
+    InputSpec(TensorSpec("x", "FP32", (2,)), (StoredView(1, 1),)),
+    InputSpec(TensorSpec("n", "INT64", ()), (StoredView(0, 1),)),
+)
+PLAIN = ModelSpec(SERVED, INPUTS, ("m",))
 SMALL, LARGE = Preparation(4), Preparation(6, crop=1.0)
-PHOTOS = ModelSpec(SERVED, (), (), ((2, SMALL), (0, LARGE)), ("m",))
+IMAGE = TensorSpec("image", "BYTES", ())
+PHOTO = InputSpec(IMAGE, (StoredView(2, 1, SMALL), StoredView(0, 1, LARGE)))
+PHOTOS = ModelSpec(SERVED, (PHOTO,), ("m",))
 TEXTS = tensor_from_bytes("n", "BYTES", [1], join_elements([b"a"]))
+
+
+def photo(seed, width=9, height=7, kind="PNG"):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind)
+    return file.getvalue(), pixels
 
 
 def x(rows=3, name="x", datatype="FP32", width=2):
@@ -69,20 +81,64 @@ def test_tensors_that_do_not_fit_are_refused(tensors, complaint):
         bind_tensors(PLAIN, tensors)
 
 
+TWO = ModelSpec(
+    ServedModel(0, 0, EnsembleSpec("e", (0, 1), "mean", (), 2, TensorSpec("output", "FP32", ()))),
+    (
+        InputSpec(TensorSpec("x", "FP32", (2,)), (StoredView(1, 0b01),)),
+        InputSpec(TensorSpec("n", "INT64", ()), (StoredView(0, 0b11),)),
+        InputSpec(IMAGE, (StoredView(2, 0b10, SMALL), StoredView(3, 0b01, LARGE))),
+    ),
+    ("first", "second"),
+)
+
+
+def images_of(rows):
+    return InputTensor("image", "BYTES", [rows], elements=[photo(0)[0]] * rows)
+
+
+def test_some_members_need_only_their_own_inputs():
+    assert [view for view, _ in bind_tensors(TWO, [x(), n(), images_of(3)])[1]] == [1, 0]
+    for tensors in ([n(), images_of(3)], [x(), n(), images_of(3)], [images_of(3), n(), x()]):
+        rows, stored = bind_tensors(TWO, tensors, 0b10)
+        assert rows == 3
+        assert [view for view, _ in stored] == [0], "what the others need is not copied"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "members", "complaint"),
+    [
+        ([n()], -1, "; 'x' \\(needed by first\\) is missing; 'image' is missing"),
+        ([n()], 0b10, r"the request has \['n'\]; 'image' is missing"),
+        ([x()], 0b10, "; 'n' is missing; 'image' is missing"),
+        ([n(), images_of(3), n(name="m")], 0b10, r"; 'm' is none of them"),
+        ([x(2), n(), images_of(3)], 0b10, "'n' has 3 rows, 'x' 2"),
+        ([x(), n(), images_of(2)], -1, "'image' has 2 rows, 'x' 3"),
+        ([x(width=3), n(), images_of(3)], 0b10, "'x' has shape"),
+    ],
+)
+def test_what_some_members_miss_is_named(tensors, members, complaint):
+    with pytest.raises(InvalidRequest, match=complaint):
+        bind_tensors(TWO, tensors, members)
+
+
+def test_an_image_is_prepared_only_for_the_members_that_are_asked():
+    with ThreadPoolExecutor(1) as threads:
+        for members, views in ((-1, [2, 3]), (0b10, [2]), (0b01, [3])):
+            options = {"threads": threads, "max_pixels": 10_000, "budget": MemoryBudget()}
+            stored = asyncio.run(bind_images(TWO, [n(), images_of(3)], members, **options))
+            assert [view for view, _ in stored] == views
+
+
 def bind(tensor, max_pixels=10_000, budget=None):
     async def run():
         with ThreadPoolExecutor(2) as threads:
             given = budget or MemoryBudget()
-            return await bind_images(PHOTOS, [tensor], threads, max_pixels, given)
+            rows, _ = bind_tensors(PHOTOS, [tensor])
+            return rows, await bind_images(
+                PHOTOS, [tensor], threads=threads, max_pixels=max_pixels, budget=given
+            )
 
     return asyncio.run(run())
-
-
-def photo(seed, width=9, height=7, kind="PNG"):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind)
-    return file.getvalue(), pixels
 
 
 def check_photos(rows, stored, photos):
@@ -170,13 +226,14 @@ def test_decoded_images_hold_memory_until_they_are_freed():
     async def run():
         budget = MemoryBudget(8 * ROW_BYTES)
         with ThreadPoolExecutor(2) as threads:
-            _, stored = await bind_images(PHOTOS, [tensor], threads, 10_000, budget)
+            options = {"threads": threads, "max_pixels": 10_000, "budget": budget}
+            stored = await bind_images(PHOTOS, [tensor], **options)
             assert budget.held_bytes == 5 * ROW_BYTES
             with pytest.raises(QueueFull):
-                await bind_images(PHOTOS, [tensor], threads, 10_000, budget)
+                await bind_images(PHOTOS, [tensor], **options)
             bad = InputTensor("image", "BYTES", [1], elements=[b""])
             with pytest.raises(InvalidRequest):
-                await bind_images(PHOTOS, [bad], threads, 10_000, budget)
+                await bind_images(PHOTOS, [bad], **options)
             del stored
         await asyncio.sleep(0)
         await asyncio.sleep(0)  # what was freed is given back in the loop's next turn
