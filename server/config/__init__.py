@@ -13,7 +13,7 @@ from server.config.members import (
     InputTensorConfig,
     MemberConfig,
 )
-from server.config.models import PythonConfig, RecipeConfig, backend_for
+from server.config.models import LibraryConfig, PythonConfig, RecipeConfig, backend_for
 from server.config.root import Config
 from server.config.server import (
     ApiKeyConfig,
@@ -31,6 +31,7 @@ __all__ = [
     "FakeConfig",
     "ImageConfig",
     "InputTensorConfig",
+    "LibraryConfig",
     "LimitsConfig",
     "MemberConfig",
     "PlacementConfig",

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from server.config.base import UnknownKey, did_you_mean
 from server.config.environment import NESTED, PREFIX, check_variables
+from server.config.models import DIRECTORY_KEYS
 from server.config.root import Config
 from server.config.server import ServerConfig
 from server.errors import ConfigError
@@ -161,8 +162,9 @@ def _missing_files(config: Config) -> Iterator[str]:
         if path in config.files and config.files[path].scheme:
             continue  # it is fetched later
         try:
-            if not path.is_file():
-                yield f"{key}: there is no file {path}"
+            is_directory = key.rpartition(".")[2] in DIRECTORY_KEYS
+            if not (path.is_dir() if is_directory else path.is_file()):
+                yield f"{key}: there is no {'directory' if is_directory else 'file'} {path}"
         except OSError as error:
             yield f"{key}: cannot look at {path}: {error.strerror}"
 

@@ -22,7 +22,7 @@ from pydantic import (
 
 from server.config.base import Section, did_you_mean
 from server.config.files import FilePath
-from server.config.models import BACKENDS, ModelReference, backend_for
+from server.config.models import BACKENDS, LibraryConfig, ModelReference, PythonConfig, backend_for
 from workers.runtime.spec import FakeOptions, OutputKind, Preparation, TensorSpec
 
 __all__ = [
@@ -191,6 +191,9 @@ class MemberConfig(Section):
             self._check_fake()
         elif self.fake is not None:
             raise ValueError("fake is only for `model: fake`, remove one of them")
+        elif isinstance(self.model, PythonConfig | LibraryConfig):
+            if self.backend is not None:
+                raise ValueError("backend is for model files, remove it")
         elif isinstance(self.model, Path) and not (self.backend or backend_for(self.model)):
             raise ValueError(
                 f"model: cannot tell the format of {self.model.name!r} by its suffix, "

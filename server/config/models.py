@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -20,10 +20,23 @@ from pydantic import (
     field_validator,
 )
 
-from server.config.base import Section, did_you_mean
+from server.config.base import RelativePath, Section, did_you_mean
 from server.config.files import FilePath, names_file
 
-__all__ = ["BACKENDS", "ModelReference", "PythonConfig", "RecipeConfig", "backend_for"]
+__all__ = [
+    "BACKENDS",
+    "DIRECTORY_KEYS",
+    "LibraryConfig",
+    "ModelReference",
+    "PythonConfig",
+    "RecipeConfig",
+    "TransformersConfig",
+    "backend_for",
+]
+
+TransformersTask = Literal[
+    "sequence-classification", "token-classification", "feature-extraction", "image-classification"
+]
 
 #: What loads a model file, by its suffix.
 BACKENDS: dict[str, Literal["onnx", "torch"]] = {
@@ -73,10 +86,60 @@ class PythonConfig(Section):
         return target
 
 
+class LibraryConfig(Section):
+    """A model that another library opens in the worker.
+
+    The first field of a subclass is its door, the path of the model; the adapter gets it as its
+    argument `path`, and the other fields that are not None under their own names.
+    """
+
+    #: The adapter, a class as `workers.backends.python` describes it.
+    adapter: ClassVar[str]
+    #: The distributions of the library.
+    packages: ClassVar[tuple[str, ...]]
+    #: Whether the door names a directory.
+    is_directory: ClassVar[bool] = False
+
+    @classmethod
+    def door(cls) -> str:
+        """Return the first field, which is also the extra that installs the library."""
+        return next(iter(cls.model_fields))
+
+
+class TransformersConfig(LibraryConfig):
+    """A model of Hugging Face transformers, in a directory as `save_pretrained` writes it."""
+
+    adapter = "workers.adapters.transformers:TransformersModel"
+    packages = ("transformers", "tokenizers", "torch")
+    is_directory = True
+
+    transformers: RelativePath
+    """Directory, by relative path, with `config.json`, weights in safetensors, and
+    `tokenizer.json` or `preprocessor_config.json`."""
+    task: TransformersTask | None = None
+    """What it is for; if absent, the architecture in `config.json` decides."""
+    takes: Literal["text", "tokens"] = "text"
+    """What clients of a text model send: strings, in an input `text`, or `input_ids` and
+    `attention_mask`."""
+    max_length: int | None = Field(default=None, ge=1)
+    """Tokens to which texts are cut; if absent, as many as the model can take."""
+    pooling: Literal["mean", "cls", "pooler", "none"] = "mean"
+    """For `feature-extraction`: how the vectors of the tokens become one for the text: their mean,
+    the first one, the model's own pooler, or not at all."""
+    compile: bool = False
+    """Whether `torch.compile` compiles it."""
+
+
+_SECTIONS: tuple[type[Section], ...] = (RecipeConfig, PythonConfig, TransformersConfig)
 #: The sections that are told apart by their first key.
-_DOORS: dict[str, type[Section]] = {
-    next(iter(section.model_fields)): section for section in (RecipeConfig, PythonConfig)
-}
+_DOORS = {next(iter(section.model_fields)): section for section in _SECTIONS}
+
+#: The keys that name a directory.
+DIRECTORY_KEYS = frozenset(
+    door
+    for door, section in _DOORS.items()
+    if issubclass(section, LibraryConfig) and section.is_directory
+)
 
 
 def _check_door(value: Any) -> Any:
@@ -103,7 +166,8 @@ ModelReference = Annotated[
     Annotated[Literal["fake"], Tag("<fake>")]
     | Annotated[FilePath, Tag("<file>")]
     | Annotated[RecipeConfig, Tag("<recipe>")]
-    | Annotated[PythonConfig, Tag("<python>")],
+    | Annotated[PythonConfig, Tag("<python>")]
+    | Annotated[TransformersConfig, Tag("<transformers>")],
     Discriminator(
         _kind,
         custom_error_type="model_reference",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from server.config import Config, PythonConfig, RecipeConfig, backend_for
+from server.config import Config, LibraryConfig, PythonConfig, RecipeConfig, backend_for
 from server.errors import ConfigError, StartError
 from workers.builder import BuiltModel, RecipeError, build_models_with_progress, find_recipe
 from workers.runtime.python_files import python_file
@@ -66,6 +66,9 @@ def source_of(config: Config, name: str, built: dict[str, BuiltModel]) -> ModelS
         case PythonConfig() as python:
             own = _python_source(python, config.directory.absolute())
             return replace(source, backend="python", python=own)
+        case LibraryConfig() as library:
+            own = _adapter_source(library)
+            return replace(source, backend="python", path=own.args["path"], python=own)
         case RecipeConfig():
             path = built[name].path
         case Path() as path:
@@ -90,4 +93,20 @@ def _python_source(config: PythonConfig, directory: Path) -> PythonSource:
         directory=str(directory),
         weights=str(config.weights or ""),
         compile=config.compile,
+    )
+
+
+def _adapter_source(config: LibraryConfig) -> PythonSource:
+    """Return the adapter of a library, with the fields of its section as arguments."""
+    door = config.door()
+    args = {
+        "path" if name == door else name: str(value) if isinstance(value, Path) else value
+        for name, value in config
+        if value is not None
+    }
+    return PythonSource(
+        target=config.adapter,
+        args=args,
+        extra=door,
+        packages=config.packages,
     )

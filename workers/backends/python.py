@@ -8,6 +8,7 @@ flow out and become NumPy's. docs/python-members.md has the protocol.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
+from workers.adapters import AdapterError
 from workers.backends.base import Array, Model, ModelError, choose_output, probe_signature, refusal
 from workers.backends.description import described_inputs, described_outputs
 from workers.runtime.importing import ImportFailed, describe_failure, import_object
@@ -123,6 +125,8 @@ def _make(source: ModelSource, python: PythonSource) -> Any:
     if not callable(target):
         raise refusal(source, "is neither a class nor a function")
     args = dict(python.args)
+    if python.extra and "declared" in inspect.signature(target).parameters:
+        args["declared"] = {spec.name: spec for spec in source.declared}
     is_plain_class = isinstance(target, type) and not _is_module_type(target)
     if python.weights and is_plain_class:
         args["weights"] = python.weights
@@ -141,6 +145,8 @@ def _attempt(source: ModelSource, what: str, action: Callable[[], Any]) -> Any:
         return action()
     except (ModelError, ImportError):
         raise
+    except AdapterError as failure:
+        raise refusal(source, str(failure)) from failure
     except BaseException as failure:  # SystemExit, too
         raise refusal(source, f"{what} failed: {describe_failure(failure)}") from failure
 
