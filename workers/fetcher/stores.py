@@ -56,7 +56,8 @@ def fetch(url: str, version: str, path: Path, report: Callable[[int, int], None]
     except PermissionError:
         raise FetchError(f"access is denied {credentials}", is_wrong=True) from None
     except Exception as error:
-        if type(error).__name__ not in {"NoCredentialsError", "GatedRepoError"}:
+        status = getattr(getattr(error, "response", None), "status_code", 0)  # of the hub
+        if status not in {401, 403} and type(error).__name__ != "NoCredentialsError":
             raise
         raise FetchError(f"needs credentials {credentials}", is_wrong=True) from None
     if (size := path.stat().st_size) != info["size"]:

@@ -1,0 +1,121 @@
+"""Files of a configuration that are fetched, or whose content is pinned."""
+
+import hashlib
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from server.config import load_config
+from server.errors import ConfigError, StartError
+from server.members.files import local_files
+from tests.support.certificates import Authority
+from tests.support.file_server import file_server
+from tests.support.networks import write_linear
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENSEMBLED_CACHE", str(tmp_path / "cache"))
+    for name in ("https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    with file_server(authority) as server:
+        write_linear(tmp_path / "net.onnx", np.eye(2))
+        server.files["/net.onnx"] = (tmp_path / "net.onnx").read_bytes()
+        server.files["/labels.txt"] = b"no\nyes\n"
+        yield server
+
+
+def write(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    return path
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_every_file_of_a_configuration_is_put_in_place(web, tmp_path):
+    pin = f"{{url: '{web.url}/net.onnx', sha256: {sha256(tmp_path / 'net.onnx').upper()}}}"
+    config = load_config(
+        write(
+            tmp_path,
+            f"""
+            ensembles:
+              e: {{members: [a, b], rule: stack, meta: '{web.url}/net.onnx'}}
+            members:
+              a: {{model: {pin}, labels: '{web.url}/labels.txt?sig=hush', output: logits}}
+              b: {{model: {{file: net.onnx, sha256: {sha256(tmp_path / "net.onnx")}}}}}
+            """,
+        )
+    )
+    assert "hush" not in repr(config)
+    local = local_files(config)
+    net = (tmp_path / "net.onnx").read_bytes()
+    a, b = local.members.values()
+    assert a.model.read_bytes() == local.ensembles["e"].meta.read_bytes() == net
+    assert a.model.name == "net.onnx"
+    assert a.labels.read_text() == "no\nyes\n"
+    assert b.model == tmp_path / "net.onnx"
+    assert local.directory == config.directory
+
+
+def test_nothing_is_done_for_a_configuration_without_such_files(tmp_path):
+    write_linear(tmp_path / "net.onnx", np.eye(2))
+    config = load_config(write(tmp_path, "members: {a: {model: net.onnx}}"))
+    assert local_files(config) is config
+
+
+def test_a_local_file_with_another_content_than_the_pinned_one(tmp_path):
+    write_linear(tmp_path / "net.onnx", np.eye(2))
+    text = f"members: {{a: {{model: {{file: net.onnx, sha256: '{'0' * 64}'}}}}}}"
+    config = load_config(write(tmp_path, text))
+    with pytest.raises(ConfigError, match=r"^members.a.model: .*net.onnx: its content has the sha"):
+        local_files(config)
+
+
+def test_what_is_not_there_and_what_can_not_be_reached(web, tmp_path):
+    config = load_config(
+        write(tmp_path, f"members: {{a: {{model: '{web.url}/none.onnx?k=hush'}}}}")
+    )
+    with pytest.raises(ConfigError) as wrong:
+        local_files(config)
+    assert str(wrong.value) == (
+        f"members.a.model: {web.url}/none.onnx?...: the server answered 404 Not Found"
+    )
+    web.refusals["/none.onnx"] = 503
+    with pytest.raises(StartError, match="the server answered 503"):
+        local_files(config)
+
+
+def test_packages_that_are_missing_are_named(tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        "server.members.files.find_spec", lambda name: None if name == "s3fs" else find_spec(name)
+    )
+    config = load_config(write(tmp_path, "members: {a: {model: 's3://bucket/net.onnx'}}"))
+    with pytest.raises(ConfigError, match=r"needs s3fs: pip install 'ensembled\[remote\]'"):
+        local_files(config)
+
+
+@pytest.mark.process
+def test_the_command_line_fetches_checks_and_says_what_is_wrong(web, tmp_path):
+    config = write(tmp_path, f"members: {{a: {{model: '{web.url}/net.onnx'}}}}")
+
+    def check():
+        command = [Path(sys.executable).with_name("ensembled"), "check", config]
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+
+    ended = check()
+    assert (ended.returncode, ended.stdout.splitlines()[0]) == (0, "a: a -> FP32 [2]")
+    del web.files["/net.onnx"]
+    ended = check()
+    line = f"error: members.a.model: {web.url}/net.onnx: the server answered 404 Not Found\n"
+    assert (ended.returncode, ended.stderr) == (2, line)

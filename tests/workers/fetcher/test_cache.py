@@ -1,0 +1,161 @@
+"""Files of URLs: fetched once by a child, found again without a network, refused with a reason."""
+
+import hashlib
+import socket
+
+import pytest
+
+from tests.support.certificates import Authority
+from tests.support.file_server import file_server
+from workers.fetcher.cache import fetch_files
+from workers.fetcher.protocol import FetchError
+from workers.fetcher.source import FileSource
+
+CONTENT = b"network" * 100_000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENSEMBLED_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def web(tmp_path, monkeypatch):
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
+    with file_server(authority) as server:
+        server.files["/a/net.onnx"] = CONTENT
+        yield server
+
+
+def fetch(url, sha256=""):
+    (found,) = fetch_files([FileSource(url, sha256)], lambda *_: None).values()
+    if isinstance(found, FetchError):
+        raise found
+    return found
+
+
+def unused_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def test_a_file_is_fetched_once_and_again_when_it_has_changed(web):
+    url = f"{web.url}/a/net.onnx?token=secret"
+    first = fetch(url)
+    assert first.name == "net.onnx"
+    assert first.read_bytes() == CONTENT
+    assert fetch(url) == first
+    assert web.asked[-1][2]["If-None-Match"]
+    web.files["/a/net.onnx"] = b"newer"
+    newer = fetch(url)
+    assert newer.read_bytes() == b"newer"
+    assert first.read_bytes() == CONTENT  # a server that runs still has its file
+
+
+def test_a_pinned_file_that_is_here_needs_no_network(web):
+    path = fetch(f"{web.url}/a/net.onnx", SHA256)
+    asked = len(web.asked)
+    assert fetch(f"{web.url}/a/net.onnx", SHA256) == path
+    assert fetch(f"https://127.0.0.1:{unused_port()}/net.onnx", SHA256) == path
+    assert len(web.asked) == asked
+
+
+def test_another_content_than_the_pinned_one_is_refused_and_not_kept(web, tmp_path):
+    with pytest.raises(FetchError, match=f"has the sha256 {SHA256}, not the pinned 0000") as caught:
+        fetch(f"{web.url}/a/net.onnx", "0" * 64)
+    assert caught.value.is_wrong
+    assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+
+
+def test_a_server_without_a_network_uses_the_cached_file_and_says_so(web, caplog):
+    url = f"{web.url}/a/net.onnx?token=secret"
+    path = fetch(url)
+    web.refusals["/a/net.onnx"] = 503
+    assert fetch(url) == path
+    assert (
+        "can't be asked for a newer version, the cached one is used: the server answered 503"
+        in (caplog.text)
+    )
+    assert "secret" not in caplog.text
+
+
+def test_a_network_that_is_not_there(monkeypatch):
+    with pytest.raises(FetchError, match="Cannot connect to host 127.0.0.1") as caught:
+        fetch(f"https://127.0.0.1:{unused_port()}/net.onnx?token=secret")
+    assert not caught.value.is_wrong
+    assert "secret" not in str(caught.value)
+
+
+def test_several_files_and_failures_are_told_apart(web):
+    web.files["/b.txt"] = b"labels"
+    sources = [FileSource(f"{web.url}/{name}") for name in ("a/net.onnx", "none", "b.txt")]
+    seen = []
+    found = fetch_files(sources, lambda *progress: seen.append(progress))
+    assert [isinstance(found[source], FetchError) for source in sources] == [False, True, False]
+    assert str(found[sources[1]]) == "the server answered 404 Not Found"
+    assert found[sources[2]].read_bytes() == b"labels"
+
+
+@pytest.fixture
+def s3(monkeypatch, tmp_path):
+    with file_server() as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+        server.files["/bucket/a/net.onnx"] = CONTENT
+        yield server
+
+
+def test_a_file_in_s3(s3):
+    path = fetch("s3://bucket/a/net.onnx")
+    assert path.read_bytes() == CONTENT
+    asked = len(s3.asked)
+    assert fetch("s3://bucket/a/net.onnx") == path
+    assert {method for method, *_ in s3.asked[asked:]} == {"HEAD"}
+
+
+def test_s3_without_the_file_the_right_or_credentials(s3, monkeypatch):
+    with pytest.raises(FetchError, match="there is no such file") as caught:
+        fetch("s3://bucket/none.onnx")
+    assert caught.value.is_wrong
+    s3.refusals["/bucket/a/net.onnx"] = 403
+    with pytest.raises(FetchError, match=r"access is denied \(credentials: AWS_") as caught:
+        fetch("s3://bucket/a/net.onnx")
+    assert "hush" not in str(caught.value)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    with pytest.raises(FetchError, match=r"needs credentials \(credentials: AWS_"):
+        fetch("s3://bucket/a/net.onnx")
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    with file_server() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        server.files["/org/repo/resolve/main/net.onnx"] = CONTENT
+        server.files["/org/repo/resolve/v2/net.onnx"] = b"v2"
+        yield server
+
+
+def test_a_file_of_a_hub_and_its_revision(hub):
+    path = fetch("hf://org/repo/net.onnx")
+    assert path.read_bytes() == CONTENT
+    assert fetch("hf://org/repo/net.onnx") == path
+    assert fetch("hf://org/repo@v2/net.onnx").read_bytes() == b"v2"
+
+
+def test_a_hub_without_the_file(hub):
+    for url in ("hf://org/repo/none.onnx", "hf://org/other/net.onnx"):
+        with pytest.raises(FetchError, match="there is no such file, or it is private") as caught:
+            fetch(url)
+        assert caught.value.is_wrong
