@@ -12,6 +12,7 @@ from typing import Annotated, Literal, Self
 
 from ensembled_client.wire import DTYPES
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     NonNegativeFloat,
@@ -23,7 +24,14 @@ from pydantic import (
 from server.config.base import Section, did_you_mean
 from server.config.files import FilePath
 from server.config.models import BACKENDS, LibraryConfig, ModelReference, PythonConfig, backend_for
-from workers.runtime.spec import FakeOptions, OutputKind, Preparation, TensorSpec
+from workers.runtime.spec import (
+    FakeOptions,
+    InputLimit,
+    OutputKind,
+    Preparation,
+    TensorSpec,
+    variable_symbols,
+)
 
 __all__ = [
     "FakeConfig",
@@ -37,6 +45,21 @@ __all__ = [
 IMAGE_NAME = "image"
 
 Dimension = Annotated[int, Field(ge=1)]
+
+
+def _check_size(size: int | str) -> int | str:
+    if isinstance(size, int) and (size == 0 or size < -1):
+        raise ValueError("should be greater than 0, or -1 where it is variable")
+    if isinstance(size, str) and not size.isidentifier():
+        raise ValueError(f"should be a number or a name, not {size!r}")
+    return size
+
+
+#: A size, or -1 for a variable one.
+_OpenSize = Annotated[int, AfterValidator(_check_size)]
+#: A size, -1 for a variable one, or the name of a variable one.
+_OpenDimension = Annotated[int | str, AfterValidator(_check_size)]
+_BYTES = "BYTES"
 
 #: One number for all channels, or one per channel.
 _PER_CHANNEL = (
@@ -88,14 +111,24 @@ class InputTensorConfig(Section):
     datatype: str | None = None
     """Datatype that the client sends, e.g. `FP32`, which the worker converts; the model's own if
     absent."""
-    shape: tuple[Dimension, ...] | None = None
-    """Shape without the batch dimension, for a model that does not describe itself
-    (TorchScript)."""
+    shape: tuple[_OpenDimension, ...] | None = None
+    """Shape without the batch dimension, for a model that does not describe itself (TorchScript).
+    A variable dimension is -1, or a name: inputs where it has the same name have equal sizes."""
     model_datatype: str | None = None
     """The model's own datatype, for a model that does not describe itself; `datatype` if absent."""
     image: ImageConfig | None = None
     """The client sends an image instead, in an input named `image`: for a model that takes an image
     beside other tensors."""
+    max_shape: tuple[Dimension, ...] = ()
+    """Largest size of each variable dimension, or of each dimension without the batch."""
+    max_bytes: int = Field(default=0, ge=0, le=1 << 30)
+    """For `BYTES`: the most bytes of a row, of all its elements together."""
+    pad: int | float | None = None
+    """Value that rows are padded with up to the longest of their batch; without it only rows of
+    equal sizes share a batch."""
+    mask: str | None = Field(default=None, min_length=1)
+    """The model's input that this one is the mask of: 1 for what the client has sent, 0 for what
+    rows are padded with. Clients may leave it out."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -105,22 +138,34 @@ class InputTensorConfig(Section):
             raise ValueError("an image is sent as a file or as pixels, remove the datatype")
         if self.shape is not None and self.datatype is None:
             raise ValueError("shape needs a datatype, give both")
+        if self.mask is not None and self.pad is not None:
+            raise ValueError("a mask is padded with 0, remove pad")
+        if self.max_bytes and self.max_shape:
+            raise ValueError("max_bytes is for BYTES, max_shape for numbers, remove one of them")
         if self.model_datatype is not None and self.shape is None:
             raise ValueError(
                 "model_datatype is for a model that does not describe itself, give its shape, too"
             )
         for datatype in (self.datatype, self.model_datatype):
-            if datatype is not None and datatype not in DTYPES:
-                hint = did_you_mean(datatype.upper(), DTYPES) or f", use one of {', '.join(DTYPES)}"
+            if datatype not in (None, _BYTES, *DTYPES):
+                known = (*DTYPES, _BYTES)
+                hint = did_you_mean(datatype.upper(), known) or f", use one of {', '.join(known)}"
                 raise ValueError(f"unknown datatype {datatype!r}{hint}")
         return self
 
     def declared(self, own: str) -> TensorSpec | None:
         """Return the spec of the model's input `own`, None if it is not declared here."""
         datatype = self.model_datatype or self.datatype
-        if datatype is None or self.shape is None:
+        shape = () if self.shape is None and datatype == _BYTES else self.shape
+        if datatype is None or shape is None:
             return None
-        return TensorSpec(own, datatype, self.shape)
+        sizes = tuple(size if isinstance(size, int) else -1 for size in shape)
+        return TensorSpec(own, datatype, sizes, symbols=variable_symbols(own, shape))
+
+    def limit(self, own: str) -> InputLimit | None:
+        """Return the largest size of the model's input `own`, None if none is given."""
+        has_limit = self.max_shape or self.max_bytes
+        return InputLimit(own, self.max_shape, self.max_bytes) if has_limit else None
 
 
 _NAME_OR_MAPPING = BeforeValidator(
@@ -132,8 +177,8 @@ _NAME_OR_MAPPING = BeforeValidator(
 class FakeConfig(Section):
     """The behaviour of a fake member, which replaces a network in tests and benchmarks."""
 
-    inputs: dict[str, tuple[Dimension, ...]] = Field(min_length=1)
-    """Shape of each input without the batch dimension; all are `FP32`."""
+    inputs: dict[str, tuple[_OpenSize, ...]] = Field(min_length=1)
+    """Shape of each input without the batch dimension, -1 where it is variable; all are `FP32`."""
     outputs: int = Field(ge=1)
     """Number of output elements per row."""
     sleep_ms: NonNegativeFloat = 0.0
@@ -176,6 +221,9 @@ class MemberConfig(Section):
     """Behaviour of a fake member; required if and only if `model` is `fake`."""
     batch_size: int | None = Field(default=None, ge=1, le=1024)
     """Most rows per prediction; the server chooses if absent."""
+    buckets: tuple[Dimension, ...] = ()
+    """For a model with one variable dimension: the sizes that batches are padded to, ascending.
+    They are also the length classes in which rows wait; a series that doubles if absent."""
     backend: Literal["onnx", "torch"] | None = None
     """What loads the model; if absent, the file's suffix decides."""
 
@@ -201,6 +249,8 @@ class MemberConfig(Section):
             )
         self._check_output()
         self._check_inputs()
+        if list(self.buckets) != sorted(set(self.buckets)):
+            raise ValueError(f"buckets should ascend, not {list(self.buckets)}")
         return self
 
     def _check_output(self) -> None:

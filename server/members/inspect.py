@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from ensembled_client.wire import datatype_of
 
@@ -103,7 +104,7 @@ class InspectedMember:
         if image is not None:
             return MemberInput(IMAGE, image)
         name, datatype = config.name or tensor.name, config.datatype or tensor.datatype
-        return MemberInput(TensorSpec(name, datatype, tensor.shape))
+        return MemberInput(msgspec.structs.replace(tensor, name=name, datatype=datatype))
 
 
 def inspect_members(config: Config) -> list[InspectedMember]:

@@ -55,12 +55,14 @@ def source_of(config: Config, name: str, built: dict[str, BuiltModel]) -> ModelS
     """Return where a member's model is; `built` has those of recipes, by member."""
     member = config.members[name]
     declared = [tensor.declared(own) for own, tensor in member.inputs.items()]
+    limits = [tensor.limit(own) for own, tensor in member.inputs.items()]
     source = ModelSource(
         member=name,
         backend="fake",
         declared=tuple(tensor for tensor in declared if tensor is not None),
         output_name=member.output_name or "",
         fake=member.fake.options() if member.fake else None,
+        limits=tuple(limit for limit in limits if limit is not None),
     )
     match member.model:
         case PythonConfig() as python:

@@ -69,6 +69,73 @@ def write_bf16_onnx(path: Path, *, output: int = TensorProto.FLOAT) -> Path:
     return path
 
 
+def write_text_onnx(
+    path: Path,
+    *,
+    outputs: Sequence[str] = ("logits",),
+    symbol: str = "seq",
+    seed: int = 0,
+    classes: int = 3,
+    mask: bool = True,
+) -> Path:
+    """Write a text model: INT64 ``input_ids`` and, by default, ``attention_mask`` [n, symbol].
+
+    ``tokens`` [n, symbol, classes] are whole numbers for each id of 0 to 99, masked; ``logits``
+    [n, classes] are their means over what is not masked: exact for any padding.
+    """
+    table = np.random.default_rng(seed).integers(-8, 9, (100, classes)).astype(np.float32)
+    constants = [numpy_helper.from_array(table, "table")]
+    constants.append(numpy_helper.from_array(np.array([2], np.int64), "last"))
+    constants.append(numpy_helper.from_array(np.array([1], np.int64), "first"))
+    own = [] if mask else [helper.make_node("Add", ["input_ids", "large"], ["ones"])]
+    if not mask:  # a mask of ones, of the same shape
+        constants.append(numpy_helper.from_array(np.array([1000], np.int64), "large"))
+        own.append(helper.make_node("Sign", ["ones"], ["attention_mask"]))
+    nodes = [
+        *own,
+        helper.make_node("Gather", ["table", "input_ids"], ["embedded"]),
+        helper.make_node("Cast", ["attention_mask"], ["weights"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["weights", "last"], ["column"]),
+        helper.make_node("Mul", ["embedded", "column"], ["tokens"]),
+        helper.make_node("ReduceSum", ["tokens", "first"], ["sums"], keepdims=0),
+        helper.make_node("ReduceSum", ["column", "first"], ["counts"], keepdims=0),
+        helper.make_node("Div", ["sums", "counts"], ["logits"]),
+    ]
+    names = ("input_ids", "attention_mask") if mask else ("input_ids",)
+    graph = helper.make_graph(
+        nodes,
+        "text",
+        [helper.make_tensor_value_info(one, TensorProto.INT64, ["n", symbol]) for one in names],
+        [helper.make_tensor_value_info(one, TensorProto.FLOAT, None) for one in outputs],
+        constants,
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+    return path
+
+
+def write_hashing_onnx(path: Path) -> Path:
+    """Write a model of texts ``x`` [n, 2]: 1.0 where one is ``yes``."""
+    mapping = helper.make_node(
+        "LabelEncoder",
+        ["x"],
+        ["y"],
+        domain="ai.onnx.ml",
+        keys_strings=["yes"],
+        values_floats=[1.0],
+        default_float=0.0,
+    )
+    graph = helper.make_graph(
+        [mapping],
+        "texts",
+        [helper.make_tensor_value_info("x", TensorProto.STRING, ["n", 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), path)
+    return path
+
+
 def onnx_source(path: Path, *, output_name: str = "") -> ModelSource:
     return ModelSource("m", "onnx", str(path), output_name=output_name)
 

@@ -2,13 +2,13 @@
 
 Runs in workers and in the inspection's child processes. A file describes its inputs, but only a run
 shows the real output: while it loads, every backend predicts a batch of two rows of zeros, and the
-result becomes the signature.
+result becomes the signature. A model with variable dimensions runs at several sizes.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +17,14 @@ import numpy.typing as npt
 from ensembled_client.wire import datatype_of
 
 from workers.backends.files import source_bytes
-from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
+from workers.backends.sizes import (
+    SizesError,
+    bounded_inputs,
+    following_output,
+    plain_rows,
+    probe_sizes,
+)
+from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec, variable_symbols
 
 __all__ = [
     "PROBE_ROWS",
@@ -93,12 +100,17 @@ def one_line(failure: BaseException) -> str:
 
 
 def input_spec(
-    source: ModelSource, name: str, datatype: str | None, shape: Sequence[object]
+    source: ModelSource,
+    name: str,
+    datatype: str | None,
+    shape: Sequence[object],
+    largest: Mapping[str, int] | None = None,
 ) -> TensorSpec:
     """Return a declared input without its batch dimension, or raise ModelError.
 
     `datatype` is the protocol's name of the element type, None if it has none. A dimension of
-    `shape` that is not an int is dynamic.
+    `shape` that is not an int is variable; a text is its name, of which `largest` may have the
+    largest size.
     """
     if datatype is None:
         raise refusal(source, f"input {name!r} has an element type that can't be served")
@@ -110,16 +122,14 @@ def input_spec(
             f"input {name!r} has a fixed batch of {shape[0]}: "
             "export it with a dynamic first dimension",
         )
-    sizes: list[int] = []
-    for axis, size in enumerate(shape[1:], start=1):
-        if not isinstance(size, int) or size < 0:
-            raise refusal(
-                source,
-                f"dimension {axis} of input {name!r} is dynamic ({size}): "
-                "only the first may be, export it with a fixed size",
-            )
-        sizes.append(size)
-    return TensorSpec(name, datatype, tuple(sizes))
+    known = [size if isinstance(size, int | str) and size != "" else -1 for size in shape[1:]]
+    sizes = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in known)
+    symbols = variable_symbols(name, known)
+    bounds = [(largest or {}).get(symbol, 0) for symbol in symbols]
+    max_shape = tuple(
+        bound if size < 0 else size for size, bound in zip(sizes, bounds, strict=False)
+    )
+    return TensorSpec(name, datatype, sizes, max_shape, symbols)
 
 
 def choose_output(source: ModelSource, names: Sequence[str]) -> str:
@@ -154,14 +164,33 @@ def probe_signature(
     `predict` returns the name of the output and its value. Raises ModelError if the model fails, or
     its output can't be served.
     """
-    zeros: list[Array] = [np.zeros((PROBE_ROWS, *spec.shape), spec.dtype) for spec in inputs]
     try:
-        name, value = predict(zeros)
-    except (RuntimeError, MemoryError, TypeError) as failure:
-        reason = f"fails on a batch of {PROBE_ROWS} rows of zeros: {one_line(failure)}"
-        raise refusal(source, reason) from failure
-    output = _output_spec(source, name, value)
+        inputs = bounded_inputs(source.member, inputs, source.limits)
+        sizes = probe_sizes(inputs)
+        results = [_probe(source, inputs, at, predict) for at in sizes]
+        shapes = [result.shape for result in results]
+        output = following_output(results[0], shapes, sizes)
+    except SizesError as unfit:
+        raise refusal(source, str(unfit)) from unfit
     return ModelSignature(inputs, output, source_bytes(source))
+
+
+def _probe(
+    source: ModelSource,
+    inputs: Sequence[TensorSpec],
+    sizes: Mapping[str, int],
+    predict: Callable[[list[Array]], tuple[str, object]],
+) -> TensorSpec:
+    """Return the output of a run on zeros of some sizes, or raise ModelError."""
+    sized = [tensor.sized(sizes) for tensor in inputs]
+    try:
+        name, value = predict([plain_rows(tensor, PROBE_ROWS) for tensor in sized])
+    except (RuntimeError, MemoryError, TypeError) as failure:
+        shapes = ", ".join(f"{tensor.name} {list(tensor.stored_shape)}" for tensor in sized)
+        what = f"({shapes})" if sizes else "of zeros"
+        reason = f"fails on a batch of {PROBE_ROWS} rows {what}: {one_line(failure)}"
+        raise refusal(source, reason) from failure
+    return _output_spec(source, name, value)
 
 
 def _output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
@@ -174,8 +203,10 @@ def _output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
     try:
         datatype = datatype_of(value.dtype)
     except KeyError:
+        datatype = "BYTES"
+    if datatype == "BYTES":
         reason = f"output {name!r} has an element type that can't be served ({value.dtype})"
-        raise refusal(source, reason) from None
+        raise refusal(source, reason)
     if value.ndim == 0 or value.shape[0] != PROBE_ROWS:
         raise refusal(
             source,

@@ -95,7 +95,7 @@ def _own_inputs(source: ModelSource, made: object) -> list[tuple[str, Any]]:
 
 def _own_input(source: ModelSource, name: str, own: Any) -> TensorSpec:
     """Return an input that is described as (datatype, shape without the batch dimension)."""
-    if not isinstance(own, Sequence) or len(own) != 2 or own[0] not in DTYPES:
+    if not isinstance(own, Sequence) or len(own) != 2 or own[0] not in (*DTYPES, "BYTES"):
         raise refusal(
             source, f"its input {name!r} is {own!r}, not a pair of a datatype and a shape"
         )

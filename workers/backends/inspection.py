@@ -30,7 +30,7 @@ __all__ = ["Inspected", "InspectionError", "Rejected", "inspect_models", "main"]
 _TIMEOUT_S = 300.0
 
 # Part of every cache key: to be raised when the checks or the findings change.
-_REVISION = 2
+_REVISION = 3
 
 
 class Inspected(msgspec.Struct, frozen=True, tag="found"):

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from workers.backends.base import (
@@ -41,6 +42,7 @@ _DATATYPES = {
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(bfloat16)": "BF16",
+    "tensor(string)": "BYTES",
 }
 _BFLOAT16 = 16  # ONNX's number of the element type, which NumPy lacks
 
@@ -74,12 +76,15 @@ class OnnxModel(Model):
             raise refusal(source, f"output {name!r} is BF16: have the model cast it to FP32")
         self._names = [spec.name for spec in inputs]
         self._bf16 = [spec.name for spec in inputs if spec.datatype == "BF16"]
+        self._texts = [spec.name for spec in inputs if spec.datatype == "BYTES"]
         self._outputs = [name]
         self.signature = probe_signature(source, inputs, lambda rows: (name, self.predict(rows)))
 
     def predict(self, inputs: Sequence[Array]) -> Array:
         """Predict one batch, see `workers.backends.Model.predict`."""
         feeds: dict[str, Any] = dict(zip(self._names, inputs, strict=True))
+        for name in self._texts:
+            feeds[name] = _decoded(feeds[name])
         try:
             if self._bf16:
                 outputs = self._run_bf16(feeds)
@@ -141,6 +146,16 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
             "and a CUDA driver that fits it, or take the device out of the configuration",
         )
     return session
+
+
+def _decoded(elements: Array) -> Array:
+    """Return BYTES as texts, which onnxruntime takes; raise RuntimeError if one is not UTF-8."""
+    texts = np.empty(elements.shape, object)
+    try:
+        texts.flat = [element.decode() for element in elements.flat]
+    except UnicodeDecodeError as error:
+        raise RuntimeError(f"a text is not UTF-8: {error}") from None
+    return texts
 
 
 def _message(failure: BaseException) -> str:

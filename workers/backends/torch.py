@@ -34,6 +34,9 @@ from workers.runtime.spec import DeviceSpec, ModelSource, TensorSpec
 
 __all__ = ["TorchModel", "open_module"]
 
+#: A larger upper end of a range is none.
+_ENDLESS = 1 << 31
+
 Forward = Callable[[list[torch.Tensor]], object]
 Opener = Callable[[ModelSource, torch.device], tuple[tuple[TensorSpec, ...], Forward]]
 
@@ -181,12 +184,13 @@ def _open_exported(
         node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"
     }
     specs = []
+    largest = _largest_sizes(program)
     for name in program.graph_signature.user_inputs:
         value = values.get(name) if isinstance(name, str) else None
         if not isinstance(value, torch.Tensor):
             raise refusal(source, f"input {name!r} is not a tensor: export it with tensors only")
         sizes = [size if isinstance(size, int) else str(size) for size in value.shape]
-        specs.append(input_spec(source, str(name), _datatype(value.dtype), sizes))
+        specs.append(input_spec(source, str(name), _datatype(value.dtype), sizes, largest))
     if not specs:
         raise refusal(source, "has no inputs")
     structure = program.call_spec.in_spec
@@ -196,6 +200,16 @@ def _open_exported(
         return module(*arguments, **named)
 
     return tuple(specs), forward
+
+
+def _largest_sizes(program: torch.export.ExportedProgram) -> dict[str, int]:
+    """Return the largest size of each variable dimension whose range has an end, by its name."""
+    ranges = program.range_constraints.items()
+    return {
+        str(symbol): int(allowed.upper)
+        for symbol, allowed in ranges
+        if allowed.upper.is_Integer and allowed.upper < _ENDLESS
+    }
 
 
 def _open_script(

@@ -38,6 +38,7 @@ __all__ = [
     "TracingSpec",
     "WorkerSpec",
     "symbols_of",
+    "variable_symbols",
 ]
 
 OutputKind = Literal["logits", "probabilities", "values", "class"]
@@ -352,6 +353,15 @@ class ArenaSpec(msgspec.Struct, frozen=True, dict=True):
     def symbols(self) -> tuple[str, ...]:
         """The names of the sizes that each row has for itself, in the order of `Arena.dims`."""
         return symbols_of(self.views)
+
+
+def variable_symbols(name: str, shape: Sequence[int | str]) -> tuple[str, ...]:
+    """Return `TensorSpec.symbols` of an input: for -1, a name of its own; for a name, that one."""
+    symbols = tuple(
+        size if isinstance(size, str) else f"{name}.{axis}" if size < 0 else ""
+        for axis, size in enumerate(shape, start=1)
+    )
+    return symbols if any(symbols) else ()
 
 
 def symbols_of(tensors: Sequence[TensorSpec]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 import importlib.metadata
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnxruntime
 import pytest
@@ -12,12 +13,14 @@ from tests.workers.model_files import (
     CPU,
     onnx_source,
     write_bf16_onnx,
+    write_hashing_onnx,
     write_onnx,
     write_reshaping_onnx,
+    write_text_onnx,
 )
 from workers import backends
 from workers.backends import ModelError
-from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource, TensorSpec
+from workers.runtime.spec import DeviceSpec, InputLimit, ModelSignature, ModelSource, TensorSpec
 
 
 def refusal(source: ModelSource) -> str:
@@ -84,7 +87,11 @@ def test_refuses_an_unsupported_opset(tmp_path: Path) -> None:
     ("shape", "reason"),
     [
         ((1, 4), "input 'x' has a fixed batch of 1: export it with a dynamic first dimension"),
-        (("n", "length"), "dimension 1 of input 'x' is dynamic (length)"),
+        (
+            ("n", "length"),
+            "dimension 1 of input 'x' is variable (length): give its largest size by "
+            "members.m.inputs.x.max_shape",
+        ),
         ((), "no batch dimension"),
     ],
 )
@@ -92,9 +99,38 @@ def test_refuses_shapes(tmp_path: Path, shape: tuple[object, ...], reason: str) 
     assert reason in refusal(onnx_source(write_onnx(tmp_path / "a.onnx", shape=shape)))
 
 
-def test_refuses_strings(tmp_path: Path) -> None:
+def test_refuses_texts_as_output(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "a.onnx", kind=TensorProto.STRING)
-    assert "input 'x' has an element type that can't be served" in refusal(onnx_source(path))
+    assert "give the most bytes of a row by members.m.inputs.x.max_bytes" in refusal(
+        onnx_source(path)
+    )
+    source = msgspec.structs.replace(onnx_source(path), limits=(InputLimit("x", max_bytes=16),))
+    assert "output 'y' has an element type that can't be served (object)" in refusal(source)
+
+
+def test_takes_texts(tmp_path: Path) -> None:
+    path = write_hashing_onnx(tmp_path / "a.onnx")
+    limits = (InputLimit("x", max_bytes=16),)
+    model = backends.load(msgspec.structs.replace(onnx_source(path), limits=limits), CPU)
+    (text,) = model.signature.inputs
+    assert (text.datatype, text.shape, text.max_bytes) == ("BYTES", (2,), 16 + 2 * 4)
+    rows = np.array([[b"yes", "é".encode()], [b"", b"yes"]], object)
+    assert model.predict([rows]).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    with pytest.raises(RuntimeError, match="not UTF-8"):
+        model.predict([np.array([[b"\xff", b""]], object)])
+
+
+def test_finds_which_outputs_follow_the_length(tmp_path: Path) -> None:
+    path = write_text_onnx(tmp_path / "a.onnx", outputs=("logits", "tokens"))
+    limits = (InputLimit("input_ids", (64,)),)
+    tokens = msgspec.structs.replace(onnx_source(path, output_name="tokens"), limits=limits)
+    signature = backends.load(tokens, CPU).signature
+    assert [one.max_shape for one in signature.inputs] == [(64,), (64,)]
+    assert [one.symbols for one in signature.inputs] == [("seq",), ("seq",)]
+    output = signature.output
+    assert (output.shape, output.max_shape, output.symbols) == ((-1, 3), (64, 3), ("seq", ""))
+    logits = msgspec.structs.replace(onnx_source(path, output_name="logits"), limits=limits)
+    assert backends.load(logits, CPU).signature.output == TensorSpec("logits", "FP32", (3,))
 
 
 def test_refuses_outputs_without_a_row_per_row(tmp_path: Path) -> None:
