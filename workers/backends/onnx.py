@@ -150,12 +150,11 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
 
 def _decoded(elements: Array) -> Array:
     """Return BYTES as texts, which onnxruntime takes; raise RuntimeError if one is not UTF-8."""
-    texts = np.empty(elements.shape, object)
     try:
-        texts.flat = [element.decode() for element in elements.flat]
+        texts = [element.decode() for element in elements.ravel().tolist()]
     except UnicodeDecodeError as error:
         raise RuntimeError(f"a text is not UTF-8: {error}") from None
-    return texts
+    return np.array(texts, object).reshape(elements.shape)
 
 
 def _message(failure: BaseException) -> str:
