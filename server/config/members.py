@@ -147,7 +147,7 @@ class InputTensorConfig(Section):
                 "model_datatype is for a model that does not describe itself, give its shape, too"
             )
         for datatype in (self.datatype, self.model_datatype):
-            if datatype not in (None, _BYTES, *DTYPES):
+            if datatype is not None and datatype not in (_BYTES, *DTYPES):
                 known = (*DTYPES, _BYTES)
                 hint = did_you_mean(datatype.upper(), known) or f", use one of {', '.join(known)}"
                 raise ValueError(f"unknown datatype {datatype!r}{hint}")
