@@ -29,6 +29,7 @@ from server.inference.requests import (
     read_output,
     read_parameters,
     refuse_shared_memory,
+    share_parameters,
 )
 from server.inference.tensors import InputTensor, tensor_from_bytes
 
@@ -167,11 +168,13 @@ def _cached_head(head: bytes) -> MessageHead:
 
 
 def _head(message: Any) -> MessageHead:
+    parameters = parameter_values(message.parameters)
+    outputs = tuple([_output(output) for output in message.outputs]) or (RequestedOutput(),)
     return MessageHead(
         message.model_name,
         message.model_version,
-        read_parameters(parameter_values(message.parameters)),
-        tuple([_output(output) for output in message.outputs]) or (RequestedOutput(),),
+        read_parameters(parameters),
+        share_parameters(outputs, parameters),
         tuple([_input(item) for item in message.inputs]),
         _complaint(message),
     )

@@ -27,6 +27,7 @@ from server.inference.requests import (
     read_output,
     read_parameters,
     refuse_shared_memory,
+    share_parameters,
 )
 from server.inference.spec import ModelSpec
 from server.inference.tensors import InputTensor, tensor_from_bytes
@@ -205,8 +206,9 @@ def _wanted_outputs(
     if not isinstance(binary, bool):
         raise InvalidRequest("parameter binary_data_output is true or false")
     if not outputs:
-        return (RequestedOutput(COMBINED, binary),)
-    return tuple([_wanted_output(output, binary, complaints) for output in outputs])
+        return share_parameters((RequestedOutput(COMBINED, binary),), parameters)
+    wanted = tuple([_wanted_output(output, binary, complaints) for output in outputs])
+    return share_parameters(wanted, parameters)
 
 
 def _wanted_output(output: _OutputHeader, binary: bool, complaints: list[str]) -> RequestedOutput:

@@ -18,6 +18,12 @@ from ensembled_client.wire import CLASS_SCORES, join_elements
 from allocator.dispatch.flows import HIGH, NORMAL
 from server.engine.request import Answer, InferOptions
 from server.errors import InvalidRequest
+from server.inference.predictive import (
+    check_predictive,
+    needs_predictions,
+    predictive_array,
+    predictive_outputs,
+)
 from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
 from workers.runtime.spec import TensorSpec
@@ -59,6 +65,7 @@ def extra_outputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
     return (
         *([TensorSpec(_CLASS, "INT64", ())] if _has_classes(model) else []),
         *(TensorSpec(name, "FP32", ()) for name in spec.scores),
+        *predictive_outputs(model),
         TensorSpec(_MASK, "BOOL", (len(model.members),)),
         *(
             TensorSpec(_MEMBER + name, predicted.datatype, predicted.shape)
@@ -83,7 +90,8 @@ def infer_options(
 
     Raises `InvalidRequest` if the model lacks a member or output, or an output is requested twice.
     """
-    index = dict(zip(model.members, model.served.spec.members, strict=True))
+    spec = model.served.spec
+    index = dict(zip(model.members, spec.members, strict=True))
     members = 0
     for name in parameters.members:
         if name not in index:
@@ -97,6 +105,7 @@ def infer_options(
     if len(set(names)) < len(names):
         raise InvalidRequest("an output is requested twice")
     extras = {} if names == [COMBINED] else {tensor.name for tensor in extra_outputs(model)}
+    predictive = {tensor.name for tensor in predictive_outputs(model)}
     for output in outputs:
         if output.name != COMBINED and output.name not in extras:
             raise InvalidRequest(
@@ -105,18 +114,27 @@ def infer_options(
             )
         if output.classes:
             _check_classes(model, output)
+        if output.name in predictive:
+            check_predictive(model, output, some_members=members not in (0, spec.mask))
     return InferOptions(
         timeout_s=parameters.timeout_s,
         members=members or -1,
         quorum=parameters.quorum,
-        scores=any(name in model.served.spec.scores for name in names),
-        predictions=tuple(
-            index[name.removeprefix(_MEMBER)] for name in names if name.startswith(_MEMBER)
-        ),
+        scores=any(name in spec.scores for name in names),
+        predictions=_wanted_predictions(model, names),
         masks=_MASK in names,
         class_only=names == [_CLASS],
         priority=HIGH if parameters.is_urgent else NORMAL,
     )
+
+
+def _wanted_predictions(model: ModelSpec, names: Sequence[str]) -> tuple[int, ...]:
+    """The members whose own predictions these outputs need, by index."""
+    members = model.served.spec.members
+    if any(needs_predictions(model, name) for name in names):
+        return members
+    index = dict(zip(model.members, members, strict=True))
+    return tuple(index[name.removeprefix(_MEMBER)] for name in names if name.startswith(_MEMBER))
 
 
 def _check_subset(model: ModelSpec, members: int, quorum: int) -> None:
@@ -166,6 +184,10 @@ def _output_tensor(model: ModelSpec, answer: Answer, requested: RequestedOutput)
 
 def _extra_tensor(model: ModelSpec, answer: Answer, requested: RequestedOutput) -> OutputTensor:
     spec, extras = model.served.spec, answer.extras
+    for tensor in predictive_outputs(model):
+        if tensor.name == requested.name:
+            array = predictive_array(model, answer, requested)
+            return _tensor(tensor.name, tensor.datatype, array)
     assert extras is not None, "they were requested"
     if requested.name == _MASK:
         bits = np.array(spec.members, np.uint64)

@@ -46,10 +46,12 @@ _DESCRIPTIVE = ("content_type", "headers")
 _SHARED_MEMORY = ("shared_memory_region", "shared_memory_byte_size", "shared_memory_offset")
 
 REQUEST = ParameterSet(
-    ("members", "quorum", "timeout", "priority", "binary_data_output"),
+    ("members", "quorum", "timeout", "priority", "binary_data_output", "coverage", "quantiles"),
     ("sequence_id", "sequence_start", "sequence_end", *_DESCRIPTIVE),
 )
 INPUT = ParameterSet(("binary_data_size",), (*_SHARED_MEMORY, *_DESCRIPTIVE))
-OUTPUT = ParameterSet(("binary_data", "classification"), (*_SHARED_MEMORY, *_DESCRIPTIVE))
+OUTPUT = ParameterSet(
+    ("binary_data", "classification", "coverage", "quantiles"), (*_SHARED_MEMORY, *_DESCRIPTIVE)
+)
 #: The query string of a request whose body is an image.
 IMAGE_QUERY = ParameterSet(("classification",))

@@ -23,22 +23,29 @@ __all__ = [
     "read_output",
     "read_parameters",
     "refuse_shared_memory",
+    "share_parameters",
 ]
 
 _MAX_TIMEOUT_US = 10**15
 _MAX_QUORUM = 64
+_MAX_LEVELS = 100
+#: The outputs that a parameter is for.
+_MEANT_FOR = {"coverage": ("interval", "prediction_set"), "quantiles": ("quantiles",)}
 
 
 class RequestedOutput(msgspec.Struct, frozen=True):
     """An output that the client requests.
 
     `binary`: raw instead of JSON, where a protocol has both; `classes`: return so many of the best
-    classes instead of all values, 0 for the values.
+    classes instead of all values, 0 for the values; `coverage` of an interval or a set, 0 for the
+    ensemble's own; `levels` of quantiles, empty for the ensemble's own.
     """
 
     name: str = "output"
     binary: bool = False
     classes: int = 0
+    coverage: float = 0.0
+    levels: tuple[float, ...] = ()
 
 
 class RequestParameters(msgspec.Struct, frozen=True):
@@ -109,11 +116,77 @@ def read_parameters(parameters: Mapping[str, Any]) -> RequestParameters:
 
 def read_output(name: str, parameters: Mapping[str, Any], *, binary: bool) -> RequestedOutput:
     """Validate a requested output; raises `InvalidRequest` if a parameter is invalid."""
+    if not parameters:
+        return RequestedOutput(name, binary)
     refuse_shared_memory(f"output {name!r}", parameters)
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0:
         raise InvalidRequest("parameter classification is how many classes to name")
-    return RequestedOutput(name, binary, classes)
+    output = RequestedOutput(name, binary, classes)
+    return _with_distribution(output, parameters, f"output {name!r}")
+
+
+def share_parameters(
+    outputs: tuple[RequestedOutput, ...], parameters: Mapping[str, Any]
+) -> tuple[RequestedOutput, ...]:
+    """Apply a request's `coverage` and `quantiles` to the outputs that they are for.
+
+    An output's own take precedence. Raises `InvalidRequest` if one is invalid, or for no output.
+    """
+    if not parameters.keys() & _MEANT_FOR.keys():
+        return outputs
+    for key, names in _MEANT_FOR.items():
+        if key in parameters and not any(output.name in names for output in outputs):
+            raise InvalidRequest(
+                f"parameter {key} is for the output {' or '.join(names)}, which is not requested"
+            )
+    return tuple([_with_shared(output, parameters) for output in outputs])
+
+
+def _with_shared(output: RequestedOutput, parameters: Mapping[str, Any]) -> RequestedOutput:
+    own = {"coverage": output.coverage, "quantiles": output.levels}
+    shared = {
+        key: parameters[key]
+        for key, names in _MEANT_FOR.items()
+        if key in parameters and output.name in names and not own[key]
+    }
+    return _with_distribution(output, shared, "the request")
+
+
+def _with_distribution(
+    output: RequestedOutput, parameters: Mapping[str, Any], where: str
+) -> RequestedOutput:
+    """Return an output with the coverage and the levels among some parameters."""
+    for key, names in _MEANT_FOR.items():
+        if key in parameters and output.name not in names:
+            raise InvalidRequest(f"{where}: parameter {key} is for {' and '.join(names)}")
+    if "coverage" in parameters:
+        coverage = parameters["coverage"]
+        if type(coverage) not in {int, float} or not 0 < coverage < 1:
+            raise InvalidRequest(
+                f"{where}: parameter coverage is a number above 0 and below 1, not {coverage!r}"
+            )
+        return msgspec.structs.replace(output, coverage=float(coverage))
+    if "quantiles" in parameters:
+        return msgspec.structs.replace(output, levels=_levels(parameters["quantiles"], where))
+    return output
+
+
+def _levels(given: Any, where: str) -> tuple[float, ...]:
+    """Return levels given as a text, or as a list of JSON numbers."""
+    parts = given.split(",") if isinstance(given, str) else given
+    try:
+        levels = tuple([float(part) for part in parts])
+    except (TypeError, ValueError):
+        levels = ()
+    if not 0 < len(levels) <= _MAX_LEVELS or not all(0 < level < 1 for level in levels):
+        raise InvalidRequest(
+            f"{where}: parameter quantiles is 1 to {_MAX_LEVELS} numbers above 0 and below 1, "
+            f'separated by commas, e.g. "0.1,0.5,0.9", not {given!r}'
+        )
+    if list(levels) != sorted(set(levels)):
+        raise InvalidRequest(f"{where}: parameter quantiles ascends, {given!r} does not")
+    return levels
 
 
 def refuse_shared_memory(tensor: str, parameters: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from server.engine.spec import QueueLimits, ServedModel
+from server.inference.conformal import ConformalSpec
 from server.security.spec import SecuritySpec
 from workers.runtime.spec import (
     DeviceSpec,
@@ -29,6 +30,7 @@ __all__ = [
     "FrontEndSpec",
     "InputSpec",
     "ModelSpec",
+    "PredictiveSpec",
     "QueueLimits",
     "Reload",
     "StoredView",
@@ -36,6 +38,23 @@ __all__ = [
     "WorkerReaped",
     "WorkerStarted",
 ]
+
+
+class PredictiveSpec(msgspec.Struct, frozen=True):
+    """What an ensemble can say beside its answer: its distribution, intervals, sets of classes.
+
+    Attributes:
+        kind: what the members give; `normal` and `values` are combined by the rule `mixture`,
+            unless `values` have nothing but conformal intervals.
+        levels: of the members' quantiles.
+        coverage: where a request names none.
+        conformal: what was fitted, if anything was.
+    """
+
+    kind: Literal["classes", "values", "normal", "quantiles"]
+    levels: tuple[float, ...] = ()
+    coverage: float = 0.9
+    conformal: ConformalSpec | None = None
 
 
 class StoredView(msgspec.Struct, frozen=True):
@@ -82,6 +101,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         inputs: what clients send: the union of its members' inputs, by name.
         members: names of the members, in the ensemble's order.
         labels: of the output's elements, may be empty.
+        predictive: what it can say beside its answer; None for nothing.
     """
 
     served: ServedModel
@@ -89,6 +109,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     members: tuple[str, ...]
     labels: tuple[str, ...] = ()
     is_member: bool = False
+    predictive: PredictiveSpec | None = None
 
     @cached_property
     def takes_images(self) -> bool:
