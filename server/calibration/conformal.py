@@ -20,6 +20,7 @@ from server.inference.conformal import (
     class_scores,
     interval,
     interval_scores,
+    set_scores,
     threshold_rank,
 )
 
@@ -122,7 +123,7 @@ def evaluate_sets(
     """
     found = []
     for spec in specs:
-        scores = class_scores(answers, spec.method, penalty=spec.penalty, free_rank=spec.free_rank)
+        scores = set_scores(spec, answers)
         true = scores[np.arange(len(y)), y][:, np.newaxis]
         sizes = [
             (scores[held] <= limit).sum(axis=1).mean()

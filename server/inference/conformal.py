@@ -46,6 +46,7 @@ __all__ = [
     "class_scores",
     "interval",
     "interval_scores",
+    "set_scores",
     "threshold_rank",
     "thresholds",
 ]
@@ -115,6 +116,11 @@ def thresholds(spec: ConformalSpec, coverage: float) -> Floats:
     """
     place = int(np.searchsorted(spec.ranks, threshold_rank(coverage, spec.rows)))
     return np.array([scores[place] for scores in spec.scores])
+
+
+def set_scores(spec: ConformalSpec, probabilities: Array) -> Floats:
+    """Return `class_scores` by the method that was fitted."""
+    return class_scores(probabilities, spec.method, penalty=spec.penalty, free_rank=spec.free_rank)
 
 
 def class_scores(

@@ -1,4 +1,4 @@
-"""Outputs that are computed on request: parts of the variance, intervals, quantiles, sets of classes.
+"""Outputs computed on request: parts of the variance, intervals, quantiles, sets of classes.
 
 Runs in the front-end, under every protocol; pure. A request for such an output flows in and is
 checked; later the engine's answer flows in, with the members' predictions where they are needed,
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from server.engine.request import Answer
 from server.errors import InvalidRequest
-from server.inference.conformal import TooFewRows, class_scores, interval, thresholds
+from server.inference.conformal import TooFewRows, interval, set_scores, thresholds
 from server.inference.requests import RequestedOutput
 from server.inference.spec import ModelSpec, PredictiveSpec
 from workers.rules.distributions import (
@@ -59,7 +59,7 @@ def predictive_outputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
     shape = output.shape[:-1] if predictive.kind == "quantiles" else output.shape
     parts = {"normal": tuple(_PARTS), "values": ("epistemic",)}.get(predictive.kind, ())
     names = {part: shape for part in parts if model.served.spec.rule == "mixture"}
-    if predictive.kind in _DISTRIBUTIONS or predictive.conformal is not None:
+    if predictive.conformal is not None or predictive.widest_coverage > 0:
         names[_INTERVAL] = (*shape, 2)
     if predictive.kind in _DISTRIBUTIONS:
         names[_QUANTILES] = (*shape, -1)
@@ -136,8 +136,7 @@ def predictive_array(model: ModelSpec, answer: Answer, requested: RequestedOutpu
         return _quantiles(model, answer, combined, wanted)
     limits = thresholds(conformal, coverage)
     if requested.name == _SET:
-        options = {"penalty": conformal.penalty, "free_rank": conformal.free_rank}
-        return np.asarray(class_scores(combined, conformal.method, **options) <= limits)
+        return np.asarray(set_scores(conformal, combined) <= limits)
     scale = None
     if conformal.method == "normalised":
         scale = np.sqrt(_part(model, answer, "variance").astype(np.float64))

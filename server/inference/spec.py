@@ -56,6 +56,13 @@ class PredictiveSpec(msgspec.Struct, frozen=True):
     coverage: float = 0.9
     conformal: ConformalSpec | None = None
 
+    @property
+    def widest_coverage(self) -> float:
+        """The limit of the coverage of intervals that nothing was fitted for; 0 for none."""
+        if self.kind == "quantiles":
+            return round(1 - 2 * max(self.levels[0], 1 - self.levels[-1]), 12)
+        return float(self.kind == "normal")
+
 
 class StoredView(msgspec.Struct, frozen=True):
     """A view of the arena in which an input is stored.

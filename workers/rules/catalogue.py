@@ -23,6 +23,7 @@ from workers.rules.builtin import (
     weighted_mean,
     weighted_vote,
 )
+from workers.rules.distributions import mixture
 
 __all__ = ["Array", "CUSTOM", "RULES", "Rule", "RuleError", "TRAITS", "Traits", "is_custom"]
 
@@ -47,6 +48,7 @@ RULES: dict[str, Rule] = {
     "weighted_vote": weighted_vote,
     "rank_average": rank_average,
     "medoid": medoid,
+    "mixture": mixture,
 }
 
 
@@ -55,12 +57,13 @@ class Traits(NamedTuple):
 
     Attributes:
         weights: whether the configuration must not, may or must give weights.
-        needs: the required kind of the members' output; `classes` is a last axis to choose from.
+        needs: the required kind of the members' output; `classes` is a last axis to choose from,
+            `numbers` are values, or means and variances.
         members: the fewest members with which it makes sense.
     """
 
     weights: Literal["none", "optional", "required"] = "none"
-    needs: Literal["anything", "classes", "probabilities"] = "anything"
+    needs: Literal["anything", "classes", "probabilities", "numbers"] = "anything"
     members: int = 1
 
 
@@ -77,6 +80,7 @@ TRAITS: dict[str, Traits] = {
     "weighted_vote": Traits(weights="required", needs="classes"),
     "rank_average": Traits(needs="classes"),
     "medoid": Traits(weights="optional", members=3),
+    "mixture": Traits(weights="optional", needs="numbers"),
     "stack": Traits(),
 }
 
