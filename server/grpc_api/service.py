@@ -34,7 +34,7 @@ from server.grpc_api.status import log_fields, trace_context
 from server.grpc_api.stream import InferStream
 from server.inference.inference import Endpoint, Inference
 from server.inference.metadata import model_metadata, server_metadata
-from server.inference.outputs import member_names, output_tensors
+from server.inference.outputs import member_names
 from server.inference.spec import ClientLimits
 from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator
@@ -184,7 +184,7 @@ class Service:
             members = member_names(endpoint.model, answer.used)
             if trace is not None:
                 trace.answered(answer, members)
-            outputs = output_tensors(endpoint.model, answer, request.outputs)
+            outputs = await self._inference.tensors(endpoint.model, answer, request.outputs)
         except BaseException as error:
             endpoint.counters.fail(arrived, error)
             raise

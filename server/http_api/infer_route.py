@@ -42,7 +42,7 @@ from server.http_api.request_context import RequestContext
 from server.http_api.responses import LEAST_COMPRESSED_BYTES, compress_response, send_error
 from server.inference.inference import Inference
 from server.inference.metadata import MODEL_VERSION
-from server.inference.outputs import member_names
+from server.inference.outputs import member_names, takes_long
 from server.inference.parameters import IMAGE_QUERY
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
@@ -214,12 +214,14 @@ class InferRoute:
         outputs: tuple[RequestedOutput, ...],
     ) -> Response:
         is_large = len(answer.values) * len(outputs) > BIG_ANSWER_BYTES
-        has_classes = any(output.classes for output in outputs)
-        if not is_large or (not has_classes and all(output.binary for output in outputs)):
+        # Sorting takes a while, and NumPy releases the interpreter lock for it.
+        is_slow = is_large and any(output.classes for output in outputs)
+        is_slow = is_slow or takes_long(model, answer, outputs)
+        if not is_slow and (not is_large or all(output.binary for output in outputs)):
             body, json_length = encode_answer(model, answer, request_id, outputs)
         else:
             describe = partial(describe_answer, model, answer, request_id, outputs)
-            if has_classes:  # sorting takes a while, and NumPy releases the interpreter lock for it
+            if is_slow:
                 loop = asyncio.get_running_loop()
                 document, raw = await loop.run_in_executor(self._threads, describe)
             else:

@@ -7,7 +7,7 @@ the engine, and the answer flows out.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,8 @@ from server.errors import ClientGone, InvalidRequest, UnknownModel
 from server.inference.access_log import AccessLog
 from server.inference.binding import bind_images, bind_tensors
 from server.inference.metadata import MODEL_VERSION, model_config
-from server.inference.outputs import infer_options
-from server.inference.requests import BoundRequest, InferRequest
+from server.inference.outputs import OutputTensor, infer_options, output_tensors, takes_long
+from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 from server.inference.spec import FrontEndSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -153,6 +153,15 @@ class Inference:
         except asyncio.CancelledError:
             self.engine.close(request, ClientGone())
             raise
+
+    async def tensors(
+        self, model: ModelSpec, answer: Answer, outputs: Sequence[RequestedOutput]
+    ) -> list[OutputTensor]:
+        """The tensors of an answer (`output_tensors`), made in a thread if that takes long."""
+        if not takes_long(model, answer, outputs):
+            return output_tensors(model, answer, outputs)
+        compute = partial(output_tensors, model, answer, outputs)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, compute)
 
 
 def _resolve(future: asyncio.Future[Answer], outcome: Outcome) -> None:

@@ -35,12 +35,15 @@ __all__ = [
     "member_names",
     "output_tensors",
     "infer_options",
+    "takes_long",
 ]
 
 COMBINED = "output"
 _CLASS = "class"
 _MASK = "member_mask"
 _MEMBER = f"{COMBINED}."
+#: Quantiles of a mixture take some 20 us per row: more rows than these would hold up others.
+_MANY_ROWS = 256
 
 
 class OutputTensor(msgspec.Struct, frozen=True):
@@ -167,6 +170,13 @@ def output_tensors(
 ) -> list[OutputTensor]:
     """The tensors of an answer to a request with these outputs' `infer_options`, in their order."""
     return [_output_tensor(model, answer, output) for output in outputs]
+
+
+def takes_long(model: ModelSpec, answer: Answer, outputs: Sequence[RequestedOutput]) -> bool:
+    """Whether `output_tensors` should run in a thread: NumPy works there without the lock."""
+    return answer.rows > _MANY_ROWS and any(
+        needs_predictions(model, output.name) for output in outputs
+    )
 
 
 def _output_tensor(model: ModelSpec, answer: Answer, requested: RequestedOutput) -> OutputTensor:

@@ -55,7 +55,7 @@ def model(
     conformal = method and ConformalSpec(method, 19, RANKS, scores(*range(1, elements + 1)))
     predictive = PredictiveSpec(kind, levels if kind == "quantiles" else (), coverage, conformal)
     names = ("four", "two", "zero")
-    return ModelSpec(ServedModel(0, 0, spec), (), (), (), names, predictive=predictive)
+    return ModelSpec(ServedModel(0, 0, spec), (), names, predictive=predictive)
 
 
 def answered(model, outputs, predictions, combined):
@@ -205,8 +205,6 @@ def test_a_prediction_set_has_the_classes_within_the_threshold():
     conformal = ConformalSpec("lac", 19, RANKS, (tuple(rank / 20 for rank in RANKS),))
     spec = ModelSpec(
         spec.served,
-        (),
-        (),
         (),
         spec.members,
         predictive=PredictiveSpec("classes", conformal=conformal),
