@@ -86,7 +86,8 @@ class EnsembleClient(BaseClient):
             timeout: seconds, for the whole call. It is the request's deadline: the server
                 answers by then from the members that are done, if they are a quorum. None leaves
                 it to the ensemble's own deadline.
-            members: use these members only; None for all of the ensemble.
+            members: use these members only, whose inputs suffice then; None for all of the
+                ensemble.
             quorum: the fewest members that the answer may rest on; None for the ensemble's own.
             uncertainty: whether to return all uncertainty scores; or the names of some, see
                 `Prediction`.

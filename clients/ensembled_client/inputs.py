@@ -25,8 +25,12 @@ _IMAGE = "image"
 _KINDS = "a path, encoded bytes, a PIL image or a uint8 array"
 
 
-def tensors_for(metadata: Mapping[str, Any], x: Any) -> tuple[RequestTensor, ...]:
+def tensors_for(
+    metadata: Mapping[str, Any], x: Any, *, partial: bool = False
+) -> tuple[RequestTensor, ...]:
     """Return the inputs of a model, in its order; for `x` see `EnsembleClient.predict`.
+
+    If it may be `partial`, the server decides which inputs are needed.
 
     Raises RequestRejected if it does not fit, OSError if an image file can't be read.
     """
@@ -36,10 +40,10 @@ def tensors_for(metadata: Mapping[str, Any], x: Any) -> tuple[RequestTensor, ...
         if len(inputs) != 1:
             raise RequestRejected(f"the model takes the inputs {list(inputs)}: give a mapping")
         x = {next(iter(inputs)): x}
-    if x.keys() != inputs.keys():
+    if x.keys() != inputs.keys() and not (partial and x and x.keys() <= inputs.keys()):
         raise RequestRejected(f"the model takes the inputs {list(inputs)}, not {list(x)}")
     # In the model's order, so that equal requests are equal bytes.
-    return tuple(_tensor(described, x[name]) for name, described in inputs.items())
+    return tuple(_tensor(described, x[name]) for name, described in inputs.items() if name in x)
 
 
 def _tensor(described: Mapping[str, Any], value: Any) -> RequestTensor:

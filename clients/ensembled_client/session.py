@@ -85,7 +85,7 @@ class Session:
             info = await self._info(model, clock)
             outputs = _outputs(info, options)
             began_s = clock.passed_s()
-            tensors = await self._encode(info, x)
+            tensors = await self._encode(info, x, options)
             encoded_s = clock.passed_s()
             call = InferCall(model, tensors, outputs, options.parameters)
             pieces = self._split(call, info, options.max_rows)
@@ -115,8 +115,8 @@ class Session:
         """Return each row's best class."""
         return (await self.predict(model, x, replace(options, class_only=True))).values
 
-    async def _encode(self, info: ModelInfo, x: Any) -> Any:
-        work = partial(tensors_for, info.metadata, x)
+    async def _encode(self, info: ModelInfo, x: Any, options: CallOptions) -> Any:
+        work = partial(tensors_for, info.metadata, x, partial=options.members is not None)
         size_bytes = x.nbytes if isinstance(x, np.ndarray) else len(x) if type(x) is bytes else inf
         return work() if size_bytes <= _INLINE_BYTES else await self._backend.offload(work)
 

@@ -31,6 +31,7 @@ from server.stdout import echo
 __all__ = ["predict"]
 
 _ARRAY_SUFFIXES = {".npy", ".npz", ".json"}
+_IMAGE = "image"
 _BAR_WIDTH = 12
 #: More rows than this are shown a line each.
 _MAX_DETAILED_ROWS = 4
@@ -63,9 +64,9 @@ def predict(
         with client:
             several = _has_members(client.config(ensemble), ensemble)
             options |= {"uncertainty": several, "member_outputs": several}
-            answers = [
-                (names, client.predict(ensemble, x, **options)) for names, x in _read(inputs)
-            ]
+            takes = [one["name"] for one in client.metadata(ensemble)["inputs"]]
+            read = _read_together if _IMAGE in takes[:-1] or _IMAGE in takes[1:] else _read
+            answers = [(names, client.predict(ensemble, x, **options)) for names, x in read(inputs)]
     except (RequestRejected, UnknownModel) as error:
         raise ConfigError(error.message) from None
     except EnsembledClientError as error:
@@ -90,26 +91,44 @@ def _has_members(config: Mapping[str, Any], name: str) -> bool:
 
 def _read(inputs: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
     """Each request: the names of its rows (or of the file that holds them), and the input."""
-    images = [name for name in inputs if Path(name).suffix.lower() not in _ARRAY_SUFFIXES]
+    images, arrays = _split(inputs)
+    if images:
+        yield images, images
+    for name in arrays:
+        yield [name], _load(name)
+
+
+def _read_together(inputs: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
+    """The one request of a model that takes an image beside other inputs."""
+    images, arrays = _split(inputs)
+    x: dict[str, Any] = {_IMAGE: images} if images else {}
+    for name in arrays:
+        loaded = _load(name)
+        if not isinstance(loaded, Mapping):
+            raise ConfigError(f"{name}: the model has several inputs, give them by name (.npz)")
+        x |= loaded
+    yield images or arrays, x
+
+
+def _split(inputs: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The files that are images, and those of arrays."""
     for name in inputs:
         if not Path(name).is_file():
             raise ConfigError(f"there is no file {name}")
-    if images:
-        yield images, images
-    for name in inputs:
-        if name not in images:
-            try:
-                yield [name], _load(Path(name))
-            except (OSError, ValueError) as error:
-                raise ConfigError(f"{name}: {error}") from None
+    images = [name for name in inputs if Path(name).suffix.lower() not in _ARRAY_SUFFIXES]
+    return images, [name for name in inputs if name not in images]
 
 
-def _load(path: Path) -> Any:
+def _load(name: str) -> Any:
     """An array, or arrays by input name; nothing in the file is executed."""
-    if path.suffix.lower() == ".json":
-        return json.loads(path.read_text(encoding="utf-8"))
-    loaded = np.load(path, allow_pickle=False)
-    return {name: loaded[name] for name in loaded.files} if hasattr(loaded, "files") else loaded
+    path = Path(name)
+    try:
+        if path.suffix.lower() == ".json":
+            return json.loads(path.read_text(encoding="utf-8"))
+        loaded = np.load(path, allow_pickle=False)
+        return {one: loaded[one] for one in loaded.files} if hasattr(loaded, "files") else loaded
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{name}: {error}") from None
 
 
 def _row_names(names: Sequence[str], rows: int) -> Sequence[str]:

@@ -105,6 +105,9 @@ class EnsembleConfiguration(BaseModel):
     cascade: list[list[str]] = Field(default=[], description="By stage, the members that it adds.")
     confidence: list[float] = Field(default=[], description="By stage but the last, its threshold.")
     extra_outputs: list[TensorMetadata]
+    inputs: dict[str, list[str]] = Field(
+        default={}, description="By member, the inputs that it needs, if members differ in them."
+    )
     labels: list[str] = []
 
 

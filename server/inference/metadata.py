@@ -68,6 +68,11 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
         **_cascade(model),
         "extra_outputs": [_tensor_metadata(tensor) for tensor in extra_outputs(model)],
     }
+    if any(one.members != served.spec.mask for one in model.inputs):
+        ensemble["inputs"] = {
+            name: [one.tensor.name for one in model.inputs if one.members >> member & 1]
+            for member, name in zip(served.spec.members, model.members, strict=True)
+        }
     if model.labels:
         ensemble["labels"] = list(model.labels)
     output = TensorSpec(COMBINED, served.spec.output.datatype, served.spec.output.shape)

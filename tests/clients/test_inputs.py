@@ -65,6 +65,14 @@ def test_several_inputs_come_by_name():
         tensors_for(TWO, {"x": np.zeros((1, 2, 3))})
 
 
+def test_some_inputs_may_do():
+    tensor = only(tensors_for(TWO, {"ids": [[1, 2, 3]]}, partial=True))
+    assert tensor.name == "ids"
+    for x in ({}, {"y": [[1]]}, {"ids": [[1, 2, 3]], "y": [[1]]}):
+        with pytest.raises(RequestRejected, match="the model takes the inputs"):
+            tensors_for(TWO, x, partial=True)
+
+
 def test_images_as_bytes_and_files(tmp_path):
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"jpeg")

@@ -172,7 +172,8 @@ def file_inputs(specs: Sequence[InputSpec], rows: int, paths: Sequence[Path]) ->
     """Yield inputs from files without end: `rows` rows after the other, round and round.
 
     The files are one ``.npz`` with an array [n, ...] per input, one ``.npy`` for a model with one
-    input, or encoded images. Raises LoadTestError if one can't be read, or does not fit the model.
+    input, or encoded images; or images and an ``.npz`` for a model that takes both. Raises
+    LoadTestError if one can't be read, or does not fit the model.
     """
     arrays = _read_files(specs, paths)
     total = min(len(array) for array in arrays.values())
@@ -182,15 +183,28 @@ def file_inputs(specs: Sequence[InputSpec], rows: int, paths: Sequence[Path]) ->
 
 
 def _read_files(specs: Sequence[InputSpec], paths: Sequence[Path]) -> dict[str, Array]:
-    suffixes = {path.suffix.lower() for path in paths}
-    if suffixes & {".npy", ".npz"}:
-        if len(paths) > 1:
-            raise UsageError("--input takes one .npy or .npz file, or any number of images")
-        return _read_arrays(specs, paths[0])
-    if [spec.is_image for spec in specs] != [True]:
-        raise LoadTestError(f"{paths[0]}: the model does not take images, but .npy or .npz files")
+    files = [path for path in paths if path.suffix.lower() in {".npy", ".npz"}]
+    images = [path for path in paths if path not in files]
+    if len(files) > 1 or (files and images and len(specs) == 1):
+        raise UsageError("--input takes one .npy or .npz file, or any number of images")
+    arrays = {}
+    if images:
+        image = next((spec for spec in specs if spec.is_image), None)
+        if image is None:
+            raise LoadTestError(
+                f"{images[0]}: the model does not take images, but .npy or .npz files"
+            )
+        specs = [spec for spec in specs if spec is not image]
+        arrays[image.name] = _read_images(images)
+    if specs and not files:
+        names = ", ".join(spec.name for spec in specs)
+        raise LoadTestError(f"{images[0]}: the model takes {names} as well: give an .npz file, too")
+    return arrays | (_read_arrays(specs, files[0]) if files else {})
+
+
+def _read_images(paths: Sequence[Path]) -> Array:
     try:
-        return {specs[0].name: bytes_array([path.read_bytes() for path in paths])}
+        return bytes_array([path.read_bytes() for path in paths])
     except OSError as error:
         raise LoadTestError(f"{error.filename}: {error.strerror}") from None
 

@@ -158,6 +158,22 @@ def test_images_are_made_up_or_read_but_never_json(tmp_path):
         make_workload(JSON, IMAGE, {1: [{"image": made}]}, {}, rows=1, payloads=1)
 
 
+def test_images_and_arrays_for_a_model_that_takes_both(tmp_path):
+    specs = [InputSpec("t", "FP32", (2,)), *IMAGE]
+    photo, table = tmp_path / "a.jpg", tmp_path / "t.npz"
+    photo.write_bytes(b"a.jpg")
+    np.savez(table, t=np.ones((3, 2)))
+    read = next(file_inputs(specs, 2, [photo, table]))
+    assert read["image"].tolist() == [b"a.jpg"] * 2, "as long as the shorter, round and round"
+    assert read["t"].tolist() == [[1, 1]] * 2
+    made = next(random_inputs(specs, 2, 0, SIZE))
+    assert list(made) == ["t", "image"]
+    with pytest.raises(LoadTestError, match=r"takes t as well: give an \.npz file"):
+        next(file_inputs(specs, 1, [photo]))
+    with pytest.raises(UsageError, match="one .npy or .npz"):
+        next(file_inputs(IMAGE, 1, [photo, table]))
+
+
 TWO = [InputSpec("a", "FP32", (2,)), InputSpec("b", "INT64", ())]
 
 
