@@ -26,13 +26,15 @@ def write_network(
     x: tuple[str, list[Any]],
     outputs: dict[str, str],
     constants: dict[str, np.ndarray] | None = None,
+    more: dict[str, tuple[str, list[Any]]] | None = None,
 ) -> str:
-    """Write a network of the input ``x`` and return its file's name.
+    """Write a network of the input ``x``, or of several, and return its file's name.
 
     Args:
         path: where to.
         nodes: operator, inputs, output, attributes.
         x: datatype and shape without the batch of the input.
+        more: the same of further inputs by name.
         outputs: names, with their datatypes.
         constants: by name.
     """
@@ -42,7 +44,10 @@ def write_network(
             for operator, inputs, output, attributes in nodes
         ],
         "network",
-        [helper.make_tensor_value_info("x", KINDS[x[0]], ["n", *x[1]])],
+        [
+            helper.make_tensor_value_info(name, KINDS[kind], ["n", *shape])
+            for name, (kind, shape) in {"x": x, **(more or {})}.items()
+        ],
         [helper.make_tensor_value_info(name, KINDS[kind], None) for name, kind in outputs.items()],
         [numpy_helper.from_array(value, name) for name, value in (constants or {}).items()],
     )
