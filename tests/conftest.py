@@ -5,7 +5,10 @@ from pathlib import Path
 
 from hypothesis import settings
 
+from workers.runtime.environment import prepare_environment
+
 sys.path.insert(0, str(Path(__file__).parent / "support"))
+prepare_environment()  # as in every process of the server: some tests import ONNX Runtime
 
 settings.register_profile("ensembled", derandomize=True, deadline=None, database=None)
 settings.register_profile("fast", settings.get_profile("ensembled"), max_examples=20)

@@ -13,6 +13,7 @@ import grpc
 from server.errors import InternalFault, QueueFull, RequestError, Unavailable
 from server.grpc_api.core import Metadata, ServerCall
 from server.inference.access_log import REQUEST_ID_HEADER, new_request_id, valid_request_id
+from workers.runtime.texts import abridge
 
 __all__ = ["echoed_request_id", "error_text", "fail", "log_fields", "trace_context"]
 
@@ -80,4 +81,4 @@ def _request_error(error: Exception) -> RequestError:
 
 
 def _text(error: RequestError) -> str:
-    return error.message.encode()[:_MAX_TEXT_BYTES].decode(errors="ignore")
+    return abridge(error.message, _MAX_TEXT_BYTES)

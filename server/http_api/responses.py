@@ -23,6 +23,7 @@ from server.errors import (
     UnsupportedMediaType,
 )
 from server.http_api.body import ENCODINGS, WINDOW_BITS, canonical_encoding, discard_body
+from workers.runtime.texts import abridge
 
 __all__ = [
     "LEAST_COMPRESSED_BYTES",
@@ -40,7 +41,7 @@ _MAX_ON_LOOP_BYTES = 1 << 16
 _BLOCK_BYTES = 1 << 17
 _LEVEL = 1
 _MOST_SIZE_RATIO = 0.7
-_MAX_TEXT = 4096
+_MAX_TEXT_BYTES = 4096
 _CLOSE = (b"connection", b"close")
 
 
@@ -55,9 +56,7 @@ def error_response(error: RequestError) -> Response:
         headers["www-authenticate"] = "Bearer"
     if isinstance(error, UnsupportedMediaType):
         headers["accept-encoding"] = ", ".join(ENCODINGS)
-    text = error.message
-    if len(text) > _MAX_TEXT:  # it quotes what the client has sent
-        text = text[: _MAX_TEXT - 1] + "…"
+    text = abridge(error.message, _MAX_TEXT_BYTES)  # it may quote what the client has sent
     body = orjson.dumps({"error": text})
     return Response(body, error.http_status, headers, "application/json")
 

@@ -25,6 +25,7 @@ from workers.backends.sizes import (
     probe_sizes,
 )
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec, variable_symbols
+from workers.runtime.texts import abridge
 
 __all__ = [
     "PROBE_ROWS",
@@ -45,7 +46,7 @@ Array = npt.NDArray[np.generic]
 #: Rows of the batch that finds the signature; one could not be distinguished from a fixed batch.
 PROBE_ROWS = 2
 
-_MAX_MESSAGE_CHARS = 300
+_MAX_MESSAGE_BYTES = 600
 
 
 class ModelError(Exception):
@@ -96,7 +97,7 @@ def refusal(source: ModelSource, reason: str) -> ModelError:
 def one_line(failure: BaseException) -> str:
     """Return a runtime's message in one line of limited length."""
     text = " ".join(str(failure).split()) or type(failure).__name__
-    return text if len(text) <= _MAX_MESSAGE_CHARS else text[: _MAX_MESSAGE_CHARS - 1] + "…"
+    return abridge(text, _MAX_MESSAGE_BYTES)
 
 
 def input_spec(

@@ -30,6 +30,7 @@ from setproctitle import setproctitle
 from workers.runtime.child_main import flush_c
 from workers.runtime.logs import ProcessName, flush, log_settings, set_up_logging
 from workers.runtime.spec import DeviceSpec
+from workers.runtime.texts import abridge
 
 __all__ = [
     "Failed",
@@ -42,7 +43,7 @@ __all__ = [
 
 _PR_SET_PDEATHSIG = 1
 #: An error becomes one line of the status channel, whose reader accepts 64 KiB.
-_MAX_ERROR = 8000
+_MAX_ERROR_BYTES = 8000
 #: Below the front-end.
 _NICE = 5
 
@@ -105,7 +106,8 @@ def run_role(
     except BaseException as error:
         level = logging.ERROR if status.has_started else logging.DEBUG
         logging.getLogger(__name__).log(level, "the process failed", exc_info=True)
-        status.send(Failed((str(error) or type(error).__name__)[:_MAX_ERROR]))
+        text = str(error) or type(error).__name__
+        status.send(Failed(abridge(text, _MAX_ERROR_BYTES)))
         _exit(1)
     _exit(0)
 

@@ -16,9 +16,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from workers.runtime.texts import abridge
+
 __all__ = ["ImportFailed", "describe_failure", "import_module", "import_object"]
 
-_MAX_MESSAGE_CHARS = 300
+_MAX_MESSAGE_BYTES = 600
 _LIBRARIES = tuple(
     sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
@@ -88,14 +90,11 @@ def _import_file(path: str) -> ModuleType:
 def describe_failure(failure: BaseException) -> str:
     """Return an exception in one line: its type, its message, and where the user's code raised it.
 
-    A message that is too long loses its middle: the reason may be at either end.
+    A message that is too long loses its middle.
     """
     text = " ".join(f"{type(failure).__name__}: {failure}".split()).removesuffix(":")
     text = text.encode(errors="replace").decode()  # half a surrogate pair can't be sent
-    if len(text) > _MAX_MESSAGE_CHARS:
-        half = _MAX_MESSAGE_CHARS // 2
-        text = f"{text[:half]} … {text[-half:]}"
-    return text + _place(failure)
+    return abridge(text, _MAX_MESSAGE_BYTES) + _place(failure)
 
 
 def _place(failure: BaseException) -> str:

@@ -25,6 +25,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from workers.runtime.texts import abridge
+
 __all__ = [
     "MAX_BYTES",
     "FloodFilter",
@@ -129,10 +131,10 @@ class HumanFormatter(logging.Formatter):
         head = f"{self.formatTime(record)} {record.levelname} {self._title}: "
         text = printable(_message(record))
         extras = "".join(f" {key}={_value(value)}" for key, value in _extras(record).items())
-        lines = [_truncate(head + text, MAX_BYTES - 1 - len(extras.encode())) + extras]
+        lines = [abridge(head + text, MAX_BYTES - 1 - len(extras.encode())) + extras]
         for line in _exception(self, record).split("\n"):
             if line:
-                lines.append(_truncate(_INDENT + printable(line), MAX_BYTES - 1))
+                lines.append(abridge(_INDENT + printable(line), MAX_BYTES - 1))
         return "\n".join(lines)
 
 
@@ -185,13 +187,6 @@ def _value(value: Any) -> str:
     return text if plain else json.dumps(text)
 
 
-def _truncate(text: str, nbytes: int) -> str:
-    encoded = text.encode(errors="backslashreplace")
-    if len(encoded) <= nbytes:
-        return text
-    return encoded[: max(nbytes - 3, 0)].decode(errors="ignore") + "..."
-
-
 def _fit(document: dict[str, Any]) -> str:
     """Return JSON with the longest texts truncated until it fits; a traceback keeps its end."""
     line = _dump(document)
@@ -199,7 +194,7 @@ def _fit(document: dict[str, Any]) -> str:
         key = max(document, key=lambda key: len(_dump(document[key])))
         text = document[key] if isinstance(document[key], str) else _dump(document[key])
         half = len(text) // 2
-        document[key] = f"...{text[-half:]}" if key == "exception" else f"{text[:half]}..."
+        document[key] = f"...{text[-half:]}" if key == "exception" else abridge(text, half)
         line = _dump(document)
     return line
 

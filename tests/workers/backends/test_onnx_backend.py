@@ -1,6 +1,7 @@
 """The ONNX backend: what it answers, and what it refuses."""
 
 import importlib.metadata
+import re
 from pathlib import Path
 
 import msgspec
@@ -79,8 +80,13 @@ def test_refuses_missing_and_damaged_files(tmp_path: Path) -> None:
 
 
 def test_refuses_an_unsupported_opset(tmp_path: Path) -> None:
-    path = write_onnx(tmp_path / "a.onnx", opset=999)
-    assert "opset" in refusal(onnx_source(path)).lower()
+    """However long the path: the reason is the last that the runtime says."""
+    directory = tmp_path / ("d" * 200) / ("e" * 200)
+    directory.mkdir(parents=True)
+    path = write_onnx(directory / "a.onnx", opset=999)
+    assert re.search(
+        r"support for domain ai\.onnx is till opset \d+\.$", refusal(onnx_source(path))
+    )
 
 
 @pytest.mark.parametrize(
