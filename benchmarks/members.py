@@ -56,7 +56,7 @@ def expected_answer(config: Config, ensemble: str, rows: Array) -> npt.NDArray[n
         if source.member not in described.members:
             continue
         model = load(source, one_core(0))
-        raw = model.predict([rows])
+        (raw,) = model.predict([rows])
         is_logits = config.members[source.member].output == "logits"
         predictions.append(probabilities(raw) if is_logits else raw)
         model.close()

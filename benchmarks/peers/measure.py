@@ -208,7 +208,7 @@ def _asked(case: Case) -> tuple[Asked, Task]:
     expected = expected_answer(config, case.ensemble, row)
     task = Task(
         models=tuple(one.source.path for one in members),
-        logits=members[0].config.output == "logits",
+        logits=members[0].output.config.kind == "logits",
         model=case.ensemble,
         input=tensor.name,
         shape=tensor.shape,

@@ -135,7 +135,7 @@ def evaluate(
         cascade, combined[name] = _cascade(target, fit, fit.confidence, y, rows=rows)
     members = {
         member.name: MemberEvaluation(
-            old_temperature=member.config.temperature,
+            old_temperature=member.output.config.temperature,
             temperature=fit.temperatures[i],
             weight=fit.weights[i],
             selected=int(fit.counts[i]),

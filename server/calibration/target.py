@@ -162,7 +162,7 @@ def find_target(config: Config, name: str | None) -> CalibrationTarget:
             f"ensembles.{name}: its rule is stack, whose meta-model was trained for the members as "
             f"they are: other temperatures or weights would be wrong for it"
         )
-    if not members[0].gives_classes or len(members[0].prediction.shape) != 1:
+    if not members[0].output.gives_classes or len(members[0].prediction.shape) != 1:
         raise ConfigError(
             f"ensembles.{name}: its members give values, not classes: calibration needs members "
             f"whose output is logits, probabilities or class"

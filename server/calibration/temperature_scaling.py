@@ -40,7 +40,7 @@ _SMALLEST = float(np.finfo(np.float32).smallest_subnormal)
 
 def has_temperature(member: InspectedMember) -> bool:
     """Whether a member's output is softened by a temperature."""
-    return member.config.output in {"logits", "probabilities"}
+    return member.output.config.kind in {"logits", "probabilities"}
 
 
 def fit_member(member: InspectedMember, p: Floats, y: ClassIndices) -> tuple[float, str | None]:
@@ -49,15 +49,17 @@ def fit_member(member: InspectedMember, p: Floats, y: ClassIndices) -> tuple[flo
     Its predictions p [rows, classes] are those with its configured temperature.
     """
     if not has_temperature(member):
-        return member.config.temperature, None
+        return member.output.config.temperature, None
     # The predictions come with the configured temperature, so the fitted one multiplies it.
-    factor = fit_temperature(log_probabilities(p, of_logits=member.config.output == "logits"), y)
+    factor = fit_temperature(
+        log_probabilities(p, of_logits=member.output.config.kind == "logits"), y
+    )
     note = None
     if (p.argmax(axis=1) == y).all():
         note = f"{member.name} is right in all rows: its temperature can't be fitted"
     elif factor == HIGHEST:
         note = f"{member.name} is no better than chance: its temperature is {factor:g}"
-    return float(f"{member.config.temperature * factor:.{_DIGITS}g}"), note
+    return float(f"{member.output.config.temperature * factor:.{_DIGITS}g}"), note
 
 
 def rescale(
@@ -66,8 +68,8 @@ def rescale(
     """Return predictions [members, rows, classes] with others than the configured temperatures."""
     rescaled = predictions.copy()
     for i, (member, new) in enumerate(zip(members, temperatures, strict=True)):
-        if new != (old := member.config.temperature):
-            of_logits = member.config.output == "logits"
+        if new != (old := member.output.config.temperature):
+            of_logits = member.output.config.kind == "logits"
             logits = log_probabilities(predictions[i], of_logits=of_logits)
             rescaled[i] = probabilities(logits, new / old)
     return rescaled

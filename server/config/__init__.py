@@ -14,6 +14,7 @@ from server.config.members import (
     MemberConfig,
 )
 from server.config.models import LibraryConfig, PythonConfig, RecipeConfig, backend_for
+from server.config.outputs import OutputConfig
 from server.config.root import Config
 from server.config.server import (
     ApiKeyConfig,
@@ -34,6 +35,7 @@ __all__ = [
     "LibraryConfig",
     "LimitsConfig",
     "MemberConfig",
+    "OutputConfig",
     "PlacementConfig",
     "PythonConfig",
     "RecipeConfig",

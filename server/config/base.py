@@ -73,8 +73,8 @@ class Section(BaseModel):
         # Their errors then carry the valid keys, from which one is suggested.
         if not isinstance(section, Mapping):
             return section
-        fields = cls.model_fields
-        return {key: section[key] if key in fields else UnknownKey([*fields]) for key in section}
+        keys = [field.alias or name for name, field in cls.model_fields.items()]
+        return {key: section[key] if key in keys else UnknownKey(keys) for key in section}
 
     @field_validator("*", mode="before")
     @classmethod

@@ -24,7 +24,9 @@ from pydantic import (
 from server.config.base import Section, did_you_mean
 from server.config.files import FilePath
 from server.config.models import BACKENDS, LibraryConfig, ModelReference, PythonConfig, backend_for
+from server.config.outputs import OutputConfig
 from workers.runtime.spec import (
+    COMBINED,
     FakeOptions,
     InputLimit,
     OutputKind,
@@ -60,6 +62,9 @@ _OpenSize = Annotated[int, AfterValidator(_check_size)]
 #: A size, -1 for a variable one, or the name of a variable one.
 _OpenDimension = Annotated[int | str, AfterValidator(_check_size)]
 _BYTES = "BYTES"
+
+#: What a member with one output says of it, as each of `outputs` does.
+_OUTPUT_KEYS = ("temperature", "classes", "class_axis", "labels")
 
 #: One number for all channels, or one per channel.
 _PER_CHANNEL = (
@@ -179,8 +184,12 @@ class FakeConfig(Section):
 
     inputs: dict[str, tuple[_OpenSize, ...]] = Field(min_length=1)
     """Shape of each input without the batch dimension, -1 where it is variable; all are `FP32`."""
-    outputs: int = Field(ge=1)
-    """Number of output elements per row."""
+    outputs: (
+        Annotated[int, Field(ge=1)]
+        | Annotated[dict[str, tuple[Dimension, ...]], Field(min_length=1)]
+    )
+    """Number of output elements per row; or, for several outputs, the shape of each without the
+    batch dimension."""
     sleep_ms: NonNegativeFloat = 0.0
     """Time that one batch takes."""
     fail: Literal["none", "raise", "exit", "hang", "nan", "alloc"] = "none"
@@ -207,14 +216,22 @@ class MemberConfig(Section):
     """By the model's own name of an input: the name that the client uses, or a mapping."""
     output: OutputKind = "values"
     """What the output is: `logits` become probabilities before they are combined; `class` is the
-    index of a class, one whole number per row."""
+    index of a class, one whole number per row; `binary` is the probability of the second of two
+    classes, one number per row, `binary_logits` its logit: both become two probabilities."""
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
     """For logits `z` and probabilities `p`: the member predicts `softmax(z / temperature)`, or
     `p ** (1 / temperature)`, normalized."""
     classes: int | None = Field(default=None, ge=1)
     """For `output: class`: the number of classes; the number of labels if absent."""
+    class_axis: int | None = None
+    """For logits and probabilities of more than one dimension per row, such as maps: the axis of
+    the classes, where 0 is the batch: 1 for `[n, C, H, W]`, -1 for the last."""
     output_name: str | None = Field(default=None, min_length=1)
-    """Which of the model's outputs to use; required only if it has several."""
+    """Which of the model's outputs to use; required only if it has several. Clients see it as
+    `output`."""
+    outputs: dict[str, OutputConfig] = {}
+    """Several outputs, computed in one run, by the model's own names, the main one first: instead
+    of `output` and what belongs to it. The main one can be asked for as `output`, too."""
     labels: FilePath | None = None
     """File with one label per line, in the order of the output's elements; a relative path."""
     fake: FakeConfig | None = None
@@ -247,26 +264,45 @@ class MemberConfig(Section):
                 f"model: cannot tell the format of {self.model.name!r} by its suffix, "
                 f"use one of {', '.join(BACKENDS)} or set backend"
             )
-        self._check_output()
+        self._check_outputs()
         self._check_inputs()
         if list(self.buckets) != sorted(set(self.buckets)):
             raise ValueError(f"buckets should ascend, not {list(self.buckets)}")
         return self
 
-    def _check_output(self) -> None:
-        if self.temperature != 1 and self.output not in {"logits", "probabilities"}:
-            raise ValueError(f"temperature is for logits and probabilities, not {self.output}")
-        if self.output != "class" and self.classes is not None:
-            raise ValueError(f"classes is for `output: class`, not {self.output}")
-        if self.output == "class" and self.classes is None and self.labels is None:
-            raise ValueError("`output: class` needs classes (how many) or labels")
+    @property
+    def served_outputs(self) -> dict[str, OutputConfig]:
+        """Its outputs by the model's own names, at least one; "" is the only one."""
+        if self.outputs:
+            return self.outputs
+        given = {key: getattr(self, key) for key in _OUTPUT_KEYS}
+        if "output" in self.model_fields_set:
+            given["as"] = self.output
+        given["name"] = COMBINED
+        return {self.output_name or "": OutputConfig.model_construct(None, **given)}
+
+    def _check_outputs(self) -> None:
+        if not self.outputs:
+            self.served_outputs[self.output_name or ""].check()
+            return
+        for key in ("output", "output_name", *_OUTPUT_KEYS):
+            if key in self.model_fields_set:
+                raise ValueError(f"{key} has no meaning beside outputs: give it there")
+        names = [output.name or own for own, output in self.outputs.items()]
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise ValueError(f"outputs: two of the outputs are called {name!r}")
+        if COMBINED in names[1:]:
+            raise ValueError(
+                f"outputs: only the first can be called {COMBINED!r}, which is how clients ask for "
+                "the main output: list it first, or give it another name"
+            )
 
     def _check_fake(self) -> None:
         if self.fake is None:
             raise ValueError("`model: fake` needs a `fake:` section with inputs and outputs")
-        for key in ("backend", "output_name"):
-            if getattr(self, key) is not None:
-                raise ValueError(f"{key} has no meaning for a fake member, remove it")
+        if self.backend is not None:
+            raise ValueError("backend has no meaning for a fake member, remove it")
         for name in self.inputs:
             if name not in self.fake.inputs:
                 hint = did_you_mean(name, self.fake.inputs)

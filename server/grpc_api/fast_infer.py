@@ -19,10 +19,11 @@ from server.grpc_api.status import log_fields
 from server.grpc_api.wire_format import RAW_INPUT_CONTENTS, field_prefix
 from server.inference.generational_cache import GenerationalCache
 from server.inference.inference import Endpoint, Inference
-from server.inference.outputs import COMBINED, member_names, output_tensors
+from server.inference.outputs import member_names, output_tensors
 from server.inference.plans import RequestPlan, slice_inputs
 from server.inference.requests import BoundRequest, RequestedOutput
 from server.security.authentication import Authenticator
+from workers.runtime.spec import COMBINED
 
 __all__ = ["FastUnaryInfer", "remaining_timeout_s"]
 

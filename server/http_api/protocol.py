@@ -19,7 +19,7 @@ from server.engine.request import Answer
 from server.errors import InvalidRequest
 from server.http_api.json_tensors import SLICE_BYTES, encode_array, tensor_from_json
 from server.inference.metadata import MODEL_VERSION
-from server.inference.outputs import COMBINED, OutputTensor, member_names, output_tensors
+from server.inference.outputs import OutputTensor, member_names, output_tensors
 from server.inference.parameters import INPUT, OUTPUT, REQUEST
 from server.inference.requests import (
     InferRequest,
@@ -32,6 +32,7 @@ from server.inference.requests import (
 from server.inference.spec import ModelSpec
 from server.inference.tensors import InputTensor, tensor_from_bytes
 from server.inference.time_slicer import Slices, run_to_end
+from workers.runtime.spec import COMBINED
 
 __all__ = [
     "describe_answer",

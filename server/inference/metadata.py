@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from server.inference.outputs import COMBINED, extra_outputs, member_names
+from server.inference.outputs import extra_outputs, member_names
 from server.inference.spec import FrontEndSpec, ModelSpec
-from workers.runtime.spec import TensorSpec
+from workers.runtime.spec import COMBINED, TensorSpec
 
 __all__ = [
     "MODEL_VERSION",

@@ -26,10 +26,9 @@ from server.inference.predictive import (
 )
 from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
-from workers.runtime.spec import TensorSpec
+from workers.runtime.spec import COMBINED, TensorSpec
 
 __all__ = [
-    "COMBINED",
     "OutputTensor",
     "extra_outputs",
     "member_names",
@@ -38,7 +37,6 @@ __all__ = [
     "takes_long",
 ]
 
-COMBINED = "output"
 _CLASS = "class"
 _MASK = "member_mask"
 _MEMBER = f"{COMBINED}."

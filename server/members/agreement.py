@@ -17,6 +17,7 @@ from ensembled_client.wire import DTYPES
 
 from server.config import Config, EnsembleConfig, ImageConfig
 from server.members.inspect import InspectedMember, read_labels
+from server.members.outputs import output_problems
 from workers.rules.catalogue import CUSTOM, TRAITS
 from workers.runtime.spec import TensorSpec
 
@@ -65,7 +66,8 @@ def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -
     """
     for member in members.values():
         yield from _input_problems(member)
-        yield from _output_problems(member)
+        for output in member.outputs:
+            yield from output_problems(output)
     for name, ensemble in config.ensembles.items():
         chosen = [members[member] for member in ensemble.members]
         first = chosen[0]
@@ -73,8 +75,10 @@ def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -
         for other in chosen[1:]:
             yield from _disagreements(f"ensembles.{name}", first, other)
         yield from class_problems(name, chosen, ensemble_labels(name, ensemble))
-        yield from rule_problems(name, ensemble, first.prediction, first.config.output)
-        if ensemble.cascade and not first.gives_classes:
+        yield from rule_problems(name, ensemble, first.prediction, first.output.config.kind)
+        if ensemble.cascade and not (
+            first.output.gives_classes and len(first.prediction.shape) == 1
+        ):
             yield f"ensembles.{name}.cascade: needs members that give a probability per class"
 
 
@@ -129,7 +133,7 @@ def class_problems(
         yield f"ensembles.{name}.labels: no member knows {_listed(unknown)}"
     for member in members:
         missing = [label for label in own or known if label not in member.labels]
-        if missing and member.config.output == "values" and member.labels:
+        if missing and member.output.config.kind == "values" and member.labels:
             yield (
                 f"ensembles.{name}: {member.name!r} gives values and has none for "
                 f"{_listed(missing)}; only a probability can be 0 instead"
@@ -151,29 +155,11 @@ def _input_conflicts(where: str, members: Sequence[InspectedMember]) -> Iterator
 
 
 def _disagreements(where: str, first: InspectedMember, other: InspectedMember) -> Iterator[str]:
-    if (first.config.output == "values") != (other.config.output == "values"):
+    kinds = first.output.config.kind, other.output.config.kind
+    if (kinds[0] == "values") != (kinds[1] == "values"):
         yield (
             f"{where}: members disagree on what their output means: {first.name!r} gives "
-            f"{first.config.output}, {other.name!r} gives {other.config.output}"
-        )
-
-
-def _output_problems(member: InspectedMember) -> Iterator[str]:
-    output, prediction = member.signature.output, member.prediction
-    kind, is_plain = member.config.output, member.config.temperature == 1
-    if not output.shape and (kind == "logits" or (kind == "probabilities" and not is_plain)):
-        yield f"members.{member.name}.output: {kind} need an output per class, not one per row"
-    if kind == "class" and (
-        output.shape not in {(), (1,)} or not np.issubdtype(output.dtype, np.integer)
-    ):
-        yield (
-            f"members.{member.name}.output: a class is one whole number per row, the model gives "
-            f"{output.datatype} {list(output.shape)}"
-        )
-    if member.labels and (len(member.labels),) != prediction.shape:
-        yield (
-            f"members.{member.name}.labels: {len(member.labels)} labels for an output of shape "
-            f"{list(prediction.shape)}"
+            f"{kinds[0]}, {other.name!r} gives {kinds[1]}"
         )
 
 

@@ -139,7 +139,8 @@ class _ArenaBuilder:
         self._positions = {member.name: i for i, member in enumerate(members)}
         stored = dict.fromkeys(one.stored for member in members for one in member.inputs)
         self._views: dict[_Stored, int] = {one: view for view, one in enumerate(stored)}
-        predictions = _unify([member.prediction for member in members])
+        self._areas, predictions = _areas(members)
+        predictions = _unify(predictions)
         ensembles = []
         self._classes = {}
         for name, one in config.ensembles.items():
@@ -180,7 +181,7 @@ class _ArenaBuilder:
             weights=config.weights or (),
             quorum=config.required_members,
             output=output if meta is None else meta_output(meta.signature),
-            scores=CLASS_SCORES if self._members[members[0]].gives_classes else VALUE_SCORES,
+            scores=CLASS_SCORES if self._members[members[0]].output.gives_classes else VALUE_SCORES,
             columns=classes.columns,
             stages=self._stages(config),
             thresholds=config.confidence or (),
@@ -212,9 +213,10 @@ class _ArenaBuilder:
             source=member.source,
             signature=member.signature,
             bindings=self._bindings(member),
-            output_kind=member.config.output,
-            temperature=member.config.temperature,
-            classes=member.classes,
+            outputs=tuple(
+                output.spec(area)
+                for output, area in zip(member.outputs, self._areas[position], strict=True)
+            ),
         )
 
     def _bindings(self, member: InspectedMember) -> tuple[Binding, ...]:
@@ -273,11 +275,25 @@ def _view(stored: _Stored) -> TensorSpec:
     return TensorSpec(IMAGE.name, "UINT8", (stored.size, stored.size, 3))
 
 
+def _areas(members: Sequence[InspectedMember]) -> tuple[list[list[int]], list[TensorSpec]]:
+    """Return the prediction areas of each member's outputs, and the prediction of each area.
+
+    The first output's area has the member's own number.
+    """
+    areas = [[position] for position in range(len(members))]
+    stored = [member.prediction for member in members]
+    for own, member in zip(areas, members, strict=True):
+        for output in member.outputs[1:]:
+            own.append(len(stored))
+            stored.append(output.prediction)
+    return areas, stored
+
+
 def _unify(predictions: list[TensorSpec]) -> list[TensorSpec]:
     """Give predictions of one shape one datatype: FP64 as soon as one of them needs it."""
     wide = {tensor.shape for tensor in predictions if tensor.datatype == "FP64"}
     return [
-        TensorSpec("output", "FP64" if tensor.shape in wide else "FP32", tensor.shape)
+        TensorSpec(tensor.name, "FP64" if tensor.shape in wide else "FP32", tensor.shape)
         for tensor in predictions
     ]
 

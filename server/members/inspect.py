@@ -6,19 +6,27 @@ flow out; models are loaded in child processes, so no inference runtime is impor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from ensembled_client.wire import datatype_of
 
-from server.config import Config, ImageConfig, InputTensorConfig, MemberConfig, RecipeConfig
+from server.config import (
+    Config,
+    ImageConfig,
+    InputTensorConfig,
+    MemberConfig,
+    OutputConfig,
+    RecipeConfig,
+)
 from server.errors import ConfigError
+from server.members.outputs import MemberOutput
 from server.members.sources import build_models, source_of
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.builder import BuiltModel
-from workers.runtime.spec import ModelSignature, ModelSource, Preparation, TensorSpec
+from workers.runtime.spec import ModelSignature, ModelSource, OutputKind, Preparation, TensorSpec
 
 __all__ = [
     "IMAGE",
@@ -56,37 +64,47 @@ class MemberInput:
 class InspectedMember:
     """A member, its configuration, and its model as inspected.
 
-    `labels` are those of the prediction's elements, empty if there are none.
+    `output_labels` are those that were read from files, by the model's own name of the output.
     """
 
     name: str
     config: MemberConfig
     source: ModelSource
     signature: ModelSignature
-    labels: tuple[str, ...] = ()
+    output_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    @property
-    def prediction(self) -> TensorSpec:
-        """The worker's prediction of a row: FP32, or FP64 if the model's own type requires it."""
-        output = self.signature.output
-        if self.config.output == "class":
-            return TensorSpec("output", "FP32", (self.classes,))
-        if self.config.output == "logits" and output.datatype != "FP64":
-            return TensorSpec("output", "FP32", output.shape)
-        return TensorSpec(
-            "output", datatype_of(np.promote_types(output.dtype, np.float32)), output.shape
+    @cached_property
+    def outputs(self) -> tuple[MemberOutput, ...]:
+        """Its outputs, the main one first."""
+        key = f"members.{self.name}.output"
+        known = {**self.signature.labels, **self.output_labels}
+        return tuple(
+            MemberOutput(
+                name=config.name or own,
+                key=f"{key}s.{own}" if self.config.outputs else key,
+                config=_with_own_kind(config, self.signature.kinds.get(tensor.name)),
+                tensor=tensor,
+                labels=known.get(tensor.name, ()),
+            )
+            for (own, config), tensor in zip(
+                self.config.served_outputs.items(), self.signature.outputs, strict=True
+            )
         )
 
     @property
-    def classes(self) -> int:
-        """The number of classes if the output is the index of one, else 0."""
-        is_index = self.config.output == "class"
-        return (self.config.classes or len(self.labels)) if is_index else 0
+    def output(self) -> MemberOutput:
+        """The main output."""
+        return self.outputs[0]
 
     @property
-    def gives_classes(self) -> bool:
-        """Whether the prediction is a probability per class."""
-        return self.config.output != "values" and len(self.prediction.shape) == 1
+    def prediction(self) -> TensorSpec:
+        """The prediction of the main output."""
+        return self.output.prediction
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the main output's classes, empty if there are none."""
+        return self.output.labels
 
     @property
     def inputs(self) -> tuple[MemberInput, ...]:
@@ -121,32 +139,33 @@ def inspect_members(config: Config) -> list[InspectedMember]:
     except InspectionError as error:
         raise ConfigError(error.messages) from None
     return [
-        InspectedMember(
-            name,
-            _with_own_kind(member, signature),
-            source,
-            signature,
-            _labels(name, member, built) or signature.labels.get(signature.output.name, ()),
-        )
+        InspectedMember(name, member, source, signature, _labels(name, member, signature, built))
         for (name, member), source, signature in zip(
             config.members.items(), sources, signatures, strict=True
         )
     ]
 
 
-def _with_own_kind(member: MemberConfig, signature: ModelSignature) -> MemberConfig:
-    """Take over what the model says its output is, where the configuration says nothing."""
-    kind = signature.kinds.get(signature.output.name)
-    if kind is None or "output" in member.model_fields_set:
-        return member
-    return member.model_copy(update={"output": kind})
+def _with_own_kind(config: OutputConfig, kind: OutputKind | None) -> OutputConfig:
+    """Take over what the model says an output is, where the configuration says nothing."""
+    if kind is None or "kind" in config.model_fields_set:
+        return config
+    return config.model_copy(update={"kind": kind})
 
 
-def _labels(name: str, member: MemberConfig, built: dict[str, BuiltModel]) -> tuple[str, ...]:
-    path = member.labels
-    if path is None and isinstance(member.model, RecipeConfig):
-        path = built[name].labels_path
-    return () if path is None else read_labels(f"members.{name}.labels", path)
+def _labels(
+    name: str, member: MemberConfig, signature: ModelSignature, built: dict[str, BuiltModel]
+) -> dict[str, tuple[str, ...]]:
+    """Read the label files of a member's outputs; a recipe may have made that of the main one."""
+    made = built[name].labels_path if isinstance(member.model, RecipeConfig) else None
+    labels: dict[str, tuple[str, ...]] = {}
+    outputs = member.served_outputs.items()
+    for (own, config), tensor in zip(outputs, signature.outputs, strict=True):
+        path = config.labels or (made if tensor is signature.output else None)
+        if path is not None:
+            key = f"members.{name}.outputs.{own}" if member.outputs else f"members.{name}"
+            labels[tensor.name] = read_labels(f"{key}.labels", path)
+    return labels
 
 
 def read_labels(key: str, path: Path) -> tuple[str, ...]:

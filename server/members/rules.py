@@ -55,8 +55,8 @@ def inspect_rules(config: Config, members: Sequence[InspectedMember]) -> dict[st
     ]
     metas: dict[str, MetaModel] = {}
     for name, ensemble in stacks.items():
-        output_name = ensemble.meta_output or ""
-        source = ModelSource("meta", "onnx", str(ensemble.meta), output_name=output_name)
+        chosen = (ensemble.meta_output,) if ensemble.meta_output else ()
+        source = ModelSource("meta", "onnx", str(ensemble.meta), outputs=chosen)
         try:
             (signature,) = inspect_models([source])
         except InspectionError as error:
@@ -102,7 +102,7 @@ def _trial(config: Config, name: str, by_name: Mapping[str, InspectedMember]) ->
         members=ensemble.members,
         weights=ensemble.weights or (1.0,) * len(ensemble.members),
         predicted=_prediction(name, ensemble, by_name),
-        are_probabilities=by_name[ensemble.members[0]].config.output != "values",
+        are_probabilities=by_name[ensemble.members[0]].output.gives_classes,
         fewest=ensemble.required_members,
     )
 

@@ -60,7 +60,8 @@ def source_of(config: Config, name: str, built: dict[str, BuiltModel]) -> ModelS
         member=name,
         backend="fake",
         declared=tuple(tensor for tensor in declared if tensor is not None),
-        output_name=member.output_name or "",
+        outputs=tuple(own for own in member.served_outputs if own),
+        padded={own: one.max_shape for own, one in member.outputs.items() if one.max_shape},
         fake=member.fake.options() if member.fake else None,
         limits=tuple(limit for limit in limits if limit is not None),
     )

@@ -136,7 +136,7 @@ def _estimated_profiles(
     """Estimate a member's profiles from the size of its weights, inputs and output."""
     signature, device = target.member.signature, target.devices[0]
     row_s = signature.parameter_bytes * _row_s_per_byte(device, targets, records)
-    row_bytes = sum(tensor.row_bytes for tensor in (*signature.inputs, signature.output))
+    row_bytes = sum(tensor.row_bytes for tensor in (*signature.inputs, *signature.outputs))
     is_small = signature.parameter_bytes < _SMALL_BYTES or device.is_cuda
     most = _LARGE_BATCH if is_small else _CPU_BATCH
     return [

@@ -24,8 +24,8 @@ def member(name, *, inputs=X, output=Y, labels=(), tensors=None, **section):
         name,
         config,
         ModelSource(name, "onnx", f"{name}.onnx"),
-        ModelSignature(inputs, output, 0),
-        labels,
+        ModelSignature(inputs, (output,), 0),
+        {output.name: labels},
     )
 
 
@@ -33,7 +33,7 @@ def renaming(name, inputs, names):
     config = Config.model_validate(
         {"members": {name: {"model": {"recipe": "any"}, "inputs": names}}}
     ).members[name]
-    signature = ModelSignature(inputs, TensorSpec("y", "FP32", (3,)), 0)
+    signature = ModelSignature(inputs, (TensorSpec("y", "FP32", (3,)),), 0)
     return InspectedMember(name, config, ModelSource(name, "onnx"), signature)
 
 
@@ -42,7 +42,11 @@ def meaning(name, what, output=Y, labels=(), **section):
         {"members": {name: {"model": {"recipe": "any"}, "output": what, **section}}}
     ).members[name]
     return InspectedMember(
-        name, config, ModelSource(name, "onnx"), ModelSignature(X, output, 0), labels
+        name,
+        config,
+        ModelSource(name, "onnx"),
+        ModelSignature(X, (output,), 0),
+        {output.name: labels},
     )
 
 

@@ -24,7 +24,7 @@ def member(name, path, *, elements=4, parameter_bytes=100, **section):
         name,
         config.members[name],
         ModelSource(name, "onnx", str(path)),
-        ModelSignature((x,), y, parameter_bytes),
+        ModelSignature((x,), (y,), parameter_bytes),
     )
 
 
@@ -35,7 +35,7 @@ def fake(name, **options):
         name,
         config.members[name],
         ModelSource(name, "fake", fake=FakeOptions({"x": (4,)}, 2, options.get("sleep_ms", 0.0))),
-        ModelSignature((TensorSpec("x", "FP32", (4,)),), TensorSpec("output", "FP32", (2,)), 0),
+        ModelSignature((TensorSpec("x", "FP32", (4,)),), (TensorSpec("output", "FP32", (2,)),), 0),
     )
 
 

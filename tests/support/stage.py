@@ -28,7 +28,13 @@ from workers.runtime.messages import (
     Predictions,
     Ready,
 )
-from workers.runtime.spec import InstanceSpec, ModelSignature, ModelSource, TensorSpec
+from workers.runtime.spec import (
+    InstanceSpec,
+    ModelSignature,
+    ModelSource,
+    OutputSpec,
+    TensorSpec,
+)
 
 STAGES = {"stages": (0b001, 0b011, 0b111), "thresholds": (0.9, 0.8)}
 SPEC = arena_spec(
@@ -49,9 +55,9 @@ SURE, UNSURE, FAILS = range(3)
 
 
 def instance(member):
-    signature = ModelSignature((_X,), TensorSpec("output", "FP32", (2,)), 0)
+    signature = ModelSignature((_X,), (TensorSpec("output", "FP32", (2,)),), 0)
     source = ModelSource(SPEC.members[member], "fake")
-    return InstanceSpec(0, member, 2, source, signature, (), "probabilities")
+    return InstanceSpec(0, member, 2, source, signature, (), (OutputSpec(member, "probabilities"),))
 
 
 class Outcome:

@@ -137,7 +137,7 @@ def write_hashing_onnx(path: Path) -> Path:
 
 
 def onnx_source(path: Path, *, output_name: str = "") -> ModelSource:
-    return ModelSource("m", "onnx", str(path), output_name=output_name)
+    return ModelSource("m", "onnx", str(path), outputs=(output_name,) if output_name else ())
 
 
 def torch_source(path: Path, **fields: object) -> ModelSource:

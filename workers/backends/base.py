@@ -32,7 +32,7 @@ __all__ = [
     "Array",
     "Model",
     "ModelError",
-    "choose_output",
+    "choose_outputs",
     "input_spec",
     "installed_version",
     "refusal",
@@ -57,7 +57,7 @@ class Model(Protocol):
     """A member's model, loaded on one device. Used by one thread at a time.
 
     Attributes:
-        signature: the inputs and the output, as found by running the model.
+        signature: the inputs and the outputs in use, as found by running the model.
     """
 
     signature: ModelSignature
@@ -66,7 +66,7 @@ class Model(Protocol):
         """Prepare for traffic, after the warm-up: a fake member fails only from here on."""
         return
 
-    def predict(self, inputs: Sequence[Array]) -> Array:
+    def predict(self, inputs: Sequence[Array]) -> Sequence[Array]:
         """Predict one batch.
 
         Args:
@@ -74,8 +74,8 @@ class Model(Protocol):
                 dtypes of `signature.inputs`; they are only read.
 
         Returns:
-            The output [n, ...] in host memory, with the dtype of `signature.output`, complete
-            (a CUDA device has been synchronised).
+            The outputs [n, ...] in host memory, in the order and with the dtypes of
+            `signature.outputs`, complete (a CUDA device has been synchronised).
 
         Raises:
             MemoryError: if the device has too little memory for this batch.
@@ -133,18 +133,19 @@ def input_spec(
     return TensorSpec(name, datatype, sizes, max_shape, symbols)
 
 
-def choose_output(source: ModelSource, names: Sequence[str]) -> str:
-    """Return the configured output or the only one; raise ModelError if there is neither."""
+def choose_outputs(source: ModelSource, names: Sequence[str]) -> tuple[str, ...]:
+    """Return the configured outputs or the only one; raise ModelError if there is neither."""
     listed = ", ".join(names)
-    if source.output_name:
-        if source.output_name not in names:
-            raise refusal(source, f"has no output {source.output_name!r}; it has: {listed}")
-        return source.output_name
-    if len(names) != 1:
+    for name in source.outputs:
+        if name not in names:
+            raise refusal(source, f"has no output {name!r}; it has: {listed}")
+    if not source.outputs and len(names) != 1:
         raise refusal(
-            source, f"has {len(names)} outputs, name the one to use by output_name: {listed}"
+            source,
+            f"has {len(names)} outputs, name the one to use by output_name: {listed} "
+            "(or serve several of them: outputs)",
         )
-    return names[0]
+    return source.outputs or (names[0],)
 
 
 def model_file(source: ModelSource) -> Path:
@@ -158,40 +159,44 @@ def model_file(source: ModelSource) -> Path:
 def probe_signature(
     source: ModelSource,
     inputs: tuple[TensorSpec, ...],
-    predict: Callable[[list[Array]], tuple[str, object]],
+    predict: Callable[[list[Array]], Mapping[str, object]],
 ) -> ModelSignature:
     """Return the signature of a model after running it on `PROBE_ROWS` rows of zeros.
 
-    `predict` returns the name of the output and its value. Raises ModelError if the model fails, or
-    its output can't be served.
+    `predict` returns the outputs to use by their names. Raises ModelError if the model fails, or an
+    output can't be served.
     """
     try:
         inputs = bounded_inputs(source.member, inputs, source.limits)
         sizes = probe_sizes(inputs)
         results = [_probe(source, inputs, at, predict) for at in sizes]
-        shapes = [result.shape for result in results]
-        output = following_output(results[0], shapes, sizes)
+        outputs = tuple(
+            output
+            if output.name in source.padded
+            else following_output(output, [result.shape for result in found], sizes)
+            for output, *found in ((one[0], *one) for one in zip(*results, strict=True))
+        )
     except SizesError as unfit:
         raise refusal(source, str(unfit)) from unfit
-    return ModelSignature(inputs, output, source_bytes(source))
+    return ModelSignature(inputs, outputs, source_bytes(source))
 
 
 def _probe(
     source: ModelSource,
     inputs: Sequence[TensorSpec],
     sizes: Mapping[str, int],
-    predict: Callable[[list[Array]], tuple[str, object]],
-) -> TensorSpec:
-    """Return the output of a run on zeros of some sizes, or raise ModelError."""
+    predict: Callable[[list[Array]], Mapping[str, object]],
+) -> list[TensorSpec]:
+    """Return the outputs of a run on zeros of some sizes, or raise ModelError."""
     sized = [tensor.sized(sizes) for tensor in inputs]
     try:
-        name, value = predict([plain_rows(tensor, PROBE_ROWS) for tensor in sized])
+        values = predict([plain_rows(tensor, PROBE_ROWS) for tensor in sized])
     except (RuntimeError, MemoryError, TypeError) as failure:
         shapes = ", ".join(f"{tensor.name} {list(tensor.stored_shape)}" for tensor in sized)
         what = f"({shapes})" if sizes else "of zeros"
         reason = f"fails on a batch of {PROBE_ROWS} rows {what}: {one_line(failure)}"
         raise refusal(source, reason) from failure
-    return _output_spec(source, name, value)
+    return [_output_spec(source, name, value) for name, value in values.items()]
 
 
 def _output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
@@ -216,7 +221,15 @@ def _output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
         )
     if value.dtype.kind == "f" and np.isnan(value).any():
         raise refusal(source, f"output {name!r} is NaN for an input of zeros")
-    return TensorSpec(name, datatype, tuple(int(size) for size in value.shape[1:]))
+    shape = tuple(int(size) for size in value.shape[1:])
+    padded = source.padded.get(name, shape)
+    if len(padded) != len(shape):
+        raise refusal(
+            source,
+            f"output {name!r} has shape {list(shape)} for a row, its max_shape {list(padded)} has "
+            f"another number of dimensions",
+        )
+    return TensorSpec(name, datatype, padded)
 
 
 def installed_version(distribution: str) -> str:

@@ -1,12 +1,13 @@
 """A member without a network: for tests, fault injection and measurements of overhead.
 
-Runs in workers and in inspection. Row i of the output is the first `outputs` elements of row i of
-the first input, flattened and repeated as often as needed, as float32, plus `add`: so every output
-identifies its request.
+Runs in workers and in inspection. Row i of an output is the first elements of row i of the first
+input, flattened and repeated as often as needed, as float32, plus `add`: so every output identifies
+its request.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -15,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from workers.backends.base import Array, Model, refusal
+from workers.backends.base import Array, Model, choose_outputs, refusal
 from workers.runtime.spec import FakeOptions, ModelSignature, ModelSource, TensorSpec
 
 __all__ = ["EXIT_CODE", "FakeModel"]
@@ -28,31 +29,38 @@ class FakeModel(Model):
     """A model whose outputs, speed and failures follow its `FakeOptions`."""
 
     def __init__(self, source: ModelSource) -> None:
-        if source.fake is None or not source.fake.inputs or source.fake.outputs < 1:
+        if source.fake is None or not source.fake.inputs or not source.fake.outputs:
             raise refusal(source, "a fake needs `inputs` (at least one) and `outputs` (1 or more)")
         self._options: FakeOptions = source.fake
         shapes = source.fake.inputs.items()
         inputs = tuple(TensorSpec(name, "FP32", shape) for name, shape in shapes)
         if inputs[0].elements == 0:
             raise refusal(source, f"the fake's first input {inputs[0].name!r} has no elements")
-        output = TensorSpec("output", "FP32", (source.fake.outputs,))
-        self.signature = ModelSignature(inputs, output, parameter_bytes=0)
-        self._columns = np.arange(source.fake.outputs) % inputs[0].elements
+        sizes = source.fake.outputs
+        known = sizes if isinstance(sizes, dict) else {"output": (sizes,)}
+        chosen = choose_outputs(source, [*known])
+        outputs = tuple(
+            TensorSpec(name, "FP32", source.padded.get(name, known[name])) for name in chosen
+        )
+        self.signature = ModelSignature(inputs, outputs, parameter_bytes=0)
+        self._shapes = [(-1, *known[name]) for name in chosen]
+        self._columns = [np.arange(math.prod(known[name])) % inputs[0].elements for name in chosen]
         self._armed = False
 
     def arm(self) -> None:
         """Fail from now on, if so configured."""
         self._armed = True
 
-    def predict(self, inputs: Sequence[Array]) -> npt.NDArray[np.float32]:
-        """Return [n, outputs] float32, or fail as configured."""
+    def predict(self, inputs: Sequence[Array]) -> list[Array]:
+        """Return [n, *shape] float32 per output, or fail as configured."""
         rows = np.asarray(inputs[0], np.float32).reshape(len(inputs[0]), -1)
         if self._options.sleep_ms > 0:
             time.sleep(self._options.sleep_ms / 1000)
-        answer = rows[:, self._columns] + np.float32(self._options.add)
+        added = np.float32(self._options.add)
+        answers = [rows[:, columns] + added for columns in self._columns]
         if self._armed and self._options.fail != "none":
-            self._fail(rows, answer)
-        return answer
+            self._fail(rows, answers[0])
+        return [answer.reshape(shape) for answer, shape in zip(answers, self._shapes, strict=True)]
 
     def close(self) -> None:
         """Do nothing."""

@@ -16,7 +16,7 @@ import onnxruntime
 from workers.backends.base import (
     Array,
     Model,
-    choose_output,
+    choose_outputs,
     input_spec,
     installed_version,
     model_file,
@@ -70,33 +70,33 @@ class OnnxModel(Model):
         )
         if not inputs:
             raise refusal(source, "has no inputs")
-        name = choose_output(source, [node.name for node in self._session.get_outputs()])
         types = {node.name: node.type for node in self._session.get_outputs()}
-        if _DATATYPES.get(types[name]) == "BF16":
-            raise refusal(source, f"output {name!r} is BF16: have the model cast it to FP32")
+        self._outputs = choose_outputs(source, [*types])
+        for name in self._outputs:
+            if _DATATYPES.get(types[name]) == "BF16":
+                raise refusal(source, f"output {name!r} is BF16: have the model cast it to FP32")
         self._names = [spec.name for spec in inputs]
         self._bf16 = [spec.name for spec in inputs if spec.datatype == "BF16"]
         self._texts = [spec.name for spec in inputs if spec.datatype == "BYTES"]
-        self._outputs = [name]
-        self.signature = probe_signature(source, inputs, lambda rows: (name, self.predict(rows)))
+        self.signature = probe_signature(
+            source, inputs, lambda rows: dict(zip(self._outputs, self.predict(rows), strict=True))
+        )
 
-    def predict(self, inputs: Sequence[Array]) -> Array:
+    def predict(self, inputs: Sequence[Array]) -> list[Array]:
         """Predict one batch, see `workers.backends.Model.predict`."""
         feeds: dict[str, Any] = dict(zip(self._names, inputs, strict=True))
         for name in self._texts:
             feeds[name] = _decoded(feeds[name])
         try:
-            if self._bf16:
-                outputs = self._run_bf16(feeds)
-            else:
-                outputs = self._session.run(self._outputs, feeds)
+            # Sequences and maps (classical models) come back as lists, which the probe refuses.
+            outputs: list[Array] = (
+                self._run_bf16(feeds) if self._bf16 else self._session.run(self._outputs, feeds)
+            )
         except Exception as failure:
             if _OUT_OF_MEMORY.search(str(failure)):
                 raise MemoryError(_message(failure)) from failure
             raise RuntimeError(_message(failure)) from failure
-        # Sequences and maps (classical models) come back as lists, which the probe refuses.
-        output: Array = outputs[0]
-        return output
+        return outputs
 
     def _run_bf16(self, feeds: dict[str, Any]) -> list[Array]:
         """Run with inputs of which some are BF16, given as their bits."""

@@ -19,10 +19,10 @@ import numpy as np
 from msgspec.structs import replace
 
 from workers.adapters import AdapterError
-from workers.backends.base import Array, Model, ModelError, choose_output, probe_signature, refusal
+from workers.backends.base import Array, Model, ModelError, choose_outputs, probe_signature, refusal
 from workers.backends.description import described_inputs, described_outputs
 from workers.runtime.importing import ImportFailed, describe_failure, import_object
-from workers.runtime.spec import DeviceSpec, ModelSource, PythonSource
+from workers.runtime.spec import DeviceSpec, ModelSource, PythonSource, TensorSpec
 
 __all__ = ["PythonModel", "open_python"]
 
@@ -69,27 +69,17 @@ class PythonModel(Model):
             torch.set_num_threads(len(device.cores) or 1)
         inputs = described_inputs(source, made, call)
         self._names = [spec.name for spec in inputs]
-        self._output = ""
-        self._dtype: np.dtype[np.generic] | None = None
 
-        def probe(rows: list[Array]) -> tuple[str, object]:
+        def probe(rows: list[Array]) -> dict[str, Array]:
             arrays = self._run(rows)
-            self._output = choose_output(source, list(arrays))
-            return self._output, arrays[self._output]
+            return {name: arrays[name] for name in choose_outputs(source, list(arrays))}
 
         self.signature = probe_signature(source, inputs, probe)
-        self._dtype = self.signature.output.dtype
 
-    def predict(self, inputs: Sequence[Array]) -> Array:
+    def predict(self, inputs: Sequence[Array]) -> list[Array]:
         """Predict one batch, see `workers.backends.Model.predict`."""
         arrays = self._run(inputs)
-        if self._output not in arrays:
-            raise RuntimeError(f"returned {', '.join(arrays) or 'nothing'}, not {self._output!r}")
-        array = arrays[self._output]
-        assert self._dtype is not None
-        if not np.can_cast(array.dtype, self._dtype, "same_kind"):
-            raise RuntimeError(f"returned {array.dtype} as {self._output!r}, not {self._dtype}")
-        return array.astype(self._dtype, copy=False)
+        return [_output(arrays, spec) for spec in self.signature.outputs]
 
     def close(self) -> None:
         """Let the object release what it holds, and forget it."""
@@ -112,6 +102,16 @@ class PythonModel(Model):
             if "out of memory" in str(failure).lower():
                 raise MemoryError(describe_failure(failure)) from failure
             raise RuntimeError(describe_failure(failure)) from failure
+
+
+def _output(arrays: dict[str, Array], spec: TensorSpec) -> Array:
+    """Return an output with the type that it had in the beginning."""
+    if spec.name not in arrays:
+        raise RuntimeError(f"returned {', '.join(arrays) or 'nothing'}, not {spec.name!r}")
+    array = arrays[spec.name]
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise RuntimeError(f"returned {array.dtype} as {spec.name!r}, not {spec.dtype}")
+    return array.astype(spec.dtype, copy=False)
 
 
 def _make(source: ModelSource, python: PythonSource) -> Any:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ensembled_client.wire import datatype_of
 from torch.utils import _pytree as pytree
@@ -22,7 +21,7 @@ from workers.backends.archive import ArchiveError, examine, forced_weights_only
 from workers.backends.base import (
     Array,
     Model,
-    choose_output,
+    choose_outputs,
     input_spec,
     model_file,
     one_line,
@@ -39,6 +38,8 @@ _ENDLESS = 1 << 31
 
 Forward = Callable[[list[torch.Tensor]], object]
 Opener = Callable[[ModelSource, torch.device], tuple[tuple[TensorSpec, ...], Forward]]
+#: Takes the outputs to use out of a module's result.
+Pick = Callable[[Any], list[object]]
 
 
 class TorchModel(Model):
@@ -51,21 +52,20 @@ class TorchModel(Model):
         torch.set_num_threads(len(device.cores) or 1)
         inputs, self._forward = (opener or _open_file)(source, self._device)
         self._inputs: tuple[TensorSpec, ...] = inputs
-        self._pick: Callable[[object], object] | None = None
+        self._pick: Pick | None = None
 
-        def probe(rows: list[Array]) -> tuple[str, object]:
+        def probe(rows: list[Array]) -> dict[str, object]:
             result = self._run(rows)
-            name, self._pick = _choose(source, result)
-            return name, _to_host(self._pick(result))
+            names, self._pick = _choose(source, result)
+            return dict(zip(names, map(_to_host, self._pick(result)), strict=True))
 
         self.signature = probe_signature(source, inputs, probe)
 
-    def predict(self, inputs: Sequence[Array]) -> Array:
+    def predict(self, inputs: Sequence[Array]) -> list[Array]:
         """Predict one batch, see `workers.backends.Model.predict`."""
         assert self._pick is not None, "a closed model can't predict"
-        value = _to_host(self._pick(self._run(inputs)))
-        assert isinstance(value, np.ndarray)
-        return value
+        outputs: list[Any] = [_to_host(value) for value in self._pick(self._run(inputs))]
+        return outputs
 
     def close(self) -> None:
         """Release the module, and return the GPU's memory to the driver."""
@@ -236,29 +236,31 @@ def _datatype(dtype: torch.dtype) -> str | None:
         return None
 
 
-def _choose(source: ModelSource, result: object) -> tuple[str, Callable[[object], object]]:
-    """Choose the output to use in a module's result; return its name, and a function that gets it.
+def _choose(source: ModelSource, result: object) -> tuple[tuple[str, ...], Pick]:
+    """Choose the outputs to use in a module's result; return their names, and how to get them.
 
     A tensor stands for itself; a dict's outputs are named by its keys, a dataclass's and a named
     tuple's by their fields, a plain tuple's by their position.
     """
     if isinstance(result, torch.Tensor):
-        if source.output_name and source.output_name not in ("0", "output"):
-            raise refusal(source, f"has no output {source.output_name!r}: it returns one tensor")
-        return source.output_name or "output", lambda value: value
+        for name in source.outputs:
+            if name not in ("0", "output"):
+                raise refusal(source, f"has no output {name!r}: it returns one tensor")
+        return source.outputs or ("output",), lambda value: [value]
     if isinstance(result, Mapping):
-        name = choose_output(source, [str(key) for key in result])
-        return name, lambda value: value[name]
+        keys = {str(key): key for key in result}
+        names = choose_outputs(source, [*keys])
+        return names, lambda value: [value[keys[name]] for name in names]
     if dataclasses.is_dataclass(result):
         fields = [field.name for field in dataclasses.fields(result)]
     else:
         fields = list(getattr(result, "_fields", ()))
     if fields:
-        name = choose_output(source, fields)
-        return name, lambda value: getattr(value, name)
+        names = choose_outputs(source, fields)
+        return names, lambda value: [getattr(value, name) for name in names]
     if isinstance(result, tuple | list):
-        name = choose_output(source, [str(index) for index in range(len(result))])
-        return name, lambda value: value[int(name)]
+        names = choose_outputs(source, [str(index) for index in range(len(result))])
+        return names, lambda value: [value[int(name)] for name in names]
     raise refusal(source, f"returns {type(result).__name__}, from which no output can be taken")
 
 

@@ -57,12 +57,10 @@ class _Adjacent:
 
     def __init__(self, arena: Arena, spec: EnsembleSpec) -> None:
         index = next(
-            i
-            for i, block in enumerate(arena.spec.blocks)
-            if set(spec.members) <= set(block.members)
+            i for i, block in enumerate(arena.spec.blocks) if set(spec.members) <= set(block.areas)
         )
         self._block = arena.blocks[index]
-        self._places = [arena.spec.blocks[index].members.index(m) for m in spec.members]
+        self._places = [arena.spec.blocks[index].areas.index(m) for m in spec.members]
 
     def select(self, positions: list[int]) -> Selection:
         """Return a slice if the members are adjacent, which costs no copy."""

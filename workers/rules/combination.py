@@ -99,7 +99,7 @@ class Stack:
         (wanted,) = self._model.signature.inputs
         rows = predictions.shape[1]
         by_row = np.ascontiguousarray(np.moveaxis(predictions, 0, 1), wanted.dtype)
-        answer: Array = self._model.predict([by_row.reshape(rows, *wanted.shape)])
+        (answer,) = self._model.predict([by_row.reshape(rows, *wanted.shape)])
         if answer.shape != out.shape:
             raise RuleError(f"the meta-model answered {list(answer.shape)}, not {list(out.shape)}")
         if np.isnan(answer).any():

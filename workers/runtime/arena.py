@@ -9,7 +9,7 @@ wake-ups. One slot holds one row::
     +---+---+---+---+     +---+---+---+---+
       |
       +-- views        the row's inputs                    written by the front-end
-      +-- predictions  one area per member                 written by that member's worker
+      +-- predictions  one area per output of a member     written by that member's worker
       +-- answer       the combined prediction             written by the combiner
       +-- cells        8 bytes each, one writer at a time:
             row, ensemble, expected, terms, closing        the front-end
@@ -130,13 +130,13 @@ def _scores(ensembles: Sequence[EnsembleSpec]) -> int:
     return max(len(ensemble.scores) for ensemble in ensembles)
 
 
-def group_blocks(outputs: Sequence[TensorSpec]) -> tuple[BlockSpec, ...]:
-    """Group members with equal predictions (in the arena's order), so that rules see one array."""
+def group_blocks(areas: Sequence[TensorSpec]) -> tuple[BlockSpec, ...]:
+    """Group areas with equal predictions (by the areas' numbers), so that rules see one array."""
     groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-    for member, output in enumerate(outputs):
-        groups.setdefault((output.datatype, output.shape), []).append(member)
+    for area, output in enumerate(areas):
+        groups.setdefault((output.datatype, output.shape), []).append(area)
     return tuple(
-        BlockSpec(tuple(members), datatype, shape) for (datatype, shape), members in groups.items()
+        BlockSpec(tuple(group), datatype, shape) for (datatype, shape), group in groups.items()
     )
 
 
@@ -144,9 +144,9 @@ def bytes_per_row(
     views: Sequence[TensorSpec], blocks: Sequence[BlockSpec], ensembles: Sequence[EnsembleSpec]
 ) -> int:
     """Return the bytes of one slot, cells included."""
-    members = sum(len(block.members) for block in blocks)
+    members = len({member for ensemble in ensembles for member in ensemble.members})
     cells = 8 * (_FRONT_END_CELLS + _COMBINER_CELLS + members + len(symbols_of(views)))
-    predictions = sum(len(block.members) * block.row_bytes for block in blocks)
+    predictions = sum(len(block.areas) * block.row_bytes for block in blocks)
     inputs = sum(view.row_bytes for view in views)
     return (
         cells + inputs + predictions + answer_stride(ensembles) + _SCORE_BYTES * _scores(ensembles)
@@ -187,7 +187,7 @@ class _Layout:
                 self.allocate((slots, *view.stored_shape), view.dtype) for view in spec.views
             ],
             "blocks": [
-                self.allocate((len(block.members), slots, *block.shape), DTYPES[block.datatype])
+                self.allocate((len(block.areas), slots, *block.shape), DTYPES[block.datatype])
                 for block in spec.blocks
             ],
             "answers": [self.allocate((slots, answer_stride(spec.ensembles)), np.uint8)],
@@ -204,8 +204,8 @@ class Arena:
         dims: each row's own sizes, in the order of the spec's symbols: int64 [symbols, slots].
         ended: int64 [slots]; used: uint64 [slots].
         views: the stored inputs, each [slots, *stored_shape].
-        predictions: each member's area, [slots, *shape].
-        blocks: the areas of members with equal outputs, [members of the block, slots, *shape].
+        predictions: each area, [slots, *shape].
+        blocks: the areas with equal predictions, [areas of the block, slots, *shape].
         scores: the uncertainty scores of rows whose `terms` want them, FP32 [slots, scores].
     """
 
@@ -229,10 +229,11 @@ class Arena:
         self.scores = arrays["scores"][0]
         #: The bit of each member in a mask, uint64 [members, 1].
         self.bits = (np.uint64(1) << np.arange(len(spec.members), dtype=np.uint64))[:, np.newaxis]
-        self.predictions: list[Array] = [np.empty(0)] * len(spec.members)
+        areas = sum(len(block.areas) for block in spec.blocks)
+        self.predictions: list[Array] = [np.empty(0)] * areas
         for block_spec, block in zip(spec.blocks, self.blocks, strict=True):
-            for position, member in enumerate(block_spec.members):
-                self.predictions[member] = block[position]
+            for position, area in enumerate(block_spec.areas):
+                self.predictions[area] = block[position]
 
     def slots(self, start: int, stop: int) -> slice:
         """Return the slots of the range [start, stop), which lies within one segment."""

@@ -19,6 +19,7 @@ __all__ = [
     "ArenaSpec",
     "Binding",
     "BlockSpec",
+    "COMBINED",
     "CombinerSpec",
     "DeviceSpec",
     "EnsembleSpec",
@@ -29,6 +30,7 @@ __all__ = [
     "ModelSignature",
     "ModelSource",
     "OutputKind",
+    "OutputSpec",
     "PausedRule",
     "Preparation",
     "PythonSource",
@@ -41,7 +43,11 @@ __all__ = [
     "variable_symbols",
 ]
 
-OutputKind = Literal["logits", "probabilities", "values", "class"]
+#: The name by which clients can always ask for the main output of a model.
+COMBINED = "output"
+
+#: What an output of a model means; `workers.worker.postprocess` has the formulas.
+OutputKind = Literal["logits", "probabilities", "binary", "binary_logits", "class", "values"]
 
 _UINT8 = np.dtype(np.uint8)
 
@@ -120,10 +126,13 @@ class Preparation(msgspec.Struct, frozen=True):
 
 
 class FakeOptions(msgspec.Struct, frozen=True):
-    """The behaviour of a fake member (see `workers.backends.fake`)."""
+    """The behaviour of a fake member (see `workers.backends.fake`).
+
+    `outputs` are the elements of its only output, or the shape of each one without the batch.
+    """
 
     inputs: dict[str, tuple[int, ...]]
-    outputs: int
+    outputs: int | dict[str, tuple[int, ...]]
     sleep_ms: float = 0.0
     fail: Literal["none", "raise", "exit", "hang", "nan", "alloc"] = "none"
     fail_value: float | None = None
@@ -172,7 +181,10 @@ class ModelSource(msgspec.Struct, frozen=True):
         member: its name, for messages.
         path: the model file or directory (empty for a fake, and for a user's Python class).
         declared: input tensors by the model's own names, for formats that don't describe theirs.
-        output_name: which of the model's outputs to use; may be empty if it has only one.
+        outputs: the names of the model's outputs to use, in the order of its signature; may be
+            empty if it has only one.
+        padded: the largest shape, without the batch, of outputs with another number of items in
+            each batch, by name.
         limits: the largest sizes of inputs with variable dimensions or BYTES.
     """
 
@@ -180,7 +192,8 @@ class ModelSource(msgspec.Struct, frozen=True):
     backend: Literal["onnx", "torch", "fake", "python"]
     path: str = ""
     declared: tuple[TensorSpec, ...] = ()
-    output_name: str = ""
+    outputs: tuple[str, ...] = ()
+    padded: dict[str, tuple[int, ...]] = {}
     fake: FakeOptions | None = None
     limits: tuple[InputLimit, ...] = ()
     python: PythonSource | None = None
@@ -197,21 +210,26 @@ class ModelSource(msgspec.Struct, frozen=True):
 
 
 class ModelSignature(msgspec.Struct, frozen=True):
-    """The inputs and the output of a model, as inspection finds them.
-
-    Inputs are in the model's own order and by its own names; `output` is the one that is used.
-    `parameter_bytes` is the size of the weights (the model file's size, 0 for a fake).
+    """The inputs and outputs of a model, as inspection finds them.
 
     Attributes:
+        inputs: in the model's own order and by its own names.
+        outputs: those that are used, in the order of `ModelSource.outputs`; at least one.
+        parameter_bytes: the size of the weights (the model file's size, 0 for a fake).
         labels: those that the model has itself, by output.
         kinds: what it says its outputs are, by output.
     """
 
     inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
+    outputs: tuple[TensorSpec, ...]
     parameter_bytes: int
     labels: dict[str, tuple[str, ...]] = {}
     kinds: dict[str, OutputKind] = {}
+
+    @property
+    def output(self) -> TensorSpec:
+        """The first of the outputs."""
+        return self.outputs[0]
 
 
 class DeviceSpec(msgspec.Struct, frozen=True):
@@ -262,15 +280,19 @@ class DeviceSpec(msgspec.Struct, frozen=True):
 
 
 class BlockSpec(msgspec.Struct, frozen=True):
-    """The prediction areas of members with equal outputs: [members, slots, *shape]."""
+    """Prediction areas of equal shape and type, adjacent in memory: [areas, slots, *shape].
 
-    members: tuple[int, ...]
+    There is an area per output of each member. The first outputs have the members' own numbers,
+    the further ones follow.
+    """
+
+    areas: tuple[int, ...]
     datatype: str
     shape: tuple[int, ...]
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one member's prediction of one row."""
+        """Bytes of one area's prediction of one row."""
         return TensorSpec("", self.datatype, self.shape).row_bytes
 
 
@@ -385,14 +407,33 @@ class Binding(msgspec.Struct, frozen=True):
     scaling: Scaling | None = None
 
 
+class OutputSpec(msgspec.Struct, frozen=True):
+    """How an output of a model becomes a prediction, and where that goes.
+
+    Attributes:
+        area: the prediction area of the arena that it is written to.
+        temperature: divides logits; sharpens (below 1) or softens (above 1) probabilities.
+        classes: for an output that is the index of a class, how many classes there are.
+        class_axis: the axis of the classes in a prediction with the batch, counted from the end.
+        is_padded: whether the model gives fewer or more items than the area has: they are padded
+            with zeros, or cut.
+    """
+
+    area: int
+    kind: OutputKind
+    temperature: float = 1.0
+    classes: int = 0
+    class_axis: int = -1
+    is_padded: bool = False
+
+
 class InstanceSpec(msgspec.Struct, frozen=True):
     """A non-zero cell of the allocation matrix: a member loaded on a device with its batch size.
 
     Attributes:
         bindings: the sources of the model's inputs, in the order of `signature`; a stored type
             that differs from the model's is converted.
-        temperature: divides logits; sharpens (below 1) or softens (above 1) probabilities.
-        classes: for an output that is the index of a class, how many classes there are.
+        outputs: what becomes of the model's outputs, in the order of `signature`.
     """
 
     arena: int
@@ -401,9 +442,7 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     source: ModelSource
     signature: ModelSignature
     bindings: tuple[Binding, ...]
-    output_kind: OutputKind
-    temperature: float = 1.0
-    classes: int = 0
+    outputs: tuple[OutputSpec, ...]
 
 
 class QueuesSpec(msgspec.Struct, frozen=True):

@@ -10,17 +10,15 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from workers.backends import Model
 from workers.runtime.arena import Arena, Array, Cells
 from workers.runtime.spec import InstanceSpec
 from workers.worker.host_memory import HUGE_PAGE_BYTES, use_huge_pages
 from workers.worker.inputs import ModelInput
-from workers.worker.postprocess import postprocessor
+from workers.worker.outputs import ModelOutput
 
 __all__ = ["DeviceLost", "Instance"]
 
@@ -52,12 +50,11 @@ class Instance:
         self.failure = ""
         self._arena = arena
         self._model = model
-        self._predictions: Any = arena.predictions[spec.member]
-        self._row_shape = self._predictions.shape[1:]
         self._done = arena.done[spec.member]
-        self._postprocess = postprocessor(spec)
-        no_class = f"a class that is none of 0 to {spec.classes - 1}"
-        self._invalid = no_class if spec.output_kind == "class" else "not a finite number"
+        self._outputs = [
+            ModelOutput(output, tensor.name, arena.predictions[output.area])
+            for output, tensor in zip(spec.outputs, spec.signature.outputs, strict=True)
+        ]
         self._closing = arena.closing.data
         self._inputs = [
             ModelInput(
@@ -92,9 +89,9 @@ class Instance:
                     f"{member}: in the warm-up with {batch} rows: {failure}"
                 ) from failure
             latencies.append(elapsed)
-            if np.isnan(predictions).any():
-                what = self._invalid if self.spec.output_kind == "class" else "NaN"
-                raise ValueError(f"{member}: {what} in the output of the warm-up")
+            for output, values in zip(self._outputs, predictions, strict=True):
+                if np.isnan(values).any():
+                    raise ValueError(f"{member}: {output.nan} in the output of the warm-up")
         self.latency_s = latencies[0], latencies[1]
         if not self._probes_device and self.spec.signature.parameter_bytes >= HUGE_PAGE_BYTES:
             use_huge_pages()
@@ -142,26 +139,29 @@ class Instance:
             first, second = _split(ranges, len(rows) // 2)
             errors = self.run(first, on_attempt), self.run(second, on_attempt)
             return errors[0] or errors[1] or (None if None in errors else "")
-        failed = self._failed_rows(predictions)
-        if failed is None:
-            self._done[slots] = rows
-            return ""
-        self._done[slots] = np.where(failed, -rows, rows)
-        error = f"{self._invalid} in its output"
-        self._log_failure(error)
+        error = ""
+        for output, values in zip(self._outputs, predictions, strict=True):
+            failed = output.failed_rows(values)
+            if failed is not None:
+                rows = np.where(failed, -np.abs(rows), rows)
+                error = f"{output.invalid} in its output"
+        self._done[slots] = rows
+        if error:
+            self._log_failure(error)
         return error
 
     def _log_failure(self, error: str) -> None:
         _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
 
-    def _attempt(self, slots: slice | Cells) -> Array | str:
+    def _attempt(self, slots: slice | Cells) -> list[Array] | str:
         """Predict rows and store the predictions; return them, or the error.
 
         No reference to a failed attempt is kept, so that smaller ones can use its memory.
         """
         try:
             predictions = self._predict([one.read(slots) for one in self._inputs])
-            self._predictions[slots] = predictions
+            for output, values in zip(self._outputs, predictions, strict=True):
+                output.write(slots, values)
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
             return self.failure
@@ -187,24 +187,12 @@ class Instance:
     def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())
 
-    def _predict(self, inputs: list[Array]) -> Array:
-        predictions = self._postprocess(self._model.predict(inputs))
-        expected = len(inputs[0]), *self._row_shape
-        if predictions.shape != expected:  # NumPy might broadcast it over other rows
-            raise RuntimeError(
-                f"answers {list(predictions.shape)} to a batch of {expected[0]} rows, "
-                f"not {list(expected)}"
-            )
-        return predictions
-
-    def _failed_rows(self, predictions: Array) -> npt.NDArray[np.bool_] | None:
-        """Return which rows have NaN, or infinity where it makes no sense; None if none do."""
-        if np.logical_and.reduce(np.isfinite(predictions), axis=None):
-            return None
-        is_values = self.spec.output_kind == "values"
-        valid = ~np.isnan(predictions) if is_values else np.isfinite(predictions)
-        failed = ~np.all(valid.reshape(len(predictions), -1), axis=1)
-        return failed if failed.any() else None
+    def _predict(self, inputs: list[Array]) -> list[Array]:
+        rows = len(inputs[0])
+        answers = self._model.predict(inputs)
+        return [
+            output.prepare(raw, rows) for output, raw in zip(self._outputs, answers, strict=True)
+        ]
 
     def _random_inputs(self, batch: int) -> list[Array]:
         generator = np.random.default_rng(0)

@@ -30,7 +30,7 @@ def target_of(rule="mean", meaning="logits", stages=None, **options):
         network |= {"classes": 4}
     config = MemberConfig.model_validate({**network, "output": meaning})
     output = TensorSpec("o", "INT64", ()) if meaning == "class" else TensorSpec("o", "FP32", (4,))
-    signature = ModelSignature((TensorSpec("x", "FP32", (4,)),), output, 0)
+    signature = ModelSignature((TensorSpec("x", "FP32", (4,)),), (output,), 0)
     members = tuple(
         InspectedMember(name, config, ModelSource(name, "fake"), signature) for name in names
     )

@@ -13,8 +13,8 @@ def member(name, labels, what="logits", classes=None):
     section = {"model": {"recipe": "any"}, "output": what}
     config = Config.model_validate({"members": {name: section}}).members[name]
     output = TensorSpec("y", "FP32", (classes or len(labels),))
-    signature = ModelSignature((TensorSpec("x", "FP32", (4,)),), output, 0)
-    return InspectedMember(name, config, ModelSource(name, "onnx"), signature, tuple(labels))
+    signature = ModelSignature((TensorSpec("x", "FP32", (4,)),), (output,), 0)
+    return InspectedMember(name, config, ModelSource(name, "onnx"), signature, {"y": tuple(labels)})
 
 
 def found(*members, own=""):

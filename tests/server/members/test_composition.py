@@ -13,6 +13,7 @@ from workers.runtime.spec import (
     Binding,
     ModelSignature,
     ModelSource,
+    OutputSpec,
     Preparation,
     Scaling,
     TensorSpec,
@@ -192,7 +193,7 @@ def test_outputs_of_one_shape_get_one_type_that_is_wide_enough():
         {"e": {"members": ["half", "whole"]}},
     )
     (arena,) = result.arenas
-    assert [(b.members, b.datatype, b.shape) for b in arena.blocks] == [
+    assert [(b.areas, b.datatype, b.shape) for b in arena.blocks] == [
         ((0, 1), "FP64", (3,)),
         ((2,), "FP32", ()),
         ((3,), "FP32", (2,)),
@@ -240,7 +241,7 @@ def test_members_of_other_classes_share_an_arena_each_with_its_own():
     ensembles = {"ab": {"members": ["a", "b"]}, "ac": {"members": ["a", "c"]}}
     result = composed(members, ensembles)
     (arena,) = result.arenas
-    assert [(one.members, one.datatype, one.shape) for one in arena.blocks] == [
+    assert [(one.areas, one.datatype, one.shape) for one in arena.blocks] == [
         ((0, 2), "FP32", (3,)),
         ((1,), "FP64", (4,)),
     ]
@@ -264,8 +265,8 @@ def test_temperature_and_classes_go_to_the_instance():
         {"e": {"members": ["b", "a"], "rule": "vote"}},
     )
     logits, index = result.instances["cpu:0"]
-    assert (logits.output_kind, logits.classes, logits.temperature) == ("logits", 0, 2.5)
-    assert (index.output_kind, index.classes, index.temperature) == ("class", 3, 1.0)
+    assert logits.outputs == (OutputSpec(0, "logits", temperature=2.5),)
+    assert index.outputs == (OutputSpec(1, "class", classes=3),)
     assert {e.output for e in result.arenas[0].ensembles} == {TensorSpec("output", "FP32", (3,))}
 
 
@@ -273,7 +274,7 @@ def test_a_meta_models_answer_is_the_ensembles():
     members = [member("a", labels=("x", "y", "z")), member("b")]
     meta = ModelSource("meta", "onnx", "meta.onnx")
     for answer, labels in ((Y, ("x", "y", "z")), (TensorSpec("y", "FP64", (2, 2)), ())):
-        signature = ModelSignature((TensorSpec("m", "FP32", (6,)),), answer, 0)
+        signature = ModelSignature((TensorSpec("m", "FP32", (6,)),), (answer,), 0)
         result = composed(
             members,
             {"e": {"members": ["a", "b"], "rule": "stack", "meta": "meta.onnx"}},

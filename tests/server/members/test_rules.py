@@ -18,7 +18,7 @@ def output(*shape, datatype="FP32"):
 
 
 def signature(*inputs, answer=None):
-    return ModelSignature(inputs, answer or output(3), 0)
+    return ModelSignature(inputs, (answer or output(3),), 0)
 
 
 @pytest.mark.parametrize(

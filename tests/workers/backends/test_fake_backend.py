@@ -30,8 +30,8 @@ def test_signature() -> None:
 
 
 def test_answers_the_first_input() -> None:
-    np.testing.assert_array_equal(fake().predict([ROWS]), ROWS[:, :2])
-    longer = fake(outputs=7, add=1).predict([ROWS])
+    np.testing.assert_array_equal(fake().predict([ROWS])[0], ROWS[:, :2])
+    (longer,) = fake(outputs=7, add=1).predict([ROWS])
     np.testing.assert_array_equal(longer, np.tile(ROWS, 3)[:, :7] + 1)
     assert longer.dtype == np.float32
 
@@ -64,12 +64,12 @@ def test_raises_once_armed(fail: str, expected: type[Exception]) -> None:
 
 def test_answers_nan() -> None:
     model = fake(fail="nan")
-    assert not np.isnan(model.predict([ROWS])).any()
+    assert not np.isnan(model.predict([ROWS])[0]).any()
     model.arm()
-    assert np.isnan(model.predict([ROWS])).all()
+    assert np.isnan(model.predict([ROWS])[0]).all()
     chosen = fake(fail="nan", fail_value=3.0)
     chosen.arm()
-    answer = chosen.predict([ROWS])
+    (answer,) = chosen.predict([ROWS])
     np.testing.assert_array_equal(answer[0], ROWS[0, :2])
     assert np.isnan(answer[1]).all()
 

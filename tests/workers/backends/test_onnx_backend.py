@@ -38,12 +38,12 @@ def test_signature_and_answer(tmp_path: Path) -> None:
     model = backends.load(onnx_source(path), CPU)
     model.arm()
     assert model.signature == ModelSignature(
-        (TensorSpec("x", "FP32", (2, 3)),), TensorSpec("y", "FP32", (2, 3)), path.stat().st_size
+        (TensorSpec("x", "FP32", (2, 3)),), (TensorSpec("y", "FP32", (2, 3)),), path.stat().st_size
     )
     for rows in (1, 2, 7):
         x = np.arange(rows * 6, dtype=np.float32).reshape(rows, 2, 3)
         x.flags.writeable = False
-        np.testing.assert_array_equal(model.predict([x]), -x)
+        np.testing.assert_array_equal(model.predict([x])[0], -x)
     model.close()
     model.close()
 
@@ -62,7 +62,7 @@ def test_bf16_inputs_are_their_bits(tmp_path: Path) -> None:
     bits = np.array([[0x3F80, 0xC000, 0x0000, 0x4049]], np.uint16)
     bits.flags.writeable = False
     z = np.full((1, 4), 10, np.float32)
-    np.testing.assert_array_equal(model.predict([bits, z]), [[9, 12, 10, 6.859375]])
+    np.testing.assert_array_equal(model.predict([bits, z])[0], [[9, 12, 10, 6.859375]])
 
 
 def test_refuses_a_bf16_output(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_exported_program(tmp_path: Path) -> None:
     for rows in (1, 2, 3):
         x = X[:rows]
         x.flags.writeable = False
-        np.testing.assert_array_equal(model.predict([x]), 2 * x + 1)
+        np.testing.assert_array_equal(model.predict([x])[0], 2 * x + 1)
     model.close()
     model.close()
 
@@ -96,17 +96,17 @@ def test_torchscript_needs_declared_inputs(tmp_path: Path) -> None:
     assert "declare them" in refusal(torch_source(path))
     model = backends.load(torch_source(path, declared=DECLARED), CPU)
     assert model.signature.inputs == DECLARED
-    np.testing.assert_array_equal(model.predict([X]), 2 * X + 1)
+    np.testing.assert_array_equal(model.predict([X])[0], 2 * X + 1)
 
 
 @pytest.mark.parametrize(("kind", "name"), [("tuple", "1"), ("dict", "second")])
 def test_chooses_the_named_output(tmp_path: Path, kind: str, name: str) -> None:
     path = export(tmp_path / "a.pt2", Two(kind))
-    model = backends.load(torch_source(path, output_name=name), CPU)
+    model = backends.load(torch_source(path, outputs=(name,)), CPU)
     assert model.signature.output.name == name
-    np.testing.assert_array_equal(model.predict([X]), -X)
+    np.testing.assert_array_equal(model.predict([X])[0], -X)
     assert "2 outputs, name the one to use by output_name" in refusal(torch_source(path))
-    assert "no output 'none'" in refusal(torch_source(path, output_name="none"))
+    assert "no output 'none'" in refusal(torch_source(path, outputs=("none",)))
 
 
 def test_chooses_a_field_of_a_named_tuple(tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_chooses_a_field_of_a_named_tuple(tmp_path: Path) -> None:
             return Pair(x, -x)
 
     path = save_script(tmp_path / "a.pt", Fields())
-    source = torch_source(path, declared=DECLARED, output_name="second")
-    np.testing.assert_array_equal(backends.load(source, CPU).predict([X]), -X)
+    source = torch_source(path, declared=DECLARED, outputs=("second",))
+    np.testing.assert_array_equal(backends.load(source, CPU).predict([X])[0], -X)
 
 
 def test_refuses_fixed_batches_missing_and_damaged_files(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_bf16_goes_in_as_its_bits_and_comes_out_as_fp32(tmp_path: Path) -> None:
     x = torch.tensor([[1.0, -2.0, 0.0, 3.140625]], dtype=torch.bfloat16)
     bits = x.view(torch.uint16).numpy().copy()
     bits.flags.writeable = False
-    np.testing.assert_array_equal(model.predict([bits]), torch.sigmoid(x).float().numpy())
+    np.testing.assert_array_equal(model.predict([bits])[0], torch.sigmoid(x).float().numpy())
 
 
 def test_bf16_can_be_declared_for_torchscript(tmp_path: Path) -> None:
@@ -263,4 +263,4 @@ def test_bf16_can_be_declared_for_torchscript(tmp_path: Path) -> None:
     declared = (TensorSpec("x", "BF16", (2,)),)
     model = backends.load(torch_source(path, declared=declared), CPU)
     bits = np.array([[0x3F80, 0xC000]], np.uint16)
-    np.testing.assert_array_equal(model.predict([bits]), [[1.0, 0.0]])
+    np.testing.assert_array_equal(model.predict([bits])[0], [[1.0, 0.0]])

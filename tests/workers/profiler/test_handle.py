@@ -26,6 +26,7 @@ from workers.runtime.spec import (
     InstanceSpec,
     ModelSignature,
     ModelSource,
+    OutputSpec,
     TensorSpec,
 )
 
@@ -47,8 +48,8 @@ def profiling(source):
         blocks=(BlockSpec((0,), "FP32", (4,)),),
         ensembles=(ensemble("m", (0,), output=vector(4)),),
     )
-    signature = ModelSignature(arena.views, vector(4), 0)
-    instance = InstanceSpec(0, 0, 8, source, signature, (Binding(0),), "values")
+    signature = ModelSignature(arena.views, (vector(4),), 0)
+    instance = InstanceSpec(0, 0, 8, source, signature, (Binding(0),), (OutputSpec(0, "values"),))
     return ProfilerProcess(DEVICE, instance, arena)
 
 

@@ -8,9 +8,11 @@ from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
 import workers.worker.instance
 from workers.runtime.spec import (
     Binding,
+    BlockSpec,
     InstanceSpec,
     ModelSignature,
     ModelSource,
+    OutputSpec,
     Scaling,
     TensorSpec,
 )
@@ -29,7 +31,7 @@ class Stub:
         self.batches = []
         self.poison = set()
         self.answers = {}
-        self.signature = ModelSignature((TensorSpec("x", "FP32", (2,)),), vector(2), 0)
+        self.signature = ModelSignature((TensorSpec("x", "FP32", (2,)),), (vector(2),), 0)
 
     def arm(self):
         self.armed = True
@@ -40,7 +42,7 @@ class Stub:
         if self.poison & set(rows):
             raise RuntimeError(f"poison in {len(rows)} rows")
         answers = [self.answers.get(row, [2 * row, -row]) for row in rows]
-        return np.array(answers, np.float32).reshape(len(rows), 2)
+        return [np.array(answers, np.float32).reshape(len(rows), 2)]
 
     def close(self):
         pass
@@ -62,8 +64,8 @@ def make(arena, model):
     def make(meaning="values", batch=8, answers=(), probes=False, **fields):
         model.answers.update(answers)
         source = ModelSource("b", "fake")
-        bindings, fields = (Binding(0),), {"classes": 2, **fields}
-        spec = InstanceSpec(0, MEMBER, batch, source, model.signature, bindings, meaning, **fields)
+        outputs = (OutputSpec(MEMBER, meaning, **{"classes": 2, **fields}),)
+        spec = InstanceSpec(0, MEMBER, batch, source, model.signature, (Binding(0),), outputs)
         return Instance(spec, arena, model, probes_device=probes)
 
     return make
@@ -198,7 +200,7 @@ def test_a_row_that_means_nothing_fails_alone(arena, make, meaning, output, is_b
 @pytest.mark.parametrize(("index", "is_bad"), [(0, False), (1, False), (-1, True), (2, True)])
 def test_a_row_of_no_class_fails_alone(arena, make, model, index, is_bad):
     claim(arena, START, START + 4, expected=0b111)
-    model.predict = lambda inputs: np.array([0, index, 1, 1])[: len(inputs[0])]
+    model.predict = lambda inputs: [np.array([0, index, 1, 1])[: len(inputs[0])]]
     error = make("class").run([(START, START + 4)])
     done = [START, -START - 1 if is_bad else START + 1, START + 2, START + 3]
     assert arena.done[MEMBER, :4].tolist() == done
@@ -207,7 +209,7 @@ def test_a_row_of_no_class_fails_alone(arena, make, model, index, is_bad):
 
 
 def test_a_class_that_there_is_not_in_the_warm_up(make, model):
-    model.predict = lambda inputs: np.full((len(inputs[0]), 1), 7)
+    model.predict = lambda inputs: [np.full((len(inputs[0]), 1), 7)]
     with pytest.raises(ValueError, match="a class that is none of 0 to 1 in the output of the war"):
         make("class").warm_up()
 
@@ -285,7 +287,7 @@ def test_big_weights_in_ram_are_put_on_huge_pages(make, model, monkeypatch, weig
 
 
 def test_nan_in_the_warm_up_names_the_member(make, model):
-    model.predict = lambda inputs: np.full((len(inputs[0]), 2), np.nan, np.float32)
+    model.predict = lambda inputs: [np.full((len(inputs[0]), 2), np.nan, np.float32)]
     with pytest.raises(ValueError, match="member 'b' .*NaN in the output of the warm-up"):
         make().warm_up()
 
@@ -300,14 +302,14 @@ def test_a_failure_in_the_warm_up_names_the_member(make, model):
 
 @pytest.mark.parametrize("shape", [(1, 2), (2, 2), (4, 1), (4,), (4, 2, 1)])
 def test_an_answer_without_a_row_per_row_is_found_in_the_warm_up(make, model, shape):
-    model.predict = lambda inputs: np.zeros((1, 2) if len(inputs[0]) == 1 else shape, np.float32)
+    model.predict = lambda inputs: [np.zeros((1, 2) if len(inputs[0]) == 1 else shape, np.float32)]
     with pytest.raises(ValueError, match="member 'b' .*to a batch of 4 rows"):
         make(batch=4).warm_up()
 
 
 @pytest.mark.parametrize("shape", [(1, 2), (3, 1), (3,), (2,)])
 def test_no_answer_is_stretched_over_rows(arena, make, model, shape):
-    model.predict = lambda inputs: np.zeros(shape, np.float32)
+    model.predict = lambda inputs: [np.zeros(shape, np.float32)]
     claim(arena, START, START + 3, expected=0b111)
     error = make().run([(START, START + 3)])
     sign = 1 if shape == (1, 2) else -1  # each row by itself is answered
@@ -332,7 +334,7 @@ def test_every_input_of_a_model_comes_from_its_own_view(model):
 
     def predict(inputs):
         seen.append(inputs)
-        return np.zeros((len(inputs[0]), 2), np.float32)
+        return [np.zeros((len(inputs[0]), 2), np.float32)]
 
     model.predict = predict
     with mapped(spec) as memory:
@@ -340,7 +342,7 @@ def test_every_input_of_a_model_comes_from_its_own_view(model):
         claim(arena, 33, 35, expected=0b111)
         scaling = Scaling((1, 1, 1), (2, 2, 2), "nchw")
         signature = ModelSignature(
-            (TensorSpec("p", "FP32", (3, 2, 2)), TensorSpec("q", "FP32", (2,))), vector(2), 0
+            (TensorSpec("p", "FP32", (3, 2, 2)), TensorSpec("q", "FP32", (2,))), (vector(2),), 0
         )
         instance = Instance(
             InstanceSpec(
@@ -350,7 +352,7 @@ def test_every_input_of_a_model_comes_from_its_own_view(model):
                 ModelSource("a", "fake"),
                 signature,
                 (Binding(1, scaling), Binding(0)),
-                "values",
+                (OutputSpec(0, "values"),),
             ),
             arena,
             model,
@@ -364,3 +366,35 @@ def test_every_input_of_a_model_comes_from_its_own_view(model):
         assert tensor.tolist() == [[33, 33], [34, 34]]
         del pixels, tensor
         seen.clear()
+
+
+def test_several_outputs_go_to_areas_of_their_own(model):
+    """A row is done when all its outputs are, and fails if one of them is none."""
+    spec = arena_spec(blocks=(BlockSpec((0, 1, 2), "FP32", (2,)), BlockSpec((3,), "FP32", (2, 2))))
+    boxes = TensorSpec("boxes", "FP32", (-1, 2))
+
+    def predict(inputs):
+        rows = len(inputs[0])
+        boxes = np.arange(rows * 2, dtype=np.float32).reshape(rows, 1, 2)
+        boxes[inputs[0][:, 0] == 35] = np.nan
+        return [np.full((rows, 2), 7, np.float32), boxes]
+
+    model.predict = predict
+    with mapped(spec) as memory:
+        arena = open_arena(memory)
+        claim(arena, 33, 36, expected=0b010)
+        arena.views[0][:] = 1
+        arena.views[0][35 % 32] = 35
+        signature = ModelSignature((TensorSpec("x", "FP32", (2,)),), (vector(2), boxes), 0)
+        outputs = (OutputSpec(1, "values"), OutputSpec(3, "values", is_padded=True))
+        source = ModelSource("b", "fake")
+        instance = Instance(
+            InstanceSpec(0, 1, 4, source, signature, (Binding(0),), outputs), arena, model
+        )
+        assert instance.run([(33, 36)]) == "not a finite number in its output"
+        assert arena.done[1][1:4].tolist() == [33, 34, -35]
+        assert arena.predictions[1][1].tolist() == [7, 7]
+        assert arena.predictions[3][2].tolist() == [[2, 3], [0, 0]], "padded with zeros"
+        model.predict = lambda inputs: [*predict(inputs)[:1], np.ones((len(inputs[0]), 5, 2))]
+        instance.run([(33, 34)])
+        assert arena.predictions[3][1].tolist() == [[1, 1], [1, 1]], "and cut"

@@ -36,6 +36,7 @@ from workers.runtime.spec import (
     InstanceSpec,
     ModelSignature,
     ModelSource,
+    OutputSpec,
     TensorSpec,
     WorkerSpec,
 )
@@ -74,8 +75,10 @@ class Bench:
         self.incarnation = incarnation
         self.identity = f"cpu:0/{incarnation}".encode()
         source = ModelSource("b", "fake", fake=FakeOptions({"x": (2,)}, 2, add=1.0))
-        signature = ModelSignature((TensorSpec("x", "FP32", (2,)),), vector(2), 0)
-        instance = InstanceSpec(0, 1, 8, source, signature, (Binding(0),), "values")
+        signature = ModelSignature((TensorSpec("x", "FP32", (2,)),), (vector(2),), 0)
+        instance = InstanceSpec(
+            0, 1, 8, source, signature, (Binding(0),), (OutputSpec(1, "values"),)
+        )
         cores = tuple(sorted(os.sched_getaffinity(0))[:1])
         device = DeviceSpec("cpu:0", "cpu-1", 1 << 30, cores)
         spec = WorkerSpec(device, incarnation, (instance,), memory, directory)

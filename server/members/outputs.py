@@ -1,0 +1,120 @@
+"""A member's outputs: what the model gives, and what the configuration makes of it.
+
+Used in the supervisor before anything is started; pure. A tensor of the model's signature and its
+section of the configuration flow in, the prediction that a worker stores flows out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from ensembled_client.wire import datatype_of
+
+from server.config import OutputConfig
+from workers.runtime.spec import OutputSpec, TensorSpec
+
+__all__ = ["MemberOutput", "output_problems"]
+
+_BINARY = ("binary", "binary_logits")
+_LINEAR_AXIS = 1
+
+
+@dataclass(frozen=True)
+class MemberOutput:
+    """One of a member's outputs.
+
+    Attributes:
+        name: for clients.
+        key: where the configuration describes it, for messages.
+        tensor: what the model gives.
+        labels: of the prediction's classes, empty if there are none.
+    """
+
+    name: str
+    key: str
+    config: OutputConfig
+    tensor: TensorSpec
+    labels: tuple[str, ...] = ()
+
+    @property
+    def prediction(self) -> TensorSpec:
+        """The worker's prediction of a row: FP32, or FP64 if the model's own type requires it."""
+        kind, own = self.config.kind, self.tensor
+        if kind == "class":
+            return TensorSpec(self.name, "FP32", (self.classes,))
+        shape = (2,) if kind in _BINARY else own.shape
+        is_float = kind == "logits" and own.datatype != "FP64"
+        wide = "FP32" if is_float else datatype_of(np.promote_types(own.dtype, np.float32))
+        return TensorSpec(self.name, wide, shape)
+
+    @property
+    def classes(self) -> int:
+        """The number of classes if the output is the index of one, else 0."""
+        is_index = self.config.kind == "class"
+        return (self.config.classes or len(self.labels)) if is_index else 0
+
+    @property
+    def class_axis(self) -> int:
+        """The axis of the classes in a prediction with the batch, counted from the end."""
+        axis = self.config.class_axis
+        if axis is None or axis < 0:
+            return -1 if axis is None else axis
+        return axis - len(self.prediction.shape) - 1
+
+    @property
+    def gives_classes(self) -> bool:
+        """Whether the prediction has a probability per class."""
+        return self.config.kind != "values" and bool(self.prediction.shape)
+
+    def spec(self, area: int) -> OutputSpec:
+        """Return what a worker does with it, which writes it to this area."""
+        return OutputSpec(
+            area=area,
+            kind=self.config.kind,
+            temperature=self.config.temperature,
+            classes=self.classes,
+            class_axis=self.class_axis,
+            is_padded=self.config.max_shape is not None,
+        )
+
+
+def output_problems(output: MemberOutput) -> Iterator[str]:
+    """Yield where an output's section contradicts the model, a line each."""
+    own, kind, where = output.tensor, output.config.kind, output.key
+    given = f"{own.datatype} {list(own.shape)}"
+    if kind == "class" and (
+        own.shape not in {(), (1,)} or not np.issubdtype(own.dtype, np.integer)
+    ):
+        yield f"{where}: a class is one whole number per row, the model gives {given}"
+    if kind in _BINARY and own.shape not in {(), (1,)}:
+        yield f"{where}: {kind} is one number per row, the model gives {given}"
+    if kind in {"logits", "probabilities"}:
+        yield from _class_axis_problems(output)
+    yield from _label_problems(output)
+
+
+def _class_axis_problems(output: MemberOutput) -> Iterator[str]:
+    config, shape, where = output.config, output.prediction.shape, output.key
+    axes, axis = len(shape), config.class_axis
+    if not axes:
+        if config.kind == "logits" or config.temperature != 1:
+            yield f"{where}: {config.kind} need an output per class, not one per row"
+    elif axis is None:
+        if axes > _LINEAR_AXIS:
+            yield (
+                f"{where}: which axis of {['n', *shape]} holds the classes? set class_axis, for "
+                f"example 1 for {['n', shape[0]]} or -1 for the last"
+            )
+    elif not -axes <= axis <= axes:
+        yield f"{where}: class_axis {axis} is none of the {axes + 1} axes of {['n', *shape]}"
+
+
+def _label_problems(output: MemberOutput) -> Iterator[str]:
+    shape, axis = output.prediction.shape, output.class_axis
+    is_map = output.gives_classes and -axis <= len(shape)
+    classes = shape[axis] if is_map or len(shape) == 1 else 0
+    if output.labels and len(output.labels) != classes:
+        where = output.key.removesuffix(".output")
+        yield f"{where}.labels: {len(output.labels)} labels for an output of shape {list(shape)}"

@@ -1,0 +1,82 @@
+"""Writes a model's outputs into the arena: as predictions of the members' areas.
+
+Runs in the worker. The arrays of `Model.predict` flow in, predictions that can be combined flow
+into the arena, and which rows of them are no predictions flows out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from workers.runtime.spec import OutputSpec
+from workers.worker.postprocess import postprocessor
+
+__all__ = ["ModelOutput"]
+
+Array = npt.NDArray[Any]
+
+
+class ModelOutput:
+    """One output of a model, written to its prediction `area`, [slots, *shape].
+
+    Attributes:
+        invalid: what is wrong with a row that `failed_rows` finds.
+        nan: what is wrong with a row that is NaN.
+    """
+
+    def __init__(self, spec: OutputSpec, name: str, area: Array) -> None:
+        self._area = area
+        self._shape = area.shape[1:]
+        self._name = name
+        self._postprocess = postprocessor(spec)
+        self._is_padded = spec.is_padded
+        self._is_values = spec.kind == "values"
+        no_interpretation = {
+            "class": f"a class that is none of 0 to {spec.classes - 1}",
+            "binary": "a probability that is not from 0 to 1 (for logits, use binary_logits)",
+        }.get(spec.kind)
+        self.invalid = no_interpretation or "not a finite number"
+        self.nan = no_interpretation or "NaN"
+
+    def prepare(self, raw: Array, rows: int) -> Array:
+        """Return the predictions of so many rows, [rows, *shape].
+
+        Raises:
+            RuntimeError: if the model's output has another shape.
+        """
+        if self._is_padded and raw.ndim == len(self._shape) + 1:
+            raw = _pad(raw, self._shape)
+        predictions = self._postprocess(raw)
+        if predictions.shape != (rows, *self._shape):  # NumPy might broadcast it over other rows
+            raise RuntimeError(
+                f"answers {list(predictions.shape)} to a batch of {rows} rows in its output "
+                f"{self._name!r}, not {[rows, *self._shape]}"
+            )
+        return predictions
+
+    def write(self, slots: slice | npt.NDArray[np.int64], predictions: Array) -> None:
+        """Store predictions in the arena."""
+        self._area[slots] = predictions
+
+    def failed_rows(self, predictions: Array) -> npt.NDArray[np.bool_] | None:
+        """Return which rows have NaN, or infinity where it makes no sense; None if none do."""
+        if np.logical_and.reduce(np.isfinite(predictions), axis=None):
+            return None
+        valid = ~np.isnan(predictions) if self._is_values else np.isfinite(predictions)
+        failed = ~np.all(valid.reshape(len(predictions), -1), axis=1)
+        return failed if failed.any() else None
+
+
+def _pad(raw: Array, shape: tuple[int, ...]) -> Array:
+    """Return rows of this shape: what is too long is cut, what is too short ends with zeros."""
+    if raw.shape[1:] == shape:
+        return raw
+    padded = np.zeros((len(raw), *shape), raw.dtype)
+    common = tuple(
+        slice(min(own, wanted)) for own, wanted in zip(raw.shape[1:], shape, strict=True)
+    )
+    padded[:, *common] = raw[:, *common]
+    return padded
