@@ -69,6 +69,9 @@ class EnsembleClient(BaseClient):
         uncertainty: bool | Sequence[str] = False,
         member_outputs: bool = False,
         max_rows: int | None = None,
+        outputs: Sequence[str] = (),
+        coverage: float | None = None,
+        quantiles: Sequence[float] | None = None,
     ) -> Prediction:
         """Have an ensemble, or a single member, predict.
 
@@ -93,6 +96,10 @@ class EnsembleClient(BaseClient):
                 `Prediction`.
             member_outputs: whether to return each member's own prediction, too.
             max_rows: how many rows one request may have; None for what the server takes.
+            outputs: names of further outputs, e.g. "interval", see `Prediction.outputs`.
+            coverage: how often an "interval" or a "prediction_set" shall hold the truth, above 0
+                and below 1; None for the ensemble's own.
+            quantiles: levels of the output "quantiles", ascending.
 
         Returns:
             The prediction, whose values are [n, *outputs].
@@ -107,7 +114,17 @@ class EnsembleClient(BaseClient):
             ServerFailure: if a member or the server failed.
             OSError: if an image file can't be read.
         """
-        options = CallOptions(timeout, members, quorum, uncertainty, member_outputs, max_rows)
+        options = CallOptions(
+            timeout=timeout,
+            members=members,
+            quorum=quorum,
+            uncertainty=uncertainty,
+            member_outputs=member_outputs,
+            max_rows=max_rows,
+            outputs=outputs,
+            coverage=coverage,
+            quantiles=quantiles,
+        )
         return run_blocking(self._session.predict(ensemble, x, options))
 
     def classify(

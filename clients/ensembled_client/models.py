@@ -17,6 +17,8 @@ from ensembled_client.wire import CLASS_SCORES, InferResponse
 __all__ = ["ModelInfo", "ModelState", "Prediction", "Timing", "prediction_of"]
 
 _MASK = "member_mask"
+#: The first part of the variance is of the data, the second of the model.
+_SCORES = (*CLASS_SCORES, "aleatoric", "epistemic")
 _LIMIT = "max_request_bytes"
 
 
@@ -97,13 +99,13 @@ class ModelInfo:
             return ()
         if uncertainty is not True:
             names = (uncertainty,) if isinstance(uncertainty, str) else tuple(uncertainty)
-            unknown = [name for name in names if name not in CLASS_SCORES]
+            unknown = [name for name in names if name not in _SCORES]
             if unknown:
-                raise RequestRejected(f"uncertainty is one of {CLASS_SCORES}, not {unknown}")
+                raise RequestRejected(f"uncertainty is one of {_SCORES}, not {unknown}")
             return names
         if self.extra_outputs is None:
             return CLASS_SCORES
-        names = tuple(name for name in CLASS_SCORES if name in self.extra_outputs)
+        names = tuple(name for name in _SCORES if name in self.extra_outputs)
         if not names:
             raise RequestRejected("the model gives no uncertainty: it is not an ensemble")
         return names
@@ -156,11 +158,15 @@ class Prediction:
             members' own: doubt in the data), "mutual_information" (the difference: what the
             members disagree about), "variance", "vote_share" (the share of the members that name
             the most voted class), "disagreement" (the share of pairs of members that name
-            different ones). An ensemble of values, not classes, has "variance" only.
+            different ones). An ensemble of values, not classes, has "variance" only; one of
+            distributions (rule `mixture`) has "aleatoric" (the mean of the members' variances),
+            "epistemic" (the variance of their means) and their sum, "variance", each of the shape
+            of `values`.
         member_values: if asked for, each member's own prediction by its name, like `values`;
             NaN in rows to which it did not contribute.
         member_mask: if asked for, bool [n, members]: who contributed to which row. Its columns
             are the members of the ensemble in its order, the keys of `member_values`.
+        outputs: all outputs of the answer by their name, with those that were asked for by name.
         class_names: the model's labels, one per class; empty if it has none.
     """
 
@@ -172,6 +178,7 @@ class Prediction:
     member_values: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     member_mask: npt.NDArray[np.bool_] | None = None
     class_names: tuple[str, ...] = ()
+    outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
@@ -235,14 +242,13 @@ def prediction_of(response: InferResponse, info: ModelInfo, timing: Timing) -> P
         members=tuple(members.split(",")) if members else (),
         degraded=bool(response.parameters.get("degraded", False)),
         timing=timing,
-        uncertainty={
-            name: response.outputs[name] for name in CLASS_SCORES if name in response.outputs
-        },
+        uncertainty={name: response.outputs[name] for name in _SCORES if name in response.outputs},
         member_values={
             name.removeprefix(prefix): values
             for name, values in response.outputs.items()
             if name.startswith(prefix)
         },
         member_mask=response.outputs.get(_MASK),
+        outputs=response.outputs,
         class_names=info.labels,
     )

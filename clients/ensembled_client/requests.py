@@ -36,6 +36,9 @@ class PredictOptions(TypedDict, total=False):
     uncertainty: bool | Sequence[str]
     member_outputs: bool
     max_rows: int | None
+    outputs: Sequence[str]
+    coverage: float | None
+    quantiles: Sequence[float] | None
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,9 @@ class CallOptions:
     uncertainty: bool | Sequence[str] = False
     member_outputs: bool = False
     max_rows: int | None = None
+    outputs: Sequence[str] = ()
+    coverage: float | None = None
+    quantiles: Sequence[float] | None = None
     classes: int = 0
     class_only: bool = False
 
@@ -61,6 +67,11 @@ class CallOptions:
                 raise RequestRejected(f"{name} is a whole number, 1 or more, not {value!r}")
         if self.members is not None and not self.member_names:
             raise RequestRejected("members is empty: name one or more, or leave it out for all")
+        levels = [*(self.quantiles or ()), *([] if self.coverage is None else [self.coverage])]
+        if not all(0 < level < 1 for level in levels):
+            raise RequestRejected(
+                f"coverage and quantiles are numbers above 0 and below 1, not {levels}"
+            )
 
     @property
     def member_names(self) -> tuple[str, ...]:
@@ -70,13 +81,22 @@ class CallOptions:
         return (self.members,) if isinstance(self.members, str) else tuple(self.members)
 
     @property
-    def parameters(self) -> dict[str, str | int | bool]:
+    def output_names(self) -> tuple[str, ...]:
+        """The further outputs."""
+        return (self.outputs,) if isinstance(self.outputs, str) else tuple(self.outputs)
+
+    @property
+    def parameters(self) -> dict[str, str | int | float | bool]:
         """The parameters of the request, without its timeout."""
-        parameters: dict[str, str | int | bool] = {}
+        parameters: dict[str, str | int | float | bool] = {}
         if self.members is not None:
             parameters["members"] = ",".join(self.member_names)
         if self.quorum is not None:
             parameters["quorum"] = self.quorum
+        if self.coverage is not None:
+            parameters["coverage"] = float(self.coverage)
+        if self.quantiles is not None:
+            parameters["quantiles"] = ",".join(repr(float(level)) for level in self.quantiles)
         return parameters
 
 
@@ -114,7 +134,7 @@ class InferCall:
     model: str
     tensors: tuple[RequestTensor, ...]
     outputs: Mapping[str, int]  # by name how many best classes to name; 0 for values
-    parameters: Mapping[str, str | int | bool]
+    parameters: Mapping[str, str | int | float | bool]
 
     @property
     def size_bytes(self) -> int:

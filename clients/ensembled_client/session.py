@@ -263,7 +263,7 @@ def _outputs(info: ModelInfo, options: CallOptions) -> dict[str, int]:
     if options.class_only:
         return {CLASS: 0}
     members = options.member_names if options.member_outputs else None
-    names = info.outputs(options.uncertainty, members)
+    names = (*info.outputs(options.uncertainty, members), *options.output_names)
     return {name: options.classes if name == OUTPUT else 0 for name in names}
 
 

@@ -93,6 +93,30 @@ def test_uncertainty_that_there_is_not(model, client):
         client.predict("duo", [[1, 2]], uncertainty="entropie")
 
 
+def test_the_parts_of_the_variance(model, client):
+    model.config["extra_outputs"] = [
+        {"name": name, "datatype": "FP32", "shape": [-1]}
+        for name in ("aleatoric", "epistemic", "variance", "interval")
+    ]
+    scores = client.predict("duo", [[1, 2]], uncertainty=True).uncertainty
+    assert sorted(scores) == ["aleatoric", "epistemic", "variance"]
+
+
+def test_further_outputs_with_their_parameters(model, client):
+    options = {"coverage": 0.9, "quantiles": (0.1, 0.5)}
+    prediction = client.predict("duo", [[1, 2]], outputs=["entropy", "variance"], **options)
+    assert list(prediction.outputs) == ["output", "entropy", "variance"]
+    assert prediction.outputs["entropy"].tolist() == [2]
+    assert model.requests[0][0] == {"coverage": 0.9, "quantiles": "0.1,0.5"}
+    assert client.predict("duo", [[1, 2]], outputs="entropy").outputs["entropy"].tolist() == [2]
+
+
+@pytest.mark.parametrize("options", [{"coverage": 0}, {"coverage": 1.5}, {"quantiles": [0.5, 1]}])
+def test_levels_that_are_none(client, options):
+    with pytest.raises(RequestRejected, match="above 0 and below 1"):
+        client.predict("duo", [[1, 2]], **options)
+
+
 def test_the_members_own_predictions(model, client):
     prediction = client.predict("duo", [[1, 2]], member_outputs=True)
     assert list(prediction.member_values) == ["a", "b"]

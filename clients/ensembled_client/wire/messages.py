@@ -57,7 +57,7 @@ def request_message(
     tensors: Iterable[RawTensor],
     *,
     outputs: Mapping[str, int] | None = None,
-    parameters: Mapping[str, str | int | bool] | None = None,
+    parameters: Mapping[str, str | int | float | bool] | None = None,
     with_data: bool = True,
 ) -> Any:
     """Return a ModelInferRequest with raw tensors; for `outputs` see `request_header`.
@@ -78,6 +78,8 @@ def request_message(
             message.parameters[name].bool_param = value
         elif isinstance(value, int):
             message.parameters[name].int64_param = value
+        elif isinstance(value, float):
+            message.parameters[name].double_param = value
         else:
             message.parameters[name].string_param = value
     return message
