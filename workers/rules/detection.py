@@ -1,0 +1,262 @@
+"""Rules for detectors: boxes of several members, which are about the same objects, become one each.
+
+Run in the combiner; pure. Boxes, scores and classes of the members that an answer rests on flow in,
+padded to a fixed number per row; the answer is padded in the same way. A box is
+``(x1, y1, x2, y2)``, two opposite corners, in any unit; there is none where the score is not above
+0 or the class is negative, and padding has a score of 0 and the class -1. Boxes of different
+classes never meet.
+
+Sources: Solovyev, Wang and Gabruseva, "Weighted boxes fusion: Ensembling boxes from different
+object detection models" (Image and Vision Computing 107, 2021), for `fuse`; Bodla, Singh, Chellappa
+and Davis, "Soft-NMS: Improving Object Detection With One Line of Code" (ICCV 2017), for
+`suppress_softly`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Candidates",
+    "Confidence",
+    "DetectionOptions",
+    "combine_boxes",
+    "find_candidates",
+    "fuse",
+    "suppress",
+    "suppress_softly",
+]
+
+Array = npt.NDArray[Any]
+
+#: How the score of a fused box follows from those of its boxes.
+Confidence = Literal["average", "maximum", "box_and_model_average", "absent_model_aware_average"]
+
+
+class DetectionOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a rule for boxes may be told.
+
+    Attributes:
+        iou: two boxes are of one object if their intersection over union is above this.
+        skip: boxes with a lower score are left out from the beginning.
+        confidence: of a fused box.
+        decay: how `suppress_softly` lowers the scores of boxes that overlap a better one.
+        sigma: of the gaussian decay.
+        keep: boxes whose lowered score is not above this are left out at the end.
+        is_normalized: whether coordinates are parts of the image, and cut to 0 ... 1.
+    """
+
+    iou: float = 0.55
+    skip: float = 0.0
+    confidence: Confidence = "average"
+    decay: Literal["gaussian", "linear"] = "gaussian"
+    sigma: float = 0.5
+    keep: float = 0.001
+    is_normalized: bool = False
+
+
+class Candidates(NamedTuple):
+    """The boxes of one row, best first.
+
+    Attributes:
+        boxes: [k, 4], float64, with the smaller coordinates first.
+        scores: [k], float64, times the weight of the member for `fuse`.
+        classes: [k], int64.
+        members: [k], the position of each box's member.
+    """
+
+    boxes: Array
+    scores: Array
+    classes: Array
+    members: Array
+
+    def chosen(self, indices: Array) -> Candidates:
+        """Return some of the boxes."""
+        return Candidates(*(one[indices] for one in self))
+
+
+def combine_boxes(
+    rule: Callable[[Candidates, Array, DetectionOptions], Candidates],
+    members: Sequence[tuple[Array, Array, Array]],
+    weights: Array,
+    options: DetectionOptions,
+    out: tuple[Array, Array, Array, Array],
+) -> None:
+    """Combine the boxes of many rows, each by itself.
+
+    Args:
+        rule: `fuse`, `suppress` or `suppress_softly`.
+        members: boxes [rows, n, 4], scores [rows, n] and classes [rows, n] of each; n may differ
+            between members.
+        weights: [members], above 0.
+        options: for the rule.
+        out: boxes [rows, most, 4], scores [rows, most], classes [rows, most], their number [rows];
+            the best ones, if there are more.
+    """
+    boxes, scores, classes, counts = out
+    boxes[...], scores[...], classes[...] = 0, 0, -1
+    for row in range(len(counts)):
+        of_row = [tuple(one[row] for one in each) for each in members]
+        found = rule(find_candidates(*zip(*of_row, strict=True), options), weights, options)
+        count = counts[row] = min(len(found.scores), scores.shape[1])
+        boxes[row, :count] = found.boxes[:count]
+        scores[row, :count] = found.scores[:count]
+        classes[row, :count] = found.classes[:count]
+
+
+def find_candidates(
+    boxes: Sequence[Array],
+    scores: Sequence[Array],
+    classes: Sequence[Array],
+    options: DetectionOptions,
+) -> Candidates:
+    """Return the boxes of one row, [n, 4] with [n] scores and [n] classes of each member."""
+    corners = np.concatenate(boxes).astype(np.float64)
+    if options.is_normalized:
+        corners = corners.clip(0, 1)
+    low, high = (
+        np.minimum(corners[:, :2], corners[:, 2:]),
+        np.maximum(corners[:, :2], corners[:, 2:]),
+    )
+    found = Candidates(
+        np.concatenate((low, high), axis=1),
+        np.concatenate(scores).astype(np.float64),
+        np.concatenate(classes).astype(np.int64),
+        np.repeat(np.arange(len(boxes)), [len(one) for one in boxes]),
+    )
+    has_area = (high > low).all(axis=1)
+    is_there = (found.scores > 0) & (found.scores >= options.skip) & (found.classes >= 0)
+    return _best_first(found.chosen(np.flatnonzero(has_area & is_there)))
+
+
+def fuse(found: Candidates, weights: Array, options: DetectionOptions) -> Candidates:
+    """Weighted boxes fusion: the average of the boxes of an object, weighted by their scores.
+
+    From the best box down, each joins the fused box with which its intersection over union is the
+    largest and above the limit, or begins a new one. The score is the average of the boxes'
+    (`average`, or another `Confidence`), lowered in proportion to the members that did not find
+    the object.
+    """
+    weighted = _best_first(found._replace(scores=found.scores * weights[found.members]))
+    return _joined(weighted, (_fuse_class(one, weights, options) for one in _by_class(weighted)))
+
+
+def suppress(found: Candidates, weights: Array, options: DetectionOptions) -> Candidates:
+    """Non-maximum suppression: boxes that overlap a better one of their class are left out.
+
+    Scores are multiplied by the weight of their member, relative to the largest weight.
+    """
+    weighted = _weighed(found, weights)
+    return _joined(weighted, (_suppress_class(one, options.iou) for one in _by_class(weighted)))
+
+
+def suppress_softly(found: Candidates, weights: Array, options: DetectionOptions) -> Candidates:
+    """Soft non-maximum suppression: boxes that overlap a better one get a lower score.
+
+    With the intersection over union o that is ``score * exp(-o * o / sigma)``, or with linear decay
+    ``score * (1 - o)`` where o is above the limit. Weights are those of `suppress`.
+    """
+    weighted = _weighed(found, weights)
+    return _joined(weighted, (_decay_class(one, options) for one in _by_class(weighted)))
+
+
+def _weighed(found: Candidates, weights: Array) -> Candidates:
+    shares = weights / weights.max()
+    return _best_first(found._replace(scores=found.scores * shares[found.members]))
+
+
+def _best_first(found: Candidates) -> Candidates:
+    return found.chosen(np.argsort(-found.scores, kind="stable"))
+
+
+def _by_class(found: Candidates) -> Iterator[Candidates]:
+    for number in np.unique(found.classes):
+        yield found.chosen(np.flatnonzero(found.classes == number))
+
+
+def _joined(found: Candidates, parts: Iterator[Candidates]) -> Candidates:
+    """The results for all classes of what was found, best first."""
+    results = [*parts]
+    if not results:
+        return found
+    return _best_first(Candidates(*map(np.concatenate, zip(*results, strict=True))))
+
+
+def _overlaps(boxes: Array, one: Array) -> Array:
+    """The intersection over union of boxes [k, 4] with one box."""
+    sides = np.minimum(boxes[:, 2:], one[2:]) - np.maximum(boxes[:, :2], one[:2])
+    both = np.maximum(sides, 0).prod(axis=1)
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    shared: Array = both / (areas + (one[2:] - one[:2]).prod() - both)
+    return shared
+
+
+def _suppress_class(found: Candidates, limit: float) -> Candidates:
+    left, kept = np.arange(len(found.scores)), []
+    while len(left):
+        kept.append(left[0])
+        overlaps = _overlaps(found.boxes[left[1:]], found.boxes[left[0]])
+        left = left[1:][overlaps <= limit]
+    return found.chosen(np.array(kept))
+
+
+def _decay_class(found: Candidates, options: DetectionOptions) -> Candidates:
+    scores = found.scores.copy()
+    left = np.arange(len(scores))
+    while len(left):
+        best = left[scores[left].argmax()]
+        left = left[left != best]
+        overlaps = _overlaps(found.boxes[left], found.boxes[best])
+        if options.decay == "gaussian":
+            scores[left] *= np.exp(-(overlaps**2) / options.sigma)
+        else:
+            scores[left] *= np.where(overlaps > options.iou, 1 - overlaps, 1.0)
+    return found._replace(scores=scores).chosen(np.flatnonzero(scores > options.keep))
+
+
+def _fuse_class(found: Candidates, weights: Array, options: DetectionOptions) -> Candidates:
+    size = len(found.scores)
+    fused, sums = np.empty((size, 4)), np.zeros(size)
+    clusters = np.empty(size, np.int64)
+    count = 0
+    for i in range(size):
+        box, score = found.boxes[i], found.scores[i]
+        overlaps = _overlaps(fused[:count], box)
+        at = int(overlaps.argmax()) if count else 0
+        if not count or overlaps[at] <= options.iou:
+            at, count = count, count + 1
+            fused[at] = box
+        else:
+            fused[at] += (box - fused[at]) * (score / (sums[at] + score))
+        sums[at] += score
+        clusters[i] = at
+    scores = _fused_scores(found, clusters, count, weights, options.confidence)
+    return Candidates(
+        fused[:count], scores, found.classes[:count], np.full(count, -1, found.members.dtype)
+    )
+
+
+def _fused_scores(
+    found: Candidates, clusters: Array, count: int, weights: Array, confidence: Confidence
+) -> Array:
+    """The scores of fused boxes, from those of the boxes in each cluster."""
+    if confidence == "maximum":
+        best = np.zeros(count)
+        np.maximum.at(best, clusters, found.scores)
+        return best / weights.max()
+    sums = np.bincount(clusters, found.scores, count)
+    sizes = np.bincount(clusters, minlength=count)
+    if confidence == "average":
+        return sums / sizes * np.minimum(sizes, len(weights)) / weights.sum()
+    shares = np.bincount(clusters, weights[found.members], count)
+    has_found = np.zeros((count, len(weights)), np.bool_)
+    has_found[clusters, found.members] = True
+    if confidence == "box_and_model_average":
+        return sums / shares * (has_found @ weights) / weights.sum()
+    absent: Array = sums / (shares + ~has_found @ weights)
+    return absent
