@@ -102,21 +102,17 @@ def combine_boxes(
     boxes[...], scores[...], classes[...] = 0, 0, -1
     for row in range(len(counts)):
         of_row = [tuple(one[row] for one in each) for each in members]
-        found = rule(find_candidates(*zip(*of_row, strict=True), options), weights, options)
+        found = rule(find_candidates(of_row, options), weights, options)
         count = counts[row] = min(len(found.scores), scores.shape[1])
         boxes[row, :count] = found.boxes[:count]
         scores[row, :count] = found.scores[:count]
         classes[row, :count] = found.classes[:count]
 
 
-def find_candidates(
-    boxes: Sequence[Array],
-    scores: Sequence[Array],
-    classes: Sequence[Array],
-    options: DetectionOptions,
-) -> Candidates:
-    """Return the boxes of one row, [n, 4] with [n] scores and [n] classes of each member."""
-    corners = np.concatenate(boxes).astype(np.float64)
+def find_candidates(members: Sequence[tuple[Array, ...]], options: DetectionOptions) -> Candidates:
+    """Return the boxes of one row: [n, 4] with [n] scores and [n] classes of each member."""
+    boxes, scores, classes = map(np.concatenate, zip(*members, strict=True))
+    corners = boxes.astype(np.float64)
     if options.is_normalized:
         corners = corners.clip(0, 1)
     low, high = (
@@ -125,9 +121,9 @@ def find_candidates(
     )
     found = Candidates(
         np.concatenate((low, high), axis=1),
-        np.concatenate(scores).astype(np.float64),
-        np.concatenate(classes).astype(np.int64),
-        np.repeat(np.arange(len(boxes)), [len(one) for one in boxes]),
+        scores.astype(np.float64),
+        classes.astype(np.int64),
+        np.repeat(np.arange(len(members)), [len(one) for one, *_ in members]),
     )
     has_area = (high > low).all(axis=1)
     is_there = (found.scores > 0) & (found.scores >= options.skip) & (found.classes >= 0)
@@ -245,18 +241,21 @@ def _fused_scores(
     found: Candidates, clusters: Array, count: int, weights: Array, confidence: Confidence
 ) -> Array:
     """The scores of fused boxes, from those of the boxes in each cluster."""
-    if confidence == "maximum":
-        best = np.zeros(count)
-        np.maximum.at(best, clusters, found.scores)
-        return best / weights.max()
     sums = np.bincount(clusters, found.scores, count)
     sizes = np.bincount(clusters, minlength=count)
-    if confidence == "average":
-        return sums / sizes * np.minimum(sizes, len(weights)) / weights.sum()
     shares = np.bincount(clusters, weights[found.members], count)
     has_found = np.zeros((count, len(weights)), np.bool_)
     has_found[clusters, found.members] = True
-    if confidence == "box_and_model_average":
-        return sums / shares * (has_found @ weights) / weights.sum()
-    absent: Array = sums / (shares + ~has_found @ weights)
-    return absent
+    scores: Array
+    match confidence:
+        case "average":
+            scores = sums / sizes * np.minimum(sizes, len(weights)) / weights.sum()
+        case "maximum":
+            scores = np.zeros(count)
+            np.maximum.at(scores, clusters, found.scores)
+            scores /= weights.max()
+        case "box_and_model_average":
+            scores = sums / shares * (has_found @ weights) / weights.sum()
+        case "absent_model_aware_average":
+            scores = sums / (shares + ~has_found @ weights)
+    return scores

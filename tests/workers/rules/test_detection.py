@@ -37,6 +37,10 @@ def detections(seed, members=3, objects=6, classes=2):
     return boxes, scores, labels
 
 
+def candidates(boxes, scores, classes, options):
+    return find_candidates([*zip(boxes, scores, classes, strict=True)], options)
+
+
 def assert_equal(found, boxes, scores, classes):
     assert len(found.scores) == len(scores)
     assert (np.diff(found.scores) <= 0).all()
@@ -64,7 +68,7 @@ def test_fusion_is_that_of_its_authors(reference, confidence, weights):
             skip_box_thr=np.float32(0.1),
             conf_type=CONFIDENCES[confidence],
         )
-        assert_equal(fuse(find_candidates(*given, options), np.array(weights), options), *expected)
+        assert_equal(fuse(candidates(*given, options), np.array(weights), options), *expected)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -75,7 +79,7 @@ def test_suppression_is_the_usual_one(reference, weights):
         shares = np.array(weights) / max(weights)
         scaled = [one * share for one, share in zip(scores, shares, strict=True)]
         expected = reference.nms(boxes, scaled, labels, iou_thr=0.4)
-        found = find_candidates(boxes, scores, labels, options)
+        found = candidates(boxes, scores, labels, options)
         assert_equal(suppress(found, np.array(weights), options), *expected)
 
 
@@ -86,7 +90,7 @@ def test_soft_suppression_keeps_what_the_reference_keeps(reference, decay, metho
     for seed in range(20):
         boxes, scores, labels = detections(seed, classes=1)
         options = DetectionOptions(iou=0.4, decay=decay, sigma=0.3, keep=0.2)
-        found = find_candidates(boxes, scores, labels, options)
+        found = candidates(boxes, scores, labels, options)
         lowered = np.concatenate(scores).astype(np.float64)  # is sorted as the kept ones are
         kept = cpu_soft_nms_float(np.concatenate(boxes), lowered, 0.4, 0.3, 0.2, method)
         assert_equal(
