@@ -13,7 +13,14 @@ from server.config.members import (
     InputTensorConfig,
     MemberConfig,
 )
-from server.config.models import LibraryConfig, PythonConfig, RecipeConfig, backend_for
+from server.config.models import (
+    LibraryConfig,
+    MlflowConfig,
+    PythonConfig,
+    RecipeConfig,
+    SklearnConfig,
+    backend_for,
+)
 from server.config.outputs import OutputConfig
 from server.config.root import Config
 from server.config.server import (
@@ -35,11 +42,13 @@ __all__ = [
     "LibraryConfig",
     "LimitsConfig",
     "MemberConfig",
+    "MlflowConfig",
     "OutputConfig",
     "PlacementConfig",
     "PythonConfig",
     "RecipeConfig",
     "ServerConfig",
+    "SklearnConfig",
     "TlsConfig",
     "TracingConfig",
     "backend_for",

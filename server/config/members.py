@@ -23,7 +23,13 @@ from pydantic import (
 
 from server.config.base import Section, did_you_mean
 from server.config.files import FilePath
-from server.config.models import BACKENDS, LibraryConfig, ModelReference, PythonConfig, backend_for
+from server.config.models import (
+    LibraryConfig,
+    ModelReference,
+    PythonConfig,
+    backend_for,
+    unknown_suffix,
+)
 from server.config.outputs import OutputConfig
 from workers.runtime.spec import (
     COMBINED,
@@ -260,10 +266,7 @@ class MemberConfig(Section):
             if self.backend is not None:
                 raise ValueError("backend is for model files, remove it")
         elif isinstance(self.model, Path) and not (self.backend or backend_for(self.model)):
-            raise ValueError(
-                f"model: cannot tell the format of {self.model.name!r} by its suffix, "
-                f"use one of {', '.join(BACKENDS)} or set backend"
-            )
+            raise ValueError(f"model: {unknown_suffix(self.model)}")
         self._check_outputs()
         self._check_inputs()
         if list(self.buckets) != sorted(set(self.buckets)):

@@ -26,12 +26,20 @@ from server.config.files import FilePath, names_file
 __all__ = [
     "BACKENDS",
     "DIRECTORY_KEYS",
+    "DOORS",
+    "CatboostConfig",
+    "KerasConfig",
     "LibraryConfig",
+    "LightgbmConfig",
+    "MlflowConfig",
     "ModelReference",
     "PythonConfig",
     "RecipeConfig",
+    "SklearnConfig",
     "TransformersConfig",
+    "XgboostConfig",
     "backend_for",
+    "unknown_suffix",
 ]
 
 TransformersTask = Literal[
@@ -46,10 +54,31 @@ BACKENDS: dict[str, Literal["onnx", "torch"]] = {
     ".ts": "torch",
 }
 
+_SUFFIXES_OF_DOORS = {
+    ".skops": "sklearn",
+    ".joblib": "sklearn",
+    ".pickle": "sklearn",
+    ".pkl": "sklearn",
+    ".json": "xgboost",
+    ".ubj": "xgboost",
+    ".cbm": "catboost",
+    ".keras": "keras",
+}
+
 
 def backend_for(path: Path) -> Literal["onnx", "torch"] | None:
     """Return the backend that loads files with this suffix, None if there is none."""
     return BACKENDS.get(path.suffix.lower())
+
+
+def unknown_suffix(path: Path) -> str:
+    """Return what to do with a file whose suffix belongs to no backend."""
+    if door := _SUFFIXES_OF_DOORS.get(path.suffix.lower()):
+        return f"{path.name!r} is opened by its library, use {{{door}: {path.name}}}"
+    return (
+        f"cannot tell the format of {path.name!r} by its suffix, use one of {', '.join(BACKENDS)} "
+        f"or set backend (`ensembled import {path.name}` tells what it is)"
+    )
 
 
 class RecipeConfig(Section):
@@ -130,23 +159,97 @@ class TransformersConfig(LibraryConfig):
     """Whether `torch.compile` compiles it."""
 
 
-_SECTIONS: tuple[type[Section], ...] = (RecipeConfig, PythonConfig, TransformersConfig)
+class SklearnConfig(LibraryConfig):
+    """A model of scikit-learn, or of another library with its interface."""
+
+    adapter = "workers.adapters.sklearn:SklearnModel"
+    packages = ("scikit-learn", "skops", "pandas", "xgboost", "xgboost-cpu", "lightgbm")
+
+    sklearn: FilePath
+    """File that `skops.io.dump` wrote, by relative path."""
+    trust_pickle: bool = False
+    """Whether to open a pickle (`.pkl`, `.joblib`), or a type that skops does not know: either can
+    run any code when it is loaded, in the worker and in the process that inspects it."""
+
+
+class XgboostConfig(LibraryConfig):
+    """A model of XGBoost."""
+
+    adapter = "workers.adapters.xgboost:XgboostModel"
+    packages = ("xgboost", "xgboost-cpu", "pandas")
+
+    xgboost: FilePath
+    """File that `save_model` wrote (`.json`, `.ubj`), by relative path."""
+
+
+class LightgbmConfig(LibraryConfig):
+    """A model of LightGBM."""
+
+    adapter = "workers.adapters.lightgbm:LightgbmModel"
+    packages = ("lightgbm", "pandas")
+
+    lightgbm: FilePath
+    """Text file that `Booster.save_model` wrote, by relative path."""
+
+
+class CatboostConfig(LibraryConfig):
+    """A model of CatBoost."""
+
+    adapter = "workers.adapters.catboost:CatboostModel"
+    packages = ("catboost", "pandas")
+
+    catboost: FilePath
+    """File that `save_model` wrote (`.cbm`), by relative path."""
+
+
+class KerasConfig(LibraryConfig):
+    """A model of Keras, which the worker runs with torch."""
+
+    adapter = "workers.adapters.keras:KerasModel"
+    packages = ("keras", "torch")
+
+    keras: FilePath
+    """File that `model.save` wrote (`.keras`), by relative path; without layers that are code."""
+
+
+class MlflowConfig(Section):
+    """A model in an MLflow directory, opened as the flavour that it has."""
+
+    is_directory: ClassVar[bool] = True
+
+    mlflow: RelativePath
+    """Directory with `MLmodel`, by relative path."""
+    trust_pickle: bool = False
+    """As for `sklearn`."""
+
+
+_SECTIONS: tuple[type[Section], ...] = (
+    RecipeConfig,
+    PythonConfig,
+    TransformersConfig,
+    SklearnConfig,
+    XgboostConfig,
+    LightgbmConfig,
+    CatboostConfig,
+    KerasConfig,
+    MlflowConfig,
+)
 #: The sections that are told apart by their first key.
-_DOORS = {next(iter(section.model_fields)): section for section in _SECTIONS}
+DOORS = {next(iter(section.model_fields)): section for section in _SECTIONS}
 
 #: The keys that name a directory.
 DIRECTORY_KEYS = frozenset(
     door
-    for door, section in _DOORS.items()
-    if issubclass(section, LibraryConfig) and section.is_directory
+    for door, section in DOORS.items()
+    if issubclass(section, LibraryConfig | MlflowConfig) and section.is_directory
 )
 
 
 def _check_door(value: Any) -> Any:
-    if isinstance(value, Mapping) and not names_file(value) and _DOORS.keys().isdisjoint(value):
+    if isinstance(value, Mapping) and not names_file(value) and DOORS.keys().isdisjoint(value):
         given = str(next(iter(value), ""))
-        keys = ", ".join(_DOORS)
-        hint = did_you_mean(given, _DOORS) or f", the keys here are {keys}"
+        keys = ", ".join(DOORS)
+        hint = did_you_mean(given, DOORS) or f", the keys here are {keys}"
         raise ValueError(f"{given}: unknown key{hint}" if value else f"should have one of {keys}")
     return value
 
@@ -158,7 +261,7 @@ def _kind(value: Any) -> str | None:
     if isinstance(value, Section):
         return f"<{next(iter(type(value).model_fields))}>"
     if isinstance(value, Mapping):
-        return next((f"<{door}>" for door in _DOORS if door in value), None)
+        return next((f"<{door}>" for door in DOORS if door in value), None)
     return None
 
 
@@ -167,12 +270,18 @@ ModelReference = Annotated[
     | Annotated[FilePath, Tag("<file>")]
     | Annotated[RecipeConfig, Tag("<recipe>")]
     | Annotated[PythonConfig, Tag("<python>")]
-    | Annotated[TransformersConfig, Tag("<transformers>")],
+    | Annotated[TransformersConfig, Tag("<transformers>")]
+    | Annotated[SklearnConfig, Tag("<sklearn>")]
+    | Annotated[XgboostConfig, Tag("<xgboost>")]
+    | Annotated[LightgbmConfig, Tag("<lightgbm>")]
+    | Annotated[CatboostConfig, Tag("<catboost>")]
+    | Annotated[KerasConfig, Tag("<keras>")]
+    | Annotated[MlflowConfig, Tag("<mlflow>")],
     Discriminator(
         _kind,
         custom_error_type="model_reference",
         custom_error_message="should be the path of a model file, fake, or a mapping with one of "
-        + ", ".join(_DOORS),
+        + ", ".join(DOORS),
     ),
     BeforeValidator(_check_door),
 ]

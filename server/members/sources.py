@@ -7,11 +7,20 @@ out; recipes are run in child processes, and no user's code is imported here.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import replace
 
-from server.config import Config, LibraryConfig, PythonConfig, RecipeConfig, backend_for
+from server.config import (
+    Config,
+    LibraryConfig,
+    MlflowConfig,
+    PythonConfig,
+    RecipeConfig,
+    backend_for,
+)
 from server.errors import ConfigError, StartError
+from server.members.mlflow import find_flavor
 from workers.builder import BuiltModel, RecipeError, build_models_with_progress, find_recipe
 from workers.runtime.python_files import python_file
 from workers.runtime.spec import ModelSource, PythonSource
@@ -23,7 +32,7 @@ def model_sources(config: Config) -> list[ModelSource]:
     """Return where the members' models are, in the configuration's order; build missing ones.
 
     Raises:
-        ConfigError: if there is no such recipe.
+        ConfigError: if there is no such recipe, or nothing to serve in an MLflow directory.
         StartError: if a recipe fails.
     """
     built = build_models(config)
@@ -70,8 +79,12 @@ def source_of(config: Config, name: str, built: dict[str, BuiltModel]) -> ModelS
             own = _python_source(python, config.directory.absolute())
             return replace(source, backend="python", python=own)
         case LibraryConfig() as library:
-            own = _adapter_source(library)
-            return replace(source, backend="python", path=own.args["path"], python=own)
+            return _with_adapter(source, library)
+        case MlflowConfig() as directory:
+            flavor = find_flavor(f"members.{name}.model", directory)
+            if isinstance(flavor.model, LibraryConfig):
+                return _with_adapter(source, flavor.model, **flavor.args)
+            path = flavor.model
         case RecipeConfig():
             path = built[name].path
         case Path() as path:
@@ -99,17 +112,15 @@ def _python_source(config: PythonConfig, directory: Path) -> PythonSource:
     )
 
 
-def _adapter_source(config: LibraryConfig) -> PythonSource:
-    """Return the adapter of a library, with the fields of its section as arguments."""
+def _with_adapter(source: ModelSource, config: LibraryConfig, **more: Any) -> ModelSource:
+    """Return a source with the adapter of a library, whose arguments are the section's fields."""
     door = config.door()
     args = {
         "path" if name == door else name: str(value) if isinstance(value, Path) else value
         for name, value in config
         if value is not None
     }
-    return PythonSource(
-        target=config.adapter,
-        args=args,
-        extra=door,
-        packages=config.packages,
+    python = PythonSource(
+        target=config.adapter, args=args | more, extra=door, packages=config.packages
     )
+    return replace(source, backend="python", path=args["path"], python=python)

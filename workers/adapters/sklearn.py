@@ -49,6 +49,7 @@ class SklearnModel:
         path: the file.
         trust_pickle: whether to load what may run code: a pickle, or types unknown to skops.
         declared: columns that the configuration describes, by name.
+        types: datatypes of columns that are known from elsewhere, by name.
         outputs: the methods to serve; the usual one if empty. A method that returns a list, as
             `predict_proba` does for several targets, has outputs ``predict_proba_0`` and so on.
     """
@@ -59,11 +60,14 @@ class SklearnModel:
         path: str,
         trust_pickle: bool = False,
         declared: Mapping[str, TensorSpec] | None = None,
+        types: Mapping[str, str] | None = None,
         outputs: Sequence[str] = (),
     ) -> None:
         self._path = Path(path)
         self._trusts = trust_pickle
-        self._declared = declared or {}
+        self._types = dict(types or {}) | {
+            name: spec.datatype for name, spec in (declared or {}).items()
+        }
         self._outputs = outputs
 
     def load(self, device: str) -> None:
@@ -76,7 +80,7 @@ class SklearnModel:
         self._methods = _chosen_methods(model, self._outputs)
         self._model = model
         self._classes = getattr(model, "classes_", None) if is_classifier(model) else None
-        self._table = _table(model, self._declared)
+        self._table = _table(model, self._types)
         self.inputs, self.example = self._table.inputs, self._table.example
         self._places = {label: i for i, label in enumerate(self._targets()[0])}
         self.output, self.labels = self._meanings()
@@ -190,10 +194,10 @@ def _chosen_methods(model: Any, outputs: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _table(model: Any, declared: Mapping[str, TensorSpec]) -> Table:
+def _table(model: Any, types: Mapping[str, str]) -> Table:
     if not hasattr(model, "feature_names_in_"):
         return Table((), width=int(model.n_features_in_), datatype="FP64")
-    columns = column_types(model, declared)
+    columns = column_types(model, types)
     if unknown := [name for name, column in columns.items() if column is None]:
         raise AdapterError(undeclared(unknown))
     known = [column for column in columns.values() if column is not None]

@@ -18,7 +18,6 @@ from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from workers.adapters.tables import Column
-from workers.runtime.spec import TensorSpec
 
 __all__ = ["column_types"]
 
@@ -36,12 +35,12 @@ _WRAPPED = (
 )
 
 
-def column_types(model: Any, declared: Mapping[str, TensorSpec]) -> dict[str, Column | None]:
+def column_types(model: Any, types: Mapping[str, str]) -> dict[str, Column | None]:
     """Return the columns that a model uses, in its order; None where the type is unknown.
 
     Args:
         model: fitted on a data frame: it has `feature_names_in_`.
-        declared: columns that the configuration describes, which take precedence.
+        types: datatypes by column, which take precedence.
     """
     names = [str(name) for name in model.feature_names_in_]
     walk = _Walk()
@@ -49,12 +48,11 @@ def column_types(model: Any, declared: Mapping[str, TensorSpec]) -> dict[str, Co
     columns: dict[str, Column | None] = {}
     for name in names:
         found = walk.found.get(name)
-        if name in declared:
-            datatype = declared[name].datatype
-            known = found is not None and found.datatype == datatype
-            columns[name] = found if known else Column(name, datatype)
-        elif name in walk.used:
-            columns[name] = found
+        if name not in walk.used:
+            continue
+        if name in types and (found is None or found.datatype != types[name]):
+            found = Column(name, types[name])
+        columns[name] = found
     return columns
 
 
