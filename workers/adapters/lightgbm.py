@@ -47,7 +47,7 @@ class LightgbmModel:
         if _END not in text:  # on which LightGBM would end the process
             raise AdapterError("the file is truncated: copy it again")
         try:
-            self._booster = lightgbm.Booster(model_str=text, params={"verbosity": -1})
+            self._booster = lightgbm.Booster(model_str=text)
         except lightgbm.basic.LightGBMError as failure:
             raise AdapterError(
                 f"LightGBM {lightgbm.__version__} can't load it: {failure}"

@@ -20,6 +20,8 @@ Array = npt.NDArray[Any]
 
 __all__ = ["Array", "MATRIX", "Column", "Table", "cores", "undeclared"]
 
+#: The most bytes of a text, unless the configuration gives another number.
+_TEXT_BYTES = 256
 #: The input of a model whose features have no names.
 MATRIX = "x"
 
@@ -50,8 +52,8 @@ class Table:
 
     def __init__(self, columns: Sequence[Column], *, width: int, datatype: str) -> None:
         self.columns = tuple(columns)
-        self.inputs: dict[str, tuple[str, tuple[int, ...]]] = {
-            column.name: (column.datatype, ()) for column in columns
+        self.inputs: dict[str, tuple[Any, ...]] = {
+            column.name: (column.datatype, (), *_most_bytes(column)) for column in columns
         } or {MATRIX: (datatype, (width,))}
         self.example = {
             column.name: _as_sent(column.datatype, column.example)
@@ -89,6 +91,14 @@ def _as_sent(datatype: str, value: Any) -> Array:
     if datatype == "BYTES":
         return np.array([str(value).encode()], object)
     return np.array([value], DTYPES[datatype])
+
+
+def _most_bytes(column: Column) -> tuple[int, ...]:
+    """The most bytes of a text, which is longer than any category that the model knows."""
+    if column.datatype != "BYTES":
+        return ()
+    known = [str(one) for one in column.categories or [column.example or ""]]
+    return (max(_TEXT_BYTES, *(2 * len(one.encode()) for one in known)),)
 
 
 def _values(column: Column, array: Array) -> Any:

@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
 from ensembled_client.wire import DTYPES
+from msgspec.structs import replace
 
 from workers.backends.base import input_spec, refusal
 from workers.runtime.spec import ModelSource, OutputKind, TensorSpec
 
 __all__ = ["Meanings", "described_inputs", "described_outputs"]
 
+#: A datatype and a shape, for BYTES perhaps with the most bytes of a row.
+_DESCRIPTION_LENGTHS = (2, 3)
 _KINDS = get_args(OutputKind)
 
 
@@ -94,10 +97,17 @@ def _own_inputs(source: ModelSource, made: object) -> list[tuple[str, Any]]:
 
 
 def _own_input(source: ModelSource, name: str, own: Any) -> TensorSpec:
-    """Return an input that is described as (datatype, shape without the batch dimension)."""
-    if not isinstance(own, Sequence) or len(own) != 2 or own[0] not in (*DTYPES, "BYTES"):
+    """Return an input that is described as (datatype, shape without the batch dimension).
+
+    For BYTES, the most bytes of a row may follow.
+    """
+    if (
+        not isinstance(own, Sequence)
+        or len(own) not in _DESCRIPTION_LENGTHS
+        or own[0] not in (*DTYPES, "BYTES")
+    ):
         raise refusal(
             source, f"its input {name!r} is {own!r}, not a pair of a datatype and a shape"
         )
-    datatype, shape = own
-    return input_spec(source, name, datatype, ["batch", *shape])
+    datatype, shape, *more = own
+    return replace(input_spec(source, name, datatype, ["batch", *shape]), max_bytes=sum(more))

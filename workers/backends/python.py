@@ -125,8 +125,13 @@ def _make(source: ModelSource, python: PythonSource) -> Any:
     if not callable(target):
         raise refusal(source, "is neither a class nor a function")
     args = dict(python.args)
-    if python.extra and "declared" in inspect.signature(target).parameters:
-        args["declared"] = {spec.name: spec for spec in source.declared}
+    if python.extra:
+        configured = {
+            "declared": {spec.name: spec for spec in source.declared},
+            "outputs": source.outputs,
+        }
+        wanted = inspect.signature(target).parameters
+        args |= {name: value for name, value in configured.items() if name in wanted}
     is_plain_class = isinstance(target, type) and not _is_module_type(target)
     if python.weights and is_plain_class:
         args["weights"] = python.weights

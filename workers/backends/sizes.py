@@ -36,7 +36,8 @@ def bounded_inputs(
 
     Args:
         member: its name in the configuration.
-        inputs: as the model describes them, 0 in `max_shape` where it names no largest size.
+        inputs: as the model describes them, 0 in `max_shape` and `max_bytes` where it names no
+            largest size.
         limits: those of the configuration.
 
     Raises:
@@ -78,11 +79,12 @@ def _limits(key: str, tensor: TensorSpec, limit: InputLimit) -> dict[str, int]:
     if tensor.datatype == _BYTES:
         if axes:
             raise SizesError(f"input {tensor.name!r} is BYTES with a variable dimension")
-        if not limit.max_bytes:
+        most = limit.max_bytes or tensor.max_bytes
+        if not most:
             raise SizesError(
                 f"input {tensor.name!r} is BYTES: give the most bytes of a row by {key}.max_bytes"
             )
-        encoded = limit.max_bytes + _LENGTH_BYTES * math.prod(tensor.shape)
+        encoded = most + _LENGTH_BYTES * math.prod(tensor.shape)
         return {f"{tensor.name}.bytes": encoded}
     if limit.max_bytes:
         raise SizesError(f"{key}.max_bytes: is for BYTES, the model takes {tensor.datatype}")
