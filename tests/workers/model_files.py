@@ -136,6 +136,56 @@ def write_hashing_onnx(path: Path) -> Path:
     return path
 
 
+def write_external_onnx(path: Path, locations: Sequence[str], *, hidden: bool = False) -> Path:
+    """Write a model that adds a tensor of FP32 [1, 4] at each location to ``x`` [n, 4].
+
+    The files of the tensors are written, too, unless a name begins with ``missing``. If `hidden`,
+    the tensors are attributes of constants in the branches of a condition.
+    """
+    raw = np.ones((1, 4), np.float32).tobytes()
+    tensors = []
+    for number, location in enumerate(locations):
+        tensor = TensorProto(name=f"w{number}", data_type=TensorProto.FLOAT, dims=[1, 4])
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", location), ("offset", "0"), ("length", str(len(raw)))):
+            tensor.external_data.add(key=key, value=value)
+        tensors.append(tensor)
+        if not Path(location).name.startswith("missing"):
+            file = path.parent / location
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(raw)
+    sums = ["x", *(f"s{number}" for number in range(len(tensors)))]
+    nodes = [
+        helper.make_node("Add", [sums[number], tensor.name], [sums[number + 1]])
+        for number, tensor in enumerate(tensors)
+    ]
+    if hidden:
+        constants = [helper.make_node("Constant", [], [one.name], value=one) for one in tensors]
+        branch = helper.make_graph(
+            [*constants, *nodes],
+            "branch",
+            [],
+            [helper.make_tensor_value_info(sums[-1], TensorProto.FLOAT, None)],
+        )
+        always = helper.make_tensor("always", TensorProto.BOOL, [], [True])
+        nodes = [
+            helper.make_node("Constant", [], ["always"], value=always),
+            helper.make_node("If", ["always"], ["y"], then_branch=branch, else_branch=branch),
+        ]
+        tensors, sums = [], ["y"]
+    graph = helper.make_graph(
+        nodes,
+        "external",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info(sums[-1], TensorProto.FLOAT, None)],
+        tensors,
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, ir_version=8, opset_imports=opsets)
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
 def onnx_source(path: Path, *, output_name: str = "") -> ModelSource:
     return ModelSource("m", "onnx", str(path), outputs=(output_name,) if output_name else ())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from workers.backends.onnx_file import OnnxFileError, external_files
 from workers.runtime.python_files import module_file, sources
 from workers.runtime.spec import ModelSource, PythonSource
 
@@ -53,8 +54,14 @@ def _weights(source: ModelSource) -> list[Path]:
     path = Path(source.path)
     if path.is_dir():
         return sorted(one for one in path.rglob("*") if one.is_file())
-    beside = (f"{path.name}.data", f"{path.name}_data", f"{path.stem}.data")
-    return [path, *(path.with_name(one) for one in beside if path.with_name(one).is_file())]
+    return [path, *(_external(path) if source.backend == "onnx" else ())]
+
+
+def _external(path: Path) -> tuple[Path, ...]:
+    try:
+        return external_files(path)
+    except OnnxFileError:  # found when it is loaded
+        return ()
 
 
 def _python_files(python: PythonSource) -> list[Path]:

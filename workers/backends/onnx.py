@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from workers.backends.base import (
     probe_signature,
     refusal,
 )
+from workers.backends.onnx_file import OnnxFileError, external_files
 from workers.runtime.spec import DeviceSpec, ModelSource
 
 __all__ = ["OnnxModel"]
@@ -62,7 +64,7 @@ class OnnxModel(Model):
                 "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
                 "uninstall both, then install one of them",
             )
-        model_file(source)
+        _check_external(source, model_file(source))
         self._session: Any = _open_session(source, device)
         inputs = tuple(
             input_spec(source, node.name, _DATATYPES.get(node.type), node.shape)
@@ -113,6 +115,16 @@ class OnnxModel(Model):
     def close(self) -> None:
         """Release the session, and with it the weights."""
         self._session = None
+
+
+def _check_external(source: ModelSource, path: Path) -> None:
+    """Raise ModelError unless the model's external weights are where they may be."""
+    try:
+        missing = next((one for one in external_files(path) if not one.is_file()), None)
+    except OnnxFileError as misplaced:
+        raise refusal(source, str(misplaced)) from misplaced
+    if missing is not None:
+        raise refusal(source, f"keeps weights in {missing}, which does not exist")
 
 
 def _open_session(source: ModelSource, device: DeviceSpec) -> Any:

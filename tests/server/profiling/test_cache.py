@@ -1,6 +1,7 @@
 import pytest
 from profiled import CORES, MIB, batches, member, profiled
 
+from tests.workers.model_files import write_external_onnx
 from workers.runtime.spec import DeviceSpec
 
 
@@ -53,8 +54,11 @@ def test_what_measurements_depend_on(model, script, tmp_path):
     assert profiled([member("m", model, output="probabilities")], batches=[1]).from_cache == 0
     other = DeviceSpec("cpu:0", "cpu-2", 1 << 30, tuple(CORES))
     assert profiled([member("m", model)], [other], batches=[1]).from_cache == 0
-    (tmp_path / "m.onnx.data").write_bytes(b"weights")
-    assert profiled([member("m", model)], batches=[1]).from_cache == 0
+    external = write_external_onnx(tmp_path / "external.onnx", ["w/weights.bin"])
+    assert profiled([member("m", external)], batches=[1]).from_cache == 0
+    assert profiled([member("m", external)], batches=[1]).from_cache == 1
+    (tmp_path / "w/weights.bin").write_bytes(b"others")
+    assert profiled([member("m", external)], batches=[1]).from_cache == 0
 
 
 def test_what_has_no_room_in_an_arena_depends_on_what_was_asked_for(model, script):
