@@ -12,7 +12,7 @@ import ssl
 from server.config import Config, TlsConfig
 from server.errors import ConfigError, StartError
 
-__all__ = ["check_ready"]
+__all__ = ["check_ready", "local_address"]
 
 _PATH = "/v2/health/ready"
 #: Where a server that listens on all addresses is reached from its own machine.
@@ -32,7 +32,7 @@ def check_ready(config: Config, *, timeout_s: float) -> str:
     if port == 0:
         raise ConfigError("server.http_port is 0, so the port is not known")
     host = _LOOPBACK.get(config.server.host, config.server.host)
-    address = f"{f'[{host}]' if ':' in host else host}:{port}"
+    address = local_address(config)
     connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
     try:
         if tls is not None:
@@ -47,6 +47,12 @@ def check_ready(config: Config, *, timeout_s: float) -> str:
     if status != http.client.OK:
         raise StartError(f"{address} is not ready: {_PATH} answers {status}")
     return f"{address} is ready"
+
+
+def local_address(config: Config) -> str:
+    """Return HOST:PORT where the server of a configuration is reached from its own machine."""
+    host = _LOOPBACK.get(config.server.host, config.server.host)
+    return f"{f'[{host}]' if ':' in host else host}:{config.server.http_port}"
 
 
 def _client_context(tls: TlsConfig) -> ssl.SSLContext:

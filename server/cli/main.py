@@ -114,6 +114,27 @@ def check(config: ConfigPath, debug: Debug = False) -> None:
 
 
 @app.command()
+def describe(
+    target: Annotated[
+        str, typer.Argument(metavar="CONFIG|URL", help="Configuration file, or URL of a server.")
+    ],
+    model: Annotated[str, typer.Argument(help="Name of an ensemble or a member.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show a model's inputs, outputs and labels, and example requests for several clients.
+
+    A configuration's models are inspected, and nothing is started. The API key of a server, if it
+    needs one, is read from ENSEMBLED_API_KEY.
+    """
+    with errors_as_lines(debug):
+        from server.cli.describe import describe  # noqa: PLC0415
+
+        describe(target, model, as_json=as_json)
+
+
+@app.command()
 def health(
     config: ConfigPath,
     *,

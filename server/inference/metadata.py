@@ -15,6 +15,7 @@ from workers.runtime.spec import COMBINED, TensorSpec
 
 __all__ = [
     "MODEL_VERSION",
+    "ensemble_config",
     "model_config",
     "model_metadata",
     "server_metadata",
@@ -60,21 +61,6 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
     Its tensors are described as in Triton's configuration, without batch dimensions.
     """
     served = model.served
-    ensemble = {
-        "members": list(model.members),
-        "rule": served.spec.rule,
-        "quorum": served.spec.quorum,
-        "deadline_ms": served.deadline_s * 1000,
-        **_cascade(model),
-        "extra_outputs": [_tensor_metadata(tensor) for tensor in extra_outputs(model)],
-    }
-    if any(one.members != served.spec.mask for one in model.inputs):
-        ensemble["inputs"] = {
-            name: [one.tensor.name for one in model.inputs if one.members >> member & 1]
-            for member, name in zip(served.spec.members, model.members, strict=True)
-        }
-    if model.labels:
-        ensemble["labels"] = list(model.labels)
     output = TensorSpec(COMBINED, served.spec.output.datatype, served.spec.output.shape)
     return {
         "name": served.name,
@@ -92,8 +78,33 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
             }
             for device, instances in spec.instances.items()
         },
-        "ensemble": ensemble,
+        "ensemble": ensemble_config(model),
     }
+
+
+def ensemble_config(model: ModelSpec) -> dict[str, Any]:
+    """What is special about our models: members, rule, quorum, further outputs, labels."""
+    served = model.served
+    ensemble = {
+        "members": list(model.members),
+        "rule": served.spec.rule,
+        "quorum": served.spec.quorum,
+        "deadline_ms": served.deadline_s * 1000,
+        **_cascade(model),
+        "extra_outputs": [_tensor_metadata(tensor) for tensor in extra_outputs(model)],
+    }
+    if any(one.members != served.spec.mask for one in model.inputs):
+        ensemble["inputs"] = {
+            name: [one.tensor.name for one in model.inputs if one.members >> member & 1]
+            for member, name in zip(served.spec.members, model.members, strict=True)
+        }
+    if max_shapes := {
+        one.tensor.name: list(one.tensor.max_shape) for one in model.inputs if one.tensor.max_shape
+    }:
+        ensemble["max_shapes"] = max_shapes
+    if model.labels:
+        ensemble["labels"] = list(model.labels)
+    return ensemble
 
 
 def _cascade(model: ModelSpec) -> dict[str, Any]:
