@@ -58,9 +58,11 @@ class Model(Protocol):
 
     Attributes:
         signature: the inputs and the outputs in use, as found by running the model.
+        example: a plausible row of each input, [1, ...], for a model that says what that is.
     """
 
     signature: ModelSignature
+    example: tuple[Array, ...] | None = None
 
     def arm(self) -> None:
         """Prepare for traffic, after the warm-up: a fake member fails only from here on."""

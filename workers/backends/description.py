@@ -1,7 +1,7 @@
-"""What a Python member says of itself: its inputs, what its outputs mean, and their labels.
+"""What a Python member says of itself: its inputs, what its outputs mean, labels, an example.
 
-Runs in workers and in inspection. An object flows in whose attributes `inputs`, `output` and
-`labels`, all optional, are as docs/python-members.md says; specs flow out.
+Runs in workers and in inspection. An object flows in whose attributes `inputs`, `output`, `labels`
+and `example`, all optional, are as docs/python-members.md says; specs flow out.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
 from ensembled_client.wire import DTYPES
 from msgspec.structs import replace
 
-from workers.backends.base import input_spec, refusal
+from workers.backends.base import Array, input_spec, refusal
+from workers.runtime.importing import describe_failure
 from workers.runtime.spec import ModelSource, OutputKind, TensorSpec
 
-__all__ = ["Meanings", "described_inputs", "described_outputs"]
+__all__ = ["Meanings", "described_example", "described_inputs", "described_outputs"]
 
 #: A datatype and a shape, for BYTES perhaps with the most bytes of a row.
 _DESCRIPTION_LENGTHS = (2, 3)
@@ -58,7 +60,7 @@ def described_inputs(
             f"of {what} are not described: declare datatype and shape under the member's inputs, "
             "or give the class an attribute inputs",
         )
-    return tuple(specs[name] for name in (*names, *specs) if name in specs)
+    return tuple(specs[name] for name in dict.fromkeys([*names, *specs]) if name in specs)
 
 
 def described_outputs(source: ModelSource, made: object, name: str) -> Meanings:
@@ -79,6 +81,41 @@ def described_outputs(source: ModelSource, made: object, name: str) -> Meanings:
             raise refusal(source, f"its labels of {output!r} are not a list")
         labels[output] = tuple(map(str, given))
     return Meanings(kinds, labels)
+
+
+def described_example(
+    source: ModelSource, made: object, inputs: Sequence[TensorSpec]
+) -> tuple[Array, ...] | None:
+    """Return a plausible row of each input, [1, ...], None if an object has none.
+
+    Raises:
+        ModelError: if an input is missing, or is no row of its datatype.
+    """
+    example = getattr(made, "example", None)
+    if example is None:
+        return None
+    rows = []
+    for spec in inputs:
+        try:
+            row = _row(spec, example[spec.name])
+        except (KeyError, TypeError, ValueError) as failure:
+            reason = f"its example of the input {spec.name!r} is wrong: {describe_failure(failure)}"
+            raise refusal(source, reason) from failure
+        rows.append(row)
+    return tuple(rows)
+
+
+def _row(spec: TensorSpec, value: Any) -> Array:
+    if spec.datatype == "BYTES":
+        given = np.array(value, object)
+        flat = [one.encode() if isinstance(one, str) else bytes(one) for one in given.ravel()]
+        row: Array = np.array([*flat, None], object)[:-1].reshape(given.shape)
+    else:
+        row = np.asarray(value, DTYPES[spec.datatype])
+    fits = all(size in (-1, own) for size, own in zip(spec.shape, row.shape[1:], strict=False))
+    if row.shape[:1] != (1,) or row.ndim != 1 + len(spec.shape) or not fits:
+        raise ValueError(f"shape {list(row.shape)} instead of {[1, *spec.shape]}")
+    return row
 
 
 def _by_output(value: Any, name: str) -> dict[str, Any]:

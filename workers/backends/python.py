@@ -19,10 +19,18 @@ import numpy as np
 from msgspec.structs import replace
 
 from workers.adapters import AdapterError
-from workers.backends.base import Array, Model, ModelError, choose_outputs, probe_signature, refusal
-from workers.backends.description import described_inputs, described_outputs
+from workers.backends.base import (
+    PROBE_ROWS,
+    Array,
+    Model,
+    ModelError,
+    choose_outputs,
+    probe_signature,
+    refusal,
+)
+from workers.backends.description import described_example, described_inputs, described_outputs
 from workers.runtime.importing import ImportFailed, describe_failure, import_object
-from workers.runtime.spec import DeviceSpec, ModelSource, PythonSource, TensorSpec
+from workers.runtime.spec import DeviceSpec, ModelSource, PythonSource
 
 __all__ = ["PythonModel", "open_python"]
 
@@ -69,17 +77,19 @@ class PythonModel(Model):
             torch.set_num_threads(len(device.cores) or 1)
         inputs = described_inputs(source, made, call)
         self._names = [spec.name for spec in inputs]
+        self.example = described_example(source, made, inputs)
 
-        def probe(rows: list[Array]) -> dict[str, Array]:
-            arrays = self._run(rows)
-            return {name: arrays[name] for name in choose_outputs(source, list(arrays))}
+        def probe(rows: list[Array]) -> dict[str, object]:
+            examples = [np.repeat(one, PROBE_ROWS, axis=0) for one in self.example or ()]
+            return dict(self._run(examples or rows, lambda names: choose_outputs(source, names)))
 
         self.signature = probe_signature(source, inputs, probe)
+        self._outputs = {spec.name: spec.dtype for spec in self.signature.outputs}
 
     def predict(self, inputs: Sequence[Array]) -> list[Array]:
         """Predict one batch, see `workers.backends.Model.predict`."""
-        arrays = self._run(inputs)
-        return [_output(arrays, spec) for spec in self.signature.outputs]
+        arrays = self._run(inputs, lambda _: list(self._outputs))
+        return [_cast(name, array, self._outputs[name]) for name, array in arrays.items()]
 
     def close(self) -> None:
         """Let the object release what it holds, and forget it."""
@@ -87,16 +97,20 @@ class PythonModel(Model):
         if hasattr(made, "close"):
             made.close()
 
-    def _run(self, inputs: Sequence[Array]) -> dict[str, Array]:
-        """Call `predict` with arrays that it may change, unlike the arena's."""
+    def _run(
+        self, inputs: Sequence[Array], choose: Callable[[list[str]], Sequence[str]]
+    ) -> dict[str, Array]:
+        """Call `predict`, with copies that it may change; return the chosen outputs."""
         assert self._call is not None, "a closed model can't predict"
         arrays = {name: np.array(one) for name, one in zip(self._names, inputs, strict=True)}
         try:
             result = self._call(**arrays)
-            if isinstance(result, Mapping):
-                return {str(name): _to_host(value) for name, value in result.items()}
-            return {"output": _to_host(result)}
-        except MemoryError:
+            found = result if isinstance(result, Mapping) else {"output": result}
+            names = choose([str(name) for name in found])
+            if missing := [name for name in names if name not in found]:
+                raise LookupError(f"predict returned {', '.join(found)}, not {', '.join(missing)}")
+            return {name: _to_host(found[name]) for name in names}
+        except (MemoryError, ModelError):
             raise
         except Exception as failure:
             if "out of memory" in str(failure).lower():
@@ -104,14 +118,12 @@ class PythonModel(Model):
             raise RuntimeError(describe_failure(failure)) from failure
 
 
-def _output(arrays: dict[str, Array], spec: TensorSpec) -> Array:
+def _cast(name: str, array: Array, dtype: np.dtype[np.generic]) -> Array:
     """Return an output with the type that it had in the beginning."""
-    if spec.name not in arrays:
-        raise RuntimeError(f"returned {', '.join(arrays) or 'nothing'}, not {spec.name!r}")
-    array = arrays[spec.name]
-    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-        raise RuntimeError(f"returned {array.dtype} as {spec.name!r}, not {spec.dtype}")
-    return array.astype(spec.dtype, copy=False)
+    # Another kind of number is an error; wider or narrower floats are converted.
+    if not np.can_cast(array.dtype, dtype, "same_kind"):
+        raise RuntimeError(f"predict returned {array.dtype} as {name!r}, not {dtype}")
+    return array.astype(dtype, copy=False)
 
 
 def _make(source: ModelSource, python: PythonSource) -> Any:
@@ -167,10 +179,19 @@ def _is_module_type(kind: type) -> bool:
 
 
 def _to_host(value: Any) -> Array:
-    """Return an array of any library as NumPy's."""
+    """Return an array of any library as NumPy's.
+
+    Raises:
+        TypeError: if it is none that can be a tensor.
+    """
     if hasattr(value, "detach"):  # torch
         value = value.detach().cpu()
-    return np.asarray(value)
+        value = value.float() if str(value.dtype) == "torch.bfloat16" else value
+    array = np.asarray(value)
+    if array.dtype.kind not in "biuf":
+        what = type(value).__name__ if array.dtype == object else array.dtype
+        raise TypeError(f"predict returned {what}, not an array of numbers")
+    return array
 
 
 @contextlib.contextmanager

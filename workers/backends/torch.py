@@ -134,9 +134,7 @@ def open_module(
             torch._inductor.config.compile_threads = 1
             run = torch.compile(module)
     except Exception as failure:
-        raise refusal(
-            source, f"loading its weights failed: {describe_failure(failure)}"
-        ) from failure
+        raise refusal(source, f"loading it failed: {describe_failure(failure)}") from failure
     names = [spec.name for spec in inputs]
     return inputs, lambda tensors: run(**dict(zip(names, tensors, strict=True)))
 
