@@ -20,9 +20,10 @@ from workers.runtime.spec import ModelSource, OutputKind, TensorSpec
 
 __all__ = ["Meanings", "described_example", "described_inputs", "described_outputs"]
 
-#: A datatype and a shape, for BYTES perhaps with the most bytes of a row.
-_DESCRIPTION_LENGTHS = (2, 3)
 _KINDS = get_args(OutputKind)
+_DATATYPES = {*DTYPES, "BYTES"}
+#: A datatype, a shape, and perhaps the largest size.
+_DESCRIPTION_LENGTHS = (2, 3)
 
 
 class Meanings(NamedTuple):
@@ -134,17 +135,21 @@ def _own_inputs(source: ModelSource, made: object) -> list[tuple[str, Any]]:
 
 
 def _own_input(source: ModelSource, name: str, own: Any) -> TensorSpec:
-    """Return an input that is described as (datatype, shape without the batch dimension).
+    """Return an input that is described as (datatype, shape), perhaps with its largest size.
 
-    For BYTES, the most bytes of a row may follow.
+    The shape is without the batch dimension; a variable dimension has a name or is -1. The largest
+    size is a shape, or for BYTES the number of bytes of a row.
     """
-    if (
-        not isinstance(own, Sequence)
-        or len(own) not in _DESCRIPTION_LENGTHS
-        or own[0] not in (*DTYPES, "BYTES")
-    ):
+    is_pair = isinstance(own, Sequence) and len(own) in _DESCRIPTION_LENGTHS
+    if not is_pair or own[0] not in _DATATYPES or not isinstance(own[1], Sequence):
         raise refusal(
             source, f"its input {name!r} is {own!r}, not a pair of a datatype and a shape"
         )
-    datatype, shape, *more = own
-    return replace(input_spec(source, name, datatype, ["batch", *shape]), max_bytes=sum(more))
+    datatype, shape, *largest = own
+    if datatype == "BYTES":
+    spec = input_spec(source, name, datatype, ["batch", *shape])
+    if not largest:
+        return spec
+    if datatype == "BYTES":
+        return replace(spec, max_bytes=largest[0])
+    return replace(spec, max_shape=tuple(largest[0]))
