@@ -155,8 +155,18 @@ class TransformersConfig(LibraryConfig):
     pooling: Literal["mean", "cls", "pooler", "none"] = "mean"
     """For `feature-extraction`: how the vectors of the tokens become one for the text: their mean,
     the first one, the model's own pooler, or not at all."""
+    buckets: tuple[int, ...] | None = None
+    """Numbers of tokens to which batches of texts are padded, ascending; if absent, to the longest
+    text of the batch."""
     compile: bool = False
     """Whether `torch.compile` compiles it."""
+
+    @field_validator("buckets")
+    @classmethod
+    def _check_buckets(cls, buckets: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if buckets and (sorted(set(buckets)) != [*buckets] or buckets[0] < 1):
+            raise ValueError("should be ascending numbers of tokens")
+        return buckets
 
 
 class SklearnConfig(LibraryConfig):

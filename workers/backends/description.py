@@ -146,7 +146,6 @@ def _own_input(source: ModelSource, name: str, own: Any) -> TensorSpec:
             source, f"its input {name!r} is {own!r}, not a pair of a datatype and a shape"
         )
     datatype, shape, *largest = own
-    if datatype == "BYTES":
     spec = input_spec(source, name, datatype, ["batch", *shape])
     if not largest:
         return spec

@@ -121,7 +121,7 @@ def test_takes_texts(tmp_path: Path) -> None:
     (text,) = model.signature.inputs
     assert (text.datatype, text.shape, text.max_bytes) == ("BYTES", (2,), 16 + 2 * 4)
     rows = np.array([[b"yes", "é".encode()], [b"", b"yes"]], object)
-    assert model.predict([rows]).tolist() == [[1.0, 0.0], [0.0, 1.0]]
+    assert model.predict([rows])[0].tolist() == [[1.0, 0.0], [0.0, 1.0]]
     with pytest.raises(RuntimeError, match="not UTF-8"):
         model.predict([np.array([[b"\xff", b""]], object)])
 
