@@ -85,6 +85,12 @@ class EnsembleConfig(Section):
     """Stages of members: a row that is confident enough after one skips the later ones."""
     confidence: tuple[Annotated[float, Field(gt=0, le=1)], ...] | None = None
     """For a cascade: the top class's probability that suffices, after each stage but the last."""
+    conformal: FilePath | None = None
+    """What `ensembled calibrate --conformal` has fitted for the coverage of sets of classes and of
+    intervals: a JSON file, by relative path. See [calibration.md](calibration.md)."""
+    coverage: float | None = Field(default=None, gt=0, lt=1)
+    """How often the outputs `interval` and `prediction_set` shall hold the truth where a request
+    does not say it; 0.9 if absent."""
 
     @property
     def required_members(self) -> int:

@@ -37,6 +37,7 @@ from workers.runtime.spec import (
     InputLimit,
     OutputKind,
     Preparation,
+    Spread,
     TensorSpec,
     variable_symbols,
 )
@@ -70,7 +71,15 @@ _OpenDimension = Annotated[int | str, AfterValidator(_check_size)]
 _BYTES = "BYTES"
 
 #: What a member with one output says of it, as each of `outputs` does.
-_OUTPUT_KEYS = ("temperature", "classes", "class_axis", "labels")
+_OUTPUT_KEYS = (
+    "temperature",
+    "classes",
+    "class_axis",
+    "labels",
+    "spread",
+    "spread_output",
+    "levels",
+)
 
 #: One number for all channels, or one per channel.
 _PER_CHANNEL = (
@@ -223,7 +232,9 @@ class MemberConfig(Section):
     output: OutputKind = "values"
     """What the output is: `logits` become probabilities before they are combined; `class` is the
     index of a class, one whole number per row; `binary` is the probability of the second of two
-    classes, one number per row, `binary_logits` its logit: both become two probabilities."""
+    classes, one number per row, `binary_logits` its logit: both become two probabilities. `normal`
+    is a mean and a variance along the last axis, `quantiles` are those of `levels`: see
+    [regression.md](regression.md)."""
     temperature: float = Field(default=1.0, ge=1e-6, le=1e6)
     """For logits `z` and probabilities `p`: the member predicts `softmax(z / temperature)`, or
     `p ** (1 / temperature)`, normalized."""
@@ -232,6 +243,15 @@ class MemberConfig(Section):
     class_axis: int | None = None
     """For logits and probabilities of more than one dimension per row, such as maps: the axis of
     the classes, where 0 is the batch: 1 for `[n, C, H, W]`, -1 for the last."""
+    spread: Spread = "variance"
+    """For `output: normal`: what the second number is: the variance, the standard deviation (`std`)
+    or the logarithm of the variance (`log_variance`)."""
+    spread_output: str | None = Field(default=None, min_length=1)
+    """For `output: normal` of a model that gives it in an output of its own: that output's name;
+    `output_name` is then the one of the means, and has the same shape."""
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """For `output: quantiles`: which quantiles the last axis has, ascending, e.g.
+    `[0.1, 0.5, 0.9]`."""
     output_name: str | None = Field(default=None, min_length=1)
     """Which of the model's outputs to use; required only if it has several. Clients see it as
     `output`."""
@@ -287,6 +307,8 @@ class MemberConfig(Section):
     def _check_outputs(self) -> None:
         if not self.outputs:
             self.served_outputs[self.output_name or ""].check()
+            if self.spread_output is not None and self.output_name is None:
+                raise ValueError("spread_output needs output_name, the output of the means")
             return
         for key in ("output", "output_name", *_OUTPUT_KEYS):
             if key in self.model_fields_set:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from server.config.base import Section
 from server.config.files import FilePath
-from workers.runtime.spec import OutputKind
+from workers.runtime.spec import OutputKind, Spread
 
 __all__ = ["OutputConfig"]
 
@@ -35,6 +35,12 @@ class OutputConfig(Section):
     """As a member's `class_axis`."""
     labels: FilePath | None = None
     """As a member's `labels`."""
+    spread: Spread = "variance"
+    """As a member's `spread`."""
+    spread_output: str | None = Field(default=None, min_length=1)
+    """As a member's `spread_output`."""
+    levels: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = ()
+    """As a member's `levels`."""
     max_shape: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     """For an output with another number of items in each batch, such as the boxes of a detector:
     the largest shape, without the batch dimension. What is missing is filled with zeros, what is
@@ -57,5 +63,19 @@ class OutputConfig(Section):
             raise ValueError("class_axis is 0, which is the batch: the classes begin at axis 1")
         if self.class_axis is not None and self.kind not in {"logits", "probabilities"}:
             raise ValueError(f"class_axis is for logits and probabilities, not {self.kind}")
+        self._check_distribution()
         if self.max_shape is not None and self.kind not in {"probabilities", "values"}:
             raise ValueError(f"max_shape is for values and probabilities, not {self.kind}")
+
+    def _check_distribution(self) -> None:
+        kind = self.kind
+        if kind != "normal" and (self.spread != "variance" or self.spread_output is not None):
+            raise ValueError(f"spread and spread_output are for `output: normal`, not {kind}")
+        if kind == "quantiles" and not self.levels:
+            raise ValueError("`output: quantiles` needs levels, e.g. [0.1, 0.5, 0.9]")
+        if kind != "quantiles" and self.levels:
+            raise ValueError(f"levels is for `output: quantiles`, not {kind}")
+        if list(self.levels) != sorted(set(self.levels)):
+            raise ValueError(f"levels should ascend, not {list(self.levels)}")
+        if self.labels is not None and kind in {"normal", "quantiles"}:
+            raise ValueError(f"labels are of classes, not of {kind}")

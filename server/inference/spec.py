@@ -30,6 +30,7 @@ __all__ = [
     "FrontEndSpec",
     "InputSpec",
     "ModelSpec",
+    "PredictiveKind",
     "PredictiveSpec",
     "QueueLimits",
     "Reload",
@@ -38,6 +39,9 @@ __all__ = [
     "WorkerReaped",
     "WorkerStarted",
 ]
+
+
+PredictiveKind = Literal["classes", "values", "normal", "quantiles"]
 
 
 class PredictiveSpec(msgspec.Struct, frozen=True):
@@ -51,7 +55,7 @@ class PredictiveSpec(msgspec.Struct, frozen=True):
         conformal: what was fitted, if anything was.
     """
 
-    kind: Literal["classes", "values", "normal", "quantiles"]
+    kind: PredictiveKind
     levels: tuple[float, ...] = ()
     coverage: float = 0.9
     conformal: ConformalSpec | None = None

@@ -18,6 +18,7 @@ from ensembled_client.wire import DTYPES
 from server.config import Config, EnsembleConfig, ImageConfig
 from server.members.inspect import InspectedMember, read_labels
 from server.members.outputs import output_problems
+from server.members.predictive import kind_problems, predictive_problems
 from workers.rules.catalogue import CUSTOM, TRAITS
 from workers.runtime.spec import TensorSpec
 
@@ -76,6 +77,8 @@ def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -
             yield from _disagreements(f"ensembles.{name}", first, other)
         yield from class_problems(name, chosen, ensemble_labels(name, ensemble))
         yield from rule_problems(name, ensemble, first.prediction, first.output.config.kind)
+        yield from kind_problems(name, ensemble, chosen)
+        yield from predictive_problems(name, ensemble, chosen)
         if ensemble.cascade and not (
             first.output.gives_classes and len(first.prediction.shape) == 1
         ):
@@ -87,7 +90,7 @@ def rule_problems(
 ) -> Iterator[str]:
     """Yield why a rule can't combine predictions like the first member's, a line each."""
     needs = TRAITS.get(ensemble.rule, CUSTOM).needs
-    if needs != "anything" and not prediction.shape:
+    if needs in {"classes", "probabilities"} and not prediction.shape:
         yield f"ensembles.{name}.rule: {ensemble.rule} needs an output per class"
     if needs == "probabilities" and output == "values":
         yield (
@@ -133,7 +136,7 @@ def class_problems(
         yield f"ensembles.{name}.labels: no member knows {_listed(unknown)}"
     for member in members:
         missing = [label for label in own or known if label not in member.labels]
-        if missing and member.output.config.kind == "values" and member.labels:
+        if missing and member.output.gives_numbers and member.labels:
             yield (
                 f"ensembles.{name}: {member.name!r} gives values and has none for "
                 f"{_listed(missing)}; only a probability can be 0 instead"
@@ -156,7 +159,8 @@ def _input_conflicts(where: str, members: Sequence[InspectedMember]) -> Iterator
 
 def _disagreements(where: str, first: InspectedMember, other: InspectedMember) -> Iterator[str]:
     kinds = first.output.config.kind, other.output.config.kind
-    if (kinds[0] == "values") != (kinds[1] == "values"):
+    are_numbers = first.output.gives_numbers or other.output.gives_numbers
+    if kinds[0] != kinds[1] and are_numbers:
         yield (
             f"{where}: members disagree on what their output means: {first.name!r} gives "
             f"{kinds[0]}, {other.name!r} gives {kinds[1]}"

@@ -20,6 +20,7 @@ from server.errors import ConfigError
 from server.inference.spec import InputSpec, ModelSpec, StoredView
 from server.members.agreement import agreement_problems, ensemble_labels, match_classes
 from server.members.inspect import IMAGE, InspectedMember
+from server.members.predictive import combined, predictive_spec
 from server.members.rules import MetaModel, meta_output
 from workers.combiner.scores import VALUE_SCORES
 from workers.rules import is_custom
@@ -174,21 +175,23 @@ class _ArenaBuilder:
             wide = any(predictions[member].datatype == "FP64" for member in members)
             output = TensorSpec("output", "FP64" if wide else "FP32", (len(classes.labels),))
         meta = self._metas.get(name)
+        first = self._members[members[0]]
+        answer = combined(config, first, output) if meta is None else meta_output(meta.signature)
         return EnsembleSpec(
             name=name,
             members=members,
             rule=config.rule,
             weights=config.weights or (),
             quorum=config.required_members,
-            output=output if meta is None else meta_output(meta.signature),
-            scores=CLASS_SCORES if self._members[members[0]].output.gives_classes else VALUE_SCORES,
+            output=answer,
+            scores=_scores(first),
             columns=classes.columns,
             stages=self._stages(config),
             thresholds=config.confidence or (),
             trim=config.trim or DEFAULT_TRIM,
             meta=None if meta is None else meta.source,
             directory=str(self._config.directory.absolute()) if is_custom(config.rule) else "",
-            prediction=None if meta is None else output,
+            prediction=None if answer == output else output,
         )
 
     def _stages(self, config: EnsembleConfig) -> tuple[int, ...]:
@@ -235,6 +238,7 @@ class _ArenaBuilder:
             classes = self._classes.get(spec.name)
             labels = chosen[0].labels if classes is None else classes.labels
             config = self._config.ensembles.get(spec.name)
+            predictive = None if config is None else predictive_spec(spec.name, config, chosen)
             yield ModelSpec(
                 served=ServedModel(
                     self._index, i, spec, config.deadline_ms / 1000 if config else 0.0
@@ -244,6 +248,7 @@ class _ArenaBuilder:
                 # A meta-model may answer with something else than classes.
                 labels=labels if spec.output.shape == (len(labels),) else (),
                 is_member=config is None,
+                predictive=predictive,
             )
 
     def _inputs(self, members: Sequence[InspectedMember]) -> tuple[InputSpec, ...]:
@@ -266,6 +271,13 @@ class _ArenaBuilder:
             )
             for sent, views in masks.items()
         )
+
+
+def _scores(member: InspectedMember) -> tuple[str, ...]:
+    """The uncertainty scores of an ensemble of members like this one."""
+    if member.output.config.kind == "normal":
+        return ()  # the parts of the variance are outputs of their own
+    return CLASS_SCORES if member.output.gives_classes else VALUE_SCORES
 
 
 def _view(stored: _Stored) -> TensorSpec:

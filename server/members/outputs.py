@@ -19,6 +19,8 @@ __all__ = ["MemberOutput", "output_problems"]
 
 _BINARY = ("binary", "binary_logits")
 _LINEAR_AXIS = 1
+#: The kinds that are no probabilities of classes.
+_NUMBERS = ("values", "normal", "quantiles")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ class MemberOutput:
         return TensorSpec(self.name, wide, shape)
 
     @property
+    def gives_numbers(self) -> bool:
+        """Whether the prediction is numbers, or a distribution of numbers."""
+        return self.config.kind in _NUMBERS
+
+    @property
     def classes(self) -> int:
         """The number of classes if the output is the index of one, else 0."""
         is_index = self.config.kind == "class"
@@ -66,7 +73,7 @@ class MemberOutput:
     @property
     def gives_classes(self) -> bool:
         """Whether the prediction has a probability per class."""
-        return self.config.kind != "values" and bool(self.prediction.shape)
+        return self.config.kind not in _NUMBERS and bool(self.prediction.shape)
 
     def spec(self, area: int) -> OutputSpec:
         """Return what a worker does with it, which writes it to this area."""
@@ -77,6 +84,7 @@ class MemberOutput:
             classes=self.classes,
             class_axis=self.class_axis,
             is_padded=self.config.max_shape is not None,
+            spread=self.config.spread,
         )
 
 
@@ -90,6 +98,16 @@ def output_problems(output: MemberOutput) -> Iterator[str]:
         yield f"{where}: a class is one whole number per row, the model gives {given}"
     if kind in _BINARY and own.shape not in {(), (1,)}:
         yield f"{where}: {kind} is one number per row, the model gives {given}"
+    if kind == "normal" and own.shape[-1:] != (2,):
+        yield (
+            f"{where}: normal is a mean and a {output.config.spread} along the last axis, the "
+            f"model gives {given} (if they are outputs of their own, give spread_output)"
+        )
+    if kind == "quantiles" and own.shape[-1:] != (len(output.config.levels),):
+        yield (
+            f"{where}: {len(output.config.levels)} levels need as many quantiles along the last "
+            f"axis, the model gives {given}"
+        )
     if kind in {"logits", "probabilities"}:
         yield from _class_axis_problems(output)
     yield from _label_problems(output)

@@ -71,6 +71,11 @@ def source_of(config: Config, name: str, built: dict[str, BuiltModel]) -> ModelS
         declared=tuple(tensor for tensor in declared if tensor is not None),
         outputs=tuple(own for own in member.served_outputs if own),
         padded={own: one.max_shape for own, one in member.outputs.items() if one.max_shape},
+        spreads={
+            own: one.spread_output
+            for own, one in member.served_outputs.items()
+            if one.spread_output is not None
+        },
         fake=member.fake.options() if member.fake else None,
         limits=tuple(limit for limit in limits if limit is not None),
     )

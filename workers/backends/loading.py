@@ -6,6 +6,7 @@ Runs in workers, in the combiner for meta-models, and in the children of inspect
 from __future__ import annotations
 
 from workers.backends.base import Model, one_line, refusal
+from workers.backends.joined import JoinedModel, separate
 from workers.runtime.spec import DeviceSpec, ModelSource
 
 __all__ = ["load"]
@@ -18,6 +19,8 @@ def load(source: ModelSource, device: DeviceSpec) -> Model:
         ModelError: if the file is missing, damaged, unsafe or not a servable model, or if the
             backend's runtime is not installed or can't use the device.
     """
+    if source.spreads:
+        return JoinedModel(load(separate(source), device), source)
     try:
         match source.backend:
             case "onnx":

@@ -36,6 +36,7 @@ __all__ = [
     "PythonSource",
     "QueuesSpec",
     "Scaling",
+    "Spread",
     "TensorSpec",
     "TracingSpec",
     "WorkerSpec",
@@ -47,7 +48,18 @@ __all__ = [
 COMBINED = "output"
 
 #: What an output of a model means; `workers.worker.postprocess` has the formulas.
-OutputKind = Literal["logits", "probabilities", "binary", "binary_logits", "class", "values"]
+OutputKind = Literal[
+    "logits",
+    "probabilities",
+    "binary",
+    "binary_logits",
+    "class",
+    "values",
+    "normal",
+    "quantiles",
+]
+#: How a model describes the spread of a normal distribution.
+Spread = Literal["variance", "std", "log_variance"]
 
 _UINT8 = np.dtype(np.uint8)
 
@@ -186,6 +198,8 @@ class ModelSource(msgspec.Struct, frozen=True):
         padded: the largest shape, without the batch, of outputs with another number of items in
             each batch, by name.
         limits: the largest sizes of inputs with variable dimensions or BYTES.
+        spreads: outputs that are joined to another one in a new last axis, by that one's name: the
+            variances beside the means.
     """
 
     member: str
@@ -197,6 +211,7 @@ class ModelSource(msgspec.Struct, frozen=True):
     fake: FakeOptions | None = None
     limits: tuple[InputLimit, ...] = ()
     python: PythonSource | None = None
+    spreads: dict[str, str] = {}
 
     @property
     def origin(self) -> str:
@@ -417,6 +432,7 @@ class OutputSpec(msgspec.Struct, frozen=True):
         class_axis: the axis of the classes in a prediction with the batch, counted from the end.
         is_padded: whether the model gives fewer or more items than the area has: they are padded
             with zeros, or cut.
+        spread: for a normal distribution, what its second number is.
     """
 
     area: int
@@ -425,6 +441,7 @@ class OutputSpec(msgspec.Struct, frozen=True):
     classes: int = 0
     class_axis: int = -1
     is_padded: bool = False
+    spread: Spread = "variance"
 
 
 class InstanceSpec(msgspec.Struct, frozen=True):

@@ -36,6 +36,7 @@ class ModelOutput:
         self._is_values = spec.kind == "values"
         no_interpretation = {
             "class": f"a class that is none of 0 to {spec.classes - 1}",
+            "normal": "a variance that is negative, or a number that is not finite,",
             "binary": "a probability that is not from 0 to 1 (for logits, use binary_logits)",
         }.get(spec.kind)
         self.invalid = no_interpretation or "not a finite number"

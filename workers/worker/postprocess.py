@@ -9,10 +9,14 @@ binary        p, the probability of the second of two classes: ``[1 - p, p]``, t
 binary_logits z, the logit of that class: ``softmax([0, z] / T)``
 class         the index of a class: 1 for this class, 0 for all others
 values        unchanged
+normal        mean and variance along the last axis, from mean and variance, deviation or logarithm
+quantiles     in ascending order along the last axis
 ============= ==================================================================================
 
 T is the member's temperature (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
-A row without such an interpretation becomes NaN, which counts as its member's failure.
+Quantiles that cross are sorted: Chernozhukov, Fernández-Val and Galichon, "Quantile and Probability
+Curves Without Crossing" (Econometrica 78, 2010), show that this can only bring them nearer to the
+true ones. A row without such an interpretation becomes NaN, which counts as its member's failure.
 """
 
 from __future__ import annotations
@@ -24,9 +28,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from workers.runtime.spec import OutputSpec
+from workers.runtime.spec import OutputSpec, Spread
 
-__all__ = ["one_hot", "postprocessor", "probabilities", "tempered", "two_classes"]
+__all__ = [
+    "mean_and_variance",
+    "one_hot",
+    "postprocessor",
+    "probabilities",
+    "tempered",
+    "two_classes",
+]
 
 Array = npt.NDArray[Any]
 
@@ -45,6 +56,8 @@ def postprocessor(spec: OutputSpec) -> Callable[[Array], Array]:
         "binary_logits": lambda raw: probabilities(_two_logits(raw), temperature),
         "class": partial(one_hot, classes=spec.classes),
         "values": _unchanged,
+        "normal": partial(mean_and_variance, spread=spec.spread),
+        "quantiles": lambda raw: np.sort(_wide(raw), axis=-1),
     }
     return functions[spec.kind]
 
@@ -97,6 +110,20 @@ def two_classes(raw: Array) -> Array:
     columns = np.concatenate([1 - second, second], axis=1)
     columns[((second < 0) | (second > 1))[:, 0]] = np.nan
     return columns
+
+
+def mean_and_variance(raw: Array, spread: Spread) -> Array:
+    """Return means and variances [rows, ..., 2] in FP32 or wider; NaN for a negative spread."""
+    values = _wide(raw).copy()
+    second = values[..., 1]
+    with np.errstate(over="ignore"):
+        if spread == "log_variance":
+            np.exp(second, out=second)
+        else:
+            second[second < 0] = np.nan
+    if spread == "std":
+        np.square(second, out=second)
+    return values
 
 
 def _two_logits(raw: Array) -> Array:

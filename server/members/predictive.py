@@ -1,0 +1,207 @@
+"""Ensembles of numbers and their distributions, and what was fitted for their coverage.
+
+Runs in the supervisor before anything is started; pure, except for reading what was fitted. The
+configuration and inspected members flow in; a line per problem, and what the front-end needs for
+intervals, quantiles and sets of classes, flow out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from server.config import EnsembleConfig
+from server.errors import ConfigError
+from server.inference.conformal import ConformalSpec, TooFewRows, threshold_rank
+from server.inference.spec import PredictiveKind, PredictiveSpec
+from server.members.inspect import InspectedMember
+from workers.rules import TRAITS
+from workers.runtime.spec import TensorSpec
+
+__all__ = [
+    "DEFAULT_COVERAGE",
+    "ConformalDocument",
+    "combined",
+    "fitted_for",
+    "kind_problems",
+    "predictive_kind",
+    "predictive_problems",
+    "predictive_spec",
+]
+
+#: Of intervals and sets, where neither the request nor the configuration says it.
+DEFAULT_COVERAGE = 0.9
+_MIXTURE = "mixture"
+
+
+class ConformalDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The file of an ensemble's key `conformal`, as `ensembled calibrate` writes it.
+
+    Attributes:
+        about: where it comes from, for people.
+        fitted_for: what it depends on, by name; see the function.
+        conformal: what was fitted.
+    """
+
+    about: str
+    fitted_for: dict[str, Any]
+    conformal: ConformalSpec
+
+
+def combined(
+    ensemble: EnsembleConfig, member: InspectedMember, predicted: TensorSpec
+) -> TensorSpec:
+    """Return the answer for a row of predictions like this one: for a mixture, its mean."""
+    if ensemble.rule != _MIXTURE or member.output.config.kind != "normal":
+        return predicted
+    shape, largest, symbols = predicted.shape, predicted.max_shape, predicted.symbols
+    return TensorSpec(predicted.name, predicted.datatype, shape[:-1], largest[:-1], symbols[:-1])
+
+
+def predictive_kind(ensemble: EnsembleConfig, member: InspectedMember) -> PredictiveKind | None:
+    """Return what an ensemble of members like this one answers, None if that is not known."""
+    is_built_in = ensemble.rule in TRAITS and ensemble.rule != "stack"
+    match member.output.config.kind:
+        case "values":
+            return "values"
+        case "normal":
+            return "normal" if ensemble.rule == _MIXTURE else None
+        case "quantiles":
+            return "quantiles" if is_built_in else None
+    has_classes = member.output.gives_classes and len(member.prediction.shape) == 1
+    return "classes" if has_classes and ensemble.rule != "stack" else None
+
+
+def predictive_spec(
+    name: str, ensemble: EnsembleConfig, members: Sequence[InspectedMember]
+) -> PredictiveSpec | None:
+    """Return what an ensemble can say beside its answer, None for nothing.
+
+    Raises:
+        ConfigError: if its file of what was fitted can't be used.
+    """
+    kind = predictive_kind(ensemble, members[0])
+    if kind is None or (
+        kind in {"classes", "values"} and ensemble.conformal is None and ensemble.rule != _MIXTURE
+    ):
+        return None
+    conformal = _read_conformal(name, ensemble, members)
+    spec = PredictiveSpec(kind, members[0].output.config.levels, DEFAULT_COVERAGE, conformal)
+    coverage = ensemble.coverage or DEFAULT_COVERAGE
+    if ensemble.coverage is None and conformal is None and kind == "quantiles":
+        coverage = min(coverage, spec.widest_coverage)
+    return msgspec.structs.replace(spec, coverage=coverage)
+
+
+def fitted_for(ensemble: EnsembleConfig, members: Sequence[InspectedMember]) -> dict[str, Any]:
+    """Return all that decides which answers an ensemble gives, as plain values by name."""
+    return {
+        "members": list(ensemble.members),
+        "output": members[0].output.config.kind,
+        "levels": list(members[0].output.config.levels),
+        "temperatures": [one.output.config.temperature for one in members],
+        "rule": ensemble.rule,
+        "weights": list(ensemble.weights or ()),
+        "trim": ensemble.trim,
+        "cascade": [list(stage) for stage in ensemble.cascade or ()],
+        "confidence": list(ensemble.confidence or ()),
+    }
+
+
+def kind_problems(
+    name: str, ensemble: EnsembleConfig, members: Sequence[InspectedMember]
+) -> Iterator[str]:
+    """Yield why a rule can't combine members of these kinds, a line each."""
+    first, where, rule = members[0].output.config, f"ensembles.{name}", ensemble.rule
+    for other in members[1:]:
+        own = other.output.config
+        if own.kind == first.kind and own.levels != first.levels:
+            yield (
+                f"{where}: members disagree on their quantiles: {members[0].name!r} gives "
+                f"{list(first.levels)}, {other.name!r} gives {list(own.levels)}"
+            )
+    if rule == _MIXTURE and first.kind not in {"normal", "values"}:
+        yield (
+            f"{where}.rule: {rule} needs members whose output is normal or values, not {first.kind}"
+        )
+    elif first.kind == "normal" and rule in TRAITS and rule not in {_MIXTURE, "stack"}:
+        yield f"{where}.rule: members that give a mean and a variance need mixture, not {rule}"
+    elif first.kind == "quantiles" and rule in TRAITS and TRAITS[rule].needs != "anything":
+        yield f"{where}.rule: {rule} is for classes, quantiles need mean, weighted_mean or median"
+
+
+def predictive_problems(
+    name: str, ensemble: EnsembleConfig, members: Sequence[InspectedMember]
+) -> Iterator[str]:
+    """Yield why an ensemble can't have the coverage that is configured, a line each."""
+    where = f"ensembles.{name}"
+    kind = predictive_kind(ensemble, members[0])
+    if ensemble.conformal is not None and kind is None:
+        yield f"{where}.conformal: is for classes and numbers, not for what {ensemble.rule} answers"
+        return
+    try:
+        spec = predictive_spec(name, ensemble, members)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    if spec is None or (spec.conformal is None and spec.widest_coverage <= 0):
+        if ensemble.coverage is not None:
+            yield f"{where}.coverage: needs conformal, or members that give normal or quantiles"
+    elif spec.conformal is not None:
+        try:
+            threshold_rank(spec.coverage, spec.conformal.rows)
+        except TooFewRows as error:
+            yield f"{where}.coverage: {error}"
+    elif spec.coverage > spec.widest_coverage:
+        yield (
+            f"{where}.coverage: {spec.coverage:g} is more than the members' quantiles cover, "
+            f"{spec.widest_coverage:g} (what is fitted by `ensembled calibrate` can be more)"
+        )
+
+
+def _read_conformal(
+    name: str, ensemble: EnsembleConfig, members: Sequence[InspectedMember]
+) -> ConformalSpec | None:
+    if ensemble.conformal is None:
+        return None
+    where = f"ensembles.{name}.conformal: {ensemble.conformal}"
+    try:
+        document = msgspec.json.decode(ensemble.conformal.read_bytes(), type=ConformalDocument)
+    except OSError as error:
+        raise ConfigError(f"{where}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"{where}: is not by `ensembled calibrate --conformal`: {error}"
+        ) from None
+    now = fitted_for(ensemble, members)
+    if changed := [key for key in now if document.fitted_for.get(key) != now[key]]:
+        raise ConfigError(
+            f"{where}: was fitted for another {changed[0]}: {document.fitted_for.get(changed[0])}, "
+            f"now {now[changed[0]]}; run `ensembled calibrate --conformal` again"
+        )
+    if not _is_sound(document.conformal, _elements(ensemble, members)):
+        raise ConfigError(f"{where}: its scores don't fit this ensemble, or are damaged")
+    return document.conformal
+
+
+def _elements(ensemble: EnsembleConfig, members: Sequence[InspectedMember]) -> int:
+    """How many elements of the answer have scores of their own."""
+    kind = predictive_kind(ensemble, members[0])
+    shape = members[0].prediction.shape
+    if kind == "classes":
+        return 1
+    return math.prod(shape if kind == "values" else shape[:-1])
+
+
+def _is_sound(spec: ConformalSpec, elements: int) -> bool:
+    ranks = list(spec.ranks)
+    return (
+        len(spec.scores) == elements
+        and bool(ranks)
+        and ranks == sorted(set(ranks))
+        and (ranks[0], ranks[-1]) == (1, spec.rows)
+        and all(len(one) == len(ranks) and list(one) == sorted(one) for one in spec.scores)
+    )
