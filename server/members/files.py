@@ -22,6 +22,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from server.config import Config
 from server.config.loading import file_paths
 from server.errors import ConfigError, StartError
+from workers.backends.onnx_file import OnnxFileError, external_files
 from workers.fetcher.cache import OnProgress, fetch_files
 from workers.fetcher.protocol import FetchError
 from workers.fetcher.source import SCHEMES, FileSource
@@ -67,17 +68,19 @@ def _changed_files(config: Config, keys: Mapping[Path, str]) -> Iterator[str]:
     for path, source in config.files.items():
         if source.scheme:
             continue
+        where = f"{keys[path]}: {path}"
         try:
             with path.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            yield f"{keys[path]}: {path}: {error.strerror}"
+            weights = external_files(path) if path.suffix.lower() == ".onnx" else ()
+        except (OSError, OnnxFileError) as error:
+            yield f"{where}: {error}"
             continue
         if found != source.sha256:
-            yield (
-                f"{keys[path]}: {path}: its content has the sha256 {found}, not the pinned "
-                f"{source.sha256}"
-            )
+            yield f"{where}: its content has the sha256 {found}, not the pinned {source.sha256}"
+        if weights:
+            names = ", ".join(one.name for one in weights)
+            yield f"{where}: keeps its weights in {names}, which its sha256 says nothing about"
 
 
 def _raise_failures(found: Mapping[str, tuple[FileSource, Path | FetchError]]) -> None:

@@ -8,16 +8,18 @@ its origin at each start.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
+from workers.backends.onnx_file import OnnxFileError, external_files
 from workers.fetcher.protocol import Failed, Fetched, FetchError, Order, Progress, Report
 from workers.fetcher.source import FileSource
 from workers.runtime.cache import cache_part, write_atomically
@@ -44,22 +46,59 @@ def fetch_files(
     """Return the path of each source's file in the cache, or why there is none.
 
     A source without a pin is taken from the cache if its origin can't be asked; the log says so.
+    The files in which an ONNX model keeps its weights are fetched with it.
 
     Raises:
         OSError: if files can't be kept in the cache.
     """
     cache = _Cache(cache_part("files"))
-    found: dict[FileSource, Path | FetchError] = {}
-    pending: list[FileSource] = []
-    for source in dict.fromkeys(sources):
-        if source.sha256 and cache.has(source.sha256):
-            found[source] = cache.named(source, source.sha256)
-        else:
-            pending.append(source)
-    if pending:
+    found = _find(cache, sources, on_progress)
+    beside = {
+        source: cache.external_weights(source, content)
+        for source, content in found.items()
+        if isinstance(content, str)
+    }
+    wanted = [one for each in beside.values() if isinstance(each, dict) for one in each.values()]
+    weights = _find(cache, wanted, on_progress)
+    return {
+        source: content
+        if isinstance(content, FetchError)
+        else _put_together(cache, source, content, beside[source], weights)
+        for source, content in found.items()
+    }
+
+
+def _put_together(
+    cache: _Cache,
+    source: FileSource,
+    content: str,
+    beside: dict[str, FileSource] | FetchError,
+    weights: Mapping[FileSource, str | FetchError],
+) -> Path | FetchError:
+    """Return the path of a file that has its weights beside it."""
+    if isinstance(beside, FetchError):
+        return beside
+    files = {source.name: content}
+    for name, one in beside.items():
+        found = weights[one]
+        if isinstance(found, FetchError):
+            return FetchError(f"its weights {name}: {found}", is_wrong=found.is_wrong)
+        files[name] = found
+    return cache.directory_of(files) / source.name
+
+
+def _find(
+    cache: _Cache, sources: Sequence[FileSource], on_progress: OnProgress
+) -> dict[FileSource, str | FetchError]:
+    """Return the hash of each source's content, which is in the cache then."""
+    is_here = {one: bool(one.sha256) and cache.has(one.sha256) for one in sources}
+    found: dict[FileSource, str | FetchError] = {
+        one: one.sha256 for one, here in is_here.items() if here
+    }
+    if pending := [one for one, here in is_here.items() if not here]:
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache.directory) as new:
             found |= _fetch(cache, pending, Path(new), on_progress)
-    return found
+    return {one: found[one] for one in is_here}
 
 
 class _Cache:
@@ -87,13 +126,36 @@ class _Cache:
         record = _Known(fetched.sha256, fetched.version)
         write_atomically(self._record(source), msgspec.json.encode(record))
 
-    def named(self, source: FileSource, sha256: str) -> Path:
-        """Return the path of a content under the name that its source gives it."""
-        path = self.directory / "named" / sha256 / source.name
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        with suppress(FileExistsError):
-            os.link(self.directory / "contents" / sha256, path)
-        return path
+    def external_weights(
+        self, source: FileSource, content: str
+    ) -> dict[str, FileSource] | FetchError:
+        """Where the files are that an ONNX model expects beside it, by their relative paths."""
+        if not source.name.lower().endswith(".onnx"):
+            return {}
+        contents = self.directory / "contents"
+        try:
+            files = external_files(contents / content)
+        except OnnxFileError as error:
+            return FetchError(str(error), is_wrong=True)
+        names = [str(path.relative_to(contents)) for path in files]
+        if names and source.sha256:
+            return FetchError(
+                f"keeps its weights in {', '.join(names)}, which its sha256 says nothing about: "
+                "leave sha256 out (the commit in hf://ORG/REPO@COMMIT/FILE pins them, too)",
+                is_wrong=True,
+            )
+        return {name: source.beside(name) for name in names}
+
+    def directory_of(self, files: Mapping[str, str]) -> Path:
+        """Return a directory in which contents, given by hash, have these relative paths."""
+        key = hashlib.sha256(repr(sorted(files.items())).encode()).hexdigest()
+        directory = self.directory / "named" / key
+        for name, content in files.items():
+            path = directory / name
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                os.link(self.directory / "contents" / content, path)
+        return directory
 
     def _record(self, source: FileSource) -> Path:
         return self.directory / "urls" / f"{source.digest}.json"
@@ -101,7 +163,7 @@ class _Cache:
 
 def _fetch(
     cache: _Cache, sources: Sequence[FileSource], new: Path, on_progress: OnProgress
-) -> dict[FileSource, Path | FetchError]:
+) -> dict[FileSource, str | FetchError]:
     known = {source: cache.known(source) for source in sources if not source.sha256}
     orders = [
         Order(
@@ -114,7 +176,7 @@ def _fetch(
     ends = _run_child(
         orders, lambda one: on_progress(sources[one.order].shown, one.done, one.total)
     )
-    found: dict[FileSource, Path | FetchError] = {}
+    found: dict[FileSource, str | FetchError] = {}
     for index, (source, order) in enumerate(zip(sources, orders, strict=True)):
         end, before = ends[index], known.get(source)
         if isinstance(end, Fetched):
@@ -129,11 +191,11 @@ def _fetch(
                     source.shown,
                     end.reason,
                 )
-            found[source] = cache.named(source, before.sha256)
+            found[source] = before.sha256
     return found
 
 
-def _accept(cache: _Cache, source: FileSource, new: Path, fetched: Fetched) -> Path | FetchError:
+def _accept(cache: _Cache, source: FileSource, new: Path, fetched: Fetched) -> str | FetchError:
     if source.sha256 not in {"", fetched.sha256}:
         return FetchError(
             f"its content has the sha256 {fetched.sha256}, not the pinned {source.sha256}",
@@ -141,7 +203,7 @@ def _accept(cache: _Cache, source: FileSource, new: Path, fetched: Fetched) -> P
         )
     cache.keep(source, new, fetched)
     _log.info("fetched %s, sha256 %s", source.shown, fetched.sha256)
-    return cache.named(source, fetched.sha256)
+    return fetched.sha256
 
 
 def _run_child(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
@@ -62,6 +62,14 @@ class FileSource(msgspec.Struct, frozen=True):
     def digest(self) -> str:
         """A name for the location in the cache."""
         return hashlib.sha256(self.url.encode()).hexdigest()
+
+    def beside(self, name: str) -> FileSource:
+        """Return the file of a relative path from this one's directory, with the same query."""
+        if self.scheme not in {"http", "https"}:
+            return FileSource(f"{self.url.rpartition('/')[0]}/{name}")
+        parts = urlsplit(self.url)
+        path = f"{parts.path.rpartition('/')[0]}/{quote(name)}"
+        return FileSource(parts._replace(path=path).geturl())
 
 
 def scheme_of(location: str) -> str:

@@ -3,7 +3,9 @@
 import hashlib
 import socket
 
+import numpy as np
 import pytest
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from tests.support.certificates import Authority
 from tests.support.file_server import file_server
@@ -100,6 +102,44 @@ def test_several_files_and_failures_are_told_apart(web):
     assert [isinstance(found[source], FetchError) for source in sources] == [False, True, False]
     assert str(found[sources[1]]) == "the server answered 404 Not Found"
     assert found[sources[2]].read_bytes() == b"labels"
+
+
+def write_model_with_weights(path, location):
+    weights = numpy_helper.from_array(np.ones((2, 2), np.float32), "w")
+    external_data_helper.set_external_data(weights, location)
+    weights.ClearField("raw_data")
+    weights.data_location = TensorProto.EXTERNAL
+    x, y = (helper.make_tensor_value_info(one, TensorProto.FLOAT, ["n", 2]) for one in "xy")
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    graph = helper.make_graph([node], "network", [x], [y], [weights])
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    return path.read_bytes()
+
+
+def test_the_weights_of_a_model_are_fetched_with_it(web, tmp_path):
+    web.files["/a/net.onnx"] = write_model_with_weights(tmp_path / "net.onnx", "parts/w 1.bin")
+    web.files["/a/parts/w%201.bin"] = bytes(16)
+    url = f"{web.url}/a/net.onnx?sig=hush"
+    path = fetch(url)
+    assert (path.parent / "parts" / "w 1.bin").read_bytes() == bytes(16)
+    assert {asked.partition("?")[2] for _, asked, _ in web.asked} == {"sig=hush"}
+    assert fetch(url) == path
+    web.files["/a/parts/w%201.bin"] = b"1" * 16  # the graph is the same
+    newer = fetch(url)
+    assert (newer.parent / "parts" / "w 1.bin").read_bytes() == b"1" * 16
+    assert (path.parent / "parts" / "w 1.bin").read_bytes() == bytes(16)
+
+
+def test_weights_that_are_not_there_not_pinned_or_elsewhere(web, tmp_path):
+    url = f"{web.url}/a/net.onnx"
+    web.files["/a/net.onnx"] = content = write_model_with_weights(tmp_path / "net.onnx", "w.bin")
+    with pytest.raises(FetchError, match="its weights w.bin: the server answered 404 Not Found"):
+        fetch(url)
+    with pytest.raises(FetchError, match="in w.bin, which its sha256 says nothing about"):
+        fetch(url, hashlib.sha256(content).hexdigest())
+    web.files["/a/net.onnx"] = write_model_with_weights(tmp_path / "net.onnx", "../w.bin")
+    with pytest.raises(FetchError, match="which is not in the directory of the model"):
+        fetch(url)
 
 
 @pytest.fixture

@@ -45,3 +45,15 @@ def test_the_name_of_a_file_stays_in_its_directory(url, name):
 )
 def test_schemes(location, scheme):
     assert scheme_of(location) == scheme
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "beside"),
+    [
+        ("https://h/a/net.onnx?s=1", "w 1.bin", "https://h/a/w%201.bin?s=1"),
+        ("hf://org/repo@v1/a/net.onnx", "b/w.bin", "hf://org/repo@v1/a/b/w.bin"),
+        ("s3://bucket/net.onnx", "w 1.bin", "s3://bucket/w 1.bin"),
+    ],
+)
+def test_files_beside_another(url, name, beside):
+    assert FileSource(url).beside(name) == FileSource(beside)
