@@ -68,7 +68,7 @@ class CatboostModel:
         """Return probabilities [rows, classes], or values [rows] or [rows, targets]."""
         try:
             found = self._model.predict(
-                self._table.rows(arrays), prediction_type=self._kind, thread_count=cores()
+                self._table.frame(arrays), prediction_type=self._kind, thread_count=cores()
             )
         except catboost.CatBoostError as failure:
             raise RuntimeError(" ".join(str(failure).split())) from failure

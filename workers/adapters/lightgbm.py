@@ -8,7 +8,7 @@ flow in; probabilities of a classifier, or values, flow out, as `LGBMClassifier.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,9 @@ class LightgbmModel:
 
     def predict(self, **arrays: Array) -> Array:
         """Return probabilities [rows, classes], or values [rows]."""
-        found: Any = self._booster.predict(self._table.rows(arrays), num_threads=cores())
+        found: Any = self._booster.predict(
+            self._table.numbers(arrays, np.float64), num_threads=cores()
+        )
         array: Array = np.asarray(found)
         return np.stack([1 - array, array], axis=-1) if self._is_binary else array
 
@@ -74,23 +76,25 @@ def _table(booster: Any, text: str) -> Table:
     if all(_UNNAMED.fullmatch(name) for name in names):
         return Table((), width=len(names), datatype="FP64")
     kept = _categories(booster, text)
-    columns = []
-    for i, name in enumerate(names):
-        own = kept.get(i)
-        if not own:
-            columns.append(Column(name, "FP64"))
-        else:
-            datatype = "BYTES" if isinstance(own[0], str) else "INT64"
-            columns.append(Column(name, datatype, own[0], own))
+    columns = [_column(name, kept.get(i, ())) for i, name in enumerate(names)]
     return Table(columns, width=len(names), datatype="FP64")
 
 
-def _categories(booster: Any, text: str) -> dict[int, tuple[Any, ...]]:
+def _column(name: str, categories: Sequence[Any]) -> Column:
+    """Return a column: of numbers, or of categories, of which unknown ones are missing."""
+    if not categories:
+        return Column(name, "FP64")
+    codes = {category: code for code, category in enumerate(categories)}
+    first = categories[0]
+    return Column(name, "BYTES" if isinstance(first, str) else "INT64", first, codes)
+
+
+def _categories(booster: Any, text: str) -> dict[int, Sequence[Any]]:
     """Return the categories of a data frame's categorical columns, by the column's place."""
     if not booster.pandas_categorical:
         return {}
     places = sorted(map(int, _value(text, "[categorical_feature", ":").rstrip("]").split(",")))
-    return dict(zip(places, map(tuple, booster.pandas_categorical), strict=False))
+    return dict(zip(places, booster.pandas_categorical, strict=False))
 
 
 def _value(text: str, key: str, separator: str = "=") -> str:

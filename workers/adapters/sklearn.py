@@ -87,7 +87,7 @@ class SklearnModel:
 
     def predict(self, **arrays: Array) -> dict[str, Array]:
         """Return the results of the methods for a batch, by output."""
-        rows = self._table.rows(arrays)
+        rows = self._table.frame(arrays)
         found: dict[str, Array] = {}
         for method in self._methods:
             result = getattr(self._model, method)(rows)

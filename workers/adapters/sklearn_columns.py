@@ -74,13 +74,15 @@ class _Walk:
         elif isinstance(step, FeatureUnion):
             for _, one in step.transformer_list:
                 self.visit(one, names)
+        elif wrapped := _wrapped(step):
+            for one in wrapped:
+                self.visit(one, names)
         else:
             self.used.update(names)
             self._visit_estimator(step, names)
 
     def _visit_steps(self, steps: Sequence[Any], names: Sequence[str]) -> None:
         """A step that only fills in missing values leaves the question to the next one."""
-        self.used.update(names) if not steps else None
         for step in steps:
             self.visit(step, names)
             if not (isinstance(step, str) or hasattr(step, "statistics_")):
@@ -96,9 +98,6 @@ class _Walk:
         elif isinstance(step, CountVectorizer | HashingVectorizer):
             for name in names:
                 self._tell(name, ["a"])
-        elif wrapped := list(_wrapped(step)):
-            for one in wrapped:
-                self.visit(one, names)
         elif _takes_numbers(step):
             for name in names:
                 self._tell(name, [0.0])
@@ -125,15 +124,17 @@ def _chosen(names: Sequence[str], chosen: Any) -> list[str]:
     return [str(one) for one in np.atleast_1d(np.array(names, object)[chosen])]
 
 
-def _wrapped(step: Any) -> Iterable[Any]:
-    """The estimators inside of one that gives them the columns as they are."""
+def _wrapped(step: Any) -> list[Any]:
+    """The fitted estimators inside of one that gives them the columns as they are."""
+    kinds = (Pipeline, ColumnTransformer, FeatureUnion)
     for attribute in _WRAPPED:
         inner = getattr(step, attribute, None)
-        for one in inner if isinstance(inner, list) else [inner]:
-            if isinstance(one, Pipeline | ColumnTransformer) or (
-                attribute == "calibrated_classifiers_" and one is not None
-            ):
-                yield one
+        found = inner if isinstance(inner, list) else [inner]
+        if attribute == "calibrated_classifiers_":
+            found = [getattr(one, "estimator", None) for one in found]
+        if pipelines := [one for one in found if isinstance(one, kinds)]:
+            return pipelines
+    return []
 
 
 def _takes_numbers(step: Any) -> bool:

@@ -1,13 +1,14 @@
 """Tables as models of data frames take them: named columns, or one matrix.
 
 Runs in workers and in inspection. Arrays by name flow in, one per column [rows], with text as bytes
-in UTF-8; a pandas data frame, or the matrix, flows out.
+in UTF-8; a pandas data frame, or a matrix of numbers, flows out.
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,13 +34,17 @@ class Column:
     Attributes:
         datatype: the protocol's name; BYTES for text.
         example: a value that the model accepts; None if it takes any.
-        categories: of pandas' categorical type; None for another type.
+        codes: of categories, by category; None for a column without. Any other value is missing.
+        key: from a value to its category in `codes`.
+        is_closed: whether a value without a code is an error instead, unless it is an empty text.
     """
 
     name: str
     datatype: str
     example: Any = None
-    categories: tuple[Any, ...] | None = None
+    codes: Mapping[Any, int] | None = None
+    key: Callable[[Any], Any] = lambda value: value
+    is_closed: bool = False
 
 
 class Table:
@@ -61,8 +66,8 @@ class Table:
             if column.example is not None
         }
 
-    def rows(self, arrays: Mapping[str, Array]) -> Any:
-        """Return a batch as libraries take it: a data frame, or the matrix.
+    def frame(self, arrays: Mapping[str, Array]) -> Any:
+        """Return a batch as a data frame, or the matrix.
 
         Raises:
             ValueError: if a text is not UTF-8.
@@ -70,6 +75,22 @@ class Table:
         if not self.columns:
             return arrays[MATRIX]
         return pd.DataFrame({one.name: _values(one, arrays[one.name]) for one in self.columns})
+
+    def numbers(self, arrays: Mapping[str, Array], dtype: npt.DTypeLike) -> Array:
+        """Return a batch as a matrix [rows, columns], with codes for categories, NaN for none.
+
+        Raises:
+            ValueError: if a text is not UTF-8, or a category unknown where that is an error.
+        """
+        if not self.columns:
+            return arrays[MATRIX]
+        columns = [
+            _values(one, arrays[one.name])
+            if one.codes is None
+            else _codes(one, _values(one, arrays[one.name]))
+            for one in self.columns
+        ]
+        return np.stack([np.asarray(column, dtype) for column in columns], axis=1)
 
 
 def cores() -> int:
@@ -94,20 +115,27 @@ def _as_sent(datatype: str, value: Any) -> Array:
 
 
 def _most_bytes(column: Column) -> tuple[int, ...]:
-    """The most bytes of a text, which is longer than any category that the model knows."""
+    """The most bytes of a text: more than any category that the model knows."""
     if column.datatype != "BYTES":
         return ()
-    known = [str(one) for one in column.categories or [column.example or ""]]
+    known = [str(one) for one in column.codes or [column.example or ""]]
     return (max(_TEXT_BYTES, *(2 * len(one.encode()) for one in known)),)
 
 
 def _values(column: Column, array: Array) -> Any:
-    values: Any = array
-    if column.datatype == "BYTES":
-        try:
-            values = [text.decode() for text in array]
-        except UnicodeDecodeError as wrong:
-            raise ValueError(f"{column.name!r} is not text in UTF-8: {wrong}") from None
-    if column.categories is None:
-        return values
-    return pd.Categorical(values, categories=column.categories)
+    if column.datatype != "BYTES":
+        return array
+    try:
+        return [text.decode() for text in array]
+    except UnicodeDecodeError as wrong:
+        raise ValueError(f"{column.name!r} is not text in UTF-8: {wrong}") from None
+
+
+def _codes(column: Column, values: Any) -> list[float]:
+    assert column.codes is not None
+    codes = [column.codes.get(column.key(value), math.nan) for value in values]
+    if column.is_closed:
+        for value, code in zip(values, codes, strict=True):
+            if math.isnan(code) and value != "":
+                raise ValueError(f"{column.name!r} has no category {value!r}")
+    return codes

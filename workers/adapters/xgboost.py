@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +66,7 @@ class XgboostModel:
         """Return probabilities [rows, classes], or values [rows] or [rows, targets]."""
         try:
             found = self._booster.inplace_predict(
-                self._table.rows(arrays),
+                self._table.numbers(arrays, np.float32),
                 iteration_range=self._trees,
                 predict_type="margin" if self._has_margins else "value",
             )
@@ -83,28 +83,33 @@ def _table(booster: Any, document: Mapping[str, Any]) -> Table:
     names = booster.feature_names
     if not names:
         return Table((), width=booster.num_features(), datatype="FP32")
-    categories = list(_categories(document, len(names)))
-    columns = [
-        Column(name, "FP32")
-        if not own
-        else Column(name, "BYTES" if isinstance(own[0], str) else "INT64", own[0], own)
-        for name, own in zip(names, categories, strict=True)
-    ]
+    model = document["gradient_booster"]
+    model = model.get("gbtree", model).get("model", {})  # `dart` holds a `gbtree`
+    encoded = model.get("cats", {}).get("enc") or [{}] * len(names)
+    columns = [_column(name, one) for name, one in zip(names, encoded, strict=True)]
     return Table(columns, width=len(names), datatype="FP32")
 
 
-def _categories(document: Mapping[str, Any], features: int) -> Iterator[tuple[Any, ...]]:
-    """Yield the categories of each feature that the model keeps, none for a number."""
-    model = document["gradient_booster"]
-    model = model.get("gbtree", model).get("model", {})  # `dart` holds a `gbtree`
-    encoded = model.get("cats", {}).get("enc") or [{}] * features
-    for one in encoded:
-        values = one.get("values", [])
-        if "offsets" in one:
-            text, ends = bytes(value & 0xFF for value in values), one["offsets"]
-            yield tuple(text[a:b].decode() for a, b in zip(ends, ends[1:], strict=False))
-        else:
-            yield tuple(values)
+def _column(name: str, encoded: Mapping[str, Any]) -> Column:
+    """Return a column: of numbers, or of the categories that the model keeps."""
+    values = encoded.get("values", [])
+    if not values:
+        return Column(name, "FP32")
+    if "offsets" not in encoded:
+        codes = {value: code for code, value in enumerate(values)}
+        return Column(name, "INT64", values[0], codes, is_closed=True)
+    ends = encoded["offsets"]
+    text = bytes(value & 0xFF for value in values)
+    kept = [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]
+    stored = {_stored(one.decode(errors="replace")): code for code, one in enumerate(kept)}
+    codes = stored | {one: code for code, one in enumerate(kept)}
+    example = next((one for one in kept if one.isascii()), b"").decode()
+    return Column(name, "BYTES", example, codes, key=_stored, is_closed=True)
+
+
+def _stored(text: str) -> bytes:
+    """Return a category as XGBoost keeps it: it takes as many bytes as there are characters."""
+    return text.encode()[: len(text)]
 
 
 def _softmax(margins: Array) -> Array:
