@@ -61,10 +61,8 @@ class Table:
             column.name: (column.datatype, (), *_most_bytes(column)) for column in columns
         } or {MATRIX: (datatype, (width,))}
         self.example = {
-            column.name: _as_sent(column.datatype, column.example)
-            for column in columns
-            if column.example is not None
-        }
+            column.name: _as_sent(column.datatype, column.example) for column in columns
+        } or {MATRIX: np.zeros((1, width), DTYPES[datatype])}
 
     def frame(self, arrays: Mapping[str, Array]) -> Any:
         """Return a batch as a data frame, or the matrix.
@@ -110,8 +108,8 @@ def undeclared(names: Sequence[str]) -> str:
 
 def _as_sent(datatype: str, value: Any) -> Array:
     if datatype == "BYTES":
-        return np.array([str(value).encode()], object)
-    return np.array([value], DTYPES[datatype])
+        return np.array([str(value or "").encode()], object)
+    return np.array([value or 0], DTYPES[datatype])
 
 
 def _most_bytes(column: Column) -> tuple[int, ...]:
