@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special
 
-from workers.worker.postprocess import one_hot, probabilities, tempered
+from workers.runtime.spec import OutputSpec
+from workers.worker.postprocess import (
+    mean_and_variance,
+    one_hot,
+    postprocessor,
+    probabilities,
+    tempered,
+)
 
 LOGITS = st.lists(
     st.lists(st.floats(-50, 50, width=32), min_size=3, max_size=3), min_size=1, max_size=4
@@ -82,3 +89,33 @@ def test_the_index_of_a_class_becomes_a_certain_prediction(dtype, shape):
 def test_an_index_of_no_class_is_nan_in_its_row_alone():
     rows = one_hot(np.array([1, 3, -1, 0]), 3)
     assert np.isnan(rows).tolist() == [[False] * 3, [True] * 3, [True] * 3, [False] * 3]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_what_the_spread_of_a_normal_distribution_may_be(dtype):
+    raw = np.array([[[1, 0.5], [2, 0]], [[-1, 2], [0, 1]]], dtype)
+    before = raw.copy()
+    for spread, variance in {
+        "variance": raw[..., 1],
+        "std": raw[..., 1].astype(float) ** 2,
+        "log_variance": np.exp(raw[..., 1].astype(float)),
+    }.items():
+        found = postprocessor(OutputSpec(0, "normal", spread=spread))(raw)
+        np.testing.assert_array_equal(found[..., 0], raw[..., 0])
+        np.testing.assert_allclose(found[..., 1], variance, rtol=1e-6)
+        assert found.dtype == (np.float64 if dtype == np.float64 else np.float32)
+    np.testing.assert_array_equal(raw, before)
+
+
+def test_a_negative_spread_fails_its_row_alone():
+    raw = np.array([[1, -0.5], [1, 0.5]], np.float32)
+    for spread in ("variance", "std"):
+        assert np.isnan(mean_and_variance(raw, spread)).any(axis=1).tolist() == [True, False]
+    assert np.isfinite(mean_and_variance(raw, "log_variance")).all()
+
+
+def test_quantiles_that_cross_are_sorted():
+    raw = np.array([[3, 1, 2], [1, 2, 3]], np.float16)
+    found = postprocessor(OutputSpec(0, "quantiles"))(raw)
+    assert found.tolist() == [[1, 2, 3], [1, 2, 3]]
+    assert found.dtype == np.float32
