@@ -23,6 +23,7 @@ from server.config import (
     InputTensorConfig,
     LimitsConfig,
     MemberConfig,
+    PinnedFileConfig,
     PlacementConfig,
     ServerConfig,
     TlsConfig,
@@ -40,6 +41,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`members.NAME.input.image`", ImageConfig),
     ("`members.NAME.inputs.INPUT`", InputTensorConfig),
     ("`members.NAME.fake`", FakeConfig),
+    ("A file", PinnedFileConfig),
     ("`devices[]`", DeviceConfig),
     ("`placement`", PlacementConfig),
     ("`server`", ServerConfig),
@@ -48,6 +50,12 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`server.tls`", TlsConfig),
     ("`server.api_keys[]`", ApiKeyConfig),
 )
+
+#: Sections that are shown in the column of types.
+_MAPPINGS = {
+    "PinnedFileConfig": "`{url: ..., sha256: ...}`",
+    "RecipeConfig": "`{recipe: FILE.py:NAME}`",
+}
 
 EXAMPLE = """\
 ensembles:
@@ -176,7 +184,7 @@ def _type(field: dict[str, Any]) -> str:
         kinds = [_type(choice) for choice in choices if choice.get("type") != "null"]
         return " or ".join(dict.fromkeys(kinds))
     if "$ref" in field:
-        return "`{recipe: FILE.py:NAME}`" if field["$ref"].endswith("/RecipeConfig") else "mapping"
+        return _MAPPINGS.get(field["$ref"].rpartition("/")[2], "mapping")
     if values := field.get("enum") or ([field["const"]] if "const" in field else []):
         return ", ".join(f"`{value}`" for value in values)
     return _plain_type(field)
@@ -191,7 +199,7 @@ def _plain_type(field: dict[str, Any]) -> str:
         case "integer" | "number":
             return _number(field)
         case _:
-            return "path" if field.get("format") == "path" else "text"
+            return {"path": "path", "uri": "URL"}.get(field.get("format", ""), "text")
 
 
 def _plural(field: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ other modules are its sections. Next: `server.members`.
 
 from server.config.devices import DeviceConfig, PlacementConfig
 from server.config.ensembles import EnsembleConfig
+from server.config.files import PinnedFileConfig
 from server.config.loading import load_config, override_server
 from server.config.members import (
     FakeConfig,
@@ -44,6 +45,7 @@ __all__ = [
     "MemberConfig",
     "MlflowConfig",
     "OutputConfig",
+    "PinnedFileConfig",
     "PlacementConfig",
     "PythonConfig",
     "RecipeConfig",

@@ -65,7 +65,7 @@ class EnsembleConfig(Section):
     trim: float | None = Field(default=None, gt=0, lt=0.5)
     """For `trimmed_mean` only: the share of the members cut at each end; 0.2 if absent."""
     meta: FilePath | None = None
-    """For `stack` only: the meta-model, an ONNX file by relative path."""
+    """For `stack` only: the meta-model, an ONNX file."""
     meta_output: str | None = Field(default=None, min_length=1)
     """Which of the meta-model's outputs is the answer; required if it has several."""
     policy: Literal["strict", "quorum", "best-effort"] | None = None

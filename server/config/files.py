@@ -20,6 +20,7 @@ from pydantic import (
     PlainSerializer,
     Tag,
     ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -119,7 +120,7 @@ def _check_url(url: str, scheme: str, sha256: str) -> None:
 
 _Location = Annotated[
     Annotated[RelativePath, Tag("<path>")]
-    | Annotated[str, Tag("<url>")]
+    | Annotated[str, WithJsonSchema({"type": "string", "format": "uri"}), Tag("<url>")]
     | Annotated[PinnedFileConfig, Tag("<pinned>")],
     Discriminator(
         _form,
