@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from server.config.augmentation import Augmentation, AugmentRule, CropsConfig, ShiftConfig
 from server.config.base import Section, did_you_mean
 from server.config.files import FilePath
 from server.config.models import (
@@ -111,9 +112,14 @@ class ImageConfig(Section):
     layout: Literal["nchw", "nhwc"] = "nchw"
     """Order of the dimensions in the model's input: channels first or last."""
 
-    def preparation(self) -> Preparation:
+    @property
+    def most_margin(self) -> int:
+        """Pixels of the resized image on each side of the crop, as far as it is a square."""
+        return (round(self.size / self.crop) - self.size) // 2
+
+    def preparation(self, margin: int = 0) -> Preparation:
         """Return the part of the preprocessing that members can share."""
-        return Preparation(size=self.size, crop=self.crop, interpolation=self.interpolation)
+        return Preparation(self.size, self.crop, self.interpolation, margin)
 
 
 class InputConfig(Section):
@@ -269,6 +275,25 @@ class MemberConfig(Section):
     They are also the length classes in which rows wait; a series that doubles if absent."""
     backend: Literal["onnx", "torch"] | None = None
     """What loads the model; if absent, the file's suffix decides."""
+    augment: Annotated[tuple[Augmentation, ...], Field(min_length=1)] | None = None
+    """Test-time augmentation: variants of a row that the member predicts as well, of its image or
+    its only input: `identity`, `hflip`, `{crops: 5}`, `{shift: [DOWN, RIGHT]}`, or a function. See
+    [augmentation.md](augmentation.md)."""
+    augment_rule: AugmentRule = "mean"
+    """How the predictions of a row's variants become the member's."""
+
+    @property
+    def margin(self) -> int:
+        """Pixels that are stored around its image, for crops and shifts."""
+        if self.image is None:
+            return 0
+        most = self.image.most_margin
+        wanted = [
+            max(map(abs, one.shift)) if isinstance(one, ShiftConfig) else most
+            for one in self.augment or ()
+            if isinstance(one, ShiftConfig | CropsConfig)
+        ]
+        return min(most, max(wanted, default=0))
 
     @property
     def image(self) -> ImageConfig | None:
@@ -291,6 +316,7 @@ class MemberConfig(Section):
         self._check_inputs()
         if list(self.buckets) != sorted(set(self.buckets)):
             raise ValueError(f"buckets should ascend, not {list(self.buckets)}")
+        self._check_augment()
         return self
 
     @property
@@ -332,6 +358,20 @@ class MemberConfig(Section):
             if name not in self.fake.inputs:
                 hint = did_you_mean(name, self.fake.inputs)
                 raise ValueError(f"inputs: the fake has no input {name!r}{hint}")
+
+    def _check_augment(self) -> None:
+        if self.augment is None:
+            if "augment_rule" in self.model_fields_set:
+                raise ValueError("augment_rule is for a member with augment")
+            return
+        if any(isinstance(one, CropsConfig) for one in self.augment):
+            if self.image is None:
+                raise ValueError("augment: crops are of an image, which this member does not take")
+            if self.image.most_margin == 0:
+                raise ValueError(
+                    f"augment: crop {self.image.crop:g} of the image leaves nothing around it, "
+                    "make it smaller, such as 0.875"
+                )
 
     def _check_inputs(self) -> None:
         names = Counter(

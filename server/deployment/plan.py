@@ -17,6 +17,7 @@ from server.deployment.devices import arena_budget_bytes, find_devices
 from server.deployment.placement import PlacementResult, place, read_allocation
 from server.deployment.report import summary
 from server.errors import ConfigError
+from server.members.augmentation import try_functions
 from server.members.composition import Composition, compose
 from server.members.files import local_files
 from server.members.inspect import inspect_members
@@ -73,6 +74,7 @@ def make_plan(
     config = local_files(config)
     members = inspect_members(config)
     metas = inspect_rules(config, members)
+    try_functions(config, members)
     devices = find_devices(config)
     placement = None
     if config.allocation == "auto":

@@ -138,7 +138,7 @@ async def bind_images(
     """Preprocess the images of a request that `bind_tensors` has checked, for some members.
 
     They are BYTES [n], encoded, or UINT8 [n, height, width, 3], RGB. Returns per preparation its
-    view of the arena with the bytes of uint8 [n, size, size, 3]. Budget and errors are those of
+    view of the arena with the bytes of uint8 [n, side, side, 3]. Budget and errors are those of
     `preprocess_images`.
     """
     stored: list[StoredInput] = []

@@ -67,11 +67,11 @@ async def preprocess_images(
 ) -> list[Pixels]:
     """Preprocess a request's images (encoded, or pixels uint8 [height, width, 3], RGB).
 
-    Returns uint8 [n, size, size, 3] per preparation, charged to the budget until freed. Raises
+    Returns uint8 [n, side, side, 3] per preparation, charged to the budget until freed. Raises
     `InvalidRequest` naming the first image that can't be used, `RequestTooLarge` if the arrays
     would exceed the whole budget, `QueueFull` if they would exceed what is left of it.
     """
-    sizes = [preparation.size for preparation in preparations]
+    sizes = [preparation.side for preparation in preparations]
     nbytes = len(images) * sum(size * size * _CHANNELS for size in sizes)
     if nbytes > budget.limit_bytes:
         raise RequestTooLarge(
@@ -150,7 +150,7 @@ def preprocess_image(
     """Preprocess one image in several ways: decoded once, each distinct preparation made once.
 
     Takes an encoded image or pixels uint8 [height, width, 3] in RGB, of at most `max_pixels`
-    pixels; returns one uint8 [size, size, 3] per preparation, in order. Raises `ImageError`.
+    pixels; returns one uint8 [side, side, 3] per preparation, in order. Raises `ImageError`.
     """
     if isinstance(image, np.ndarray):
         opened = _from_pixels(image, max_pixels)
@@ -189,12 +189,12 @@ def decode_image(data: EncodedImage, max_pixels: int) -> Image.Image:
 
 
 def crop_and_resize(image: Image.Image, preparation: Preparation) -> Pixels:
-    """Resize an RGB image and crop its centre, to uint8 [size, size, 3].
+    """Resize an RGB image and crop its centre, to uint8 [side, side, 3].
 
-    The short side becomes ``round(size / crop)`` pixels, of which the central `size` are kept.
+    The short side becomes ``round(size / crop)`` pixels, of which the central `side` are kept.
     """
-    size = preparation.size
-    kept = min(image.size) * size / round(size / preparation.crop)
+    size = preparation.side
+    kept = min(image.size) * size / round(preparation.size / preparation.crop)
     left, top = (image.width - kept) / 2, (image.height - kept) / 2
     # Crop and resize in one step: of an image 1 x 1,000,000 only the visible part is made.
     box = (left, top, left + kept, top + kept)

@@ -16,6 +16,7 @@ import numpy as np
 from ensembled_client.wire import DTYPES
 
 from server.config import Config, EnsembleConfig, ImageConfig
+from server.members.augmentation import augmentation_problems
 from server.members.inspect import InspectedMember, read_labels
 from server.members.outputs import output_problems
 from server.members.predictive import kind_problems, predictive_problems
@@ -67,6 +68,7 @@ def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -
     """
     for member in members.values():
         yield from _input_problems(member)
+        yield from augmentation_problems(member)
         for output in member.outputs:
             yield from output_problems(output)
     for name, ensemble in config.ensembles.items():

@@ -19,6 +19,7 @@ from server.engine.spec import ServedModel
 from server.errors import ConfigError
 from server.inference.spec import InputSpec, ModelSpec, StoredView
 from server.members.agreement import agreement_problems, ensemble_labels, match_classes
+from server.members.augmentation import AUGMENTATION_VARIANCE, augmentation_of
 from server.members.inspect import IMAGE, InspectedMember
 from server.members.predictive import combined, predictive_spec
 from server.members.rules import MetaModel, meta_output
@@ -140,7 +141,7 @@ class _ArenaBuilder:
         self._positions = {member.name: i for i, member in enumerate(members)}
         stored = dict.fromkeys(one.stored for member in members for one in member.inputs)
         self._views: dict[_Stored, int] = {one: view for view, one in enumerate(stored)}
-        self._areas, predictions = _areas(members)
+        self._areas, self._variances, predictions = _areas(members)
         predictions = _unify(predictions)
         ensembles = []
         self._classes = {}
@@ -220,6 +221,7 @@ class _ArenaBuilder:
                 output.spec(area)
                 for output, area in zip(member.outputs, self._areas[position], strict=True)
             ),
+            augmentation=augmentation_of(self._config, member, self._variances.get(name, -1)),
         )
 
     def _bindings(self, member: InspectedMember) -> tuple[Binding, ...]:
@@ -284,13 +286,16 @@ def _view(stored: _Stored) -> TensorSpec:
     """The view of an arena that holds an input."""
     if isinstance(stored, TensorSpec):
         return stored
-    return TensorSpec(IMAGE.name, "UINT8", (stored.size, stored.size, 3))
+    return TensorSpec(IMAGE.name, "UINT8", (stored.side, stored.side, 3))
 
 
-def _areas(members: Sequence[InspectedMember]) -> tuple[list[list[int]], list[TensorSpec]]:
+def _areas(
+    members: Sequence[InspectedMember],
+) -> tuple[list[list[int]], dict[str, int], list[TensorSpec]]:
     """Return the prediction areas of each member's outputs, and the prediction of each area.
 
-    The first output's area has the member's own number.
+    The first output's area has the member's own number. Between the two: by name, the areas for the
+    variance of members that augment.
     """
     areas = [[position] for position in range(len(members))]
     stored = [member.prediction for member in members]
@@ -298,7 +303,9 @@ def _areas(members: Sequence[InspectedMember]) -> tuple[list[list[int]], list[Te
         for output in member.outputs[1:]:
             own.append(len(stored))
             stored.append(output.prediction)
-    return areas, stored
+    augmented = [member.name for member in members if member.config.augment is not None]
+    variances = {name: area for area, name in enumerate(augmented, len(stored))}
+    return areas, variances, stored + [AUGMENTATION_VARIANCE] * len(augmented)
 
 
 def _unify(predictions: list[TensorSpec]) -> list[TensorSpec]:

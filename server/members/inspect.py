@@ -42,15 +42,19 @@ IMAGE = TensorSpec("image", "BYTES", ())
 
 @dataclass(frozen=True)
 class MemberInput:
-    """An input of a member's model: `sent` by clients, as a tensor or as an `image`."""
+    """An input of a member's model: `sent` by clients, as a tensor or as an `image`.
+
+    Of an image, so many pixels are stored as a `margin`.
+    """
 
     sent: TensorSpec
     image: ImageConfig | None = None
+    margin: int = 0
 
     @property
     def stored(self) -> TensorSpec | Preparation:
         """What the arena stores: a tensor as it is sent, an image as it is prepared."""
-        return self.sent if self.image is None else self.image.preparation()
+        return self.sent if self.image is None else self.image.preparation(self.margin)
 
     @property
     def pixels(self) -> TensorSpec:
@@ -120,7 +124,7 @@ class InspectedMember:
         config = self.config.inputs.get(tensor.name) or InputTensorConfig()
         image = config.image or (self.config.input.image if self.config.input else None)
         if image is not None:
-            return MemberInput(IMAGE, image)
+            return MemberInput(IMAGE, image, self.config.margin)
         name, datatype = config.name or tensor.name, config.datatype or tensor.datatype
         return MemberInput(msgspec.structs.replace(tensor, name=name, datatype=datatype))
 

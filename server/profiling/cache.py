@@ -87,6 +87,7 @@ def _fingerprint(target: ProfileTarget, content: list[str]) -> str:
             target.arena.views,
             target.instance.bindings,
             target.instance.outputs,
+            target.instance.augmentation,
             device.kind,
             len(device.cores),
             "" if device.is_cuda else cpu_model() or platform.processor() or platform.machine(),

@@ -137,6 +137,7 @@ def _estimated_profiles(
     signature, device = target.member.signature, target.devices[0]
     row_s = signature.parameter_bytes * _row_s_per_byte(device, targets, records)
     row_bytes = sum(tensor.row_bytes for tensor in (*signature.inputs, *signature.outputs))
+    row_s, row_bytes = row_s * target.variants, row_bytes * target.variants
     is_small = signature.parameter_bytes < _SMALL_BYTES or device.is_cuda
     most = _LARGE_BATCH if is_small else _CPU_BATCH
     return [
@@ -160,6 +161,7 @@ def _row_s_per_byte(
     measured = [
         min(one.latency_s / one.batch for one in records[target.key].measured)
         / max(target.member.signature.parameter_bytes, 1)
+        / target.variants
         for target in targets
         if target.devices[0].kind == device.kind and records[target.key].measured
     ]

@@ -126,6 +126,12 @@ class ProfileTarget:
         return self.member.source.backend == "fake"
 
     @property
+    def variants(self) -> int:
+        """How often its model predicts a row: with test-time augmentation, each variant."""
+        augmentation = None if self.instance is None else self.instance.augmentation
+        return 1 if augmentation is None else len(augmentation.variants)
+
+    @property
     def neighbours(self) -> tuple[DeviceSpec, ...]:
         """The devices of the kind that may slow each other down: all CPUs, but only one GPU."""
         return self.devices[: 1 if self.devices[0].is_cuda else _MAX_COLOCATED]

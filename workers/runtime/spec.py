@@ -17,6 +17,7 @@ from ensembled_client.wire import DTYPES
 
 __all__ = [
     "ArenaSpec",
+    "AugmentationSpec",
     "Binding",
     "BlockSpec",
     "COMBINED",
@@ -39,6 +40,7 @@ __all__ = [
     "Spread",
     "TensorSpec",
     "TracingSpec",
+    "Variant",
     "WorkerSpec",
     "symbols_of",
     "variable_symbols",
@@ -127,14 +129,23 @@ class TensorSpec(msgspec.Struct, frozen=True, dict=True):
 
 
 class Preparation(msgspec.Struct, frozen=True):
-    """How an image becomes a `uint8` array [size, size, 3], RGB; members with equal ones share it.
+    """How an image becomes a `uint8` array [side, side, 3], RGB; members with equal ones share it.
 
-    `crop` is the fraction of the resized short side that the central crop keeps, in (0, 1].
+    Attributes:
+        size: height and width of the central crop, in pixels.
+        crop: the fraction of the resized short side that it keeps, in (0, 1].
+        margin: pixels of the resized image that are stored on each side of it.
     """
 
     size: int
     crop: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    margin: int = 0
+
+    @property
+    def side(self) -> int:
+        """Height and width of what is stored, in pixels."""
+        return self.size + 2 * self.margin
 
 
 class FakeOptions(msgspec.Struct, frozen=True):
@@ -444,6 +455,40 @@ class OutputSpec(msgspec.Struct, frozen=True):
     spread: Spread = "variance"
 
 
+class Variant(msgspec.Struct, frozen=True):
+    """One of the variants of a row in test-time augmentation; by default the row as it is.
+
+    Attributes:
+        shift: pixels by which what it shows is moved, down and to the right.
+        flip: whether it is mirrored, left to right.
+        function: of the user, ``package.module:NAME`` or ``FILE.py:NAME`` with an absolute path,
+            from rows to rows of the same shape; empty for none.
+    """
+
+    shift: tuple[int, int] = (0, 0)
+    flip: bool = False
+    function: str = ""
+
+
+class AugmentationSpec(msgspec.Struct, frozen=True):
+    """The test-time augmentation of a member (`workers.worker.augmentation`).
+
+    Attributes:
+        input: which of the model's inputs varies; the others are repeated.
+        margin: pixels that are stored around an image, in which it can be moved.
+        rule: of `workers.rules`, combines the predictions of a row's variants.
+        directory: where functions are imported from after the installed packages.
+        variance_area: the prediction area for the variance of the main output.
+    """
+
+    variants: tuple[Variant, ...]
+    input: int = 0
+    margin: int = 0
+    rule: str = "mean"
+    directory: str = ""
+    variance_area: int = -1
+
+
 class InstanceSpec(msgspec.Struct, frozen=True):
     """A non-zero cell of the allocation matrix: a member loaded on a device with its batch size.
 
@@ -451,6 +496,7 @@ class InstanceSpec(msgspec.Struct, frozen=True):
         bindings: the sources of the model's inputs, in the order of `signature`; a stored type
             that differs from the model's is converted.
         outputs: what becomes of the model's outputs, in the order of `signature`.
+        augmentation: None if it predicts each row as it is.
     """
 
     arena: int
@@ -460,6 +506,7 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     signature: ModelSignature
     bindings: tuple[Binding, ...]
     outputs: tuple[OutputSpec, ...]
+    augmentation: AugmentationSpec | None = None
 
 
 class QueuesSpec(msgspec.Struct, frozen=True):

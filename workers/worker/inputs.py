@@ -5,6 +5,7 @@ Runs in the worker; pure. Rows of the arena flow in, the arrays for `Model.predi
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,14 +22,25 @@ _BF16 = "BF16"
 
 
 class ModelInput:
-    """One input of a model: rows of a view [slots, ...], scaled and converted to its datatype."""
+    """One input of a model: rows of a view [slots, ...], scaled and converted to its datatype.
 
-    def __init__(self, view: Array, stored: str, scaling: Scaling | None, datatype: str) -> None:
+    `augment` makes the variants of stored rows of a member with test-time augmentation.
+    """
+
+    def __init__(
+        self,
+        view: Array,
+        stored: str,
+        scaling: Scaling | None,
+        datatype: str,
+        augment: Callable[[Array], Array] | None = None,
+    ) -> None:
         self._view: Any = view
         self._stored = stored
         self._scaling = scaling
         self._datatype = datatype
-        self._is_stored = scaling is None and stored == datatype
+        self._augment = augment
+        self._is_stored = scaling is None and stored == datatype and augment is None
 
     def read(self, slots: slice | npt.NDArray[np.int64]) -> Array:
         """Return the input for some rows; a view of the arena if nothing has to be converted."""
@@ -45,6 +57,8 @@ class ModelInput:
         return self._prepare(np.zeros(shape, dtype))
 
     def _prepare(self, rows: Array) -> Array:
+        if self._augment is not None:
+            rows = self._augment(rows)
         if self._scaling is not None:
             return convert(scale(rows, self._scaling), "FP32", self._datatype)
         return convert(rows, self._stored, self._datatype)

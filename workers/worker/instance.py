@@ -24,6 +24,8 @@ __all__ = ["DeviceLost", "Instance"]
 
 _log = logging.getLogger(__name__)
 
+_Function = Callable[[Array], Array]
+
 
 class DeviceLost(Exception):
     """The device fails on everything in this process; a new process may be able to use it."""
@@ -51,20 +53,10 @@ class Instance:
         self._arena = arena
         self._model = model
         self._done = arena.done[spec.member]
-        self._outputs = [
-            ModelOutput(output, tensor.name, arena.predictions[output.area])
-            for output, tensor in zip(spec.outputs, spec.signature.outputs, strict=True)
-        ]
+        self._outputs = _outputs(spec, arena)
         self._closing = arena.closing.data
-        self._inputs = [
-            ModelInput(
-                arena.views[binding.view],
-                arena.spec.views[binding.view].datatype,
-                binding.scaling,
-                tensor.datatype,
-            )
-            for binding, tensor in zip(spec.bindings, spec.signature.inputs, strict=True)
-        ]
+        self._inputs = _inputs(spec, arena)
+        self._variants = 1 if spec.augmentation is None else len(spec.augmentation.variants)
 
     def warm_up(self) -> None:
         """Run batches of one row and of the full size, and record their warm latencies.
@@ -188,8 +180,10 @@ class Instance:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())
 
     def _predict(self, inputs: list[Array]) -> list[Array]:
-        rows = len(inputs[0])
+        rows = len(inputs[0]) // self._variants
         answers = self._model.predict(inputs)
+        if self.spec.augmentation is not None:
+            answers = [*answers, answers[0]]
         return [
             output.prepare(raw, rows) for output, raw in zip(self._outputs, answers, strict=True)
         ]
@@ -197,6 +191,46 @@ class Instance:
     def _random_inputs(self, batch: int) -> list[Array]:
         generator = np.random.default_rng(0)
         return [one.random(batch, generator) for one in self._inputs]
+
+
+def _inputs(spec: InstanceSpec, arena: Arena) -> list[ModelInput]:
+    """The inputs of an instance's model, in its order."""
+    augments: Sequence[_Function | None] = [None] * len(spec.bindings)
+    if spec.augmentation is not None:
+        from workers.worker.augmentation import augments_of  # noqa: PLC0415  (only where it is configured)
+
+        is_image = [binding.scaling is not None for binding in spec.bindings]
+        augments = augments_of(spec.augmentation, is_image)
+    return [
+        ModelInput(
+            arena.views[binding.view],
+            arena.spec.views[binding.view].datatype,
+            binding.scaling,
+            tensor.datatype,
+            augment,
+        )
+        for binding, tensor, augment in zip(
+            spec.bindings, spec.signature.inputs, augments, strict=True
+        )
+    ]
+
+
+def _outputs(spec: InstanceSpec, arena: Arena) -> list[ModelOutput]:
+    """The outputs of an instance's model; then, if it augments, the variance of the first."""
+    specs, tensors = list(spec.outputs), list(spec.signature.outputs)
+    areas = [arena.predictions[output.area] for output in specs]
+    merges: list[_Function | None] = [None] * len(specs)
+    if spec.augmentation is not None:
+        from workers.worker.augmentation import combiner, variance_of  # noqa: PLC0415
+
+        merges = [*(combiner(spec.augmentation, area.dtype) for area in areas)]
+        merges.append(variance_of(spec.augmentation))
+        areas.append(arena.predictions[spec.augmentation.variance_area])
+        specs, tensors = [*specs, specs[0]], [*tensors, tensors[0]]
+    return [
+        ModelOutput(output, tensor.name, area, merge)
+        for output, tensor, area, merge in zip(specs, tensors, areas, merges, strict=True)
+    ]
 
 
 def _split(

@@ -6,6 +6,7 @@ into the arena, and which rows of them are no predictions flows out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,25 @@ Array = npt.NDArray[Any]
 class ModelOutput:
     """One output of a model, written to its prediction `area`, [slots, *shape].
 
+    `merge` makes one prediction of those of a row's variants, with test-time augmentation.
+
     Attributes:
         invalid: what is wrong with a row that `failed_rows` finds.
         nan: what is wrong with a row that is NaN.
     """
 
-    def __init__(self, spec: OutputSpec, name: str, area: Array) -> None:
+    def __init__(
+        self,
+        spec: OutputSpec,
+        name: str,
+        area: Array,
+        merge: Callable[[Array], Array] | None = None,
+    ) -> None:
         self._area = area
         self._shape = area.shape[1:]
         self._name = name
-        self._postprocess = postprocessor(spec)
+        postprocess = postprocessor(spec)
+        self._postprocess = postprocess if merge is None else lambda raw: merge(postprocess(raw))
         self._is_padded = spec.is_padded
         self._is_values = spec.kind == "values"
         no_interpretation = {

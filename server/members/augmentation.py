@@ -1,0 +1,135 @@
+"""The test-time augmentation of members: what of it fits a model, and what the worker does.
+
+Runs in the supervisor before anything is started. Inspected members flow in; the worker's specs,
+and a line per problem, flow out. Functions of the user are tried in child processes, so that no
+request is the first to find them broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from server.config import Config
+from server.config.augmentation import is_function, variants
+from server.errors import ConfigError
+from server.members.inspect import InspectedMember
+from workers.runtime.python_files import python_file
+from workers.runtime.spec import AugmentationSpec, TensorSpec, Variant
+from workers.worker.augmentation import AugmentationTrial, try_augmentations
+
+__all__ = ["AUGMENTATION_VARIANCE", "augmentation_of", "augmentation_problems", "try_functions"]
+
+#: The variance of a member's main output over a row's variants.
+AUGMENTATION_VARIANCE = TensorSpec("augmentation_variance", "FP32", ())
+
+_WITHOUT_NUMBERS = ("BF16", "BYTES")
+_KINDS = ("logits", "probabilities", "binary", "binary_logits", "class", "values")
+#: A last dimension as small as this is one of channels, if the first one is larger.
+_MOST_CHANNELS = 4
+
+
+def augmentation_of(
+    config: Config, member: InspectedMember, variance_area: int
+) -> AugmentationSpec | None:
+    """Return a member's augmentation, whose variance goes into an area; None if it has none."""
+    if member.config.augment is None:
+        return None
+    margin = member.config.margin
+    made = [one for entry in member.config.augment for one in variants(entry, margin)]
+    return AugmentationSpec(
+        variants=tuple(_with_absolute_path(config, one) for one in made),
+        input=_varied(member) or 0,
+        margin=margin,
+        rule=member.config.augment_rule,
+        directory=str(config.directory.absolute()),
+        variance_area=variance_area,
+    )
+
+
+def _with_absolute_path(config: Config, variant: Variant) -> Variant:
+    where, _, name = variant.function.rpartition(":")
+    if not where.endswith(".py"):
+        return variant
+    return Variant(function=f"{python_file(where, config.directory.absolute())}:{name}")
+
+
+def _varied(member: InspectedMember) -> int | None:
+    """The input that varies: the image, or the only one; None if there is neither."""
+    inputs = member.inputs
+    images = [position for position, one in enumerate(inputs) if one.image is not None]
+    if images or len(inputs) == 1:
+        return images[0] if images else 0
+    return None
+
+
+def augmentation_problems(member: InspectedMember) -> Iterator[str]:
+    """Yield why a member can't augment as configured, a line each."""
+    augment, key = member.config.augment, f"members.{member.name}.augment"
+    if augment is None:
+        return
+    position = _varied(member)
+    if position is None:
+        names = ", ".join(one.sent.name for one in member.inputs)
+        yield f"{key}: which of the inputs varies? It is the image, or the only one, not {names}"
+        return
+    moves = [one for one in augment if not is_function(one) and one != "identity"]
+    sent, is_image = member.inputs[position].sent, member.inputs[position].image is not None
+    if not is_image:
+        yield from _tensor_problems(key, sent, moves=bool(moves), calls=_calls(augment))
+    for output in member.outputs:
+        if output.config.kind not in _KINDS:
+            yield f"{key}: an output of kind {output.config.kind} can't be combined over variants"
+        elif moves and len(output.prediction.shape) > 1:
+            yield (
+                f"{key}: what is moved or mirrored has its output {output.name!r} "
+                f"{list(output.prediction.shape)} moved, too: only identity and functions fit it"
+            )
+    rule, output = member.config.augment_rule, member.output
+    if rule in {"vote", "geometric_mean"} and not output.gives_classes:
+        yield f"members.{member.name}.augment_rule: {rule} needs a probability per class"
+
+
+def _calls(augment: Sequence[object]) -> bool:
+    return any(isinstance(one, str) and is_function(one) for one in augment)
+
+
+def _tensor_problems(key: str, sent: TensorSpec, *, moves: bool, calls: bool) -> Iterator[str]:
+    given = f"{sent.name} {sent.datatype} {list(sent.shape)}"
+    if sent.symbols:
+        yield f"{key}: the input has variable dimensions: {given}"
+        return
+    if calls and sent.datatype in _WITHOUT_NUMBERS:
+        yield f"{key}: functions take numbers of NumPy, not {given}"
+    if moves and len(sent.shape) != 3:
+        yield f"{key}: only [channels, height, width] can be moved or mirrored, not {given}"
+    elif moves and sent.shape[2] <= _MOST_CHANNELS < sent.shape[0]:
+        yield (
+            f"{key}: a tensor is moved or mirrored as [channels, height, width], but {given} seems "
+            "to have its channels last: use a function, or let clients send an image"
+        )
+
+
+def try_functions(config: Config, members: Sequence[InspectedMember]) -> None:
+    """Call the functions of all members on random rows.
+
+    Raises:
+        ConfigError: if one can't be imported, fails, or returns something else than such rows.
+    """
+    chosen = [member for member in members if _calls(member.config.augment or ())]
+    found = try_augmentations([_trial(config, member) for member in chosen])
+    if problems := [
+        f"members.{member.name}.augment: {problem}"
+        for member, problem in zip(chosen, found, strict=True)
+        if problem
+    ]:
+        raise ConfigError(problems)
+
+
+def _trial(config: Config, member: InspectedMember) -> AugmentationTrial:
+    augmentation = augmentation_of(config, member, -1)
+    assert augmentation is not None
+    one = member.inputs[augmentation.input]
+    stored = one.stored
+    if not isinstance(stored, TensorSpec):
+        stored = TensorSpec(one.sent.name, "UINT8", (stored.side, stored.side, 3))
+    return AugmentationTrial(member.name, augmentation, stored, one.image is not None)
