@@ -40,8 +40,10 @@ class ShiftConfig(Section):
 
 
 def _form(value: Any) -> str | None:
+    if value in ("identity", "hflip"):
+        return f"<{value}>"
     if isinstance(value, str):
-        return f"<{value}>" if value in {"identity", "hflip"} else "<function>"
+        return "<function>" if is_function(value) else None
     if isinstance(value, Mapping):
         return "<crops>" if "crops" in value else "<shift>"
     if isinstance(value, CropsConfig):

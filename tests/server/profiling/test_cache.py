@@ -52,6 +52,8 @@ def test_what_measurements_depend_on(model, script, tmp_path):
     assert profiled([member("renamed", model)], batches=[1]).from_cache == 1
     assert profiled([member("m", model)], batches=[1, 2]).from_cache == 0
     assert profiled([member("m", model, output="probabilities")], batches=[1]).from_cache == 0
+    for augment in (["identity"], ["identity", "identity"]):
+        assert profiled([member("m", model, augment=augment)], batches=[1]).from_cache == 0
     other = DeviceSpec("cpu:0", "cpu-2", 1 << 30, tuple(CORES))
     assert profiled([member("m", model)], [other], batches=[1]).from_cache == 0
     external = write_external_onnx(tmp_path / "external.onnx", ["w/weights.bin"])

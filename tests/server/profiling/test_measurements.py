@@ -40,3 +40,15 @@ def test_estimates_go_by_what_was_measured_on_this_kind(model, script):
     found = profiled([small, large], batches=[1], budget_s=0)
     assert found.estimated == (("large", "cpu-1"),)
     assert found.profiles.of("large", "cpu-1")[1].latency_s == pytest.approx(1.0, rel=0.01)
+
+
+def test_estimates_multiply_by_the_variants_of_augmentation(model, script):
+    script({})
+    members = [
+        member("plain", model, parameter_bytes=20 * MIB),
+        member("both", model, parameter_bytes=20 * MIB, augment=["identity"] * 3),
+    ]
+    found = profiled(members, batches=[4], budget_s=0)
+    plain, both = (found.profiles.of(name, "cpu-1")[4] for name in ("plain", "both"))
+    assert both.latency_s == pytest.approx(3 * plain.latency_s, rel=0.01)
+    assert both.memory_bytes == 40 * MIB + 3 * 4 * 32 * 16
