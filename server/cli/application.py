@@ -87,11 +87,21 @@ def errors_as_lines(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        expected = isinstance(error, EnsembledError)
-        text = str(error) if expected else f"{type(error).__name__}: {error} (see --debug)"
-        for line in text.splitlines():
+        for line in str(shown := _shown(error)).splitlines():
             typer.echo(f"error: {line}", err=True)
-        raise typer.Exit(error.exit_code if isinstance(error, EnsembledError) else 1) from None
+        raise typer.Exit(shown.exit_code) from None
+
+
+def _shown(error: Exception) -> EnsembledError:
+    """The error to show for an exception."""
+    if isinstance(error, EnsembledError):
+        return error
+    if isinstance(error, UnicodeEncodeError):  # on its way to a child process
+        return ConfigError(
+            f"{ascii(error.object)[1:-1]} is not UTF-8, as the names of files and directories "
+            "must be: rename it, or move what is in it"
+        )
+    return EnsembledError(f"{type(error).__name__}: {error} (see --debug)")
 
 
 def stdout_console() -> Console:

@@ -90,13 +90,14 @@ def socket_directory() -> Iterator[str]:
     Raises:
         OSError: if none can be created.
         StartError: if its path is too long for sockets.
+        UnicodeEncodeError: if it is not UTF-8.
     """
     for path in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             _remove_if_dead(path)
     path, lock = _create_locked()
     try:
-        if len(os.fsencode(path / FRONT_END)) > zmq.IPC_PATH_MAX_LEN:
+        if len(str(path / FRONT_END).encode()) > zmq.IPC_PATH_MAX_LEN:
             raise StartError(f"{path.parent} is too long a name for sockets: set TMPDIR")
         yield str(path)
     finally:

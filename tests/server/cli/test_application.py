@@ -1,5 +1,8 @@
+import os
+import shutil
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -8,6 +11,7 @@ from typer.testing import CliRunner
 import server.supervision
 from server.cli.main import app
 from server.errors import StartError
+from tests.workers.model_files import write_onnx
 
 CONFIG = "members: {a: {model: fake, fake: {inputs: {x: [4]}, outputs: 2}}}\n"
 
@@ -112,3 +116,22 @@ def test_what_fails_at_run_time_exits_with_1(launch, config, error, line):
     assert result.stderr == line + "\n"
     debugged = invoke("serve", config, "--debug")
     assert debugged.exception is error
+
+
+def test_a_path_that_is_not_utf_8_is_said_as_what_it_is(tmp_path):
+    directory = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(directory)
+    shutil.copy(write_onnx(tmp_path / "m.onnx"), directory)
+    config = os.fsdecode(directory + b"/c.yaml")
+    Path(config).write_text("members: {a: {model: m.onnx}}\nensembles: {e: {members: [a]}}\n")
+    result = invoke("check", config)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert r"caf\udce9/m.onnx is not UTF-8" in line
+
+
+def test_names_that_are_not_utf_8_do_no_harm_where_nobody_else_needs_them(tmp_path):
+    config = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")
+    Path(config).write_text(CONFIG)
+    assert invoke("check", config).exit_code == 0
