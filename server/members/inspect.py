@@ -24,6 +24,7 @@ from server.config import (
 from server.errors import ConfigError
 from server.members.outputs import MemberOutput
 from server.members.sources import build_models, source_of
+from workers.backends.files import stamped
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.builder import BuiltModel
 from workers.runtime.spec import ModelSignature, ModelSource, OutputKind, Preparation, TensorSpec
@@ -137,7 +138,7 @@ def inspect_members(config: Config) -> list[InspectedMember]:
         StartError: if a recipe fails.
     """
     built = build_models(config)
-    sources = [source_of(config, name, built) for name in config.members]
+    sources = [stamped(source_of(config, name, built)) for name in config.members]
     try:
         signatures = inspect_models(sources)
     except InspectionError as error:

@@ -14,6 +14,7 @@ from server.config import Config, EnsembleConfig
 from server.errors import ConfigError
 from server.members.agreement import agreement_problems, ensemble_labels, match_classes
 from server.members.inspect import InspectedMember
+from workers.backends.files import stamped
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.rules import is_custom
 from workers.rules.combination import meta_inputs
@@ -56,7 +57,7 @@ def inspect_rules(config: Config, members: Sequence[InspectedMember]) -> dict[st
     metas: dict[str, MetaModel] = {}
     for name, ensemble in stacks.items():
         chosen = (ensemble.meta_output,) if ensemble.meta_output else ()
-        source = ModelSource("meta", "onnx", str(ensemble.meta), outputs=chosen)
+        source = stamped(ModelSource("meta", "onnx", str(ensemble.meta), outputs=chosen))
         try:
             (signature,) = inspect_models([source])
         except InspectionError as error:

@@ -33,6 +33,7 @@ from server.inference.spec import (
 )
 from server.supervision.child import Child
 from server.supervision.config_reloader import ConfigReloader
+from server.supervision.model_watch import ModelWatch
 from server.supervision.systemd import SystemdNotifier
 from workers.combiner.rule_guard import RuleCrashes
 from workers.runtime.logs import log_environment, log_settings
@@ -49,6 +50,7 @@ _MAX_BACKOFF_S = 10.0
 _MAX_FAILED_STARTS = 5
 _WATCH_INTERVAL_S = 0.2
 _HEARTBEAT_TIMEOUT_S = 5.0
+_MODEL_WATCH_INTERVAL_S = 10.0
 _STOP_TIMEOUT_S = 5.0
 _ENVIRONMENT = {
     # GPUs are numbered by PCI bus, as NVML numbers them.
@@ -117,7 +119,8 @@ class Supervisor:
         if self._reloader.is_due:
             self._reload_requested.set()
         runs = [asyncio.create_task(self._run_child(child)) for child in self._children]
-        background = [asyncio.create_task(one) for one in (self._kill_hung(), self._reload())]
+        loops = (self._kill_hung(), self._reload(), self._watch_models())
+        background = [asyncio.create_task(one) for one in loops]
         try:
             all_up = asyncio.gather(*(child.up.wait() for child in self._children))
             await self._wait_first(all_up, *runs)
@@ -275,6 +278,15 @@ class Supervisor:
                 if child.alive and board.is_hung(now, int(_HEARTBEAT_TIMEOUT_S * 1e9)):
                     _log.error("%s hangs; killing it", child.name)
                     child.kill()
+
+    async def _watch_models(self) -> None:
+        """Log whose file has changed."""
+        sources = [one.source for spec in self._worker_specs.values() for one in spec.instances]
+        watch = ModelWatch(sources)
+        while True:
+            await asyncio.sleep(_MODEL_WATCH_INTERVAL_S)
+            for line in await asyncio.to_thread(watch.complaints):
+                _log.error("%s", line)
 
     async def _reload(self) -> None:
         """Reload the configuration on request: in the front-end, and in the specs of later ones."""

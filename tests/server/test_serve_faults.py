@@ -11,6 +11,7 @@ import psutil
 import pytest
 import zmq
 from crowd import Load, occupy
+from networks import write_linear
 from onnx import TensorProto, helper
 from scraping import Scrape
 from serving import TINY, ask, canary, configuration, fake, post, title, wait_for
@@ -422,7 +423,7 @@ def test_a_full_arena_refuses_and_answers_what_it_accepted(serve, waiting):
 # -- a worker that is down ---------------------------------------------------------------------
 
 
-def test_a_worker_that_dies_at_every_start_is_left_out_until_it_lives(serve, tmp_path):
+def test_a_worker_whose_model_is_replaced_is_left_out_until_it_is_back(serve, tmp_path):
     model = write_identity(tmp_path / "a.onnx")
     members = {"a": {"model": str(model), "batch_size": 8}, "b": fake(2)}
     config = configuration(members, ensemble={"quorum": 1}, on=2, where={"a": 0, "b": 1})
@@ -432,12 +433,14 @@ def test_a_worker_that_dies_at_every_start_is_left_out_until_it_lives(serve, tmp
     x = np.array([[5.0, 7.0]], np.float32)
     np.testing.assert_array_equal(server.predict("all", x).values, x + 1)
     away = model.rename(tmp_path / "away.onnx")
+    write_linear(model, np.eye(2))
     server.kill("worker cpu:0")
 
     def state(name):
         return server.client.get(f"/v2/models/{name}/ready").status_code
 
     wait_for(lambda: state("a") == 503, "the worker to be given up", deadline_s=60)
+    assert "a.onnx is not what it was when the server started" in server.stderr
     assert server.is_ready()
     assert (state("all"), state("b")) == (200, 200)
     answer = server.predict("all", x)

@@ -6,13 +6,16 @@ and bytes flow out.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+
+import msgspec
 
 from workers.backends.onnx_file import OnnxFileError, external_files
 from workers.runtime.python_files import module_file, sources
-from workers.runtime.spec import ModelSource, PythonSource
+from workers.runtime.spec import FileStamp, ModelSource, PythonSource
 
-__all__ = ["model_files", "runtimes", "source_bytes"]
+__all__ = ["changed_file", "model_files", "runtimes", "source_bytes", "stamped"]
 
 
 def model_files(source: ModelSource) -> list[Path]:
@@ -27,6 +30,31 @@ def model_files(source: ModelSource) -> list[Path]:
     if source.python is not None and source.python.directory:
         files += _python_files(source.python)
     return files
+
+
+def stamped(source: ModelSource) -> ModelSource:
+    """Return a source with the stamps of its files; without, if one can't be read."""
+    with contextlib.suppress(OSError):
+        stamps = [_stamp(path) for path in model_files(source)]
+        return msgspec.structs.replace(source, stamps=tuple(stamps))
+    return source
+
+
+def changed_file(source: ModelSource) -> str:
+    """Return the path of a file that is not as it was stamped, empty if there is none."""
+    for stamp in source.stamps:
+        try:
+            found = _stamp(Path(stamp.path))
+        except OSError:
+            return stamp.path
+        if found != stamp:
+            return stamp.path
+    return ""
+
+
+def _stamp(path: Path) -> FileStamp:
+    status = path.stat()
+    return FileStamp(str(path), status.st_size, status.st_mtime_ns)
 
 
 def runtimes(source: ModelSource) -> tuple[str, ...]:

@@ -145,7 +145,7 @@ def _cache_file(source: ModelSource) -> Path:
     key = msgspec.json.encode(
         [
             _REVISION,
-            msgspec.structs.replace(source, member=""),
+            msgspec.structs.replace(source, member="", stamps=()),
             [(name, stat.st_mtime_ns, stat.st_size) for name, stat in files],
             [installed_version(distribution) for distribution in runtimes(source)],
         ]

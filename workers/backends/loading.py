@@ -6,6 +6,7 @@ Runs in workers, in the combiner for meta-models, and in the children of inspect
 from __future__ import annotations
 
 from workers.backends.base import Model, one_line, refusal
+from workers.backends.files import changed_file
 from workers.backends.joined import JoinedModel, separate
 from workers.runtime.spec import DeviceSpec, ModelSource
 
@@ -16,11 +17,14 @@ def load(source: ModelSource, device: DeviceSpec) -> Model:
     """Load a model on a device with the backend of its source.
 
     Raises:
-        ModelError: if the file is missing, damaged, unsafe or not a servable model, or if the
-            backend's runtime is not installed or can't use the device.
+        ModelError: if the file is missing, damaged, unsafe or not a servable model, or has changed
+            since it was stamped, or if the backend's runtime is not installed or can't use the
+            device.
     """
     if source.spreads:
         return JoinedModel(load(separate(source), device), source)
+    if changed := changed_file(source):
+        raise refusal(source, f"{changed} is not what it was when the server started: restart it")
     try:
         match source.backend:
             case "onnx":

@@ -197,6 +197,14 @@ class PythonSource(msgspec.Struct, frozen=True):
     packages: tuple[str, ...] = ()
 
 
+class FileStamp(msgspec.Struct, frozen=True):
+    """A file of a model as it was when the server read it first."""
+
+    path: str
+    nbytes: int
+    mtime_ns: int
+
+
 class ModelSource(msgspec.Struct, frozen=True):
     """Everything a backend needs to load a member's model.
 
@@ -211,6 +219,7 @@ class ModelSource(msgspec.Struct, frozen=True):
         limits: the largest sizes of inputs with variable dimensions or BYTES.
         spreads: outputs that are joined to another one in a new last axis, by that one's name: the
             variances beside the means.
+        stamps: of its files; one that has changed since is not loaded.
     """
 
     member: str
@@ -223,6 +232,7 @@ class ModelSource(msgspec.Struct, frozen=True):
     limits: tuple[InputLimit, ...] = ()
     python: PythonSource | None = None
     spreads: dict[str, str] = {}
+    stamps: tuple[FileStamp, ...] = ()
 
     @property
     def origin(self) -> str:

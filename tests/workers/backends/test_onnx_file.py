@@ -23,7 +23,8 @@ def test_they_count_as_the_model_s_weights(tmp_path):
     path = write_external_onnx(tmp_path / "m.onnx", NAMES)
     model = backends.load(onnx_source(path), CPU)
     assert model.signature.parameter_bytes == path.stat().st_size + 16 * len(NAMES)
-    np.testing.assert_array_equal(model.predict([np.zeros((2, 4), np.float32)]), np.full((2, 4), 3))
+    (output,) = model.predict([np.zeros((2, 4), np.float32)])
+    np.testing.assert_array_equal(output, np.full((2, 4), 3))
 
 
 def test_a_model_with_its_weights_inside_has_none(tmp_path):
