@@ -227,6 +227,34 @@ def predict(
         )
 
 
+@app.command("import")
+def import_model(
+    path: Annotated[
+        str, typer.Argument(metavar="PATH", help="Model file or directory, or FILE.py:CLASS.")
+    ],
+    *,
+    config: Annotated[
+        Path | None, _file("Configuration to add the member to, instead of printing its entry.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the member [the file's].")] = None,
+    output_name: Annotated[
+        str | None, typer.Option(help="Which of the model's outputs to use.")
+    ] = None,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option("--trust-pickle", help="Open a pickle, which can run any code."),
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Tell what a model is and takes, and write its entry in a configuration's members."""
+    with errors_as_lines(debug):
+        import server.cli.import_model  # noqa: PLC0415
+
+        server.cli.import_model.import_model(
+            path, config=config, name=name, output_name=output_name, trust_pickle=trust_pickle
+        )
+
+
 @app.command()
 def profile(
     config: ConfigPath,
