@@ -8,8 +8,10 @@ before the output is returned. Pickled checkpoints are refused, see `workers.bac
 from __future__ import annotations
 
 import dataclasses
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +164,34 @@ def _open_file(source: ModelSource, device: torch.device) -> tuple[tuple[TensorS
         return (_open_exported if kind == "exported" else _open_script)(source, device)
 
 
+class _LoggedError(logging.Handler):
+    """Keeps the last error that `torch.export` logs, instead of raising it, when it can't load."""
+
+    error: BaseException | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called with every record of its logger."""
+        if record.exc_info:
+            self.error = record.exc_info[1]
+
+    @contextmanager
+    def listen(self) -> Iterator[None]:
+        """Handle what is logged within."""
+        logger = logging.getLogger(torch.export.__name__)
+        logger.addHandler(self)
+        try:
+            yield
+        finally:
+            logger.removeHandler(self)
+
+
 def _open_exported(
     source: ModelSource, device: torch.device
 ) -> tuple[tuple[TensorSpec, ...], Forward]:
     """Load an exported program, which describes its inputs itself."""
+    logged = _LoggedError()
     try:
-        with forced_weights_only(), Path(source.path).open("rb") as file:
+        with forced_weights_only(), logged.listen(), Path(source.path).open("rb") as file:
             program = torch.export.load(file)
         if device.type == "cuda":
             # Unlike `module.to`, this also moves constants that the graph itself creates.
@@ -177,7 +201,8 @@ def _open_exported(
         # The guards are code generated from strings in the file, for checks that we do anyway.
         module = program.module(check_guards=False)
     except Exception as failure:
-        raise refusal(source, f"torch can't load it: {one_line(failure)}") from failure
+        reason = one_line(logged.error or failure)
+        raise refusal(source, f"torch can't load it: {reason}") from failure
     values = {
         node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"
     }

@@ -264,3 +264,19 @@ def test_bf16_can_be_declared_for_torchscript(tmp_path: Path) -> None:
     model = backends.load(torch_source(path, declared=declared), CPU)
     bits = np.array([[0x3F80, 0xC000]], np.uint16)
     np.testing.assert_array_equal(model.predict([bits])[0], [[1.0, 0.0]])
+
+
+def test_the_error_that_torch_only_logs_is_the_reason(tmp_path: Path) -> None:
+    path = export(tmp_path / "m.pt2", Affine())
+
+    def age(name: str, data: bytes) -> bytes:
+        if not name.endswith("models/model.json"):
+            return data
+        program = json.loads(data)
+        program["schema_version"]["major"] = 999
+        return json.dumps(program).encode()
+
+    rewrite(path, age)
+    message = refusal(torch_source(path))
+    assert "version SchemaVersion(major=999" in message
+    assert "warnings above" not in message
