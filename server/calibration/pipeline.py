@@ -170,12 +170,18 @@ def _short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _caveats(config: Config, target: CalibrationTarget, y: ClassIndices) -> Iterator[str]:
-    """Classes that no row has, and other ensembles that the new temperatures change."""
+    """What the figures do not say, and other ensembles that the new temperatures change."""
     if missing := sorted(set(range(target.number_of_classes)) - set(y.tolist())):
         labels = target.classes.labels
         named = ", ".join(labels[i] if labels else str(i) for i in missing[:_MAX_NAMED])
         more = f" and {len(missing) - _MAX_NAMED} more" if len(missing) > _MAX_NAMED else ""
         yield f"no row is of class {named}{more}: the figures say nothing about it"
+    augmented = [member.name for member in target.members if member.config.augment is not None]
+    if augmented:
+        yield (
+            f"{', '.join(augmented)} augment: their temperatures are fitted to what the variants "
+            "give together, but apply to each: evaluate once more with the new ones"
+        )
     own = {member.name for member in target.members}
     others = [
         name

@@ -13,6 +13,7 @@ from server.config import Config
 from server.config.augmentation import is_function, variants
 from server.errors import ConfigError
 from server.members.inspect import InspectedMember
+from server.members.outputs import MemberOutput
 from workers.runtime.python_files import python_file
 from workers.runtime.spec import AugmentationSpec, TensorSpec, Variant
 from workers.worker.augmentation import AugmentationTrial, try_augmentations
@@ -79,14 +80,23 @@ def augmentation_problems(member: InspectedMember) -> Iterator[str]:
     for output in member.outputs:
         if output.config.kind not in _KINDS:
             yield f"{key}: an output of kind {output.config.kind} can't be combined over variants"
-        elif moves and len(output.prediction.shape) > 1:
-            yield (
-                f"{key}: what is moved or mirrored has its output {output.name!r} "
-                f"{list(output.prediction.shape)} moved, too: only identity and functions fit it"
-            )
+        elif len(output.prediction.shape) > 1:
+            yield from _map_problems(key, output, moves)
     rule, output = member.config.augment_rule, member.output
     if rule in {"vote", "geometric_mean"} and not output.gives_classes:
         yield f"members.{member.name}.augment_rule: {rule} needs a probability per class"
+
+
+def _map_problems(key: str, output: MemberOutput, moves: Sequence[object]) -> Iterator[str]:
+    """An output that shows where something is moves with its input; mirrored maps are known."""
+    is_known = output.class_axis < -1
+    if [one for one in moves if not (one == "hflip" and is_known)]:
+        more = ", hflip" if is_known else ""
+        yield (
+            f"{key}: the output {output.name!r} {list(output.prediction.shape)} moves with what is "
+            f"moved: only identity{more} and functions fit it"
+            + ("" if is_known else " (and hflip, for maps of classes with class_axis)")
+        )
 
 
 def _calls(augment: Sequence[object]) -> bool:
@@ -116,6 +126,8 @@ def try_functions(config: Config, members: Sequence[InspectedMember]) -> None:
         ConfigError: if one can't be imported, fails, or returns something else than such rows.
     """
     chosen = [member for member in members if _calls(member.config.augment or ())]
+    if problems := [line for member in chosen for line in augmentation_problems(member)]:
+        raise ConfigError(problems)
     found = try_augmentations([_trial(config, member) for member in chosen])
     if problems := [
         f"members.{member.name}.augment: {problem}"

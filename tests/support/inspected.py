@@ -37,7 +37,7 @@ def renaming(name, inputs, names):
     return InspectedMember(name, config, ModelSource(name, "onnx"), signature)
 
 
-def meaning(name, what, output=Y, labels=(), **section):
+def meaning(name, what, output=Y, labels=(), *, takes=X, **section):
     config = Config.model_validate(
         {"members": {name: {"model": {"recipe": "any"}, "output": what, **section}}}
     ).members[name]
@@ -45,7 +45,7 @@ def meaning(name, what, output=Y, labels=(), **section):
         name,
         config,
         ModelSource(name, "onnx"),
-        ModelSignature(X, (output,), 0),
+        ModelSignature(takes, (output,), 0),
         {output.name: labels},
     )
 

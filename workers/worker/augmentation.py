@@ -26,7 +26,7 @@ from workers.rules.catalogue import RULES
 from workers.runtime.child_main import flush_c
 from workers.runtime.child_process import ChildError, run_child
 from workers.runtime.importing import ImportFailed, describe_failure, import_object
-from workers.runtime.spec import AugmentationSpec, TensorSpec, Variant
+from workers.runtime.spec import AugmentationSpec, OutputSpec, TensorSpec, Variant
 
 __all__ = [
     "AugmentationTrial",
@@ -133,8 +133,10 @@ def augments_of(spec: AugmentationSpec, is_image: Sequence[bool]) -> list[Callab
     return augments
 
 
-def combiner(spec: AugmentationSpec, dtype: np.dtype[Any]) -> Callable[[Array], Array]:
-    """Return the function from predictions [variants * n, ...] to combined ones [n, ...].
+def combiner(
+    spec: AugmentationSpec, output: OutputSpec, dtype: np.dtype[Any]
+) -> Callable[[Array], Array]:
+    """Return the function from an output's predictions [variants * n, ...] to combined [n, ...].
 
     These are of a `dtype`, and NaN where the prediction of any variant is. What has another number
     of rows is returned as it is.
@@ -142,7 +144,7 @@ def combiner(spec: AugmentationSpec, dtype: np.dtype[Any]) -> Callable[[Array], 
     rule, weights = RULES[spec.rule], np.ones(len(spec.variants))
 
     def combine(predictions: Array) -> Array:
-        stacked = _stack(spec, predictions)
+        stacked = _stack(spec, output, predictions)
         if stacked is None:
             return predictions
         stacked = stacked.astype(dtype, copy=False)
@@ -156,14 +158,14 @@ def combiner(spec: AugmentationSpec, dtype: np.dtype[Any]) -> Callable[[Array], 
     return combine
 
 
-def variance_of(spec: AugmentationSpec) -> Callable[[Array], Array]:
-    """Return the function from predictions [variants * n, ...] to their variance, FP32 [n].
+def variance_of(spec: AugmentationSpec, output: OutputSpec) -> Callable[[Array], Array]:
+    """Return the function from an output's predictions [variants * n, ...] to a variance, FP32 [n].
 
     It is over the variants, averaged over the outputs, as the score `variance` over members.
     """
 
     def variance(predictions: Array) -> Array:
-        stacked = _stack(spec, predictions)
+        stacked = _stack(spec, output, predictions)
         if stacked is None:
             return predictions
         spread = stacked.astype(np.float64).var(axis=0)
@@ -172,12 +174,21 @@ def variance_of(spec: AugmentationSpec) -> Callable[[Array], Array]:
     return variance
 
 
-def _stack(spec: AugmentationSpec, predictions: Array) -> Array | None:
-    """Predictions as [variants, n, ...], None if they are not as many."""
+def _stack(spec: AugmentationSpec, output: OutputSpec, predictions: Array) -> Array | None:
+    """Predictions as [variants, n, ...], None if they are not as many.
+
+    Maps of classes, [classes, height, width], of what is mirrored are mirrored back.
+    """
     variants = len(spec.variants)
     if len(predictions) % variants:
         return None
-    return predictions.reshape(variants, len(predictions) // variants, *predictions.shape[1:])
+    shape = variants, len(predictions) // variants, *predictions.shape[1:]
+    stacked = predictions.reshape(shape)
+    flipped = [position for position, one in enumerate(spec.variants) if one.flip]
+    if flipped and output.class_axis != -1:
+        stacked = stacked.copy()
+        stacked[flipped] = np.flip(stacked[flipped], -1)
+    return stacked
 
 
 # -- trials ------------------------------------------------------------------------------------

@@ -223,8 +223,11 @@ def _outputs(spec: InstanceSpec, arena: Arena) -> list[ModelOutput]:
     if spec.augmentation is not None:
         from workers.worker.augmentation import combiner, variance_of  # noqa: PLC0415
 
-        merges = [*(combiner(spec.augmentation, area.dtype) for area in areas)]
-        merges.append(variance_of(spec.augmentation))
+        merges = [
+            combiner(spec.augmentation, output, area.dtype)
+            for output, area in zip(specs, areas, strict=True)
+        ]
+        merges.append(variance_of(spec.augmentation, specs[0]))
         areas.append(arena.predictions[spec.augmentation.variance_area])
         specs, tensors = [*specs, specs[0]], [*tensors, tensors[0]]
     return [

@@ -75,15 +75,26 @@ def test_predictions_of_variants_become_one(rule):
     }[rule]
     if rule == "geometric_mean":
         wanted /= wanted.sum(axis=-1, keepdims=True)
-    combine = combiner(spec, np.dtype(np.float32))
+    combine = combiner(spec, OutputSpec(0, "probabilities"), np.dtype(np.float32))
     combined = combine(p.reshape(15, 4))
     assert combined.dtype == np.float32
     np.testing.assert_allclose(combined, wanted, rtol=1e-5)
-    variance = variance_of(spec)(p.reshape(15, 4))
+    variance = variance_of(spec, OutputSpec(0, "probabilities"))(p.reshape(15, 4))
     np.testing.assert_allclose(variance, p.var(axis=0).mean(axis=-1), rtol=1e-5)
     p[1, 3, 2] = np.nan
     assert np.isnan(combine(p.reshape(15, 4))).any(axis=1).tolist() == [0, 0, 0, 1, 0]
     assert combine(p.reshape(15, 4)[:14]).shape == (14, 4), "the model's fault, found elsewhere"
+
+
+def test_maps_of_what_is_mirrored_are_mirrored_back():
+    spec = AugmentationSpec((Variant(), Variant(flip=True)))
+    maps = RANDOM.random((4, 3, 2, 5)).astype(np.float32)
+    output = OutputSpec(0, "probabilities", class_axis=-3)
+    both = np.stack([maps[:2], maps[2:, :, :, ::-1]])
+    combined = combiner(spec, output, maps.dtype)(maps)
+    np.testing.assert_allclose(combined, both.mean(axis=0), rtol=1e-6)
+    variance = variance_of(spec, output)(maps)
+    np.testing.assert_allclose(variance, both.var(axis=0).mean(axis=(1, 2, 3)), rtol=1e-5)
 
 
 class Sum:
