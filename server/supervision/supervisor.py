@@ -33,6 +33,7 @@ from server.inference.spec import (
 )
 from server.supervision.child import Child
 from server.supervision.config_reloader import ConfigReloader
+from server.supervision.memory_watch import MemoryWatch
 from server.supervision.model_watch import ModelWatch
 from server.supervision.systemd import SystemdNotifier
 from workers.combiner.rule_guard import RuleCrashes
@@ -51,6 +52,7 @@ _MAX_FAILED_STARTS = 5
 _WATCH_INTERVAL_S = 0.2
 _HEARTBEAT_TIMEOUT_S = 5.0
 _MODEL_WATCH_INTERVAL_S = 10.0
+_MEMORY_INTERVAL_S = 0.5
 _STOP_TIMEOUT_S = 5.0
 _ENVIRONMENT = {
     # GPUs are numbered by PCI bus, as NVML numbers them.
@@ -119,7 +121,7 @@ class Supervisor:
         if self._reloader.is_due:
             self._reload_requested.set()
         runs = [asyncio.create_task(self._run_child(child)) for child in self._children]
-        loops = (self._kill_hung(), self._reload(), self._watch_models())
+        loops = (self._kill_hung(), self._kill_leaking(), self._reload(), self._watch_models())
         background = [asyncio.create_task(one) for one in loops]
         try:
             all_up = asyncio.gather(*(child.up.wait() for child in self._children))
@@ -287,6 +289,24 @@ class Supervisor:
             await asyncio.sleep(_MODEL_WATCH_INTERVAL_S)
             for line in await asyncio.to_thread(watch.complaints):
                 _log.error("%s", line)
+
+    async def _kill_leaking(self) -> None:
+        """Kill workers that leak, which are then restarted."""
+        watch = MemoryWatch(spec.device for spec in self._worker_specs.values())
+        while True:
+            await asyncio.sleep(_MEMORY_INTERVAL_S)
+            up = {
+                one.device: one.process.pid
+                for one in self._workers
+                if one.alive and one.process is not None and self._memory.board(one.name).has_begun
+            }
+            if (found := watch.find_leaking(up)) is not None:
+                device, taken, budget = found
+                _log.error(
+                    "worker %s takes %d MiB of memory, its devices have %d MiB: killing it",
+                    *(device, taken >> 20, budget >> 20),
+                )
+                next(one for one in self._workers if one.device == device).kill()
 
     async def _reload(self) -> None:
         """Reload the configuration on request: in the front-end, and in the specs of later ones."""

@@ -105,6 +105,8 @@ class PythonModel(Model):
         arrays = {name: np.array(one) for name, one in zip(self._names, inputs, strict=True)}
         try:
             result = self._call(**arrays)
+            if result is None:
+                raise TypeError("predict returned None, not an array")
             found = result if isinstance(result, Mapping) else {"output": result}
             names = choose([str(name) for name in found])
             if missing := [name for name in names if name not in found]:

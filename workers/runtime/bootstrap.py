@@ -95,6 +95,8 @@ def run_role(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     commands = os.fdopen(os.dup(0), "rb", buffering=0)
+    with open(os.devnull, "rb") as nothing:  # what a model reads from stdin, or its programs
+        os.dup2(nothing.fileno(), 0)
     status_fd, log_fd = map(int, sys.argv[1:3])
     status = StatusChannel(os.fdopen(status_fd, "wb"))
     spec = msgspec.json.decode(_first_line(commands), type=spec_type)

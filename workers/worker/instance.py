@@ -189,6 +189,9 @@ class Instance:
         ]
 
     def _random_inputs(self, batch: int) -> list[Array]:
+        """Return plausible rows: the model's own example if it has one, else zeros and noise."""
+        if self._model.example is not None:
+            return [np.repeat(one, batch, axis=0) for one in self._model.example]
         generator = np.random.default_rng(0)
         return [one.random(batch, generator) for one in self._inputs]
 

@@ -228,7 +228,7 @@ def test_other_classes_get_the_path_of_their_weights(tmp_path):
         ),
         (
             "class Model:\n  def predict(self, x): return None",
-            "TypeError: predict returned NoneType, not",
+            "TypeError: predict returned None, not",
         ),
         ("class Model:\n  def predict(self, x): return x[:1]", "its first dimension must be 2"),
         ("class Model:\n  def predict(self, x): return x / 0", "is NaN for an input of zeros"),
@@ -287,7 +287,7 @@ def load_switching(tmp_path: Path) -> backends.Model:
     ("kind", "reason"),
     [
         (1, r"^ValueError: bad row \(mine\d\.py, line \d\)$"),
-        (2, "predict returned NoneType, not an array"),
+        (2, "predict returned None, not an array"),
         (3, "predict returned <U32, not an array of numbers"),
         (4, "LookupError: predict returned other, not output"),
         (6, "predict returned complex128"),

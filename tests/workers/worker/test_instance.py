@@ -6,6 +6,7 @@ import pytest
 from arenas import arena_spec, claim, ensemble, mapped, open_arena, vector
 
 import workers.worker.instance
+from workers.backends import Model
 from workers.runtime.spec import (
     Binding,
     BlockSpec,
@@ -24,7 +25,7 @@ SPEC = arena_spec()
 MEMBER = 1
 
 
-class Stub:
+class Stub(Model):
     """A model that answers [2 x, -x] for the first input's first element; a row may be poison."""
 
     def __init__(self):
