@@ -221,6 +221,9 @@ class Connection(asyncio.BufferedProtocol):
         self._is_in_head = False
         call: _Call | None = self._fast.receive(self, head)
         if call is None:
+            if (problem := head.problem()) is not None:
+                self._refuse(*problem)
+                raise HttpParserError(problem[1])
             call = AsgiCall(head, self, is_infer=self._fast.is_infer(head))
         self._incoming = call
         if self._current is None and not self._is_held_up:

@@ -41,7 +41,7 @@ __all__ = [
 HEADER_LENGTH_NAME = HEADER_LENGTH.lower().encode()
 #: Headers of requests that are left to the application.
 _UNUSUAL = {b"transfer-encoding", b"content-encoding", b"expect"}
-_SINGLE = {b"content-length", HEADER_LENGTH_NAME, b"authorization", REQUEST_ID}
+_SINGLE = {b"content-length", HEADER_LENGTH_NAME, b"authorization", REQUEST_ID, b"host"}
 
 _PLANS = 512  # of a generation
 _MAX_PLAN_HEADER_BYTES = 4096
@@ -165,6 +165,8 @@ def read_infer_head(head: RequestHead, path: InferPath) -> InferHead | None:
         if name in _UNUSUAL or (name in _SINGLE and name in found):
             return None
         found[name] = value
+    if b"host" not in found:
+        return None
     length, header_length = found.get(b"content-length", b""), found.get(HEADER_LENGTH_NAME, b"")
     if not (is_length(length) and is_length(header_length)) or int(header_length) > int(length):
         return None

@@ -40,6 +40,17 @@ class RequestHead:
         self.path: str = unquote(path) if "%" in path else path
         self.query: bytes = parsed.query or b""
 
+    def problem(self) -> tuple[int, str] | None:
+        """The status and the reason of a refusal, None for what HTTP allows and is supported."""
+        hosts = [name for name, _ in self.headers].count(b"host")
+        if hosts > 1 or (hosts == 0 and self.http_version == "1.1"):
+            return 400, f"the request has {hosts} Host headers, it needs one"
+        for name, value in self.headers:
+            if name == b"transfer-encoding" and value.lower() != b"chunked":
+                coding = value.decode("latin-1")
+                return 501, f"Transfer-Encoding {coding!r} is not supported, only chunked is"
+        return None
+
     @property
     def size_bytes(self) -> int:
         """About how many bytes it takes on the wire."""

@@ -218,6 +218,45 @@ def test_lengths_that_contradict_each_other_are_refused(server, twice):
     assert set(json.loads(content)) == {"error"}
 
 
+@pytest.mark.parametrize(
+    ("lines", "status", "complaint"),
+    [
+        ("Host: a\r\nTransfer-Encoding: gzip", 501, "'gzip' is not supported, only chunked is"),
+        ("Host: a\r\nTransfer-Encoding: gzip, chunked", 501, "'gzip, chunked' is not supported"),
+        ("Host: a\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked", 501, "'gzip'"),
+        ("Host: a\r\nTransfer-Encoding: identity", 501, "'identity'"),
+        ("Host: a\r\nTransfer-Encoding: chunked, gzip", 400, "Transfer-Encoding"),
+        ("Content-Length: 0", 400, "the request has 0 Host headers, it needs one"),
+        ("Host: a\r\nHost: a\r\nContent-Length: 0", 400, "the request has 2 Host headers"),
+    ],
+)
+@pytest.mark.parametrize("path", [INFER, "/v2/repository/index"])
+def test_heads_that_http_forbids_or_nobody_reads(server, path, lines, status, complaint):
+    status_line, content = exchange(server, f"POST {path} HTTP/1.1\r\n{lines}\r\n\r\n".encode())
+    assert f" {status} " in status_line
+    assert complaint in json.loads(content)["error"]
+
+
+@pytest.mark.parametrize("hosts", ["", "Host: a\r\nHost: b\r\n"])
+def test_a_binary_request_needs_one_host_also_if_it_is_known(server, hosts):
+    tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32"}
+    tensor["parameters"] = {"binary_data_size": 8}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    lines = f"Inference-Header-Content-Length: {len(header)}\r\n"
+    known = head(len(header) + 8, extra=lines)
+    for data, status in (
+        (known, 200),
+        (known, 200),
+        (known.replace(b"Host: t\r\n", hosts.encode()), 400),
+    ):
+        assert f" {status} " in exchange(server, data + header + bytes(8))[0]
+
+
+def test_http_1_0_needs_no_host(server):
+    status, _ = exchange(server, b"GET /v2/health/live HTTP/1.0\r\n\r\n")
+    assert " 200 " in status
+
+
 def test_a_body_over_the_limit(server):
     status, content = exchange(server, head(LIMIT + 1))
     assert " 413 " in status

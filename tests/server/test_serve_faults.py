@@ -423,7 +423,7 @@ def test_a_full_arena_refuses_and_answers_what_it_accepted(serve, waiting):
 # -- a worker that is down ---------------------------------------------------------------------
 
 
-def test_a_worker_whose_model_is_replaced_is_left_out_until_it_is_back(serve, tmp_path):
+def test_a_worker_that_dies_at_every_start_is_left_out_until_it_lives(serve, tmp_path):
     model = write_identity(tmp_path / "a.onnx")
     members = {"a": {"model": str(model), "batch_size": 8}, "b": fake(2)}
     config = configuration(members, ensemble={"quorum": 1}, on=2, where={"a": 0, "b": 1})

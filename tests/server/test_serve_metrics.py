@@ -171,7 +171,9 @@ def test_what_waits_is_seen_and_gone_afterwards(server):
 def gone_in_the_middle(server):
     """A client that goes before its request is complete."""
     with socket.create_connection((server.host, server.port)) as client:
-        client.sendall(b"POST /v2/models/slow/infer HTTP/1.1\r\nContent-Length: 100\r\n\r\n{")
+        client.sendall(
+            b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: t\r\nContent-Length: 100\r\n\r\n{"
+        )
         yield
 
 
@@ -181,7 +183,9 @@ def gone_while_it_waits(server):
     x = np.zeros((100, 2), np.float32)
     tensor = {"name": "x", "shape": x.shape, "datatype": "FP32", "data": x.ravel().tolist()}
     body = json.dumps({"inputs": [tensor]}).encode()
-    head = b"POST /v2/models/slow/infer HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+    head = b"POST /v2/models/slow/infer HTTP/1.1\r\nHost: t\r\nContent-Length: %d\r\n\r\n" % len(
+        body
+    )
     with socket.create_connection((server.host, server.port)) as client:
         client.sendall(head + body)
         yield

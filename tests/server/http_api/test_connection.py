@@ -15,7 +15,7 @@ from server.inference.spec import ClientLimits
 from server.inference.unread_responses import UnreadResponses
 
 LIMITS = ClientLimits(header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000)
-HEAD = b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\n"
+HEAD = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 3\r\n\r\n"
 REQUEST = HEAD + b"abc"
 
 
@@ -263,7 +263,9 @@ def test_a_body_with_a_wish_for_another_protocol_is_a_body_and_no_request(framed
 
 def test_a_request_without_a_body_that_asks_for_another_protocol_is_answered_in_this_one():
     async def test(scene, connection, wire):
-        connection.data_received((b"GET / HTTP/1.1\r\n" + _UPGRADE + b"\r\n") * 2000 + REQUEST)
+        connection.data_received(
+            (b"GET / HTTP/1.1\r\nHost: t\r\n" + _UPGRADE + b"\r\n") * 2000 + REQUEST
+        )
         for _ in range(2001):
             await scene.turn()
         assert wire.sent.count(b"HTTP/1.1 200 ") == 2001
@@ -286,7 +288,7 @@ def test_a_tunnel_is_refused():
     "damaged",
     [
         b"nonsense\r\n\r\n",
-        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+        b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
         HEAD[:-2] + b"X: " + b"x" * 2000 + b"\r\n\r\n",
     ],
     ids=["head", "body", "large"],
@@ -320,7 +322,9 @@ def test_damage_behind_an_answer_that_its_client_does_not_take_ends_the_connecti
 
         wire.writelines = write_and_fill
         scene.may_answer.clear()
-        connection.data_received(REQUEST + b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.data_received(
+            REQUEST + b"POST / HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
         await scene.turn()
         scene.may_answer.set()
         await scene.turn()

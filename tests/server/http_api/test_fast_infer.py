@@ -54,6 +54,7 @@ def request_of(payload, *, path=PATH, headers=(), binary=True):
     header = json.dumps(document).encode()
     lines = [
         f"POST {path} HTTP/1.1",
+        "Host: t",
         f"Content-Length: {len(header) + len(payload)}",
         f"Inference-Header-Content-Length: {len(header)}",
         *headers,
