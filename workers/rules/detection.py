@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 __all__ = [
     "Candidates",
-    "Confidence",
     "DetectionOptions",
+    "FusedScore",
     "combine_boxes",
     "find_candidates",
     "fuse",
@@ -35,7 +35,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 #: How the score of a fused box follows from those of its boxes.
-Confidence = Literal["average", "maximum", "box_and_model_average", "absent_model_aware_average"]
+FusedScore = Literal["average", "maximum", "box_and_model_average", "absent_model_aware_average"]
 
 
 class DetectionOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,20 +44,20 @@ class DetectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         iou: two boxes are of one object if their intersection over union is above this.
         skip: boxes with a lower score are left out from the beginning.
-        confidence: of a fused box.
+        score: of a fused box.
         decay: how `suppress_softly` lowers the scores of boxes that overlap a better one.
         sigma: of the gaussian decay.
         keep: boxes whose lowered score is not above this are left out at the end.
-        is_normalized: whether coordinates are parts of the image, and cut to 0 ... 1.
+        coordinates: in any unit, or parts of the image, which are cut to 0 ... 1.
     """
 
     iou: float = 0.55
     skip: float = 0.0
-    confidence: Confidence = "average"
+    score: FusedScore = "average"
     decay: Literal["gaussian", "linear"] = "gaussian"
     sigma: float = 0.5
     keep: float = 0.001
-    is_normalized: bool = False
+    coordinates: Literal["pixels", "normalized"] = "pixels"
 
 
 class Candidates(NamedTuple):
@@ -113,7 +113,7 @@ def find_candidates(members: Sequence[tuple[Array, ...]], options: DetectionOpti
     """Return the boxes of one row: [n, 4] with [n] scores and [n] classes of each member."""
     boxes, scores, classes = map(np.concatenate, zip(*members, strict=True))
     corners = boxes.astype(np.float64)
-    if options.is_normalized:
+    if options.coordinates == "normalized":
         corners = corners.clip(0, 1)
     low, high = (
         np.minimum(corners[:, :2], corners[:, 2:]),
@@ -125,7 +125,7 @@ def find_candidates(members: Sequence[tuple[Array, ...]], options: DetectionOpti
         classes.astype(np.int64),
         np.repeat(np.arange(len(members)), [len(one) for one, *_ in members]),
     )
-    has_area = (high > low).all(axis=1)
+    has_area = ((high > low) & np.isfinite(high - low)).all(axis=1)
     is_there = (found.scores > 0) & (found.scores >= options.skip) & (found.classes >= 0)
     return _best_first(found.chosen(np.flatnonzero(has_area & is_there)))
 
@@ -135,7 +135,7 @@ def fuse(found: Candidates, weights: Array, options: DetectionOptions) -> Candid
 
     From the best box down, each joins the fused box with which its intersection over union is the
     largest and above the limit, or begins a new one. The score is the average of the boxes'
-    (`average`, or another `Confidence`), lowered in proportion to the members that did not find
+    (`average`, or another `FusedScore`), lowered in proportion to the members that did not find
     the object.
     """
     weighted = _best_first(found._replace(scores=found.scores * weights[found.members]))
@@ -183,62 +183,75 @@ def _joined(found: Candidates, parts: Iterator[Candidates]) -> Candidates:
     return _best_first(Candidates(*map(np.concatenate, zip(*results, strict=True))))
 
 
-def _overlaps(boxes: Array, one: Array) -> Array:
-    """The intersection over union of boxes [k, 4] with one box."""
-    sides = np.minimum(boxes[:, 2:], one[2:]) - np.maximum(boxes[:, :2], one[:2])
-    both = np.maximum(sides, 0).prod(axis=1)
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    shared: Array = both / (areas + (one[2:] - one[:2]).prod() - both)
+def _areas(boxes: Array) -> Array:
+    areas: Array = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return areas
+
+
+def _overlaps(boxes: Array, areas: Array, box: Array, area: Array) -> Array:
+    """The intersection over union of boxes [4, k] with one box, or with boxes [4, n, 1]."""
+    width = np.minimum(boxes[2], box[2]) - np.maximum(boxes[0], box[0])
+    height = np.minimum(boxes[3], box[3]) - np.maximum(boxes[1], box[1])
+    both = np.maximum(width, 0) * np.maximum(height, 0)
+    shared: Array = both / (areas + area - both)
     return shared
 
 
 def _suppress_class(found: Candidates, limit: float) -> Candidates:
-    left, kept = np.arange(len(found.scores)), []
+    sides, areas = found.boxes.T, _areas(found.boxes)
+    left, kept = np.arange(len(areas)), []
     while len(left):
-        kept.append(left[0])
-        overlaps = _overlaps(found.boxes[left[1:]], found.boxes[left[0]])
-        left = left[1:][overlaps <= limit]
+        best, left = left[0], left[1:]
+        kept.append(best)
+        near = _overlaps(sides[:, left], areas[left], sides[:, best], areas[best])
+        left = left[near <= limit]
     return found.chosen(np.array(kept))
 
 
 def _decay_class(found: Candidates, options: DetectionOptions) -> Candidates:
-    scores = found.scores.copy()
-    left = np.arange(len(scores))
-    while len(left):
-        best = left[scores[left].argmax()]
-        left = left[left != best]
-        overlaps = _overlaps(found.boxes[left], found.boxes[best])
-        if options.decay == "gaussian":
-            scores[left] *= np.exp(-(overlaps**2) / options.sigma)
-        else:
-            scores[left] *= np.where(overlaps > options.iou, 1 - overlaps, 1.0)
-    return found._replace(scores=scores).chosen(np.flatnonzero(scores > options.keep))
+    sides, areas = found.boxes.T, _areas(found.boxes)
+    overlaps = _overlaps(sides, areas, sides[:, :, np.newaxis], areas[:, np.newaxis])
+    if options.decay == "gaussian":
+        factors = np.exp(-(overlaps**2) / options.sigma)
+    else:
+        factors = np.where(overlaps > options.iou, 1 - overlaps, 1.0)
+    scores = np.zeros(len(found.scores))
+    left = found.scores.copy()
+    # Boxes at or below the limit never rise again, and lower only others there.
+    while left[best := int(left.argmax())] > options.keep:
+        scores[best], left[best] = left[best], 0
+        left *= factors[best]
+    return found._replace(scores=scores).chosen(np.flatnonzero(scores))
 
 
 def _fuse_class(found: Candidates, weights: Array, options: DetectionOptions) -> Candidates:
     size = len(found.scores)
-    fused, sums = np.empty((size, 4)), np.zeros(size)
+    fused, areas, sums = np.empty((4, size)), np.empty(size), np.zeros(size)
     clusters = np.empty(size, np.int64)
+    own_areas = _areas(found.boxes)
     count = 0
-    for i in range(size):
-        box, score = found.boxes[i], found.scores[i]
-        overlaps = _overlaps(fused[:count], box)
-        at = int(overlaps.argmax()) if count else 0
-        if not count or overlaps[at] <= options.iou:
-            at, count = count, count + 1
-            fused[at] = box
+    for i, score in enumerate(found.scores.tolist()):
+        box = found.boxes[i]
+        at, overlap = 0, 0.0
+        if count:
+            overlaps = _overlaps(fused[:, :count], areas[:count], box, own_areas[i])
+            at = int(overlaps.argmax())
+            overlap = overlaps[at]
+        if count and overlap > options.iou:
+            fused[:, at] += (box - fused[:, at]) * (score / (sums[at] + score))
         else:
-            fused[at] += (box - fused[at]) * (score / (sums[at] + score))
+            at, count = count, count + 1
+            fused[:, at] = box
+        areas[at] = (fused[2, at] - fused[0, at]) * (fused[3, at] - fused[1, at])
         sums[at] += score
         clusters[i] = at
-    scores = _fused_scores(found, clusters, count, weights, options.confidence)
-    return Candidates(
-        fused[:count], scores, found.classes[:count], np.full(count, -1, found.members.dtype)
-    )
+    scores = _fused_scores(found, clusters, count, weights, options.score)
+    nobody = np.full(count, -1, found.members.dtype)
+    return Candidates(fused[:, :count].T, scores, found.classes[:count], nobody)
 
 
 def _fused_scores(
-    found: Candidates, clusters: Array, count: int, weights: Array, confidence: Confidence
+    found: Candidates, clusters: Array, count: int, weights: Array, score: FusedScore
 ) -> Array:
     """The scores of fused boxes, from those of the boxes in each cluster."""
     sums = np.bincount(clusters, found.scores, count)
@@ -247,7 +260,7 @@ def _fused_scores(
     has_found = np.zeros((count, len(weights)), np.bool_)
     has_found[clusters, found.members] = True
     scores: Array
-    match confidence:
+    match score:
         case "average":
             scores = sums / sizes * np.minimum(sizes, len(weights)) / weights.sum()
         case "maximum":

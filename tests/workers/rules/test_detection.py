@@ -12,7 +12,7 @@ from workers.rules.detection import (
     suppress_softly,
 )
 
-CONFIDENCES = {
+SCORES = {
     "average": "avg",
     "maximum": "max",
     "box_and_model_average": "box_and_model_avg",
@@ -56,17 +56,17 @@ def reference():
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-@pytest.mark.parametrize("confidence", CONFIDENCES)
-def test_fusion_is_that_of_its_authors(reference, confidence, weights):
+@pytest.mark.parametrize("score", SCORES)
+def test_fusion_is_that_of_its_authors(reference, score, weights):
     for seed in range(20):
         given = detections(seed)
-        options = DetectionOptions(iou=0.5, skip=0.1, confidence=confidence, is_normalized=True)
+        options = DetectionOptions(iou=0.5, skip=0.1, score=score, coordinates="normalized")
         expected = reference.weighted_boxes_fusion(
             *given,
             weights=weights,
             iou_thr=0.5,
             skip_box_thr=np.float32(0.1),
-            conf_type=CONFIDENCES[confidence],
+            conf_type=SCORES[score],
         )
         assert_equal(fuse(candidates(*given, options), np.array(weights), options), *expected)
 
@@ -161,7 +161,9 @@ def test_boxes_of_different_classes_and_of_exactly_the_limit_stay():
 
 
 def test_corners_in_any_order_and_out_of_the_image():
-    boxes, *_ = combine(fuse, [member(((0.5, 1.2, -0.1, 0.1), 1, 0))], most=1, is_normalized=True)
+    boxes, *_ = combine(
+        fuse, [member(((0.5, 1.2, -0.1, 0.1), 1, 0))], most=1, coordinates="normalized"
+    )
     np.testing.assert_allclose(boxes[0, 0], (0, 0.1, 0.5, 1), rtol=1e-6)
 
 
