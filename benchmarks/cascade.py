@@ -104,6 +104,7 @@ def measure(
     """
     options = FitOptions(max_loss=max_loss, seed=seed)
     found = calibrate_ensemble(load_config(config), config, data, options, holdout=_HOLDOUT)
+    assert isinstance(found, Calibration), "digits are classes"
     cascade = found.evaluation.cascade
     if cascade is None:
         raise BenchmarkError("; ".join(found.notes))

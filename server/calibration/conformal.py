@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from server.calibration.metrics import Array, ClassIndices, Floats, Rows
 from server.inference.conformal import (
+    SET_METHODS,
     ConformalSpec,
     IntervalMethod,
     SetMethod,
+    TooFewRows,
     class_scores,
     interval,
     interval_scores,
@@ -26,12 +29,16 @@ from server.inference.conformal import (
 
 __all__ = [
     "SPLITS",
+    "ConformalOptions",
     "Coverage",
     "IntervalData",
+    "SetCalibration",
+    "calibrate_sets",
     "evaluate_intervals",
     "evaluate_sets",
     "fit_intervals",
     "fit_sets",
+    "measured_coverage",
     "tune_raps",
 ]
 
@@ -41,6 +48,18 @@ SPLITS = 20
 _MOST_SCORES = 1000
 #: As in the paper of raps.
 _PENALTIES = (0.001, 0.01, 0.1, 0.2, 0.5)
+
+
+@dataclass(frozen=True)
+class ConformalOptions:
+    """What is to be fitted, see `ensembled calibrate`; a `coverage` of None is the ensemble's own.
+
+    `output` is the file to write, None for none; `method` is for classes.
+    """
+
+    output: Path | None = None
+    method: SetMethod = "lac"
+    coverage: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +87,49 @@ class IntervalData:
     y: Floats
     bounds: Floats
     scale: Floats | None = None
+
+
+@dataclass(frozen=True)
+class SetCalibration:
+    """Prediction sets: an evaluation of each method, and what was fitted, by method."""
+
+    sets: list[Coverage]
+    specs: dict[SetMethod, ConformalSpec]
+    notes: list[str]
+
+
+def calibrate_sets(
+    answers: Array, y: ClassIndices, *, rows: tuple[Rows, Rows], coverage: float, seed: int
+) -> SetCalibration:
+    """Fit prediction sets by all methods to held-out rows, and evaluate them.
+
+    Args:
+        answers: of all rows, [rows, classes].
+        y: their classes, [rows].
+        rows: numbers of those that something was fitted to, which tune raps, and of the held-out.
+        coverage: that is evaluated.
+        seed: of the random halves.
+    """
+    tuning, held = rows
+    notes: list[str] = []
+    sums = answers.sum(axis=1)
+    methods = SET_METHODS if (answers >= 0).all() and np.allclose(sums, 1, atol=1e-3) else ("lac",)
+    if len(methods) == 1:
+        notes.append("the answers are no probabilities: prediction sets are by lac alone")
+    try:
+        penalty, free_rank = tune_raps(answers[tuning], y[tuning], coverage)
+    except TooFewRows:
+        methods, penalty, free_rank = tuple(one for one in methods if one != "raps"), 0.0, 0
+    specs = {
+        one: fit_sets(one, answers[held], y[held], penalty=penalty, free_rank=free_rank)
+        for one in methods
+    }
+    try:
+        sets = evaluate_sets(list(specs.values()), answers[held], y[held], coverage, seed)
+    except TooFewRows as error:
+        notes.append(f"no evaluation of prediction sets, with half of the held-out rows: {error}")
+        sets = []
+    return SetCalibration(sets, specs, notes)
 
 
 def fit_sets(
@@ -147,6 +209,13 @@ def evaluate_intervals(data: IntervalData, coverage: float, seed: int) -> Covera
         for held, limit in _splits(scores, coverage, seed)
     ]
     return _coverage(data.method, scores, [one.mean() for one in widths], coverage, seed)
+
+
+def measured_coverage(method: str, y: Floats, bounds: Floats, wanted: float) -> Coverage:
+    """Return the coverage of intervals [rows, elements, 2] that need no calibration rows."""
+    inside = (bounds[..., 0] <= y) & (y <= bounds[..., 1])
+    width = float(np.diff(bounds).mean())
+    return Coverage(method, wanted, float(inside.mean()), 0.0, width, 0, len(y))
 
 
 def _splits(scores: Floats, coverage: float, seed: int) -> Iterator[tuple[Rows, Floats]]:

@@ -6,17 +6,18 @@ server takes, and the classes as indices flow out. Nothing in the file is execut
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from server.calibration.metrics import Array, ClassIndices, Rows
+from server.calibration.metrics import Array, ClassIndices, Floats, Rows
 from server.errors import ConfigError
 from workers.runtime.spec import TensorSpec
 
-__all__ = ["Inputs", "read_classes", "read_inputs", "split_rows"]
+__all__ = ["Inputs", "read_classes", "read_inputs", "read_numbers", "split_rows"]
 
 #: A file with a single input may use this instead of the input's own name.
 _ANY_NAME = "x"
@@ -81,6 +82,31 @@ def read_classes(
             f"{where}[{row}] is {y[row]}, but the ensemble's classes are 0 to {classes - 1}"
         )
     return y.astype(np.int64)
+
+
+def read_numbers(option: str, path: Path, rows: int, shape: tuple[int, ...]) -> Floats:
+    """Return `y` of an .npz file, a number for each element of the answer, [rows, elements].
+
+    Where an answer is one number, its `y` may be [rows] or [rows, 1].
+
+    Raises:
+        ConfigError: if there is none, or it is of another shape, or not finite numbers.
+    """
+    where, held = f"{option} {path}: y", _read(f"{option} {path}", path)
+    if _CLASSES not in held:
+        raise ConfigError(f"{where}, the true numbers, is not there; it has {', '.join(held)}")
+    y, elements = held[_CLASSES], math.prod(shape)
+    wanted = {(rows, *shape), *([(rows,), (rows, 1)] if elements == 1 else [])}
+    if y.shape not in wanted:
+        raise ConfigError(f"{where} should be {[rows, *shape]}, not {list(y.shape)}")
+    if y.dtype.kind not in "iuf":
+        raise ConfigError(f"{where} should be numbers, not {y.dtype}")
+    if not np.isfinite(y).all():
+        row = int(np.argwhere(~np.isfinite(y))[0][0])
+        raise ConfigError(f"{where}[{row}] is not a finite number (NaN or infinite)")
+    if rows < _MIN_ROWS:
+        raise ConfigError(f"--data: {rows} rows are too few, give at least {_MIN_ROWS}")
+    return y.reshape(rows, elements).astype(np.float64)
 
 
 def split_rows(y: ClassIndices, holdout: float, seed: int) -> tuple[Rows, Rows]:

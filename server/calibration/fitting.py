@@ -24,7 +24,7 @@ from server.calibration.target import CalibrationTarget, EnsembleRule
 from server.calibration.temperature_scaling import fit_member, has_temperature, rescale
 from server.calibration.weights import Counts, fit_weights, select_members
 
-__all__ = ["Fit", "FitOptions", "fit", "yaml_fragment"]
+__all__ = ["Fit", "FitOptions", "conformal_fragment", "fit", "yaml_fragment"]
 
 Weighting = Literal["keep", "fitted", "selected"]
 
@@ -151,12 +151,25 @@ def _fit_cascade(
     return confidence
 
 
-def yaml_fragment(target: CalibrationTarget, fit: Fit, about: str) -> str:
-    """Return the keys that change, with their values; valid YAML, after a line about its origin."""
-    return "\n".join([f"# {about}", *_lines(target, fit)]) + "\n"
+def yaml_fragment(
+    target: CalibrationTarget, fit: Fit, about: str, more: Mapping[str, str | float] | None = None
+) -> str:
+    """Return the keys that change, with their values; valid YAML, after a line about its origin.
+
+    `more` are further keys of the ensemble, for what was written into a file.
+    """
+    return "\n".join([f"# {about}", *_lines(target, fit, more or {})]) + "\n"
 
 
-def _lines(target: CalibrationTarget, fit: Fit) -> Iterator[str]:
+def conformal_fragment(
+    target: CalibrationTarget, keys: Mapping[str, str | float], about: str
+) -> str:
+    """Return an ensemble's keys for what was written into a file."""
+    own = [f"    {key}: {_flow(value)}" for key, value in keys.items()]
+    return "\n".join([f"# {about}", "ensembles:", f"  {_flow(target.name)}:", *own]) + "\n"
+
+
+def _lines(target: CalibrationTarget, fit: Fit, more: Mapping[str, str | float]) -> Iterator[str]:
     yield "members:"
     for member, temperature in zip(target.members, fit.temperatures, strict=True):
         if has_temperature(member):
@@ -175,9 +188,15 @@ def _lines(target: CalibrationTarget, fit: Fit) -> Iterator[str]:
         yield "    # Weights for `rule: weighted_mean`, by --weights fitted or selected:"
         yield f"    # fitted: {_flow(dict(zip(names, fit.weights, strict=True)))}"
         yield f"    # selected: {_flow(dict(zip(names, fit.selection, strict=True)))}"
+    yield from (f"    {key}: {_flow(value)}" for key, value in more.items())
     if fit.confidence is not None:
-        yield f"    cascade: {_flow([list(stage) for stage in target.stages])}"
-        yield f"    confidence: {_flow(list(fit.confidence))}"
+        # What was fitted for coverage is for the answers of all members where there is no cascade.
+        is_other = bool(more) and target.config.cascade is None
+        if is_other:
+            yield "    # With this cascade, coverage needs to be calibrated again:"
+        mark = "# " if is_other else ""
+        yield f"    {mark}cascade: {_flow([list(stage) for stage in target.stages])}"
+        yield f"    {mark}confidence: {_flow(list(fit.confidence))}"
 
 
 def _flow(value: str | float | list[Any] | Mapping[str, Any]) -> str:

@@ -7,32 +7,42 @@ at the same time, by a server that is a child process for the length of the pred
 
 from __future__ import annotations
 
-import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import repeat
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from ensembled_client import EnsembleClient, EnsembledClientError
 
-from server.calibration.dataset import Inputs, read_classes, read_inputs, split_rows
+from server.calibration.cascade_thresholds import run_cascade
+from server.calibration.conformal import (
+    ConformalOptions,
+    Coverage,
+    SetCalibration,
+    calibrate_sets,
+)
+from server.calibration.dataset import (
+    Inputs,
+    read_classes,
+    read_inputs,
+    read_numbers,
+    split_rows,
+)
 from server.calibration.evaluation import Evaluation, evaluate, evaluate_detection
-from server.calibration.fitting import Fit, FitOptions, fit, yaml_fragment
+from server.calibration.fitting import Fit, FitOptions, conformal_fragment, fit, yaml_fragment
 from server.calibration.metrics import Array, ClassIndices, Floats, Rows
+from server.calibration.numbers import NumberCalibration, calibrate_numbers
+from server.calibration.predictions import predict_members
 from server.calibration.target import CalibrationTarget, find_target
 from server.calibration.temperature_scaling import rescale
 from server.config import Config
-from server.errors import ConfigError, StartError
-from server.measurement.server import MeasurementError, measured_server
-from server.members.inspect import InspectedMember
+from server.errors import ConfigError
+from server.inference.conformal import ConformalSpec, TooFewRows, threshold_rank
+from server.members.predictive import DEFAULT_COVERAGE, ConformalDocument, fitted_for
 
 __all__ = ["Calibration", "calibrate_ensemble"]
 
-_BATCH_ROWS = 64
-_MAX_CLIENTS = 8
-_BATCH_TIMEOUT_S = 60.0
 #: By how much the sum of a row's probabilities may differ from 1.
 _TOLERANCE = 1e-2
 _MAX_NAMED = 5
@@ -40,10 +50,14 @@ _MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class Calibration:
-    """The result; rows numbered `fitting` were fitted on, `held` are the others.
+    """The result for classes; rows numbered `fitting` were fitted on, `held` are the others.
 
-    `detection` is by file of outside rows, `before` and `after`: AUROC by score. `notes` are for
-    the user, one line each; `yaml` is what to put into the configuration.
+    Attributes:
+        detection: by file of outside rows, `before` and `after`: AUROC by score.
+        sets: the evaluation of prediction sets, by method.
+        notes: for the user, one line each.
+        yaml: what to put into the configuration.
+        document: what to write for the coverage of prediction sets, if that was wanted.
     """
 
     target: CalibrationTarget
@@ -54,8 +68,10 @@ class Calibration:
     fit: Fit
     evaluation: Evaluation
     detection: Mapping[str, Mapping[str, Mapping[str, float]]]
+    sets: list[Coverage]
     notes: list[str]
     yaml: str
+    document: ConformalDocument | None = None
 
 
 def calibrate_ensemble(
@@ -67,7 +83,8 @@ def calibrate_ensemble(
     ensemble: str | None = None,
     holdout: float = 0.5,
     outside: Sequence[Path] = (),
-) -> Calibration:
+    conformal: ConformalOptions | None = None,
+) -> Calibration | NumberCalibration:
     """Calibrate an ensemble, the only one if it is not named.
 
     `data` is an .npz file of inputs and `y`, `outside` are .npz files of out-of-distribution
@@ -79,21 +96,99 @@ def calibrate_ensemble(
     """
     if not 0 < holdout < 1:
         raise ConfigError(f"--holdout should be between 0 and 1, not {holdout:g}")
+    conformal = conformal or ConformalOptions()
+    if conformal.coverage is not None and not 0 < conformal.coverage < 1:
+        raise ConfigError(f"--coverage should be between 0 and 1, not {conformal.coverage:g}")
     target = find_target(config, ensemble)
     inputs = read_inputs("--data", data, target.inputs)
-    rows = len(next(iter(inputs.values())))
-    y = read_classes("--data", data, rows, target.number_of_classes, target.classes.labels)
+    job = _Job(config, path, data, target, inputs, options, conformal)
+    if target.kind != "classes":
+        if outside or options.weighting is not None:
+            option = "--outside" if outside else "--weights"
+            raise ConfigError(f"{option} is for classes, {target.name} gives {target.kind}")
+        return _calibrate_numbers(job)
+    return _calibrate_classes(job, holdout, outside)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What there is to calibrate, on what, and how."""
+
+    config: Config
+    path: Path
+    data: Path
+    target: CalibrationTarget
+    inputs: Inputs
+    options: FitOptions
+    conformal: ConformalOptions
+
+    @property
+    def rows(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    @property
+    def coverage(self) -> float:
+        """That is evaluated, and served where a request does not say it."""
+        return self.conformal.coverage or self.target.config.coverage or DEFAULT_COVERAGE
+
+    def about(self, rows: int) -> str:
+        return (
+            f"Fitted by `ensembled calibrate` on {rows} of {self.rows} rows of {self.data.name}, "
+            f"seed {self.options.seed}"
+        )
+
+    @property
+    def keys(self) -> dict[str, str | float]:
+        """The ensemble's keys for what is written."""
+        output, coverage = self.conformal.output, self.conformal.coverage
+        if output is None:
+            return {}
+        path = os.path.relpath(output.absolute(), self.config.directory.absolute())
+        return {"conformal": path, **({} if coverage is None else {"coverage": coverage})}
+
+    def document(
+        self, spec: ConformalSpec, changes: Mapping[str, Any] | None = None
+    ) -> ConformalDocument:
+        """What is to be written; `changes` are of what the configuration has."""
+        try:
+            threshold_rank(self.coverage, spec.rows)
+        except TooFewRows as error:
+            raise ConfigError(f"--conformal: {error}") from None
+        depends = {**fitted_for(self.target.config, self.target.members), **(changes or {})}
+        return ConformalDocument(self.about(spec.rows), depends, spec)
+
+
+def _calibrate_numbers(job: _Job) -> NumberCalibration:
+    y = read_numbers("--data", job.data, job.rows, job.target.truth_shape)
+    (predictions,) = predict_members(job.path, job.target, [job.inputs])
+    found = calibrate_numbers(
+        job.target, predictions, y, coverage=job.coverage, seed=job.options.seed
+    )
+    return replace(
+        found,
+        yaml=conformal_fragment(job.target, job.keys, job.about(job.rows)) if job.keys else "",
+        document=job.document(found.conformal) if job.keys else None,
+    )
+
+
+def _calibrate_classes(job: _Job, holdout: float, outside: Sequence[Path]) -> Calibration:
+    config, target, options = job.config, job.target, job.options
+    labels = target.classes.labels
+    y = read_classes("--data", job.data, job.rows, target.number_of_classes, labels)
     fitting, held = split_rows(y, holdout, options.seed)
     others = [read_inputs("--outside", one, target.inputs) for one in outside]
-    predictions, *elsewhere = _predict_members(path, target, [inputs, *others])
+    predictions, *elsewhere = _probabilities(job.path, target, [job.inputs, *others])
     found = fit(target, predictions, y, rows=fitting, options=options)
-    about = (
-        f"Fitted by `ensembled calibrate` on {len(fitting)} of {len(y)} rows of "
-        f"{data.name}, seed {options.seed}"
+    sets = calibrate_sets(
+        _answers(target, found, y),
+        y,
+        rows=(fitting, held),
+        coverage=job.coverage,
+        seed=options.seed,
     )
     return Calibration(
         target=target,
-        inputs=inputs,
+        inputs=job.inputs,
         y=y,
         fitting=fitting,
         held=held,
@@ -108,52 +203,53 @@ def calibrate_ensemble(
             }
             for name, p in zip(_short_names(outside), elsewhere, strict=True)
         },
-        notes=[*found.notes, *_caveats(config, target, y)],
-        yaml=yaml_fragment(target, found, about),
+        sets=sets.sets,
+        notes=[*found.notes, *sets.notes, *_caveats(config, target, y)],
+        yaml=yaml_fragment(target, found, job.about(len(fitting)), job.keys),
+        document=_set_document(job, found, sets),
     )
 
 
-def _predict_members(
+def _answers(target: CalibrationTarget, fit: Fit, y: ClassIndices) -> Array:
+    """Return the answers as they will be served, [rows, classes]: those of a cascade if it is."""
+    if target.config.cascade is None:
+        return fit.rule.combine(fit.predictions)
+    stages = fit.rule.combine_stages(fit.predictions, y, target.stages)
+    return run_cascade(stages, fit.confidence or target.config.confidence or ()).answers
+
+
+def _set_document(job: _Job, fit: Fit, found: SetCalibration) -> ConformalDocument | None:
+    if job.conformal.output is None:
+        return None
+    spec = found.specs.get(job.conformal.method)
+    if spec is None:
+        raise ConfigError(
+            f"--method: {job.conformal.method} is not possible here: "
+            f"{'; '.join(found.notes) or 'there are too few rows to tune it'}"
+        )
+    changes: dict[str, Any] = {"temperatures": list(fit.temperatures)}
+    if fit.is_new_rule:
+        changes |= {"rule": fit.rule.name, "weights": list(fit.rule.weights or ()), "trim": None}
+    if job.target.config.cascade is not None and fit.confidence is not None:
+        changes["confidence"] = list(fit.confidence)
+    return job.document(spec, changes)
+
+
+def _probabilities(
     config: Path, target: CalibrationTarget, inputs: Sequence[Inputs]
 ) -> list[Floats]:
-    """Serve a configuration, and have all members of an ensemble predict some inputs.
+    """Return the members' probabilities of the ensemble's classes, [members, rows, classes].
 
-    For each of the inputs, return probabilities of the ensemble's classes,
-    [members, rows, classes].
+    For each of the inputs.
     """
-    names = [member.name for member in target.members]
-
-    def predict(client: EnsembleClient, member: InspectedMember, given: Inputs) -> Array:
-        name, x = member.name, {one.sent.name: given[one.sent.name] for one in member.inputs}
-        batches = math.ceil(len(next(iter(x.values()))) / _BATCH_ROWS)
-        try:
-            return client.predict(
-                name, x, max_rows=_BATCH_ROWS, timeout=_BATCH_TIMEOUT_S * batches
-            ).values
-        except EnsembledClientError as error:
-            raise StartError(f"{name}: {error.message}") from None
-
-    try:
-        with (
-            measured_server(config, target.matrix) as address,
-            EnsembleClient(f"http://{address}") as client,
-            ThreadPoolExecutor(min(len(names), _MAX_CLIENTS)) as pool,
-        ):
-            predictions = [
-                list(pool.map(predict, repeat(client), target.members, repeat(one)))
-                for one in inputs
-            ]
-    except MeasurementError as error:
-        raise StartError(f"the server for predictions: {error}") from None
+    predictions = predict_members(config, target, inputs)
     for found in predictions:
-        for name, p in zip(names, found, strict=True):
-            _check_probabilities(name, p)
+        for member, p in zip(target.members, found, strict=True):
+            _check_probabilities(member.name, p)
     return [target.align(found) for found in predictions]
 
 
 def _check_probabilities(name: str, p: Array) -> None:
-    if (wrong := ~np.isfinite(p).all(axis=1)).any():
-        raise StartError(f"{name}: predicts NaN or infinity for row {int(wrong.argmax())}")
     wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > _TOLERANCE)
     if wrong.any():
         row = int(wrong.argmax())

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from allocator.matrix import AllocationMatrix
 from server.calibration.cascade_thresholds import StageAnswers
@@ -20,6 +19,7 @@ from server.config.base import did_you_mean
 from server.deployment.devices import find_devices
 from server.deployment.placement import place, read_allocation
 from server.errors import ConfigError
+from server.inference.spec import PredictiveKind
 from server.members.agreement import (
     MatchedClasses,
     agreement_problems,
@@ -28,11 +28,12 @@ from server.members.agreement import (
 )
 from server.members.files import local_files
 from server.members.inspect import InspectedMember, inspect_members
+from server.members.predictive import combined, predictive_kind
 from server.profiling import Measurements
 from server.profiling.progress import progress_on_stderr
 from workers.rules import RuleError, is_custom, load_rule
 from workers.rules.builtin import DEFAULT_TRIM
-from workers.runtime.spec import EnsembleSpec, TensorSpec
+from workers.runtime.spec import COMBINED, EnsembleSpec, TensorSpec
 
 __all__ = ["CalibrationTarget", "EnsembleRule", "find_target", "stage_order"]
 
@@ -46,7 +47,7 @@ class CalibrationTarget:
 
     `classes` are those of its answers, and where members have them. `stages` are those of its
     cascade, or of one that it could have; `order` is where they come from, for people. `directory`
-    is that of custom rules.
+    is that of custom rules; `kind` is what it answers.
     """
 
     name: str
@@ -57,6 +58,27 @@ class CalibrationTarget:
     order: str
     matrix: AllocationMatrix
     directory: str = ""
+    kind: PredictiveKind = "classes"
+
+    @property
+    def answer(self) -> TensorSpec:
+        """Its answer for a row."""
+        if self.kind == "classes":
+            return TensorSpec(COMBINED, "FP32", (self.number_of_classes,))
+        wide = any(member.prediction.datatype == "FP64" for member in self.members)
+        shape = combined(self.config, self.members[0], self.members[0].prediction).shape
+        return TensorSpec(COMBINED, "FP64" if wide else "FP32", shape)
+
+    @property
+    def truth_shape(self) -> tuple[int, ...]:
+        """The shape of the true numbers of a row."""
+        shape = self.answer.shape
+        return shape[:-1] if self.kind == "quantiles" else shape
+
+    @property
+    def weights(self) -> Floats:
+        """Its members' weights, 1 for each if it has none, [members]."""
+        return np.array(self.config.weights or [1.0] * len(self.members))
 
     @property
     def number_of_classes(self) -> int:
@@ -96,13 +118,14 @@ class EnsembleRule:
         self.name = config.rule if weights is None else "weighted_mean"
         self.weights = tuple(weights) if weights is not None else config.weights
         self._names = [member.name for member in target.members]
+        self._answer = target.answer
         spec = EnsembleSpec(
             name=target.name,
             members=tuple(range(len(self._names))),
             rule=self.name,
             weights=self.weights or (),
             quorum=1,
-            output=TensorSpec("output", "FP32", (target.number_of_classes,)),
+            output=target.answer,
             trim=config.trim or DEFAULT_TRIM,
             directory=target.directory if is_custom(self.name) else "",
         )
@@ -111,19 +134,17 @@ class EnsembleRule:
         except RuleError as error:
             raise ConfigError(f"ensembles.{target.name}.rule: {error}") from None
 
-    def combine(
-        self, predictions: Floats, members: Sequence[str] | None = None
-    ) -> npt.NDArray[np.float32]:
-        """Return the answers over some members, [rows, classes], in FP32 as the server has them.
+    def combine(self, predictions: Array, members: Sequence[str] | None = None) -> Array:
+        """Return the answers over some members, [rows, ...], in the type that the server has.
 
-        Predictions [members, rows, classes] are of all members.
+        Predictions [members, rows, ...] are of all members.
 
         Raises:
             ConfigError: if the rule fails.
         """
         chosen = sorted(map(self._names.index, self._names if members is None else members))
-        used = predictions[chosen].astype(np.float32)
-        out = np.empty(used.shape[1:], np.float32)
+        used = predictions[chosen].astype(self._answer.dtype)
+        out = np.empty((used.shape[1], *self._answer.shape), self._answer.dtype)
         try:
             self._rule.for_members(chosen)(used, out)
         except Exception as error:
@@ -162,16 +183,19 @@ def find_target(config: Config, name: str | None) -> CalibrationTarget:
             f"ensembles.{name}: its rule is stack, whose meta-model was trained for the members as "
             f"they are: other temperatures or weights would be wrong for it"
         )
-    if not members[0].output.gives_classes or len(members[0].prediction.shape) != 1:
+    kind = predictive_kind(ensemble, members[0])
+    if kind is None:
         raise ConfigError(
-            f"ensembles.{name}: its members give values, not classes: calibration needs members "
-            f"whose output is logits, probabilities or class"
+            f"ensembles.{name}: calibration needs members that give classes or numbers, and a rule "
+            f"that combines them to the same"
         )
     matrix, measurements = _allocation(config, list(inspected.values()))
     stages, order = stage_order(ensemble, members, measurements)
     classes = match_classes(members, ensemble_labels(name, ensemble))
     directory = str(config.directory.absolute())
-    return CalibrationTarget(name, ensemble, members, classes, stages, order, matrix, directory)
+    return CalibrationTarget(
+        name, ensemble, members, classes, stages, order, matrix, directory, kind
+    )
 
 
 def stage_order(

@@ -13,12 +13,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from rich.table import Table
 
+from server.calibration.conformal import SPLITS, Coverage
 from server.calibration.evaluation import CascadeEvaluation, Evaluation, MemberEvaluation
 from server.calibration.metrics import ReliabilityBin, calibration_error
+from server.calibration.numbers import NumberCalibration
 from server.calibration.pipeline import Calibration
 from server.cli.application import file_errors, make_table, stdout_console, write_output
 from server.errors import ConfigError
@@ -31,24 +34,18 @@ __all__ = ["print_calibration"]
 
 
 def print_calibration(
-    found: Calibration, *, output: Path | None, plot: Path | None, as_json: bool
+    found: Calibration | NumberCalibration, files: Mapping[str, Path | None], *, as_json: bool
 ) -> None:
-    """Print a calibration on stdout, and write what was fitted and the plot into files.
+    """Print a calibration on stdout, and write into files what was fitted, and the plot.
+
+    `files` are those of the options `--output`, `--conformal` and `--plot`.
 
     Raises:
         ConfigError: if a file can't be written, or there are no probabilities to plot.
     """
+    output, plot, conformal = (files[name] for name in ("--output", "--plot", "--conformal"))
     if as_json:
-        document = {
-            "ensemble": found.target.name,
-            "rows": {"fitting": len(found.fitting), "held_out": len(found.held)},
-            "rule": found.fit.rule.name,
-            **asdict(found.evaluation),
-            "outside": found.detection,
-            "notes": found.notes,
-            "yaml": found.yaml,
-        }
-        echo(json.dumps(document))
+        echo(json.dumps(_document(found)))
     else:
         _print_tables(found)
         for note in found.notes:
@@ -56,23 +53,78 @@ def print_calibration(
         echo(found.yaml, end="")
     if output is not None:
         write_output("--output", output, found.yaml)
+    if conformal is not None and found.document is not None:
+        text = msgspec.json.encode(found.document).decode()
+        write_output("--conformal", conformal, f"{text}\n")
     if plot is not None:
-        diagrams = found.evaluation.reliability
-        if not all(diagrams.values()):
+        diagrams = {} if isinstance(found, NumberCalibration) else found.evaluation.reliability
+        if not diagrams or not all(diagrams.values()):
             rule = found.target.config.rule
             raise ConfigError(f"--plot: answers of rule {rule} are no probabilities")
         with file_errors(f"--plot {plot}"):
             _draw_reliability(plot, found.target.name, diagrams)
 
 
-def _print_tables(found: Calibration) -> None:
-    console, evaluation = stdout_console(), found.evaluation
+def _document(found: Calibration | NumberCalibration) -> dict[str, Any]:
+    if isinstance(found, NumberCalibration):
+        return {
+            "ensemble": found.target.name,
+            "rows": {"calibration": found.rows},
+            "rule": found.target.config.rule,
+            "errors": found.errors,
+            "intervals": [asdict(one) for one in found.intervals],
+            "notes": found.notes,
+            "yaml": found.yaml,
+        }
+    return {
+        "ensemble": found.target.name,
+        "rows": {"fitting": len(found.fitting), "held_out": len(found.held)},
+        "rule": found.fit.rule.name,
+        **asdict(found.evaluation),
+        "outside": found.detection,
+        "sets": [asdict(one) for one in found.sets],
+        "notes": found.notes,
+        "yaml": found.yaml,
+    }
+
+
+def _print_tables(found: Calibration | NumberCalibration) -> None:
+    console = stdout_console()
+    if isinstance(found, NumberCalibration):
+        console.print(_error_table(found))
+        if found.intervals:
+            console.print(_coverage_table("intervals", "width", found.intervals))
+        return
+    evaluation = found.evaluation
     console.print(_combined_table(evaluation, len(found.held)))
     console.print(_member_table(evaluation.members))
     if evaluation.cascade is not None:
         console.print(_cascade_table(evaluation.cascade))
+    if found.sets:
+        console.print(_coverage_table("prediction sets", "classes", found.sets))
     if found.detection:
         console.print(_detection_table(found.detection))
+
+
+def _error_table(found: NumberCalibration) -> Table:
+    table = make_table("", numbers=("RMSE",), title=f"the ensemble, {found.rows} rows")
+    for name, error in found.errors.items():
+        table.add_row(name, f"{error:.4g}")
+    return table
+
+
+def _coverage_table(what: str, size: str, found: Sequence[Coverage]) -> Table:
+    first = found[0]
+    table = make_table(
+        "method",
+        numbers=("coverage", "± per split", size),
+        title=f"{what} for a coverage of {first.wanted:g}: means over {SPLITS} random splits, "
+        f"scores of {first.calibration_rows} rows, evaluated on {first.held_out_rows} others",
+    )
+    for one in found:
+        spread = f"{one.deviation:.2%}" if one.calibration_rows else "-"
+        table.add_row(one.method, f"{one.coverage:.2%}", spread, f"{one.size:.4g}")
+    return table
 
 
 def _combined_table(evaluation: Evaluation, held_rows: int) -> Table:

@@ -64,10 +64,10 @@ def main() -> None:
         app()
 
 
-def _load(path: Path) -> Config:
+def _load(path: Path, *, with_conformal: bool = True) -> Config:
     from server.config import load_config  # noqa: PLC0415
 
-    return load_config(path)
+    return load_config(path, with_conformal=with_conformal)
 
 
 @app.command()
@@ -80,6 +80,9 @@ def serve(
     allocation: Annotated[
         Path | None, _file("Allocation (JSON) to use instead of CONFIG's.")
     ] = None,
+    without_conformal: Annotated[
+        bool, typer.Option("--without-conformal", hidden=True)  # while it is being fitted
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Serve the ensembles of a configuration until a signal stops the server."""
@@ -90,7 +93,7 @@ def serve(
         given = {key: value for key, value in given.items() if value is not None}
 
         def read() -> Config:
-            loaded = override_server(_load(config), **given)
+            loaded = override_server(_load(config, with_conformal=not without_conformal), **given)
             if allocation is None:
                 return loaded
             if not allocation.is_file():
@@ -420,28 +423,42 @@ def calibrate(
         list[Path] | None, _file("Out-of-distribution inputs to detect (.npz).")
     ] = None,
     output: Annotated[Path | None, _file("Write the fitted keys, as a YAML fragment.")] = None,
+    conformal: Annotated[
+        Path | None, _file("Write what sets of classes, or intervals, need (.json).")
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option(help="Coverage of sets and intervals [0.9]."),
+    ] = None,
+    method: Annotated[
+        Literal["lac", "aps", "raps"], typer.Option(help="Method of the sets of classes.")
+    ] = "lac",
     plot: Annotated[Path | None, _file("Plot a reliability diagram (.svg or .png).")] = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Fit an ensemble's temperatures, weights and cascade on data, and evaluate the result."""
+    """Fit an ensemble's temperatures, weights, cascade and coverage on data, and evaluate them."""
     with errors_as_lines(debug):
         check_output("--output", output)
+        check_output("--conformal", conformal)
         check_plot(plot)
+        from server.calibration.conformal import ConformalOptions  # noqa: PLC0415
         from server.calibration.fitting import FitOptions  # noqa: PLC0415
         from server.calibration.pipeline import calibrate_ensemble  # noqa: PLC0415
         from server.cli.calibrate import print_calibration  # noqa: PLC0415
 
         found = calibrate_ensemble(
-            _load(config),
+            _load(config, with_conformal=False),
             config,
             data,
             FitOptions(weighting=weights, max_loss=max_loss, bags=bags, seed=seed),
             ensemble=ensemble,
             holdout=holdout,
             outside=outside or (),
+            conformal=ConformalOptions(conformal, method, coverage),
         )
-        print_calibration(found, output=output, plot=plot, as_json=as_json)
+        files = {"--output": output, "--plot": plot, "--conformal": conformal}
+        print_calibration(found, files, as_json=as_json)
 
 
 def _check_sources(config: Path | None, devices: Path | None, profiles: Path | None) -> None:

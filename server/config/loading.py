@@ -81,8 +81,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path, *, with_conformal: bool = True) -> Config:
     """Return the configuration in a YAML file, with the environment's overrides.
+
+    Without what was fitted for the coverage of ensembles, it can be calibrated anew.
 
     Raises:
         ConfigError: if the file cannot be read, is not valid, or names files that don't exist.
@@ -92,6 +94,8 @@ def load_config(path: Path) -> Config:
         raise ConfigError(f"{path}: is empty, it needs at least `members:`")
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: should be a mapping with the key `members:`")
+    if not with_conformal:
+        _drop_conformal(document.get("ensembles"))
     overrides = _environment()
     if overrides:
         document["server"] = _merged(document.get("server"), overrides)
@@ -103,6 +107,12 @@ def load_config(path: Path) -> Config:
     if missing := [f"{path}: {line}" for line in _missing_files(config)]:
         raise ConfigError(missing)
     return config
+
+
+def _drop_conformal(ensembles: Any) -> None:
+    for ensemble in ensembles.values() if isinstance(ensembles, dict) else ():
+        if isinstance(ensemble, dict) and ensemble.pop("conformal", None) is not None:
+            ensemble.pop("coverage", None)  # which needs it
 
 
 def override_server(config: Config, **values: Any) -> Config:

@@ -27,6 +27,7 @@ from workers.rules.distributions import (
 from workers.runtime.spec import TensorSpec
 
 __all__ = [
+    "central_levels",
     "check_predictive",
     "conformal_bounds",
     "needs_predictions",
@@ -92,7 +93,7 @@ def check_predictive(model: ModelSpec, requested: RequestedOutput, *, some_membe
         return
     coverage = requested.coverage or predictive.coverage
     if predictive.conformal is None:
-        _check_levels(predictive, _tails(coverage), f"a coverage of {coverage:g}")
+        _check_levels(predictive, central_levels(coverage), f"a coverage of {coverage:g}")
         return
     if some_members:
         raise InvalidRequest(
@@ -115,8 +116,8 @@ def _check_levels(predictive: PredictiveSpec, levels: tuple[float, ...], where: 
         )
 
 
-def _tails(coverage: float) -> tuple[float, float]:
-    """The levels of the interval that leaves out as much on either side."""
+def central_levels(coverage: float) -> tuple[float, float]:
+    """Return the levels of the interval that leaves out as much on either side."""
     # Without the noise of 1 - 0.8, which is outside quantiles from 0.1 on.
     below = round((1 - coverage) / 2, 12)
     return below, 1 - below
@@ -132,7 +133,7 @@ def predictive_array(model: ModelSpec, answer: Answer, requested: RequestedOutpu
     coverage, conformal = requested.coverage or predictive.coverage, predictive.conformal
     if requested.name == _QUANTILES or conformal is None:
         levels = requested.levels or predictive.levels
-        wanted = levels if requested.name == _QUANTILES else _tails(coverage)
+        wanted = levels if requested.name == _QUANTILES else central_levels(coverage)
         return _quantiles(model, answer, combined, wanted)
     limits = thresholds(conformal, coverage)
     if requested.name == _SET:

@@ -77,7 +77,7 @@ def _child(config: Path, allocation: int, log: IO[bytes]) -> Iterator[subprocess
         [
             *(sys.executable, "-P", "-m", _PROGRAM, "serve", str(config)),
             *("--host", _HOST, "--http-port", "0", "--grpc-port", "0"),
-            *("--allocation", f"/dev/fd/{allocation}"),
+            *("--allocation", f"/dev/fd/{allocation}", "--without-conformal"),
         ],
         env=without_access_control(os.environ),
         stdin=subprocess.DEVNULL,

@@ -246,10 +246,12 @@ def test_mistakes(files, arguments, more, arrays, problem):
 
 
 def test_ensembles_that_can_not_be_calibrated(files):
-    values = {"a": fake(), "b": fake(1)}
-    result = files.calibrate(config=files.config(config_of(values)))
+    normals = {"a": {**fake(), "output": "normal"}}
+    (files.folder / "house.py").write_text("def rule(p, weights, members): return p[0]")
+    document = config_of(normals, rule="house:rule")
+    result = files.calibrate(config=files.config(document))
     assert result.exit_code == 2
-    assert "its members give values, not classes" in result.stderr
+    assert "calibration needs members that give classes or numbers, and a rule" in result.stderr
     document = config_of()
     del document["ensembles"]
     assert "the configuration has none" in files.calibrate(config=files.config(document)).stderr
