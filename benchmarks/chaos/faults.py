@@ -142,24 +142,13 @@ async def _poison(target: Target, fail: str) -> None:
         await lanes.close()
 
 
-async def _row_exits(target: Target) -> None:
-    await _poison(target, "exit")
+def _row(fail: str) -> Callable[[Target], Awaitable[None]]:
+    """Return the fault of a row on which a member fails so."""
 
+    async def fault(target: Target) -> None:
+        await _poison(target, fail)
 
-async def _row_hangs(target: Target) -> None:
-    await _poison(target, "hang")
-
-
-async def _row_raises(target: Target) -> None:
-    await _poison(target, "raise")
-
-
-async def _row_nan(target: Target) -> None:
-    await _poison(target, "nan")
-
-
-async def _row_alloc(target: Target) -> None:
-    await _poison(target, "alloc")
+    return fault
 
 
 # -- clients -----------------------------------------------------------------------------------
@@ -231,11 +220,16 @@ KINDS: dict[str, tuple[Fault, int]] = {
     "pause the combiner": (_pause_combiner, 5),
     "pause the front-end": (_pause_front_end, 5),
     "pause the supervisor": (_pause_supervisor, 4),
-    "a row ends its worker": (_row_exits, 4),
-    "a row hangs its worker": (_row_hangs, 3),
-    "a row makes its member raise": (_row_raises, 6),
-    "a row makes its member answer NaN": (_row_nan, 6),
-    "a row takes too much memory": (_row_alloc, 6),
+    "a row ends its worker": (_row("exit"), 4),
+    "a row hangs its worker": (_row("hang"), 3),
+    "a row makes its member raise": (_row("raise"), 6),
+    "a row makes its member answer NaN": (_row("nan"), 6),
+    "a row takes too much memory": (_row("alloc"), 6),
+    "a row makes a Python member raise": (_row("python raise"), 4),
+    "a row makes a Python member print": (_row("python print"), 3),
+    "a row makes a Python member leak": (_row("python leak"), 3),
+    "a row ends the process of a Python member": (_row("python exit"), 3),
+    "a row hangs a Python member": (_row("python hang"), 2),
     "clients vanish": (_clients_vanish, 8),
     "a storm of requests": (_storm, 6),
     "a crowd for a slow member": (_slow_member, 4),
@@ -243,9 +237,7 @@ KINDS: dict[str, tuple[Fault, int]] = {
 #: Those of the bar for deaths.
 KILLS = ("kill a worker", "kill the combiner")
 #: Those that nobody has to wait for long.
-QUICK = tuple(
-    name for name in KINDS if "hang" not in name and name not in {"a row ends its worker"}
-)
+QUICK = tuple(name for name in KINDS if "hang" not in name and not name.startswith("a row ends"))
 
 
 async def inject(target: Target, kind: str) -> None:

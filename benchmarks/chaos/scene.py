@@ -22,14 +22,27 @@ Floats = npt.NDArray[np.float32]
 COLUMNS = 4
 #: Members that fail do so on rows that begin with this.
 POISON = -1234.0
+_CLASS = "benchmarks.chaos.python_member:Adds"
 _DEVICES = ("one", "two", "three")
 _BATCH = 8
 _SLOW_MS = 40.0
 _DEADLINE_S = 0.3
 #: By the kind of failure, who fails, and where the two are that take their worker with them.
-_FAILS = {fail: f"{fail}s" for fail in ("exit", "hang", "raise", "nan", "alloc")}
+_FAKES = {fail: f"{fail}s" for fail in ("exit", "hang", "raise", "nan", "alloc")}
+_CLASSES = {
+    f"python {fail}": f"python-{fail}s" for fail in ("exit", "hang", "leak", "print", "raise")
+}
+_FAILS = _FAKES | _CLASSES
 _FAILING_ADD = 30.0
-_FAILING_ON = {"hangs": ("two",), "exits": ("two", "three")}
+_FAILING_ON = {
+    "hangs": ("two",),
+    "exits": ("two", "three"),
+    "python-hangs": ("two",),
+    "python-exits": ("two", "three"),
+    "python-leaks": ("three",),
+}
+#: Each; a member in Python that leaks takes more.
+_DEVICE_MIB = 300
 
 
 @dataclass(frozen=True)
@@ -87,10 +100,23 @@ def _fake(add: float, **options: Any) -> dict[str, Any]:
     return {"model": "fake", "fake": fake}
 
 
+def _python(add: float, **args: Any) -> dict[str, Any]:
+    """A member that is a class."""
+    return {
+        "model": {"python": _CLASS, "args": {"add": add, **args}},
+        "inputs": {"x": {"datatype": "FP32", "shape": [COLUMNS]}},
+    }
+
+
 def _devices() -> list[dict[str, Any]]:
     cores = sorted(os.sched_getaffinity(0))
     return [
-        {"name": name, "part_of": "cpu", "cores": [cores[i % len(cores)]]}
+        {
+            "name": name,
+            "part_of": "cpu",
+            "cores": [cores[i % len(cores)]],
+            "memory_bytes": _DEVICE_MIB << 20,
+        }
         for i, name in enumerate(_DEVICES)
     ]
 
@@ -111,6 +137,7 @@ def mixed() -> Scene:
     """Ensembles that are strict, have a quorum, a cascade, a deadline; and those that fail."""
     adds = {"a": 0.0, "b": 3.0, "c": 6.0, "slow": 9.0}
     members = {name: _fake(add, sleep_ms=2.0) for name, add in adds.items()}
+    members["b"] = _python(adds["b"], sleep_ms=2.0)
     members["slow"]["fake"]["sleep_ms"] = _SLOW_MS
     logits = {f"logits-{i}": {**_fake(0.0, sleep_ms=2.0), "output": "logits"} for i in range(3)}
     members |= logits | _failing()
@@ -130,9 +157,14 @@ def mixed() -> Scene:
 
 def _failing() -> dict[str, Any]:
     """Members that fail on poison, each in its own way."""
-    return {
-        name: _fake(_FAILING_ADD, fail=fail, fail_value=POISON) for fail, name in _FAILS.items()
+    fakes = {
+        name: _fake(_FAILING_ADD, fail=fail, fail_value=POISON) for fail, name in _FAKES.items()
     }
+    classes = {
+        name: _python(_FAILING_ADD, fail=fail.removeprefix("python "), poison=POISON)
+        for fail, name in _CLASSES.items()
+    }
+    return fakes | classes
 
 
 def _poisoned() -> dict[str, Model]:
@@ -144,8 +176,8 @@ def _poisoned() -> dict[str, Model]:
         fail: Model(
             f"with-{name}",
             {"a": 0.0, name: _FAILING_ADD},
-            quorum=1 if fail in {"hang", "alloc"} else 2,
-            deadline_s=_DEADLINE_S if fail == "hang" else 0.0,
+            quorum=1 if fail in {"hang", "alloc", "python hang"} else 2,
+            deadline_s=_DEADLINE_S if fail.endswith("hang") else 0.0,
             fails=(name,),
         )
         for fail, name in _FAILS.items()

@@ -36,7 +36,14 @@ _TRACEBACK = r"(?m)^( *)Traceback .*\n(?:\1 .*\n)*.*$"
 
 
 def configuration_of_campaign() -> dict[str, Any]:
-    """Two ensembles, of tensors and of images, which add 3, and a member with two inputs."""
+    """Two ensembles, of tensors and of images, which add 3, and a member with two inputs.
+
+    One of the members is written in Python.
+    """
+    python = {
+        "model": {"python": "benchmarks.chaos.python_member:Adds", "args": {"add": 6}},
+        "inputs": {"x": {"datatype": "FP32", "shape": [2]}},
+    }
     image = {"image": {"size": 8, "mean": 0, "std": 1, "crop": 1}}
     two = fake(0)
     two["fake"]["inputs"] = {"x": [2], "y": [2, 2]}
@@ -47,7 +54,7 @@ def configuration_of_campaign() -> dict[str, Any]:
         photos[name]["fake"]["inputs"] = {"pixels": [3, 8, 8]}
         photos[name]["input"] = image
     return {
-        "members": {"a": fake(0), "b": fake(6), "two": two, **photos},
+        "members": {"a": fake(0), "b": python, "two": two, **photos},
         "ensembles": {"all": {"members": ["a", "b"]}, "photos": {"members": ["p", "q"]}},
         "devices": devices(1),
         "server": {
