@@ -267,3 +267,15 @@ def test_predict_takes_images_and_arrays_together(server, tmp_path, wanted):
     wrong = run(*paths, str(tmp_path / "table.npy"))
     assert wrong.exit_code == 2
     assert "several inputs, give them by name" in wrong.output
+
+
+def test_pixels_and_arrays_in_json(server, wanted):
+    tensors = [
+        {"name": name, "shape": x.shape, "datatype": datatype, "data": x.ravel().tolist()}
+        for name, x, datatype in (("table", TABLE, "FP32"), ("image", PIXELS, "UINT8"))
+    ]
+    answer = server.client.post(
+        "/v2/models/mixed/infer", json.dumps({"inputs": tensors}).encode()
+    ).values
+    mean = np.mean([wanted[name] for name in ("photo", "table", "both")], axis=0)
+    np.testing.assert_allclose(answer, mean, **CLOSE)

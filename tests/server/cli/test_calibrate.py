@@ -136,8 +136,18 @@ def test_what_is_fitted_and_reported_as_json(files):
 
 @pytest.mark.process
 def test_figures_are_those_of_the_members_outputs(files):
-    """All rows are computed here as the server should, and split as the seed says."""
-    document = json.loads(files.calibrate("--json", "--weights", "fitted").stdout)
+    """All rows are computed here as the server should, and split as the seed says.
+
+    Each member takes an input of its own.
+    """
+    members = {}
+    for name, options in (("sharp", {}), ("soft", {"temperature": 2.0}), ("poor", {})):
+        network = {"model": "fake", "fake": {"inputs": {name: [3]}, "outputs": 3}}
+        members[name] = {**network, "output": "logits", **options}
+    members["poor"]["augment"] = ["identity", "identity"]
+    config = files.config(config_of(members))
+    document = json.loads(files.calibrate("--json", "--weights", "fitted", config=config).stdout)
+    assert any("poor augment" in note for note in document["notes"])
     logits, y = rows_of()
     _, held = split_rows(y, 0.5, 0)
     old = {"sharp": 1.0, "soft": 2.0, "poor": 1.0}
