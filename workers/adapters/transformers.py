@@ -26,6 +26,8 @@ import transformers
 
 __all__ = ["TransformersModel"]
 
+transformers.utils.logging.disable_progress_bar()
+
 Array = npt.NDArray[Any]
 Tensors = dict[str, torch.Tensor]
 
