@@ -48,7 +48,7 @@ class AdmissionControl:
         prepared.admission = admission = admit(
             prepared,
             self._fleet.available(model.arena, model.spec.mask),
-            self._flows.get(model.arena, model.ensemble, prepared.options.priority),
+            self._flows.get(model.family, model.ensemble, prepared.options.priority),
             self._fleet.version,
         )
         return admission

@@ -15,6 +15,7 @@ from server.engine.admission_queue import AdmissionQueue
 from server.engine.cascade import move_on
 from server.engine.request import Request, StoredInput, TraceHandle
 from server.engine.slots import SlotAllocator
+from server.engine.variable_rows import VariableRows
 from server.errors import MemberFailed, RequestError, Unavailable
 from workers.runtime.arena import Arena, unpack
 from workers.runtime.messages import Deferred, Ended
@@ -36,6 +37,7 @@ class ArenaRequests:
         self._inputs = [
             (view.reshape(-1).view(np.uint8).data, view[:1].nbytes) for view in arena.views
         ]
+        self._variable = VariableRows(arena) if spec.symbols else None
         # Cell by cell: quicker for a lone row than arrays of one element.
         self._row, self._ensemble = arena.row.data, arena.ensemble.data
         self._expected, self._terms = arena.expected.data, arena.terms.data
@@ -56,11 +58,14 @@ class ArenaRequests:
             return None
         start, stop = span
         count, slot = stop - start, start % self.arena.capacity
-        for view, rows in request.inputs:
-            stored, size = self._inputs[view]
-            stored[slot * size : (slot + count) * size] = rows[
-                offset * size : (offset + count) * size
-            ]
+        if self._variable is not None:
+            self._variable.write(request, slot, offset, count)
+        else:
+            for view, rows in request.inputs:
+                stored, size = self._inputs[view]
+                stored[slot * size : (slot + count) * size] = rows[
+                    offset * size : (offset + count) * size
+                ]
         if count == 1:
             self._ensemble[slot] = request.prepared.model.ensemble
             self._expected[slot] = admission.expected

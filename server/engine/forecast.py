@@ -86,15 +86,15 @@ class _Delay:
 class _Outlook:
     """The forecasts of a flow, and how many of its rows were accepted since they were made.
 
-    `decisive` has the delay at the last member to answer, by the members that are expected, how
-    many of them must answer, and about how many rows.
+    `decisive` has the delay at the last member to answer, by the arena, the members that are
+    expected, how many of them must answer, and about how many rows.
     """
 
     __slots__ = ("accepted", "decisive")
 
     def __init__(self) -> None:
         self.accepted = 0
-        self.decisive: dict[tuple[int, int, int], _Delay] = {}
+        self.decisive: dict[tuple[int, int, int, int], _Delay] = {}
 
 
 class Forecast:
@@ -103,14 +103,22 @@ class Forecast:
     def __init__(self, members: Sequence[Sequence[Member]]) -> None:
         self._members = members
         instances = sum(len(member.placements) for arena in members for member in arena)
+        names = [[member.name for member in arena] for arena in members]
+        #: By arena, those of its length classes: they have the same members.
+        self._classes = [
+            [members[other] for other, theirs in enumerate(names) if theirs == own] for own in names
+        ]
         self._valid_s = min(_VALID_S * max(1.0, instances / _INSTANCES), _MOST_VALID_S)
         self._until = 0.0
         self._loads: dict[DeviceState, _Load] = {}
         self._outlooks: dict[Flow, _Outlook] = {}
 
     def has_pending(self, arena: int) -> bool:
-        """Whether rows are pending for a member of an arena."""
-        return any(member.pending.rows for member in self._members[arena])
+        """Whether rows are pending for a member of an arena, in any of its length classes."""
+        for members in self._classes[arena]:
+            if any(member.pending.rows for member in members):
+                return True
+        return False
 
     def prospect(self, request: Request, needed: int, queued_rows: int) -> Prospect:
         """How long a request that is not accepted yet would take; it stores that without the bias.
@@ -125,7 +133,7 @@ class Forecast:
         outlook = self._outlooks.get(flow)
         if outlook is None:
             outlook = self._outlooks[flow] = _Outlook()
-        what = expected, needed, request.rows.bit_length()
+        what = request.model.arena, expected, needed, request.rows.bit_length()
         decisive = outlook.decisive.get(what)
         if decisive is None:
             delays = [

@@ -17,7 +17,7 @@ from allocator.dispatch.flows import NORMAL, Flow
 from server.engine.spec import ServedModel
 from server.errors import RequestError
 from workers.combiner.predictions import ClassMap
-from workers.runtime.arena import Arena, Terms
+from workers.runtime.arena import Arena, Cells, Terms
 from workers.runtime.spec import EnsembleSpec
 
 __all__ = [
@@ -114,14 +114,18 @@ class PreparedRequest:
     """What is the same for every request with the same options to one model.
 
     Made once for requests that are repeated, and then worth keeping. `limit_s` counts from arrival,
-    0 for no limit; `row_bytes` is what a row's answer holds, for the most part; `has_extras`,
-    whether more than the combined answer is returned; `admission`, the terms of the last
-    acceptance.
+    0 for no limit; `dims` are the sizes of each row in the order of `Arena.dims`, int64 [symbols,
+    rows], None in an arena of fixed sizes; `row_bytes` is what a row's answer holds, for the most
+    part; `has_extras`, whether more than the combined answer is returned; `admission`, the terms of
+    the last acceptance.
     """
 
-    __slots__ = ("admission", "has_extras", "limit_s", "model", "options", "row_bytes")
+    __slots__ = ("admission", "dims", "has_extras", "limit_s", "model", "options", "row_bytes")
 
-    def __init__(self, model: ServedModel, options: InferOptions) -> None:
+    def __init__(
+        self, model: ServedModel, options: InferOptions, dims: Cells | None = None
+    ) -> None:
+        self.dims = dims
         self.model = model
         self.options = options
         deadlines = [seconds for seconds in (options.timeout_s, model.deadline_s) if seconds]

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from ensembled_client.wire import join_elements
 
 from server.engine.memory_budget import MemoryBudget
 from server.engine.request import StoredInput
 from server.errors import InvalidRequest
 from server.inference.images import EncodedImage, Pixels, preprocess_images
+from server.inference.lengths import may_vary
 from server.inference.outputs import member_names
 from server.inference.spec import ModelSpec
 from server.inference.tensors import InputTensor
@@ -58,13 +60,19 @@ def bind_tensors(
         else:
             _check(tensor, one.tensor)
             if one.members & members:
-                assert tensor.array is not None
-                stored.append((one.views[0].view, _raw(tensor.array)))
+                stored.append((one.views[0].view, _encoded(tensor)))
         if rows == -1:
             first, rows = name, tensor.shape[0]
         elif rows != tensor.shape[0]:
             raise InvalidRequest(f"input {name!r} has {tensor.shape[0]} rows, {first!r} {rows}")
     return rows, stored
+
+
+def _encoded(tensor: InputTensor) -> memoryview:
+    """The bytes of a tensor, row by row; texts as on the wire."""
+    if tensor.array is None:
+        return memoryview(join_elements(tensor.elements))
+    return _raw(tensor.array)
 
 
 def _raw(array: npt.NDArray[Any]) -> memoryview:
@@ -85,7 +93,8 @@ def _check_names(model: ModelSpec, given: Mapping[str, InputTensor], members: in
 def _missing(model: ModelSpec, given: Mapping[str, InputTensor], members: int) -> Iterator[str]:
     mask = model.served.spec.mask
     for one in model.inputs:
-        if one.tensor.name not in given and (needed := one.members & members):
+        is_absent = one.tensor.name not in given and not one.is_optional
+        if is_absent and (needed := one.members & members):
             names = ", ".join(member_names(model, needed))
             whose = "" if one.members == mask else f" (needed by {names})"
             yield f"{one.tensor.name!r}{whose} is missing"
@@ -96,7 +105,8 @@ def _check(tensor: InputTensor, spec: TensorSpec) -> None:
         raise InvalidRequest(
             f"input {spec.name!r} is {spec.datatype}, the request has {tensor.datatype}"
         )
-    if len(tensor.shape) == 0 or tuple(tensor.shape[1:]) != spec.shape:
+    shape = tuple(tensor.shape[1:])
+    if len(tensor.shape) == 0 or (shape != spec.shape and not may_vary(shape, spec)):
         raise InvalidRequest(
             f"input {spec.name!r} has shape {[-1, *spec.shape]}, "
             f"the request has {list(tensor.shape)}"

@@ -19,6 +19,7 @@ from server.engine.statistics import ModelCounters, member_statistics, model_sta
 from server.errors import ClientGone, InvalidRequest, UnknownModel
 from server.inference.access_log import AccessLog
 from server.inference.binding import bind_images, bind_tensors
+from server.inference.lengths import bind_sizes
 from server.inference.metadata import MODEL_VERSION, model_config
 from server.inference.outputs import OutputTensor, infer_options, output_tensors, takes_long
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
@@ -130,7 +131,10 @@ class Inference:
                 max_pixels=self._spec.max_image_pixels,
                 budget=self._image_budget,
             )
-        return BoundRequest(PreparedRequest(model.served, options), inputs, rows)
+        if not model.lengths:
+            return BoundRequest(PreparedRequest(model.served, options), inputs, rows)
+        served, dims = bind_sizes(model, request.tensors, rows, options.members)
+        return BoundRequest(PreparedRequest(served, options, dims), inputs, rows)
 
     async def answer(
         self,

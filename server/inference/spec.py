@@ -29,6 +29,7 @@ __all__ = [
     "Drain",
     "FrontEndSpec",
     "InputSpec",
+    "LengthClass",
     "ModelSpec",
     "PredictiveKind",
     "PredictiveSpec",
@@ -88,10 +89,12 @@ class InputSpec(msgspec.Struct, frozen=True, dict=True):
     Attributes:
         tensor: as clients send it, without the batch dimension; an image is BYTES [], encoded.
         views: where it is stored: in one view, or an image in one per distinct preparation.
+        is_optional: whether clients may leave it out: a mask, which is ones then.
     """
 
     tensor: TensorSpec
     views: tuple[StoredView, ...]
+    is_optional: bool = False
 
     @cached_property
     def members(self) -> int:
@@ -104,15 +107,24 @@ class InputSpec(msgspec.Struct, frozen=True, dict=True):
         return self.views[0].preparation is not None
 
 
+class LengthClass(msgspec.Struct, frozen=True):
+    """A model as the engine serves it for rows up to some sizes, in the order of `Arena.dims`."""
+
+    bounds: tuple[int, ...]
+    served: ServedModel
+
+
 class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     """A model as clients see it.
 
     Attributes:
-        served: the engine's view of it.
+        served: the engine's view of it; where sizes vary, for rows of the largest.
         inputs: what clients send: the union of its members' inputs, by name.
         members: names of the members, in the ensemble's order.
         labels: of the output's elements, may be empty.
         predictive: what it can say beside its answer; None for nothing.
+        symbols: the names of sizes that vary from row to row, in the order of `Arena.dims`.
+        lengths: its length classes, by ascending sizes, if there are any such.
     """
 
     served: ServedModel
@@ -121,6 +133,8 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     labels: tuple[str, ...] = ()
     is_member: bool = False
     predictive: PredictiveSpec | None = None
+    symbols: tuple[str, ...] = ()
+    lengths: tuple[LengthClass, ...] = ()
 
     @cached_property
     def takes_images(self) -> bool:

@@ -88,7 +88,7 @@ def _limits(key: str, tensor: TensorSpec, limit: InputLimit) -> dict[str, int]:
         return {f"{tensor.name}.bytes": encoded}
     if limit.max_bytes:
         raise SizesError(f"{key}.max_bytes: is for BYTES, the model takes {tensor.datatype}")
-    own = tensor.limits() if tensor.max_shape else {}
+    own = tensor.limits if tensor.max_shape else {}
     given = _matched(key, tensor, axes, limit.max_shape)
     for symbol, size in given.items():
         if 0 < own.get(symbol, 0) < size:
@@ -121,7 +121,7 @@ def probe_sizes(inputs: Sequence[TensorSpec]) -> list[dict[str, int]]:
     """Return the sizes to run a model at: the largest, then with one dimension halved at a time."""
     largest: dict[str, int] = {}
     for tensor in inputs:
-        largest |= tensor.limits()
+        largest |= tensor.limits
     variable = symbols_of([tensor for tensor in inputs if tensor.datatype != _BYTES])
     halves = [{symbol: -(-largest[symbol] // 2)} for symbol in variable]
     return [largest, *(largest | half for half in halves)]

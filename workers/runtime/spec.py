@@ -121,8 +121,9 @@ class TensorSpec(msgspec.Struct, frozen=True, dict=True):
         own = tuple(symbols[symbol] if symbol else "" for symbol in self.symbols)
         return msgspec.structs.replace(self, symbols=own) if own else self
 
+    @cached_property
     def limits(self) -> dict[str, int]:
-        """Return the largest size of each symbol."""
+        """The largest size of each symbol."""
         is_text = self.datatype == "BYTES"
         largest = (*self.shape, self.max_bytes) if is_text else self.max_shape
         return {symbol: size for symbol, size in zip(self.symbols, largest, strict=True) if symbol}
@@ -391,6 +392,7 @@ class ArenaSpec(msgspec.Struct, frozen=True, dict=True):
         offset: where it begins in the shared memory, in bytes.
         segment_rows: rows of one segment; a range never crosses a segment.
         views: the stored inputs of one row.
+        masks: indices of those that are ones where a request does not have them.
         members: names; a member's index is its bit in every mask.
     """
 
@@ -401,6 +403,7 @@ class ArenaSpec(msgspec.Struct, frozen=True, dict=True):
     members: tuple[str, ...]
     blocks: tuple[BlockSpec, ...]
     ensembles: tuple[EnsembleSpec, ...]
+    masks: tuple[int, ...] = ()
 
     @property
     def capacity(self) -> int:

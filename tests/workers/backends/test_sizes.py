@@ -46,7 +46,7 @@ def test_the_models_own_limit_counts() -> None:
 def test_bytes_have_a_size_with_their_lengths() -> None:
     (text,) = bounded_inputs("m", (TEXT,), (InputLimit("text", max_bytes=100),))
     assert (text.max_bytes, text.symbols) == (100 + 2 * 4, ("", "text.bytes"))
-    assert (text.stored_shape, text.dtype, text.limits()) == ((108,), np.uint8, {"text.bytes": 108})
+    assert (text.stored_shape, text.dtype, text.limits) == ((108,), np.uint8, {"text.bytes": 108})
 
 
 @pytest.mark.parametrize(
