@@ -7,8 +7,7 @@ texts (BYTES) are stored in the protocol's encoding and may differ from row to r
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,19 +18,21 @@ from workers.runtime.spec import TensorSpec
 
 __all__ = ["VariableRows"]
 
-#: Writes rows from the `offset`-th on: (slots, data of the whole request, its dims, offset).
-_Write = Callable[[slice, memoryview, Cells, int], None]
-
 
 class VariableRows:
     """The views of an arena whose rows differ in size."""
 
     def __init__(self, arena: Arena) -> None:
         self._dims = arena.dims
-        self._index = {symbol: number for number, symbol in enumerate(arena.spec.symbols)}
-        views = list(zip(arena.spec.views, arena.views, strict=True))
-        self._writes = [self._writer(spec, view) for spec, view in views]
-        self._masks = [(number, *views[number]) for number in arena.spec.masks]
+        index = {symbol: number for number, symbol in enumerate(arena.spec.symbols)}
+        self._views = [
+            (_Texts if spec.datatype == "BYTES" else _Tensors)(spec, view, index)
+            for spec, view in zip(arena.spec.views, arena.views, strict=True)
+        ]
+        self._masks = [
+            (view, _Tensors(arena.spec.views[view], arena.views[view], index))
+            for view in arena.spec.masks
+        ]
 
     def write(self, request: Request, slot: int, offset: int, count: int) -> None:
         """Write `count` rows of a request, from its `offset`-th, into the slots from `slot` on."""
@@ -40,45 +41,53 @@ class VariableRows:
         slots = slice(slot, slot + count)
         self._dims[:, slots] = dims[:, offset : offset + count]
         for view, data in request.inputs:
-            self._writes[view](slots, data, dims, offset)
+            self._views[view].write(slots, data, dims, offset)
         sent = [view for view, _ in request.inputs]
-        for view, spec, stored in self._masks:
+        for view, mask in self._masks:
             if view not in sent:
-                stored[(slots, *map(slice, self._row_shape(spec, dims)))] = 1
-
-    def _writer(self, spec: TensorSpec, view: Array) -> _Write:
-        if spec.datatype == "BYTES":
-            flat = view.view(np.uint8).reshape(-1).data
-            return partial(_write_texts, flat, spec.max_bytes, self._index[spec.symbols[-1]])
-        return partial(self._write_tensor, spec, view)
-
-    def _row_shape(self, spec: TensorSpec, dims: Cells) -> tuple[int, ...]:
-        if not spec.symbols:
-            return spec.shape
-        return tuple(
-            int(dims[self._index[symbol], 0]) if symbol else size
-            for size, symbol in zip(spec.shape, spec.symbols, strict=True)
-        )
-
-    def _write_tensor(
-        self, spec: TensorSpec, view: Any, slots: slice, data: memoryview, dims: Cells, offset: int
-    ) -> None:
-        shape = self._row_shape(spec, dims)
-        rows = np.frombuffer(data, spec.dtype).reshape(-1, *shape)
-        view[(slots, *map(slice, shape))] = rows[offset : offset + slots.stop - slots.start]
+                mask.fill(slots, dims)
 
 
-def _write_texts(
-    flat: memoryview,
-    stride: int,
-    symbol: int,
-    slots: slice,
-    data: memoryview,
-    dims: Cells,
-    offset: int,
-) -> None:
-    sizes = dims[symbol].tolist()
-    start = sum(sizes[:offset])
-    for slot, size in zip(range(slots.start, slots.stop), sizes[offset:], strict=False):
-        flat[slot * stride : slot * stride + size] = data[start : start + size]
-        start += size
+class _Tensors:
+    """A view of tensors, of which those of one request have equal sizes."""
+
+    def __init__(self, spec: TensorSpec, view: Any, index: Mapping[str, int]) -> None:
+        self._view = view
+        self._dtype = spec.dtype
+        symbols = spec.symbols or [""] * len(spec.shape)
+        self._sizes = [
+            (size, index[symbol] if symbol else -1)
+            for size, symbol in zip(spec.shape, symbols, strict=True)
+        ]
+
+    def write(self, slots: slice, data: memoryview, dims: Cells, offset: int) -> None:
+        """Write rows of a request from its `offset`-th; `data` are all of them."""
+        shape = self._row_shape(dims)
+        rows = np.frombuffer(data, self._dtype).reshape(-1, *shape)
+        own = rows[offset : offset + slots.stop - slots.start]
+        self._view[(slots, *map(slice, shape))] = own
+
+    def fill(self, slots: slice, dims: Cells) -> None:
+        """Fill rows of a request with ones."""
+        self._view[(slots, *map(slice, self._row_shape(dims)))] = 1
+
+    def _row_shape(self, dims: Cells) -> list[int]:
+        return [size if number < 0 else int(dims[number, 0]) for size, number in self._sizes]
+
+
+class _Texts:
+    """A view of BYTES, in the protocol's encoding."""
+
+    def __init__(self, spec: TensorSpec, view: Array, index: Mapping[str, int]) -> None:
+        self._stored = view.view(np.uint8).reshape(-1).data
+        self._stride = spec.max_bytes
+        self._symbol = index[spec.symbols[-1]]
+
+    def write(self, slots: slice, data: memoryview, dims: Cells, offset: int) -> None:
+        """Write rows of a request from its `offset`-th; `data` are all of them."""
+        sizes = dims[self._symbol].tolist()
+        start = sum(sizes[:offset])
+        for slot, size in zip(range(slots.start, slots.stop), sizes[offset:], strict=False):
+            begin = slot * self._stride
+            self._stored[begin : begin + size] = data[start : start + size]
+            start += size

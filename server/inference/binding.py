@@ -71,7 +71,7 @@ def bind_tensors(
 def _encoded(tensor: InputTensor) -> memoryview:
     """The bytes of a tensor, row by row; texts as on the wire."""
     if tensor.array is None:
-        return memoryview(join_elements(tensor.elements))
+        return memoryview(join_elements(map(bytes, tensor.elements)))
     return _raw(tensor.array)
 
 

@@ -17,7 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.backends.base import Array, Model, choose_outputs, refusal
-from workers.runtime.spec import FakeOptions, ModelSignature, ModelSource, TensorSpec
+from workers.backends.sizes import SizesError, bounded_inputs
+from workers.runtime.spec import (
+    FakeOptions,
+    ModelSignature,
+    ModelSource,
+    TensorSpec,
+    variable_symbols,
+)
 
 __all__ = ["EXIT_CODE", "FakeModel"]
 
@@ -33,7 +40,14 @@ class FakeModel(Model):
             raise refusal(source, "a fake needs `inputs` (at least one) and `outputs` (1 or more)")
         self._options: FakeOptions = source.fake
         shapes = source.fake.inputs.items()
-        inputs = tuple(TensorSpec(name, "FP32", shape) for name, shape in shapes)
+        described = [
+            TensorSpec(name, "FP32", shape, symbols=variable_symbols(name, shape))
+            for name, shape in shapes
+        ]
+        try:
+            inputs = bounded_inputs(source.member, described, source.limits)
+        except SizesError as unfit:
+            raise refusal(source, str(unfit)) from unfit
         if inputs[0].elements == 0:
             raise refusal(source, f"the fake's first input {inputs[0].name!r} has no elements")
         sizes = source.fake.outputs
@@ -44,7 +58,8 @@ class FakeModel(Model):
         )
         self.signature = ModelSignature(inputs, outputs, parameter_bytes=0)
         self._shapes = [(-1, *known[name]) for name in chosen]
-        self._columns = [np.arange(math.prod(known[name])) % inputs[0].elements for name in chosen]
+        self._elements = [math.prod(known[name]) for name in chosen]
+        self._columns: dict[int, list[Array]] = {}
         self._armed = False
 
     def arm(self) -> None:
@@ -57,13 +72,21 @@ class FakeModel(Model):
         if self._options.sleep_ms > 0:
             time.sleep(self._options.sleep_ms / 1000)
         added = np.float32(self._options.add)
-        answers = [rows[:, columns] + added for columns in self._columns]
+        answers = [rows[:, columns] + added for columns in self._columns_of(rows.shape[1])]
         if self._armed and self._options.fail != "none":
             self._fail(rows, answers[0])
         return [answer.reshape(shape) for answer, shape in zip(answers, self._shapes, strict=True)]
 
     def close(self) -> None:
         """Do nothing."""
+
+    def _columns_of(self, elements: int) -> list[Array]:
+        """Return which of so many elements each output consists of."""
+        columns = self._columns.get(elements)
+        if columns is None:
+            columns = [np.arange(wanted) % elements for wanted in self._elements]
+            self._columns[elements] = columns
+        return columns
 
     def _fail(self, rows: npt.NDArray[np.float32], answer: npt.NDArray[np.float32]) -> None:
         """Fail if a row has the configured value; NaN is written to `answer`."""

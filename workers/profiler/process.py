@@ -37,6 +37,7 @@ from workers.runtime.bootstrap import StatusChannel, bind_to_device, run_role
 from workers.runtime.logs import ProcessName
 from workers.runtime.memory import SharedMemory
 from workers.worker.host_memory import pin_for_device
+from workers.worker.inputs import example_row
 from workers.worker.instance import Instance
 
 __all__ = ["fill_rows", "main"]
@@ -142,15 +143,11 @@ def _release_memory() -> None:
 def fill_rows(arena: Arena) -> None:
     """Write plausible inputs into every row, and touch the rest of the arena."""
     generator = np.random.default_rng(0)
-    for view in arena.views:
-        shape = view.shape[1:]
+    for spec, view in zip(arena.spec.views, arena.views, strict=True):
         for slot in range(len(view)):  # one by one: large temporaries might be kept
-            if view.dtype == np.uint8:
-                view[slot] = generator.integers(0, 256, shape, np.uint8)
-            elif np.issubdtype(view.dtype, np.floating):
-                view[slot] = generator.random(shape, np.float32)
-            else:
-                view[slot] = 0  # possibly an index: zero is always valid
+            view[slot] = example_row(spec, generator)
+        for symbol, size in spec.limits.items():
+            arena.dims[arena.spec.symbols.index(symbol)] = size
     for predictions in arena.predictions:
         predictions[...] = 0
     arena.done[...] = 0

@@ -440,10 +440,15 @@ class Scaling(msgspec.Struct, frozen=True):
 
 
 class Binding(msgspec.Struct, frozen=True):
-    """The source of one input of a model: a view of the arena, scaled if it holds pixels."""
+    """The source of one input of a model: a view of the arena, scaled if it holds pixels.
+
+    Rows of a view with variable dimensions are padded with the value `pad`; if there is none, only
+    rows of equal sizes are predicted together.
+    """
 
     view: int
     scaling: Scaling | None = None
+    pad: int | float | None = None
 
 
 class OutputSpec(msgspec.Struct, frozen=True):
@@ -454,6 +459,7 @@ class OutputSpec(msgspec.Struct, frozen=True):
         temperature: divides logits; sharpens (below 1) or softens (above 1) probabilities.
         classes: for an output that is the index of a class, how many classes there are.
         class_axis: the axis of the classes in a prediction with the batch, counted from the end.
+        symbols: of the prediction's variable dimensions, as in `TensorSpec`.
         is_padded: whether the model gives fewer or more items than the area has: they are padded
             with zeros, or cut.
         spread: for a normal distribution, what its second number is.
@@ -466,6 +472,7 @@ class OutputSpec(msgspec.Struct, frozen=True):
     class_axis: int = -1
     is_padded: bool = False
     spread: Spread = "variance"
+    symbols: tuple[str, ...] = ()
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -510,6 +517,8 @@ class InstanceSpec(msgspec.Struct, frozen=True):
             that differs from the model's is converted.
         outputs: what becomes of the model's outputs, in the order of `signature`.
         augmentation: None if it predicts each row as it is.
+        buckets: for a model with one variable dimension, the sizes that rows are padded to,
+            ascending; to the longest of their batch if empty.
     """
 
     arena: int
@@ -520,6 +529,7 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     bindings: tuple[Binding, ...]
     outputs: tuple[OutputSpec, ...]
     augmentation: AugmentationSpec | None = None
+    buckets: tuple[int, ...] = ()
 
 
 class QueuesSpec(msgspec.Struct, frozen=True):

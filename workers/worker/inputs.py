@@ -5,20 +5,23 @@ Runs in the worker; pure. Rows of the arena flow in, the arrays for `Model.predi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ensembled_client.wire import DTYPES
+from ensembled_client.wire import DTYPES, join_elements
 
-from workers.runtime.spec import Scaling
+from workers.runtime.spec import Scaling, TensorSpec
 
-__all__ = ["ModelInput", "convert", "scale"]
+__all__ = ["ModelInput", "convert", "example_row", "scale"]
 
 Array = npt.NDArray[Any]
 
 _BF16 = "BF16"
+_LENGTH_BYTES = 4
+_WORD = b"word "
 
 
 class ModelInput:
@@ -45,23 +48,49 @@ class ModelInput:
     def read(self, slots: slice | npt.NDArray[np.int64]) -> Array:
         """Return the input for some rows; a view of the arena if nothing has to be converted."""
         rows: Array = self._view[slots]
-        return rows if self._is_stored else self._prepare(rows)
+        return rows if self._is_stored else self.prepare(rows)
 
     def random(self, rows: int, generator: np.random.Generator) -> Array:
         """Return a plausible input: pixels and floats are random, other numbers are 0."""
         shape, dtype = (rows, *self._view.shape[1:]), self._view.dtype
         if self._scaling is not None:
-            return self._prepare(generator.integers(0, 256, shape, np.uint8))
+            return self.prepare(generator.integers(0, 256, shape, np.uint8))
         if np.issubdtype(dtype, np.floating):
-            return self._prepare(generator.random(shape, np.float32).astype(dtype))
-        return self._prepare(np.zeros(shape, dtype))
+            return self.prepare(generator.random(shape, np.float32).astype(dtype))
+        return self.prepare(np.zeros(shape, dtype))
 
-    def _prepare(self, rows: Array) -> Array:
+    def prepare(self, rows: Array) -> Array:
+        """Return stored rows as the model takes them."""
         if self._augment is not None:
             rows = self._augment(rows)
         if self._scaling is not None:
             return convert(scale(rows, self._scaling), "FP32", self._datatype)
         return convert(rows, self._stored, self._datatype)
+
+
+def example_row(spec: TensorSpec, generator: np.random.Generator) -> Array:
+    """Return a plausible row of the largest size, as it is stored.
+
+    Bytes and floats are random, other numbers 0, but 1 where the size is variable (see
+    `workers.backends.sizes`); texts are words.
+    """
+    shape, dtype = spec.stored_shape, spec.dtype
+    if spec.datatype == "BYTES":
+        return _example_texts(spec)
+    if np.issubdtype(dtype, np.floating):
+        return generator.random(shape, np.float32).astype(dtype)
+    if dtype == np.uint8 and not spec.symbols:
+        return generator.integers(0, 256, shape, np.uint8)
+    return np.full(shape, bool(spec.symbols), dtype)
+
+
+def _example_texts(spec: TensorSpec) -> Array:
+    """Return texts that are as long as they may be together, as they are stored."""
+    count = math.prod(spec.shape)
+    letters = spec.max_bytes - _LENGTH_BYTES * count
+    sizes = [letters // count + (number < letters % count) for number in range(count)]
+    encoded = join_elements([(_WORD * size)[:size] for size in sizes])
+    return np.frombuffer(encoded, np.uint8)
 
 
 def scale(pixels: Array, scaling: Scaling) -> Array:

@@ -19,6 +19,7 @@ from workers.runtime.spec import InstanceSpec
 from workers.worker.host_memory import HUGE_PAGE_BYTES, use_huge_pages
 from workers.worker.inputs import ModelInput
 from workers.worker.outputs import ModelOutput
+from workers.worker.padding import Part, VariableInputs
 
 __all__ = ["DeviceLost", "Instance"]
 
@@ -57,6 +58,8 @@ class Instance:
         self._closing = arena.closing.data
         self._inputs = _inputs(spec, arena)
         self._variants = 1 if spec.augmentation is None else len(spec.augmentation.variants)
+        is_variable = any(arena.spec.views[binding.view].symbols for binding in spec.bindings)
+        self._variable = VariableInputs(spec, arena) if is_variable else None
 
     def warm_up(self) -> None:
         """Run batches of one row and of the full size, and record their warm latencies.
@@ -70,11 +73,11 @@ class Instance:
         member = f"member {self.spec.source.member!r} ({self.spec.source.origin})"
         latencies = []
         for batch in (1, self.spec.batch):
-            inputs = self._random_inputs(batch)
+            part, inputs = self._examples(batch)
             try:
                 for _ in range(2):
                     started = time.perf_counter()
-                    predictions = self._predict(inputs)
+                    predictions = self._predict(inputs, part)
                     elapsed = time.perf_counter() - started
             except RuntimeError as failure:
                 raise ValueError(
@@ -120,24 +123,18 @@ class Instance:
         if self._closing[start % arena.capacity] == start and self._all_ended(slots, rows):
             return None  # closed while the job was queued
         on_attempt(max(self.latency_s))
-        predictions = self._attempt(slots)
-        if isinstance(predictions, str):
+        predicted = self._attempt(slots, rows, on_attempt)
+        if isinstance(predicted, str):
             if len(rows) == 1:
                 if self._probes_device:
-                    self._probe(predictions)
-                self._log_failure(predictions)
+                    self._probe(predicted)
+                self._log_failure(predicted)
                 self._done[slots] = -rows
-                return predictions
+                return predicted
             first, second = _split(ranges, len(rows) // 2)
             errors = self.run(first, on_attempt), self.run(second, on_attempt)
             return errors[0] or errors[1] or (None if None in errors else "")
-        error = ""
-        for output, values in zip(self._outputs, predictions, strict=True):
-            failed = output.failed_rows(values)
-            if failed is not None:
-                rows = np.where(failed, -np.abs(rows), rows)
-                error = f"{output.invalid} in its output"
-        self._done[slots] = rows
+        self._done[slots], error = predicted
         if error:
             self._log_failure(error)
         return error
@@ -145,19 +142,44 @@ class Instance:
     def _log_failure(self, error: str) -> None:
         _log.warning("member %s failed on a row: %s", self.spec.source.member, error)
 
-    def _attempt(self, slots: slice | Cells) -> list[Array] | str:
-        """Predict rows and store the predictions; return them, or the error.
+    def _attempt(
+        self, slots: slice | Cells, rows: Cells, on_attempt: Callable[[float], None]
+    ) -> tuple[Cells, str] | str:
+        """Predict rows and store the predictions; return their `done` cells, or the error.
 
-        No reference to a failed attempt is kept, so that smaller ones can use its memory.
+        With the cells comes the error of rows that failed by themselves. No reference to a failed
+        attempt is kept, so that smaller ones can use its memory.
         """
         try:
-            predictions = self._predict([one.read(slots) for one in self._inputs])
-            for output, values in zip(self._outputs, predictions, strict=True):
-                output.write(slots, values)
+            if self._variable is None:
+                predictions = self._predict([one.read(slots) for one in self._inputs])
+                return self._store(predictions, slots, rows)
+            done, errors = rows.copy(), ""
+            for number, part in enumerate(self._variable.parts(slots)):
+                if number:
+                    on_attempt(max(self.latency_s))
+                predictions = self._predict(self._variable.read(part), part)
+                where = part.positions
+                done[where], error = self._store(predictions, part.slots, rows[where])
+                errors = errors or error
         except Exception as error:
             self.failure = f"{type(error).__name__}: {error}"
             return self.failure
-        return predictions
+        return done, errors
+
+    def _store(
+        self, predictions: Sequence[Array], slots: slice | Cells, rows: Cells
+    ) -> tuple[Cells, str]:
+        """Write predictions; return the `done` cells, and the error of rows that have none."""
+        for output, values in zip(self._outputs, predictions, strict=True):
+            output.write(slots, values)
+        error = ""
+        for output, values in zip(self._outputs, predictions, strict=True):
+            failed = output.failed_rows(values)
+            if failed is not None:
+                rows = np.where(failed, -np.abs(rows), rows)
+                error = f"{output.invalid} in its output"
+        return rows, error
 
     def _probe(self, error: str) -> None:
         """Check that a failure is the row's own: some errors make a GPU unusable for a process.
@@ -166,7 +188,8 @@ class Instance:
             DeviceLost: if the member fails on anything now.
         """
         try:
-            self._predict(self._random_inputs(1))
+            part, inputs = self._examples(1)
+            self._predict(inputs, part)
         except Exception as failure:
             text = f"{type(failure).__name__} {failure}".lower()
             if "memory" in text and "illegal memory access" not in text:
@@ -179,21 +202,28 @@ class Instance:
     def _all_ended(self, slots: slice | Cells, rows: Cells) -> bool:
         return bool((np.abs(self._arena.ended[slots]) == rows).all())
 
-    def _predict(self, inputs: list[Array]) -> list[Array]:
+    def _predict(self, inputs: list[Array], part: Part | None = None) -> list[Array]:
+        """Return the predictions of rows; `part` has their sizes if these vary."""
         rows = len(inputs[0]) // self._variants
         answers = self._model.predict(inputs)
         if self.spec.augmentation is not None:
             answers = [*answers, answers[0]]
         return [
-            output.prepare(raw, rows) for output, raw in zip(self._outputs, answers, strict=True)
+            output.prepare(raw, rows, part)
+            for output, raw in zip(self._outputs, answers, strict=True)
         ]
 
-    def _random_inputs(self, batch: int) -> list[Array]:
-        """Return plausible rows: the model's own example if it has one, else zeros and noise."""
+    def _examples(self, batch: int) -> tuple[Part | None, list[Array]]:
+        """Return plausible rows, the model's own example if it has one, and their sizes."""
+        part = None
+        if self._variable is not None:
+            part, inputs = self._variable.examples(batch)
         if self._model.example is not None:
-            return [np.repeat(one, batch, axis=0) for one in self._model.example]
+            return part, [np.repeat(one, batch, axis=0) for one in self._model.example]
+        if part is not None:
+            return part, inputs
         generator = np.random.default_rng(0)
-        return [one.random(batch, generator) for one in self._inputs]
+        return None, [one.random(batch, generator) for one in self._inputs]
 
 
 def _inputs(spec: InstanceSpec, arena: Arena) -> list[ModelInput]:
@@ -234,7 +264,7 @@ def _outputs(spec: InstanceSpec, arena: Arena) -> list[ModelOutput]:
         areas.append(arena.predictions[spec.augmentation.variance_area])
         specs, tensors = [*specs, specs[0]], [*tensors, tensors[0]]
     return [
-        ModelOutput(output, tensor.name, area, merge)
+        ModelOutput(output, tensor.name, area, merge=merge, symbols=arena.spec.symbols)
         for output, tensor, area, merge in zip(specs, tensors, areas, merges, strict=True)
     ]
 

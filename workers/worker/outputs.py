@@ -6,13 +6,14 @@ into the arena, and which rows of them are no predictions flows out.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from workers.runtime.spec import OutputSpec
+from workers.worker.padding import Part, beyond
 from workers.worker.postprocess import postprocessor
 
 __all__ = ["ModelOutput"]
@@ -23,7 +24,8 @@ Array = npt.NDArray[Any]
 class ModelOutput:
     """One output of a model, written to its prediction `area`, [slots, *shape].
 
-    `merge` makes one prediction of those of a row's variants, with test-time augmentation.
+    `merge` makes one prediction of those of a row's variants, with test-time augmentation. Dimensions
+    that vary are as large in the area as the largest row; `symbols` are the arena's.
 
     Attributes:
         invalid: what is wrong with a row that `failed_rows` finds.
@@ -35,7 +37,9 @@ class ModelOutput:
         spec: OutputSpec,
         name: str,
         area: Array,
+        *,
         merge: Callable[[Array], Array] | None = None,
+        symbols: Sequence[str] = (),
     ) -> None:
         self._area = area
         self._shape = area.shape[1:]
@@ -43,6 +47,10 @@ class ModelOutput:
         postprocess = postprocessor(spec)
         self._postprocess = postprocess if merge is None else lambda raw: merge(postprocess(raw))
         self._is_padded = spec.is_padded
+        #: Each variable axis of a row, with the number of its symbol.
+        self._axes = [
+            (axis, symbols.index(symbol)) for axis, symbol in enumerate(spec.symbols) if symbol
+        ]
         self._is_values = spec.kind == "values"
         no_interpretation = {
             "class": f"a class that is none of 0 to {spec.classes - 1}",
@@ -52,8 +60,11 @@ class ModelOutput:
         self.invalid = no_interpretation or "not a finite number"
         self.nan = no_interpretation or "NaN"
 
-    def prepare(self, raw: Array, rows: int) -> Array:
+    def prepare(self, raw: Array, rows: int, part: Part | None = None) -> Array:
         """Return the predictions of so many rows, [rows, *shape].
+
+        Where sizes vary, they are those of the `part`, as far as the area has space; what is beyond
+        a row's own sizes is 0.
 
         Raises:
             RuntimeError: if the model's output has another shape.
@@ -61,16 +72,39 @@ class ModelOutput:
         if self._is_padded and raw.ndim == len(self._shape) + 1:
             raw = _pad(raw, self._shape)
         predictions = self._postprocess(raw)
-        if predictions.shape != (rows, *self._shape):  # NumPy might broadcast it over other rows
+        shape = self._shape
+        if self._axes and part is not None:
+            shape = self._shape_of(part)
+        if predictions.shape != (rows, *shape):  # NumPy might broadcast it over other rows
             raise RuntimeError(
                 f"answers {list(predictions.shape)} to a batch of {rows} rows in its output "
-                f"{self._name!r}, not {[rows, *self._shape]}"
+                f"{self._name!r}, not {[rows, *shape]}"
             )
+        if self._axes and part is not None:
+            return self._without_padding(predictions, part)
+        return predictions
+
+    def _shape_of(self, part: Part) -> tuple[int, ...]:
+        shape = list(self._shape)
+        for axis, number in self._axes:
+            shape[axis] = part.sizes[number]
+        return tuple(shape)
+
+    def _without_padding(self, predictions: Array, part: Part) -> Array:
+        predictions = predictions[(slice(None), *map(slice, self._shape))]
+        for axis, number in self._axes:
+            own = part.own[number]
+            if (own != predictions.shape[axis + 1]).any():
+                outside = beyond(own, axis, predictions.shape[1:])
+                predictions = np.where(outside, 0, predictions)
         return predictions
 
     def write(self, slots: slice | npt.NDArray[np.int64], predictions: Array) -> None:
         """Store predictions in the arena."""
-        self._area[slots] = predictions
+        if self._axes:
+            self._area[(slots, *map(slice, predictions.shape[1:]))] = predictions
+        else:
+            self._area[slots] = predictions
 
     def failed_rows(self, predictions: Array) -> npt.NDArray[np.bool_] | None:
         """Return which rows have NaN, or infinity where it makes no sense; None if none do."""
