@@ -8,6 +8,7 @@ that held it was reaped.
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ class WorkerState:
     """A device's worker: its present incarnation, and what the dispatch policy knows of it.
 
     `incarnation` is 0 if there is no process; the supervisor has `given_up` one that keeps dying at
-    its start. `counters` are what each instance has done.
+    its start. `counters` are what each instance has done, in all length classes of its member.
     """
 
     def __init__(self, name: str) -> None:
@@ -92,19 +93,22 @@ class Fleet:
             ]
             for index, arena in enumerate(arenas)
         ]
-        self.member_counters = [[MemberCounters() for _ in members] for members in self.members]
+        by_name: defaultdict[str, MemberCounters] = defaultdict(MemberCounters)
+        #: By arena and index; a member has the same ones in all of its length classes.
+        self.member_counters = [[by_name[one.name] for one in members] for members in self.members]
         self._served = [(1 << len(members)) - 1 for members in self.members]
         self._all_members = [member for members in self.members for member in members]
         self.workers = {name: self._make_worker(name, specs) for name, specs in instances.items()}
 
     def _make_worker(self, name: str, specs: Sequence[InstanceSpec]) -> WorkerState:
         worker = WorkerState(name)
+        by_name: defaultdict[str, InstanceCounters] = defaultdict(InstanceCounters)
         for index, spec in enumerate(specs):
             member = self.members[spec.arena][spec.member]
             placement = Placement(worker.state, index, member, LatencyEstimate(spec.batch))
             member.placements.append(placement)
             worker.placements.append(placement)
-            worker.counters.append(InstanceCounters())
+            worker.counters.append(by_name[member.name])
         return worker
 
     # -- rows ---------------------------------------------------------------------------------

@@ -145,11 +145,12 @@ class RowPipeline:
 
     def _enqueue(self, request: Request, members: int, span: Range) -> None:
         """Make a request's rows pending for the members in a mask, from the next turn on."""
-        fresh, flow = self._fresh, request.admission.flow
-        if fresh and fresh[-1][2] is flow and fresh[-1][1] == members:
-            fresh[-1][3].append(span)
+        fresh, flow, arena = self._fresh, request.admission.flow, request.prepared.model.arena
+        last = fresh[-1] if fresh else None
+        if last and last[2] is flow and last[1] == members and last[0] == arena:
+            last[3].append(span)
         else:
-            fresh.append((request.prepared.model.arena, members, flow, [span]))
+            fresh.append((arena, members, flow, [span]))
         if not self._is_due:
             self.dispatch_soon()
 

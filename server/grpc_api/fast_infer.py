@@ -99,7 +99,7 @@ class FastUnaryInfer:
         None may if it has an id, which is unique, or a tensor in its head, or if anything follows
         its raw tensors.
         """
-        is_raw = decoded.raw and not endpoint.model.takes_images
+        is_raw = decoded.raw and not endpoint.model.takes_bytes
         if self._is_off or decoded.id or not is_raw or decoded.head.outputs not in _USUAL_OUTPUTS:
             return
         plans = self._plans.get(len(message)) or []

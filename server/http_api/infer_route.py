@@ -192,7 +192,7 @@ class InferRoute:
             request = await self._parse(body, header_length)
         context.protocol_id = request.id
         bound = await self._inference.bind(path.endpoint, request)
-        if header_length is not None and not path.endpoint.model.takes_images:
+        if header_length is not None and not path.endpoint.model.takes_bytes:
             path.plans.remember(body, header_length, request, bound)
         return bound, request.outputs
 

@@ -86,7 +86,8 @@ class TensorConfig(BaseModel):
 
     name: str
     data_type: str
-    dims: list[Count]
+    dims: list[Annotated[int, Field(ge=-1)]]
+    optional: bool = False
 
 
 class ConfigParameter(BaseModel):

@@ -5,12 +5,11 @@ Runs in the front-end, under every protocol; pure. Specs flow in, dictionaries f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
 from server.inference.outputs import extra_outputs, member_names
-from server.inference.spec import FrontEndSpec, ModelSpec
+from server.inference.spec import FrontEndSpec, InputSpec, ModelSpec
 from workers.runtime.spec import COMBINED, TensorSpec
 
 __all__ = [
@@ -67,8 +66,8 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
         "platform": _PLATFORM,
         "backend": _PLATFORM,
         "max_batch_size": spec.memory.arenas[served.arena].capacity,
-        "input": _tensor_config([one.tensor for one in model.inputs]),
-        "output": _tensor_config([output]),
+        "input": [_input_config(one) for one in model.inputs],
+        "output": [_tensor_config(output)],
         "parameters": {"max_request_bytes": {"string_value": str(spec.max_request_bytes)}},
         "allocation": {
             device: {
@@ -124,12 +123,14 @@ def _tensor_metadata(tensor: TensorSpec) -> dict[str, Any]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": [-1, *tensor.shape]}
 
 
-def _tensor_config(tensors: Sequence[TensorSpec]) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": tensor.name,
-            "data_type": "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}",
-            "dims": list(tensor.shape) or [1],
-        }
-        for tensor in tensors
-    ]
+def _input_config(one: InputSpec) -> dict[str, Any]:
+    config = _tensor_config(one.tensor)
+    return {**config, "optional": True} if one.is_optional else config
+
+
+def _tensor_config(tensor: TensorSpec) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "data_type": "TYPE_STRING" if tensor.datatype == "BYTES" else f"TYPE_{tensor.datatype}",
+        "dims": list(tensor.shape) or [1],
+    }

@@ -141,6 +141,11 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         """Whether one of its inputs is an image."""
         return any(one.is_image for one in self.inputs)
 
+    @cached_property
+    def takes_bytes(self) -> bool:
+        """Whether one of its inputs is BYTES, images or texts: only the data says their sizes."""
+        return any(one.tensor.datatype == "BYTES" for one in self.inputs)
+
 
 class ClientLimits(msgspec.Struct, frozen=True):
     """Limits of clients; see `server.config.LimitsConfig`.

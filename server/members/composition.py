@@ -8,19 +8,21 @@ ensemble.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 from ensembled_client.wire import CLASS_SCORES
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config, EnsembleConfig
 from server.engine.spec import ServedModel
 from server.errors import ConfigError
-from server.inference.spec import InputSpec, ModelSpec, StoredView
+from server.inference.spec import InputSpec, LengthClass, ModelSpec, StoredView
 from server.members.agreement import agreement_problems, ensemble_labels, match_classes
 from server.members.augmentation import AUGMENTATION_VARIANCE, augmentation_of
 from server.members.inspect import IMAGE, InspectedMember
+from server.members.lengths import at_sizes, length_classes, padded_sizes
 from server.members.predictive import combined, predictive_spec
 from server.members.rules import MetaModel, meta_output
 from workers.combiner.scores import VALUE_SCORES
@@ -30,7 +32,6 @@ from workers.runtime.arena import arena_bytes, bytes_per_row, group_blocks
 from workers.runtime.spec import (
     ArenaSpec,
     Binding,
-    BlockSpec,
     EnsembleSpec,
     InstanceSpec,
     Preparation,
@@ -64,10 +65,13 @@ def compose(
     budget_bytes: int,
     offset: int,
     metas: Mapping[str, MetaModel] | None = None,
+    largest_only: bool = False,
 ) -> Composition:
     """Compose the specs of a server, whose arenas begin at an offset of the shared memory.
 
-    Without its meta-model, a stacking ensemble's output has the shape of its members' predictions.
+    Members with variable dimensions have an arena, and an instance on each of their devices, per
+    length class, the largest first; if `largest_only`, no others. Without its meta-model, a
+    stacking ensemble's output has the shape of its members' predictions.
 
     Raises:
         ConfigError: if members of an ensemble disagree, or the arenas don't fit the budget.
@@ -79,28 +83,49 @@ def compose(
     for _, name, batch in matrix.instances():
         largest[name] = max(batch, largest.get(name, 0))
     builders: list[_ArenaBuilder] = []
-    builder_of: dict[str, _ArenaBuilder] = {}
+    models: list[ModelSpec] = []
     for group in groups:
-        builder = _ArenaBuilder(
-            config,
-            group,
-            index=len(builders),
-            batch=max(largest[member.name] for member in group),
-            budget_bytes=budget_bytes // len(groups),
-            offset=offset,
-            metas=metas or {},
-        )
-        offset += arena_bytes(builder.arena)
-        builders.append(builder)
-        builder_of.update((member.name, builder) for member in group)
+        classes = length_classes(group)[: 1 if largest_only else None]
+        family = len(builders)
+        for sizes in classes:
+            builder = _ArenaBuilder(
+                config,
+                [at_sizes(member, sizes) for member in group],
+                index=len(builders),
+                family=family,
+                batch=max(largest[member.name] for member in group),
+                most_rows=_MAX_ROWS // len(classes),
+                budget_bytes=budget_bytes // (len(groups) * len(classes)),
+                offset=offset,
+                metas=metas or {},
+            )
+            offset += arena_bytes(builder.arena)
+            builders.append(builder)
+        models += _with_lengths(classes, builders[family:])
     instances: defaultdict[str, tuple[InstanceSpec, ...]] = defaultdict(tuple)
     for device, name, batch in matrix.instances():
-        instances[device] += (builder_of[name].instance(name, batch),)
+        own = [builder for builder in builders if name in builder.arena.members]
+        instances[device] += tuple(builder.instance(name, batch) for builder in own)
     return Composition(
         arenas=tuple(builder.arena for builder in builders),
         instances=dict(instances),
-        models=tuple(model for builder in builders for model in builder.models()),
+        models=tuple(models),
     )
+
+
+def _with_lengths(
+    classes: Sequence[Mapping[str, int]], builders: Sequence[_ArenaBuilder]
+) -> Iterator[ModelSpec]:
+    """Yield the models of a group's arenas, each once, with its length classes if there are any."""
+    symbols = builders[0].arena.symbols
+    bounds = [tuple(sizes[symbol] for symbol in symbols) for sizes in classes]
+    for model, *smaller in zip(*(builder.models() for builder in builders), strict=True):
+        if not symbols:
+            yield model
+            continue
+        served = [model.served, *(one.served for one in smaller)]
+        lengths = tuple(map(LengthClass, bounds, served))[::-1]
+        yield msgspec.structs.replace(model, symbols=symbols, lengths=lengths)
 
 
 def _group(config: Config, members: Sequence[InspectedMember]) -> list[list[InspectedMember]]:
@@ -129,7 +154,9 @@ class _ArenaBuilder:
         members: list[InspectedMember],
         *,
         index: int,
+        family: int,
         batch: int,
+        most_rows: int,
         budget_bytes: int,
         offset: int,
         metas: Mapping[str, MetaModel],
@@ -137,6 +164,7 @@ class _ArenaBuilder:
         self._members = members
         self._metas = metas
         self._index = index
+        self._family = family
         self._config = config
         self._positions = {member.name: i for i, member in enumerate(members)}
         stored = dict.fromkeys(one.stored for member in members for one in member.inputs)
@@ -156,7 +184,12 @@ class _ArenaBuilder:
         ]
         views = tuple(_view(stored) for stored in self._views)
         blocks = group_blocks(predictions)
-        segments, rows = _segments(views, blocks, ensembles, batch, budget_bytes)
+        row = bytes_per_row(views, blocks, ensembles)
+        fitting = min((budget_bytes - _ALIGNMENT_BYTES) // row, most_rows)
+        if any(view.symbols for view in views):  # long rows may have smaller batches
+            batch = min(batch, max(1, fitting // 2))
+        self._batch = batch
+        segments, rows = _segments(fitting, batch, row, budget_bytes)
         self.arena = ArenaSpec(
             offset=offset,
             segments=segments,
@@ -165,6 +198,16 @@ class _ArenaBuilder:
             members=tuple(self._positions),
             blocks=blocks,
             ensembles=tuple(ensembles),
+            masks=tuple(
+                sorted(
+                    {
+                        self._views[one.stored]
+                        for member in members
+                        for one in member.inputs
+                        if one.mask is not None
+                    }
+                )
+            ),
         )
 
     def _ensemble(
@@ -213,7 +256,7 @@ class _ArenaBuilder:
         return InstanceSpec(
             arena=self._index,
             member=position,
-            batch=batch,
+            batch=min(batch, self._batch),
             source=member.source,
             signature=member.signature,
             bindings=self._bindings(member),
@@ -222,6 +265,7 @@ class _ArenaBuilder:
                 for output, area in zip(member.outputs, self._areas[position], strict=True)
             ),
             augmentation=augmentation_of(self._config, member, self._variances.get(name, -1)),
+            buckets=padded_sizes(member),
         )
 
     def _bindings(self, member: InspectedMember) -> tuple[Binding, ...]:
@@ -229,6 +273,7 @@ class _ArenaBuilder:
             Binding(
                 self._views[one.stored],
                 Scaling(image.mean, image.std, image.layout) if (image := one.image) else None,
+                one.pad,
             )
             for one in member.inputs
         )
@@ -243,7 +288,11 @@ class _ArenaBuilder:
             predictive = None if config is None else predictive_spec(spec.name, config, chosen)
             yield ModelSpec(
                 served=ServedModel(
-                    self._index, i, spec, config.deadline_ms / 1000 if config else 0.0
+                    self._index,
+                    i,
+                    spec,
+                    config.deadline_ms / 1000 if config else 0.0,
+                    self._family,
                 ),
                 inputs=self._inputs(chosen),
                 members=tuple(member.name for member in chosen),
@@ -256,9 +305,12 @@ class _ArenaBuilder:
     def _inputs(self, members: Sequence[InspectedMember]) -> tuple[InputSpec, ...]:
         """What clients send for some members: the union of their inputs, by name."""
         masks: defaultdict[TensorSpec, Counter[_Stored]] = defaultdict(Counter)
+        needed = set()
         for member in members:
             for one in member.inputs:
                 masks[one.sent][one.stored] += 1 << self._positions[member.name]
+                if one.mask is None:
+                    needed.add(one.sent)
         return tuple(
             InputSpec(
                 sent,
@@ -270,6 +322,7 @@ class _ArenaBuilder:
                     )
                     for stored, mask in views.items()
                 ),
+                is_optional=sent not in needed,
             )
             for sent, views in masks.items()
         )
@@ -312,26 +365,18 @@ def _unify(predictions: list[TensorSpec]) -> list[TensorSpec]:
     """Give predictions of one shape one datatype: FP64 as soon as one of them needs it."""
     wide = {tensor.shape for tensor in predictions if tensor.datatype == "FP64"}
     return [
-        TensorSpec(tensor.name, "FP64" if tensor.shape in wide else "FP32", tensor.shape)
+        msgspec.structs.replace(tensor, datatype="FP64" if tensor.shape in wide else "FP32")
         for tensor in predictions
     ]
 
 
-def _segments(
-    views: Sequence[TensorSpec],
-    blocks: Sequence[BlockSpec],
-    ensembles: Sequence[EnsembleSpec],
-    batch: int,
-    budget_bytes: int,
-) -> tuple[int, int]:
-    """The number of segments and rows per segment: all that fits, segments of a batch or more."""
-    row = bytes_per_row(views, blocks, ensembles)
-    rows = min((budget_bytes - _ALIGNMENT_BYTES) // row, _MAX_ROWS)
+def _segments(rows: int, batch: int, row_bytes: int, budget_bytes: int) -> tuple[int, int]:
+    """The number of segments and rows per segment: all that fit, segments of a batch or more."""
     if rows < 2 * batch:
         raise ConfigError(
             f"server.arena_bytes: {budget_bytes} bytes are too few for batches of {batch} rows of "
-            f"{row} bytes each, give it at least {2 * batch * row + _ALIGNMENT_BYTES} per kind of "
-            "input"
+            f"{row_bytes} bytes each, give it at least {2 * batch * row_bytes + _ALIGNMENT_BYTES} "
+            "per kind of input and length class"
         )
     size = max(batch, min(_MAX_SEGMENT_ROWS, rows // _MIN_SEGMENTS))
     return rows // size, size

@@ -24,6 +24,7 @@ from server.config import (
 from server.errors import ConfigError
 from server.members.outputs import MemberOutput
 from server.members.sources import build_models, source_of
+from server.members.symbols import named_alike
 from workers.backends.files import stamped
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.builder import BuiltModel
@@ -45,12 +46,17 @@ IMAGE = TensorSpec("image", "BYTES", ())
 class MemberInput:
     """An input of a member's model: `sent` by clients, as a tensor or as an `image`.
 
-    Of an image, so many pixels are stored as a `margin`.
+    Attributes:
+        margin: of an image, so many pixels are stored around it.
+        pad: what rows of different sizes are padded with; None if they are not.
+        mask: the model's own name of the input that this one is the mask of.
     """
 
     sent: TensorSpec
     image: ImageConfig | None = None
     margin: int = 0
+    pad: float | None = None
+    mask: str | None = None
 
     @property
     def stored(self) -> TensorSpec | Preparation:
@@ -127,7 +133,9 @@ class InspectedMember:
         if image is not None:
             return MemberInput(IMAGE, image, self.config.margin)
         name, datatype = config.name or tensor.name, config.datatype or tensor.datatype
-        return MemberInput(msgspec.structs.replace(tensor, name=name, datatype=datatype))
+        sent = msgspec.structs.replace(tensor, name=name, datatype=datatype)
+        pad = config.pad if config.mask is None else 0
+        return MemberInput(sent, pad=pad, mask=config.mask)
 
 
 def inspect_members(config: Config) -> list[InspectedMember]:
@@ -140,9 +148,10 @@ def inspect_members(config: Config) -> list[InspectedMember]:
     built = build_models(config)
     sources = [stamped(source_of(config, name, built)) for name in config.members]
     try:
-        signatures = inspect_models(sources)
+        found = dict(zip(config.members, inspect_models(sources), strict=True))
     except InspectionError as error:
         raise ConfigError(error.messages) from None
+    signatures = named_alike(config, found).values()
     return [
         InspectedMember(name, member, source, signature, _labels(name, member, signature, built))
         for (name, member), source, signature in zip(

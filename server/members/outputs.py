@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 from ensembled_client.wire import datatype_of
 
@@ -46,10 +47,11 @@ class MemberOutput:
         kind, own = self.config.kind, self.tensor
         if kind == "class":
             return TensorSpec(self.name, "FP32", (self.classes,))
-        shape = (2,) if kind in _BINARY else own.shape
         is_float = kind == "logits" and own.datatype != "FP64"
         wide = "FP32" if is_float else datatype_of(np.promote_types(own.dtype, np.float32))
-        return TensorSpec(self.name, wide, shape)
+        if kind in _BINARY:
+            return TensorSpec(self.name, wide, (2,))
+        return msgspec.structs.replace(own, name=self.name, datatype=wide)
 
     @property
     def gives_numbers(self) -> bool:
@@ -85,6 +87,7 @@ class MemberOutput:
             class_axis=self.class_axis,
             is_padded=self.config.max_shape is not None,
             spread=self.config.spread,
+            symbols=self.prediction.symbols,
         )
 
 
@@ -127,6 +130,8 @@ def _class_axis_problems(output: MemberOutput) -> Iterator[str]:
             )
     elif not -axes <= axis <= axes:
         yield f"{where}: class_axis {axis} is none of the {axes + 1} axes of {['n', *shape]}"
+    if shape and axis != 0 and shape[max(output.class_axis, -axes)] < 0:
+        yield f"{where}: the classes can't be on an axis of variable size, {['n', *shape]}"
 
 
 def _label_problems(output: MemberOutput) -> Iterator[str]:

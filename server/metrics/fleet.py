@@ -11,20 +11,22 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 from typing import Any
 
-from allocator.dispatch.state import Member
+from allocator.dispatch.state import Member, Placement
 from server.engine.arena_requests import ArenaRequests
 from server.engine.fleet import Fleet
 from server.engine.memory_budget import MemoryBudget
+from server.engine.statistics import InstanceCounters, MemberCounters
 from server.metrics.exposition import Counters, Family, Gauges, Histograms, families
 
 __all__ = ["collect_arenas", "collect_fleet"]
 
 
-def _oldest_pending_s(member: Member) -> float:
-    return max(0.0, time.monotonic() - member.pending.since) if member.pending.rows else 0.0
+def _oldest_pending_s(members: Sequence[Member]) -> float:
+    since = [member.pending.since for member in members if member.pending.rows]
+    return max(0.0, time.monotonic() - min(since)) if since else 0.0
 
 
-#: Of pairs of a `Member` and its `MemberCounters`.
+#: Of pairs of a member, as a `Member` per length class, and its `MemberCounters`.
 _MEMBER_METRICS = (
     Counters.define(
         "ensembled_member_rows_total", "Rows that the member predicted.", lambda item: item[1].rows
@@ -37,7 +39,7 @@ _MEMBER_METRICS = (
     Gauges.define(
         "ensembled_member_pending_rows",
         "Rows waiting for a worker.",
-        lambda item: item[0].pending.rows,
+        lambda item: sum(member.pending.rows for member in item[0]),
     ),
     Gauges.define(
         "ensembled_member_oldest_pending_seconds",
@@ -50,7 +52,7 @@ _MEMBER_METRICS = (
         lambda item: item[1].wait,
     ),
 )
-#: Of pairs of a `Placement` and its `InstanceCounters`.
+#: Of pairs of an instance, as a `Placement` per length class, and its `InstanceCounters`.
 _INSTANCE_METRICS = (
     Histograms.define(
         "ensembled_batch_rows",
@@ -70,7 +72,7 @@ _INSTANCE_METRICS = (
     Gauges.define(
         "ensembled_instance_max_batch_rows",
         "Maximum number of rows in a batch of the instance.",
-        lambda item: item[0].latency.batch,
+        lambda item: max(placement.latency.batch for placement in item[0]),
     ),
 )
 #: Of the engine's `WorkerState`.
@@ -136,16 +138,18 @@ _BODIES_METRICS = (
 
 async def collect_fleet(fleet: Fleet) -> AsyncIterator[Family[Any]]:
     """Yield the metrics of members, instances and workers."""
+    members: dict[tuple[str], tuple[list[Member], MemberCounters]] = {}
     pairs = zip(chain(*fleet.members), chain(*fleet.member_counters), strict=True)
-    members = [((member.name,), (member, counters)) for member, counters in pairs]
-    for family in families(_MEMBER_METRICS, ("member",), members):
+    for member, counted in pairs:
+        members.setdefault((member.name,), ([], counted))[0].append(member)
+    for family in families(_MEMBER_METRICS, ("member",), [*members.items()]):
         yield family
-    instances = [
-        ((placement.device.name, placement.member.name), (placement, counters))
-        for worker in fleet.workers.values()
-        for placement, counters in zip(worker.placements, worker.counters, strict=True)
-    ]
-    for family in families(_INSTANCE_METRICS, ("device", "member"), instances):
+    instances: dict[tuple[str, str], tuple[list[Placement], InstanceCounters]] = {}
+    for worker in fleet.workers.values():
+        for placement, counters in zip(worker.placements, worker.counters, strict=True):
+            key = placement.device.name, placement.member.name
+            instances.setdefault(key, ([], counters))[0].append(placement)
+    for family in families(_INSTANCE_METRICS, ("device", "member"), [*instances.items()]):
         yield family
     workers = [((device,), worker) for device, worker in fleet.workers.items()]
     for family in families(_WORKER_METRICS, ("device",), workers):

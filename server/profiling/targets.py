@@ -174,7 +174,14 @@ def _with_arena(config: Config, target: ProfileTarget) -> ProfileTarget:
 
     def composed(batch: int, budget_bytes: int) -> tuple[ArenaSpec, InstanceSpec]:
         matrix = AllocationMatrix((member.name,), (devices[0].name,), ((batch,),))
-        done = compose(alone, [member], matrix, budget_bytes=budget_bytes, offset=ARENA_OFFSET)
+        done = compose(
+            alone,
+            [member],
+            matrix,
+            budget_bytes=budget_bytes,
+            offset=ARENA_OFFSET,
+            largest_only=True,
+        )
         return done.arenas[0], done.instances[devices[0].name][0]
 
     arena, _ = composed(1, _ARENA_BYTES)

@@ -132,11 +132,12 @@ def _scores(ensembles: Sequence[EnsembleSpec]) -> int:
 
 def group_blocks(areas: Sequence[TensorSpec]) -> tuple[BlockSpec, ...]:
     """Group areas with equal predictions (by the areas' numbers), so that rules see one array."""
-    groups: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+    groups: dict[tuple[str, tuple[int, ...], tuple[str, ...]], list[int]] = {}
     for area, output in enumerate(areas):
-        groups.setdefault((output.datatype, output.shape), []).append(area)
+        key = output.datatype, output.stored_shape, output.symbols
+        groups.setdefault(key, []).append(area)
     return tuple(
-        BlockSpec(tuple(group), datatype, shape) for (datatype, shape), group in groups.items()
+        BlockSpec(tuple(group), datatype, shape) for (datatype, shape, _), group in groups.items()
     )
 
 
@@ -245,10 +246,10 @@ class Arena:
         return np.arange(start, stop, dtype=np.int64)
 
     def answers(self, ensemble: EnsembleSpec) -> Array:
-        """Return the answers of one ensemble, [slots, *output shape], possibly strided."""
+        """Return the answers of one ensemble, [slots, *stored shape], possibly strided."""
         output = ensemble.output
         flat = self._answers[:, : output.row_bytes].view(output.dtype)
-        return flat.reshape((self.capacity, *output.shape), copy=False)
+        return flat.reshape((self.capacity, *output.stored_shape), copy=False)
 
     def answer_bytes(self, ensemble: EnsembleSpec, start: int, stop: int) -> bytes:
         """Return a copy of the answers of [start, stop), row-major."""

@@ -124,6 +124,8 @@ class TensorSpec(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def limits(self) -> dict[str, int]:
         """The largest size of each symbol."""
+        if not self.symbols:
+            return {}
         is_text = self.datatype == "BYTES"
         largest = (*self.shape, self.max_bytes) if is_text else self.max_shape
         return {symbol: size for symbol, size in zip(self.symbols, largest, strict=True) if symbol}

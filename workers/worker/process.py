@@ -67,11 +67,14 @@ class Worker:
         self._board = memory.board(name)
         self._arenas = arenas = [Arena(memory, arena) for arena in spec.memory.arenas]
         pin_for_device(memory.buffer, device)
+        # The length classes of a member have an instance each, and its model in common.
+        sources = {instance.source.member: instance.source for instance in spec.instances}
+        models = {member: load(source, device) for member, source in sources.items()}
         self._instances = [
             Instance(
                 instance,
                 arenas[instance.arena],
-                load(instance.source, device),
+                models[instance.source.member],
                 probes_device=device.is_cuda,
             )
             for instance in spec.instances
