@@ -24,8 +24,8 @@ Array = npt.NDArray[Any]
 class ModelOutput:
     """One output of a model, written to its prediction `area`, [slots, *shape].
 
-    `merge` makes one prediction of those of a row's variants, with test-time augmentation; `symbols`
-    are the arena's. Dimensions that vary are as large in the area as the largest row.
+    `merge` makes one prediction of those of a row's variants, with test-time augmentation.
+    Dimensions that vary (`symbols` are the arena's) are as large in the area as the largest row.
 
     Attributes:
         invalid: what is wrong with a row that `failed_rows` finds.
