@@ -27,8 +27,11 @@ LOCKED := -m pip install --require-hashes --no-deps --only-binary :all:
 # torch's build, and CUDA with it, is for the machine's package index to decide.
 TORCH := -m pip install --constraint $(LOCKS)/torch.txt torch
 
+# Libraries that are large or don't go together, an environment each behind .venv's packages.
+DOORS := catboost keras mlflow onnx
+
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-fast test-latest test-lowest compat chaos fuzz check audit lock \
+.PHONY: help setup serve test test-fast test-latest test-lowest test-doors compat chaos fuzz check audit lock \
 	bench bench-peers docs site proto wheels release image-check clean
 
 help: ## list the targets
@@ -76,6 +79,18 @@ test-lowest: .venv-lock/bin/uv ## run the tests with the oldest releases that it
 	.venv-lowest/bin/python -m pip install --no-deps --no-build-isolation -e . -e ./clients
 	.venv-lowest/bin/pytest $(TESTS)
 	rm -rf .venv-lowest
+
+test-doors: $(INSTALLED) $(DOORS:%=.venv-doors-%/.installed) ## try the models of large libraries, each in an environment of its own
+	for door in $(DOORS); do \
+		.venv-doors-$$door/bin/python -m pytest -q tests/doors/test_$$door.py || exit 1; \
+	done
+
+.venv-doors-%/.installed: tests/doors/requirements/%.txt $(INSTALLED)
+	$(PYTHON) -m venv $(@D)
+	$(BIN)/python tests/doors/behind.py $(@D)
+	$(@D)/bin/python -m pip install -r $<
+	$(@D)/bin/python -m pip install --no-deps --no-build-isolation -e . -e ./clients
+	touch $@
 
 compat: $(INSTALLED) $(COMPAT_INSTALLED) ## try the clients of other servers, in an environment of their own
 	$(COMPAT)/pytest -q tests/compat/with_tritonclient tests/compat/with_tools
