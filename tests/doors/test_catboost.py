@@ -30,7 +30,7 @@ def test_classifiers(data, tmp_path):
     model = catboost.CatBoostClassifier(**OPTIONS).fit(x, y)
     model.save_model(str(tmp_path / "m.cbm"))
     member = opened(tmp_path / "m.cbm")
-    assert member.inputs == {"x": ("FP32", (x.shape[1],))}
+    assert member.inputs == {"x": ("FP64", (x.shape[1],))}
     x = x.astype(np.float32)
     np.testing.assert_array_equal(member.predict(x=x), model.predict_proba(x))
     assert member.labels == [str(one) for one in model.classes_]

@@ -80,7 +80,7 @@ def server(tmp_path_factory):
     mlflow_directory(directory / "xgb_by_mlflow", "xgboost", ubj, XGBOOST)
     members = {
         "sklearn": {"model": {"sklearn": "iris.skops"}, **FP32},
-        "xgboost": {"model": {"xgboost": "iris.json"}},
+        "xgboost": {"model": {"xgboost": "iris.json"}, **FP32},
         "lightgbm": {"model": {"lightgbm": "iris.txt"}, **FP32},
         "onnx": {"model": "iris.onnx", "output": "probabilities"},
         "regressor": {"model": {"xgboost": "diabetes.ubj"}},

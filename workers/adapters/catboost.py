@@ -15,7 +15,7 @@ import numpy as np
 
 from workers.adapters import AdapterError
 from workers.adapters.formats import wrong_door
-from workers.adapters.tables import Array, Column, Table, cores
+from workers.adapters.tables import NUMBER, Array, Column, Table, cores
 from workers.runtime.spec import TensorSpec
 
 __all__ = ["CatboostModel"]
@@ -80,10 +80,10 @@ class CatboostModel:
         if self._model.get_embedding_feature_indices():
             raise AdapterError("has embedding features, which are not columns: export it to ONNX")
         if not categorical and not texts and names == [str(i) for i in range(len(names))]:
-            return Table((), width=len(names), datatype="FP32")
+            return Table((), width=len(names))
         columns = []
         for i, name in enumerate(names):
-            datatype = "BYTES" if i in categorical or i in texts else "FP32"
+            datatype = "BYTES" if i in categorical or i in texts else NUMBER
             given = self._declared.get(name)
             columns.append(Column(name, given.datatype if given else datatype))
-        return Table(columns, width=len(names), datatype="FP32")
+        return Table(columns, width=len(names))

@@ -17,7 +17,7 @@ import numpy as np
 
 from workers.adapters import AdapterError
 from workers.adapters.formats import wrong_door
-from workers.adapters.tables import Array, Column, Table, cores
+from workers.adapters.tables import NUMBER, Array, Column, Table, cores
 
 __all__ = ["LightgbmModel"]
 
@@ -74,19 +74,19 @@ class LightgbmModel:
 def _table(booster: Any, text: str) -> Table:
     names = booster.feature_name()
     if all(_UNNAMED.fullmatch(name) for name in names):
-        return Table((), width=len(names), datatype="FP64")
+        return Table((), width=len(names))
     kept = _categories(booster, text)
     columns = [_column(name, kept.get(i, ())) for i, name in enumerate(names)]
-    return Table(columns, width=len(names), datatype="FP64")
+    return Table(columns, width=len(names))
 
 
 def _column(name: str, categories: Sequence[Any]) -> Column:
     """Return a column: of numbers, or of categories, of which unknown ones are missing."""
     if not categories:
-        return Column(name, "FP64")
+        return Column(name, NUMBER)
     codes = {category: code for code, category in enumerate(categories)}
     first = categories[0]
-    return Column(name, "BYTES" if isinstance(first, str) else "INT64", first, codes)
+    return Column(name, "BYTES" if isinstance(first, str) else NUMBER, first, codes)
 
 
 def _categories(booster: Any, text: str) -> dict[int, Sequence[Any]]:

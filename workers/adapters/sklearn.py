@@ -49,7 +49,7 @@ class SklearnModel:
         path: the file.
         trust_pickle: whether to load what may run code: a pickle, or types unknown to skops.
         declared: columns that the configuration describes, by name.
-        types: datatypes of columns that are known from elsewhere, by name.
+        types: datatypes by column, for columns whose type the model does not tell.
         outputs: the methods to serve; the usual one if empty. A method that returns a list, as
             `predict_proba` does for several targets, has outputs ``predict_proba_0`` and so on.
     """
@@ -65,9 +65,8 @@ class SklearnModel:
     ) -> None:
         self._path = Path(path)
         self._trusts = trust_pickle
-        self._types = dict(types or {}) | {
-            name: spec.datatype for name, spec in (declared or {}).items()
-        }
+        self._declared = {name: spec.datatype for name, spec in (declared or {}).items()}
+        self._types = types or {}
         self._outputs = outputs
 
     def load(self, device: str) -> None:
@@ -80,7 +79,7 @@ class SklearnModel:
         self._methods = _chosen_methods(model, self._outputs)
         self._model = model
         self._classes = getattr(model, "classes_", None) if is_classifier(model) else None
-        self._table = _table(model, self._types)
+        self._table = _table(model, self._declared, self._types)
         self.inputs, self.example = self._table.inputs, self._table.example
         self._places = {label: i for i, label in enumerate(self._targets()[0])}
         self.output, self.labels = self._meanings()
@@ -194,11 +193,11 @@ def _chosen_methods(model: Any, outputs: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def _table(model: Any, types: Mapping[str, str]) -> Table:
+def _table(model: Any, declared: Mapping[str, str], types: Mapping[str, str]) -> Table:
     if not hasattr(model, "feature_names_in_"):
-        return Table((), width=int(model.n_features_in_), datatype="FP64")
-    columns = column_types(model, types)
+        return Table((), width=int(model.n_features_in_))
+    columns = column_types(model, declared, types)
     if unknown := [name for name, column in columns.items() if column is None]:
         raise AdapterError(undeclared(unknown))
     known = [column for column in columns.values() if column is not None]
-    return Table(known, width=len(known), datatype="FP64")
+    return Table(known, width=len(known))

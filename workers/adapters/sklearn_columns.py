@@ -17,11 +17,10 @@ from sklearn.feature_extraction.text import CountVectorizer, HashingVectorizer
 from sklearn.pipeline import FeatureUnion, Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from workers.adapters.tables import Column
+from workers.adapters.tables import NUMBER, Column
 
 __all__ = ["column_types"]
 
-_NUMBER = "FP64"
 #: Packages whose estimators take numbers, unless they are encoders.
 _NUMERIC = {"sklearn", "xgboost", "lightgbm", "catboost"}
 #: Where estimators that wrap others keep them after `fit`.
@@ -35,24 +34,27 @@ _WRAPPED = (
 )
 
 
-def column_types(model: Any, types: Mapping[str, str]) -> dict[str, Column | None]:
+def column_types(
+    model: Any, declared: Mapping[str, str], types: Mapping[str, str]
+) -> dict[str, Column | None]:
     """Return the columns that a model uses, in its order; None where the type is unknown.
 
     Args:
         model: fitted on a data frame: it has `feature_names_in_`.
-        types: datatypes by column, which take precedence.
+        declared: datatypes by column, which take precedence.
+        types: datatypes by column, for those that would be unknown.
     """
     names = [str(name) for name in model.feature_names_in_]
     walk = _Walk()
     walk.visit(model, names)
     columns: dict[str, Column | None] = {}
     for name in names:
-        found = walk.found.get(name)
         if name not in walk.used:
             continue
-        if name in types and (found is None or found.datatype != types[name]):
-            found = Column(name, types[name])
-        columns[name] = found
+        found = walk.found.get(name)
+        datatype = declared.get(name) or (found.datatype if found else types.get(name))
+        known = found is not None and found.datatype == datatype
+        columns[name] = found if known or datatype is None else Column(name, datatype)
     return columns
 
 
@@ -107,7 +109,7 @@ class _Walk:
         value = next((one for one in values if not _is_missing(one)), 0.0)
         column = Column(name, _datatype(value), value)
         known = self.found.get(name)
-        if known is None or known.datatype == _NUMBER:
+        if known is None or known.datatype == NUMBER:
             self.found[name] = column
 
 
@@ -155,4 +157,4 @@ def _datatype(value: Any) -> str:
         return "BYTES"
     if isinstance(value, bool | np.bool_):
         return "BOOL"
-    return "INT64" if isinstance(value, int | np.integer) else _NUMBER
+    return NUMBER

@@ -19,10 +19,13 @@ from ensembled_client.wire import DTYPES
 
 Array = npt.NDArray[Any]
 
-__all__ = ["Array", "MATRIX", "Column", "Table", "cores", "undeclared"]
+__all__ = ["MATRIX", "NUMBER", "Array", "Column", "Table", "cores", "undeclared"]
 
 #: The most bytes of a text, unless the configuration gives another number.
 _TEXT_BYTES = 256
+#: Of all numbers, in every door, so that models of one table have equal inputs; what a library
+#: computes with FP32 it converts itself. Missing numbers are NaN.
+NUMBER = "FP64"
 #: The input of a model whose features have no names.
 MATRIX = "x"
 
@@ -55,14 +58,14 @@ class Table:
         example: a row that the model accepts, by name, each [1, ...].
     """
 
-    def __init__(self, columns: Sequence[Column], *, width: int, datatype: str) -> None:
+    def __init__(self, columns: Sequence[Column], *, width: int) -> None:
         self.columns = tuple(columns)
         self.inputs: dict[str, tuple[Any, ...]] = {
             column.name: (column.datatype, (), *_most_bytes(column)) for column in columns
-        } or {MATRIX: (datatype, (width,))}
+        } or {MATRIX: (NUMBER, (width,))}
         self.example = {
             column.name: _as_sent(column.datatype, column.example) for column in columns
-        } or {MATRIX: np.zeros((1, width), DTYPES[datatype])}
+        } or {MATRIX: np.zeros((1, width), DTYPES[NUMBER])}
 
     def frame(self, arrays: Mapping[str, Array]) -> Any:
         """Return a batch as a data frame, or the matrix.
@@ -102,7 +105,7 @@ def undeclared(names: Sequence[str]) -> str:
     entry = f"{names[0]}: {{datatype: BYTES, shape: []}}"
     return (
         f"does not tell whether {listed} {'is' if len(names) == 1 else 'are'} text or numbers: "
-        f"declare each under the member's inputs, {entry} for text, or FP64, INT64 or BOOL"
+        f"declare each under the member's inputs, {entry} for text, FP64 for numbers"
     )
 
 

@@ -18,7 +18,7 @@ import xgboost
 
 from workers.adapters import AdapterError
 from workers.adapters.formats import wrong_door
-from workers.adapters.tables import Array, Column, Table, cores
+from workers.adapters.tables import NUMBER, Array, Column, Table, cores
 
 __all__ = ["XgboostModel"]
 
@@ -79,25 +79,25 @@ class XgboostModel:
 
 
 def _table(booster: Any, document: Mapping[str, Any]) -> Table:
-    """Return the model's table: numbers in XGBoost's own type, and categories by name."""
+    """Return the model's table: numbers, which XGBoost makes FP32, and categories by name."""
     names = booster.feature_names
     if not names:
-        return Table((), width=booster.num_features(), datatype="FP32")
+        return Table((), width=booster.num_features())
     model = document["gradient_booster"]
     model = model.get("gbtree", model).get("model", {})  # `dart` holds a `gbtree`
     encoded = model.get("cats", {}).get("enc") or [{}] * len(names)
     columns = [_column(name, one) for name, one in zip(names, encoded, strict=True)]
-    return Table(columns, width=len(names), datatype="FP32")
+    return Table(columns, width=len(names))
 
 
 def _column(name: str, encoded: Mapping[str, Any]) -> Column:
     """Return a column: of numbers, or of the categories that the model keeps."""
     values = encoded.get("values", [])
     if not values:
-        return Column(name, "FP32")
+        return Column(name, NUMBER)
     if "offsets" not in encoded:
         codes = {value: code for code, value in enumerate(values)}
-        return Column(name, "INT64", values[0], codes, is_closed=True)
+        return Column(name, NUMBER, values[0], codes, is_closed=True)
     ends = encoded["offsets"]
     text = bytes(value & 0xFF for value in values)
     kept = [text[start:end] for start, end in zip(ends, ends[1:], strict=False)]

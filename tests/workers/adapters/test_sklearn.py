@@ -65,7 +65,7 @@ def datatypes(member):
 
 def test_a_pipeline_over_columns_takes_those_that_it_uses(tmp_path):
     member = opened(PEOPLE, tmp_path)
-    assert datatypes(member) == {"sex": "BYTES", "age": "FP64", "deck": "INT64", "port": "BYTES"}
+    assert datatypes(member) == {"sex": "BYTES", "age": "FP64", "deck": "FP64", "port": "BYTES"}
     assert member.inputs["sex"] == ("BYTES", (), 256)
     assert member.output["predict_proba"] == "probabilities"
     assert member.labels["predict_proba"] == ["no", "yes"]
@@ -158,20 +158,20 @@ def encoded(columns):
     ("model", "expected"),
     [
         (make_pipeline(encoded(["sex"]), LogisticRegression()), {"sex": "BYTES"}),
-        (make_pipeline(encoded([0, 2]), LogisticRegression()), {"sex": "BYTES", "deck": "INT64"}),
+        (make_pipeline(encoded([0, 2]), LogisticRegression()), {"sex": "BYTES", "deck": "FP64"}),
         (
             make_pipeline(encoded(slice("deck", "port")), LogisticRegression()),
-            {"deck": "INT64", "port": "BYTES"},
+            {"deck": "FP64", "port": "BYTES"},
         ),
         (
             make_pipeline(encoded([True, False, True, False, False]), LogisticRegression()),
-            {"sex": "BYTES", "deck": "INT64"},
+            {"sex": "BYTES", "deck": "FP64"},
         ),
         (
             make_pipeline(
                 encoded(make_column_selector(dtype_include="number")), LogisticRegression()
             ),
-            {"age": "FP64", "deck": "INT64"},
+            {"age": "FP64", "deck": "FP64"},
         ),
         (
             make_pipeline(
@@ -215,7 +215,7 @@ def encoded(columns):
                 ],
                 voting="soft",
             ),
-            {"sex": "BYTES", "deck": "INT64"},
+            {"sex": "BYTES", "deck": "FP64"},
         ),
     ],
     ids=range(11),
@@ -261,7 +261,7 @@ def test_a_type_that_is_not_known_is_asked_for(tmp_path):
 def test_declared_types_take_precedence(tmp_path):
     deck = {"deck": TensorSpec("deck", "INT32", ())}
     assert datatypes(opened(PEOPLE, tmp_path, declared=deck))["deck"] == "INT32"
-    assert datatypes(opened(PEOPLE, tmp_path, types={"age": "FP32"}))["age"] == "FP32"
+    assert datatypes(opened(PEOPLE, tmp_path, types={"age": "FP32"}))["age"] == "FP64"
 
 
 @pytest.mark.parametrize("name", ["model.pkl", "model.joblib", "no-suffix"])
