@@ -102,6 +102,10 @@ def fitted_for(ensemble: EnsembleConfig, members: Sequence[InspectedMember]) -> 
         "members": list(ensemble.members),
         "output": members[0].output.config.kind,
         "levels": list(members[0].output.config.levels),
+        "augment": [
+            one.config.model_dump(mode="json", include={"augment", "augment_rule"})
+            for one in members
+        ],
         "temperatures": [one.output.config.temperature for one in members],
         "rule": ensemble.rule,
         "weights": list(ensemble.weights or ()),

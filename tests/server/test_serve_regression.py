@@ -69,6 +69,7 @@ def conformal(folder, name, method, config, *, scores=(SCORES,)):
             "members": config["members"],
             "output": kind,
             "levels": levels,
+            "augment": [{"augment": None, "augment_rule": "mean"}] * len(config["members"]),
             "temperatures": [1.0] * len(config["members"]),
             "rule": config.get("rule", "mean"),
             "weights": [float(one) for one in config.get("weights", [])],

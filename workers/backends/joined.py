@@ -32,7 +32,7 @@ class JoinedModel(Model):
     """
 
     def __init__(self, model: Model, source: ModelSource) -> None:
-        self._model = model
+        self._model, self.example = model, model.example
         found = {one.name: (i, one) for i, one in enumerate(model.signature.outputs)}
         self._parts: list[tuple[int, ...]] = []
         outputs = []
