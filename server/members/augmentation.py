@@ -23,7 +23,6 @@ __all__ = ["AUGMENTATION_VARIANCE", "augmentation_of", "augmentation_problems", 
 #: The variance of a member's main output over a row's variants.
 AUGMENTATION_VARIANCE = TensorSpec("augmentation_variance", "FP32", ())
 
-_WITHOUT_NUMBERS = ("BF16", "BYTES")
 _KINDS = ("logits", "probabilities", "binary", "binary_logits", "class", "values")
 #: A last dimension as small as this is one of channels, if the first one is larger.
 _MOST_CHANNELS = 4
@@ -73,6 +72,11 @@ def augmentation_problems(member: InspectedMember) -> Iterator[str]:
         names = ", ".join(one.sent.name for one in member.inputs)
         yield f"{key}: which of the inputs varies? It is the image, or the only one, not {names}"
         return
+    variable = [one.sent for one in member.inputs if one.sent.symbols and one.image is None]
+    if variable:
+        given = ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in variable)
+        yield f"{key}: is for inputs of fixed sizes, not {given}"
+        return
     moves = [one for one in augment if not is_function(one) and one != "identity"]
     sent, is_image = member.inputs[position].sent, member.inputs[position].image is not None
     if not is_image:
@@ -105,11 +109,8 @@ def _calls(augment: Sequence[object]) -> bool:
 
 def _tensor_problems(key: str, sent: TensorSpec, *, moves: bool, calls: bool) -> Iterator[str]:
     given = f"{sent.name} {sent.datatype} {list(sent.shape)}"
-    if sent.symbols:
-        yield f"{key}: the input has variable dimensions: {given}"
-        return
-    if calls and sent.datatype in _WITHOUT_NUMBERS:
-        yield f"{key}: functions take numbers of NumPy, not {given}"
+    if calls and sent.datatype == "BF16":
+        yield f"{key}: functions take numbers that NumPy has, not {given}"
     if moves and len(sent.shape) != 3:
         yield f"{key}: only [channels, height, width] can be moved or mirrored, not {given}"
     elif moves and sent.shape[2] <= _MOST_CHANNELS < sent.shape[0]:

@@ -38,7 +38,7 @@ _TRACEBACK = r"(?m)^( *)Traceback .*\n(?:\1 .*\n)*.*$"
 def configuration_of_campaign() -> dict[str, Any]:
     """Two ensembles, of tensors and of images, which add 3, and a member with two inputs.
 
-    One of the members is written in Python.
+    One of the members is written in Python, one augments; `mixed` are members that differ.
     """
     python = {
         "model": {"python": "benchmarks.chaos.python_member:Adds", "args": {"add": 6}},
@@ -54,8 +54,17 @@ def configuration_of_campaign() -> dict[str, Any]:
         photos[name]["fake"]["inputs"] = {"pixels": [3, 8, 8]}
         photos[name]["input"] = image
     return {
-        "members": {"a": fake(0), "b": python, "two": two, **photos},
-        "ensembles": {"all": {"members": ["a", "b"]}, "photos": {"members": ["p", "q"]}},
+        "members": {
+            "a": {**fake(0), "augment": ["identity", "identity"]},
+            "b": python,
+            "two": two,
+            **photos,
+        },
+        "ensembles": {
+            "all": {"members": ["a", "b"]},
+            "photos": {"members": ["p", "q"]},
+            "mixed": {"members": ["a", "two"]},
+        },
         "devices": devices(1),
         "server": {
             "grpc_port": 0,

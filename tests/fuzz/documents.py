@@ -64,11 +64,12 @@ class Draft:
 
 
 def tensors(rng: random.Random) -> Draft:
-    """A request that is right, for the ensemble of tensors or for a member with two inputs."""
+    """A request that is right, for an ensemble of tensors or for a member with two inputs."""
     rows, binary = rng.choice((1, 1, 2, 5, 40)), rng.random() < 0.5
-    model = rng.choice(("all", "all", "a", "two"))
+    model = rng.choice(("all", "all", "a", "two", "mixed"))
+    only = rng.choice(("a", "two", "")) if model == "mixed" else ""
     arrays = {"x": row_values(rng, rows)}
-    if model == "two":
+    if model in {"two", "mixed"} and only != "a":
         arrays["y"] = np.array([[rng.randint(-9, 9)] * 4 for _ in range(rows)], np.int16)
     inputs = []
     for name, array in arrays.items():
@@ -88,6 +89,8 @@ def tensors(rng: random.Random) -> Draft:
         document["id"] = str(rng.randrange(1000))
     if rng.random() < 0.5:
         document["parameters"] = {"binary_data_output": rng.random() < 0.5}
+    if only:
+        document.setdefault("parameters", {})["members"] = only
     return Draft(model, document, raw, binary)
 
 

@@ -219,7 +219,8 @@ class Instance:
         if self._variable is not None:
             part, inputs = self._variable.examples(batch)
         if self._model.example is not None:
-            return part, [np.repeat(one, batch, axis=0) for one in self._model.example]
+            count = batch * self._variants
+            return part, [np.repeat(one, count, axis=0) for one in self._model.example]
         if part is not None:
             return part, inputs
         generator = np.random.default_rng(0)

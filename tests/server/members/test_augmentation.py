@@ -76,7 +76,15 @@ def test_the_image_varies_or_the_only_input():
         ),
         (
             augmented("any:function", inputs=(TensorSpec("x", "BF16", (8,)),)),
-            "functions take numbers of NumPy, not x BF16",
+            "functions take numbers that NumPy has, not x BF16",
+        ),
+        (
+            augmented(
+                "identity",
+                inputs=(TensorSpec("ids", "INT64", (-1,), (8,), ("n",)), *PIXELS),
+                tensors={"pixels": {"image": {"size": 8, "mean": 0, "std": 1}}},
+            ),
+            r"is for inputs of fixed sizes, not ids INT64 \[-1\]",
         ),
         (
             augmented("hflip", output=MAPS),

@@ -100,6 +100,8 @@ def test_maps_of_what_is_mirrored_are_mirrored_back():
 class Sum:
     """A model that answers the sum and the first element of its first input, plus the second."""
 
+    example = None
+
     def __init__(self, *inputs):
         self.signature = ModelSignature(inputs, (vector(2),), 0)
         self.batches = []
@@ -177,10 +179,14 @@ def test_the_warm_up_has_all_variants_and_a_failed_batch_is_halved(scene):
     arena, model, instance = scene
     instance.warm_up()
     assert model.batches == [3, 3, 12, 12]
+    model.example = [np.zeros((1, 3, 4, 4), np.float32), np.zeros(1, np.float32)]
+    instance.warm_up()
+    assert model.batches[4:] == [3, 3, 12, 12], "as many of the model's own example"
+    model.batches.clear()
     slots, each = fill(arena, 4)
     model.failing = {12}
     assert instance.run([(START, START + 4)]) == ""
-    assert model.batches[4:] == [12, 6, 6]
+    assert model.batches == [12, 6, 6]
     np.testing.assert_allclose(arena.predictions[1][slots], each.mean(axis=0), rtol=1e-5)
 
 
