@@ -194,6 +194,9 @@ def predict(
     quorum: Annotated[
         int | None, typer.Option(min=1, help="Minimum number of members for an answer.")
     ] = None,
+    coverage: Annotated[
+        float | None, typer.Option(help="Show intervals, or sets of classes, of this coverage.")
+    ] = None,
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Deadline of the answer, in seconds.")
     ] = None,
@@ -227,6 +230,7 @@ def predict(
             members=None if members is None else members.split(","),
             quorum=quorum,
             timeout=timeout,
+            coverage=coverage,
         )
 
 

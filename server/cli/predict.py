@@ -8,11 +8,13 @@ members agree.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 from ensembled_client import (
     EnsembleClient,
@@ -36,6 +38,7 @@ _BAR_WIDTH = 12
 #: More rows than this are shown a line each.
 _MAX_DETAILED_ROWS = 4
 _MAX_VALUES = 20
+_SET, _INTERVAL = "prediction_set", "interval"
 
 
 def predict(
@@ -46,11 +49,13 @@ def predict(
     credentials: Mapping[str, Any],
     top: int,
     as_json: bool,
+    coverage: float | None = None,
     **options: Any,
 ) -> None:
     """Send files to a server and print its predictions on stdout.
 
-    `credentials` and `options` are those of the client and its `predict`.
+    `credentials` and `options` are those of the client and its `predict`; with a `coverage`,
+    intervals or sets of classes are asked for, too.
 
     Raises:
         ConfigError: if a file can't be used, or the server rejects the request.
@@ -62,8 +67,11 @@ def predict(
         raise ConfigError(error.message) from None
     try:
         with client:
-            several = _has_members(client.config(ensemble), ensemble)
+            config = client.config(ensemble)
+            several = _has_members(config, ensemble)
             options |= {"uncertainty": several, "member_outputs": several}
+            if coverage is not None:
+                options |= {"outputs": [_covering(config)], "coverage": coverage}
             takes = [one["name"] for one in client.metadata(ensemble)["inputs"]]
             read = _read_together if _IMAGE in takes[:-1] or _IMAGE in takes[1:] else _read
             answers = [(names, client.predict(ensemble, x, **options)) for names, x in read(inputs)]
@@ -87,6 +95,15 @@ def _has_members(config: Mapping[str, Any], name: str) -> bool:
     if "ensemble" in config:
         return bool(config["ensemble"]["members"] != [name])
     return bool(config["parameters"]["members"]["string_value"] != name)
+
+
+def _covering(config: Mapping[str, Any]) -> str:
+    """The output of a model that has a coverage."""
+    if "ensemble" in config:
+        names = [output["name"] for output in config["ensemble"]["extra_outputs"]]
+    else:
+        names = config["parameters"]["extra_outputs"]["string_value"].split(",")
+    return _SET if _SET in names else _INTERVAL
 
 
 def _read(inputs: Sequence[str]) -> Iterator[tuple[list[str], Any]]:
@@ -146,6 +163,11 @@ def _documents(names: Sequence[str], answer: Prediction, top: int) -> Iterator[d
             "values": answer.values[row],
             "uncertainty": {score: values[row] for score, values in answer.uncertainty.items()},
             "member_values": {name: values[row] for name, values in answer.member_values.items()},
+            **{
+                name: answer.outputs[name][row]
+                for name in (_SET, _INTERVAL)
+                if name in answer.outputs
+            },
         }
         if answer.class_names:
             best = answer.top(top)[row]
@@ -187,14 +209,17 @@ def _is_classification(answer: Prediction) -> bool:
 
 
 def _class_table(name: str, answer: Prediction, row: int, top: int) -> Table:
-    table = make_table("class", "probability", numbers=list(answer.member_values), title=name)
+    chosen = answer.outputs.get(_SET)
+    texts = ["class", "probability", *([] if chosen is None else ["in the set"])]
+    table = make_table(*texts, numbers=list(answer.member_values), title=name)
     table.columns[1].no_wrap = True
     values = answer.values[row]
     order = np.argsort(-values, kind="stable")[:top]
     for index, (label, value) in zip(order, answer.top(top)[row], strict=True):
         bar = "█" * round(_BAR_WIDTH * min(max(value, 0.0), 1.0))
         own = [_percent(member[row][index]) for member in answer.member_values.values()]
-        table.add_row(label, f"{bar:<{_BAR_WIDTH}} {value:6.1%}", *own)
+        mark = [] if chosen is None else ["yes" if chosen[row][index] else ""]
+        table.add_row(label, f"{bar:<{_BAR_WIDTH}} {value:6.1%}", *mark, *own)
     return table
 
 
@@ -235,20 +260,38 @@ def _summary_table(names: Sequence[str], answer: Prediction) -> Table:
         else:
             flat = answer.values[row].reshape(-1)
             text = ", ".join(f"{value:.4g}" for value in flat[:4]) + ", ..." * (len(flat) > 4)
-        scores = [f"{values[row]:.3f}" for values in answer.uncertainty.values()]
+        scores = [f"{float(np.mean(values[row])):.3f}" for values in answer.uncertainty.values()]
         table.add_row(name, text, *scores)
     return table
 
 
 def _value_table(name: str, answer: Prediction, row: int) -> Table:
-    table = make_table("output", numbers=["value", *answer.member_values], title=name)
     flat = answer.values[row].reshape(-1)
-    own = [values[row].reshape(-1) for values in answer.member_values.values()]
-    for index, value in enumerate(flat[:_MAX_VALUES]):
-        table.add_row(str(index), f"{value:.6g}", *(f"{one[index]:.6g}" for one in own))
+    columns = {"value": [f"{value:.6g}" for value in flat]}
+    for score, values in answer.uncertainty.items():
+        if score in {"aleatoric", "epistemic"}:
+            columns[score] = [f"{value:.4g}" for value in values[row].reshape(-1)]
+    if _INTERVAL in answer.outputs:
+        bounds = answer.outputs[_INTERVAL][row].reshape(-1, 2)
+        columns[_INTERVAL] = [f"{low:.4g} to {high:.4g}" for low, high in bounds]
+    for member, values in answer.member_values.items():
+        columns[member] = _own_values(answer, values[row])
+    table = make_table("output", numbers=list(columns), title=name)
+    # Of quantiles there are more values than intervals.
+    for index in range(min(len(flat), _MAX_VALUES)):
+        cells = [column[index] if index < len(column) else "" for column in columns.values()]
+        table.add_row(str(index), *cells)
     if len(flat) > _MAX_VALUES:
         table.add_row("...", f"{len(flat) - _MAX_VALUES} more")
     return table
+
+
+def _own_values(answer: Prediction, values: npt.NDArray[Any]) -> list[str]:
+    """A member's values, or its means with their standard deviations."""
+    if "aleatoric" not in answer.uncertainty:
+        return [f"{value:.6g}" for value in values.reshape(-1)]
+    pairs = values.reshape(-1, 2)
+    return [f"{mean:.6g} ± {math.sqrt(variance):.3g}" for mean, variance in pairs]
 
 
 def _label(answer: Prediction, index: int) -> str:

@@ -221,6 +221,10 @@ class RequestedOutputParameters(BaseModel):
 
     binary_data: bool = Field(default=False, description="Whether this output is raw.")
     classification: Count = Field(default=0, description="How many of the best classes to name.")
+    coverage: float | None = Field(
+        default=None, gt=0, lt=1, description="Of an interval or a prediction set."
+    )
+    quantiles: str | None = Field(default=None, description="Which ones, separated by commas.")
 
 
 class RequestedOutputBody(BaseModel):
@@ -246,6 +250,17 @@ class InferParameters(BaseModel):
         description="The fewest members the answer may rest on, 0 for the model's own.",
     )
     priority: Count = Field(default=0, description="1 goes before all others.")
+    coverage: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="How often the outputs interval and prediction_set shall hold the truth; the "
+        "model's own by default.",
+    )
+    quantiles: str | None = Field(
+        default=None,
+        description="Which ones the output quantiles has, ascending, separated by commas.",
+    )
     binary_data_output: bool = Field(
         default=False, description="Whether outputs are raw by default."
     )

@@ -24,10 +24,13 @@ def server(tmp_path_factory):
     }
     members["odd"] = {**fake(inputs=2), "labels": "labels.txt", "output": "logits"}
     members |= {"low": fake(-1), "high": fake(1)}
+    normal = {"output": "normal", "spread": "log_variance"}
+    members |= {name: {**fake(add), **normal} for name, add in (("n", 0), ("m", 2))}
     config = configuration(members)
     config["ensembles"] = {
         "pets": {"members": ["a", "b", "odd"]},
         "levels": {"members": ["low", "high"]},
+        "numbers": {"members": ["n", "m"], "rule": "mixture"},
     }
     with running(config, directory) as server:
         yield server
@@ -48,6 +51,28 @@ def one_row(tmp_path):
 def run(*arguments):
     result = CliRunner().invoke(app, ["predict", *arguments])
     return result
+
+
+def test_a_distribution_with_its_parts_and_an_interval(url, one_row):
+    result = run("numbers", one_row, "--url", url, "--coverage", "0.9")
+    assert result.exit_code == 0, result.output
+    (line,) = (line for line in result.stdout.splitlines() if "±" in line)
+    cells = [cell.strip() for cell in line.split("│")[2:-1]]
+    # Means 0 and 2, variances exp(2) and exp(4).
+    assert cells[:3] == ["1", "30.99", "1"]
+    low, high = map(float, cells[3].split(" to "))
+    assert low < -7 < 9 < high
+    assert cells[4:] == ["0 ± 2.72", "2 ± 7.39"]
+    document = json.loads(
+        run("numbers", one_row, "--url", url, "--coverage", "0.9", "--json").stdout
+    )
+    assert document["rows"][0]["interval"] == pytest.approx([low, high], rel=1e-3)
+
+
+def test_a_coverage_that_there_is_not(url, one_row):
+    result = run("levels", one_row, "--url", url, "--coverage", "0.9")
+    assert result.exit_code == 2
+    assert "'levels' has no output 'interval'" in result.stderr
 
 
 def test_a_table_of_classes_and_how_much_the_members_agree(url, one_row):
