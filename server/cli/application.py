@@ -6,7 +6,9 @@ wrote, 1 for what failed at run time. Tables go to stdout, results and plots int
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
@@ -100,6 +102,12 @@ def _shown(error: Exception) -> EnsembledError:
         return ConfigError(
             f"{ascii(error.object)[1:-1]} is not UTF-8, as the names of files and directories "
             "must be: rename it, or move what is in it"
+        )
+    if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return EnsembledError(
+            f"{error.strerror}: the limit of file descriptors is {limit}: raise it (ulimit -n), "
+            "to 1024 at least"
         )
     return EnsembledError(f"{type(error).__name__}: {error} (see --debug)")
 

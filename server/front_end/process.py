@@ -10,7 +10,6 @@ import asyncio
 import gc
 import logging
 import os
-import resource
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import uvloop
 
+from server.descriptors import connection_limits, raise_descriptor_limit
 from server.engine.engine import Engine
 from server.engine.links import Links
 from server.engine.memory_budget import MemoryBudget
@@ -42,29 +42,12 @@ from workers.runtime.memory import SharedMemory
 if TYPE_CHECKING:
     from server.engine.tracing import Tracer
 
-__all__ = ["FrontEnd", "connection_limits", "main", "raise_descriptor_limit"]
+__all__ = ["FrontEnd", "main"]
 
 _log = logging.getLogger(__name__)
 
 _MAX_DECODERS = 4
 _GC_THRESHOLD = 50_000
-#: Shares of the file descriptors for connections; the rest is for the server itself.
-_HTTP_SHARE, _GRPC_SHARE = 0.75, 0.1
-_MAX_CONNECTIONS = 1 << 16
-
-
-def raise_descriptor_limit() -> int:
-    """Raise this process's limit of file descriptors to the hard limit; return that."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return _MAX_CONNECTIONS * 2 if hard == resource.RLIM_INFINITY else hard
-
-
-def connection_limits(descriptors: int) -> tuple[int, int]:
-    """Return how many HTTP and gRPC connections so many file descriptors allow for."""
-    http, grpc = int(descriptors * _HTTP_SHARE), int(descriptors * _GRPC_SHARE)
-    return max(1, min(_MAX_CONNECTIONS, http)), max(1, min(_MAX_CONNECTIONS, grpc))
 
 
 class FrontEnd:
@@ -90,7 +73,9 @@ class FrontEnd:
         self._inference = Inference(spec, self._engine, self._threads, self._tracer)
         self._bodies = MemoryBudget(spec.limits.waiting_bytes)
         self._authenticator = Authenticator(spec.security, self._note_refusal)
-        http_connections, grpc_connections = connection_limits(raise_descriptor_limit())
+        http_connections, grpc_connections = connection_limits(
+            raise_descriptor_limit(), len(spec.devices)
+        )
         unread = UnreadResponses(spec.limits.unread_bytes)
         self._http = self._make_http(spec.limits.connections or http_connections, unread)
         self._grpc = GrpcServer(

@@ -20,6 +20,7 @@ from setproctitle import setproctitle
 
 from server.config import Config
 from server.deployment.plan import DeploymentPlan, make_plan
+from server.descriptors import check_descriptors
 from server.inference.spec import ClientLimits, FrontEndSpec, QueueLimits
 from server.security.credentials import read_credentials
 from server.stdout import echo
@@ -72,6 +73,7 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
         plan = make_plan(config, profile_s=config.placement.profile_s, log=log)
     for line in plan.describe():
         log(line)
+    check_descriptors(len(plan.devices))
     enable_keepalive(http)
     http.listen(_BACKLOG)
     ready = f"ready http={format_address(http)} grpc={format_address(grpc)}"

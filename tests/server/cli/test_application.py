@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import sys
@@ -135,3 +136,14 @@ def test_names_that_are_not_utf_8_do_no_harm_where_nobody_else_needs_them(tmp_pa
     config = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.yaml")
     Path(config).write_text(CONFIG)
     assert invoke("check", config).exit_code == 0
+
+
+def test_too_few_descriptors_are_said_as_what_they_are(launch, config):
+    def fail(config):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    launch.check = fail
+    result = invoke("check", config)
+    assert result.exit_code == 1
+    assert "Too many open files: the limit of file descriptors is" in result.stderr
+    assert "raise it (ulimit -n)" in result.stderr
