@@ -152,10 +152,12 @@ def _input_conflicts(where: str, members: Sequence[InspectedMember]) -> Iterator
         for sent in [one.sent for one in member.inputs]:
             first, tensor = known.setdefault(sent.name, (member, sent))
             if tensor != sent:
+                is_size = (tensor.datatype, tensor.shape) == (sent.datatype, sent.shape)
+                fix = "give it the same max_shape or max_bytes" if is_size else "convert it"
                 yield (
                     f"{where}: members disagree on their input {sent.name!r}: {first.name!r} takes "
                     f"{_describe([tensor])}, {member.name!r} takes {_describe([sent])} "
-                    f"(members.{member.name}.inputs can convert it, or rename it if it is another)"
+                    f"(members.{member.name}.inputs can {fix}, or rename it if it is another)"
                 )
 
 
@@ -224,7 +226,14 @@ def _is_convertible(sent: str, own: str) -> bool:
 
 
 def _describe(tensors: Sequence[TensorSpec]) -> str:
-    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}" for t in tensors)
+    return ", ".join(f"{t.name} {t.datatype} {list(t.shape)}{_bounds(t)}" for t in tensors)
+
+
+def _bounds(tensor: TensorSpec) -> str:
+    """The largest sizes of an input whose sizes vary."""
+    if tensor.datatype == "BYTES" and tensor.max_bytes:
+        return f" up to {tensor.max_bytes} bytes"
+    return f" up to {list(tensor.max_shape)}" if tensor.max_shape else ""
 
 
 def _differ(members: Sequence[InspectedMember], own: tuple[str, ...]) -> bool:

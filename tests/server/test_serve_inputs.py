@@ -279,3 +279,67 @@ def test_pixels_and_arrays_in_json(server, wanted):
     ).values
     mean = np.mean([wanted[name] for name in ("photo", "table", "both")], axis=0)
     np.testing.assert_allclose(answer, mean, **CLOSE)
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    """Networks of token ids of any length: two have their own ids, one has those of the first."""
+    directory = tmp_path_factory.mktemp("tokens")
+    slopes = np.array([[0.1, -0.2, 0.3]], np.float32)
+    nodes = [
+        ("Cast", ["x"], "f", {"to": 1}),
+        ("ReduceMean", ["f"], "m", {"axes": [1], "keepdims": 1}),
+        ("MatMul", ["m", "w"], "y", {}),
+    ]
+    for name, symbol in (("first", "seq"), ("second", "seq"), ("third", "other")):
+        write_network(
+            directory / f"{name}.onnx",
+            nodes,
+            x=("INT64", [symbol]),
+            outputs={"y": "FP32"},
+            constants={"w": slopes},
+        )
+    members = {
+        "first": {"inputs": {"x": {"name": "ids", "max_shape": [16]}}},
+        "second": {"inputs": {"x": {"name": "other_ids", "max_shape": [64]}}},
+        "third": {"inputs": {"x": {"name": "ids", "max_shape": [16]}}},
+        "table": {"model": "table.onnx", "inputs": {"x": "table"}},
+    }
+    write_linear(directory / "table.onnx", WEIGHTS["table"])
+    members = {name: {"model": f"{name}.onnx", **one} for name, one in members.items()}
+    allocation = {"members": list(members), "devices": ["cpu:0"], "matrix": [[8] * len(members)]}
+    (directory / "allocation.json").write_text(json.dumps(allocation))
+    config = {
+        "members": members,
+        "ensembles": {"texts": {"members": list(members)}},
+        "devices": devices(1),
+        "allocation": "allocation.json",
+    }
+    with running(config, directory) as server:
+        yield server, slopes
+
+
+def test_two_tokenizers_and_a_table(tokens):
+    server, slopes = tokens
+    x = {
+        "ids": RANDOM.integers(0, 9, (ROWS, 7)),
+        "other_ids": RANDOM.integers(0, 9, (ROWS, 40)),
+        "table": TABLE,
+    }
+    own = {
+        "first": x["ids"].mean(axis=1, keepdims=True) @ slopes,
+        "second": x["other_ids"].mean(axis=1, keepdims=True) @ slopes,
+        "third": x["ids"].mean(axis=1, keepdims=True) @ slopes,
+        "table": TABLE @ WEIGHTS["table"],
+    }
+    for url in (server.url, f"grpc://{server.grpc}"):
+        with EnsembleClient(url) as client:
+            answer = client.predict("texts", x, member_outputs=True)
+            for name, values in answer.member_values.items():
+                np.testing.assert_allclose(values, own[name], rtol=1e-4, atol=1e-5)
+            for members in (["second"], ["first", "third"], ["table"]):
+                some = {"second": ["other_ids"], "first": ["ids"], "table": ["table"]}[members[0]]
+                given = {name: x[name] for name in some}
+                values = client.predict("texts", given, members=members).values
+                wanted = np.mean([own[name] for name in members], axis=0)
+                np.testing.assert_allclose(values, wanted, rtol=1e-4, atol=1e-5)

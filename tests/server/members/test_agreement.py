@@ -15,6 +15,10 @@ def test_members_that_disagree_on_an_input():
     )
     (line,) = problems([member("a"), member("b", inputs=(TensorSpec("x", "FP64", (4,)),))])
     assert "disagree on their input 'x'" in line
+    lengths = [TensorSpec("x", "INT64", (-1,), (size,), ("n",)) for size in (16, 32)]
+    (line,) = problems([member(name, inputs=(x,)) for name, x in zip("ab", lengths, strict=True)])
+    assert "'a' takes x INT64 [-1] up to [16], 'b' takes x INT64 [-1] up to [32]" in line
+    assert "members.b.inputs can give it the same max_shape" in line
     pixels = member("a", inputs=(TensorSpec("image", "FP32", (3, 8, 8)),))
     (line,) = problems([pixels, member("b", **image(8))])
     assert "'a' takes image FP32 [3, 8, 8], 'b' takes image BYTES []" in line
