@@ -28,7 +28,7 @@ LOCKED := -m pip install --require-hashes --no-deps --only-binary :all:
 TORCH := -m pip install --constraint $(LOCKS)/torch.txt torch
 
 # Libraries that are large or don't go together, an environment each behind .venv's packages.
-DOORS := catboost keras mlflow onnx
+DOORS := catboost keras mlflow onnx timm
 
 .DEFAULT_GOAL := help
 .PHONY: help setup serve test test-fast test-latest test-lowest test-doors compat chaos fuzz check audit lock \
@@ -88,9 +88,12 @@ test-doors: $(INSTALLED) $(DOORS:%=.venv-doors-%/.installed) ## try the models o
 .venv-doors-%/.installed: tests/doors/requirements/%.txt $(INSTALLED)
 	$(PYTHON) -m venv $(@D)
 	$(BIN)/python tests/doors/behind.py $(@D)
-	$(@D)/bin/python -m pip install -r $<
+	$(@D)/bin/python -m pip install $(PIP_OPTIONS) -r $<
 	$(@D)/bin/python -m pip install --no-deps --no-build-isolation -e . -e ./clients
 	touch $@
+
+# With a torch of its own instead of .venv's: the one that torchvision is built for.
+.venv-doors-timm/.installed: PIP_OPTIONS := --ignore-installed
 
 compat: $(INSTALLED) $(COMPAT_INSTALLED) ## try the clients of other servers, in an environment of their own
 	$(COMPAT)/pytest -q tests/compat/with_tritonclient tests/compat/with_tools

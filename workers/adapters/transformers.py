@@ -35,6 +35,8 @@ _SEQUENCE = "sequence-classification"
 _TOKENS = "token-classification"
 _FEATURES = "feature-extraction"
 _IMAGES = "image-classification"
+#: How transformers calls the models of timm, which it opens by a wrapper.
+_TIMM = "timm_wrapper"
 #: Which class loads the model of a task, and how such an architecture's name ends.
 _CLASSES: dict[str, tuple[Any, str]] = {
     _SEQUENCE: (transformers.AutoModelForSequenceClassification, "ForSequenceClassification"),
@@ -77,6 +79,9 @@ class TransformersModel:
     ) -> None:
         self._path = path
         self._config: Any = _call(transformers.AutoConfig.from_pretrained, path)
+        if self._config.model_type == _TIMM:
+            # The wrapper gives the number of classes itself, and fails where timm wrote it twice.
+            (self._config.model_args or {}).pop("num_classes", None)
         self._task = task or _task_of(self._config)
         self._takes_text = takes == "text" and self._task != _IMAGES
         if self._task == _TOKENS and self._takes_text or pooling == "none" and self._takes_text:
@@ -97,7 +102,7 @@ class TransformersModel:
                 "it once where you trust it, and write it with save_pretrained"
             )
         kind, _ = _CLASSES[self._task]
-        model = _call(kind.from_pretrained, self._path, use_safetensors=True)
+        model = _call(kind.from_pretrained, self._path, config=self._config, use_safetensors=True)
         self._device = torch.device(device)
         self._model: Callable[..., Any] = model.to(self._device).eval()
         if self._is_compiled:
@@ -205,6 +210,8 @@ def _call(load: Callable[..., Any], path: str, **options: Any) -> Any:
 
 def _task_of(config: Any) -> str:
     """Return the task of a configuration's architecture."""
+    if config.model_type == _TIMM:
+        return _IMAGES
     names = config.architectures or [""]
     for task, (_, suffix) in _CLASSES.items():
         if names[0].endswith(suffix):
@@ -227,6 +234,8 @@ def _positions(config: Any) -> int:
 
 
 def _image_shape(config: Any) -> list[int]:
+    if config.model_type == _TIMM:
+        return list(config.pretrained_cfg["input_size"])
     size = getattr(config, "image_size", None) or 224
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return [getattr(config, "num_channels", 3), height, width]
