@@ -161,10 +161,16 @@ def inspect_members(config: Config) -> list[InspectedMember]:
 
 
 def _with_own_kind(config: OutputConfig, kind: OutputKind | None) -> OutputConfig:
-    """Take over what the model says an output is, where the configuration says nothing."""
+    """Take over what the model says an output is, where the configuration says nothing.
+
+    A model that says so itself has the classes on the last axis.
+    """
     if kind is None or "kind" in config.model_fields_set:
         return config
-    return config.model_copy(update={"kind": kind})
+    own: dict[str, object] = {"kind": kind}
+    if kind in {"logits", "probabilities"} and config.class_axis is None:
+        own["class_axis"] = -1
+    return config.model_copy(update=own)
 
 
 def _labels(
