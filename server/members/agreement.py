@@ -20,6 +20,7 @@ from server.members.augmentation import augmentation_problems
 from server.members.inspect import InspectedMember, read_labels
 from server.members.outputs import output_problems
 from server.members.predictive import kind_problems, predictive_problems
+from server.members.sizes import shared_size_problems, size_problems
 from workers.rules.catalogue import CUSTOM, TRAITS
 from workers.runtime.spec import TensorSpec
 
@@ -68,6 +69,7 @@ def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -
     """
     for member in members.values():
         yield from _input_problems(member)
+        yield from size_problems(member)
         yield from augmentation_problems(member)
         for output in member.outputs:
             yield from output_problems(output)
@@ -75,6 +77,7 @@ def agreement_problems(config: Config, members: Mapping[str, InspectedMember]) -
         chosen = [members[member] for member in ensemble.members]
         first = chosen[0]
         yield from _input_conflicts(f"ensembles.{name}", chosen)
+        yield from shared_size_problems(f"ensembles.{name}", chosen)
         for other in chosen[1:]:
             yield from _disagreements(f"ensembles.{name}", first, other)
         yield from class_problems(name, chosen, ensemble_labels(name, ensemble))
@@ -195,9 +198,9 @@ def _input_problems(member: InspectedMember) -> Iterator[str]:
                 f"members.{name}.inputs.{own}.image: the model takes {_describe([tensor])}, "
                 f"not an image FP32 {list(_image_shape(config.image))}"
             )
-        if config.shape not in (None, tensor.shape) or (
-            config.model_datatype not in (None, tensor.datatype)
-        ):
+        declared = config.declared(own)
+        is_other = declared is not None and declared.shape != tensor.shape
+        if is_other or config.model_datatype not in (None, tensor.datatype):
             yield f"members.{name}.inputs.{own}: the model takes {_describe([tensor])}"
         if not _is_convertible(config.datatype or tensor.datatype, tensor.datatype):
             yield (
@@ -220,7 +223,7 @@ def _is_convertible(sent: str, own: str) -> bool:
     """Whether a worker may convert a datatype: without loss, or between floats."""
     if sent == own or {sent, own} <= _FLOATS:
         return True
-    if "BF16" in (sent, own) or (sent in _WIDER_THAN_FP64 and own in _FLOATS):
+    if {"BF16", "BYTES"} & {sent, own} or (sent in _WIDER_THAN_FP64 and own in _FLOATS):
         return False
     return np.can_cast(DTYPES[sent], DTYPES[own], "safe")
 

@@ -82,6 +82,8 @@ def at_sizes(member: InspectedMember, sizes: Mapping[str, int]) -> InspectedMemb
 
 def padded_sizes(member: InspectedMember) -> tuple[int, ...]:
     """Return the sizes that a member's rows are padded to, ascending; none for their longest."""
+    if all(one.pad is None for one in member.inputs):
+        return ()
     for symbol in _bucketed(member):
         largest = next(
             one.sent.limits[symbol] for one in member.inputs if symbol in one.sent.limits
