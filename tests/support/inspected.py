@@ -56,7 +56,7 @@ def image(size, *, channels_first=True, **changes):
     return {"inputs": (TensorSpec("pixels", "FP32", shape),), "input": {"image": options}}
 
 
-def composed(members, ensembles=None, *, batch=8, budget=1 << 22, cells=None, metas=None):
+def composed(members, ensembles=None, *, batch=8, budget=1 << 22, cells=None, **options):
     names = [one.name for one in members]
     config = Config.model_validate(
         {
@@ -67,7 +67,7 @@ def composed(members, ensembles=None, *, batch=8, budget=1 << 22, cells=None, me
     matrix = AllocationMatrix(
         tuple(names), ("cpu:0", "cpu:1"), cells or ((batch,) * len(names), (0,) * len(names))
     )
-    return compose(config, members, matrix, budget_bytes=budget, offset=4096, metas=metas)
+    return compose(config, members, matrix, budget_bytes=budget, offset=4096, **options)
 
 
 def problems(members, rule="mean", **ensemble):
