@@ -109,6 +109,9 @@ class EnsembleConfiguration(BaseModel):
     inputs: dict[str, list[str]] = Field(
         default={}, description="By member, the inputs that it needs, if members differ in them."
     )
+    max_shapes: dict[str, list[Count]] = Field(
+        default={}, description="The largest sizes of inputs with variable ones, without the batch."
+    )
     labels: list[str] = []
 
 

@@ -14,6 +14,16 @@ from server.cli.main import app
 from tests.support.networks import write_network
 from tests.support.serving import devices, running
 
+TEXTS = """
+import numpy as np
+
+class Lengths:
+    inputs = {"text": ("BYTES", [2], 100)}
+
+    def predict(self, text):
+        return np.array([[len(one) for one in row] for row in text], np.float32)
+"""
+
 
 def write_config(directory):
     write_network(
@@ -22,6 +32,16 @@ def write_config(directory):
         x=("FP32", [3, 16, 16]),
         outputs={"y": "FP32"},
     )
+    write_network(
+        directory / "words.onnx",
+        [
+            ("Cast", ["x"], "numbers", {"to": 1}),
+            ("ReduceMean", ["numbers"], "y", {"axes": [1], "keepdims": 1}),
+        ],
+        x=("INT64", ["length"]),
+        outputs={"y": "FP32"},
+    )
+    (directory / "texts.py").write_text(TEXTS)
     (directory / "labels.txt").write_text("red\ngreen\nblue\n")
     image = {"image": {"size": 16, "mean": 0, "std": 255}}
     several = {"inputs": {"x": [3, 64, 64], "it's": [2]}, "outputs": 2}
@@ -33,6 +53,8 @@ def write_config(directory):
             "output": "logits",
         },
         "several": {"model": "fake", "fake": several},
+        "words": {"model": "words.onnx", "inputs": {"x": {"max_shape": [4], "pad": 0}}},
+        "texts": {"model": {"python": "texts.py:Lengths"}},
         "small": {"model": "fake", "fake": {"inputs": {"x": [2]}, "outputs": 2}},
         "other": {"model": "fake", "fake": {"inputs": {"x": [2]}, "outputs": 2}},
     }
@@ -86,6 +108,8 @@ def test_a_model_of_a_configuration_in_words(config):
     assert "  member_mask  BOOL [n, 2]" in lines
     text = describe(config, "photo").stdout
     assert "  image  [n] encoded images" in text
+    assert "  x  INT64 [n, up to 4]\n" in describe(config, "words").stdout
+    assert "  text  BYTES [n, 2]\n" in describe(config, "texts").stdout
     assert "3 labels: red, green, blue\n" in text
 
 
@@ -93,7 +117,11 @@ def test_a_model_of_a_configuration_in_words(config):
     ("arguments", "code", "message"),
     [
         (("bothe",), 2, "error: there is no model 'bothe', did you mean 'both'?"),
-        (("zzz",), 2, "error: there is no model 'zzz', there are both, photo, several, small, oth"),
+        (
+            ("zzz",),
+            2,
+            "error: there is no model 'zzz', there are both, photo, several, words, texts",
+        ),
     ],
 )
 def test_a_model_that_is_not_there(config, arguments, code, message):
@@ -102,7 +130,7 @@ def test_a_model_that_is_not_there(config, arguments, code, message):
 
 @pytest.mark.process
 def test_a_server_says_the_same_as_its_configuration(config, server):
-    for model in ("both", "photo", "several"):
+    for model in ("both", "photo", "several", "words", "texts"):
         asked = json.loads(describe(server.url, model, "--json").stdout)
         inspected = json.loads(describe(config, model, "--json").stdout)
         assert {**asked, "examples": 0} == {**inspected, "examples": 0}
@@ -110,7 +138,7 @@ def test_a_server_says_the_same_as_its_configuration(config, server):
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("model", ["both", "photo", "several"])
+@pytest.mark.parametrize("model", ["both", "photo", "several", "words", "texts"])
 def test_what_is_pasted_works(server, tmp_path, model):
     Image.new("RGB", (20, 20), "blue").save(tmp_path / "photo.jpg")
     found = json.loads(describe(server.url, model, "--json").stdout)["examples"]
