@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import struct
 
 import joblib
 import lightgbm
@@ -10,14 +11,21 @@ import onnx
 import pytest
 import xgboost
 import yaml
-from ensembled_client import AsyncEnsembleClient, EnsembleClient
+from ensembled_client import AsyncEnsembleClient, EnsembleClient, ServerFailure
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from tests.support.serving import configuration, running
-from tests.support.trained import diabetes, iris, saved
+from tests.support.trained import (
+    boosted_people,
+    diabetes,
+    iris,
+    people,
+    people_pipeline,
+    saved,
+)
 
 pytestmark = pytest.mark.process
 
@@ -30,7 +38,11 @@ LIGHTGBM = lightgbm.LGBMClassifier(n_estimators=4, verbose=-1).fit(X, Y)
 REGRESSOR = xgboost.XGBRegressor(n_estimators=4).fit(NAMED_X, NAMED_Y)
 NAMED_IRIS = iris(as_frame=True)[0]
 NAMED_SKLEARN = LogisticRegression(max_iter=500).fit(NAMED_IRIS, Y)
-ROWS = 7
+PEOPLE = people()[0].drop(columns="name")
+PIPELINE = people_pipeline()
+BOOSTED = {kind: boosted_people(kind) for kind in ("xgboost", "lightgbm")}
+ROWS = slice(1, 7)
+TABLE = ["people", "xgb_people", "lgb_people"]
 FP32 = {"inputs": {"x": {"datatype": "FP32"}}}
 
 
@@ -74,6 +86,9 @@ def server(tmp_path_factory):
     saved(REGRESSOR, directory / "diabetes.ubj")
     joblib.dump(SKLEARN, directory / "iris.joblib")
     exported(directory / "iris.onnx")
+    saved(PIPELINE, directory / "people.skops")
+    saved(BOOSTED["xgboost"], directory / "people.json")
+    saved(BOOSTED["lightgbm"], directory / "people.txt")
     skops = {"key": "pickled_model", "file": "model.skops"}
     mlflow_directory(directory / "by_mlflow", "sklearn", skops, NAMED_SKLEARN)
     ubj = {"key": "data", "file": "model.ubj"}
@@ -87,21 +102,26 @@ def server(tmp_path_factory):
         "pickled": {"model": {"sklearn": "iris.joblib", "trust_pickle": True}},
         "by_mlflow": {"model": {"mlflow": "by_mlflow"}},
         "xgb_by_mlflow": {"model": {"mlflow": "xgb_by_mlflow"}},
+        "people": {"model": {"sklearn": "people.skops"}},
+        "xgb_people": {"model": {"xgboost": "people.json"}},
+        "lgb_people": {"model": {"lightgbm": "people.txt"}},
         "chosen": {"model": {"sklearn": "iris.skops"}, "output_name": "predict"},
     }
     mixed = {"members": ["sklearn", "xgboost", "lightgbm", "onnx"], "rule": "mean"}
     members = {name: {"batch_size": 8, **one} for name, one in members.items()}
     config = configuration(members, where=dict.fromkeys(members, 0))
-    config["ensembles"] = {"mixed": mixed}
+    config["ensembles"] = {"mixed": mixed, "table": {"members": TABLE}}
     with running(config, directory) as started:
         yield started
 
 
 def columns(frame):
-    return {str(name): frame[name].to_numpy()[:ROWS] for name in frame}
+    return {str(name): frame[name].tolist()[ROWS] for name in frame}
 
 
 def expected(model):
+    if model == "table":
+        return np.mean([expected(one) for one in TABLE], axis=0)
     return {
         "sklearn": lambda: SKLEARN.predict_proba(X32.astype(np.float64)),
         "xgboost": lambda: XGBOOST.predict_proba(X),
@@ -110,20 +130,28 @@ def expected(model):
         "pickled": lambda: SKLEARN.predict_proba(X),
         "by_mlflow": lambda: NAMED_SKLEARN.predict_proba(NAMED_IRIS),
         "xgb_by_mlflow": lambda: XGBOOST.predict_proba(X),
+        "people": lambda: PIPELINE.predict_proba(people()[0]),
+        "xgb_people": lambda: BOOSTED["xgboost"].predict_proba(categorical()),
+        "lgb_people": lambda: BOOSTED["lightgbm"].predict_proba(categorical()),
         "chosen": lambda: np.eye(3)[SKLEARN.predict(X)],
-    }[model]()[:ROWS]
+    }[model]()[ROWS]
+
+
+def categorical():
+    return PEOPLE.astype({"sex": "category", "port": "category"})
 
 
 def asked(model):
     """The inputs of a request, by name."""
-    frames = {"regressor": NAMED_X, "by_mlflow": NAMED_IRIS}
-    return columns(frames[model]) if model in frames else {"x": X[:ROWS]}
+    frames = {"regressor": NAMED_X, "by_mlflow": NAMED_IRIS, "table": PEOPLE}
+    frames |= dict.fromkeys(TABLE, PEOPLE)
+    return columns(frames[model]) if model in frames else {"x": X[ROWS]}
 
 
 MODELS = pytest.mark.parametrize(
     "model",
     ["sklearn", "xgboost", "lightgbm", "regressor", "pickled", "by_mlflow", "xgb_by_mlflow",
-     "chosen"],
+     "chosen", *TABLE, "table"],
 )  # fmt: skip
 
 
@@ -143,21 +171,26 @@ def test_the_asynchronous_client_gets_it_too(server):
     np.testing.assert_array_equal(asyncio.run(predict()), expected("by_mlflow"))
 
 
+def as_binary(values, datatype):
+    if datatype == "BYTES":
+        return b"".join(struct.pack("<I", len(one.encode())) + one.encode() for one in values)
+    return np.asarray(values, {"FP32": np.float32, "FP64": np.float64}[datatype]).tobytes()
+
+
 @MODELS
 @pytest.mark.parametrize("binary", [False, True])
 def test_json_and_binary_requests(model, binary, server):
     metadata = server.client.get(f"/v2/models/{model}").json()
     types = {one["name"]: one["datatype"] for one in metadata["inputs"]}
-    dtypes = {"FP32": np.float32, "FP64": np.float64}
     tensors, content = [], b""
     for name, given in asked(model).items():
-        array = np.ascontiguousarray(given, dtypes[types[name]])
-        tensor = {"name": name, "datatype": types[name], "shape": array.shape}
+        tensor = {"name": name, "datatype": types[name], "shape": np.shape(given)}
         if binary:
-            tensor["parameters"] = {"binary_data_size": array.nbytes}
-            content += array.tobytes()
+            encoded = as_binary(given, types[name])
+            tensor["parameters"] = {"binary_data_size": len(encoded)}
+            content += encoded
         else:
-            tensor["data"] = array.ravel().tolist()
+            tensor["data"] = np.ravel(given).tolist()
         tensors.append(tensor)
     document = {"inputs": tensors, "parameters": {"binary_data_output": binary}}
     head = json.dumps(document).encode()
@@ -168,13 +201,13 @@ def test_json_and_binary_requests(model, binary, server):
 
 def test_an_ensemble_of_four_libraries_is_the_mean_of_them(server):
     members = [expected(name) for name in ("sklearn", "xgboost", "lightgbm")]
-    onnx_answer = server.predict("onnx", X32[:ROWS]).values
+    onnx_answer = server.predict("onnx", X32[ROWS]).values
     mean = np.mean([*members, onnx_answer], axis=0)
-    answer = server.predict("mixed", X32[:ROWS])
+    answer = server.predict("mixed", X32[ROWS])
     np.testing.assert_allclose(answer.values, mean, atol=1e-6)
     assert answer.members == ["sklearn", "xgboost", "lightgbm", "onnx"]
     with EnsembleClient(server.url) as client:
-        (best, *_), *_ = client.classify("mixed", X32[:ROWS], top=1)
+        (best, *_), *_ = client.classify("mixed", X32[ROWS], top=1)
     assert best[0] in {"0", "1", "2"}
 
 
@@ -183,3 +216,21 @@ def test_metadata_names_columns_and_labels(server):
     assert [(one["name"], one["datatype"], one["shape"]) for one in metadata["inputs"]] == [
         (name, "FP64", [-1]) for name in NAMED_IRIS
     ]
+
+
+def test_a_missing_number_is_nan(server):
+    rows = {name: PEOPLE[name].tolist()[:9] for name in PEOPLE}
+    assert np.isnan(rows["age"]).sum() == 2
+    with EnsembleClient(server.url) as client:
+        found = client.predict("people", rows).values
+    np.testing.assert_array_equal(found, PIPELINE.predict_proba(people()[0][:9]))
+
+
+def test_a_text_that_the_encoder_refuses_fails_its_row_alone(server):
+    rows = {name: PEOPLE[name].tolist()[ROWS] for name in PEOPLE}
+    rows["port"][2] = "Atlantis"
+    with EnsembleClient(server.url) as client:
+        with pytest.raises(ServerFailure, match="Atlantis"):
+            client.predict("people", rows)
+        found = client.predict("table", asked("table")).values
+    np.testing.assert_array_equal(found, expected("table"))

@@ -59,8 +59,6 @@ class LightgbmModel:
         self.output = "values"
         if self._is_binary or objective in _MULTICLASS:
             self.output = "probabilities"
-            classes = max(self._booster.num_model_per_iteration(), 2)
-            self.labels = [str(one) for one in range(classes)]
 
     def predict(self, **arrays: Array) -> Array:
         """Return probabilities [rows, classes], or values [rows]."""

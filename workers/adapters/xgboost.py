@@ -56,8 +56,6 @@ class XgboostModel:
         self.output = "values"
         if self._is_binary or objective.startswith("multi:soft"):
             self.output = "probabilities"
-            classes = max(int(document["learner_model_param"]["num_class"]), 2)
-            self.labels = [str(one) for one in range(classes)]
         # With early stopping, the trees after the best ones are not used.
         best = booster.attributes().get("best_iteration")
         self._trees = (0, int(best) + 1) if best is not None else (0, 0)
