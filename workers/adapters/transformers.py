@@ -26,7 +26,8 @@ import transformers
 
 __all__ = ["TransformersModel"]
 
-transformers.utils.logging.disable_progress_bar()
+_logging: Any = transformers.utils.logging
+_logging.disable_progress_bar()
 
 Array = npt.NDArray[Any]
 Tensors = dict[str, torch.Tensor]
@@ -150,7 +151,6 @@ class TransformersModel:
         self._tokenizer = tokenizer
         most = _BYTES_PER_TOKEN * self._max_length
         self.inputs = {"text": ("BYTES", [], most)}
-        self.example = {"text": ["The quick brown fox jumps over the lazy dog."]}
 
     def _limit_length(self, own: int = 1 << 30) -> None:
         """Set the most tokens of a text, at most `own` and as many as the model can take."""

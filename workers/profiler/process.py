@@ -13,13 +13,16 @@ import gc
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 import numpy as np
+from ensembled_client.wire import join_elements
 
 from workers.backends import Model, load
+from workers.backends.base import Array
 from workers.profiler.gauges import memory_gauge
 from workers.profiler.handle import (
     LONG_RUN_S,
@@ -36,11 +39,12 @@ from workers.runtime.arena import Arena
 from workers.runtime.bootstrap import StatusChannel, bind_to_device, run_role
 from workers.runtime.logs import ProcessName
 from workers.runtime.memory import SharedMemory
+from workers.runtime.spec import InstanceSpec
 from workers.worker.host_memory import pin_for_device
-from workers.worker.inputs import example_row
+from workers.worker.inputs import convert, example_row
 from workers.worker.instance import Instance
 
-__all__ = ["fill_rows", "main"]
+__all__ = ["fill_rows", "main", "write_example"]
 
 
 class _Profiler:
@@ -62,6 +66,8 @@ class _Profiler:
         self.worker_bytes = max(self._before - others, 0)
         model: Model = load(source, device)
         self._added = max(self._gauge.now() - self._before, 0)
+        if model.example is not None:
+            write_example(self._arena, spec.instance, model.example)
         self._instance = Instance(spec.instance, self._arena, model)
         model.arm()
         # Of ranges, segment after segment, with row numbers that are all new.
@@ -151,6 +157,21 @@ def fill_rows(arena: Arena) -> None:
     for predictions in arena.predictions:
         predictions[...] = 0
     arena.done[...] = 0
+
+
+def write_example(arena: Arena, spec: InstanceSpec, example: Sequence[Array]) -> None:
+    """Write a model's own example, one row of each input, into every row of its tensors."""
+    for binding, row, tensor in zip(spec.bindings, example, spec.signature.inputs, strict=True):
+        stored, view = arena.spec.views[binding.view], arena.views[binding.view]
+        if binding.scaling is not None:
+            continue
+        if stored.datatype == "BYTES":
+            texts = np.frombuffer(join_elements(row.ravel().tolist()), np.uint8)
+            if len(texts) <= view.shape[1]:  # else it belongs to a larger length class
+                view[:, : len(texts)] = texts
+                arena.dims[arena.spec.symbols.index(stored.symbols[-1])] = len(texts)
+        elif not stored.symbols:
+            view[...] = convert(row, tensor.datatype, stored.datatype)
 
 
 def main() -> None:
