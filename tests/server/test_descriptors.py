@@ -13,7 +13,7 @@ FRONT_END = 43
 
 @pytest.mark.parametrize("devices", [1, 64])
 def test_clients_leave_descriptors_to_the_server(devices):
-    assert connection_limits(1024, devices) == (768, 102)
+    assert connection_limits(4096, devices) == (3072, 409)
     assert connection_limits(1, devices) == (1, 1)
     assert connection_limits(10**9, devices) == (65536, 65536)
     for limit in range(FRONT_END + devices + 8, 2000, 7):

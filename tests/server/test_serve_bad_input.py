@@ -88,6 +88,18 @@ def test_bodies_that_are_wrong(server, content, complaint):
     assert "\n" not in answer.error
 
 
+def test_what_json_has_no_number_for_is_null_in_it_and_whole_in_binary(server):
+    x = np.array([[np.inf, 1.5], [-np.inf, 0.0]], np.float32)
+    tensor = {"name": "x", "shape": x.shape, "datatype": "FP32"}
+    tensor["parameters"] = {"binary_data_size": x.nbytes}
+    header = json.dumps({"inputs": [tensor]}).encode()
+    headers = {"Inference-Header-Content-Length": str(len(header))}
+    answer = server.client.post("/v2/models/a/infer", header + x.tobytes(), headers)
+    assert answer.status == 200, answer.json
+    assert answer.json["outputs"][0]["data"] == [None, 1.5, None, 0.0]
+    np.testing.assert_array_equal(server.predict("a", x).values, x)
+
+
 @pytest.mark.parametrize("path", [f"{INFER}?outputs=class", f"{INFER}?classification=2&k=1"])
 def test_an_unknown_parameter_of_an_image_is_refused(server, path):
     answer = server.client.post(path, b"\x89PNG", {"Content-Type": "image/png"})
