@@ -63,6 +63,8 @@ def combined(
 
 def predictive_kind(ensemble: EnsembleConfig, member: InspectedMember) -> PredictiveKind | None:
     """Return what an ensemble of members like this one answers, None if that is not known."""
+    if -1 in member.prediction.shape:
+        return None
     is_built_in = ensemble.rule in TRAITS and ensemble.rule != "stack"
     match member.output.config.kind:
         case "values":
@@ -127,6 +129,8 @@ def kind_problems(
                 f"{where}: members disagree on their quantiles: {members[0].name!r} gives "
                 f"{list(first.levels)}, {other.name!r} gives {list(own.levels)}"
             )
+    if rule == _MIXTURE and -1 in members[0].prediction.shape:
+        yield f"{where}.rule: {rule} needs outputs of a fixed shape"
     if rule == _MIXTURE and first.kind not in {"normal", "values"}:
         yield (
             f"{where}.rule: {rule} needs members whose output is normal or values, not {first.kind}"

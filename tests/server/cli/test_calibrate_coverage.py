@@ -115,18 +115,25 @@ def ask(files, made, output, coverage):
     return y, found.outputs[output]
 
 
+CASCADE = {"cascade": [["a"], ["b"]], "confidence": [0.99]}
+
+
 @pytest.mark.process
-@pytest.mark.parametrize("method", ["lac", "aps"])
-def test_sets_of_classes(files, method):
+@pytest.mark.parametrize(("method", "ensemble"), [("aps", {}), ("lac", CASCADE)])
+def test_sets_of_classes(files, method, ensemble):
     config = config_of(4, {"output": "logits"})
-    arguments = ["--method", method, "--coverage", 0.9]
+    config["ensembles"]["all"] |= ensemble
+    arguments = ["--method", method, "--coverage", 0.9, "--max-loss", 0.1]
     report, config = files.fitted(config, classes, *arguments, rows=1200)
     assert [one["method"] for one in report["sets"]] == ["lac", "aps", "raps"]
     for one in report["sets"]:
         assert abs(one["coverage"] - 0.9) < 0.015
         assert 1 <= one["size"] < 2.5
     assert config["ensembles"]["all"]["coverage"] == 0.9
-    assert "cascade" not in config["ensembles"]["all"], "it would need a calibration of its own"
+    if ensemble:
+        assert config["ensembles"]["all"]["confidence"][0] < 0.99, "the sets are for the new one"
+    else:
+        assert "cascade" not in config["ensembles"]["all"], "it would need another calibration"
     y, sets = ask(files, classes, "prediction_set", 0.9)
     assert sets.dtype == np.bool_
     # 600 calibration rows: the coverage is within 3 points with near certainty.
@@ -155,14 +162,13 @@ def test_intervals(files, keys, made, methods):
     y, intervals = ask(files, made, "interval", 0.8)
     inside = (intervals[..., 0] <= y) & (y <= intervals[..., 1])
     assert abs(inside.mean() - 0.8) < 0.03
-    # What is there already does not hinder a new calibration.
-    again, _ = files.fitted(config, made, rows=200)
-    assert again["rows"] == {"calibration": 200}
 
 
 @pytest.mark.process
 def test_tables(files):
     config = config_of(2, LOGS, rule="mixture")
+    # What there is, or is not yet, does not hinder a new calibration.
+    config["ensembles"]["all"]["conformal"] = "coverage.json"
     result = files.calibrate(config, normals, rows=100)
     assert result.exit_code == 0, result.output
     assert "RMSE" in result.stdout

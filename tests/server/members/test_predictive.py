@@ -87,6 +87,11 @@ def test_values_have_intervals_only_once_they_were_calibrated():
             "the model gives",
         ),
         (normals("a", output=TensorSpec("y", "FP32", ())), {"rule": "mixture"}, "the model gives"),
+        (
+            normals("a", output=TensorSpec("y", "FP32", (-1, 2), (8, 2), ("n", ""))),
+            {"rule": "mixture"},
+            "mixture needs outputs of a fixed shape",
+        ),
         (quantiles("a", levels=[0.1, 0.9]), {}, "2 levels need as many quantiles along the last"),
     ],
 )
