@@ -19,10 +19,18 @@ import numpy as np
 
 from workers.combiner.arena_combiner import ArenaCombiner
 from workers.rules import RULES, TRAITS
-from workers.rules.builtin import DEFAULT_TRIM
 from workers.runtime.arena import Arena, Terms, arena_bytes
 from workers.runtime.memory import SharedMemory, board_bytes, create_memory
-from workers.runtime.spec import ArenaSpec, BlockSpec, EnsembleSpec, MemorySpec, TensorSpec
+from workers.runtime.spec import (
+    COMBINED,
+    ArenaSpec,
+    BlockSpec,
+    EnsembleSpec,
+    MemorySpec,
+    PredictionSpec,
+    RuleSpec,
+    TensorSpec,
+)
 
 __all__ = ["main", "measure_s"]
 
@@ -75,16 +83,14 @@ def _round_s(arena: Arena, combiner: ArenaCombiner, number: int, rows: int) -> f
 @contextmanager
 def _arena(rule: str, members: int, classes: int) -> Iterator[Arena]:
     everybody = tuple(range(members))
+    output = TensorSpec(COMBINED, "FP32", (classes,))
+    weights = tuple(1.0 + member for member in everybody)
     ensemble = EnsembleSpec(
         name="measured",
         members=everybody,
-        rule=rule,
-        weights=tuple(1.0 + member for member in everybody)
-        if TRAITS[rule].weights != "none"
-        else (),
         quorum=members,
-        output=TensorSpec("output", "FP32", (classes,)),
-        trim=DEFAULT_TRIM,
+        predictions=(PredictionSpec(output, everybody),),
+        rules=(RuleSpec(rule, (0,), (output,), weights if TRAITS[rule].weights != "none" else ()),),
     )
     spec = ArenaSpec(
         offset=board_bytes(1),

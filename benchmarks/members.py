@@ -62,5 +62,5 @@ def expected_answer(config: Config, ensemble: str, rows: Array) -> npt.NDArray[n
         model.close()
     stacked = np.stack(predictions).astype(np.float32)
     answer = np.empty(stacked.shape[1:], np.float32)
-    RULES[described.rule](stacked, np.ones(len(stacked)), answer)
+    RULES[described.rules[0]](stacked, np.ones(len(stacked)), answer)
     return answer

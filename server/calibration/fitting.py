@@ -23,6 +23,8 @@ from server.calibration.metrics import ClassIndices, Floats, Rows
 from server.calibration.target import CalibrationTarget, EnsembleRule
 from server.calibration.temperature_scaling import fit_member, has_temperature, rescale
 from server.calibration.weights import Counts, fit_weights, select_members
+from server.members.combining import shared_outputs
+from server.members.inspect import InspectedMember
 
 __all__ = ["Fit", "FitOptions", "conformal_fragment", "fit", "yaml_fragment"]
 
@@ -103,7 +105,7 @@ def fit(
     weights = _rounded(fit_weights(truth))
     counts = select_members(truth, bags=options.bags, seed=options.seed)
     selection = _rounded(counts / counts.sum())
-    default = "fitted" if target.config.rule == "weighted_mean" else "keep"
+    default = "fitted" if target.rule == "weighted_mean" else "keep"
     new_weights = {"keep": None, "fitted": weights, "selected": selection}[
         options.weighting or default
     ]
@@ -174,14 +176,14 @@ def _lines(target: CalibrationTarget, fit: Fit, more: Mapping[str, str | float])
     for member, temperature in zip(target.members, fit.temperatures, strict=True):
         if has_temperature(member):
             yield f"  {_flow(member.name)}:"
-            yield f"    temperature: {_flow(temperature)}"
+            yield from _temperature(member, temperature)
         else:
             yield f"  # {member.name} predicts a class: it has no temperature"
     names = [member.name for member in target.members]
     yield "ensembles:"
     yield f"  {_flow(target.name)}:"
     if fit.is_new_rule and fit.rule.weights is not None:
-        yield "    rule: weighted_mean"
+        yield f"    rule: {_flow(_weighted(target))}"
         yield f"    weights: {_flow(dict(zip(names, fit.rule.weights, strict=True)))}"
     else:
         yield f"    rule: {_flow(target.config.rule)}"
@@ -197,6 +199,22 @@ def _lines(target: CalibrationTarget, fit: Fit, more: Mapping[str, str | float])
         mark = "# " if is_other else ""
         yield f"    {mark}cascade: {_flow([list(stage) for stage in target.stages])}"
         yield f"    {mark}confidence: {_flow(list(fit.confidence))}"
+
+
+def _temperature(member: InspectedMember, temperature: float) -> Iterator[str]:
+    if not member.config.outputs:
+        yield f"    temperature: {_flow(temperature)}"
+        return
+    yield "    outputs:"
+    yield f"      {_flow(next(iter(member.config.outputs)))}:"
+    yield f"        temperature: {_flow(temperature)}"
+
+
+def _weighted(target: CalibrationTarget) -> str | dict[str, str]:
+    """The ensemble's rule, or rules by output, with `weighted_mean` for the main output."""
+    rule, new = target.config.rule, "weighted_mean"
+    main = next(iter(shared_outputs(target.members)))
+    return new if isinstance(rule, str) else {**rule, main: new}
 
 
 def _flow(value: str | float | list[Any] | Mapping[str, Any]) -> str:

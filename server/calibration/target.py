@@ -20,20 +20,17 @@ from server.deployment.devices import find_devices
 from server.deployment.placement import place, read_allocation
 from server.errors import ConfigError
 from server.inference.spec import PredictiveKind
-from server.members.agreement import (
-    MatchedClasses,
-    agreement_problems,
-    ensemble_labels,
-    match_classes,
-)
+from server.members.agreement import agreement_problems
+from server.members.classes import MatchedClasses, ensemble_labels, match_classes
+from server.members.combining import planned_rules, shared_outputs
 from server.members.files import local_files
 from server.members.inspect import InspectedMember, inspect_members
-from server.members.predictive import combined, predictive_kind
+from server.members.predictive import predictive_kind
 from server.profiling import Measurements
 from server.profiling.progress import progress_on_stderr
 from workers.rules import RuleError, is_custom, load_rule
-from workers.rules.builtin import DEFAULT_TRIM
-from workers.runtime.spec import COMBINED, EnsembleSpec, TensorSpec
+from workers.rules.catalogue import CUSTOM, STACK, TRAITS, Combined
+from workers.runtime.spec import COMBINED, RuleSpec, TensorSpec
 
 __all__ = ["CalibrationTarget", "EnsembleRule", "find_target", "stage_order"]
 
@@ -66,7 +63,9 @@ class CalibrationTarget:
         if self.kind == "classes":
             return TensorSpec(COMBINED, "FP32", (self.number_of_classes,))
         wide = any(member.prediction.datatype == "FP64" for member in self.members)
-        shape = combined(self.config, self.members[0], self.members[0].prediction).shape
+        first = self.members[0].output
+        taken = [Combined(first.prediction, first.config.kind)]
+        shape = TRAITS.get(self.rule, CUSTOM).yields(taken, {})[0].shape
         return TensorSpec(COMBINED, "FP64" if wide else "FP32", shape)
 
     @property
@@ -79,6 +78,11 @@ class CalibrationTarget:
     def weights(self) -> Floats:
         """Its members' weights, 1 for each if it has none, [members]."""
         return np.array(self.config.weights or [1.0] * len(self.members))
+
+    @property
+    def rule(self) -> str:
+        """The rule of the main output."""
+        return planned_rules(self.config, shared_outputs(self.members))[0].rule
 
     @property
     def number_of_classes(self) -> int:
@@ -115,18 +119,16 @@ class EnsembleRule:
 
     def __init__(self, target: CalibrationTarget, weights: Sequence[float] | None) -> None:
         config = target.config
-        self.name = config.rule if weights is None else "weighted_mean"
+        self.name = target.rule if weights is None else "weighted_mean"
         self.weights = tuple(weights) if weights is not None else config.weights
         self._names = [member.name for member in target.members]
         self._answer = target.answer
-        spec = EnsembleSpec(
-            name=target.name,
-            members=tuple(range(len(self._names))),
+        spec = RuleSpec(
             rule=self.name,
+            inputs=(0,),
+            outputs=(target.answer,),
             weights=self.weights or (),
-            quorum=1,
-            output=target.answer,
-            trim=config.trim or DEFAULT_TRIM,
+            options=config.options(self.name),
             directory=target.directory if is_custom(self.name) else "",
         )
         try:
@@ -146,7 +148,7 @@ class EnsembleRule:
         used = predictions[chosen].astype(self._answer.dtype)
         out = np.empty((used.shape[1], *self._answer.shape), self._answer.dtype)
         try:
-            self._rule.for_members(chosen)(used, out)
+            self._rule.for_members(chosen)([used], [out])
         except Exception as error:
             raise ConfigError(f"rule {self.name} fails: {error}") from None
         return out
@@ -178,12 +180,19 @@ def find_target(config: Config, name: str | None) -> CalibrationTarget:
     if problems := list(agreement_problems(config, inspected)):
         raise ConfigError(problems)
     members = tuple(inspected[member] for member in ensemble.members)
-    if ensemble.rule == "stack":
+    planned = planned_rules(ensemble, shared_outputs(members))[0]
+    if planned.rule == STACK:
         raise ConfigError(
             f"ensembles.{name}: its rule is stack, whose meta-model was trained for the members as "
             f"they are: other temperatures or weights would be wrong for it"
         )
-    kind = predictive_kind(ensemble, members[0])
+    main = planned.combined[0]
+    if main.outputs != tuple(member.output for member in members):
+        raise ConfigError(
+            f"ensembles.{name}: its main output {main.name!r} is not the main output of all its "
+            "members, which calibration asks for: list it first among a member's outputs"
+        )
+    kind = predictive_kind(ensemble, members)
     if kind is None:
         raise ConfigError(
             f"ensembles.{name}: calibration needs members that give classes or numbers, and a rule "
@@ -191,7 +200,7 @@ def find_target(config: Config, name: str | None) -> CalibrationTarget:
         )
     matrix, measurements = _allocation(config, list(inspected.values()))
     stages, order = stage_order(ensemble, members, measurements)
-    classes = match_classes(members, ensemble_labels(name, ensemble))
+    classes = match_classes(main.present, ensemble_labels(name, ensemble))
     directory = str(config.directory.absolute())
     return CalibrationTarget(
         name, ensemble, members, classes, stages, order, matrix, directory, kind

@@ -59,7 +59,7 @@ def print_calibration(
     if plot is not None:
         diagrams = {} if isinstance(found, NumberCalibration) else found.evaluation.reliability
         if not diagrams or not all(diagrams.values()):
-            rule = found.target.config.rule
+            rule = found.target.rule
             raise ConfigError(f"--plot: answers of rule {rule} are no probabilities")
         with file_errors(f"--plot {plot}"):
             _draw_reliability(plot, found.target.name, diagrams)

@@ -86,7 +86,7 @@ def _inspect(config: Config, model: str) -> Description:
         AllocationMatrix(tuple(needed), ("any",), ((1,) * len(needed),)),
         budget_bytes=arena_budget_bytes(config),
         offset=0,
-        metas=inspect_rules(config, members),
+        findings=inspect_rules(config, members),
     )
     spec = next(one for one in composition.models if one.served.name == model)
     server = config.server

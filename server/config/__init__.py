@@ -5,7 +5,7 @@ other modules are its sections. Next: `server.members`.
 """
 
 from server.config.devices import DeviceConfig, PlacementConfig
-from server.config.ensembles import EnsembleConfig
+from server.config.ensembles import NO_RULE, EnsembleConfig
 from server.config.files import PinnedFileConfig
 from server.config.loading import load_config, override_server
 from server.config.members import (
@@ -44,6 +44,7 @@ __all__ = [
     "LimitsConfig",
     "MemberConfig",
     "MlflowConfig",
+    "NO_RULE",
     "OutputConfig",
     "PinnedFileConfig",
     "PlacementConfig",

@@ -25,17 +25,28 @@ from server.config.base import Distinct, Name, Section, did_you_mean
 from server.config.files import FilePath
 from workers.rules import TRAITS, is_custom
 from workers.rules.builtin import DEFAULT_TRIM, trimmed
-from workers.rules.catalogue import CUSTOM
+from workers.rules.catalogue import CUSTOM, STACK
 
-__all__ = ["EnsembleConfig"]
+__all__ = ["NO_RULE", "EnsembleConfig"]
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
+#: Instead of a rule: the members' own predictions of an output are not combined.
+NO_RULE = "none"
+
+_RULE_SCHEMAS = [
+    {"type": "string", "enum": list(TRAITS)},
+    {"type": "string", "pattern": f"^{_REFERENCE.pattern}$"},
+]
 _RULE_SCHEMA = WithJsonSchema(
     {
         "anyOf": [
-            {"type": "string", "enum": list(TRAITS)},
-            {"type": "string", "pattern": f"^{_REFERENCE.pattern}$"},
+            *_RULE_SCHEMAS,
+            {
+                "type": "object",
+                "additionalProperties": {"anyOf": [*_RULE_SCHEMAS, {"const": NO_RULE}]},
+                "minProperties": 1,
+            },
         ]
     }
 )
@@ -55,10 +66,13 @@ class EnsembleConfig(Section):
 
     members: Distinct[Name]
     """Names of its members, without repetition."""
-    rule: Annotated[str, _RULE_SCHEMA] = "mean"
+    rule: Annotated[str | dict[str, str], _RULE_SCHEMA] = "mean"
     """How the members' predictions become one answer: a built-in rule, or a function of your own,
     `package.module:function`, of an installed module or one in this file's directory. See
-    [combination.md](combination.md)."""
+    [combination.md](combination.md). Members with several outputs are combined in all that a
+    built-in rule can combine (`stack` and functions of your own: in the main one); a mapping from
+    outputs to rules says it for each, `none` for an output that is not to be combined, as one that
+    it does not name: `{class: mean, embedding: none}`. See [outputs.md](outputs.md)."""
     weights: Annotated[tuple[PositiveFloat, ...], _WEIGHTS_SCHEMA] | None = None
     """A list in the members' order, or a mapping by member: required by `weighted_mean` and
     `weighted_vote`, optional for `medoid` and a function of your own."""
@@ -99,17 +113,28 @@ class EnsembleConfig(Section):
             return 1
         return len(self.members) if self.quorum is None else self.quorum
 
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """The rules that are used, each once; at least one."""
+        named = [self.rule] if isinstance(self.rule, str) else self.rule.values()
+        return tuple(dict.fromkeys(rule for rule in named if rule != NO_RULE))
+
+    def options(self, rule: str) -> dict[str, float | str]:
+        """Return the arguments of a built-in rule's function that are configured."""
+        keys = () if rule == STACK else TRAITS.get(rule, CUSTOM).options
+        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+
     @field_validator("rule")
     @classmethod
-    def _known_or_custom(cls, rule: str) -> str:
-        if is_custom(rule):
-            if not _REFERENCE.fullmatch(rule):
-                raise ValueError(f"should be package.module:function, not {rule!r}")
-        elif rule not in TRAITS:
-            raise ValueError(
-                f"should be one of {', '.join(TRAITS)}, or package.module:function, "
-                f"not {rule!r}{did_you_mean(rule, TRAITS)}"
-            )
+    def _known_or_custom(cls, rule: str | dict[str, str]) -> str | dict[str, str]:
+        if isinstance(rule, str):
+            _check_rule(rule)
+            return rule
+        for output, one in rule.items():
+            if one != NO_RULE:
+                _check_rule(one, f"{output}: ")
+        if all(one == NO_RULE for one in rule.values()):
+            raise ValueError("combines no output: give at least one of them a rule")
         return rule
 
     @field_validator("weights", mode="before")
@@ -131,11 +156,13 @@ class EnsembleConfig(Section):
             raise ValueError(f"quorum is {self.quorum}, but there are only {members} members")
         self._check_policy()
         self._check_weights()
+        self._check_options()
         self._check_trim()
         self._check_meta()
         self._check_cascade()
-        if not is_custom(self.rule) and members < (fewest := TRAITS[self.rule].members):
-            raise ValueError(f"rule {self.rule} needs at least {fewest} members")
+        for rule in self.rules:
+            if members < (fewest := TRAITS.get(rule, CUSTOM).members):
+                raise ValueError(f"rule {rule} needs at least {fewest} members")
         return self
 
     def _check_policy(self) -> None:
@@ -145,20 +172,27 @@ class EnsembleConfig(Section):
             raise ValueError(f"policy {self.policy} needs no quorum, remove one of them")
 
     def _check_weights(self) -> None:
-        wanted = TRAITS.get(self.rule, CUSTOM).weights
-        if wanted == "required" and self.weights is None:
-            raise ValueError(f"rule {self.rule} needs weights, one per member")
-        if wanted == "none" and self.weights is not None:
-            raise ValueError(f"rule {self.rule} has no use for weights")
+        wanted = {rule: TRAITS.get(rule, CUSTOM).weights for rule in self.rules}
+        for rule, weights in wanted.items():
+            if weights == "required" and self.weights is None:
+                raise ValueError(f"rule {rule} needs weights, one per member")
+        if self.weights is not None and set(wanted.values()) == {"none"}:
+            raise ValueError(f"rule {', '.join(wanted)} has no use for weights")
         if self.weights is not None and len(self.weights) != len(self.members):
             raise ValueError(f"{len(self.weights)} weights for {len(self.members)} members")
 
+    def _check_options(self) -> None:
+        for traits in TRAITS.values():
+            for key in traits.options:
+                takers = [rule for rule, one in TRAITS.items() if key in one.options]
+                if getattr(self, key) is not None and not set(takers) & set(self.rules):
+                    raise ValueError(
+                        f"{key} is for rule {' or '.join(takers)}, not {', '.join(self.rules)}"
+                    )
+
     def _check_trim(self) -> None:
-        if self.rule != "trimmed_mean":
-            if self.trim is not None:
-                raise ValueError(f"trim is for rule trimmed_mean, not {self.rule}")
-            return
-        if not trimmed(len(self.members), trim := self.trim or DEFAULT_TRIM):
+        trim = self.trim or DEFAULT_TRIM
+        if "trimmed_mean" in self.rules and not trimmed(len(self.members), trim):
             raise ValueError(
                 f"rule trimmed_mean cuts nothing of {len(self.members)} members with trim "
                 f"{trim:g}: it needs {max(3, math.ceil(1 / trim - 1e-9))} members, or a trim of at "
@@ -166,10 +200,10 @@ class EnsembleConfig(Section):
             )
 
     def _check_meta(self) -> None:
-        if self.rule != "stack":
-            if key := next((key for key in ("meta", "meta_output") if getattr(self, key)), None):
-                raise ValueError(f"{key} is for rule stack, not {self.rule}")
+        if STACK not in self.rules:
             return
+        if isinstance(self.rule, dict) and [*self.rule.values()].count(STACK) > 1:
+            raise ValueError("only one output can be stacked: there is one meta-model")
         if self.meta is None:
             raise ValueError("rule stack needs meta, the path of an ONNX model")
         if self.meta.suffix.lower() != ".onnx":
@@ -184,7 +218,7 @@ class EnsembleConfig(Section):
             if self.confidence is not None:
                 raise ValueError("confidence is for a cascade")
             return
-        if self.rule == "stack":
+        if STACK in self.rules:
             raise ValueError("rule stack needs all members at once, which a cascade does not have")
         if sorted(member for stage in self.cascade for member in stage) != sorted(self.members):
             raise ValueError("cascade names each of the members once")
@@ -193,3 +227,15 @@ class EnsembleConfig(Section):
                 f"a cascade of {len(self.cascade)} stages needs confidence, a list of "
                 f"{len(self.cascade) - 1}"
             )
+
+
+def _check_rule(rule: str, where: str = "") -> None:
+    """Raise ValueError unless it is a built-in rule or a reference to a function."""
+    if is_custom(rule):
+        if not _REFERENCE.fullmatch(rule):
+            raise ValueError(f"{where}should be package.module:function, not {rule!r}")
+    elif rule not in TRAITS:
+        raise ValueError(
+            f"{where}should be one of {', '.join(TRAITS)}, or package.module:function, "
+            f"not {rule!r}{did_you_mean(rule, TRAITS)}"
+        )

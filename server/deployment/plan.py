@@ -73,7 +73,7 @@ def make_plan(
     tracing = tracing_spec(config)
     config = local_files(config)
     members = inspect_members(config)
-    metas = inspect_rules(config, members)
+    findings = inspect_rules(config, members)
     try_functions(config, members)
     devices = find_devices(config)
     placement = None
@@ -91,7 +91,7 @@ def make_plan(
         matrix,
         budget_bytes=arena_budget_bytes(config),
         offset=board_bytes(len(devices) + 2),
-        metas=metas,
+        findings=findings,
     )
     used = tuple(device for device in devices if device.name in composition.instances)
     return DeploymentPlan(used, matrix, composition, placement, tracing)

@@ -119,9 +119,9 @@ def admit(
         )
     if spec.stages and not options.needs_all_members:
         stage, expected = advance(spec.stages, 0, available)
-        terms = stage_terms(quorum, spec.stages, stage)
+        terms = stage_terms(quorum, spec.stages, stage, outputs=bool(options.outputs))
     else:
-        terms = Terms(quorum, options.scores, options.class_only)
+        terms = Terms(quorum, options.scores, options.class_only, bool(options.outputs))
     return Admission(fleet_version, requested, expected, quorum, terms, terms.pack(), flow)
 
 

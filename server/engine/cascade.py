@@ -32,9 +32,12 @@ def advance(stages: Sequence[int], stage: int, available: int) -> tuple[int, int
     return len(stages), 0
 
 
-def stage_terms(quorum: int, stages: Sequence[int], stage: int) -> Terms:
-    """The terms after so many stages: the ensemble's quorum, or all members so far, if fewer."""
-    return Terms(min(quorum, stages[stage - 1].bit_count()), stage=stage)
+def stage_terms(quorum: int, stages: Sequence[int], stage: int, *, outputs: bool = False) -> Terms:
+    """The terms after so many stages: the ensemble's quorum, or all members so far, if fewer.
+
+    `outputs`: whether outputs beside the main one are wanted.
+    """
+    return Terms(min(quorum, stages[stage - 1].bit_count()), outputs=outputs, stage=stage)
 
 
 def move_on(
@@ -48,7 +51,8 @@ def move_on(
     """
     stages = request.model.spec.stages
     reached, mask = advance(stages, stage, available)
-    cell = stage_terms(request.admission.quorum, stages, reached).pack()
+    outputs = request.admission.terms.outputs
+    cell = stage_terms(request.admission.quorum, stages, reached, outputs=outputs).pack()
     terms, expected, closing = arena.terms.data, arena.expected.data, arena.closing.data
     ranges: list[Range] = []
     for row in range(*rows):

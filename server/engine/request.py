@@ -17,7 +17,7 @@ from allocator.dispatch.flows import NORMAL, Flow
 from server.engine.spec import ServedModel
 from server.errors import RequestError
 from workers.combiner.predictions import ClassMap
-from workers.runtime.arena import Arena, Cells, Terms
+from workers.runtime.arena import Arena, Array, Cells, Terms
 from workers.runtime.spec import EnsembleSpec
 
 __all__ = [
@@ -63,7 +63,8 @@ class InferOptions(msgspec.Struct, frozen=True):
         quorum: the fewest members the answer may rest on, 0 for the ensemble's own (or all of
             `members`, if those are fewer).
         scores: whether to return how much the members agree.
-        predictions: members whose own predictions to return, by index.
+        predictions: members' own predictions to return, by prediction area.
+        outputs: further combined outputs to return, as indices into the ensemble's.
         masks: whether to return which members each row rests on.
         class_only: whether to return each row's best class, and nothing else.
         priority: `HIGH` or `NORMAL` of `allocator.dispatch.flows`.
@@ -74,6 +75,7 @@ class InferOptions(msgspec.Struct, frozen=True):
     quorum: int = 0
     scores: bool = False
     predictions: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
     masks: bool = False
     class_only: bool = False
     priority: int = NORMAL
@@ -86,7 +88,7 @@ class InferOptions(msgspec.Struct, frozen=True):
     @property
     def has_extras(self) -> bool:
         """Whether more is to be returned than the combined answer."""
-        return self.scores or self.masks or bool(self.predictions)
+        return self.scores or self.masks or bool(self.predictions or self.outputs)
 
 
 class Admission(msgspec.Struct, frozen=True):
@@ -133,42 +135,58 @@ class PreparedRequest:
         self.has_extras = options.has_extras
         self.row_bytes = model.spec.output.row_bytes
         if self.has_extras:
-            self.row_bytes += len(options.predictions) * model.spec.predicted.row_bytes
+            beside = [model.spec.outputs[index] for index in options.outputs]
+            beside += [model.spec.areas[area][1].tensor for area in options.predictions]
+            self.row_bytes += sum(tensor.row_bytes for tensor in beside)
         self.admission: Admission | None = None
 
 
 class Extras:
-    """What a request gets beside the combined answer; filled piece by piece.
+    """What a request gets beside the main output; filled piece by piece.
 
-    `scores` are FP32 [rows, scores of the ensemble], in the order of its spec; `used` uint64
-    [rows], masks of the members behind each row; `predictions` by member [rows, *shape], in the
-    ensemble's classes, NaN where it did not contribute.
+    Attributes:
+        scores: FP32 [rows, scores of the ensemble, *score shape], in the order of its spec.
+        used: masks of the members behind each row, uint64 [rows].
+        outputs: further combined outputs, by index, each [rows, *shape].
+        predictions: members' own, by prediction area, each [rows, *shape] in the ensemble's
+            classes; NaN where the member did not contribute.
     """
 
     def __init__(self, model: EnsembleSpec, options: InferOptions, rows: int) -> None:
+        self._model = model
         self.used = np.zeros(rows, np.uint64)
-        self.scores = np.zeros((rows if options.scores else 0, len(model.scores)), np.float32)
-        shape, dtype = (rows, *model.predicted.shape), model.predicted.dtype
-        self.predictions = {member: np.full(shape, np.nan, dtype) for member in options.predictions}
-        self._maps = {
-            member: ClassMap(columns)
-            for member, columns in zip(model.members, model.columns, strict=bool(model.columns))
-            if member in self.predictions
+        scored = rows if options.scores else 0
+        self.scores = np.zeros((scored, len(model.scores), *model.score.stored_shape), np.float32)
+        self.outputs = {
+            index: np.zeros((rows, *output.stored_shape), output.dtype)
+            for index in options.outputs
+            for output in [model.outputs[index]]
         }
+        self.predictions: dict[int, Array] = {}
+        self._members: dict[int, tuple[int, ClassMap | None]] = {}
+        for area in options.predictions:
+            position, spec = model.areas[area]
+            shape = (rows, *spec.tensor.stored_shape)
+            self.predictions[area] = np.full(shape, np.nan, spec.tensor.dtype)
+            columns = ClassMap(spec.columns[position], spec.class_axis) if spec.columns else None
+            self._members[area] = model.members[position], columns
 
     def store(self, row: int, arena: Arena, slots: slice, used: int) -> None:
         """Copy some ended rows out, the first of which is the request's `row`-th."""
         rows = slice(row, row + slots.stop - slots.start)
         self.used[rows] = used
         if len(self.scores):
-            self.scores[rows] = arena.scores[slots, : self.scores.shape[1]]
-        for member, values in self.predictions.items():
+            self.scores[rows] = arena.scores(self._model)[slots]
+        for index, values in self.outputs.items():
+            values[rows] = arena.answers(self._model, index)[slots]
+        for area, values in self.predictions.items():
+            member, columns = self._members[area]
             if not used >> member & 1:
                 continue
-            if member in self._maps:
-                self._maps[member].write(arena.predictions[member][slots], values[rows])
+            if columns is not None:
+                columns.write(arena.predictions[area][slots], values[rows])
             else:
-                values[rows] = arena.predictions[member][slots]
+                values[rows] = arena.predictions[area][slots]
 
 
 class Answer(msgspec.Struct, frozen=True):

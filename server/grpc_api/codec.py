@@ -169,7 +169,8 @@ def _cached_head(head: bytes) -> MessageHead:
 
 def _head(message: Any) -> MessageHead:
     parameters = parameter_values(message.parameters)
-    outputs = tuple([_output(output) for output in message.outputs]) or (RequestedOutput(),)
+    outputs = tuple([_output(output) for output in message.outputs])
+    outputs = outputs or (RequestedOutput(is_default=True),)
     return MessageHead(
         message.model_name,
         message.model_version,

@@ -19,18 +19,16 @@ from server.grpc_api.status import log_fields
 from server.grpc_api.wire_format import RAW_INPUT_CONTENTS, field_prefix
 from server.inference.generational_cache import GenerationalCache
 from server.inference.inference import Endpoint, Inference
-from server.inference.outputs import member_names, output_tensors
+from server.inference.outputs import is_main_alone, member_names, output_tensors
 from server.inference.plans import RequestPlan, slice_inputs
 from server.inference.requests import BoundRequest, RequestedOutput
 from server.security.authentication import Authenticator
-from workers.runtime.spec import COMBINED
 
 __all__ = ["FastUnaryInfer", "remaining_timeout_s"]
 
 _LENGTHS = 256  # of a generation of the cache
 _PLANS_PER_LENGTH = 8
 _MAX_HEAD_BYTES = 4096
-_USUAL_OUTPUTS = ((RequestedOutput(COMBINED),), (RequestedOutput(COMBINED, binary=True),))
 #: A call's deadline is the client's: the response must have arrived by then. So the engine gets
 #: less, by this share of the remaining time, but at most by so many seconds.
 _MARGIN, _MAX_MARGIN_S = 0.1, 0.1
@@ -49,9 +47,13 @@ _Pieces = tuple[tuple[int, bytes], ...]
 
 
 class UnaryPlan(RequestPlan, frozen=True, kw_only=True):
-    """A known message; `fixed` are its bytes but for raw tensors, each piece with its offset."""
+    """A known message; `fixed` are its bytes but for raw tensors, each piece with its offset.
+
+    `output` is the main one, by the name that the client calls it.
+    """
 
     fixed: _Pieces
+    output: RequestedOutput
 
     def matches(self, message: bytes) -> bool:
         """Whether a message of the same length is such a request."""
@@ -64,7 +66,7 @@ class UnaryPlan(RequestPlan, frozen=True, kw_only=True):
     def _encode_whole(self, answer: Answer) -> bytes:
         model = self.endpoint.model
         members = ",".join(member_names(model, answer.used))
-        outputs = output_tensors(model, answer, (RequestedOutput(COMBINED),))
+        outputs = output_tensors(model, answer, (self.output,))
         return encode_response(model.served.name, "", members, answer.degraded, outputs)
 
 
@@ -92,7 +94,12 @@ class FastUnaryInfer:
         return False
 
     def remember(
-        self, message: bytes, decoded: DecodedRequest, endpoint: Endpoint, bound: BoundRequest
+        self,
+        message: bytes,
+        decoded: DecodedRequest,
+        endpoint: Endpoint,
+        bound: BoundRequest,
+        outputs: tuple[RequestedOutput, ...],
     ) -> None:
         """Make a plan of an answered request, if later ones may match it.
 
@@ -100,7 +107,8 @@ class FastUnaryInfer:
         its raw tensors.
         """
         is_raw = decoded.raw and not endpoint.model.takes_bytes
-        if self._is_off or decoded.id or not is_raw or decoded.head.outputs not in _USUAL_OUTPUTS:
+        is_usual = is_main_alone(endpoint.model, outputs)
+        if self._is_off or decoded.id or not is_raw or not is_usual:
             return
         plans = self._plans.get(len(message)) or []
         located = _locate_tensors(message, decoded)
@@ -115,6 +123,7 @@ class FastUnaryInfer:
             rows=bound.rows,
             slices=slice_inputs(endpoint, bound, named),
             fixed=fixed,
+            output=outputs[0],
         )
         self._plans.put(len(message), [plan, *plans][:_PLANS_PER_LENGTH])
 

@@ -34,7 +34,7 @@ from server.grpc_api.status import log_fields, trace_context
 from server.grpc_api.stream import InferStream
 from server.inference.inference import Endpoint, Inference
 from server.inference.metadata import model_metadata, server_metadata
-from server.inference.outputs import member_names
+from server.inference.outputs import member_names, named_outputs
 from server.inference.spec import ClientLimits
 from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator
@@ -175,7 +175,7 @@ class Service:
             remaining_s = call.time_remaining()
             if remaining_s == 0:
                 raise DeadlineExceeded("the deadline has passed before the request was read")
-            request = await build_request(decoded)
+            request = named_outputs(endpoint.model, await build_request(decoded))
             if request.parameters.is_urgent:
                 authorize_urgent(self._authenticator, call)
             bound = await self._inference.bind(endpoint, request)
@@ -190,7 +190,7 @@ class Service:
             raise
         endpoint.counters.succeed(arrived, answer)
         if message:
-            self._fast.remember(message, decoded, endpoint, bound)
+            self._fast.remember(message, decoded, endpoint, bound, request.outputs)
         return encode_response(model, decoded.id, ",".join(members), answer.degraded, outputs)
 
     async def _stream(self, call: ServerCall) -> None:

@@ -23,6 +23,7 @@ from server.http_api.request_parser import RequestHead
 from server.inference.access_log import AccessLog, valid_request_id
 from server.inference.generational_cache import GenerationalCache
 from server.inference.inference import Endpoint
+from server.inference.outputs import is_main_alone
 from server.inference.plans import RequestPlan, slice_inputs
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 
@@ -110,7 +111,7 @@ class PlanCache:
                 body_bytes=len(body),
                 outputs=outputs,
                 answer_bytes=value_bytes + _ANSWER_JSON_BYTES,
-                is_usual=outputs == (RequestedOutput(binary=True),),
+                is_usual=outputs[0].binary and is_main_alone(self._endpoint.model, outputs),
                 is_slow=is_large_json or any(output.classes for output in outputs),
             ),
         )

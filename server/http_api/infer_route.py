@@ -42,7 +42,7 @@ from server.http_api.request_context import RequestContext
 from server.http_api.responses import LEAST_COMPRESSED_BYTES, compress_response, send_error
 from server.inference.inference import Inference
 from server.inference.metadata import MODEL_VERSION
-from server.inference.outputs import member_names, takes_long
+from server.inference.outputs import member_names, named_outputs, takes_long
 from server.inference.parameters import IMAGE_QUERY
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
@@ -191,6 +191,7 @@ class InferRoute:
         else:
             request = await self._parse(body, header_length)
         context.protocol_id = request.id
+        request = named_outputs(path.endpoint.model, request)
         bound = await self._inference.bind(path.endpoint, request)
         if header_length is not None and not path.endpoint.model.takes_bytes:
             path.plans.remember(body, header_length, request, bound)
@@ -269,6 +270,6 @@ def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
     return InferRequest(
         "",
         [image],
-        (RequestedOutput(classes=int(given)),),
+        (RequestedOutput(classes=int(given), is_default=not int(given)),),
         complaint=IMAGE_QUERY.complain("query", parameters),
     )

@@ -32,7 +32,6 @@ from server.inference.requests import (
 from server.inference.spec import ModelSpec
 from server.inference.tensors import InputTensor, tensor_from_bytes
 from server.inference.time_slicer import Slices, run_to_end
-from workers.runtime.spec import COMBINED
 
 __all__ = [
     "describe_answer",
@@ -207,7 +206,7 @@ def _wanted_outputs(
     if not isinstance(binary, bool):
         raise InvalidRequest("parameter binary_data_output is true or false")
     if not outputs:
-        return share_parameters((RequestedOutput(COMBINED, binary),), parameters)
+        return share_parameters((RequestedOutput(binary=binary, is_default=True),), parameters)
     wanted = tuple([_wanted_output(output, binary, complaints) for output in outputs])
     return share_parameters(wanted, parameters)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from server.inference.outputs import extra_outputs, member_names
 from server.inference.spec import FrontEndSpec, InputSpec, ModelSpec
-from workers.runtime.spec import COMBINED, TensorSpec
+from workers.runtime.spec import TensorSpec
 
 __all__ = [
     "MODEL_VERSION",
@@ -44,13 +44,12 @@ def server_metadata() -> dict[str, Any]:
 
 def model_metadata(model: ModelSpec) -> dict[str, Any]:
     """A model's inputs and outputs; -1 is the batch."""
-    output = model.served.spec.output
     return {
         "name": model.served.name,
         "versions": [MODEL_VERSION],
         "platform": _PLATFORM,
         "inputs": [_tensor_metadata(one.tensor) for one in model.inputs],
-        "outputs": [_tensor_metadata(TensorSpec(COMBINED, output.datatype, output.shape))],
+        "outputs": [_tensor_metadata(output) for output in model.served.spec.outputs],
     }
 
 
@@ -60,14 +59,13 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
     Its tensors are described as in Triton's configuration, without batch dimensions.
     """
     served = model.served
-    output = TensorSpec(COMBINED, served.spec.output.datatype, served.spec.output.shape)
     return {
         "name": served.name,
         "platform": _PLATFORM,
         "backend": _PLATFORM,
         "max_batch_size": spec.memory.arenas[served.arena].capacity,
         "input": [_input_config(one) for one in model.inputs],
-        "output": [_tensor_config(output)],
+        "output": [_tensor_config(output) for output in served.spec.outputs],
         "parameters": {"max_request_bytes": {"string_value": str(spec.max_request_bytes)}},
         "allocation": {
             device: {
@@ -82,7 +80,7 @@ def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
 
 
 def ensemble_config(model: ModelSpec) -> dict[str, Any]:
-    """What is special about our models: members, rule, quorum, further outputs, labels."""
+    """What is special about our models: members, rules, quorum, further outputs, labels."""
     served = model.served
     ensemble = {
         "members": list(model.members),
@@ -101,8 +99,16 @@ def ensemble_config(model: ModelSpec) -> dict[str, Any]:
         one.tensor.name: list(one.tensor.max_shape) for one in model.inputs if one.tensor.max_shape
     }:
         ensemble["max_shapes"] = max_shapes
+    if len(served.spec.rules) > 1:
+        ensemble["rules"] = {
+            output.name: rule.rule for rule in served.spec.rules for output in rule.outputs
+        }
     if model.labels:
         ensemble["labels"] = list(model.labels)
+    if model.further_labels:
+        ensemble["output_labels"] = {
+            output: list(labels) for output, labels in model.further_labels.items()
+        }
     return ensemble
 
 

@@ -7,13 +7,14 @@ uncertainty, members' own predictions and the members behind each row are extra 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from ensembled_client.wire import CLASS_SCORES, join_elements
+from ensembled_client.wire import join_elements
 
 from allocator.dispatch.flows import HIGH, NORMAL
 from server.engine.request import Answer, InferOptions
@@ -24,22 +25,21 @@ from server.inference.predictive import (
     predictive_array,
     predictive_outputs,
 )
-from server.inference.requests import RequestedOutput, RequestParameters
-from server.inference.spec import ModelSpec
+from server.inference.requests import InferRequest, RequestedOutput, RequestParameters
+from server.inference.spec import ModelSpec, ServedOutput
 from workers.runtime.spec import COMBINED, TensorSpec
 
 __all__ = [
     "OutputTensor",
     "extra_outputs",
+    "is_main_alone",
     "member_names",
+    "named_outputs",
     "output_tensors",
     "infer_options",
     "takes_long",
 ]
 
-_CLASS = "class"
-_MASK = "member_mask"
-_MEMBER = f"{COMBINED}."
 #: Quantiles of a mixture take some 20 us per row: more rows than these would hold up others.
 _MANY_ROWS = 256
 
@@ -59,20 +59,28 @@ class OutputTensor(msgspec.Struct, frozen=True):
 
 def extra_outputs(model: ModelSpec) -> tuple[TensorSpec, ...]:
     """The outputs that a model has on request, without their batch dimension."""
-    spec = model.served.spec
-    if model.is_member:
-        return ()
-    predicted = spec.predicted
-    return (
-        *([TensorSpec(_CLASS, "INT64", ())] if _has_classes(model) else []),
-        *(TensorSpec(name, "FP32", ()) for name in spec.scores),
-        *predictive_outputs(model),
-        TensorSpec(_MASK, "BOOL", (len(model.members),)),
-        *(
-            TensorSpec(_MEMBER + name, predicted.datatype, predicted.shape)
-            for name in model.members
-        ),
-    )
+    own = defaultdict[str, list[TensorSpec]](list)
+    for output in model.extra_outputs.values():
+        own[output.source].append(output.tensor)
+    computed = predictive_outputs(model)
+    return (*own["class"], *own["score"], *computed, *own["mask"], *own["member"])
+
+
+def named_outputs(model: ModelSpec, request: InferRequest) -> InferRequest:
+    """A request that names the outputs that it is to get: all regular ones, if it names none."""
+    first, names = request.outputs[0], model.regular_outputs
+    if not first.is_default or names.keys() == {COMBINED}:
+        return request
+    outputs = tuple([RequestedOutput(name, first.binary) for name in names])
+    return msgspec.structs.replace(request, outputs=outputs)
+
+
+def is_main_alone(model: ModelSpec, outputs: Sequence[RequestedOutput]) -> bool:
+    """Whether nothing but the values of the main output is requested."""
+    output = outputs[0]
+    served = model.outputs.get(output.name)
+    is_main = served is not None and served.source == "combined" and not served.number
+    return len(outputs) == 1 and is_main and not output.classes
 
 
 def member_names(model: ModelSpec, mask: int) -> list[str]:
@@ -105,37 +113,43 @@ def infer_options(
     names = [output.name for output in outputs]
     if len(set(names)) < len(names):
         raise InvalidRequest("an output is requested twice")
-    extras = {} if names == [COMBINED] else {tensor.name for tensor in extra_outputs(model)}
     predictive = {tensor.name for tensor in predictive_outputs(model)}
+    found: list[ServedOutput] = []
     for output in outputs:
-        if output.name != COMBINED and output.name not in extras:
+        served = model.outputs.get(output.name)
+        if served is not None:
+            found.append(served)
+        elif output.name not in predictive:
+            known = [*model.regular_outputs, *(t.name for t in extra_outputs(model))]
             raise InvalidRequest(
-                f"{model.served.name!r} has no output {output.name!r}, "
-                f"it has {', '.join([COMBINED, *(t.name for t in extra_outputs(model))])}"
+                f"{model.served.name!r} has no output {output.name!r}, it has {', '.join(known)}"
             )
         if output.classes:
-            _check_classes(model, output)
+            _check_classes(output, served)
         if output.name in predictive:
             check_predictive(model, output, some_members=members not in (0, spec.mask))
+    sources = [one.source for one in found]
     return InferOptions(
         timeout_s=parameters.timeout_s,
         members=members or -1,
         quorum=parameters.quorum,
-        scores=any(name in spec.scores for name in names),
-        predictions=_wanted_predictions(model, names),
-        masks=_MASK in names,
-        class_only=names == [_CLASS],
+        scores="score" in sources,
+        predictions=_wanted_predictions(model, names, found),
+        outputs=tuple([one.number for one in found if one.source == "combined" and one.number]),
+        masks="mask" in sources,
+        class_only=sources == ["class"] and len(names) == 1,
         priority=HIGH if parameters.is_urgent else NORMAL,
     )
 
 
-def _wanted_predictions(model: ModelSpec, names: Sequence[str]) -> tuple[int, ...]:
-    """The members whose own predictions these outputs need, by index."""
-    members = model.served.spec.members
+def _wanted_predictions(
+    model: ModelSpec, names: Sequence[str], found: Sequence[ServedOutput]
+) -> tuple[int, ...]:
+    """The members' own predictions that these outputs need, by area."""
+    areas = [one.number for one in found if one.source == "member"]
     if any(needs_predictions(model, name) for name in names):
-        return members
-    index = dict(zip(model.members, members, strict=True))
-    return tuple(index[name.removeprefix(_MEMBER)] for name in names if name.startswith(_MEMBER))
+        areas += model.served.spec.main.areas
+    return tuple(dict.fromkeys(areas))
 
 
 def _check_subset(model: ModelSpec, members: int, quorum: int) -> None:
@@ -149,18 +163,12 @@ def _check_subset(model: ModelSpec, members: int, quorum: int) -> None:
         )
 
 
-def _has_classes(model: ModelSpec) -> bool:
-    spec = model.served.spec
-    return spec.scores == CLASS_SCORES and len(spec.output.shape) == 1
-
-
-def _check_classes(model: ModelSpec, output: RequestedOutput) -> None:
-    spec = model.served.spec
-    shape = spec.output.shape if output.name == COMBINED else spec.predicted.shape
-    if output.name != COMBINED and not output.name.startswith(_MEMBER):
+def _check_classes(output: RequestedOutput, served: ServedOutput | None) -> None:
+    if served is None or served.source not in {"combined", "member"}:
         raise InvalidRequest(f"classification: {output.name!r} does not consist of classes")
-    if len(shape) != 1:
-        raise InvalidRequest(f"classification needs an output per class, not {list(shape)}")
+    if len(served.tensor.shape) != 1:
+        shape = list(served.tensor.shape)
+        raise InvalidRequest(f"classification needs an output per class, not {shape}")
 
 
 def output_tensors(
@@ -178,36 +186,45 @@ def takes_long(model: ModelSpec, answer: Answer, outputs: Sequence[RequestedOutp
 
 
 def _output_tensor(model: ModelSpec, answer: Answer, requested: RequestedOutput) -> OutputTensor:
-    spec = model.served.spec
-    if requested.name not in {COMBINED, _CLASS}:
-        return _extra_tensor(model, answer, requested)
-    values, tensor = answer.values, spec.output
-    if requested.name == COMBINED and not requested.classes:
-        return OutputTensor(COMBINED, tensor.datatype, [answer.rows, *tensor.shape], values)
-    scores = np.frombuffer(values, tensor.dtype).reshape(answer.rows, -1)
+    served = model.outputs.get(requested.name)
+    if served is None:
+        return _predictive_tensor(model, answer, requested)
+    if served.source == "combined" and not served.number and not requested.classes:
+        shape = [answer.rows, *served.tensor.shape]
+        return OutputTensor(requested.name, served.tensor.datatype, shape, answer.values)
+    array = _array(model, answer, served)
     if requested.classes:
-        return _classes(model, scores, requested)
-    return _tensor(_CLASS, "INT64", scores.argmax(axis=1).astype(np.int64))
+        return _classes(array, served.labels, requested)
+    return _tensor(requested.name, served.tensor.datatype, array)
 
 
-def _extra_tensor(model: ModelSpec, answer: Answer, requested: RequestedOutput) -> OutputTensor:
+def _array(model: ModelSpec, answer: Answer, served: ServedOutput) -> npt.NDArray[Any]:
+    """The values of an output, [rows, *shape]."""
     spec, extras = model.served.spec, answer.extras
-    for tensor in predictive_outputs(model):
-        if tensor.name == requested.name:
-            array = predictive_array(model, answer, requested)
-            return _tensor(tensor.name, tensor.datatype, array)
+    if served.source == "class" or (served.source == "combined" and not served.number):
+        output = spec.output
+        main = np.frombuffer(answer.values, output.dtype).reshape(answer.rows, *output.shape)
+        if served.source == "combined":
+            return main
+        return np.asarray(main.argmax(axis=spec.main.class_axis), np.int64)
     assert extras is not None, "they were requested"
-    if requested.name == _MASK:
-        bits = np.array(spec.members, np.uint64)
-        mask = (extras.used[:, np.newaxis] >> bits & np.uint64(1)).astype(np.bool_)
-        return _tensor(_MASK, "BOOL", mask)
-    if requested.name in spec.scores:
-        return _tensor(requested.name, "FP32", extras.scores[:, spec.scores.index(requested.name)])
-    member = spec.members[model.members.index(requested.name.removeprefix(_MEMBER))]
-    prediction = extras.predictions[member]
-    if requested.classes:
-        return _classes(model, prediction, requested)
-    return _tensor(requested.name, spec.predicted.datatype, prediction)
+    match served.source:
+        case "combined":
+            return extras.outputs[served.number]
+        case "score":
+            return extras.scores[:, served.number]
+        case "member":
+            return extras.predictions[served.number]
+        case _:
+            bits = np.array(spec.members, np.uint64)
+            return (extras.used[:, np.newaxis] >> bits & np.uint64(1)).astype(np.bool_)
+
+
+def _predictive_tensor(
+    model: ModelSpec, answer: Answer, requested: RequestedOutput
+) -> OutputTensor:
+    tensor = next(one for one in predictive_outputs(model) if one.name == requested.name)
+    return _tensor(tensor.name, tensor.datatype, predictive_array(model, answer, requested))
 
 
 def _tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> OutputTensor:
@@ -215,14 +232,14 @@ def _tensor(name: str, datatype: str, array: npt.NDArray[Any]) -> OutputTensor:
 
 
 def _classes(
-    model: ModelSpec, scores: npt.NDArray[Any], requested: RequestedOutput
+    scores: npt.NDArray[Any], labels: Sequence[str], requested: RequestedOutput
 ) -> OutputTensor:
     """The best classes of each row as BYTES [rows, k]: ``score:index[:label]``, best first."""
     rows = len(scores)
     k = min(requested.classes, scores.shape[1])
     best = np.argsort(-scores, axis=1, kind="stable")[:, :k]
     texts = [
-        _class_text(scores[row, index], int(index), model.labels)
+        _class_text(scores[row, index], int(index), labels)
         for row in range(rows)
         for index in best[row]
     ]

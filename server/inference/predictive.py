@@ -195,7 +195,7 @@ def _of_members(
     for used in np.unique(extras.used).tolist():
         rows = np.flatnonzero(extras.used == np.uint64(used))
         places = [i for i, member in enumerate(spec.members) if used >> member & 1]
-        predictions = np.stack([extras.predictions[spec.members[i]][rows] for i in places])
+        predictions = np.stack([extras.predictions[spec.main.areas[i]][rows] for i in places])
         if model.predictive.kind == "normal":
             found[rows] = compute(predictions[..., 0], predictions[..., 1], weights[places])
         else:

@@ -38,7 +38,8 @@ class RequestedOutput(msgspec.Struct, frozen=True):
 
     `binary`: raw instead of JSON, where a protocol has both; `classes`: return so many of the best
     classes instead of all values, 0 for the values; `coverage` of an interval or a set, 0 for the
-    ensemble's own; `levels` of quantiles, empty for the ensemble's own.
+    ensemble's own; `levels` of quantiles, empty for the ensemble's own; `is_default` if the client
+    names no output, so that all regular ones are meant.
     """
 
     name: str = "output"
@@ -46,6 +47,7 @@ class RequestedOutput(msgspec.Struct, frozen=True):
     classes: int = 0
     coverage: float = 0.0
     levels: tuple[float, ...] = ()
+    is_default: bool = False
 
 
 class RequestParameters(msgspec.Struct, frozen=True):

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from functools import cached_property, reduce
 from operator import or_
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
+from ensembled_client.wire import CLASS_SCORES
+from msgspec.structs import replace
 
 from server.engine.spec import QueueLimits, ServedModel
 from server.inference.conformal import ConformalSpec
 from server.security.spec import SecuritySpec
 from workers.runtime.spec import (
+    COMBINED,
     DeviceSpec,
     InstanceSpec,
     MemorySpec,
@@ -35,6 +38,7 @@ __all__ = [
     "PredictiveSpec",
     "QueueLimits",
     "Reload",
+    "ServedOutput",
     "StoredView",
     "WorkerDown",
     "WorkerReaped",
@@ -43,6 +47,8 @@ __all__ = [
 
 
 PredictiveKind = Literal["classes", "values", "normal", "quantiles"]
+
+_CLASS, _MASK = "class", "member_mask"
 
 
 class PredictiveSpec(msgspec.Struct, frozen=True):
@@ -114,6 +120,23 @@ class LengthClass(msgspec.Struct, frozen=True):
     served: ServedModel
 
 
+class ServedOutput(NamedTuple):
+    """An output that clients can ask for.
+
+    Attributes:
+        tensor: without the batch dimension.
+        source: what it is: combined by a rule, each row's best class, an uncertainty score, a
+            member's own prediction, or the mask of members.
+        number: of the combined output, the score, or the prediction area.
+        labels: of its classes, may be empty.
+    """
+
+    tensor: TensorSpec
+    source: Literal["combined", "class", "score", "member", "mask"]
+    number: int = 0
+    labels: tuple[str, ...] = ()
+
+
 class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     """A model as clients see it.
 
@@ -121,7 +144,8 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         served: the engine's view of it; where sizes vary, for rows of the largest.
         inputs: what clients send: the union of its members' inputs, by name.
         members: names of the members, in the ensemble's order.
-        labels: of the output's elements, may be empty.
+        labels: of the main output's classes, may be empty.
+        further_labels: those of other outputs that have some, by output.
         predictive: what it can say beside its answer; None for nothing.
         symbols: the names of sizes that vary from row to row, in the order of `Arena.dims`.
         lengths: its length classes, by ascending sizes, if there are any such.
@@ -131,6 +155,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     inputs: tuple[InputSpec, ...]
     members: tuple[str, ...]
     labels: tuple[str, ...] = ()
+    further_labels: dict[str, tuple[str, ...]] = {}
     is_member: bool = False
     predictive: PredictiveSpec | None = None
     symbols: tuple[str, ...] = ()
@@ -145,6 +170,51 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     def takes_bytes(self) -> bool:
         """Whether one of its inputs is BYTES, images or texts: only the data says their sizes."""
         return any(one.tensor.datatype == "BYTES" for one in self.inputs)
+
+    @cached_property
+    def regular_outputs(self) -> dict[str, ServedOutput]:
+        """What a request without outputs gets, by name, the main output first."""
+        return {
+            tensor.name: ServedOutput(tensor, "combined", index, self._labels_of(tensor.name))
+            for index, tensor in enumerate(self.served.spec.outputs)
+        }
+
+    @cached_property
+    def extra_outputs(self) -> dict[str, ServedOutput]:
+        """What can be had on request beside it, by name; an ensemble's only."""
+        spec = self.served.spec
+        extras: dict[str, ServedOutput] = {}
+        if self.is_member:
+            return extras
+        if spec.scores == CLASS_SCORES and len(spec.output.shape) == len(spec.predicted.shape):
+            tensor = replace(spec.score, name=_CLASS, datatype="INT64")
+            extras[_CLASS] = ServedOutput(tensor, "class")
+        for index, name in enumerate(spec.scores):
+            extras[name] = ServedOutput(replace(spec.score, name=name), "score", index)
+        mask = TensorSpec(_MASK, "BOOL", (len(self.members),))
+        extras[_MASK] = ServedOutput(mask, "mask")
+        for area, (position, prediction) in spec.areas.items():
+            own = prediction.tensor
+            name = f"{own.name}.{self.members[position]}"
+            tensor = replace(own, name=name)
+            extras[name] = ServedOutput(tensor, "member", area, self._labels_of(own.name))
+        return {name: one for name, one in extras.items() if name not in self.regular_outputs}
+
+    @cached_property
+    def outputs(self) -> dict[str, ServedOutput]:
+        """All by name; the main one and what members predict of it can be called `output`, too."""
+        named = {**self.extra_outputs, **self.regular_outputs}
+        main = self.served.spec.predicted.name
+        aliases = {COMBINED: next(iter(self.regular_outputs))}
+        for member in self.members:
+            if f"{main}.{member}" in named:
+                aliases[f"{COMBINED}.{member}"] = f"{main}.{member}"
+        return {**{alias: named[name] for alias, name in aliases.items()}, **named}
+
+    def _labels_of(self, output: str) -> tuple[str, ...]:
+        main = self.served.spec
+        is_main = output in (main.output.name, main.predicted.name)
+        return self.labels if is_main else self.further_labels.get(output, ())
 
 
 class ClientLimits(msgspec.Struct, frozen=True):

@@ -11,28 +11,28 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import msgspec
-from ensembled_client.wire import CLASS_SCORES
+from msgspec.structs import replace
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config, EnsembleConfig
 from server.engine.spec import ServedModel
 from server.errors import ConfigError
 from server.inference.spec import InputSpec, LengthClass, ModelSpec, StoredView
-from server.members.agreement import agreement_problems, ensemble_labels, match_classes
+from server.members.agreement import agreement_problems
 from server.members.augmentation import AUGMENTATION_VARIANCE, augmentation_of
+from server.members.ensembles import (
+    RuleFindings,
+    StoredMember,
+    compose_ensemble,
+    compose_member,
+)
 from server.members.inspect import IMAGE, InspectedMember
 from server.members.lengths import at_sizes, length_classes, padded_sizes
-from server.members.predictive import combined, predictive_spec
-from server.members.rules import MetaModel, meta_output
-from workers.combiner.scores import VALUE_SCORES
-from workers.rules import is_custom
-from workers.rules.builtin import DEFAULT_TRIM
+from server.members.predictive import predictive_spec
 from workers.runtime.arena import arena_bytes, bytes_per_row, group_blocks
 from workers.runtime.spec import (
     ArenaSpec,
     Binding,
-    EnsembleSpec,
     InstanceSpec,
     Preparation,
     Scaling,
@@ -64,14 +64,14 @@ def compose(
     *,
     budget_bytes: int,
     offset: int,
-    metas: Mapping[str, MetaModel] | None = None,
+    findings: RuleFindings | None = None,
     largest_only: bool = False,
 ) -> Composition:
     """Compose the specs of a server, whose arenas begin at an offset of the shared memory.
 
     Members with variable dimensions have an arena, and an instance on each of their devices, per
-    length class, the largest first; if `largest_only`, no others. Without its meta-model, a
-    stacking ensemble's output has the shape of its members' predictions.
+    length class, the largest first; if `largest_only`, no others. Custom rules and meta-models that
+    were not tried yield outputs like what they combine.
 
     Raises:
         ConfigError: if members of an ensemble disagree, or the arenas don't fit the budget.
@@ -97,7 +97,7 @@ def compose(
                 most_rows=_MAX_ROWS // len(classes),
                 budget_bytes=budget_bytes // (len(groups) * len(classes)),
                 offset=offset,
-                metas=metas or {},
+                findings=findings or {},
             )
             offset += arena_bytes(builder.arena)
             builders.append(builder)
@@ -125,7 +125,7 @@ def _with_lengths(
             continue
         served = [model.served, *(one.served for one in smaller)]
         lengths = tuple(map(LengthClass, bounds, served))[::-1]
-        yield msgspec.structs.replace(model, symbols=symbols, lengths=lengths)
+        yield replace(model, symbols=symbols, lengths=lengths)
 
 
 def _group(config: Config, members: Sequence[InspectedMember]) -> list[list[InspectedMember]]:
@@ -159,29 +159,23 @@ class _ArenaBuilder:
         most_rows: int,
         budget_bytes: int,
         offset: int,
-        metas: Mapping[str, MetaModel],
+        findings: RuleFindings,
     ) -> None:
         self._members = members
-        self._metas = metas
         self._index = index
         self._family = family
         self._config = config
         self._positions = {member.name: i for i, member in enumerate(members)}
         stored = dict.fromkeys(one.stored for member in members for one in member.inputs)
         self._views: dict[_Stored, int] = {one: view for view, one in enumerate(stored)}
-        self._areas, self._variances, predictions = _areas(members)
-        predictions = _unify(predictions)
-        ensembles = []
-        self._classes = {}
-        for name, one in config.ensembles.items():
-            if one.members[0] in self._positions:
-                chosen = [members[i] for i in self._indices(one)]
-                self._classes[name] = match_classes(chosen, ensemble_labels(name, one))
-                ensembles.append(self._ensemble(name, one, predictions))
-        ensembles += [
-            EnsembleSpec(member.name, (i,), "mean", (), 1, predictions[i])
-            for i, member in enumerate(members)
+        self._stored, self._variances, predictions = _store(members)
+        self._ensembles = [
+            compose_ensemble(config, name, [self._stored[i] for i in self._indices(one)], findings)
+            for name, one in config.ensembles.items()
+            if one.members[0] in self._positions
         ]
+        self._ensembles += map(compose_member, self._stored)
+        ensembles = tuple(one.spec for one in self._ensembles)
         views = tuple(_view(stored) for stored in self._views)
         blocks = group_blocks(predictions)
         row = bytes_per_row(views, blocks, ensembles)
@@ -197,7 +191,7 @@ class _ArenaBuilder:
             views=views,
             members=tuple(self._positions),
             blocks=blocks,
-            ensembles=tuple(ensembles),
+            ensembles=ensembles,
             masks=tuple(
                 sorted(
                     {
@@ -209,42 +203,6 @@ class _ArenaBuilder:
                 )
             ),
         )
-
-    def _ensemble(
-        self, name: str, config: EnsembleConfig, predictions: list[TensorSpec]
-    ) -> EnsembleSpec:
-        members, classes = self._indices(config), self._classes[name]
-        output = predictions[members[0]]
-        if classes.columns:
-            wide = any(predictions[member].datatype == "FP64" for member in members)
-            output = TensorSpec("output", "FP64" if wide else "FP32", (len(classes.labels),))
-        meta = self._metas.get(name)
-        first = self._members[members[0]]
-        answer = combined(config, first, output) if meta is None else meta_output(meta.signature)
-        return EnsembleSpec(
-            name=name,
-            members=members,
-            rule=config.rule,
-            weights=config.weights or (),
-            quorum=config.required_members,
-            output=answer,
-            scores=_scores(first),
-            columns=classes.columns,
-            stages=self._stages(config),
-            thresholds=config.confidence or (),
-            trim=config.trim or DEFAULT_TRIM,
-            meta=None if meta is None else meta.source,
-            directory=str(self._config.directory.absolute()) if is_custom(config.rule) else "",
-            prediction=None if answer == output else output,
-        )
-
-    def _stages(self, config: EnsembleConfig) -> tuple[int, ...]:
-        """Per stage of a cascade, the mask of the members that have been started by then."""
-        stages: list[int] = []
-        for stage in config.cascade or ():
-            mask = sum(1 << self._positions[member] for member in stage)
-            stages.append(mask | (stages[-1] if stages else 0))
-        return tuple(stages)
 
     def _indices(self, config: EnsembleConfig) -> tuple[int, ...]:
         return tuple(self._positions[member] for member in config.members)
@@ -262,7 +220,7 @@ class _ArenaBuilder:
             bindings=self._bindings(member),
             outputs=tuple(
                 output.spec(area)
-                for output, area in zip(member.outputs, self._areas[position], strict=True)
+                for output, area in zip(member.outputs, self._stored[position].areas, strict=True)
             ),
             augmentation=augmentation_of(self._config, member, self._variances.get(name, -1)),
             buckets=padded_sizes(member),
@@ -280,10 +238,9 @@ class _ArenaBuilder:
 
     def models(self) -> Iterable[ModelSpec]:
         """Yield the arena's ensembles, and its members, as clients see them."""
-        for i, spec in enumerate(self.arena.ensembles):
+        for i, composed in enumerate(self._ensembles):
+            spec, labels = composed.spec, composed.fitting_labels()
             chosen = [self._members[member] for member in spec.members]
-            classes = self._classes.get(spec.name)
-            labels = chosen[0].labels if classes is None else classes.labels
             config = self._config.ensembles.get(spec.name)
             predictive = None if config is None else predictive_spec(spec.name, config, chosen)
             yield ModelSpec(
@@ -296,8 +253,8 @@ class _ArenaBuilder:
                 ),
                 inputs=self._inputs(chosen),
                 members=tuple(member.name for member in chosen),
-                # A meta-model may answer with something else than classes.
-                labels=labels if spec.output.shape == (len(labels),) else (),
+                labels=labels.pop(spec.output.name, ()),
+                further_labels=labels,
                 is_member=config is None,
                 predictive=predictive,
             )
@@ -328,13 +285,6 @@ class _ArenaBuilder:
         )
 
 
-def _scores(member: InspectedMember) -> tuple[str, ...]:
-    """The uncertainty scores of an ensemble of members like this one."""
-    if member.output.config.kind == "normal":
-        return ()  # the parts of the variance are outputs of their own
-    return CLASS_SCORES if member.output.gives_classes else VALUE_SCORES
-
-
 def _view(stored: _Stored) -> TensorSpec:
     """The view of an arena that holds an input."""
     if isinstance(stored, TensorSpec):
@@ -342,30 +292,35 @@ def _view(stored: _Stored) -> TensorSpec:
     return TensorSpec(IMAGE.name, "UINT8", (stored.side, stored.side, 3))
 
 
-def _areas(
+def _store(
     members: Sequence[InspectedMember],
-) -> tuple[list[list[int]], dict[str, int], list[TensorSpec]]:
-    """Return the prediction areas of each member's outputs, and the prediction of each area.
+) -> tuple[list[StoredMember], dict[str, int], list[TensorSpec]]:
+    """Return the members with the areas of their outputs, and the prediction of each area.
 
     The first output's area has the member's own number. Between the two: by name, the areas for the
     variance of members that augment.
     """
     areas = [[position] for position in range(len(members))]
-    stored = [member.prediction for member in members]
+    predictions = [member.prediction for member in members]
     for own, member in zip(areas, members, strict=True):
         for output in member.outputs[1:]:
-            own.append(len(stored))
-            stored.append(output.prediction)
+            own.append(len(predictions))
+            predictions.append(output.prediction)
     augmented = [member.name for member in members if member.config.augment is not None]
-    variances = {name: area for area, name in enumerate(augmented, len(stored))}
-    return areas, variances, stored + [AUGMENTATION_VARIANCE] * len(augmented)
+    variances = {name: area for area, name in enumerate(augmented, len(predictions))}
+    unified = _unify(predictions + [AUGMENTATION_VARIANCE] * len(augmented))
+    stored = [
+        StoredMember(member, position, tuple(own), tuple(unified[area] for area in own))
+        for position, (member, own) in enumerate(zip(members, areas, strict=True))
+    ]
+    return stored, variances, unified
 
 
 def _unify(predictions: list[TensorSpec]) -> list[TensorSpec]:
     """Give predictions of one shape one datatype: FP64 as soon as one of them needs it."""
     wide = {tensor.shape for tensor in predictions if tensor.datatype == "FP64"}
     return [
-        msgspec.structs.replace(tensor, datatype="FP64" if tensor.shape in wide else "FP32")
+        replace(tensor, datatype="FP64" if tensor.shape in wide else "FP32")
         for tensor in predictions
     ]
 

@@ -91,6 +91,7 @@ class InspectedMember:
         known = {**self.signature.labels, **self.output_labels}
         return tuple(
             MemberOutput(
+                member=self.name,
                 name=config.name or own,
                 key=f"{key}s.{own}" if self.config.outputs else key,
                 config=_with_own_kind(config, self.signature.kinds.get(tensor.name)),

@@ -29,17 +29,24 @@ class MemberOutput:
     """One of a member's outputs.
 
     Attributes:
+        member: whose output it is.
         name: for clients.
         key: where the configuration describes it, for messages.
         tensor: what the model gives.
         labels: of the prediction's classes, empty if there are none.
     """
 
+    member: str
     name: str
     key: str
     config: OutputConfig
     tensor: TensorSpec
     labels: tuple[str, ...] = ()
+
+    @property
+    def section(self) -> str:
+        """The section of the configuration that has its keys, for messages."""
+        return self.key.removesuffix(".output")
 
     @property
     def prediction(self) -> TensorSpec:
@@ -139,5 +146,5 @@ def _label_problems(output: MemberOutput) -> Iterator[str]:
     is_map = output.gives_classes and -axis <= len(shape)
     classes = shape[axis] if is_map or len(shape) == 1 else 0
     if output.labels and len(output.labels) != classes:
-        where = output.key.removesuffix(".output")
-        yield f"{where}.labels: {len(output.labels)} labels for an output of shape {list(shape)}"
+        count = len(output.labels)
+        yield f"{output.section}.labels: {count} labels for an output of shape {list(shape)}"

@@ -17,16 +17,15 @@ from server.config import EnsembleConfig
 from server.errors import ConfigError
 from server.inference.conformal import ConformalSpec, TooFewRows, threshold_rank
 from server.inference.spec import PredictiveKind, PredictiveSpec
+from server.members.combining import PlannedRule, planned_rules, shared_outputs
 from server.members.inspect import InspectedMember
 from workers.rules import TRAITS
-from workers.runtime.spec import TensorSpec
+from workers.rules.catalogue import STACK
 
 __all__ = [
     "DEFAULT_COVERAGE",
     "ConformalDocument",
-    "combined",
     "fitted_for",
-    "kind_problems",
     "predictive_kind",
     "predictive_problems",
     "predictive_spec",
@@ -51,30 +50,28 @@ class ConformalDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     conformal: ConformalSpec
 
 
-def combined(
-    ensemble: EnsembleConfig, member: InspectedMember, predicted: TensorSpec
-) -> TensorSpec:
-    """Return the answer for a row of predictions like this one: for a mixture, its mean."""
-    if ensemble.rule != _MIXTURE or member.output.config.kind != "normal":
-        return predicted
-    shape, largest, symbols = predicted.shape, predicted.max_shape, predicted.symbols
-    return TensorSpec(predicted.name, predicted.datatype, shape[:-1], largest[:-1], symbols[:-1])
-
-
-def predictive_kind(ensemble: EnsembleConfig, member: InspectedMember) -> PredictiveKind | None:
-    """Return what an ensemble of members like this one answers, None if that is not known."""
-    if -1 in member.prediction.shape:
+def predictive_kind(
+    ensemble: EnsembleConfig, members: Sequence[InspectedMember]
+) -> PredictiveKind | None:
+    """Return what an ensemble's main output is, None if that is not known."""
+    planned = _main(ensemble, members)
+    rule, output = planned.rule, planned.combined[0].present[0]
+    if -1 in output.prediction.shape:
         return None
-    is_built_in = ensemble.rule in TRAITS and ensemble.rule != "stack"
-    match member.output.config.kind:
+    is_built_in = rule in TRAITS and rule != STACK
+    match output.config.kind:
         case "values":
             return "values"
         case "normal":
-            return "normal" if ensemble.rule == _MIXTURE else None
+            return "normal" if rule == _MIXTURE else None
         case "quantiles":
             return "quantiles" if is_built_in else None
-    has_classes = member.output.gives_classes and len(member.prediction.shape) == 1
-    return "classes" if has_classes and ensemble.rule != "stack" else None
+    has_classes = output.gives_classes and len(output.prediction.shape) == 1
+    return "classes" if has_classes and rule != STACK else None
+
+
+def _main(ensemble: EnsembleConfig, members: Sequence[InspectedMember]) -> PlannedRule:
+    return planned_rules(ensemble, shared_outputs(members))[0]
 
 
 def predictive_spec(
@@ -85,13 +82,14 @@ def predictive_spec(
     Raises:
         ConfigError: if its file of what was fitted can't be used.
     """
-    kind = predictive_kind(ensemble, members[0])
+    kind, planned = predictive_kind(ensemble, members), _main(ensemble, members)
     if kind is None or (
-        kind in {"classes", "values"} and ensemble.conformal is None and ensemble.rule != _MIXTURE
+        kind in {"classes", "values"} and ensemble.conformal is None and planned.rule != _MIXTURE
     ):
         return None
     conformal = _read_conformal(name, ensemble, members)
-    spec = PredictiveSpec(kind, members[0].output.config.levels, DEFAULT_COVERAGE, conformal)
+    levels = planned.combined[0].present[0].config.levels
+    spec = PredictiveSpec(kind, levels, DEFAULT_COVERAGE, conformal)
     coverage = ensemble.coverage or DEFAULT_COVERAGE
     if ensemble.coverage is None and conformal is None and kind == "quantiles":
         coverage = min(coverage, spec.widest_coverage)
@@ -100,16 +98,18 @@ def predictive_spec(
 
 def fitted_for(ensemble: EnsembleConfig, members: Sequence[InspectedMember]) -> dict[str, Any]:
     """Return all that decides which answers an ensemble gives, as plain values by name."""
+    planned = _main(ensemble, members)
+    outputs = planned.combined[0].present
     return {
         "members": list(ensemble.members),
-        "output": members[0].output.config.kind,
-        "levels": list(members[0].output.config.levels),
+        "output": outputs[0].config.kind,
+        "levels": list(outputs[0].config.levels),
         "augment": [
             one.config.model_dump(mode="json", include={"augment", "augment_rule"})
             for one in members
         ],
-        "temperatures": [one.output.config.temperature for one in members],
-        "rule": ensemble.rule,
+        "temperatures": [one.config.temperature for one in outputs],
+        "rule": planned.rule,
         "weights": list(ensemble.weights or ()),
         "trim": ensemble.trim,
         "cascade": [list(stage) for stage in ensemble.cascade or ()],
@@ -117,38 +117,15 @@ def fitted_for(ensemble: EnsembleConfig, members: Sequence[InspectedMember]) -> 
     }
 
 
-def kind_problems(
-    name: str, ensemble: EnsembleConfig, members: Sequence[InspectedMember]
-) -> Iterator[str]:
-    """Yield why a rule can't combine members of these kinds, a line each."""
-    first, where, rule = members[0].output.config, f"ensembles.{name}", ensemble.rule
-    for other in members[1:]:
-        own = other.output.config
-        if own.kind == first.kind and own.levels != first.levels:
-            yield (
-                f"{where}: members disagree on their quantiles: {members[0].name!r} gives "
-                f"{list(first.levels)}, {other.name!r} gives {list(own.levels)}"
-            )
-    if rule == _MIXTURE and -1 in members[0].prediction.shape:
-        yield f"{where}.rule: {rule} needs outputs of a fixed shape"
-    if rule == _MIXTURE and first.kind not in {"normal", "values"}:
-        yield (
-            f"{where}.rule: {rule} needs members whose output is normal or values, not {first.kind}"
-        )
-    elif first.kind == "normal" and rule in TRAITS and rule not in {_MIXTURE, "stack"}:
-        yield f"{where}.rule: members that give a mean and a variance need mixture, not {rule}"
-    elif first.kind == "quantiles" and rule in TRAITS and TRAITS[rule].needs != "anything":
-        yield f"{where}.rule: {rule} is for classes, quantiles need mean, weighted_mean or median"
-
-
 def predictive_problems(
     name: str, ensemble: EnsembleConfig, members: Sequence[InspectedMember]
 ) -> Iterator[str]:
     """Yield why an ensemble can't have the coverage that is configured, a line each."""
     where = f"ensembles.{name}"
-    kind = predictive_kind(ensemble, members[0])
+    kind = predictive_kind(ensemble, members)
     if ensemble.conformal is not None and kind is None:
-        yield f"{where}.conformal: is for classes and numbers, not for what {ensemble.rule} answers"
+        rule = _main(ensemble, members).rule
+        yield f"{where}.conformal: is for classes and numbers, not for what {rule} answers"
         return
     try:
         spec = predictive_spec(name, ensemble, members)
@@ -197,8 +174,8 @@ def _read_conformal(
 
 def _elements(ensemble: EnsembleConfig, members: Sequence[InspectedMember]) -> int:
     """How many elements of the answer have scores of their own."""
-    kind = predictive_kind(ensemble, members[0])
-    shape = members[0].prediction.shape
+    kind = predictive_kind(ensemble, members)
+    shape = _main(ensemble, members).combined[0].present[0].prediction.shape
     if kind == "classes":
         return 1
     return math.prod(shape if kind == "values" else shape[:-1])

@@ -1,77 +1,89 @@
 """The rules of a configuration that are more than a name: meta-models and users' functions.
 
-Runs in the supervisor before anything is started. Ensembles and inspected members flow in,
-meta-models and a line per problem flow out. Meta-models are inspected, and users' rules tried, in
-child processes as members are, so that no request is the first to find them broken.
+Runs in the supervisor before anything is started. Ensembles and inspected members flow in, what
+the rules yield and a line per problem flow out. Meta-models are inspected, and users' rules tried,
+in child processes as members are, so that no request is the first to find them broken.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from server.config import Config, EnsembleConfig
 from server.errors import ConfigError
-from server.members.agreement import agreement_problems, ensemble_labels, match_classes
+from server.members.agreement import agreement_problems
+from server.members.classes import ensemble_labels, match_classes
+from server.members.combining import PlannedRule, planned_rules, shared_outputs
+from server.members.ensembles import RuleFinding, RuleFindings, combined_tensor
 from server.members.inspect import InspectedMember
 from workers.backends.files import stamped
 from workers.backends.inspection import InspectionError, inspect_models
 from workers.rules import is_custom
+from workers.rules.catalogue import STACK
 from workers.rules.combination import meta_inputs
 from workers.rules.trial import Trial, try_rules
-from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
+from workers.runtime.spec import ModelSignature, ModelSource, RuleSpec, TensorSpec
 
-__all__ = ["MetaModel", "inspect_rules", "meta_output", "meta_problems"]
+__all__ = ["inspect_rules", "meta_output", "meta_problems"]
 
 _META_INPUTS = ("FP16", "FP32", "FP64")
+#: How a member's output is chosen, and how that of a meta-model, of which there is one.
+_CHOICES = {"output_name": "meta_output", " (or serve several of them: outputs)": ""}
 _WIDE = ("FP64", "INT32", "INT64", "UINT32", "UINT64")
 
 
-@dataclass(frozen=True)
-class MetaModel:
-    """The model with which an ensemble stacks its members."""
-
-    source: ModelSource
-    signature: ModelSignature
-
-
-def inspect_rules(config: Config, members: Sequence[InspectedMember]) -> dict[str, MetaModel]:
-    """Return the meta-models of stacking ensembles, by ensemble; try all users' rules.
+def inspect_rules(config: Config, members: Sequence[InspectedMember]) -> RuleFindings:
+    """Return what rules that are more than a name yield; meta-models are inspected, rules tried.
 
     Raises:
         ConfigError: if a meta-model or a rule can't be used, or members disagree.
     """
-    by_name = {member.name: member for member in members}
-    stacks = {name: one for name, one in config.ensembles.items() if one.meta is not None}
-    custom = {name: one for name, one in config.ensembles.items() if is_custom(one.rule)}
-    if not stacks and not custom:
+    if not any(rule == STACK or is_custom(rule) for rule in _rules(config)):
         return {}
+    by_name = {member.name: member for member in members}
     if problems := list(agreement_problems(config, by_name)):
         raise ConfigError(problems)
-    trials = [_trial(config, name, by_name) for name in custom]
-    problems = [
-        f"ensembles.{name}.rule: {one.rule}: {problem}"
-        for (name, one), problem in zip(custom.items(), try_rules(trials), strict=True)
-        if problem
-    ]
-    metas: dict[str, MetaModel] = {}
-    for name, ensemble in stacks.items():
-        chosen = (ensemble.meta_output,) if ensemble.meta_output else ()
-        source = stamped(ModelSource("meta", "onnx", str(ensemble.meta), outputs=chosen))
-        try:
-            (signature,) = inspect_models([source])
-        except InspectionError as error:
-            prefix = f"member {source.member} ({source.path}): "
-            problems += [
-                f"ensembles.{name}.meta: {line.removeprefix(prefix)}" for line in error.messages
-            ]
-            continue
-        prediction = _prediction(name, ensemble, by_name)
-        problems += meta_problems(name, len(ensemble.members), prediction, signature)
-        metas[name] = MetaModel(source, signature)
+    found: dict[tuple[str, str], RuleFinding] = {}
+    trials: dict[tuple[str, str], Trial] = {}
+    for name, ensemble in config.ensembles.items():
+        shared = shared_outputs([by_name[member] for member in ensemble.members])
+        for planned in planned_rules(ensemble, shared):
+            key = name, planned.combined[0].name
+            if is_custom(planned.rule):
+                trials[key] = _trial(config, name, planned)
+            elif planned.rule == STACK:
+                finding, faults = _inspect_meta(name, ensemble, _predicted(config, name, planned))
+                problems += faults
+                found[key] = finding
+    for (key, trial), tried in zip(trials.items(), try_rules([*trials.values()]), strict=True):
+        found[key] = RuleFinding(tried.outputs)
+        if tried.problem:
+            problems.append(f"ensembles.{key[0]}.rule: {trial.rule.rule}: {tried.problem}")
     if problems:
         raise ConfigError(problems)
-    return metas
+    return found
+
+
+def _rules(config: Config) -> list[str]:
+    return [rule for ensemble in config.ensembles.values() for rule in ensemble.rules]
+
+
+def _inspect_meta(
+    name: str, ensemble: EnsembleConfig, predicted: TensorSpec
+) -> tuple[RuleFinding, list[str]]:
+    """Return what an ensemble's meta-model yields, and a line per problem."""
+    chosen = (ensemble.meta_output,) if ensemble.meta_output else ()
+    source = stamped(ModelSource("meta", "onnx", str(ensemble.meta), outputs=chosen))
+    try:
+        (signature,) = inspect_models([source])
+    except InspectionError as error:
+        prefix = f"member {source.member} ({source.path}): "
+        lines = [f"ensembles.{name}.meta: {one.removeprefix(prefix)}" for one in error.messages]
+        for own, key in _CHOICES.items():
+            lines = [line.replace(own, key) for line in lines]
+        return RuleFinding(()), lines
+    problems = list(meta_problems(name, len(ensemble.members), predicted, signature))
+    return RuleFinding((meta_output(predicted.name, signature),), source), problems
 
 
 def meta_problems(
@@ -89,31 +101,28 @@ def meta_problems(
         yield f"{where}: the model's output is BOOL, not numbers"
 
 
-def meta_output(signature: ModelSignature) -> TensorSpec:
-    """Return the answer for a row of an ensemble with this meta-model."""
+def meta_output(name: str, signature: ModelSignature) -> TensorSpec:
+    """Return the answer for a row of an ensemble with this meta-model, as an output of a name."""
     output = signature.output
-    return TensorSpec("output", "FP64" if output.datatype in _WIDE else "FP32", output.shape)
+    return TensorSpec(name, "FP64" if output.datatype in _WIDE else "FP32", output.shape)
 
 
-def _trial(config: Config, name: str, by_name: Mapping[str, InspectedMember]) -> Trial:
+def _trial(config: Config, name: str, planned: PlannedRule) -> Trial:
     ensemble = config.ensembles[name]
+    directory = str(config.directory.absolute())
+    weights = ensemble.weights or ()
     return Trial(
-        rule=ensemble.rule,
-        directory=str(config.directory.absolute()),
+        rule=RuleSpec(planned.rule, (0,), (), weights, directory=directory),
         members=ensemble.members,
-        weights=ensemble.weights or (1.0,) * len(ensemble.members),
-        predicted=_prediction(name, ensemble, by_name),
-        are_probabilities=by_name[ensemble.members[0]].output.gives_classes,
+        predicted=_predicted(config, name, planned),
+        are_probabilities=planned.combined[0].present[0].gives_classes,
         fewest=ensemble.required_members,
     )
 
 
-def _prediction(
-    name: str, ensemble: EnsembleConfig, by_name: Mapping[str, InspectedMember]
-) -> TensorSpec:
+def _predicted(config: Config, name: str, planned: PlannedRule) -> TensorSpec:
     """One member's prediction of one row, in the ensemble's classes."""
-    chosen = [by_name[member] for member in ensemble.members]
-    classes = match_classes(chosen, ensemble_labels(name, ensemble))
-    shape = (len(classes.labels),) if classes.columns else chosen[0].prediction.shape
-    wide = any(member.prediction.datatype == "FP64" for member in chosen)
-    return TensorSpec("output", "FP64" if wide else "FP32", shape)
+    outputs = planned.combined[0].present
+    classes = match_classes(outputs, ensemble_labels(name, config.ensembles[name]))
+    stored = [output.prediction for output in outputs]
+    return combined_tensor(stored, classes, outputs[0].class_axis)

@@ -21,7 +21,7 @@ from setproctitle import setproctitle
 from server.config import Config
 from server.deployment.plan import DeploymentPlan, make_plan
 from server.descriptors import check_descriptors
-from server.inference.spec import ClientLimits, FrontEndSpec, QueueLimits
+from server.inference.spec import ClientLimits, FrontEndSpec, ModelSpec, QueueLimits
 from server.security.credentials import read_credentials
 from server.stdout import echo
 from server.supervision.config_reloader import ConfigReloader
@@ -110,11 +110,17 @@ def check(config: Config) -> str:
     warnings = [f"warning: {line}" for line in read_credentials(config.server).warnings]
     plan = make_plan(config, profile_s=0.0)
     lines = [
-        f"{model.served.name}: {', '.join(model.members)} -> "
-        f"{model.served.spec.output.datatype} {list(model.served.spec.output.shape)}"
+        f"{model.served.name}: {', '.join(model.members)} -> {_describe_outputs(model)}"
         for model in plan.composition.models
     ]
     return "\n".join([*lines, *plan.describe(), *warnings, "the configuration is valid"])
+
+
+def _describe_outputs(model: ModelSpec) -> str:
+    outputs = model.served.spec.outputs
+    if len(outputs) == 1:
+        return f"{outputs[0].datatype} {list(outputs[0].shape)}"
+    return ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in outputs)
 
 
 def _create_memory(config: Config, plan: DeploymentPlan) -> MemorySpec:

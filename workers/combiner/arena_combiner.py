@@ -15,8 +15,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workers.combiner.ensemble import EnsembleCombiner
-from workers.combiner.rule_guard import RuleGuard, is_guarded, rule_code
+from workers.combiner.ensemble import EnsembleCombiner, RuleFailed
+from workers.combiner.rule_guard import RuleGuard, rule_code
 from workers.runtime.arena import EARLY, Arena, Array, Cells, Terms, unpack
 from workers.runtime.memory import BoardRow
 from workers.runtime.messages import Deferred, Ended
@@ -48,7 +48,7 @@ class ArenaCombiner:
             EnsembleCombiner(
                 arena,
                 spec,
-                RuleGuard(board, code) if board is not None and is_guarded(spec) else None,
+                RuleGuard(board, code) if board is not None else None,
                 pauses.get(code),
             )
             for number, spec in enumerate(arena.spec.ensembles)
@@ -202,6 +202,8 @@ class ArenaCombiner:
                         return self._split(first, rows, used, terms, confident)
                 if terms.scores:
                     ensemble.score(slots, used)
+                if terms.outputs:
+                    ensemble.combine_others(slots, used)
             except Exception as exception:
                 if len(rows) > 1:  # other clients' rows need not fail as well
                     half = len(rows) // 2
@@ -210,8 +212,8 @@ class ArenaCombiner:
                         *self._end_run(first, rows[:half], used, terms, **state),
                         *self._end_run(first + half, rows[half:], used, terms, **state),
                     ]
-                self._log_failure(ensemble)
-                answered, error = False, f"rule {ensemble.spec.rule}: {exception}"
+                self._log_failure(ensemble, exception)
+                answered, error = False, str(exception)
         arena.used[slots] = used
         arena.ended[slots] = rows if answered else -rows
         start, stop = int(rows[0]), int(rows[-1]) + 1
@@ -220,12 +222,13 @@ class ArenaCombiner:
             error = error or member_error
         return [Ended(self._index, start, stop, used, answered, error, certain)]
 
-    def _log_failure(self, ensemble: EnsembleCombiner) -> None:
+    def _log_failure(self, ensemble: EnsembleCombiner, exception: Exception) -> None:
         """Log the exception that is being handled, unless one was logged recently."""
         now = time.monotonic()
         if now >= self._next_log:
             self._next_log = now + _LOG_INTERVAL_S
-            _log.exception("rule %s of %s failed", ensemble.spec.rule, ensemble.spec.name)
+            rule = exception.rule if isinstance(exception, RuleFailed) else "uncertainty"
+            _log.exception("rule %s of %s failed", rule, ensemble.spec.name)
 
     def _split(
         self, first: int, rows: Cells, used: int, terms: Terms, confident: Array

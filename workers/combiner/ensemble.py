@@ -1,6 +1,7 @@
-"""Combines the predictions of one ensemble: applies its rule, its scores and its thresholds.
+"""Combines the predictions of one ensemble: applies its rules, its scores and its thresholds.
 
-Runs in the combiner. Predictions flow from the arena into the rule, answers and scores back.
+Runs in the combiner. Predictions flow from the arena into the rules, answers and scores back. Only
+the main output's rule is applied to all rows, the others where their outputs are wanted.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from workers.combiner.predictions import Selection, member_predictions
-from workers.combiner.rule_guard import RuleGuard
+from workers.combiner.predictions import Reader, Selection, member_predictions
+from workers.combiner.rule_guard import RuleGuard, is_guarded
 from workers.combiner.scores import EARLY_RULES, is_certain, score
 from workers.rules import CombinationRule, RuleError, RuleFunction, load_rule
 from workers.runtime.arena import Arena, Array
-from workers.runtime.spec import EnsembleSpec, PausedRule
+from workers.runtime.spec import EnsembleSpec, PausedRule, RuleSpec
 
-__all__ = ["EnsembleCombiner"]
+__all__ = ["AppliedRule", "EnsembleCombiner", "RuleFailed"]
 
 #: Cached sets of members: requests name any, and early answers rest on any.
 _MAX_SELECTIONS = 1024
@@ -26,8 +27,78 @@ _MAX_SELECTIONS = 1024
 _log = logging.getLogger(__name__)
 
 
+class RuleFailed(Exception):
+    """A rule has raised an exception, which is the cause; the text names the rule."""
+
+    def __init__(self, rule: str, cause: Exception) -> None:
+        super().__init__(f"rule {rule}: {cause}")
+        self.rule = rule
+
+
+class AppliedRule:
+    """One rule of an ensemble, and where its outputs go: those from number `first` on."""
+
+    def __init__(self, arena: Arena, ensemble: EnsembleSpec, spec: RuleSpec, first: int) -> None:
+        self._ensemble, self._spec = ensemble, spec
+        places = range(first, first + len(spec.outputs))
+        self._answers: list[Any] = [arena.answers(ensemble, place) for place in places]
+        inputs = [ensemble.predictions[index] for index in spec.inputs]
+        self._readers = [member_predictions(arena, one) for one in inputs]
+        self._load_error = ""
+        self._rule = self._load(arena, inputs[0].class_axis)
+        self._chosen: dict[int, tuple[list[tuple[Reader, Selection]], RuleFunction | None]] = {}
+
+    def _load(self, arena: Arena, class_axis: int) -> CombinationRule | None:
+        """Return the rule, or None: an error fails only rows that need it."""
+        names = [arena.spec.members[member] for member in self._ensemble.members]
+        try:
+            return load_rule(self._spec, names, class_axis)
+        except RuleError as error:
+            _log.error(
+                "rule %s of %s can't be used: %s", self._spec.rule, self._ensemble.name, error
+            )
+            self._load_error = str(error)
+            return None
+
+    def _choose(self, used: int) -> tuple[list[tuple[Reader, Selection]], RuleFunction | None]:
+        """Return how the `used` members are read, and the rule for them if there is one.
+
+        It is cached, since the same members recur.
+        """
+        found = self._chosen.get(used)
+        if found is None:
+            members = self._ensemble.members
+            positions = [i for i, member in enumerate(members) if used >> member & 1]
+            selections = [(reader, reader.select(positions)) for reader in self._readers]
+            function = None if self._rule is None else self._rule.for_members(positions)
+            if len(self._chosen) >= _MAX_SELECTIONS:
+                self._chosen.clear()
+            found = self._chosen[used] = selections, function
+        return found
+
+    def read(self, slots: slice, used: int) -> Array:
+        """Return what the `used` members predict of the rule's first input, not to be modified."""
+        ((reader, selection), *_), _ = self._choose(used)
+        return reader.read(selection, slots)
+
+    def apply(self, slots: slice, used: int, guard: RuleGuard | None) -> None:
+        """Write the answers of `slots` from the `used` members; raises RuleFailed."""
+        try:
+            selections, function = self._choose(used)
+            if function is None:
+                raise RuleError(self._load_error)
+            predictions = [reader.read(selection, slots) for reader, selection in selections]
+            answers = [answer[slots] for answer in self._answers]
+            if guard is None:
+                function(predictions, answers)
+            else:
+                guard.run(function, predictions, answers)
+        except Exception as error:
+            raise RuleFailed(self._spec.rule, error) from error
+
+
 class EnsembleCombiner:
-    """Applies an ensemble's rule to rows of its arena."""
+    """Applies an ensemble's rules to rows of its arena."""
 
     def __init__(
         self,
@@ -37,73 +108,56 @@ class EnsembleCombiner:
         paused: PausedRule | None = None,
     ) -> None:
         self.spec = spec
-        self._guard, self._paused = guard, paused
-        self._answers: Any = arena.answers(spec)
-        self._scores = arena.scores
-        self._members = member_predictions(arena, spec)
+        self._paused = paused
+        self._main_answers: Any = arena.answers(spec)
+        self._scores: Any = arena.scores(spec)
+        self._class_axis, self._has_maps = spec.main.class_axis, bool(spec.score.shape)
+        self._may_be_early = spec.rule in EARLY_RULES and len(spec.output.shape) == 1
         self._weights = np.array(spec.weights or (1.0,) * len(spec.members))
-        self._rule, self._load_error = self._load_rule(arena)
-        self._selections: dict[int, tuple[Selection, RuleFunction | None]] = {}
-
-    def _load_rule(self, arena: Arena) -> tuple[CombinationRule | None, str]:
-        """Return the rule, or None and an error, which fails only this ensemble's rows."""
-        try:
-            names = [arena.spec.members[member] for member in self.spec.members]
-            return load_rule(self.spec, names), ""
-        except RuleError as error:
-            _log.error("rule %s of %s can't be used: %s", self.spec.rule, self.spec.name, error)
-            return None, str(error)
-
-    def _select(self, used: int) -> tuple[Selection, RuleFunction | None]:
-        """Return the selection of the `used` members, and the rule for them if there is one.
-
-        It is cached, since the same members recur.
-        """
-        found = self._selections.get(used)
-        if found is None:
-            positions = [i for i, member in enumerate(self.spec.members) if used >> member & 1]
-            selection, function = self._members.select(positions), None
-            if self._rule is not None:
-                function = self._rule.for_members(positions)
-            if len(self._selections) >= _MAX_SELECTIONS:
-                self._selections.clear()
-            found = self._selections[used] = selection, function
-        return found
+        rules, first = [], 0
+        for rule in spec.rules:
+            applied = AppliedRule(arena, spec, rule, first)
+            rules.append((applied, guard if is_guarded(rule) else None))
+            first += len(rule.outputs)
+        self._main, self._guard = rules[0]
+        self._others = rules[1:]
 
     def combine(self, slots: slice, used: int) -> None:
-        """Write the answers of `slots` from the `used` members; a rule may raise anything."""
-        selection, function = self._select(used)
-        if function is None:
-            raise RuleError(self._load_error)
-        predictions, answers = self._members.read(selection, slots), self._answers[slots]
-        if self._guard is None:
-            function(predictions, answers)
-            return
-        if self._paused is not None:
+        """Write the main output of `slots` from the `used` members; raises RuleFailed."""
+        if self._guard is not None and self._paused is not None:
             self._check_pause(self._paused)
-        self._guard.run(function, predictions, answers)
+        self._main.apply(slots, used, self._guard)
+
+    def combine_others(self, slots: slice, used: int) -> None:
+        """Write what other rules yield, as `combine` does."""
+        for rule, guard in self._others:
+            if guard is not None and self._paused is not None:
+                self._check_pause(self._paused)
+            rule.apply(slots, used, guard)
 
     def _check_pause(self, paused: PausedRule) -> None:
-        """Raise RuleError until the rule's pause is over."""
+        """Raise RuleFailed until the pause of the user's rules is over."""
         left_ns = paused.until_ns - time.monotonic_ns()
         if left_ns > 0:
-            raise RuleError(
+            reason = RuleError(
                 f"it has crashed the combiner {paused.crashes} times and is paused for "
                 f"{left_ns / 1e9:.0f} s"
             )
+            raise RuleFailed(next(one.rule for one in self.spec.rules if is_guarded(one)), reason)
         self._paused = None
 
     def score(self, slots: slice, used: int) -> None:
         """Write the uncertainty scores of `slots` over the `used` members."""
-        selection, _ = self._select(used)
-        score(self._members.read(selection, slots), self.spec.scores, self._scores[slots])
+        predictions = self._main.read(slots, used)
+        if self._has_maps:
+            predictions = np.moveaxis(predictions, self._class_axis, -1)
+        score(predictions, self.spec.scores, self._scores[slots])
 
     def are_certain(self, slots: slice, present: int, missing: int) -> Array:
         """Return whether no missing member can change the best class of each row, bool [rows]."""
-        if self.spec.rule not in EARLY_RULES or not present:
+        if not self._may_be_early or not present:
             return np.zeros(slots.stop - slots.start, np.bool_)
-        selection, _ = self._select(present)
-        predictions = self._members.read(selection, slots)
+        predictions = self._main.read(slots, present)
         missing_weight = float(self._weights_of(missing).sum())
         return is_certain(self.spec.rule, predictions, self._weights_of(present), missing_weight)
 
@@ -112,4 +166,5 @@ class EnsembleCombiner:
 
     def are_confident(self, slots: slice, stage: int) -> Array:
         """Return whether the answers of `slots` may leave the cascade, bool [rows]."""
-        return np.asarray(self._answers[slots].max(axis=-1) >= self.spec.thresholds[stage - 1])
+        answers = self._main_answers[slots]
+        return np.asarray(answers.max(axis=-1) >= self.spec.thresholds[stage - 1])

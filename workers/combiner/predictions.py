@@ -15,52 +15,47 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.runtime.arena import Arena
-from workers.runtime.spec import EnsembleSpec
+from workers.runtime.spec import PredictionSpec
 
-__all__ = ["ClassMap", "Selection", "member_predictions"]
+__all__ = ["ClassMap", "Reader", "Selection", "member_predictions"]
 
 Array = npt.NDArray[Any]
 #: Some of an ensemble's members, as an index into their predictions.
 Selection = slice | list[int]
 
 
-def member_predictions(arena: Arena, spec: EnsembleSpec) -> _Mapped | _Adjacent:
-    """Return the reader of an ensemble's predictions in an arena.
-
-    Its `select` takes positions in the ensemble, at least one. Its `read` returns the predictions
-    of rows, not to be modified: [members, rows, *outputs].
-    """
-    return _Mapped(arena, spec) if spec.columns else _Adjacent(arena, spec)
-
-
 class ClassMap:
-    """Maps one member's classes to the ensemble's; `columns` has -1 for those it does not know."""
+    """Maps one member's classes to the ensemble's.
 
-    def __init__(self, columns: Sequence[int]) -> None:
+    `columns` has -1 for those that it does not know; `axis` is that of the classes.
+    """
+
+    def __init__(self, columns: Sequence[int], axis: int = -1) -> None:
         index = np.array(columns, np.intp)
         self._unknown = np.flatnonzero(index < 0)
         self._columns = np.maximum(index, 0)
+        self._axis = axis
 
     def write(self, predictions: Array, out: Array) -> None:
-        """Write predictions [rows, member's classes] to `out`, [rows, ensemble's classes]."""
+        """Write predictions [rows, *outputs] to `out`, whose classes are the ensemble's."""
         if predictions.dtype == out.dtype:
             # No column is out of bounds: with `clip` NumPy writes without a temporary copy.
-            predictions.take(self._columns, axis=1, out=out, mode="clip")
+            predictions.take(self._columns, axis=self._axis, out=out, mode="clip")
         else:
-            out[...] = predictions.take(self._columns, axis=1)
+            out[...] = predictions.take(self._columns, axis=self._axis)
         if len(self._unknown):
-            out[:, self._unknown] = 0
+            np.moveaxis(out, self._axis, 1)[:, self._unknown] = 0
 
 
 class _Adjacent:
     """Members with the same outputs, which share a block of the arena."""
 
-    def __init__(self, arena: Arena, spec: EnsembleSpec) -> None:
+    def __init__(self, arena: Arena, spec: PredictionSpec) -> None:
         index = next(
-            i for i, block in enumerate(arena.spec.blocks) if set(spec.members) <= set(block.areas)
+            i for i, block in enumerate(arena.spec.blocks) if set(spec.areas) <= set(block.areas)
         )
         self._block = arena.blocks[index]
-        self._places = [arena.spec.blocks[index].areas.index(m) for m in spec.members]
+        self._places = [arena.spec.blocks[index].areas.index(area) for area in spec.areas]
 
     def select(self, positions: list[int]) -> Selection:
         """Return a slice if the members are adjacent, which costs no copy."""
@@ -77,10 +72,10 @@ class _Adjacent:
 class _Mapped:
     """Members with different classes, or another order of them."""
 
-    def __init__(self, arena: Arena, spec: EnsembleSpec) -> None:
-        self._output = spec.predicted
-        self._maps = [ClassMap(columns) for columns in spec.columns]
-        self._areas = [arena.predictions[member] for member in spec.members]
+    def __init__(self, arena: Arena, spec: PredictionSpec) -> None:
+        self._output = spec.tensor
+        self._maps = [ClassMap(columns, spec.class_axis) for columns in spec.columns]
+        self._areas = [arena.predictions[area] for area in spec.areas]
 
     def select(self, positions: list[int]) -> Selection:
         """Return the positions unchanged."""
@@ -89,8 +84,20 @@ class _Mapped:
     def read(self, selection: Selection, slots: slice) -> Array:
         """Gather the members' predictions in the ensemble's classes."""
         assert isinstance(selection, list)
-        shape = (len(selection), slots.stop - slots.start, *self._output.shape)
+        shape = (len(selection), slots.stop - slots.start, *self._output.stored_shape)
         gathered = np.empty(shape, self._output.dtype)
         for member, out in zip(selection, gathered, strict=True):
             self._maps[member].write(self._areas[member][slots], out)
         return gathered
+
+
+Reader = _Adjacent | _Mapped
+
+
+def member_predictions(arena: Arena, spec: PredictionSpec) -> Reader:
+    """Return the reader of an output of an ensemble's members in an arena.
+
+    Its `select` takes positions in the ensemble, at least one. Its `read` returns the predictions
+    of rows, not to be modified: [members, rows, *outputs].
+    """
+    return _Mapped(arena, spec) if spec.columns else _Adjacent(arena, spec)

@@ -9,11 +9,12 @@ that it fails its own rows and no others.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from workers.rules import RuleFunction, is_custom
 from workers.runtime.arena import Array
 from workers.runtime.memory import BoardRow
-from workers.runtime.spec import EnsembleSpec, PausedRule
+from workers.runtime.spec import PausedRule, RuleSpec
 
 __all__ = ["RuleCrashes", "RuleGuard", "is_guarded", "rule_code"]
 
@@ -24,27 +25,29 @@ _PAUSE_NS = 60_000_000_000
 
 
 def rule_code(arena: int, ensemble: int) -> int:
-    """Return the number that stands for an ensemble's rule on the board, never 0."""
+    """Return the number that stands for an ensemble's rules on the board, never 0."""
     return 1 + (arena << 32 | ensemble)
 
 
-def is_guarded(spec: EnsembleSpec) -> bool:
-    """Whether an ensemble's rule runs a user's own function or model."""
+def is_guarded(spec: RuleSpec) -> bool:
+    """Whether a rule runs a user's own function or model."""
     return spec.meta is not None or is_custom(spec.rule)
 
 
 class RuleGuard:
-    """Runs an ensemble's custom rule, which `code` stands for on the combiner's board row."""
+    """Runs an ensemble's custom rules, which `code` stands for on the combiner's board row."""
 
     def __init__(self, board: BoardRow, code: int) -> None:
         self._board = board
         self._code = code
 
-    def run(self, function: RuleFunction, predictions: Array, out: Array) -> None:
+    def run(
+        self, function: RuleFunction, predictions: Sequence[Array], answers: Sequence[Array]
+    ) -> None:
         """Run the rule, and announce it on the board meanwhile."""
         self._board.begin(self._code, time.monotonic_ns() + _HANG_NS)
         try:
-            function(predictions, out)
+            function(predictions, answers)
         finally:
             self._board.end(time.monotonic_ns())
 

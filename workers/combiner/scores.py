@@ -25,23 +25,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["EARLY_RULES", "VALUE_SCORES", "is_certain", "score"]
+from workers.runtime.spec import VALUE_SCORES
 
-#: For members that predict any other values.
-VALUE_SCORES = ("variance",)
+__all__ = ["EARLY_RULES", "is_certain", "score"]
 
 Array = npt.NDArray[Any]
 
 
 def score(predictions: Array, names: tuple[str, ...], out: Array) -> None:
-    """Write the scores of rows to `out`, FP32 [rows, at least as many as names].
+    """Write the scores of rows to `out`, FP32 [rows, names, *shape].
 
     The predictions are [members, rows, *outputs] of the members that the answer rests on. Names are
-    `ensembled_client.wire.CLASS_SCORES` (then outputs are classes) or `VALUE_SCORES`.
+    `ensembled_client.wire.CLASS_SCORES`, then the classes are the last axis, and a map has a score
+    at each of its points, *shape; or `VALUE_SCORES`.
     """
     values = predictions.astype(np.float64)
     if names == VALUE_SCORES:
-        out[:, 0] = _variance(values)
+        spread = values.var(axis=0)
+        out[:, 0] = spread.reshape(len(spread), -1).mean(axis=1)
         return
     total = _entropy(values.mean(axis=0))
     expected = _entropy(values).mean(axis=0)
@@ -52,7 +53,7 @@ def score(predictions: Array, names: tuple[str, ...], out: Array) -> None:
     out[:, 0] = total
     out[:, 1] = expected
     out[:, 2] = np.maximum(total - expected, 0.0)
-    out[:, 3] = _variance(values)
+    out[:, 3] = values.var(axis=0).mean(axis=-1)
     out[:, 4] = votes.max(axis=-1) / members
     out[:, 5] = 1.0 - agreeing / pairs if pairs else 0.0
 
@@ -64,14 +65,8 @@ def _entropy(probabilities: Array) -> Array:
     return np.asarray(-(np.where(positive, probabilities, 0.0) * logs).sum(axis=-1))
 
 
-def _variance(values: Array) -> Array:
-    """Return the variance over the members, averaged over the outputs: [rows]."""
-    spread = values.var(axis=0)
-    return np.asarray(spread.reshape(len(spread), -1).mean(axis=1))
-
-
 def _votes(values: Array) -> Array:
-    """Return each class's votes, one per member: [rows, classes]; ties go to the first."""
+    """Return each class's votes, one per member: [..., classes]; ties go to the first."""
     classes = np.arange(values.shape[-1])
     return np.asarray((values.argmax(axis=-1)[..., np.newaxis] == classes).sum(axis=0))
 

@@ -5,7 +5,7 @@ Imported by the combiner and where configurations are checked; pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy.typing as npt
@@ -24,8 +24,23 @@ from workers.rules.builtin import (
     weighted_vote,
 )
 from workers.rules.distributions import mixture
+from workers.runtime.spec import TensorSpec
 
-__all__ = ["Array", "CUSTOM", "RULES", "Rule", "RuleError", "TRAITS", "Traits", "is_custom"]
+__all__ = [
+    "Array",
+    "CUSTOM",
+    "Combined",
+    "JOINT_RULES",
+    "Options",
+    "RULES",
+    "Rule",
+    "RuleError",
+    "STACK",
+    "TRAITS",
+    "Traits",
+    "is_custom",
+    "like_the_first",
+]
 
 
 class RuleError(Exception):
@@ -33,9 +48,12 @@ class RuleError(Exception):
 
 
 Array = npt.NDArray[Any]
-Rule = Callable[[Array, Array, Array], None]
+#: Predictions [members, rows, *outputs], weights [members], the answer [rows, *outputs] to write;
+#: the options of its traits by name.
+Rule = Callable[..., None]
+Options = Mapping[str, float | str]
 
-#: The built-in functions by their name in the configuration.
+#: The built-in functions of one output, by their name in the configuration.
 RULES: dict[str, Rule] = {
     "mean": mean,
     "weighted_mean": weighted_mean,
@@ -52,6 +70,28 @@ RULES: dict[str, Rule] = {
 }
 
 
+#: Built-in functions of several outputs: lists of predictions and answers instead of one each.
+JOINT_RULES: dict[str, Rule] = {}
+
+
+class Combined(NamedTuple):
+    """What a rule combines: a member's prediction of one row, and the kind of its output."""
+
+    tensor: TensorSpec
+    kind: str
+
+
+def like_the_first(inputs: Sequence[Combined], _options: Options) -> tuple[TensorSpec, ...]:
+    """The answer of most rules: of the shape and type of what they combine."""
+    return (inputs[0].tensor,)
+
+
+def _means(inputs: Sequence[Combined], _options: Options) -> tuple[TensorSpec, ...]:
+    """Of normal distributions, [*shape, 2], only the means, [*shape]."""
+    tensor, kind = inputs[0]
+    return (tensor.without(-1) if kind == "normal" else tensor,)
+
+
 class Traits(NamedTuple):
     """The requirements of a rule.
 
@@ -60,12 +100,23 @@ class Traits(NamedTuple):
         needs: the required kind of the members' output; `classes` is a last axis to choose from,
             `numbers` are values, or means and variances.
         members: the fewest members with which it makes sense.
+        options: keys of an ensemble's section that only rules like it have a use for; those that
+            are given are arguments of its function.
+        takes: for one of `JOINT_RULES`, the outputs of the members that it combines together, by
+            the clients' names; empty for a rule of any one output.
+        yields: its outputs for one row, from one member's predictions and the options.
     """
 
     weights: Literal["none", "optional", "required"] = "none"
     needs: Literal["anything", "classes", "probabilities", "numbers"] = "anything"
     members: int = 1
+    options: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ()
+    yields: Callable[[Sequence[Combined], Options], tuple[TensorSpec, ...]] = like_the_first
 
+
+#: The rule of a meta-model.
+STACK = "stack"
 
 #: The requirements of each rule with a name of its own, in the order of the documentation.
 TRAITS: dict[str, Traits] = {
@@ -73,15 +124,15 @@ TRAITS: dict[str, Traits] = {
     "weighted_mean": Traits(weights="required"),
     "geometric_mean": Traits(needs="probabilities"),
     "median": Traits(),
-    "trimmed_mean": Traits(),
+    "trimmed_mean": Traits(options=("trim",)),
     "max": Traits(),
     "min": Traits(),
     "vote": Traits(needs="classes"),
     "weighted_vote": Traits(weights="required", needs="classes"),
     "rank_average": Traits(needs="classes"),
     "medoid": Traits(weights="optional", members=3),
-    "mixture": Traits(weights="optional", needs="numbers"),
-    "stack": Traits(),
+    "mixture": Traits(weights="optional", needs="numbers", yields=_means),
+    STACK: Traits(options=("meta", "meta_output")),
 }
 
 #: The requirements of every custom rule.

@@ -11,7 +11,7 @@ import contextlib
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from workers.rules.catalogue import RuleError
 from workers.runtime.importing import ImportFailed, describe_failure, import_object
+from workers.runtime.spec import RuleSpec
 
-__all__ = ["CALL_LIMIT_S", "CustomRule", "resolve"]
+__all__ = ["CALL_LIMIT_S", "CustomRule", "check_numbers", "resolve"]
 
 Array = npt.NDArray[Any]
 Function = Callable[[Array, Array, tuple[str, ...]], Any]
@@ -52,36 +53,64 @@ def resolve(reference: str, directory: str) -> Function:
 class CustomRule:
     """A user's function as a rule, over members with these names and float64 weights.
 
-    It is found, or refused with a RuleError, by `resolve`.
+    It is found, or refused with a RuleError, by `resolve`. Its outputs are those of the spec.
     """
 
-    def __init__(
-        self, reference: str, directory: str, members: Sequence[str], weights: Array
-    ) -> None:
-        self._function = resolve(reference, directory)
+    def __init__(self, spec: RuleSpec, members: Sequence[str], weights: Array) -> None:
+        self._function = resolve(spec.rule, spec.directory)
+        self._names = tuple(output.name for output in spec.outputs)
         self._members = tuple(members)
         self._weights = weights
         self._paused_until = 0.0
 
-    def for_members(self, positions: Sequence[int]) -> Callable[[Array, Array], None]:
+    def for_members(
+        self, positions: Sequence[int]
+    ) -> Callable[[Sequence[Array], Sequence[Array]], None]:
         """See `workers.rules.CombinationRule`."""
+        call = self.caller(positions)
+
+        def apply(inputs: Sequence[Array], answers: Sequence[Array]) -> None:
+            results = call(inputs[0])
+            if len(results) == 1 and len(self._names) == 1:
+                (result,) = results.values()
+                _copy(result, answers[0])
+                return
+            if results.keys() != set(self._names):
+                raise RuleError(
+                    f"it returned {', '.join(results) or 'nothing'}, not {', '.join(self._names)}"
+                )
+            for name, out in zip(self._names, answers, strict=True):
+                _copy(results[name], out)
+
+        return apply
+
+    def caller(self, positions: Sequence[int]) -> Callable[[Array], dict[str, Array]]:
+        """Return what calls the function with predictions [members, rows, *outputs] of members.
+
+        It returns the results by name; "" is an array that was returned by itself.
+        """
         members = tuple(self._members[i] for i in positions)
         weights = self._weights[list(positions)]
         weights.flags.writeable = False
 
-        def apply(predictions: Array, out: Array) -> None:
+        def call(predictions: Array) -> dict[str, Array]:
             view = predictions.view()
             view.flags.writeable = False
-            _copy(self._call(view, weights, members), out)
+            return self._call(view, weights, members)
 
-        return apply
+        return call
 
-    def _call(self, predictions: Array, weights: Array, members: tuple[str, ...]) -> Array:
+    def _call(
+        self, predictions: Array, weights: Array, members: tuple[str, ...]
+    ) -> dict[str, Array]:
         if time.monotonic() < self._paused_until:
             raise RuleError(f"it took more than {CALL_LIMIT_S:g} s a moment ago")
         try:
             with _limit(CALL_LIMIT_S):
-                return np.asarray(self._function(predictions, weights, members))
+                result = self._function(predictions, weights, members)
+                if isinstance(result, Mapping):
+                    return {str(name): np.asarray(one) for name, one in result.items()}
+                return {"": np.asarray(result)}
         except _TooLong:
             self._paused_until = time.monotonic() + _PAUSE_S
             raise RuleError(f"it took more than {CALL_LIMIT_S:g} s") from None
@@ -89,14 +118,19 @@ class CustomRule:
             raise RuleError(describe_failure(failure)) from failure
 
 
-def _copy(values: Array, out: Array) -> None:
-    """Check the result of a user's function, and write it to `out`."""
-    if values.shape != out.shape:
-        raise RuleError(f"it returned shape {list(values.shape)}, not {list(out.shape)}")
+def check_numbers(values: Array) -> None:
+    """Raise RuleError unless a user's function returned numbers, none of them NaN."""
     if values.dtype.kind not in "biuf":
         raise RuleError(f"it returned {values.dtype}, not numbers")
     if np.isnan(values).any():
         raise RuleError("NaN in what it returned")
+
+
+def _copy(values: Array, out: Array) -> None:
+    """Check the result of a user's function, and write it to `out`."""
+    if values.shape != out.shape:
+        raise RuleError(f"it returned shape {list(values.shape)}, not {list(out.shape)}")
+    check_numbers(values)
     out[...] = values
 
 

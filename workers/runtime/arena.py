@@ -38,6 +38,7 @@ the message that refers to it; the ring that carries the message has the barrier
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -77,6 +78,7 @@ _QUORUM = 0xFF
 _SCORES = 1 << 8
 #: The bit of `Terms.early`.
 EARLY = 1 << 9
+_OUTPUTS = 1 << 10
 _STAGE_SHIFT = 16
 _STAGE = 0xFF
 
@@ -89,6 +91,7 @@ class Terms(msgspec.Struct, frozen=True):
         scores: whether uncertainty scores are wanted.
         early: whether the row may be answered as soon as its best class is certain: the client
             wants that class and nothing else.
+        outputs: whether the outputs beside the main one are wanted.
         stage: how many stages of the ensemble's cascade predict the row so far; 0 without a
             cascade, when all members do.
     """
@@ -96,12 +99,14 @@ class Terms(msgspec.Struct, frozen=True):
     quorum: int
     scores: bool = False
     early: bool = False
+    outputs: bool = False
     stage: int = 0
 
     def pack(self) -> int:
         """Return the value of the cell."""
         cell = self.quorum | self.stage << _STAGE_SHIFT
-        return cell | (_SCORES if self.scores else 0) | (EARLY if self.early else 0)
+        flags = ((_SCORES, self.scores), (EARLY, self.early), (_OUTPUTS, self.outputs))
+        return cell | sum(bit for bit, is_set in flags if is_set)
 
 
 _unpacked: dict[int, Terms] = {}
@@ -115,6 +120,7 @@ def unpack(cell: int) -> Terms:
             quorum=cell & _QUORUM,
             scores=bool(cell & _SCORES),
             early=bool(cell & EARLY),
+            outputs=bool(cell & _OUTPUTS),
             stage=cell >> _STAGE_SHIFT & _STAGE,
         )
     return terms
@@ -122,12 +128,18 @@ def unpack(cell: int) -> Terms:
 
 def answer_stride(ensembles: Sequence[EnsembleSpec]) -> int:
     """Return the bytes between the answers of adjacent slots: the largest one, in 8-byte cells."""
-    return max(-(-ensemble.output.row_bytes // 8) * 8 for ensemble in ensembles)
+    return max(_answer_offsets(ensemble)[-1] for ensemble in ensembles)
+
+
+def _answer_offsets(ensemble: EnsembleSpec) -> list[int]:
+    """Return where each output of an answer begins, and where the last one ends."""
+    sizes = [-(-output.row_bytes // 8) * 8 for output in ensemble.outputs]
+    return [0, *itertools.accumulate(sizes)]
 
 
 def _scores(ensembles: Sequence[EnsembleSpec]) -> int:
     """Return how many scores a slot has space for: as many as any ensemble has."""
-    return max(len(ensemble.scores) for ensemble in ensembles)
+    return max(len(one.scores) * one.score.elements for one in ensembles)
 
 
 def group_blocks(areas: Sequence[TensorSpec]) -> tuple[BlockSpec, ...]:
@@ -207,7 +219,6 @@ class Arena:
         views: the stored inputs, each [slots, *stored_shape].
         predictions: each area, [slots, *shape].
         blocks: the areas with equal predictions, [areas of the block, slots, *shape].
-        scores: the uncertainty scores of rows whose `terms` want them, FP32 [slots, scores].
     """
 
     def __init__(self, memory: SharedMemory, spec: ArenaSpec) -> None:
@@ -227,7 +238,7 @@ class Arena:
         self.views = arrays["views"]
         self.blocks = arrays["blocks"]
         self._answers = arrays["answers"][0]
-        self.scores = arrays["scores"][0]
+        self._scores = arrays["scores"][0]
         #: The bit of each member in a mask, uint64 [members, 1].
         self.bits = (np.uint64(1) << np.arange(len(spec.members), dtype=np.uint64))[:, np.newaxis]
         areas = sum(len(block.areas) for block in spec.blocks)
@@ -245,14 +256,23 @@ class Arena:
         """Return the row numbers of the range [start, stop)."""
         return np.arange(start, stop, dtype=np.int64)
 
-    def answers(self, ensemble: EnsembleSpec) -> Array:
-        """Return the answers of one ensemble, [slots, *stored shape], possibly strided."""
-        output = ensemble.output
-        flat = self._answers[:, : output.row_bytes].view(output.dtype)
+    def answers(self, ensemble: EnsembleSpec, index: int = 0) -> Array:
+        """Return the answers of one of an ensemble's outputs, [slots, *shape], possibly strided."""
+        output, start = ensemble.outputs[index], _answer_offsets(ensemble)[index]
+        flat = self._answers[:, start : start + output.row_bytes].view(output.dtype)
         return flat.reshape((self.capacity, *output.stored_shape), copy=False)
 
+    def scores(self, ensemble: EnsembleSpec) -> Array:
+        """Return an ensemble's uncertainty scores, FP32 [slots, scores, *score shape], strided.
+
+        Rows have them whose `terms` want them.
+        """
+        shape = (len(ensemble.scores), *ensemble.score.stored_shape)
+        flat = self._scores[:, : math.prod(shape)]
+        return flat.reshape((self.capacity, *shape), copy=False)
+
     def answer_bytes(self, ensemble: EnsembleSpec, start: int, stop: int) -> bytes:
-        """Return a copy of the answers of [start, stop), row-major."""
+        """Return a copy of the main output of [start, stop), row-major."""
         return self._answers[self.slots(start, stop), : ensemble.output.row_bytes].tobytes()
 
     def may_end(self, start: int, stop: int) -> bool:

@@ -33,13 +33,16 @@ __all__ = [
     "OutputKind",
     "OutputSpec",
     "PausedRule",
+    "PredictionSpec",
     "Preparation",
     "PythonSource",
     "QueuesSpec",
+    "RuleSpec",
     "Scaling",
     "Spread",
     "TensorSpec",
     "TracingSpec",
+    "VALUE_SCORES",
     "Variant",
     "WorkerSpec",
     "symbols_of",
@@ -62,6 +65,9 @@ OutputKind = Literal[
 ]
 #: How a model describes the spread of a normal distribution.
 Spread = Literal["variance", "std", "log_variance"]
+
+#: The uncertainty scores of members that predict other values than classes.
+VALUE_SCORES = ("variance",)
 
 _UINT8 = np.dtype(np.uint8)
 
@@ -115,6 +121,19 @@ class TensorSpec(msgspec.Struct, frozen=True, dict=True):
         largest = zip(self.shape, symbols, strict=True)
         bounds = tuple(sizes[symbol] if symbol else size for size, symbol in largest)
         return msgspec.structs.replace(self, max_shape=bounds)
+
+    def without(self, axis: int) -> TensorSpec:
+        """Return the spec without an axis, counted from the end."""
+
+        def cut(sizes: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (*sizes[:axis], *sizes[len(sizes) + axis + 1 :]) if sizes else ()
+
+        shape, largest = cut(self.shape), cut(self.max_shape)
+        own = msgspec.structs.replace(
+            self, shape=shape, max_shape=largest, symbols=cut(self.symbols)
+        )
+        is_fixed = not any(own.symbols)
+        return msgspec.structs.replace(own, max_shape=(), symbols=()) if is_fixed else own
 
     def renamed(self, symbols: Mapping[str, str]) -> TensorSpec:
         """Return the spec with other names of its symbols."""
@@ -335,22 +354,56 @@ class BlockSpec(msgspec.Struct, frozen=True):
         return TensorSpec("", self.datatype, self.shape).row_bytes
 
 
+class PredictionSpec(msgspec.Struct, frozen=True):
+    """One of the outputs of an ensemble's members, alike in all that have it.
+
+    Attributes:
+        tensor: a member's prediction of one row, in the ensemble's classes, by the clients' name.
+        areas: where each of the ensemble's members predicts it, -1 for one that has no such output.
+        columns: where the classes of its members differ, per member: for each of the ensemble's
+            classes its column in that member's prediction, or -1; empty if all are the same.
+        class_axis: the axis of the classes, counted from the end.
+    """
+
+    tensor: TensorSpec
+    areas: tuple[int, ...]
+    columns: tuple[tuple[int, ...], ...] = ()
+    class_axis: int = -1
+
+
+class RuleSpec(msgspec.Struct, frozen=True):
+    """A rule of an ensemble, and what it combines.
+
+    Attributes:
+        rule: its name, or ``module:function``.
+        inputs: what it takes, as indices into the ensemble's predictions; mostly one.
+        outputs: what it yields for one row.
+        weights: one per member for a weighted rule, else empty.
+        options: the built-in rule's further arguments, by name.
+        meta: for `stack`, its meta-model.
+        directory: for a custom rule, where it is imported from after the installed packages.
+    """
+
+    rule: str
+    inputs: tuple[int, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: tuple[float, ...] = ()
+    options: dict[str, float | str] = {}
+    meta: ModelSource | None = None
+    directory: str = ""
+
+
 class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
     """A combination of members of an arena (also of one member that is addressed by itself).
 
     Attributes:
         name: of the model that clients address.
         members: indices into the arena's members, in the ensemble's order.
-        weights: one per member for a weighted rule, else empty.
         quorum: the fewest members an answer may rest on.
-        output: the combined answer of one row.
-        scores: names of its uncertainty scores (`workers.combiner.scores`).
-        columns: where the classes of its members differ, per member: for each of the ensemble's
-            classes its column in that member's prediction, or -1; empty if all are the same.
-        trim: for `trimmed_mean`, the fraction of the members cut at each end, in [0, 0.5).
-        meta: for `stack`, its meta-model.
-        directory: for a custom rule, where it is imported from after the installed packages.
-        prediction: its members' prediction of one row, if that differs from `output`.
+        predictions: what its members predict, combined or not.
+        rules: at least one; the first output of the first one is the main output, which alone is
+            computed unless more is requested.
+        scores: names of the main output's uncertainty scores (`workers.combiner.scores`).
         stages: of a cascade, the masks of the members that predict up to each stage; else empty.
         thresholds: after each stage but the last, the confidence (the largest probability) with
             which a row leaves the cascade.
@@ -358,16 +411,10 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
 
     name: str
     members: tuple[int, ...]
-    rule: str
-    weights: tuple[float, ...]
     quorum: int
-    output: TensorSpec
+    predictions: tuple[PredictionSpec, ...]
+    rules: tuple[RuleSpec, ...]
     scores: tuple[str, ...] = ()
-    columns: tuple[tuple[int, ...], ...] = ()
-    trim: float = 0.0
-    meta: ModelSource | None = None
-    directory: str = ""
-    prediction: TensorSpec | None = None
     stages: tuple[int, ...] = ()
     thresholds: tuple[float, ...] = ()
 
@@ -377,14 +424,57 @@ class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):
         return sum(1 << member for member in self.members)
 
     @cached_property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The combined answer of one row: the outputs of all rules, the main one first."""
+        return tuple(output for rule in self.rules for output in rule.outputs)
+
+    @cached_property
+    def output(self) -> TensorSpec:
+        """The main output."""
+        return self.outputs[0]
+
+    @cached_property
+    def main(self) -> PredictionSpec:
+        """What the main output is combined from."""
+        return self.predictions[self.rules[0].inputs[0]]
+
+    @property
     def predicted(self) -> TensorSpec:
-        """Its members' prediction of one row, in the ensemble's classes."""
-        return self.prediction or self.output
+        """A member's prediction of one row that the main output is combined from."""
+        return self.main.tensor
+
+    @property
+    def rule(self) -> str:
+        """The rule of the main output."""
+        return self.rules[0].rule
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """The weights of the main output's rule."""
+        return self.rules[0].weights
+
+    @cached_property
+    def score(self) -> TensorSpec:
+        """An uncertainty score of a row: a number, or a map of one per point that has classes."""
+        if self.scores in ((), VALUE_SCORES):
+            return TensorSpec("", "FP32", ())
+        points = self.predicted.without(self.main.class_axis)
+        return msgspec.structs.replace(points, datatype="FP32")
+
+    @cached_property
+    def areas(self) -> dict[int, tuple[int, PredictionSpec]]:
+        """By prediction area the member of the ensemble, by position, and what it predicts."""
+        return {
+            area: (position, prediction)
+            for prediction in self.predictions
+            for position, area in enumerate(prediction.areas)
+            if area >= 0
+        }
 
     @property
     def needs_all(self) -> bool:
-        """Whether its rule can combine only all of its members."""
-        return self.meta is not None
+        """Whether one of its rules can combine only all of its members."""
+        return any(rule.meta is not None for rule in self.rules)
 
 
 class ArenaSpec(msgspec.Struct, frozen=True, dict=True):
