@@ -121,7 +121,7 @@ def admit(
         stage, expected = advance(spec.stages, 0, available)
         terms = stage_terms(quorum, spec.stages, stage, outputs=bool(options.outputs))
     else:
-        terms = Terms(quorum, options.scores, options.class_only, bool(options.outputs))
+        terms = Terms(quorum, options.scores, options.class_only, outputs=bool(options.outputs))
     return Admission(fleet_version, requested, expected, quorum, terms, terms.pack(), flow)
 
 

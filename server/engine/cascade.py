@@ -37,7 +37,7 @@ def stage_terms(quorum: int, stages: Sequence[int], stage: int, *, outputs: bool
 
     `outputs`: whether outputs beside the main one are wanted.
     """
-    return Terms(min(quorum, stages[stage - 1].bit_count()), outputs=outputs, stage=stage)
+    return Terms(min(quorum, stages[stage - 1].bit_count()), stage=stage, outputs=outputs)
 
 
 def move_on(

@@ -155,11 +155,11 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     inputs: tuple[InputSpec, ...]
     members: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    further_labels: dict[str, tuple[str, ...]] = {}
     is_member: bool = False
     predictive: PredictiveSpec | None = None
     symbols: tuple[str, ...] = ()
     lengths: tuple[LengthClass, ...] = ()
+    further_labels: dict[str, tuple[str, ...]] = {}
 
     @cached_property
     def takes_images(self) -> bool:

@@ -16,7 +16,9 @@ from workers.runtime.spec import (
     BlockSpec,
     EnsembleSpec,
     MemorySpec,
+    PredictionSpec,
     QueuesSpec,
+    RuleSpec,
     TensorSpec,
 )
 
@@ -29,9 +31,34 @@ def vector(elements: int, datatype: str = "FP32") -> TensorSpec:
     return TensorSpec("output", datatype, (elements,))
 
 
-def ensemble(name: str, members: tuple[int, ...], **changes: object) -> EnsembleSpec:
-    fields = {"rule": "mean", "weights": (), "quorum": len(members), "output": vector(2)}
-    return EnsembleSpec(name, members, **{**fields, **changes})
+def ensemble(
+    name: str,
+    members: tuple[int, ...],
+    *,
+    rule: str = "mean",
+    quorum: int | None = None,
+    output: TensorSpec | None = None,
+    prediction: TensorSpec | None = None,
+    columns: tuple[tuple[int, ...], ...] = (),
+    class_axis: int = -1,
+    scores: tuple[str, ...] = (),
+    stages: tuple[int, ...] = (),
+    thresholds: tuple[float, ...] = (),
+    **rule_fields: object,
+) -> EnsembleSpec:
+    """An ensemble that combines the main outputs of its members by one rule."""
+    output = output or vector(2)
+    combined = PredictionSpec(prediction or output, members, columns, class_axis)
+    return EnsembleSpec(
+        name,
+        members,
+        len(members) if quorum is None else quorum,
+        (combined,),
+        (RuleSpec(rule, (0,), (output,), **rule_fields),),
+        scores,
+        stages,
+        thresholds,
+    )
 
 
 def arena_spec(**changes: object) -> ArenaSpec:

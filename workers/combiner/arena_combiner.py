@@ -212,8 +212,7 @@ class ArenaCombiner:
                         *self._end_run(first, rows[:half], used, terms, **state),
                         *self._end_run(first + half, rows[half:], used, terms, **state),
                     ]
-                self._log_failure(ensemble, exception)
-                answered, error = False, str(exception)
+                answered, error = False, self._log_failure(ensemble, exception)
         arena.used[slots] = used
         arena.ended[slots] = rows if answered else -rows
         start, stop = int(rows[0]), int(rows[-1]) + 1
@@ -222,13 +221,14 @@ class ArenaCombiner:
             error = error or member_error
         return [Ended(self._index, start, stop, used, answered, error, certain)]
 
-    def _log_failure(self, ensemble: EnsembleCombiner, exception: Exception) -> None:
-        """Log the exception that is being handled, unless one was logged recently."""
+    def _log_failure(self, ensemble: EnsembleCombiner, exception: Exception) -> str:
+        """Log the exception that is being handled, unless one was logged recently; return it."""
+        rule = exception.rule if isinstance(exception, RuleFailed) else ensemble.spec.rule
         now = time.monotonic()
         if now >= self._next_log:
             self._next_log = now + _LOG_INTERVAL_S
-            rule = exception.rule if isinstance(exception, RuleFailed) else "uncertainty"
             _log.exception("rule %s of %s failed", rule, ensemble.spec.name)
+        return f"rule {rule}: {exception}"
 
     def _split(
         self, first: int, rows: Cells, used: int, terms: Terms, confident: Array

@@ -28,10 +28,10 @@ _log = logging.getLogger(__name__)
 
 
 class RuleFailed(Exception):
-    """A rule has raised an exception, which is the cause; the text names the rule."""
+    """A rule, which is named, has raised an exception, which is the cause."""
 
     def __init__(self, rule: str, cause: Exception) -> None:
-        super().__init__(f"rule {rule}: {cause}")
+        super().__init__(str(cause))
         self.rule = rule
 
 

@@ -91,16 +91,16 @@ class Terms(msgspec.Struct, frozen=True):
         scores: whether uncertainty scores are wanted.
         early: whether the row may be answered as soon as its best class is certain: the client
             wants that class and nothing else.
-        outputs: whether the outputs beside the main one are wanted.
         stage: how many stages of the ensemble's cascade predict the row so far; 0 without a
             cascade, when all members do.
+        outputs: whether the outputs beside the main one are wanted.
     """
 
     quorum: int
     scores: bool = False
     early: bool = False
-    outputs: bool = False
     stage: int = 0
+    outputs: bool = False
 
     def pack(self) -> int:
         """Return the value of the cell."""
@@ -120,8 +120,8 @@ def unpack(cell: int) -> Terms:
             quorum=cell & _QUORUM,
             scores=bool(cell & _SCORES),
             early=bool(cell & EARLY),
-            outputs=bool(cell & _OUTPUTS),
             stage=cell >> _STAGE_SHIFT & _STAGE,
+            outputs=bool(cell & _OUTPUTS),
         )
     return terms
 

@@ -14,7 +14,7 @@ from server.calibration.target import CalibrationTarget
 from server.calibration.temperature_scaling import HIGHEST
 from server.config import EnsembleConfig, MemberConfig
 from server.errors import ConfigError
-from server.members.agreement import MatchedClasses
+from server.members.classes import MatchedClasses
 from server.members.inspect import InspectedMember
 from workers.rules import RULES
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec

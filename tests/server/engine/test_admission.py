@@ -1,5 +1,6 @@
 import msgspec
 import pytest
+from arenas import ensemble
 
 from allocator.dispatch.flows import NORMAL, Flows
 from server.engine.admission import admit, check_time, time_left_s
@@ -8,16 +9,13 @@ from server.engine.request import InferOptions, PreparedRequest, Request
 from server.engine.spec import ServedModel
 from server.errors import InvalidRequest, QueueFull, Unavailable
 from workers.runtime.arena import Terms
-from workers.runtime.spec import EnsembleSpec, TensorSpec
 
-OUTPUT = TensorSpec("output", "FP32", (2,))
 ALL = 0b111
 FLOW = Flows().get(0, 0, NORMAL)
 
 
 def model(**changes):
-    fields = {"rule": "mean", "weights": (), "quorum": 2, "output": OUTPUT, **changes}
-    return ServedModel(0, 0, EnsembleSpec("all", (0, 1, 2), **fields))
+    return ServedModel(0, 0, ensemble("all", (0, 1, 2), **{"quorum": 2, **changes}))
 
 
 def admitted(options, *, available=ALL, **changes):

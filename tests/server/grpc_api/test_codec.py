@@ -225,7 +225,7 @@ def test_a_parameter_that_nobody_knows_is_noted(request_, complaint):
 
 
 def test_the_combined_output_is_the_default():
-    assert read(ask()).head.outputs == (RequestedOutput(),)
+    assert read(ask()).head.outputs == (RequestedOutput(is_default=True),)
 
 
 def test_requests_that_differ_only_in_id_and_data():

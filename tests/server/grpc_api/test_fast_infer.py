@@ -4,6 +4,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from arenas import ensemble
 from ensembled_client.wire.messages import message_class
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,11 +22,11 @@ from server.inference.inference import Endpoint
 from server.inference.outputs import OutputTensor
 from server.inference.requests import BoundRequest
 from server.inference.spec import InputSpec, ModelSpec, StoredView
-from workers.runtime.spec import EnsembleSpec, TensorSpec
+from workers.runtime.spec import TensorSpec
 
 Request = message_class("ModelInferRequest")
 OUTPUT = TensorSpec("output", "UINT8", (4,))
-SPEC = EnsembleSpec("m", (0,), "mean", (), 1, OUTPUT)
+SPEC = ensemble("m", (0,), output=OUTPUT)
 
 
 class Engine:
@@ -81,7 +82,7 @@ class Scene:
         asked = decode_fields(split_fields(message))
         rows, inputs = bind_tensors(self.endpoint.model, asked.build().tensors)
         bound = BoundRequest(PreparedRequest(self.endpoint.model.served, options), inputs, rows)
-        self.fast.remember(message, asked, self.endpoint, bound)
+        self.fast.remember(message, asked, self.endpoint, bound, asked.head.outputs)
 
     def takes(self, message, unary=None):
         return self.fast.begin(unary or Unary(), message)

@@ -6,6 +6,7 @@ from hashlib import sha256
 from types import SimpleNamespace
 
 import pytest
+from arenas import ensemble
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from uvicorn.server import ServerState
@@ -29,7 +30,7 @@ from server.inference.spec import ClientLimits, InputSpec, ModelSpec, StoredView
 from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator, Scope
 from server.security.spec import ApiKey, SecuritySpec
-from workers.runtime.spec import EnsembleSpec, TensorSpec
+from workers.runtime.spec import TensorSpec
 
 OUTPUT = TensorSpec("output", "UINT8", (4,))
 LIMITS = ClientLimits(header_s=1, body_s=2, idle_s=3, write_s=4, header_bytes=2000)
@@ -37,7 +38,7 @@ PATH = "/v2/models/m/infer"
 
 
 def model(width):
-    served = ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, OUTPUT))
+    served = ServedModel(0, 0, ensemble("m", (0,), output=OUTPUT))
     tensor = TensorSpec("x", "UINT8", (width,))
     return ModelSpec(served, (InputSpec(tensor, (StoredView(0, 1),)),), ("m",))
 

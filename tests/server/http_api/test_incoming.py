@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from arenas import ensemble
 
 from server.engine.request import PreparedRequest
 from server.engine.spec import ServedModel
@@ -14,11 +15,11 @@ from server.inference.inference import Endpoint
 from server.inference.outputs import infer_options
 from server.inference.requests import BoundRequest, RequestedOutput
 from server.inference.spec import InputSpec, ModelSpec, StoredView
-from workers.runtime.spec import EnsembleSpec, TensorSpec
+from workers.runtime.spec import TensorSpec
 
 OUTPUT = TensorSpec("output", "FP32", (2,))
 MODEL = ModelSpec(
-    served=ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, OUTPUT)),
+    served=ServedModel(0, 0, ensemble("m", (0,), output=OUTPUT)),
     inputs=(
         InputSpec(TensorSpec("a", "FP32", (3,)), (StoredView(4, 1),)),
         InputSpec(TensorSpec("b", "INT16", (2, 2)), (StoredView(5, 1),)),
@@ -67,7 +68,8 @@ def test_a_known_header_gives_what_parsing_gives(order):
     again, length, arrays = body_of(3, order=order, seed=1, parameters=parameters)
     plan = cache.find(again, length)
     assert (plan.rows, plan.prepared.options.timeout_s) == (3, 0.005)
-    assert plan.outputs == (RequestedOutput(binary=True),)
+    assert plan.outputs == (RequestedOutput(binary=True, is_default=True),)
+    assert plan.is_usual
     inputs = dict(plan.bind(again).inputs)
     assert list(inputs) == [4 if name == "a" else 5 for name in order]
     for view, name in ((4, "a"), (5, "b")):

@@ -4,9 +4,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from arenas import ensemble
 from ensembled_client.wire import CLASS_SCORES, join_elements
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from server.engine.request import Answer
 from server.engine.spec import ServedModel
@@ -15,7 +17,7 @@ from server.http_api.protocol import encode_answer, parse_in_slices, parse_reque
 from server.inference.requests import InferRequest, RequestedOutput
 from server.inference.spec import ModelSpec
 from server.inference.time_slicer import TimeSlicer, run_to_end
-from workers.runtime.spec import EnsembleSpec, TensorSpec
+from workers.runtime.spec import TensorSpec
 
 
 def request(**changes):
@@ -76,7 +78,7 @@ def test_a_binary_request_keeps_the_order_of_its_tensors():
     np.testing.assert_array_equal(j.array, [True])
     np.testing.assert_array_equal(b.array, second)
     assert [bytes(element) for element in c.elements] == [b"ab", b""]
-    assert parsed.outputs == (RequestedOutput(binary=True),)
+    assert parsed.outputs == (RequestedOutput(binary=True, is_default=True),)
 
 
 def test_a_header_length_of_the_whole_body_means_json_only():
@@ -108,7 +110,9 @@ def test_an_output_may_overrule_the_request():
 )
 def test_null_is_absence(document):
     absent, given = parse(request()), parse(document)
-    assert (given.id, given.parameters, given.outputs) == ("", absent.parameters, absent.outputs)
+    assert (given.id, given.parameters) == ("", absent.parameters)
+    (output,) = given.outputs
+    assert replace(output, is_default=True) == absent.outputs[0]
     np.testing.assert_array_equal(given.tensors[0].array, absent.tensors[0].array)
     assert given.complaint == ""
 
@@ -432,7 +436,7 @@ OUTPUT = TensorSpec("output", "FP32", (3,))
 
 
 def model(name="both", labels=(), output=OUTPUT):
-    spec = EnsembleSpec(name, (4, 2), "mean", (), 1, output)
+    spec = ensemble(name, (4, 2), quorum=1, output=output)
     return ModelSpec(ServedModel(0, 0, spec), (), ("four", "two"), labels)
 
 
@@ -511,7 +515,7 @@ def test_the_best_classes_without_labels_in_binary():
 
 
 def test_a_lone_binary_output_is_the_one_that_is_wanted():
-    spec = EnsembleSpec("both", (4, 2), "mean", (), 1, OUTPUT, CLASS_SCORES)
+    spec = ensemble("both", (4, 2), quorum=1, output=OUTPUT, scores=CLASS_SCORES)
     both = ModelSpec(ServedModel(0, 0, spec), (), ("four", "two"))
     encode_answer(both, answer(), "", (RequestedOutput(binary=True),))  # its header is remembered
     body, length = encode_answer(both, answer(), "", (RequestedOutput("class", binary=True),))

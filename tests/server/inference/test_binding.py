@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from arenas import ensemble
 from ensembled_client.wire import DTYPES, join_elements
 from PIL import Image
 
@@ -15,9 +16,9 @@ from server.inference.binding import bind_images, bind_tensors
 from server.inference.images import crop_and_resize, decode_image, preprocess_image
 from server.inference.spec import InputSpec, ModelSpec, StoredView
 from server.inference.tensors import InputTensor, tensor_from_bytes
-from workers.runtime.spec import EnsembleSpec, Preparation, TensorSpec
+from workers.runtime.spec import Preparation, TensorSpec
 
-SERVED = ServedModel(0, 0, EnsembleSpec("m", (0,), "mean", (), 1, TensorSpec("output", "FP32", ())))
+SERVED = ServedModel(0, 0, ensemble("m", (0,), output=TensorSpec("output", "FP32", ())))
 INPUTS = (
     InputSpec(TensorSpec("x", "FP32", (2,)), (StoredView(1, 1),)),
     InputSpec(TensorSpec("n", "INT64", ()), (StoredView(0, 1),)),
@@ -82,7 +83,7 @@ def test_tensors_that_do_not_fit_are_refused(tensors, complaint):
 
 
 TWO = ModelSpec(
-    ServedModel(0, 0, EnsembleSpec("e", (0, 1), "mean", (), 2, TensorSpec("output", "FP32", ()))),
+    ServedModel(0, 0, ensemble("e", (0, 1), output=TensorSpec("output", "FP32", ()))),
     (
         InputSpec(TensorSpec("x", "FP32", (2,)), (StoredView(1, 0b01),)),
         InputSpec(TensorSpec("n", "INT64", ()), (StoredView(0, 0b11),)),

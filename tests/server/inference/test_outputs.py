@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from arenas import ensemble
 from ensembled_client.wire import CLASS_SCORES, split_elements
 
 from server.engine.request import Answer, Extras, InferOptions
@@ -9,7 +10,7 @@ from server.inference.outputs import extra_outputs, infer_options, output_tensor
 from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
 from workers.combiner.scores import VALUE_SCORES
-from workers.runtime.spec import EnsembleSpec, TensorSpec
+from workers.runtime.spec import TensorSpec
 
 CLASSES = TensorSpec("output", "FP32", (3,))
 NOTHING = RequestParameters()
@@ -17,7 +18,7 @@ VALUES = np.array([[0.125, 0.5, 0.375], [1, 0, 0]], np.float32)
 
 
 def model(*, output=CLASSES, scores=CLASS_SCORES, labels=(), is_member=False):
-    spec = EnsembleSpec("both", (4, 2), "mean", (), 1, output, scores)
+    spec = ensemble("both", (4, 2), quorum=1, output=output, scores=scores)
     served = ServedModel(0, 0, spec)
     return ModelSpec(served, (), ("four", "two"), labels, is_member)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from arenas import ensemble
 from scipy import stats
 
 from server.engine.request import Answer, Extras
@@ -16,7 +17,7 @@ from server.inference.requests import (
     share_parameters,
 )
 from server.inference.spec import ModelSpec, PredictiveSpec
-from workers.runtime.spec import EnsembleSpec, TensorSpec
+from workers.runtime.spec import TensorSpec
 
 NOTHING = RequestParameters()
 ROWS, MEMBERS = 5, (4, 2, 0)
@@ -43,13 +44,13 @@ def model(
 ):
     predicted = {"normal": (*shape, 2), "quantiles": (*shape, 3)}.get(kind, shape)
     output = predicted if rule != "mixture" else shape
-    spec = EnsembleSpec(
+    spec = ensemble(
         "all",
         MEMBERS,
-        rule,
-        WEIGHTS,
-        1,
-        TensorSpec("output", datatype, output),
+        rule=rule,
+        weights=WEIGHTS,
+        quorum=1,
+        output=TensorSpec("output", datatype, output),
         prediction=TensorSpec("output", datatype, predicted),
     )
     conformal = method and ConformalSpec(method, 19, RANKS, scores(*range(1, elements + 1)))

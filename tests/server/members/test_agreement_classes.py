@@ -4,7 +4,7 @@ import pytest
 
 from server.config import Config
 from server.errors import ConfigError
-from server.members.agreement import MatchedClasses, class_problems, match_classes
+from server.members.classes import MatchedClasses, class_problems, match_classes
 from server.members.inspect import InspectedMember, read_labels
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec
 
@@ -14,7 +14,8 @@ def member(name, labels, what="logits", classes=None):
     config = Config.model_validate({"members": {name: section}}).members[name]
     output = TensorSpec("y", "FP32", (classes or len(labels),))
     signature = ModelSignature((TensorSpec("x", "FP32", (4,)),), (output,), 0)
-    return InspectedMember(name, config, ModelSource(name, "onnx"), signature, {"y": tuple(labels)})
+    source = ModelSource(name, "onnx")
+    return InspectedMember(name, config, source, signature, {"y": tuple(labels)}).output
 
 
 def found(*members, own=""):

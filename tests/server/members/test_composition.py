@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 from inspected import X, Y, composed, image, meaning, member, problems, renaming
+from msgspec.structs import replace
 
 from server.errors import ConfigError
 from server.inference.spec import InputSpec, StoredView
-from server.members.rules import MetaModel
+from server.members.ensembles import RuleFinding
 from workers.runtime.arena import arena_bytes
 from workers.runtime.spec import (
     Binding,
-    ModelSignature,
     ModelSource,
     OutputSpec,
     Preparation,
@@ -246,10 +246,10 @@ def test_members_of_other_classes_share_an_arena_each_with_its_own():
         ((1,), "FP64", (4,)),
     ]
     ab, ac, a, b, _ = arena.ensembles
-    assert ab.columns == ((0, 1, 2, -1), (3, 2, 1, 0))
+    assert ab.main.columns == ((0, 1, 2, -1), (3, 2, 1, 0))
     assert ab.output == TensorSpec("output", "FP64", (4,))
-    assert (ac.columns, ac.output.datatype) == ((), "FP32")
-    assert (a.columns, b.columns) == ((), ())
+    assert (ac.main.columns, ac.output.datatype) == ((), "FP32")
+    assert (a.main.columns, b.main.columns) == ((), ())
     assert [model.labels for model in result.models][:4] == [
         ("x", "y", "z", "w"),
         ("x", "y", "z"),
@@ -274,16 +274,16 @@ def test_a_meta_models_answer_is_the_ensembles():
     members = [member("a", labels=("x", "y", "z")), member("b")]
     meta = ModelSource("meta", "onnx", "meta.onnx")
     for answer, labels in ((Y, ("x", "y", "z")), (TensorSpec("y", "FP64", (2, 2)), ())):
-        signature = ModelSignature((TensorSpec("m", "FP32", (6,)),), (answer,), 0)
+        finding = RuleFinding((replace(answer, name="output"),), meta)
         result = composed(
             members,
             {"e": {"members": ["a", "b"], "rule": "stack", "meta": "meta.onnx"}},
-            metas={"e": MetaModel(meta, signature)},
+            findings={("e", "output"): finding},
         )
         spec = result.arenas[0].ensembles[0]
         assert spec.output == TensorSpec("output", answer.datatype, answer.shape)
         assert spec.predicted == TensorSpec("output", "FP32", (3,))
-        assert (spec.meta, spec.needs_all) == (meta, True)
+        assert (spec.rules[0].meta, spec.needs_all) == (meta, True)
         assert result.models[0].labels == labels
         assert result.models[1].labels == ("x", "y", "z")
 
@@ -297,7 +297,11 @@ def test_parameters_of_rules():
     }
     sections = {name: {"members": list("abcde"), **one} for name, one in sections.items()}
     trimmed, half, own, *_ = composed(members, sections).arenas[0].ensembles
-    assert (trimmed.trim, half.trim) == (0.2, 0.4)
+    assert [one.rules[0].options for one in (trimmed, half)] == [{}, {"trim": 0.4}]
     assert own.weights == (1, 2, 3, 4, 5)
-    assert own.directory == str(Path.cwd())
-    assert (trimmed.directory, trimmed.needs_all, trimmed.predicted) == ("", False, trimmed.output)
+    assert own.rules[0].directory == str(Path.cwd())
+    assert (trimmed.rules[0].directory, trimmed.needs_all, trimmed.predicted) == (
+        "",
+        False,
+        trimmed.output,
+    )

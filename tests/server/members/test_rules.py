@@ -1,7 +1,8 @@
 import pytest
+from inspected import meaning as meaning_of
 
 from server.config import Config
-from server.members.agreement import rule_problems
+from server.members.combining import combining_problems
 from server.members.rules import meta_output, meta_problems
 from workers.runtime.spec import ModelSignature, TensorSpec
 
@@ -38,7 +39,10 @@ def signature(*inputs, answer=None):
     ],
 )
 def test_what_rules_need(rule, shape, meaning, problem):
-    lines = list(rule_problems("e", ensemble(rule), output(*shape), meaning))
+    given = output(*shape) if meaning != "class" else output(datatype="INT64")
+    section = {"classes": 3} if meaning == "class" else {}
+    members = [meaning_of(name, meaning, given, **section) for name in ("m0", "m1", "m2")]
+    lines = list(combining_problems("e", ensemble(rule), members, ()))
     assert len(lines) == (problem is not None)
     for line in lines:
         assert line.startswith("ensembles.e.rule: ")
@@ -79,4 +83,4 @@ def test_of_scalars_there_is_one_shape():
 )
 def test_the_answer_has_a_type_that_is_wide_enough(datatype, wanted):
     answer = output(4, 2, datatype=datatype)
-    assert meta_output(signature(output(6), answer=answer)) == TensorSpec("output", wanted, (4, 2))
+    assert meta_output("e", signature(output(6), answer=answer)) == TensorSpec("e", wanted, (4, 2))

@@ -65,11 +65,11 @@ def test_the_combiner_sees_them_in_the_ensembles_classes(arena, used):
     answers = arena.answers(SPEC.ensembles[0])[:3]
     np.testing.assert_array_equal(answers, [np.mean(chosen, axis=0)] * 3)
     wanted = np.var(chosen, axis=0).mean()
-    np.testing.assert_allclose(arena.scores[:3, 0], wanted, rtol=1e-6)
+    np.testing.assert_allclose(arena.scores(SPEC.ensembles[0])[:3, 0], wanted, rtol=1e-6)
 
 
 def test_members_of_the_same_classes_are_not_copied(arena):
-    same = member_predictions(arena, SPEC.ensembles[1])
+    same = member_predictions(arena, SPEC.ensembles[1].main)
     taken = same.read(same.select([0, 1]), slice(0, 2))
     assert np.shares_memory(taken, arena.predictions[0])
     np.testing.assert_array_equal(taken, [[A, A], [C, C]])

@@ -4,25 +4,26 @@ import math
 
 import numpy as np
 import pytest
-from arenas import ensemble, vector
+from arenas import vector
 from hypothesis import given
 from hypothesis import strategies as st
 from predictions import applied, close, shares, weights_for
 
 from workers.rules import RULES, TRAITS, RuleError, load_rule
+from workers.runtime.spec import RuleSpec
 
 BY_OUTPUT = sorted(set(RULES) - {"vote", "weighted_vote", "rank_average", "geometric_mean"})
 
 
 def spec_of(rule, given_predictions, **changes):
-    count, _, outputs = given_predictions.shape
-    return ensemble("e", tuple(range(count)), rule=rule, output=vector(outputs), **changes)
+    _, _, outputs = given_predictions.shape
+    return RuleSpec(rule, (0,), (vector(outputs),), **changes)
 
 
 def over(spec, chosen, given_predictions):
-    names = [f"m{i}" for i in range(len(spec.members))]
+    names = [f"m{i}" for i in range(len(given_predictions))]
     rule = load_rule(spec, names).for_members(chosen)
-    return applied(lambda predictions, _, out: rule(predictions, out), given_predictions[chosen])
+    return applied(lambda given, _, out: rule([given], [out]), given_predictions[chosen])
 
 
 @pytest.mark.parametrize("name", sorted(RULES))
@@ -34,7 +35,7 @@ def test_a_subset_is_an_ensemble_of_its_own(name, given_predictions, data):
     weights = np.ones(count)
     if TRAITS[name].weights != "none":
         weights = data.draw(weights_for(given_predictions))
-    spec = spec_of(name, given_predictions, weights=tuple(weights.tolist()), trim=0.2)
+    spec = spec_of(name, given_predictions, weights=tuple(weights.tolist()))
     answer = over(spec, chosen, given_predictions)
     wanted = applied(
         RULES[name], given_predictions[chosen], weights[chosen] / weights[chosen].sum()
@@ -46,7 +47,7 @@ def test_a_subset_is_an_ensemble_of_its_own(name, given_predictions, data):
 
 @given(shares, st.sampled_from([0.2, 0.25, 0.4]))
 def test_the_share_that_is_cut_is_the_configurations(given_predictions, trim):
-    spec = spec_of("trimmed_mean", given_predictions, trim=trim)
+    spec = spec_of("trimmed_mean", given_predictions, options={"trim": trim})
     everybody = list(range(len(given_predictions)))
     wanted = applied(RULES["trimmed_mean"], given_predictions, trim=trim)
     close(over(spec, everybody, given_predictions), wanted)
@@ -89,6 +90,6 @@ def test_every_rule_is_described():
 
 
 def test_a_rule_that_can_not_be_made():
-    spec = ensemble("e", (0,), rule="no_such_module_at_all:rule")
+    spec = RuleSpec("no_such_module_at_all:rule", (0,), (vector(2),))
     with pytest.raises(RuleError, match="there is no module 'no_such_module_at_all'"):
         load_rule(spec, ["a"])

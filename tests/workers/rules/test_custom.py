@@ -6,12 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from arenas import vector
 
 from workers.rules import custom
 from workers.rules.catalogue import RuleError
 from workers.rules.custom import CustomRule, resolve
+from workers.runtime.spec import RuleSpec
 
 MEMBERS = ("a", "b", "c")
+
+
+def spec(reference, directory):
+    return RuleSpec(reference, (0,), (vector(2),), directory=str(directory))
 
 
 @pytest.fixture
@@ -33,7 +39,7 @@ def make(module, tmp_path):
     def make(body, weights=(1.0, 1.0, 2.0)):
         text = "import numpy as np\ndef rule(predictions, weights, members):\n"
         name = module(text + textwrap.indent(textwrap.dedent(body), "    "))
-        return CustomRule(f"{name}:rule", str(tmp_path), MEMBERS, np.array(weights))
+        return CustomRule(spec(f"{name}:rule", tmp_path), MEMBERS, np.array(weights))
 
     return make
 
@@ -41,7 +47,7 @@ def make(module, tmp_path):
 def answer(rule, chosen=(0, 1, 2), rows=2):
     given = np.arange(len(chosen) * rows * 2, dtype=np.float32).reshape(len(chosen), rows, 2)
     out = np.full((rows, 2), -1, np.float32)
-    rule.for_members(list(chosen))(given, out)
+    rule.for_members(list(chosen))([given], [out])
     return out
 
 
@@ -103,10 +109,10 @@ def test_what_it_says_can_be_sent_on(make):
 def test_the_example_of_the_documentation(tmp_path, module):
     page = (Path(__file__).parents[3] / "docs/combination.md").read_text()
     name = module(page.partition("```python\n")[2].partition("```")[0])
-    rule = CustomRule(f"{name}:careful", str(tmp_path), MEMBERS, np.ones(3))
+    rule = CustomRule(spec(f"{name}:careful", tmp_path), MEMBERS, np.ones(3))
     predictions = np.array([[[1, 0], [4, 4]], [[2, 1], [4, 4]], [[9, 9], [4, 4]]], np.float32)
     out = np.empty((2, 2), np.float32)
-    rule.for_members([0, 1, 2])(predictions, out)
+    rule.for_members([0, 1, 2])([predictions], [out])
     assert out.tolist() == [[1.5, 0.5], [4, 4]]
 
 

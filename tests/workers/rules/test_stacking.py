@@ -37,7 +37,7 @@ def test_stacking(tmp_path, shape, kind):
     source = linear(tmp_path / "meta.onnx", shape, coefficients, getattr(TensorProto, kind))
     predictions = generator.random((MEMBERS, 2 * ROWS, OUTPUTS)).astype(np.float32)[:, ::2]
     out = np.zeros((ROWS, 5), dtype)
-    Stack(source, MEMBERS).for_members(range(MEMBERS))(predictions, out)
+    Stack(source, MEMBERS).for_members(range(MEMBERS))([predictions], [out])
     wanted = [
         np.concatenate([predictions[m, row] for m in range(MEMBERS)]) @ coefficients
         for row in range(ROWS)
@@ -57,12 +57,12 @@ def test_not_a_number_is_a_failure(tmp_path):
     stack = Stack(ModelSource("meta", "onnx", str(tmp_path / "meta.onnx")), 3)
     out = np.zeros((1, 3), np.float32)
     apply = stack.for_members(range(3))
-    apply(np.ones((3, 1, 1), np.float32), out)
+    apply([np.ones((3, 1, 1), np.float32)], [out])
     assert (out == 0).all()
     with pytest.raises(RuleError, match="NaN in the meta-model's answer"):
-        apply(-np.ones((3, 1, 1), np.float32), out)
+        apply([-np.ones((3, 1, 1), np.float32)], [out])
     with pytest.raises(RuleError, match=r"answered \[1, 3\], not \[1, 2\]"):
-        apply(np.ones((3, 1, 1), np.float32), out[:, :2])
+        apply([np.ones((3, 1, 1), np.float32)], [out[:, :2]])
 
 
 def test_a_model_that_can_not_be_loaded(tmp_path):

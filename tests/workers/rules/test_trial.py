@@ -3,17 +3,21 @@ import textwrap
 
 import pytest
 
-from workers.rules.trial import Trial, try_rules
-from workers.runtime.spec import TensorSpec
+from workers.rules.trial import Trial, Tried, try_rules
+from workers.runtime.spec import RuleSpec, TensorSpec
 
 pytestmark = pytest.mark.process
+
+PREDICTED = TensorSpec("output", "FP32", (4,))
+SHAPES = {"mean": (), "std": (), "interval": (2,)}
 
 BROKEN = {
     "there is no module 'nowhere'": "nowhere:rule",
     "has no 'other'": "mine:other",
-    "called with random predictions [3, 1, 4]: it returned shape [4], not [1, 4]": "mine:flat",
+    "called with random predictions [3, 1, 4]: it returned shape [4], not [1, ...]": "mine:flat",
     "called with random predictions [3, 1, 4]: AssertionError": "mine:wants_doubles",
     "called with random predictions [2, 1, 4]: IndexError": "mine:needs_three",
+    "[2, 1, 4]: it returned output ['n', 2], before output ['n', 3]": "mine:changes",
     "died of SIGKILL": "mine:dies",
     "exited 7": "mine:exits",
     "took more than": "mine:hangs",
@@ -45,6 +49,13 @@ def directory(tmp_path):
             def needs_three(predictions, weights, members):
                 return predictions[2]
 
+            def statistics(predictions, weights, members):
+                mean, std = predictions.mean(axis=(0, 2)), predictions.std(axis=(0, 2))
+                return {"mean": mean, "std": std, "interval": np.stack([mean - std, mean + std], 1)}
+
+            def changes(predictions, weights, members):
+                return predictions.mean(axis=0)[:, : len(members)]
+
             def dies(predictions, weights, members):
                 os.kill(os.getpid(), signal.SIGKILL)
 
@@ -60,22 +71,29 @@ def directory(tmp_path):
 
 
 def trial(rule, directory):
-    return Trial(
-        rule, directory, ("a", "b", "c"), (1, 2, 3), TensorSpec("output", "FP32", (4,)), True, 2
-    )
+    spec = RuleSpec(rule, (0,), (), (1, 2, 3), directory=directory)
+    return Trial(spec, ("a", "b", "c"), PREDICTED, True, 2)
 
 
 def test_a_rule_that_works(directory):
     before = set(os.listdir(directory))
-    assert try_rules([trial("mine:fine", directory)]) == [""]
+    assert try_rules([trial("mine:fine", directory)]) == [Tried((PREDICTED,))]
     assert set(os.listdir(directory)) - before <= {"__pycache__"}
 
 
 def test_rules_that_do_not(directory):
-    problems = try_rules([trial(rule, directory) for rule in BROKEN.values()])
-    for wanted, problem in zip(BROKEN, problems, strict=True):
-        assert wanted in problem
-        assert "\n" not in problem
+    found = try_rules([trial(rule, directory) for rule in BROKEN.values()])
+    for wanted, tried in zip(BROKEN, found, strict=True):
+        assert wanted in tried.problem
+        assert "\n" not in tried.problem
+        assert tried.outputs == ()
+
+
+def test_rules_may_yield_other_shapes_and_several_outputs(directory):
+    (statistics,) = try_rules([trial("mine:statistics", directory)])
+    assert statistics == Tried(
+        tuple(TensorSpec(name, "FP32", shape) for name, shape in SHAPES.items())
+    )
 
 
 def test_nothing_to_try():
