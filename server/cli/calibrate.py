@@ -70,7 +70,7 @@ def _document(found: Calibration | NumberCalibration) -> dict[str, Any]:
         return {
             "ensemble": found.target.name,
             "rows": {"calibration": found.rows},
-            "rule": found.target.config.rule,
+            "rule": found.target.rule,
             "errors": found.errors,
             "intervals": [asdict(one) for one in found.intervals],
             "notes": found.notes,
