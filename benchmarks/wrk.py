@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,33 @@ __all__ = ["WrkResult", "find_wrk", "lua_script", "parse_output", "run_wrk"]
 _PREFIX = "result "
 _TIMEOUT_S = 10
 _GRACE_S = 60
+
+_SEND = """
+local function read(path)
+  local file = assert(io.open(path, "rb"))
+  local content = file:read("*a")
+  file:close()
+  return content
+end
+wrk.method = "POST"
+if #entries == 1 then -- wrk makes it once
+  wrk.body = read(entries[1][2])
+  for name, value in pairs(entries[1][3]) do wrk.headers[name] = value end
+else
+  local ready, last = {}, 0
+  init = function()
+    for index, entry in ipairs(entries) do
+      local headers = {["Host"] = wrk.headers["Host"]}
+      for name, value in pairs(entry[3]) do headers[name] = value end
+      ready[index] = wrk.format("POST", entry[1], headers, read(entry[2]))
+    end
+  end
+  request = function()
+    last = last % #ready + 1
+    return ready[last]
+  end
+end
+"""
 
 _REPORT = """
 done = function(summary, latency, requests)
@@ -73,18 +101,21 @@ def find_wrk() -> str:
     return found
 
 
-def lua_script(request: EncodedRequest, body_file: Path) -> str:
-    """Return the script that sends a request whose body lies in a file."""
-    headers = "".join(
-        f"wrk.headers[{json.dumps(name)}] = {json.dumps(value)}\n"
-        for name, value in request.headers.items()
+def lua_script(requests: Sequence[EncodedRequest], body_files: Sequence[Path]) -> str:
+    """Return the script that sends requests, one after another, whose bodies lie in files."""
+    entries = "".join(
+        f"{{{_text(request.path)}, {_text(str(path))}, {_table(request.headers)}}},\n"
+        for request, path in zip(requests, body_files, strict=True)
     )
-    return (
-        f'local file = assert(io.open({json.dumps(str(body_file))}, "rb"))\n'
-        'wrk.method = "POST"\n'
-        'wrk.body = file:read("*a")\n'
-        "file:close()\n" + headers + _REPORT
-    )
+    return f"local entries = {{\n{entries}}}\n" + _SEND + _REPORT
+
+
+def _table(headers: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"[{_text(key)}] = {_text(one)}" for key, one in headers.items()) + "}"
+
+
+def _text(value: str) -> str:
+    return json.dumps(value)
 
 
 def parse_output(output: str) -> WrkResult:
@@ -105,25 +136,33 @@ def parse_output(output: str) -> WrkResult:
     return result
 
 
-def run_wrk(address: str, request: EncodedRequest, connections: int, seconds: int) -> WrkResult:
-    """Send a request again and again over some connections.
+def run_wrk(
+    address: str,
+    requests: EncodedRequest | Sequence[EncodedRequest],
+    connections: int,
+    seconds: int,
+) -> WrkResult:
+    """Send requests again and again over some connections, one after another.
 
     Args:
         address: ``HOST:PORT``.
-        request: what is sent.
+        requests: what is sent, one request or several.
         connections: each has one request in flight.
         seconds: how long, 1 or more.
 
     Raises:
         BenchmarkError: if wrk is missing or any request failed.
     """
+    sent = [requests] if isinstance(requests, EncodedRequest) else list(requests)
     command = [find_wrk(), "--threads", "1", "--connections", str(connections)]
     with tempfile.TemporaryDirectory(prefix="wrk-") as directory:
-        body, script = Path(directory, "body"), Path(directory, "request.lua")
-        body.write_bytes(request.body)
-        script.write_text(lua_script(request, body), encoding="utf-8")
+        script = Path(directory, "request.lua")
+        bodies = [Path(directory, f"body-{number}") for number in range(len(sent))]
+        for request, body in zip(sent, bodies, strict=True):
+            body.write_bytes(request.body)
+        script.write_text(lua_script(sent, bodies), encoding="utf-8")
         command += ["--duration", f"{seconds}s", "--timeout", f"{_TIMEOUT_S}s"]
-        command += ["--script", str(script), f"http://{address}{request.path}"]
+        command += ["--script", str(script), f"http://{address}{sent[0].path}"]
         ended = subprocess.run(
             command,
             capture_output=True,

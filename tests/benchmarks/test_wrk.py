@@ -56,12 +56,14 @@ def test_the_rate():
     assert WrkResult(300, 1.5, 1, 1, {}).requests_per_s == 200
 
 
-def test_the_script_names_body_and_headers(tmp_path):
+def test_the_script_names_paths_bodies_and_headers(tmp_path):
     request = binary_request("duo", "x", np.zeros((1, 4), np.float32))
-    script = lua_script(request, tmp_path / "body")
-    assert f'io.open("{tmp_path}/body", "rb")' in script
+    script = lua_script([request, request], [tmp_path / "first", tmp_path / "second"])
     length = len(request.body) - 16
-    assert f'wrk.headers["Inference-Header-Content-Length"] = "{length}"' in script
+    for name in ("first", "second"):
+        entry = f'{{"/v2/models/duo/infer", "{tmp_path}/{name}", '
+        assert entry in script
+    assert f'["Inference-Header-Content-Length"] = "{length}"' in script
     assert "latency:percentile(99)" in script
 
 
