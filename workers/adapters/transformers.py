@@ -46,6 +46,8 @@ _CLASSES: dict[str, tuple[Any, str]] = {
     _FEATURES: (transformers.AutoModel, "Model"),
 }
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
+#: The kind of model that stands for those of timm, which the library runs by timm itself.
+_TIMM = "timm_wrapper"
 #: Of a text, per token that the model can take: so many are enough for any language.
 _BYTES_PER_TOKEN = 32
 #: Tokenizers that know no limit have a huge one; then so many tokens.
@@ -202,6 +204,9 @@ def _call(load: Callable[..., Any], path: str, **options: Any) -> Any:
     """Call a `from_pretrained`, whose messages speak of the hub."""
     try:
         return load(path, **_LOCAL, **options)
+    except ImportError as missing:  # of a kind of model that needs more, such as timm's
+        told, _, _ = " ".join(str(missing).split()).partition(". ")
+        raise AdapterError(told) from missing
     except (OSError, ValueError) as failure:
         raise AdapterError(
             f"transformers can't load it: {' '.join(str(failure).split())}"
@@ -210,6 +215,8 @@ def _call(load: Callable[..., Any], path: str, **options: Any) -> Any:
 
 def _task_of(config: Any) -> str:
     """Return the task of a configuration's architecture."""
+    if config.model_type == _TIMM:
+        return _IMAGES
     if config.model_type == _TIMM:
         return _IMAGES
     names = config.architectures or [""]
@@ -234,6 +241,8 @@ def _positions(config: Any) -> int:
 
 
 def _image_shape(config: Any) -> list[int]:
+    if config.model_type == _TIMM:
+        return list(config.pretrained_cfg["input_size"])
     if config.model_type == _TIMM:
         return list(config.pretrained_cfg["input_size"])
     size = getattr(config, "image_size", None) or 224

@@ -213,3 +213,11 @@ def test_a_directory_without_a_configuration_or_tokenizer_is_refused(classifier,
     load(tmp_path, takes="tokens")
     tiny.make_tokenizer(tmp_path, pad=None)
     assert "its tokenizer has no pad token" in refusal(tmp_path)
+
+
+def test_what_a_kind_of_model_needs_besides_is_named(tmp_path):
+    pretrained = {"input_size": [3, 8, 8], "num_classes": 3}
+    config = {"architecture": "resnet18", "num_classes": 3, "pretrained_cfg": pretrained}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert "requires the timm library" in refusal(tmp_path)
