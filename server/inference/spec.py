@@ -181,11 +181,23 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
 
     @cached_property
     def extra_outputs(self) -> dict[str, ServedOutput]:
-        """What can be had on request beside it, by name; an ensemble's only."""
+        """What can be had on request beside it, by name; of a member what is not combined."""
+        spec = self.served.spec
+        extras = {} if self.is_member else self._ensemble_outputs()
+        combined = {number for rule in spec.rules for number in rule.inputs}
+        for area, (position, prediction) in spec.areas.items():
+            if self.is_member and spec.predictions.index(prediction) in combined:
+                continue
+            own = prediction.tensor
+            name = f"{own.name}.{self.members[position]}"
+            tensor = replace(own, name=name)
+            extras[name] = ServedOutput(tensor, "member", area, self._labels_of(own.name))
+        return {name: one for name, one in extras.items() if name not in self.regular_outputs}
+
+    def _ensemble_outputs(self) -> dict[str, ServedOutput]:
+        """The best class, the uncertainty scores and the mask of an ensemble."""
         spec = self.served.spec
         extras: dict[str, ServedOutput] = {}
-        if self.is_member:
-            return extras
         if spec.scores == CLASS_SCORES and len(spec.output.shape) == len(spec.predicted.shape):
             tensor = replace(spec.score, name=_CLASS, datatype="INT64")
             extras[_CLASS] = ServedOutput(tensor, "class")
@@ -193,12 +205,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
             extras[name] = ServedOutput(replace(spec.score, name=name), "score", index)
         mask = TensorSpec(_MASK, "BOOL", (len(self.members),))
         extras[_MASK] = ServedOutput(mask, "mask")
-        for area, (position, prediction) in spec.areas.items():
-            own = prediction.tensor
-            name = f"{own.name}.{self.members[position]}"
-            tensor = replace(own, name=name)
-            extras[name] = ServedOutput(tensor, "member", area, self._labels_of(own.name))
-        return {name: one for name, one in extras.items() if name not in self.regular_outputs}
+        return extras
 
     @cached_property
     def outputs(self) -> dict[str, ServedOutput]:

@@ -168,7 +168,7 @@ class _ArenaBuilder:
         self._positions = {member.name: i for i, member in enumerate(members)}
         stored = dict.fromkeys(one.stored for member in members for one in member.inputs)
         self._views: dict[_Stored, int] = {one: view for view, one in enumerate(stored)}
-        self._stored, self._variances, predictions = _store(members)
+        self._stored, predictions = _store(members)
         self._ensembles = [
             compose_ensemble(config, name, [self._stored[i] for i in self._indices(one)], findings)
             for name, one in config.ensembles.items()
@@ -222,7 +222,9 @@ class _ArenaBuilder:
                 output.spec(area)
                 for output, area in zip(member.outputs, self._stored[position].areas, strict=True)
             ),
-            augmentation=augmentation_of(self._config, member, self._variances.get(name, -1)),
+            augmentation=augmentation_of(
+                self._config, member, self._stored[position].variance_area
+            ),
             buckets=padded_sizes(member),
         )
 
@@ -292,13 +294,11 @@ def _view(stored: _Stored) -> TensorSpec:
     return TensorSpec(IMAGE.name, "UINT8", (stored.side, stored.side, 3))
 
 
-def _store(
-    members: Sequence[InspectedMember],
-) -> tuple[list[StoredMember], dict[str, int], list[TensorSpec]]:
+def _store(members: Sequence[InspectedMember]) -> tuple[list[StoredMember], list[TensorSpec]]:
     """Return the members with the areas of their outputs, and the prediction of each area.
 
-    The first output's area has the member's own number. Between the two: by name, the areas for the
-    variance of members that augment.
+    The first output's area has the member's own number. The last ones are for the variance of
+    members that augment.
     """
     areas = [[position] for position in range(len(members))]
     predictions = [member.prediction for member in members]
@@ -306,14 +306,16 @@ def _store(
         for output in member.outputs[1:]:
             own.append(len(predictions))
             predictions.append(output.prediction)
-    augmented = [member.name for member in members if member.config.augment is not None]
-    variances = {name: area for area, name in enumerate(augmented, len(predictions))}
-    unified = _unify(predictions + [AUGMENTATION_VARIANCE] * len(augmented))
-    stored = [
-        StoredMember(member, position, tuple(own), tuple(unified[area] for area in own))
-        for position, (member, own) in enumerate(zip(members, areas, strict=True))
-    ]
-    return stored, variances, unified
+    unified = _unify(predictions)
+    stored = []
+    for position, (member, own) in enumerate(zip(members, areas, strict=True)):
+        variance_area = -1
+        if member.config.augment is not None:
+            variance_area = len(unified)
+            unified.append(AUGMENTATION_VARIANCE)
+        tensors = tuple(unified[area] for area in own)
+        stored.append(StoredMember(member, position, tuple(own), tensors, variance_area))
+    return stored, unified
 
 
 def _unify(predictions: list[TensorSpec]) -> list[TensorSpec]:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from server.config import Config, EnsembleConfig
 from server.errors import ConfigError
+from server.members.augmentation import AUGMENTATION_VARIANCE
 from server.members.classes import MatchedClasses, ensemble_labels, match_classes
 from server.members.combining import PlannedRule, SharedOutput, planned_rules, shared_outputs
 from server.members.inspect import InspectedMember
@@ -56,12 +57,16 @@ RuleFindings = Mapping[tuple[str, str], RuleFinding]
 
 @dataclass(frozen=True)
 class StoredMember:
-    """A member in an arena: its number, and per output its area and how that is stored."""
+    """A member in an arena: its number, and per output its area and how that is stored.
+
+    `variance_area` is for the variance of its augmentation, -1 without one.
+    """
 
     inspected: InspectedMember
     position: int
     areas: tuple[int, ...]
     stored: tuple[TensorSpec, ...]
+    variance_area: int = -1
 
     def find(self, output: MemberOutput) -> int:
         """Return the number of one of its outputs."""
@@ -94,9 +99,12 @@ def compose_member(member: StoredMember) -> ComposedEnsemble:
         name=member.inspected.name,
         members=(member.position,),
         quorum=1,
-        predictions=tuple(
-            PredictionSpec(tensor, (area,), class_axis=output.class_axis)
-            for tensor, area, output in zip(member.stored, member.areas, outputs, strict=True)
+        predictions=(
+            *(
+                PredictionSpec(tensor, (area,), class_axis=output.class_axis)
+                for tensor, area, output in zip(member.stored, member.areas, outputs, strict=True)
+            ),
+            *_variances([member]),
         ),
         rules=tuple(RuleSpec("mean", (i,), (tensor,)) for i, tensor in enumerate(member.stored)),
     )
@@ -128,13 +136,20 @@ def compose_ensemble(
         name=name,
         members=tuple(member.position for member in members),
         quorum=section.required_members,
-        predictions=tuple(composer.predictions),
+        predictions=(*composer.predictions, *_variances(members)),
         rules=rules,
         scores=_scores(main),
         stages=_stages(section, members),
         thresholds=section.confidence or (),
     )
     return ComposedEnsemble(spec, composer.labels)
+
+
+def _variances(members: Sequence[StoredMember]) -> Iterator[PredictionSpec]:
+    """Yield the variances of members that augment, which nothing combines."""
+    areas = tuple(member.variance_area for member in members)
+    if max(areas) >= 0:
+        yield PredictionSpec(AUGMENTATION_VARIANCE, areas)
 
 
 def _scores(main: MemberOutput) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import onnxruntime
 import pytest
-from ensembled_client import EnsembleClient
+from ensembled_client import EnsembleClient, RequestRejected
 from networks import write_linear, write_network
 from PIL import Image
 from scipy import special
@@ -202,6 +202,20 @@ def test_a_member_by_itself_and_row_by_row(client, wanted):
         np.testing.assert_allclose(alone, wanted[name], **CLOSE)
     same = client.predict("all", {"image": FILES}, members=["same"]).values
     assert (same == client.predict("plain", FILES).values).all(), "to the bit"
+
+
+def test_how_much_the_variants_vary(client, each):
+    names = [f"augmentation_variance.{name}" for name in ("crops", "maps", "same")]
+    answer = client.predict("all", ALL, outputs=names, members=["crops", "maps", "same"])
+    for name in names:
+        values = answer.outputs[name]
+        p = each[name.removeprefix("augmentation_variance.")]
+        assert values.dtype == np.float32
+        np.testing.assert_allclose(values, p.var(axis=0).mean(axis=1), rtol=1e-4, atol=1e-9)
+    alone = client.predict("maps", MAPS, outputs=names[1:2]).outputs
+    assert (alone[names[1]] == answer.outputs[names[1]]).all()
+    with pytest.raises(RequestRejected, match="augmentation_variance.plain"):
+        client.predict("all", ALL, outputs=["augmentation_variance.plain"])
 
 
 def test_more_rows_than_a_batch(client, wanted):
