@@ -25,12 +25,11 @@ _IMAGE = "image"
 _KINDS = "a path, encoded bytes, a PIL image or a uint8 array"
 
 
-def tensors_for(
-    metadata: Mapping[str, Any], x: Any, *, partial: bool = False
-) -> tuple[RequestTensor, ...]:
+def tensors_for(metadata: Mapping[str, Any], x: Any) -> tuple[RequestTensor, ...]:
     """Return the inputs of a model, in its order; for `x` see `EnsembleClient.predict`.
 
-    If it may be `partial`, the server decides which inputs are needed.
+    The server decides which of them are needed: some members need only theirs, and masks are
+    optional.
 
     Raises RequestRejected if it does not fit, OSError if an image file can't be read.
     """
@@ -40,7 +39,7 @@ def tensors_for(
         if len(inputs) != 1:
             raise RequestRejected(f"the model takes the inputs {list(inputs)}: give a mapping")
         x = {next(iter(inputs)): x}
-    if x.keys() != inputs.keys() and not (partial and x and x.keys() <= inputs.keys()):
+    if x.keys() != inputs.keys() and not (x and x.keys() <= inputs.keys()):
         raise RequestRejected(f"the model takes the inputs {list(inputs)}, not {list(x)}")
     # In the model's order, so that equal requests are equal bytes.
     return tuple(_tensor(described, x[name]) for name, described in inputs.items() if name in x)

@@ -116,7 +116,7 @@ class Session:
         return (await self.predict(model, x, replace(options, class_only=True))).values
 
     async def _encode(self, info: ModelInfo, x: Any, options: CallOptions) -> Any:
-        work = partial(tensors_for, info.metadata, x, partial=options.members is not None)
+        work = partial(tensors_for, info.metadata, x)
         size_bytes = x.nbytes if isinstance(x, np.ndarray) else len(x) if type(x) is bytes else inf
         return work() if size_bytes <= _INLINE_BYTES else await self._backend.offload(work)
 
