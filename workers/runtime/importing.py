@@ -39,6 +39,8 @@ def import_object(reference: str, directory: str) -> Any:
         ImportFailed: if there is no such module or name, or importing it fails in any way.
     """
     where, _, name = reference.rpartition(":")
+    if where.endswith(".py") and not Path(where).is_file():
+        raise ImportFailed(f"there is no file {where}")
     try:
         module = import_module(where, directory)
     except ModuleNotFoundError as missing:
