@@ -84,6 +84,8 @@ def augmentation_problems(member: InspectedMember) -> Iterator[str]:
     for output in member.outputs:
         if output.config.kind not in _KINDS:
             yield f"{key}: an output of kind {output.config.kind} can't be combined over variants"
+        elif output.config.max_shape is not None:
+            yield f"{key}: the items of output {output.name!r} differ from variant to variant"
         elif len(output.prediction.shape) > 1:
             yield from _map_problems(key, output, moves)
     rule, output = member.config.augment_rule, member.output

@@ -96,6 +96,16 @@ def test_the_image_varies_or_the_only_input():
         ),
         (segmenting("hflip", class_axis=-1), "hflip, for maps of classes with class_axis"),
         (
+            member(
+                "m",
+                inputs=PIXELS,
+                output=TensorSpec("y", "FP32", (9, 4)),
+                outputs={"y": {"max_shape": [9, 4]}},
+                augment=["identity"],
+            ),
+            "the items of output 'y' differ from variant to variant",
+        ),
+        (
             augmented("identity", augment_rule="vote", output=TensorSpec("y", "FP32", ())),
             "augment_rule: vote needs a probability per class",
         ),
