@@ -190,7 +190,10 @@ IMAGE = "model: {recipe: r}, input: {image: {size: 8, mean: 0, std: 1}}"
         ("{model: {python: 'm:a b'}}", "model.python: should be FILE.py:NAME, relative to the"),
         ("{model: {python: m:C, arg: {}}}", "unknown key, did you mean 'args'?"),
         ("{model: {python: m:C, args: yes}}", "args: is true, which this key does not take"),
-        ("{model: {python: m:C, args: {d: 2026-01-01}}}", "members.a.model.args.d: input was not a valid JSON"),
+        (
+            "{model: {python: m:C, args: {d: 2026-01-01}}}",
+            "model.args.d: input was not a valid JSON",
+        ),
         ("{model: {python: m:C, compile: maybe}}", "compile: should be"),
         ("{model: {python: m:C, weights: w.pt}}", "weights: there is no file"),
         ("{model: {python: m:C}, backend: torch}", "backend is for model files, remove it"),

@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import pytest
 from profiled import CORES, MIB, batches, member, profiled
 
 from tests.workers.model_files import write_external_onnx
-from workers.runtime.spec import DeviceSpec
+from workers.runtime.spec import DeviceSpec, ModelSource, PythonSource
 
 
 @pytest.mark.process
@@ -70,3 +72,22 @@ def test_what_has_no_room_in_an_arena_depends_on_what_was_asked_for(model, scrip
     found = profiled([large, small], batches=[1, 64])
     assert [name for name, _, _ in found.missing] == ["m"]
     assert batches(found) == batches(found, "n") == [1]
+
+
+def test_what_measurements_of_a_class_depend_on(script, tmp_path):
+    (tmp_path / "mine.py").write_text("import beside\nclass Net: pass")
+    (tmp_path / "beside.py").write_text("A = 1")
+    (tmp_path / "w.pt").write_bytes(b"1")
+    script({1: 0.001})
+
+    def from_cache(**args):
+        made = PythonSource("mine:Net", args, str(tmp_path), str(tmp_path / "w.pt"))
+        one = member("m", "")
+        one = replace(one, source=ModelSource("m", "python", python=made))
+        return profiled([one], batches=[1]).from_cache
+
+    assert [from_cache(), from_cache()] == [0, 1]
+    assert [from_cache(width=2), from_cache(width=2), from_cache()] == [0, 1, 1]
+    for name in ("mine.py", "beside.py", "w.pt"):
+        (tmp_path / name).write_text("class Net: A = 2\nimport beside")
+        assert [from_cache(), from_cache()] == [0, 1]
