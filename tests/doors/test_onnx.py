@@ -41,20 +41,11 @@ def exported(path):
 @pytest.mark.process
 def test_members(tmp_path):
     expected = exported(tmp_path)
-    outputs = {
-        "zipmap": "output_probability",
-        "xgboost": "probabilities",
-        "lightgbm": "probabilities",
-    }
-    members = {
-        name: {
-            "model": str(tmp_path / f"{name}.onnx"),
-            "output_name": output,
-            "output": "probabilities",
-        }
-        for name, output in outputs.items()
-    }
+    members = {name: {"model": str(tmp_path / f"{name}.onnx")} for name in expected}
+    members["xgboost"] |= {"output_name": "probabilities", "output": "probabilities"}
     with served(members, tmp_path) as server:
         for name, probabilities in expected.items():
             found = answers(server, name, X[:ROWS])
             np.testing.assert_allclose(found, probabilities[:ROWS], atol=1e-5, err_msg=name)
+        described = str(server.client.get("/v2/models/zipmap/config").json())
+    assert "virginica" in described

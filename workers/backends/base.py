@@ -46,6 +46,7 @@ Array = npt.NDArray[np.generic]
 #: Rows of the batch that finds the signature; one could not be distinguished from a fixed batch.
 PROBE_ROWS = 2
 
+_TEXT_KINDS = "OSU"  # NumPy's
 _MAX_MESSAGE_BYTES = 600
 
 
@@ -214,6 +215,8 @@ def _output_spec(source: ModelSource, name: str, value: object) -> TensorSpec:
         datatype = "BYTES"
     if datatype == "BYTES":
         reason = f"output {name!r} has an element type that can't be served ({value.dtype})"
+        if value.dtype.kind in _TEXT_KINDS:
+            reason += ": for labels, serve the probabilities or the index of the class"
         raise refusal(source, reason)
     if value.ndim == 0 or value.shape[0] != PROBE_ROWS:
         raise refusal(

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
+from msgspec.structs import replace
 
 from workers.backends.base import (
     Array,
@@ -26,7 +27,7 @@ from workers.backends.base import (
     refusal,
 )
 from workers.backends.onnx_file import OnnxFileError, external_files
-from workers.runtime.spec import DeviceSpec, ModelSource
+from workers.runtime.spec import DeviceSpec, ModelSource, OutputKind
 
 __all__ = ["OnnxModel"]
 
@@ -46,6 +47,8 @@ _DATATYPES = {
     "tensor(bfloat16)": "BF16",
     "tensor(string)": "BYTES",
 }
+#: How the types of a ZipMap's outputs begin.
+_MAPS = "seq(map("
 _BFLOAT16 = 16  # ONNX's number of the element type, which NumPy lacks
 
 _SEVERITY_ERROR = 3
@@ -73,16 +76,22 @@ class OnnxModel(Model):
         if not inputs:
             raise refusal(source, "has no inputs")
         types = {node.name: node.type for node in self._session.get_outputs()}
-        self._outputs = choose_outputs(source, [*types])
+        maps = [name for name, kind in types.items() if kind.startswith(_MAPS)]
+        # Beside its probabilities, a classical model gives the best class, which follows from them.
+        self._outputs = choose_outputs(source, maps if len(maps) == 1 else [*types])
         for name in self._outputs:
             if _DATATYPES.get(types[name]) == "BF16":
                 raise refusal(source, f"output {name!r} is BF16: have the model cast it to FP32")
+        self._maps = [i for i, name in enumerate(self._outputs) if name in maps]
+        self._labels: dict[str, tuple[str, ...]] = {}
         self._names = [spec.name for spec in inputs]
         self._bf16 = [spec.name for spec in inputs if spec.datatype == "BF16"]
         self._texts = [spec.name for spec in inputs if spec.datatype == "BYTES"]
-        self.signature = probe_signature(
+        signature = probe_signature(
             source, inputs, lambda rows: dict(zip(self._outputs, self.predict(rows), strict=True))
         )
+        kinds: dict[str, OutputKind] = dict.fromkeys(self._labels, "probabilities")
+        self.signature = replace(signature, labels=self._labels, kinds=kinds)
 
     def predict(self, inputs: Sequence[Array]) -> list[Array]:
         """Predict one batch, see `workers.backends.Model.predict`."""
@@ -90,7 +99,7 @@ class OnnxModel(Model):
         for name in self._texts:
             feeds[name] = _decoded(feeds[name])
         try:
-            # Sequences and maps (classical models) come back as lists, which the probe refuses.
+            # Other sequences and maps come back as lists, too, which the probe refuses.
             outputs: list[Array] = (
                 self._run_bf16(feeds) if self._bf16 else self._session.run(self._outputs, feeds)
             )
@@ -98,7 +107,15 @@ class OnnxModel(Model):
             if _OUT_OF_MEMORY.search(str(failure)):
                 raise MemoryError(_message(failure)) from failure
             raise RuntimeError(_message(failure)) from failure
+        for i in self._maps:
+            outputs[i] = self._scores(self._outputs[i], outputs[i])
         return outputs
+
+    def _scores(self, name: str, rows: Any) -> Array:
+        """Return the probabilities of a ZipMap: per row a mapping from class to probability."""
+        if name not in self._labels:
+            self._labels[name] = tuple(map(str, rows[0]))
+        return np.array([[*row.values()] for row in rows], np.float32)
 
     def _run_bf16(self, feeds: dict[str, Any]) -> list[Array]:
         """Run with inputs of which some are BF16, given as their bits."""

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from tests.workers.model_files import (
     CPU,
@@ -112,6 +113,42 @@ def test_refuses_texts_as_output(tmp_path: Path) -> None:
     )
     source = msgspec.structs.replace(onnx_source(path), limits=(InputLimit("x", max_bytes=16),))
     assert "output 'y' has an element type that can't be served (object)" in refusal(source)
+    assert "for labels, serve the probabilities or the index of the class" in refusal(source)
+
+
+@pytest.mark.parametrize("classes", [["no", "yes", "perhaps"], [7, 8, 9]])
+def test_a_zipmap_is_probabilities_with_labels(tmp_path: Path, classes: list[object]) -> None:
+    """As skl2onnx writes classifiers: the best class, and a mapping from class to probability."""
+    kind, name = (
+        (TensorProto.STRING, "classlabels_strings")
+        if isinstance(classes[0], str)
+        else (TensorProto.INT64, "classlabels_int64s")
+    )
+    per_row = helper.make_map_type_proto(kind, helper.make_tensor_type_proto(TensorProto.FLOAT, []))
+    ends = [
+        helper.make_tensor_value_info("label", TensorProto.INT64, ["n"]),
+        helper.make_value_info("scores", helper.make_sequence_type_proto(per_row)),
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=0),
+            helper.make_node("ZipMap", ["x"], ["scores"], domain="ai.onnx.ml", **{name: classes}),
+        ],
+        "classifier",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
+        ends,
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 1)]
+    onnx.save(helper.make_model(graph, ir_version=8, opset_imports=opsets), tmp_path / "a.onnx")
+    model = backends.load(onnx_source(tmp_path / "a.onnx"), CPU)
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    (scores,) = model.predict([rows])
+    labels = model.signature.labels["scores"]
+    order = [classes.index(type(classes[0])(label)) for label in labels]
+    np.testing.assert_array_equal(scores, rows[:, order])
+    assert scores.dtype == np.float32
+    assert model.signature.kinds == {"scores": "probabilities"}
+    model.close()
 
 
 def test_takes_texts(tmp_path: Path) -> None:
