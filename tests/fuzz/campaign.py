@@ -38,7 +38,8 @@ _TRACEBACK = r"(?m)^( *)Traceback .*\n(?:\1 .*\n)*.*$"
 def configuration_of_campaign() -> dict[str, Any]:
     """Two ensembles, of tensors and of images, which add 3, and a member with two inputs.
 
-    One of the members is written in Python, one augments; `mixed` are members that differ.
+    One of the members is written in Python, one augments; `mixed` are members that differ,
+    `numbers` one that gives a distribution.
     """
     python = {
         "model": {"python": "benchmarks.chaos.python_member:Adds", "args": {"add": 6}},
@@ -58,12 +59,14 @@ def configuration_of_campaign() -> dict[str, Any]:
             "a": {**fake(0), "augment": ["identity", "identity"]},
             "b": python,
             "two": two,
+            "normal": {**fake(0), "output": "normal", "spread": "log_variance"},
             **photos,
         },
         "ensembles": {
             "all": {"members": ["a", "b"]},
             "photos": {"members": ["p", "q"]},
             "mixed": {"members": ["a", "two"]},
+            "numbers": {"members": ["normal"], "rule": "mixture"},
         },
         "devices": devices(1),
         "server": {

@@ -21,6 +21,10 @@ OUTPUTS = (
     "class",
     "variance",
     "entropy",
+    "aleatoric",
+    "interval",
+    "quantiles",
+    "prediction_set",
     "member_mask",
     "output.a",
     "output.b",
@@ -66,7 +70,7 @@ class Draft:
 def tensors(rng: random.Random) -> Draft:
     """A request that is right, for an ensemble of tensors or for a member with two inputs."""
     rows, binary = rng.choice((1, 1, 2, 5, 40)), rng.random() < 0.5
-    model = rng.choice(("all", "all", "a", "two", "mixed"))
+    model = rng.choice(("all", "all", "a", "two", "mixed", "numbers"))
     only = rng.choice(("a", "two", "")) if model == "mixed" else ""
     arrays = {"x": row_values(rng, rows)}
     if model in {"two", "mixed"} and only != "a":
@@ -152,9 +156,10 @@ def wrong_size(rng: random.Random) -> Draft:
 def wrong_parameters(rng: random.Random) -> Draft:
     """Strange parameters of the request and of its outputs."""
     draft = tensors(rng)
-    value = rng.choice((*ODD, 5, 100, "a", "a,b", "a,zz", ",,,"))
+    value = rng.choice((*ODD, 5, 100, "a", "a,b", "a,zz", ",,,", 0.9, 1e-300, "0.1,0.9", [0.5]))
     names = ("timeout", "quorum", "members", "priority", "sequence_id", "binary_data_output",
-             "headers", "triton_x", "", "classification", "shared_memory_region")  # fmt: skip
+             "headers", "triton_x", "", "classification", "shared_memory_region", "coverage",
+             "quantiles")  # fmt: skip
     match rng.randrange(4):
         case 0:
             draft.document["parameters"] = rng.choice(ODD)

@@ -42,7 +42,7 @@ class Call(NamedTuple):
 def _draft(rng: random.Random) -> Any:
     """A request that is right."""
     rows = rng.choice((1, 1, 2, 5, 40))
-    request = _Request(model_name=rng.choice(("all", "all", "a", "two")))
+    request = _Request(model_name=rng.choice(("all", "all", "a", "two", "numbers")))
     names = {"x": ("FP32", [rows, 2])}
     if request.model_name == "two":
         names["y"] = ("INT16", [rows, 2, 2])
@@ -120,18 +120,19 @@ def _wrong_contents(rng: random.Random) -> Any:
 
 def _wrong_parameters(rng: random.Random) -> Any:
     request = _draft(rng)
-    names = ("timeout", "quorum", "members", "binary_data_output", "", "shared_memory_region", "x")
+    names = ("timeout", "quorum", "members", "binary_data_output", "", "shared_memory_region", "x",
+             "coverage", "quantiles")  # fmt: skip
     parameters = rng.choice((request.parameters, request.inputs[0].parameters))
     if rng.random() < 0.5:
         output = request.outputs.add(name=rng.choice(OUTPUTS))
         parameters = output.parameters
-        names = ("classification", "shared_memory_region")
+        names = ("classification", "shared_memory_region", "coverage", "quantiles")
     parameter = parameters[rng.choice(names)]
     match rng.randrange(5):
         case 0:
             parameter.int64_param = rng.choice((-1, 0, 1, 5, 2**63 - 1))
         case 1:
-            parameter.string_param = rng.choice(("", "a", "a,b", "zz", "x" * 3000))
+            parameter.string_param = rng.choice(("", "a", "a,b", "zz", "0.1,0.9", "x" * 3000))
         case 2:
             parameter.bool_param = rng.random() < 0.5
         case 3:
