@@ -27,7 +27,14 @@ NORMALS = {
     "both": {"output": "normal", "output_name": "both", "spread": "std"},
     "two": {"output": "normal", "output_name": "mean", "spread_output": "positive"},
     "logs": {
-        "outputs": {"mean": {"as": "normal", "spread": "log_variance", "spread_output": "log"}}
+        "outputs": {
+            "mean": {
+                "name": "output",
+                "as": "normal",
+                "spread": "log_variance",
+                "spread_output": "log",
+            }
+        }
     },
 }
 
