@@ -56,16 +56,14 @@ def predictive_kind(
     """Return what an ensemble's main output is, None if that is not known."""
     planned = _main(ensemble, members)
     rule, output = planned.rule, planned.combined[0].present[0]
-    if -1 in output.prediction.shape:
+    if -1 in output.prediction.shape or len(planned.combined) > 1:
         return None
-    is_built_in = rule in TRAITS and rule != STACK
     match output.config.kind:
-        case "values":
-            return "values"
         case "normal":
             return "normal" if rule == _MIXTURE else None
-        case "quantiles":
-            return "quantiles" if is_built_in else None
+        case "values" | "quantiles" as kind:
+            # A user's rule, or a meta-model, may answer with something else.
+            return kind if rule in TRAITS and rule != STACK else None
     has_classes = output.gives_classes and len(output.prediction.shape) == 1
     return "classes" if has_classes and rule != STACK else None
 

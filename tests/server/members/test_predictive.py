@@ -53,6 +53,11 @@ def test_quantiles_are_averaged_as_they_are():
     assert model.predictive.coverage == 0.8, "the most that they cover"
 
 
+def test_of_what_a_users_rule_answers_nothing_is_known(tmp_path):
+    (line,) = problems([meaning("a", "values")], rule="house:rule", conformal=str(tmp_path))
+    assert "is for classes and numbers, not for what house:rule answers" in line
+
+
 def test_values_have_intervals_only_once_they_were_calibrated():
     assert ensemble_of([meaning("a", "values")]).predictive is None
     assert ensemble_of([meaning("a", "values")], rule="mixture").predictive.kind == "values"
