@@ -44,7 +44,12 @@ from server.inference.inference import Inference
 from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import member_names, named_outputs, takes_long
 from server.inference.parameters import IMAGE_QUERY
-from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
+from server.inference.requests import (
+    BoundRequest,
+    InferRequest,
+    RequestedOutput,
+    read_parameters,
+)
 from server.inference.spec import ModelSpec
 from server.inference.tensors import InputTensor
 from server.inference.time_slicer import TimeSlicer
@@ -261,9 +266,12 @@ def _is_image(scope: Scope) -> bool:
 
 
 def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
-    """The simplest form: the body is one encoded image; ``?classification=K`` names classes."""
-    parameters = parse_qs(query.decode("latin-1"))
-    given = parameters.get("classification", ["0"])[-1]
+    """The simplest form: the body is one encoded image; ``?classification=K`` names classes.
+
+    ``members=A,B`` is for an ensemble of which others take more than an image.
+    """
+    parameters = {name: values[-1] for name, values in parse_qs(query.decode("latin-1")).items()}
+    given = parameters.get("classification", "0")
     if not given.isdecimal() or len(given) > _MAX_CLASSES_DIGITS:
         raise InvalidRequest("classification is how many classes to name")
     image = InputTensor("image", "BYTES", [1], elements=[bytes(body)])
@@ -271,5 +279,6 @@ def _image_request(body: bytes | bytearray, query: bytes) -> InferRequest:
         "",
         [image],
         (RequestedOutput(classes=int(given), is_default=not int(given)),),
+        read_parameters({"members": parameters.get("members", "")}),
         complaint=IMAGE_QUERY.complain("query", parameters),
     )

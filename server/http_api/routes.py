@@ -207,11 +207,16 @@ def _infer_route(
     infer: InferRoute, prefix: str, suffix: str, find: Callable[..., Awaitable[Endpoint]]
 ) -> APIRoute:
     """Describes the infer route; its requests go there without passing FastAPI."""
-    images = Query(
+    classes = Query(
         0, ge=0, le=10**6, description="With an image as the body: how many classes to name."
     )
+    names = Query(
+        "", description="With an image as the body: the members to ask, A,B; all if absent."
+    )
 
-    async def describe(request: schemas.InferRequestBody, classification: int = images) -> None:
+    async def describe(
+        request: schemas.InferRequestBody, classification: int = classes, members: str = names
+    ) -> None:
         raise NotImplementedError
 
     length = {

@@ -54,4 +54,4 @@ OUTPUT = ParameterSet(
     ("binary_data", "classification", "coverage", "quantiles"), (*_SHARED_MEMORY, *_DESCRIPTIVE)
 )
 #: The query string of a request whose body is an image.
-IMAGE_QUERY = ParameterSet(("classification",))
+IMAGE_QUERY = ParameterSet(("classification", "members"))
