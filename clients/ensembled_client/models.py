@@ -52,7 +52,8 @@ class ModelInfo:
     max_request_bytes: int | None = None  # None: the server does not say
     members: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()
-    extra_outputs: tuple[str, ...] | None = None  # beside `output`; None: not said
+    extra_outputs: tuple[str, ...] | None = None  # on request; None: not said
+    further_outputs: tuple[str, ...] = ()  # regular ones beside the main one
 
     @classmethod
     def of(cls, metadata: Mapping[str, Any], config: Mapping[str, Any]) -> ModelInfo:
@@ -75,6 +76,10 @@ class ModelInfo:
                 members=tuple(ensemble.get("members", _listed(parameters, "members", ",") or ())),
                 labels=tuple(ensemble.get("labels", _listed(parameters, "labels", "\n") or ())),
                 extra_outputs=extra,
+                # Of another kind of server, nothing is known about its outputs' order.
+                further_outputs=()
+                if extra is None
+                else tuple(one["name"] for one in metadata.get("outputs", ())[1:]),
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ServerFailure(f"the model's metadata can't be understood: {error!r}") from error
@@ -167,6 +172,7 @@ class Prediction:
         member_mask: if asked for, bool [n, members]: who contributed to which row. Its columns
             are the members of the ensemble in its order, the keys of `member_values`.
         outputs: all outputs of the answer by their name, with those that were asked for by name.
+            Without such, a model's further outputs are all there; `values` are its main one.
         class_names: the model's labels, one per class; empty if it has none.
     """
 

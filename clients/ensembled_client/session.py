@@ -263,7 +263,8 @@ def _outputs(info: ModelInfo, options: CallOptions) -> dict[str, int]:
     if options.class_only:
         return {CLASS: 0}
     members = options.member_names if options.member_outputs else None
-    names = (*info.outputs(options.uncertainty, members), *options.output_names)
+    further = options.output_names or (() if options.classes else info.further_outputs)
+    names = (*info.outputs(options.uncertainty, members), *further)
     return {name: options.classes if name == OUTPUT else 0 for name in names}
 
 

@@ -113,6 +113,10 @@ class EnsembleConfiguration(BaseModel):
         default={}, description="The largest sizes of inputs with variable ones, without the batch."
     )
     labels: list[str] = []
+    rules: dict[str, str] = Field(default={}, description="By output, if there are several rules.")
+    output_labels: dict[str, list[str]] = Field(
+        default={}, description="The labels of further outputs' classes."
+    )
 
 
 class ModelConfig(BaseModel):

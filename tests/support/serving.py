@@ -161,7 +161,7 @@ def ask_outputs(
         output["name"]: np.array(output["data"], float).reshape(output["shape"])
         for output in answer.json["outputs"]
     }
-    assert list(arrays) == list(names)
+    assert list(arrays) == list(names) or not names
     return answer.json["parameters"], arrays
 
 
@@ -315,7 +315,7 @@ def running(
             (directory / "allocation.json").write_text(json.dumps(config["allocation"]))
             config = {**config, "allocation": "allocation.json"}
         path = directory / "config.yaml"
-        path.write_text(yaml.safe_dump(config))
+        path.write_text(yaml.safe_dump(config, sort_keys=False))
         config = path
     # Short, because a socket's path must be.
     temporary = Path(tempfile.mkdtemp(prefix="et-"))

@@ -26,8 +26,9 @@ from workers.backends.base import (
     probe_signature,
     refusal,
 )
+from workers.backends.onnx_classes import ClassMaps, preferred_output, refuse_texts
 from workers.backends.onnx_file import OnnxFileError, external_files
-from workers.runtime.spec import DeviceSpec, ModelSource, OutputKind
+from workers.runtime.spec import DeviceSpec, ModelSource
 
 __all__ = ["OnnxModel"]
 
@@ -47,8 +48,6 @@ _DATATYPES = {
     "tensor(bfloat16)": "BF16",
     "tensor(string)": "BYTES",
 }
-#: How the types of a ZipMap's outputs begin.
-_MAPS = "seq(map("
 _BFLOAT16 = 16  # ONNX's number of the element type, which NumPy lacks
 
 _SEVERITY_ERROR = 3
@@ -76,22 +75,25 @@ class OnnxModel(Model):
         if not inputs:
             raise refusal(source, "has no inputs")
         types = {node.name: node.type for node in self._session.get_outputs()}
-        maps = [name for name, kind in types.items() if kind.startswith(_MAPS)]
-        # Beside its probabilities, a classical model gives the best class, which follows from them.
-        self._outputs = choose_outputs(source, maps if len(maps) == 1 else [*types])
+        preferred = () if source.outputs else preferred_output(types)
+        self._outputs = preferred or choose_outputs(source, [*types])
+        self._maps = ClassMaps(types, self._outputs)
         for name in self._outputs:
             if _DATATYPES.get(types[name]) == "BF16":
                 raise refusal(source, f"output {name!r} is BF16: have the model cast it to FP32")
-        self._maps = [i for i, name in enumerate(self._outputs) if name in maps]
-        self._labels: dict[str, tuple[str, ...]] = {}
         self._names = [spec.name for spec in inputs]
         self._bf16 = [spec.name for spec in inputs if spec.datatype == "BF16"]
         self._texts = [spec.name for spec in inputs if spec.datatype == "BYTES"]
-        signature = probe_signature(
-            source, inputs, lambda rows: dict(zip(self._outputs, self.predict(rows), strict=True))
-        )
-        kinds: dict[str, OutputKind] = dict.fromkeys(self._labels, "probabilities")
-        self.signature = replace(signature, labels=self._labels, kinds=kinds)
+
+        def probe(rows: list[Array]) -> dict[str, Array]:
+            refuse_texts(source, types, self._outputs)
+            return dict(zip(self._outputs, self.predict(rows), strict=True))
+
+        self.signature = probe_signature(source, inputs, probe)
+        if labels := self._maps.labels:
+            self.signature = replace(
+                self.signature, labels=labels, kinds=dict.fromkeys(labels, "probabilities")
+            )
 
     def predict(self, inputs: Sequence[Array]) -> list[Array]:
         """Predict one batch, see `workers.backends.Model.predict`."""
@@ -99,23 +101,14 @@ class OnnxModel(Model):
         for name in self._texts:
             feeds[name] = _decoded(feeds[name])
         try:
-            # Other sequences and maps come back as lists, too, which the probe refuses.
-            outputs: list[Array] = (
+            outputs: list[Any] = (
                 self._run_bf16(feeds) if self._bf16 else self._session.run(self._outputs, feeds)
             )
         except Exception as failure:
             if _OUT_OF_MEMORY.search(str(failure)):
                 raise MemoryError(_message(failure)) from failure
             raise RuntimeError(_message(failure)) from failure
-        for i in self._maps:
-            outputs[i] = self._scores(self._outputs[i], outputs[i])
-        return outputs
-
-    def _scores(self, name: str, rows: Any) -> Array:
-        """Return the probabilities of a ZipMap: per row a mapping from class to probability."""
-        if name not in self._labels:
-            self._labels[name] = tuple(map(str, rows[0]))
-        return np.array([[*row.values()] for row in rows], np.float32)
+        return self._maps.unpack(outputs)
 
     def _run_bf16(self, feeds: dict[str, Any]) -> list[Array]:
         """Run with inputs of which some are BF16, given as their bits."""

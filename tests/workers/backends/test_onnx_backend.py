@@ -112,8 +112,7 @@ def test_refuses_texts_as_output(tmp_path: Path) -> None:
         onnx_source(path)
     )
     source = msgspec.structs.replace(onnx_source(path), limits=(InputLimit("x", max_bytes=16),))
-    assert "output 'y' has an element type that can't be served (object)" in refusal(source)
-    assert "for labels, serve the probabilities or the index of the class" in refusal(source)
+    assert "output 'y' is text, which can't be combined: have the model give" in refusal(source)
 
 
 @pytest.mark.parametrize("classes", [["no", "yes", "perhaps"], [7, 8, 9]])
