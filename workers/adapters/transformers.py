@@ -8,6 +8,7 @@ longest of their batch (or to a bucket), so that answers equal those of `transfo
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,6 +109,7 @@ class TransformersModel:
         model = _call(kind.from_pretrained, self._path, config=self._config, use_safetensors=True)
         self._device = torch.device(device)
         self._model: Callable[..., Any] = model.to(self._device).eval()
+        self._accepted = set(inspect.signature(model.forward).parameters)
         if self._is_compiled:
             self._model = torch.compile(self._model, dynamic=True)
         if self._task == _IMAGES:
@@ -164,15 +166,21 @@ class TransformersModel:
 
     def _tokens(self, texts: Array) -> dict[str, Array]:
         """Return the tokens of texts, padded to the longest or to a bucket, int64 [n, tokens]."""
-        tokens = self._tokenizer(
+        tokenizer = self._tokenizer
+        found = tokenizer(
             [text.decode() for text in texts], truncation=True, max_length=self._max_length
         )
-        longest = max(map(len, tokens["input_ids"]))
-        bucket = next((one for one in self._buckets if one >= longest), longest)
-        padded = self._tokenizer.pad(
-            tokens, padding="max_length", max_length=bucket, return_tensors="np"
-        )
-        return {name: np.asarray(one, np.int64) for name, one in padded.items()}
+        longest = max(map(len, found["input_ids"]))
+        width = next((one for one in self._buckets if one >= longest), longest)
+        pads = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        padded = {}
+        for name in self._accepted.intersection(found):
+            rows = np.full((len(texts), width), pads.get(name, 0), np.int64)
+            for row, own in zip(rows, found[name], strict=True):
+                start = width - len(own) if tokenizer.padding_side == "left" else 0
+                row[start : start + len(own)] = own
+            padded[name] = rows
+        return padded
 
     def _describe_classes(self) -> None:
         """Say what the logits are: of one class, of several at a time, or numbers."""

@@ -92,6 +92,21 @@ def test_texts_are_cut(classifier):
     assert "max_length is 17, the model takes 16 at most" in refusal(classifier, max_length=17)
 
 
+def test_padding_may_be_on_the_left(tmp_path):
+    directory = tiny.make_text_model(tmp_path)
+    (right,) = load(directory).predict(rows(tiny.TEXTS))
+    path = directory / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"padding_side": "left"}))
+    tokens = own_tokens(directory, tiny.TEXTS)
+    assert tokens["attention_mask"][1, 0] == 0
+    network = transformers.AutoModelForSequenceClassification.from_pretrained(directory).eval()
+    with torch.inference_mode():
+        wanted = network(**tokens).logits
+    (left,) = load(directory).predict(rows(tiny.TEXTS))
+    np.testing.assert_allclose(left, wanted, atol=1e-5)
+    assert np.abs(left - right).max() > 1e-3  # positions are counted from the left
+
+
 def test_tokens_may_come_from_clients(classifier):
     model = load(classifier, takes="tokens")
     assert [one.name for one in model.signature.inputs] == ["input_ids", "attention_mask"]
