@@ -149,12 +149,15 @@ class ArenaRequests:
                 )
             else:
                 spec = request.prepared.model.spec
-                values = values or self.arena.answer_bytes(spec, ended.start, ended.stop)
-                size = spec.output.row_bytes
                 offset = self._offsets[slot]
-                request.store(
-                    offset, values[(start - ended.start) * size : (stop - ended.start) * size]
-                )
+                if spec.output.symbols:
+                    request.store(offset, self._own_values(request, start, stop))
+                else:
+                    values = values or self.arena.answer_bytes(spec, ended.start, ended.stop)
+                    size = spec.output.row_bytes
+                    request.store(
+                        offset, values[(start - ended.start) * size : (stop - ended.start) * size]
+                    )
                 if request.extras is not None:
                     slots = self.arena.slots(start, stop)
                     request.extras.store(offset, self.arena, slots, ended.used)
@@ -172,6 +175,12 @@ class ArenaRequests:
             complete = ended.answered and ended.used == expected
             collected.append((request, (start, stop), complete))
         return collected
+
+    def _own_values(self, request: Request, start: int, stop: int) -> bytes:
+        """The answers of rows whose main output varies in size, row-major."""
+        answers = self.arena.answers(request.prepared.model.spec)[self.arena.slots(start, stop)]
+        inner = map(slice, request.prepared.output.stored_shape)
+        return answers[(slice(None), *inner)].tobytes()
 
     def _failure(self, request: Request, ended: Ended) -> RequestError:
         if ended.error:

@@ -170,7 +170,7 @@ class Engine:
         if prepared.limit_s or within_s:
             request.left_s = time_left_s(prepared, now - arrived, within_s)
         if prepared.has_extras:
-            request.extras = Extras(prepared.model.spec, prepared.options, rows)
+            request.extras = Extras(prepared.model.spec, prepared.options, rows, prepared.sizes)
         arena = prepared.model.arena
         has_others_before = self.arenas[arena].queue.requests or self._admission.has_pending(arena)
         if has_others_before:

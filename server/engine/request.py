@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -18,7 +18,7 @@ from server.engine.spec import ServedModel
 from server.errors import RequestError
 from workers.combiner.predictions import ClassMap
 from workers.runtime.arena import Arena, Array, Cells, Terms
-from workers.runtime.spec import EnsembleSpec
+from workers.runtime.spec import EnsembleSpec, TensorSpec
 
 __all__ = [
     "Admission",
@@ -35,6 +35,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _ALL = -1
+_NO_SIZES: Mapping[str, int] = {}
 
 #: A view of the arena and the bytes that go there: rows one after another, each as the view has it.
 StoredInput = tuple[int, memoryview]
@@ -117,23 +118,40 @@ class PreparedRequest:
 
     Made once for requests that are repeated, and then worth keeping. `limit_s` counts from arrival,
     0 for no limit; `dims` are the sizes of each row in the order of `Arena.dims`, int64 [symbols,
-    rows], None in an arena of fixed sizes; `row_bytes` is what a row's answer holds, for the most
+    rows], None in an arena of fixed sizes; `sizes` are the largest of them, by symbol; `output` is
+    its main output with these sizes, `row_bytes` is what a row's answer holds, for the most
     part; `has_extras`, whether more than the combined answer is returned; `admission`, the terms of
     the last acceptance.
     """
 
-    __slots__ = ("admission", "dims", "has_extras", "limit_s", "model", "options", "row_bytes")
+    __slots__ = (
+        "admission",
+        "dims",
+        "has_extras",
+        "limit_s",
+        "model",
+        "options",
+        "output",
+        "row_bytes",
+        "sizes",
+    )
 
     def __init__(
-        self, model: ServedModel, options: InferOptions, dims: Cells | None = None
+        self,
+        model: ServedModel,
+        options: InferOptions,
+        dims: Cells | None = None,
+        sizes: Mapping[str, int] = _NO_SIZES,
     ) -> None:
         self.dims = dims
+        self.sizes = sizes
+        self.output = model.spec.output.sized(sizes)
         self.model = model
         self.options = options
         deadlines = [seconds for seconds in (options.timeout_s, model.deadline_s) if seconds]
         self.limit_s = min(deadlines, default=0.0)
         self.has_extras = options.has_extras
-        self.row_bytes = model.spec.output.row_bytes
+        self.row_bytes = self.output.row_bytes
         if self.has_extras:
             beside = [model.spec.outputs[index] for index in options.outputs]
             beside += [model.spec.areas[area][1].tensor for area in options.predictions]
@@ -152,13 +170,25 @@ class Extras:
             classes; NaN where the member did not contribute.
     """
 
-    def __init__(self, model: EnsembleSpec, options: InferOptions, rows: int) -> None:
+    def __init__(
+        self,
+        model: EnsembleSpec,
+        options: InferOptions,
+        rows: int,
+        sizes: Mapping[str, int] = _NO_SIZES,
+    ) -> None:
         self._model = model
+        self._inner = {
+            tensor: tuple(map(slice, tensor.own_shape(sizes)))
+            for tensor in (model.score, *model.outputs, *(one.tensor for one in model.predictions))
+            if tensor.symbols
+        }
         self.used = np.zeros(rows, np.uint64)
         scored = rows if options.scores else 0
-        self.scores = np.zeros((scored, len(model.scores), *model.score.stored_shape), np.float32)
+        shape = model.score.own_shape(sizes)
+        self.scores = np.zeros((scored, len(model.scores), *shape), np.float32)
         self.outputs = {
-            index: np.zeros((rows, *output.stored_shape), output.dtype)
+            index: np.zeros((rows, *output.own_shape(sizes)), output.dtype)
             for index in options.outputs
             for output in [model.outputs[index]]
         }
@@ -166,8 +196,8 @@ class Extras:
         self._members: dict[int, tuple[int, ClassMap | None]] = {}
         for area in options.predictions:
             position, spec = model.areas[area]
-            shape = (rows, *spec.tensor.stored_shape)
-            self.predictions[area] = np.full(shape, np.nan, spec.tensor.dtype)
+            whole = (rows, *spec.tensor.own_shape(sizes))
+            self.predictions[area] = np.full(whole, np.nan, spec.tensor.dtype)
             columns = ClassMap(spec.columns[position], spec.class_axis) if spec.columns else None
             self._members[area] = model.members[position], columns
 
@@ -176,17 +206,23 @@ class Extras:
         rows = slice(row, row + slots.stop - slots.start)
         self.used[rows] = used
         if len(self.scores):
-            self.scores[rows] = arena.scores(self._model)[slots]
+            self.scores[rows] = self._own(self._model.score, arena.scores(self._model)[slots])
         for index, values in self.outputs.items():
-            values[rows] = arena.answers(self._model, index)[slots]
+            tensor = self._model.outputs[index]
+            values[rows] = self._own(tensor, arena.answers(self._model, index)[slots])
         for area, values in self.predictions.items():
             member, columns = self._members[area]
             if not used >> member & 1:
                 continue
+            own = self._own(self._model.areas[area][1].tensor, arena.predictions[area][slots])
             if columns is not None:
-                columns.write(arena.predictions[area][slots], values[rows])
+                columns.write(own, values[rows])
             else:
-                values[rows] = arena.predictions[area][slots]
+                values[rows] = own
+
+    def _own(self, tensor: TensorSpec, array: Any) -> Any:
+        """What rows of the request's sizes have of an array [..., *stored shape]."""
+        return array[(..., *self._inner[tensor])] if tensor.symbols else array
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -202,6 +238,7 @@ class Answer(msgspec.Struct, frozen=True):
         started: when the last of its jobs was handed to a worker.
         ended: when its last row was combined.
         saved: predictions, members times rows, that were not needed.
+        sizes: of its rows, by symbol, if they vary.
     """
 
     values: bytes | bytearray
@@ -213,6 +250,7 @@ class Answer(msgspec.Struct, frozen=True):
     started: float = 0.0
     ended: float = 0.0
     saved: int = 0
+    sizes: Mapping[str, int] = _NO_SIZES
 
 
 Outcome = Answer | RequestError
@@ -289,7 +327,7 @@ class Request(msgspec.Struct, eq=False):
 
     def store(self, row: int, values: bytes) -> None:
         """Keep the answers of some rows, the first of which is the request's `row`-th."""
-        size = self.prepared.model.spec.output.row_bytes
+        size = self.prepared.output.row_bytes
         if len(values) == self.rows * size:
             self.values = values
             return
@@ -323,6 +361,7 @@ class Request(msgspec.Struct, eq=False):
                 max(self.started, self.accepted),
                 now,
                 self.saved,
+                self.prepared.sizes,
             )
         )
 

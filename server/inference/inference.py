@@ -134,7 +134,8 @@ class Inference:
         if not model.lengths:
             return BoundRequest(PreparedRequest(model.served, options), inputs, rows)
         served, dims = bind_sizes(model, request.tensors, rows, options.members)
-        return BoundRequest(PreparedRequest(served, options, dims), inputs, rows)
+        sizes = dict(zip(model.symbols, dims.max(axis=1).tolist(), strict=True))
+        return BoundRequest(PreparedRequest(served, options, dims, sizes), inputs, rows)
 
     async def answer(
         self,

@@ -190,7 +190,7 @@ def _output_tensor(model: ModelSpec, answer: Answer, requested: RequestedOutput)
     if served is None:
         return _predictive_tensor(model, answer, requested)
     if served.source == "combined" and not served.number and not requested.classes:
-        shape = [answer.rows, *served.tensor.shape]
+        shape = [answer.rows, *served.tensor.own_shape(answer.sizes)]
         return OutputTensor(requested.name, served.tensor.datatype, shape, answer.values)
     array = _array(model, answer, served)
     if requested.classes:
@@ -203,7 +203,8 @@ def _array(model: ModelSpec, answer: Answer, served: ServedOutput) -> npt.NDArra
     spec, extras = model.served.spec, answer.extras
     if served.source == "class" or (served.source == "combined" and not served.number):
         output = spec.output
-        main = np.frombuffer(answer.values, output.dtype).reshape(answer.rows, *output.shape)
+        shape = answer.rows, *output.own_shape(answer.sizes)
+        main = np.frombuffer(answer.values, output.dtype).reshape(shape)
         if served.source == "combined":
             return main
         return np.asarray(main.argmax(axis=spec.main.class_axis), np.int64)

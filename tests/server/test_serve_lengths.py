@@ -39,6 +39,8 @@ def directory(tmp_path_factory):
     write_text_onnx(directory / "a.onnx", seed=1)
     write_text_onnx(directory / "b.onnx", seed=2, symbol="length")
     write_text_onnx(directory / "c.onnx", seed=3, mask=False)
+    write_text_onnx(directory / "tags-a.onnx", outputs=("tokens",), seed=4)
+    write_text_onnx(directory / "tags-b.onnx", outputs=("tokens",), seed=5)
     write_hashing_onnx(directory / "texts.onnx")
     quietly(lambda: export_plane(directory / "plane.pt2"))
     return directory
@@ -50,6 +52,16 @@ def server(directory):
         "a": {"model": "a.onnx", "inputs": PADDED, "output": "logits"},
         "b": {"model": "b.onnx", "inputs": PADDED, "output": "logits", "buckets": [64, 128]},
         "c": {"model": "c.onnx", "inputs": {"input_ids": {"max_shape": [MAX]}}, "output": "logits"},
+        **{
+            f"{what}-{name}": {
+                "model": f"tags-{name}.onnx",
+                "inputs": PADDED,
+                "output": kind,
+                **({"class_axis": -1} if kind == "logits" else {}),
+            }
+            for name in "ab"
+            for what, kind in (("tags", "logits"), ("numbers", "values"))
+        },
         "plane": {"model": "plane.pt2", "inputs": {"x": {"max_shape": [32, 24], "pad": 0}}},
         "texts": {"model": "texts.onnx", "inputs": {"x": {"name": "text", "max_bytes": 40}}},
         "fake": {
@@ -66,7 +78,11 @@ def server(directory):
     (directory / "allocation.json").write_text(json.dumps(allocation))
     config = {
         "members": members,
-        "ensembles": {"e": {"members": list(TEXT_MEMBERS)}},
+        "ensembles": {
+            "e": {"members": list(TEXT_MEMBERS)},
+            "tags": {"members": ["tags-a", "tags-b"]},
+            "numbers": {"members": ["numbers-a", "numbers-b"]},
+        },
         "devices": devices(2),
         "allocation": "allocation.json",
     }
@@ -122,6 +138,30 @@ def test_mixed_lengths_at_once_are_exact(server, networks, scheme):
 
     with EnsembleClient(address) as client, ThreadPoolExecutor(8) as pool:
         list(pool.map(check, range(60)))
+
+
+@pytest.mark.parametrize("scheme", ["http", "grpc"])
+def test_outputs_of_variable_length_are_cut_to_the_rows_own(server, directory, scheme):
+    sessions = [onnxruntime.InferenceSession(directory / f"tags-{name}.onnx") for name in "ab"]
+
+    def check(seed):
+        ids, _ = token_rows(seed)
+        feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        own = np.stack([session.run(["tokens"], feeds)[0] for session in sessions])
+        got = client.predict("numbers", {"input_ids": ids}, uncertainty=True, member_outputs=True)
+        np.testing.assert_allclose(got.values, own.mean(axis=0), rtol=1e-6)
+        np.testing.assert_array_equal(got.member_values["numbers-b"], own[1])
+        spread = own.var(axis=0).reshape(len(ids), -1).mean(axis=1)
+        np.testing.assert_allclose(got.uncertainty["variance"], spread, rtol=1e-5)
+        tags = client.predict("tags", {"input_ids": ids}, uncertainty=True)
+        wanted = special.softmax(own, axis=-1).mean(axis=0)
+        np.testing.assert_allclose(tags.values, wanted, rtol=1e-5)
+        entropy = special.entr(wanted).sum(axis=-1)
+        np.testing.assert_allclose(tags.uncertainty["entropy"], entropy, atol=1e-5)
+
+    address = server.url if scheme == "http" else f"grpc://{server.grpc}"
+    with EnsembleClient(address) as client, ThreadPoolExecutor(4) as pool:
+        list(pool.map(check, range(24)))
 
 
 def test_json_and_binary_are_equal(server, networks):

@@ -20,7 +20,7 @@ from workers.combiner.rule_guard import RuleGuard, rule_code
 from workers.runtime.arena import EARLY, Arena, Array, Cells, Terms, unpack
 from workers.runtime.memory import BoardRow
 from workers.runtime.messages import Deferred, Ended
-from workers.runtime.spec import PausedRule
+from workers.runtime.spec import PausedRule, symbols_of
 
 __all__ = ["ArenaCombiner", "Outcome"]
 
@@ -55,6 +55,13 @@ class ArenaCombiner:
             for code in [rule_code(index, number)]
         ]
         self._bits = arena.bits
+        #: What sizes outputs have: rows are combined together if these are equal.
+        self._shaping = [
+            arena.spec.symbols.index(symbol)
+            for symbol in symbols_of(
+                [one.tensor for spec in arena.spec.ensembles for one in spec.predictions]
+            )
+        ]
         self._errors: dict[int, str] = {}
         self._next_log = 0.0
         self._row, self._ended = arena.row.data, arena.ended.data
@@ -142,7 +149,8 @@ class ArenaCombiner:
         ready &= mine
         early &= mine & ~ready
         used = expected & np.bitwise_or.reduce(self._bits * (done == rows), axis=0)
-        alike = (rows, arena.ensemble[slots], terms, closing, used, missing)
+        sizes = [arena.dims[symbol, slots] for symbol in self._shaping]
+        alike = (rows, arena.ensemble[slots], terms, closing, used, missing, *sizes)
         if early.any():
             self._mark_certain(slots.start, early, (*alike, expected), ready)
         outcomes: list[Outcome] = []
@@ -164,7 +172,7 @@ class ArenaCombiner:
 
         A failed member counts like a missing one: its prediction is unknown.
         """
-        _, ensembles, _, _, used, _, expected = alike
+        _, ensembles, _, _, used, *_, expected = alike
         for first, last in _runs(early, *alike):
             slots = slice(first_slot + first, first_slot + last)
             ready[first:last] = self._ensembles[int(ensembles[first])].are_certain(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from workers.combiner.rule_guard import RuleGuard, is_guarded
 from workers.combiner.scores import EARLY_RULES, is_certain, score
 from workers.rules import CombinationRule, RuleError, RuleFunction, load_rule
 from workers.runtime.arena import Arena, Array
-from workers.runtime.spec import EnsembleSpec, PausedRule, RuleSpec
+from workers.runtime.spec import EnsembleSpec, PausedRule, RuleSpec, TensorSpec
 
 __all__ = ["AppliedRule", "EnsembleCombiner", "RuleFailed"]
 
@@ -39,10 +40,12 @@ class AppliedRule:
     """One rule of an ensemble, and where its outputs go: those from number `first` on."""
 
     def __init__(self, arena: Arena, ensemble: EnsembleSpec, spec: RuleSpec, first: int) -> None:
-        self._ensemble, self._spec = ensemble, spec
+        self._arena, self._ensemble, self._spec = arena, ensemble, spec
         places = range(first, first + len(spec.outputs))
         self._answers: list[Any] = [arena.answers(ensemble, place) for place in places]
         inputs = [ensemble.predictions[index] for index in spec.inputs]
+        self._inputs = [one.tensor for one in inputs]
+        self._varies = any(tensor.symbols for tensor in (*self._inputs, *spec.outputs))
         self._readers = [member_predictions(arena, one) for one in inputs]
         self._load_error = ""
         self._rule = self._load(arena, inputs[0].class_axis)
@@ -79,7 +82,19 @@ class AppliedRule:
     def read(self, slots: slice, used: int) -> Array:
         """Return what the `used` members predict of the rule's first input, not to be modified."""
         ((reader, selection), *_), _ = self._choose(used)
-        return reader.read(selection, slots)
+        predictions = reader.read(selection, slots)
+        if self._varies:
+            (predictions,) = self._cut([predictions], self._inputs[:1], slots)
+        return predictions
+
+    def _cut(
+        self, arrays: Sequence[Any], tensors: Sequence[TensorSpec], slots: slice
+    ) -> list[Array]:
+        """Return views of arrays [..., *stored shape], as large as rows of equal sizes are."""
+        return [
+            array[(..., *self._arena.inner(tensor, slots.start))] if tensor.symbols else array
+            for array, tensor in zip(arrays, tensors, strict=True)
+        ]
 
     def apply(self, slots: slice, used: int, guard: RuleGuard | None) -> None:
         """Write the answers of `slots` from the `used` members; raises RuleFailed."""
@@ -89,6 +104,9 @@ class AppliedRule:
                 raise RuleError(self._load_error)
             predictions = [reader.read(selection, slots) for reader, selection in selections]
             answers = [answer[slots] for answer in self._answers]
+            if self._varies:
+                predictions = self._cut(predictions, self._inputs, slots)
+                answers = self._cut(answers, self._spec.outputs, slots)
             if guard is None:
                 function(predictions, answers)
             else:
@@ -108,6 +126,7 @@ class EnsembleCombiner:
         paused: PausedRule | None = None,
     ) -> None:
         self.spec = spec
+        self._arena = arena
         self._paused = paused
         self._main_answers: Any = arena.answers(spec)
         self._scores: Any = arena.scores(spec)
@@ -151,7 +170,10 @@ class EnsembleCombiner:
         predictions = self._main.read(slots, used)
         if self._has_maps:
             predictions = np.moveaxis(predictions, self._class_axis, -1)
-        score(predictions, self.spec.scores, self._scores[slots])
+        scores = self._scores[slots]
+        if self.spec.score.symbols:
+            scores = scores[(..., *self._arena.inner(self.spec.score, slots.start))]
+        score(predictions, self.spec.scores, scores)
 
     def are_certain(self, slots: slice, present: int, missing: int) -> Array:
         """Return whether no missing member can change the best class of each row, bool [rows]."""

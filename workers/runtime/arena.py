@@ -271,6 +271,14 @@ class Arena:
         flat = self._scores[:, : math.prod(shape)]
         return flat.reshape((self.capacity, *shape), copy=False)
 
+    def inner(self, tensor: TensorSpec, slot: int) -> tuple[slice, ...]:
+        """Return the part of a tensor's stored shape that the row in a slot has; () for all."""
+        symbols = self.spec.symbols
+        return tuple(
+            slice(int(self.dims[symbols.index(symbol), slot])) if symbol else slice(None)
+            for symbol in tensor.symbols
+        )
+
     def answer_bytes(self, ensemble: EnsembleSpec, start: int, stop: int) -> bytes:
         """Return a copy of the main output of [start, stop), row-major."""
         return self._answers[self.slots(start, stop), : ensemble.output.row_bytes].tobytes()

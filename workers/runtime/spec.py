@@ -135,6 +135,10 @@ class TensorSpec(msgspec.Struct, frozen=True, dict=True):
         is_fixed = not any(own.symbols)
         return msgspec.structs.replace(own, max_shape=(), symbols=()) if is_fixed else own
 
+    def own_shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the shape of a row of these sizes, by symbol."""
+        return self.sized(sizes).stored_shape if self.symbols else self.stored_shape
+
     def renamed(self, symbols: Mapping[str, str]) -> TensorSpec:
         """Return the spec with other names of its symbols."""
         own = tuple(symbols[symbol] if symbol else "" for symbol in self.symbols)
