@@ -23,7 +23,6 @@ which needs no code of its own: it is the rule `mean` over quantiles in ascendin
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -127,15 +126,35 @@ def mixture_quantiles(
     centres = means.astype(np.float64)[..., np.newaxis]
     spreads = np.maximum(np.sqrt(variances.astype(np.float64)), _NARROWEST)[..., np.newaxis]
     wanted = np.array(levels)
-    own = centres + spreads * np.array([NormalDist().inv_cdf(level) for level in levels])
-    low, high = own.min(axis=0), own.max(axis=0)
+    own = centres + spreads * _normal_quantiles(wanted)
+    return _search(_Components(shares, centres, spreads), wanted, own.min(axis=0), own.max(axis=0))
+
+
+class _Components(NamedTuple):
+    """The normal distributions of mixtures, each [members, ..., 1]; shares add up to 1."""
+
+    shares: Floats
+    centres: Floats
+    spreads: Floats
+
+
+def _normal_quantiles(levels: Floats) -> Floats:
+    """Return quantiles of the standard normal distribution."""
+    farthest = np.full(levels.shape, _FARTHEST)
+    one = np.ones((1, 1))
+    return _search(_Components(one, 0 * one, one), levels, -farthest, farthest)
+
+
+def _search(components: _Components, levels: Floats, low: Floats, high: Floats) -> Floats:
+    """Return where mixtures' distribution functions have these levels, between low and high."""
+    shares, centres, spreads = components
     x = (low + high) / 2
     for _ in range(_MOST_STEPS):
-        z = (x - centres) / spreads
-        excess = (shares * normal_cdf(z)).sum(axis=0) - wanted
-        density = (shares * (_DENSITY / spreads) * np.exp(-0.5 * np.minimum(z * z, 1400))).sum(0)
-        low, high = np.where(excess < 0, x, low), np.where(excess > 0, x, high)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+            z = np.clip((x - centres) / spreads, -_FARTHEST, _FARTHEST)
+            excess = (shares * normal_cdf(z)).sum(axis=0) - levels
+            low, high = np.where(excess < 0, x, low), np.where(excess > 0, x, high)
+            density = (shares * (_DENSITY / spreads) * np.exp(-0.5 * z * z)).sum(axis=0)
             step = x - excess / density
         middle = (low + high) / 2
         following = np.where((step > low) & (step < high), step, middle)
