@@ -39,7 +39,7 @@ def configuration_of_campaign() -> dict[str, Any]:
     """Two ensembles, of tensors and of images, which add 3, and a member with two inputs.
 
     One of the members is written in Python, one augments; `mixed` are members that differ,
-    `numbers` one that gives a distribution.
+    `numbers` one that gives a distribution, `long` has a variable dimension.
     """
     python = {
         "model": {"python": "benchmarks.chaos.python_member:Adds", "args": {"add": 6}},
@@ -49,6 +49,9 @@ def configuration_of_campaign() -> dict[str, Any]:
     two = fake(0)
     two["fake"]["inputs"] = {"x": [2], "y": [2, 2]}
     two["inputs"] = {"y": {"datatype": "INT16"}}
+    long = fake(0)
+    long["fake"]["inputs"] = {"x": [-1]}
+    long["inputs"] = {"x": {"max_shape": [64], "pad": 0}}
     photos = {}
     for name, add in (("p", 0), ("q", 6)):
         photos[name] = fake(add)
@@ -59,6 +62,7 @@ def configuration_of_campaign() -> dict[str, Any]:
             "a": {**fake(0), "augment": ["identity", "identity"]},
             "b": python,
             "two": two,
+            "long": long,
             "normal": {**fake(0), "output": "normal", "spread": "log_variance"},
             **photos,
         },

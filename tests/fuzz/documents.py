@@ -70,14 +70,15 @@ class Draft:
 def tensors(rng: random.Random) -> Draft:
     """A request that is right, for an ensemble of tensors or for a member with two inputs."""
     rows, binary = rng.choice((1, 1, 2, 5, 40)), rng.random() < 0.5
-    model = rng.choice(("all", "all", "a", "two", "mixed", "numbers"))
+    model = rng.choice(("all", "all", "a", "two", "mixed", "numbers", "long", "long"))
+    columns = rng.choice((1, 2, 7, 64)) if model == "long" else 2
     only = rng.choice(("a", "two", "")) if model == "mixed" else ""
-    arrays = {"x": row_values(rng, rows)}
+    arrays = {"x": row_values(rng, rows, columns)}
     if model in {"two", "mixed"} and only != "a":
         arrays["y"] = np.array([[rng.randint(-9, 9)] * 4 for _ in range(rows)], np.int16)
     inputs = []
     for name, array in arrays.items():
-        shape = [rows, 2] if name == "x" else [rows, 2, 2]
+        shape = [rows, columns] if name == "x" else [rows, 2, 2]
         datatype = "FP32" if name == "x" else "INT16"
         tensor: dict[str, Any] = {"name": name, "shape": shape, "datatype": datatype}
         if binary:

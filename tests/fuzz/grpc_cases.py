@@ -42,15 +42,16 @@ class Call(NamedTuple):
 def _draft(rng: random.Random) -> Any:
     """A request that is right."""
     rows = rng.choice((1, 1, 2, 5, 40))
-    request = _Request(model_name=rng.choice(("all", "all", "a", "two", "numbers")))
-    names = {"x": ("FP32", [rows, 2])}
+    request = _Request(model_name=rng.choice(("all", "all", "a", "two", "numbers", "long")))
+    columns = rng.choice((1, 2, 7, 64)) if request.model_name == "long" else 2
+    names = {"x": ("FP32", [rows, columns])}
     if request.model_name == "two":
         names["y"] = ("INT16", [rows, 2, 2])
     is_typed = rng.random() < 0.4
     for name, (datatype, shape) in names.items():
         tensor = request.inputs.add(name=name, datatype=datatype, shape=shape)
         if name == "x":
-            values = row_values(rng, rows)
+            values = row_values(rng, rows, columns)
             if is_typed:
                 tensor.contents.fp32_contents.extend(values.ravel().tolist())
             else:
