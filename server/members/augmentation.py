@@ -24,6 +24,8 @@ __all__ = ["AUGMENTATION_VARIANCE", "augmentation_of", "augmentation_problems", 
 AUGMENTATION_VARIANCE = TensorSpec("augmentation_variance", "FP32", ())
 
 _KINDS = ("logits", "probabilities", "binary", "binary_logits", "class", "values")
+#: Rules over the last axis.
+_CLASS_RULES = ("vote", "geometric_mean")
 #: A last dimension as small as this is one of channels, if the first one is larger.
 _MOST_CHANNELS = 4
 
@@ -67,30 +69,41 @@ def augmentation_problems(member: InspectedMember) -> Iterator[str]:
     augment, key = member.config.augment, f"members.{member.name}.augment"
     if augment is None:
         return
+    moves = [one for one in augment if not is_function(one) and one != "identity"]
+    yield from _input_problems(key, member, moves=bool(moves), calls=_calls(augment))
+    for output in member.outputs:
+        yield from _output_problems(key, output, moves, member.config.augment_rule)
+
+
+def _input_problems(
+    key: str, member: InspectedMember, *, moves: bool, calls: bool
+) -> Iterator[str]:
     position = _varied(member)
+    variable = [one.sent for one in member.inputs if one.sent.symbols and one.image is None]
     if position is None:
         names = ", ".join(one.sent.name for one in member.inputs)
         yield f"{key}: which of the inputs varies? It is the image, or the only one, not {names}"
-        return
-    variable = [one.sent for one in member.inputs if one.sent.symbols and one.image is None]
-    if variable:
+    elif variable:
         given = ", ".join(f"{one.name} {one.datatype} {list(one.shape)}" for one in variable)
         yield f"{key}: is for inputs of fixed sizes, not {given}"
-        return
-    moves = [one for one in augment if not is_function(one) and one != "identity"]
-    sent, is_image = member.inputs[position].sent, member.inputs[position].image is not None
-    if not is_image:
-        yield from _tensor_problems(key, sent, moves=bool(moves), calls=_calls(augment))
-    for output in member.outputs:
-        if output.config.kind not in _KINDS:
-            yield f"{key}: an output of kind {output.config.kind} can't be combined over variants"
-        elif output.config.max_shape is not None:
-            yield f"{key}: the items of output {output.name!r} differ from variant to variant"
-        elif len(output.prediction.shape) > 1:
-            yield from _map_problems(key, output, moves)
-    rule, output = member.config.augment_rule, member.output
-    if rule in {"vote", "geometric_mean"} and not output.gives_classes:
-        yield f"members.{member.name}.augment_rule: {rule} needs a probability per class"
+    elif member.inputs[position].image is None:
+        yield from _tensor_problems(key, member.inputs[position].sent, moves=moves, calls=calls)
+
+
+def _output_problems(
+    key: str, output: MemberOutput, moves: Sequence[object], rule: str
+) -> Iterator[str]:
+    if output.config.kind not in _KINDS:
+        yield f"{key}: an output of kind {output.config.kind} can't be combined over variants"
+    elif output.config.max_shape is not None:
+        yield f"{key}: the items of output {output.name!r} differ from variant to variant"
+    elif len(output.prediction.shape) > 1:
+        yield from _map_problems(key, output, moves)
+    if rule in _CLASS_RULES and not (output.gives_classes and output.class_axis == -1):
+        yield (
+            f"{key}_rule: {rule} needs a probability per class on the last axis, which output "
+            f"{output.name!r} does not have"
+        )
 
 
 def _map_problems(key: str, output: MemberOutput, moves: Sequence[object]) -> Iterator[str]:

@@ -87,7 +87,7 @@ class Augmenter:
             return rows
         beyond = max(0, *(abs(moved) - self._margin for moved in shift))
         if beyond:
-            widths = [(beyond, beyond) if axis in self._axes else (0, 0) for axis in _axes(rows)]
+            widths = [(beyond * (axis in self._axes),) * 2 for axis in range(rows.ndim)]
             rows = np.pad(rows, widths, mode="edge")
         index = [slice(None)] * rows.ndim
         for axis, moved in zip(self._axes, shift, strict=True):
@@ -108,10 +108,6 @@ class Augmenter:
         if not np.can_cast(made.dtype, rows.dtype, "same_kind"):
             raise RuntimeError(f"{name} returned {made.dtype}, not {rows.dtype}")
         return made.astype(rows.dtype, copy=False)
-
-
-def _axes(rows: Array) -> range:
-    return range(rows.ndim)
 
 
 def _resolve(reference: str, directory: str) -> Callable[[Array], Any]:

@@ -94,6 +94,7 @@ def test_the_image_varies_or_the_only_input():
             segmenting({"shift": [1, 1]}, class_axis=1),
             "only identity, hflip and functions fit it$",
         ),
+        (segmenting("hflip", class_axis=1, augment_rule="vote"), "per class on the last axis"),
         (segmenting("hflip", class_axis=-1), "hflip, for maps of classes with class_axis"),
         (
             member(
