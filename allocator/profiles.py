@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -29,7 +29,8 @@ class Profile:
     """What one instance costs.
 
     `batch` is in rows, `latency_s` per batch; `memory_bytes` is what loading the instance adds to a
-    worker that is warm.
+    worker that is warm. For a member with variable dimensions `latency_s` is what a batch of the
+    expected mix of lengths takes; `lengths` may tell what those of rows of one length took.
 
     Raises:
         ValueError: if a number is not positive (memory may be zero).
@@ -40,6 +41,7 @@ class Profile:
     batch: int
     latency_s: float
     memory_bytes: int
+    lengths: Mapping[int, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         where = f"member {self.member!r} on {self.device_kind!r}"
@@ -118,7 +120,11 @@ class Profiles:
 
     def to_json(self, **extra: Any) -> str:
         """Return the profiles file's text, with `extra` keys."""
-        return json.dumps({"profiles": [asdict(one) for one in self], **extra}, indent=1)
+        entries = [asdict(one) for one in self]
+        for entry in entries:
+            if not entry["lengths"]:
+                del entry["lengths"]
+        return json.dumps({"profiles": entries, **extra}, indent=1)
 
     @classmethod
     def from_json(cls, document: str | bytes) -> Profiles:
@@ -129,7 +135,12 @@ class Profiles:
         """
         return cls(
             Profile(
-                one.member, one.device_kind, int(one.batch), one.latency_s, int(one.memory_bytes)
+                one.member,
+                one.device_kind,
+                int(one.batch),
+                one.latency_s,
+                int(one.memory_bytes),
+                one.lengths,
             )
             for one in decode(document, _ProfilesFile).profiles
         )
@@ -141,6 +152,7 @@ class _ProfileEntry(msgspec.Struct):
     batch: Size
     latency_s: float
     memory_bytes: Size
+    lengths: dict[int, float] = {}
 
 
 class _ProfilesFile(msgspec.Struct):

@@ -82,6 +82,10 @@ def _table(found: Measurements) -> Table:
 
 def _footnotes(found: Measurements) -> Iterator[str]:
     yield "* most rows per second"
+    for one in found.profiles:
+        if one.lengths:
+            took = ", ".join(f"{s * 1e3:.3f} ms at {size}" for size, s in one.lengths.items())
+            yield f"{one.member} on {one.device_kind}: batches of {one.batch} take {took}"
     for kind, size in found.worker_bytes.items():
         yield f"a worker without any member takes {size / _MIB:.0f} MiB on {kind}"
     for member, kind, factor in found.slowdowns():

@@ -273,6 +273,10 @@ class MemberConfig(Section):
     buckets: tuple[Dimension, ...] = ()
     """For a model with one variable dimension: the sizes that batches are padded to, ascending.
     They are also the length classes in which rows wait; a series that doubles if absent."""
+    lengths: dict[Dimension, PositiveFloat] = {}
+    """For a model with a variable dimension: which sizes of it clients will send, as their shares
+    of the rows, e.g. `{32: 0.5, 128: 0.4, 512: 0.1}`; what placement expects its batches to take
+    follows from them. If absent, a log-normal distribution around an eighth of the largest size."""
     backend: Literal["onnx", "torch"] | None = None
     """What loads the model; if absent, the file's suffix decides."""
     augment: Annotated[tuple[Augmentation, ...], Field(min_length=1)] | None = None

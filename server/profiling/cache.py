@@ -57,6 +57,7 @@ def load_record(target: ProfileTarget, fingerprint: str | None) -> ProfileRecord
         and (record.ended or len(batches) < len(target.batches))
         and all(one.latency_s > 0 and one.memory_bytes >= 0 for one in record.measured)
         and record.colocation >= 1
+        and all(one.latency_s > 0 and one.batch in batches for one in record.lengths)
         and all(size in batches and error >= 0 for size, error in record.noise.items())
     )
     return record if is_plausible else ProfileRecord()
@@ -93,6 +94,7 @@ def _fingerprint(target: ProfileTarget, content: list[str]) -> str:
             "" if device.is_cuda else cpu_model() or platform.processor() or platform.machine(),
             [installed_version(distribution) for distribution in (*runtimes(source), "numpy")],
             [*target.batches, *([target.batch_limit] if target.batch_limit else [])],
+            *([[one.sizes for one in target.lengths]] if target.lengths else []),
         ]
     )
     return hashlib.sha256(key).hexdigest()

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field
 
 from allocator.profiles import Profile, Profiles
 from server.errors import StartError
+from server.profiling.lengths import expected_factor
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
+from workers.profiler.handle import Measured
 from workers.runtime.spec import DeviceSpec
 
 __all__ = ["Measurements", "collect"]
@@ -96,10 +98,7 @@ def collect(
         if target.is_fake:
             profiles += _fake_profiles(target)
         elif record.measured:
-            profiles += [
-                Profile(*target.key, one.batch, one.latency_s, one.memory_bytes)
-                for one in record.measured
-            ]
+            profiles += [_measured_profile(target, record, one) for one in record.measured]
         elif not limitation:
             estimated.append(target.key)
             profiles += _estimated_profiles(target, targets, records)
@@ -128,6 +127,17 @@ def _fake_profiles(target: ProfileTarget) -> list[Profile]:
     return [Profile(*target.key, batch, latency_s, _FAKE_BYTES) for batch in target.batches]
 
 
+def _measured_profile(target: ProfileTarget, record: ProfileRecord, one: Measured) -> Profile:
+    """The profile of a batch size; with variable dimensions, of the expected mix of lengths."""
+    latency_s, by_length = one.latency_s, {}
+    if len(target.lengths) > 1:
+        latency_s *= expected_factor(target.lengths, record.lengths, one.batch)
+        same = {each.size: each.latency_s for each in record.lengths if each.batch == one.batch}
+        full = same.get(target.lengths[-1].size, 1.0)
+        by_length = {size: one.latency_s * seconds / full for size, seconds in same.items()}
+    return Profile(*target.key, one.batch, latency_s, one.memory_bytes, by_length)
+
+
 def _estimated_profiles(
     target: ProfileTarget,
     targets: Sequence[ProfileTarget],
@@ -138,6 +148,8 @@ def _estimated_profiles(
     row_s = signature.parameter_bytes * _row_s_per_byte(device, targets, records)
     row_bytes = sum(tensor.row_bytes for tensor in (*signature.inputs, *signature.outputs))
     row_s, row_bytes = row_s * target.variants, row_bytes * target.variants
+    if target.lengths:
+        row_s *= expected_factor(target.lengths, (), 1)
     is_small = signature.parameter_bytes < _SMALL_BYTES or device.is_cuda
     most = _LARGE_BATCH if is_small else _CPU_BATCH
     return [

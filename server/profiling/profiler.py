@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from server.profiling.comparison import LEAST_BLOCKS, compare
+from server.profiling.lengths import MeasuredLength, measured_lengths
 from server.profiling.targets import MEASURING_S, ProfileRecord, ProfileTarget, rows_per_s
 from workers.profiler.handle import (
     Compare,
@@ -112,6 +113,9 @@ class TargetProfiler:
             self._say("comparing batch sizes")
             with suppress(ProfilerError, TimeoutError):  # the next profiling retries
                 self._compare(self._record.candidates)
+        if self._record.ended and self._target.needs_lengths(self._record):
+            with suppress(TimeoutError):  # the next profiling retries
+                self._measure_lengths()
         if self._record.ended and self._target.needs_colocation(self._record):
             self._say(f"on {len(self._target.neighbours)} devices at once")
             with suppress(ProfilerError, TimeoutError):  # the next profiling retries
@@ -207,6 +211,34 @@ class TargetProfiler:
         process.send(Compare(tuple(sizes), _BLOCK_S))
         hung_s = max(_HANG_S, _HANG_FACTOR * block_s)
         return process.wait_reply(Compared, self._allowance.timeout_s(hung_s)).latencies_s
+
+    def _measure_lengths(self) -> None:
+        """Run batches of the smallest size and of the best with rows of several lengths.
+
+        A member that fails on made-up rows of some length counts as taking the same for all.
+
+        Raises:
+            TimeoutError: if it takes too long.
+        """
+        lengths = measured_lengths(self._target.lengths)
+        batches = sorted({self._record.measured[0].batch, self._record.best.batch})
+        needed_s = len(lengths) * sum(map(self._record.measuring_s, batches))
+        if not self._allowance.suffices_for(self._load_s + needed_s):
+            return
+        found = []
+        try:
+            with self._process(self._target.devices[0]) as process:
+                self._wait_loaded(process)
+                for length in lengths:
+                    self._say(f"rows of {length.size}")
+                    for batch in batches:
+                        process.send(Measure(batch, MEASURING_S, length.sizes))
+                        latency_s = self._wait_measured(process, batch).latency_s
+                        found.append(MeasuredLength(batch, length.size, latency_s))
+        except ProfilerError:
+            best = self._record.best
+            found = [MeasuredLength(best.batch, lengths[-1].size, best.latency_s)]
+        self._update(lengths=tuple(found))
 
     def _colocate(self, devices: Sequence[DeviceSpec]) -> None:
         """Run the best batch size on several devices at once, and compare with one alone.

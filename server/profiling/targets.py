@@ -17,6 +17,7 @@ from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.members.composition import compose
 from server.members.inspect import InspectedMember
+from server.profiling.lengths import MeasuredLength, RowLength, row_lengths
 from workers.profiler.handle import ARENA_OFFSET, LONG_RUN_S, MIN_RUNS, Measured
 from workers.runtime.arena import bytes_per_row
 from workers.runtime.spec import ArenaSpec, DeviceSpec, InstanceSpec
@@ -62,6 +63,8 @@ class ProfileRecord(msgspec.Struct, frozen=True):
             rows per second relative to the fastest; empty as long as none were.
         colocated: how many instances ran side by side to measure `colocation`, 0 if none did.
         colocation: by what factor a batch takes longer side by side with these.
+        lengths: of a member with variable dimensions, at sizes up to the largest, the only ones
+            that `measured` knows; empty as long as none were.
     """
 
     measured: tuple[Measured, ...] = ()
@@ -71,6 +74,7 @@ class ProfileRecord(msgspec.Struct, frozen=True):
     noise: dict[int, float] = {}
     colocated: int = msgspec.field(default=0, name="crowd")
     colocation: float = 1.0
+    lengths: tuple[MeasuredLength, ...] = ()
 
     @property
     def best(self) -> Measured:
@@ -105,7 +109,7 @@ class ProfileTarget:
 
     `batches` ascend and fit a profiler's arena; `batch_limit`, which may be empty, is why larger
     ones are left out. `arena` and `instance` are for the largest, None if nothing is to be
-    measured.
+    measured. `lengths` are its length classes, if any of its dimensions are variable.
     """
 
     member: InspectedMember
@@ -114,6 +118,7 @@ class ProfileTarget:
     batch_limit: str = ""
     arena: ArenaSpec | None = None
     instance: InstanceSpec | None = None
+    lengths: tuple[RowLength, ...] = ()
 
     @property
     def key(self) -> TargetKey:
@@ -140,11 +145,16 @@ class ProfileTarget:
         """Whether the slowdown by busy neighbours is still to be measured."""
         return bool(record.measured) and len(self.neighbours) not in (1, record.colocated)
 
+    def needs_lengths(self, record: ProfileRecord) -> bool:
+        """Whether smaller rows are still to be measured."""
+        return bool(record.measured) and len(self.lengths) > 1 and not record.lengths
+
     def is_complete(self, record: ProfileRecord) -> bool:
         """Whether nothing is left to be measured."""
         if self.is_fake or not self.batches:
             return True
-        return record.ended and not record.needs_comparison and not self.needs_colocation(record)
+        is_open = record.needs_comparison or self.needs_lengths(record)
+        return record.ended and not is_open and not self.needs_colocation(record)
 
 
 def profile_targets(
@@ -194,4 +204,5 @@ def _with_arena(config: Config, target: ProfileTarget) -> ProfileTarget:
     if not fitting:
         return ProfileTarget(member, devices, (), limit)
     arena, instance = composed(fitting[-1], 2 * fitting[-1] * row_bytes + _ARENA_EXTRA_BYTES)
-    return ProfileTarget(member, devices, fitting, limit, arena, instance)
+    lengths = row_lengths(member, arena.symbols)
+    return ProfileTarget(member, devices, fitting, limit, arena, instance, lengths)

@@ -75,6 +75,13 @@ def test_the_file_tells_all_and_may_tell_more():
     assert json.loads(text)["made_with"] == "threads"
 
 
+def test_latencies_by_length_are_kept_and_left_out_where_there_are_none():
+    by_length = Profile("a", "cpu-4", 1, 0.1, 7, {16: 0.05, 512: 1.5})
+    text = Profiles([by_length, profile(8)]).to_json()
+    assert [*Profiles.from_json(text)] == [by_length, profile(8)]
+    assert ["lengths" in entry for entry in json.loads(text)["profiles"]] == [True, False]
+
+
 def test_whole_numbers_may_be_written_with_an_exponent():
     (one,) = Profiles.from_json(document(memory_bytes=1e9))
     assert one.memory_bytes == 1_000_000_000
@@ -115,6 +122,7 @@ def test_whole_numbers_may_be_written_with_an_exponent():
             document(latency_s=5e-324),
             "member 'a' on 'cpu-4': latency_s should be above 0",
         ),
+        (document(lengths={"long": 1.0}), "profiles[0].lengths: Expected `int`, got `str`"),
         (json.dumps({"profiles": [ENTRY, ENTRY]}), "member 'a' on 'cpu-4': batch 8 is there twice"),
     ],
 )

@@ -3,6 +3,9 @@
 import math
 import os
 from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import msgspec
 
 from server.config import Config
 from server.members.inspect import InspectedMember
@@ -15,6 +18,13 @@ CORES = sorted(os.sched_getaffinity(0))
 CPU = DeviceSpec("cpu:0", "cpu-1", 1 << 30, (CORES[0],))
 OTHER = DeviceSpec("cpu:1", "cpu-1", 1 << 30, (CORES[-1],))
 GPU = DeviceSpec("cuda:0", "NVIDIA H200", 100 << 30)
+
+
+def variable_member(name, path, *, most=512, **section):
+    """A member of one input FP32 [n, seq] of so many elements at most."""
+    one = member(name, path, **section)
+    x = TensorSpec("x", "FP32", (-1,), (most,), ("seq",))
+    return replace(one, signature=msgspec.structs.replace(one.signature, inputs=(x,)))
 
 
 def member(name, path, *, elements=4, parameter_bytes=100, **section):
@@ -52,8 +62,10 @@ def batches(found, name="m", kind="cpu-1"):
 class Script:
     """Stands in for the child processes: answers are given by batch, an exception is raised."""
 
-    def __init__(self, answers, *, load=None, load_s=0.0, crowded=1.0):
+    def __init__(self, answers, *, load=None, load_s=0.0, crowded=1.0, by_size=None):
         self.answers = answers
+        self.by_size = by_size or (lambda size: 1.0)
+        self.sizes = []
         self.now = 0.0
         self.load_s = load_s
         self.load = load
@@ -86,6 +98,9 @@ class _Actor(AbstractContextManager):
         if kind is Compared:
             return Compared(tuple(map(self._answer, self.script.compared[-1])))
         answer = self._answer(self.batch)
+        if self.sizes:
+            self.script.sizes.append((self.batch, *self.sizes))
+            answer *= self.script.by_size(*self.sizes)
         alone = self.script.open[-1][0] == self.script.open[0][0]
         return Measured(self.batch, answer * (1 if alone else self.script.crowded), MIB)
 
@@ -102,7 +117,7 @@ class _Actor(AbstractContextManager):
         if isinstance(command, Compare):
             self.script.compared.append(command.batches)
             return
-        self.batch = command.batch
+        self.batch, self.sizes = command.batch, command.sizes
         self.script.open.append((self.device, command.batch))
 
     def _answer(self, batch):

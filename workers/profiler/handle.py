@@ -64,10 +64,15 @@ class ProfilerSpec(msgspec.Struct, frozen=True):
 
 
 class Measure(msgspec.Struct, frozen=True, tag=True):
-    """A command: run batches of `batch` rows for about so many seconds."""
+    """A command: run batches of `batch` rows for about so many seconds.
+
+    `sizes` are those of the rows' variable dimensions, in the order of the arena's symbols; empty
+    for the largest.
+    """
 
     batch: int
     seconds: float
+    sizes: tuple[int, ...] = ()
 
 
 class Compare(msgspec.Struct, frozen=True, tag=True):

@@ -85,6 +85,8 @@ class _Profiler:
 
     def _measure(self, command: Measure) -> Measured:
         """Run batches of one size, the first of them only for its memory."""
+        if command.sizes:
+            _resize_rows(self._arena, command.sizes)
         self._gauge.reset_peak()
         self._run_batch(command.batch)
         runs_s: list[float] = []
@@ -157,6 +159,17 @@ def fill_rows(arena: Arena) -> None:
     for predictions in arena.predictions:
         predictions[...] = 0
     arena.done[...] = 0
+
+
+def _resize_rows(arena: Arena, sizes: Sequence[int]) -> None:
+    """Give every row other sizes of its variable dimensions; texts become as long as they say."""
+    by_symbol = dict(zip(arena.spec.symbols, sizes, strict=True))
+    arena.dims[...] = np.array(sizes)[:, np.newaxis]
+    for spec, view in zip(arena.spec.views, arena.views, strict=True):
+        if spec.datatype == "BYTES":
+            row = example_row(spec.sized(by_symbol), np.random.default_rng(0))
+            view[:, : len(row)] = row
+            arena.dims[arena.spec.symbols.index(spec.symbols[-1])] = len(row)
 
 
 def write_example(arena: Arena, spec: InstanceSpec, example: Sequence[Array]) -> None:
