@@ -70,11 +70,15 @@ def measured_lengths(lengths: Sequence[RowLength]) -> list[RowLength]:
 
 
 def expected_factor(
-    lengths: Sequence[RowLength], measured: Sequence[MeasuredLength], batch: int
+    lengths: Sequence[RowLength],
+    measured: Sequence[MeasuredLength],
+    latencies_s: Mapping[int, float],
+    batch: int,
 ) -> float:
-    """Return by how much a batch of the expected mix is faster than one of the largest rows.
+    """Return the latency of a batch of the expected mix, relative to that in `latencies_s`.
 
-    Without measurements, time is taken as proportional to the size. Between measured sizes, and
+    Those are by batch size, and of the largest rows (or of a model's own example). Without
+    measurements, time is taken as proportional to the size. Between measured sizes, and
     between measured batches, it is interpolated; beyond them it stays.
     """
     if not measured:
@@ -84,7 +88,7 @@ def expected_factor(
         curves[one.batch][one.size] = one.latency_s
     factors = {
         known: sum(one.share * _interpolated(curve, one.size) for one in lengths)
-        / curve[max(curve)]
+        / latencies_s[known]
         for known, curve in curves.items()
     }
     return _interpolated(factors, batch)

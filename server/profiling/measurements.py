@@ -131,10 +131,10 @@ def _measured_profile(target: ProfileTarget, record: ProfileRecord, one: Measure
     """The profile of a batch size; with variable dimensions, of the expected mix of lengths."""
     latency_s, by_length = one.latency_s, {}
     if len(target.lengths) > 1:
-        latency_s *= expected_factor(target.lengths, record.lengths, one.batch)
-        same = {each.size: each.latency_s for each in record.lengths if each.batch == one.batch}
-        full = same.get(target.lengths[-1].size, 1.0)
-        by_length = {size: one.latency_s * seconds / full for size, seconds in same.items()}
+        latencies_s = {each.batch: each.latency_s for each in record.measured}
+        latency_s *= expected_factor(target.lengths, record.lengths, latencies_s, one.batch)
+        same = [each for each in record.lengths if each.batch == one.batch]
+        by_length = {each.size: each.latency_s for each in same}
     return Profile(*target.key, one.batch, latency_s, one.memory_bytes, by_length)
 
 
@@ -149,7 +149,7 @@ def _estimated_profiles(
     row_bytes = sum(tensor.row_bytes for tensor in (*signature.inputs, *signature.outputs))
     row_s, row_bytes = row_s * target.variants, row_bytes * target.variants
     if target.lengths:
-        row_s *= expected_factor(target.lengths, (), 1)
+        row_s *= expected_factor(target.lengths, (), {}, 1)
     is_small = signature.parameter_bytes < _SMALL_BYTES or device.is_cuda
     most = _LARGE_BATCH if is_small else _CPU_BATCH
     return [

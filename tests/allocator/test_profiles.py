@@ -122,7 +122,7 @@ def test_whole_numbers_may_be_written_with_an_exponent():
             document(latency_s=5e-324),
             "member 'a' on 'cpu-4': latency_s should be above 0",
         ),
-        (document(lengths={"long": 1.0}), "profiles[0].lengths: Expected `int`, got `str`"),
+        (document(lengths={"long": 1.0}), "Expected `int`, got `str` - at `key` in "),
         (json.dumps({"profiles": [ENTRY, ENTRY]}), "member 'a' on 'cpu-4': batch 8 is there twice"),
     ],
 )

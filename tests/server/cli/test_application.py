@@ -122,7 +122,7 @@ def test_what_fails_at_run_time_exits_with_1(launch, config, error, line):
 def test_a_path_that_is_not_utf_8_is_said_as_what_it_is(tmp_path):
     directory = os.fsencode(tmp_path) + b"/caf\xe9"
     os.mkdir(directory)
-    shutil.copy(write_onnx(tmp_path / "m.onnx"), directory)
+    shutil.copy(write_onnx(tmp_path / "m.onnx"), os.fsdecode(directory))
     config = os.fsdecode(directory + b"/c.yaml")
     Path(config).write_text("members: {a: {model: m.onnx}}\nensembles: {e: {members: [a]}}\n")
     result = invoke("check", config)
