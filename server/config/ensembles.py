@@ -26,8 +26,9 @@ from server.config.files import FilePath
 from workers.rules import TRAITS, is_custom
 from workers.rules.builtin import DEFAULT_TRIM, trimmed
 from workers.rules.catalogue import CUSTOM, STACK
+from workers.rules.detection import FusedScore
 
-__all__ = ["NO_RULE", "EnsembleConfig"]
+__all__ = ["NO_RULE", "BoxesConfig", "EnsembleConfig"]
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
@@ -61,6 +62,31 @@ _WEIGHTS_SCHEMA = WithJsonSchema(
 )
 
 
+class BoxesConfig(Section):
+    """How `weighted_boxes`, `nms` and `soft_nms` combine the boxes of detectors."""
+
+    iou: float | None = Field(default=None, ge=0, lt=1)
+    """Two boxes are of one object if their intersection over union is above this; 0.55 if
+    absent."""
+    skip: NonNegativeFloat | None = None
+    """Boxes with a lower score are left out from the beginning; 0 if absent."""
+    score: FusedScore | None = None
+    """For `weighted_boxes`: the score of a fused box; `average` if absent, which counts the members
+    that did not find the object. See [detection.md](detection.md)."""
+    decay: Literal["gaussian", "linear"] | None = None
+    """For `soft_nms`: how the scores of boxes that overlap a better one are lowered; `gaussian` if
+    absent."""
+    sigma: PositiveFloat | None = None
+    """For gaussian decay, which is `exp(-iou ** 2 / sigma)`; 0.5 if absent."""
+    keep: NonNegativeFloat | None = None
+    """For `soft_nms`: boxes whose lowered score is not above this are left out; 0.001 if absent."""
+    coordinates: Literal["pixels", "normalized"] | None = None
+    """`pixels` or any other unit, the default, or `normalized`: parts of the image, cut to 0 to
+    1."""
+    most: int | None = Field(default=None, ge=1, le=100_000)
+    """Boxes of an answer, the best ones; if absent, as many as a member can give."""
+
+
 class EnsembleConfig(Section):
     """A list of members and a combination rule, served as one model."""
 
@@ -78,6 +104,8 @@ class EnsembleConfig(Section):
     `weighted_vote`, optional for `medoid` and a function of your own."""
     trim: float | None = Field(default=None, gt=0, lt=0.5)
     """For `trimmed_mean` only: the share of the members cut at each end; 0.2 if absent."""
+    boxes: BoxesConfig | None = None
+    """For `weighted_boxes`, `nms` and `soft_nms` only: their limits."""
     meta: FilePath | None = None
     """For `stack` only: the meta-model, an ONNX file."""
     meta_output: str | None = Field(default=None, min_length=1)
@@ -122,7 +150,10 @@ class EnsembleConfig(Section):
     def options(self, rule: str) -> dict[str, float | str]:
         """Return the arguments of a built-in rule's function that are configured."""
         keys = () if rule == STACK else TRAITS.get(rule, CUSTOM).options
-        return {key: value for key in keys if (value := getattr(self, key)) is not None}
+        options = {key: value for key in keys if (value := getattr(self, key)) is not None}
+        if (boxes := options.pop("boxes", None)) is not None:
+            options |= boxes.model_dump(exclude_none=True)
+        return options
 
     @field_validator("rule")
     @classmethod

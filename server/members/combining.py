@@ -126,18 +126,40 @@ def _planned(rule: str, name: str, shared: Mapping[str, SharedOutput]) -> Planne
 
 def _problems(name: str, planned: PlannedRule, own: tuple[str, ...]) -> Iterator[str]:
     for one in planned.combined:
-        present = one.present
         if not one.is_complete:
-            has = [output.member for output in present]
+            has = [output.member for output in one.present]
             yield (
                 f"ensembles.{name}: members disagree on their outputs: only {', '.join(has)} has "
                 f"{one.name!r} (members.X.outputs.Y.name says what clients call an output)"
             )
-            continue
-        for other in present[1:]:
-            yield from _kind_problems(name, present[0], other)
-        yield from class_problems(name, present, own)
-        yield from _rule_problems(name, planned.rule, present[0])
+    if not all(one.is_complete for one in planned.combined):
+        return
+    if _takes(planned.rule):
+        yield from _box_problems(name, planned)
+        return
+    (one,) = planned.combined
+    for other in one.present[1:]:
+        yield from _kind_problems(name, one.present[0], other)
+    yield from class_problems(name, one.present, own)
+    yield from _rule_problems(name, planned.rule, one.present[0])
+
+
+def _box_problems(name: str, planned: PlannedRule) -> Iterator[str]:
+    """Yield which members give no boxes with a score and a class each."""
+    for outputs in zip(*(one.present for one in planned.combined), strict=True):
+        shapes = [output.prediction.stored_shape for output in outputs]
+        count = shapes[1][:1]
+        kinds = {output.config.kind for output in outputs}
+        if shapes != [(*count, 4), count, count] or not count or kinds != {"values"}:
+            given = ", ".join(
+                f"{output.name} {list(shape)} ({output.config.kind})"
+                for output, shape in zip(outputs, shapes, strict=True)
+            )
+            yield (
+                f"ensembles.{name}.rule: {planned.rule} needs boxes [k, 4], scores [k] and classes "
+                f"[k] that are values, {outputs[0].member!r} gives {given} (members.X.outputs.Y."
+                "max_shape bounds a number of boxes that varies)"
+            )
 
 
 def _kind_problems(name: str, first: MemberOutput, other: MemberOutput) -> Iterator[str]:

@@ -138,7 +138,7 @@ def compose_ensemble(
         quorum=section.required_members,
         predictions=(*composer.predictions, *_variances(members)),
         rules=rules,
-        scores=_scores(main),
+        scores=() if TRAITS.get(rules[0].rule, CUSTOM).takes else _scores(main),
         stages=_stages(section, members),
         thresholds=section.confidence or (),
     )
@@ -187,11 +187,14 @@ class _Composer:
         rule, section = planned.rule, self._section
         own_labels = ensemble_labels(self._name, section) if is_main else ()
         first = len(self.predictions)
-        taken = [self._combined(one, own_labels) for one in planned.combined]
+        traits = TRAITS.get(rule, CUSTOM)
+        if traits.takes:
+            taken = [self._padded(one) for one in planned.combined]
+        else:
+            taken = [self._combined(one, own_labels) for one in planned.combined]
         options = section.options(rule)
         finding = self._findings.get((self._name, planned.combined[0].name))
         found = None if finding is None else finding.outputs
-        traits = TRAITS.get(rule, CUSTOM)
         return RuleSpec(
             rule=rule,
             inputs=tuple(range(first, len(self.predictions))),
@@ -222,6 +225,23 @@ class _Composer:
         areas = tuple(area for _, _, area in stored)
         self.predictions.append(PredictionSpec(tensor, areas, classes.columns, axis))
         self.labels[shared.name] = classes.labels
+        return Combined(tensor, shared.present[0].config.kind)
+
+    def _padded(self, shared: SharedOutput) -> Combined:
+        """Add boxes, or their scores or classes: members with fewer ones get zeros behind them."""
+        stored = list(self._stored(shared))
+        tensors = [one for _, one, _ in stored]
+        sizes = [one.stored_shape[0] for one in tensors]
+        wide = any(one.datatype == "FP64" for one in tensors)
+        shape = (max(sizes), *tensors[0].stored_shape[1:])
+        tensor = TensorSpec(shared.name, "FP64" if wide else "FP32", shape)
+        columns = tuple((*range(size), *(-1,) * (max(sizes) - size)) for size in sizes)
+        alike = len(set(tensors)) == 1
+        areas = tuple(area for _, _, area in stored)
+        self.predictions.append(
+            PredictionSpec(tensor, areas, () if alike else columns, -len(shape))
+        )
+        self.labels[shared.name] = ()
         return Combined(tensor, shared.present[0].config.kind)
 
     def _stored(self, shared: SharedOutput) -> Iterator[tuple[int, TensorSpec, int]]:

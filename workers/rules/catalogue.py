@@ -23,6 +23,7 @@ from workers.rules.builtin import (
     weighted_mean,
     weighted_vote,
 )
+from workers.rules.detection import nms, soft_nms, weighted_boxes
 from workers.rules.distributions import mixture
 from workers.runtime.spec import TensorSpec
 
@@ -71,7 +72,11 @@ RULES: dict[str, Rule] = {
 
 
 #: Built-in functions of several outputs: lists of predictions and answers instead of one each.
-JOINT_RULES: dict[str, Rule] = {}
+JOINT_RULES: dict[str, Rule] = {
+    "weighted_boxes": weighted_boxes,
+    "nms": nms,
+    "soft_nms": soft_nms,
+}
 
 
 class Combined(NamedTuple):
@@ -90,6 +95,18 @@ def _means(inputs: Sequence[Combined], _options: Options) -> tuple[TensorSpec, .
     """Of normal distributions, [*shape, 2], only the means, [*shape]."""
     tensor, kind = inputs[0]
     return (tensor.without(-1) if kind == "normal" else tensor,)
+
+
+def _detections(inputs: Sequence[Combined], options: Options) -> tuple[TensorSpec, ...]:
+    """The boxes of an answer, best first, with scores and classes, and how many there are."""
+    boxes, scores, classes = (one.tensor for one in inputs)
+    most = int(options.get("most") or boxes.stored_shape[0])
+    return (
+        TensorSpec(boxes.name, boxes.datatype, (most, 4)),
+        TensorSpec(scores.name, boxes.datatype, (most,)),
+        TensorSpec(classes.name, "INT64", (most,)),
+        TensorSpec("count", "INT64", ()),
+    )
 
 
 class Traits(NamedTuple):
@@ -115,6 +132,14 @@ class Traits(NamedTuple):
     yields: Callable[[Sequence[Combined], Options], tuple[TensorSpec, ...]] = like_the_first
 
 
+#: Of the rules for boxes.
+_BOXES = Traits(
+    weights="optional",
+    options=("boxes",),
+    takes=("boxes", "scores", "classes"),
+    yields=_detections,
+)
+
 #: The rule of a meta-model.
 STACK = "stack"
 
@@ -132,6 +157,9 @@ TRAITS: dict[str, Traits] = {
     "rank_average": Traits(needs="classes"),
     "medoid": Traits(weights="optional", members=3),
     "mixture": Traits(weights="optional", needs="numbers", yields=_means),
+    "weighted_boxes": _BOXES,
+    "nms": _BOXES,
+    "soft_nms": _BOXES,
     STACK: Traits(options=("meta", "meta_output")),
 }
 

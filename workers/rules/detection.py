@@ -25,11 +25,13 @@ __all__ = [
     "Candidates",
     "DetectionOptions",
     "FusedScore",
-    "combine_boxes",
     "find_candidates",
     "fuse",
+    "nms",
+    "soft_nms",
     "suppress",
     "suppress_softly",
+    "weighted_boxes",
 ]
 
 Array = npt.NDArray[Any]
@@ -49,6 +51,7 @@ class DetectionOptions(msgspec.Struct, frozen=True, kw_only=True):
         sigma: of the gaussian decay.
         keep: boxes whose lowered score is not above this are left out at the end.
         coordinates: in any unit, or parts of the image, which are cut to 0 ... 1.
+        most: boxes of an answer; 0 for as many as the member with most boxes can give.
     """
 
     iou: float = 0.55
@@ -58,6 +61,7 @@ class DetectionOptions(msgspec.Struct, frozen=True, kw_only=True):
     sigma: float = 0.5
     keep: float = 0.001
     coordinates: Literal["pixels", "normalized"] = "pixels"
+    most: int = 0
 
 
 class Candidates(NamedTuple):
@@ -80,39 +84,56 @@ class Candidates(NamedTuple):
         return Candidates(*(one[indices] for one in self))
 
 
-def combine_boxes(
+def weighted_boxes(
+    inputs: Sequence[Array], weights: Array, answers: Sequence[Array], **options: Any
+) -> None:
+    """Combine boxes by `fuse`; see `_combine`."""
+    _combine(fuse, inputs, weights, answers, DetectionOptions(**options))
+
+
+def nms(inputs: Sequence[Array], weights: Array, answers: Sequence[Array], **options: Any) -> None:
+    """Combine boxes by `suppress`; see `_combine`."""
+    _combine(suppress, inputs, weights, answers, DetectionOptions(**options))
+
+
+def soft_nms(
+    inputs: Sequence[Array], weights: Array, answers: Sequence[Array], **options: Any
+) -> None:
+    """Combine boxes by `suppress_softly`; see `_combine`."""
+    _combine(suppress_softly, inputs, weights, answers, DetectionOptions(**options))
+
+
+def _combine(
     rule: Callable[[Candidates, Array, DetectionOptions], Candidates],
-    members: Sequence[tuple[Array, Array, Array]],
+    inputs: Sequence[Array],
     weights: Array,
+    answers: Sequence[Array],
     options: DetectionOptions,
-    out: tuple[Array, Array, Array, Array],
 ) -> None:
     """Combine the boxes of many rows, each by itself.
 
     Args:
         rule: `fuse`, `suppress` or `suppress_softly`.
-        members: boxes [rows, n, 4], scores [rows, n] and classes [rows, n] of each; n may differ
-            between members.
+        inputs: boxes [members, rows, n, 4], scores and classes [members, rows, n].
         weights: [members], above 0.
-        options: for the rule.
-        out: boxes [rows, most, 4], scores [rows, most], classes [rows, most], their number [rows];
+        answers: boxes [rows, most, 4], scores and classes [rows, most], their number [rows];
             the best ones, if there are more.
+        options: for the rule.
     """
-    boxes, scores, classes, counts = out
+    boxes, scores, classes, counts = answers
     boxes[...], scores[...], classes[...] = 0, 0, -1
     for row in range(len(counts)):
-        of_row = [tuple(one[row] for one in each) for each in members]
-        found = rule(find_candidates(of_row, options), weights, options)
+        found = rule(find_candidates([one[:, row] for one in inputs], options), weights, options)
         count = counts[row] = min(len(found.scores), scores.shape[1])
         boxes[row, :count] = found.boxes[:count]
         scores[row, :count] = found.scores[:count]
         classes[row, :count] = found.classes[:count]
 
 
-def find_candidates(members: Sequence[tuple[Array, ...]], options: DetectionOptions) -> Candidates:
-    """Return the boxes of one row: [n, 4] with [n] scores and [n] classes of each member."""
-    boxes, scores, classes = map(np.concatenate, zip(*members, strict=True))
-    corners = boxes.astype(np.float64)
+def find_candidates(inputs: Sequence[Array], options: DetectionOptions) -> Candidates:
+    """Return the boxes of one row: [members, n, 4], with scores and classes [members, n]."""
+    boxes, scores, classes = inputs
+    corners = boxes.reshape(-1, 4).astype(np.float64)
     if options.coordinates == "normalized":
         corners = corners.clip(0, 1)
     low, high = (
@@ -121,9 +142,9 @@ def find_candidates(members: Sequence[tuple[Array, ...]], options: DetectionOpti
     )
     found = Candidates(
         np.concatenate((low, high), axis=1),
-        scores.astype(np.float64),
-        classes.astype(np.int64),
-        np.repeat(np.arange(len(members)), [len(one) for one, *_ in members]),
+        scores.ravel().astype(np.float64),
+        classes.ravel().astype(np.int64),
+        np.repeat(np.arange(len(scores)), scores.shape[1]),
     )
     has_area = ((high > low) & np.isfinite(high - low)).all(axis=1)
     is_there = (found.scores > 0) & (found.scores >= options.skip) & (found.classes >= 0)

@@ -5,11 +5,13 @@ import pytest
 
 from workers.rules.detection import (
     DetectionOptions,
-    combine_boxes,
     find_candidates,
     fuse,
+    nms,
+    soft_nms,
     suppress,
     suppress_softly,
+    weighted_boxes,
 )
 
 SCORES = {
@@ -38,7 +40,7 @@ def detections(seed, members=3, objects=6, classes=2):
 
 
 def candidates(boxes, scores, classes, options):
-    return find_candidates([*zip(boxes, scores, classes, strict=True)], options)
+    return find_candidates([np.stack(one) for one in (boxes, scores, classes)], options)
 
 
 def assert_equal(found, boxes, scores, classes):
@@ -102,7 +104,8 @@ def test_soft_suppression_keeps_what_the_reference_keeps(reference, decay, metho
 
 
 def combine(rule, members, most, weights=None, **options):
-    rows = len(members[0][0])
+    inputs = [np.stack(one) for one in zip(*members, strict=True)]
+    rows = inputs[0].shape[1]
     out = (
         np.full((rows, most, 4), 7, np.float32),
         np.full((rows, most), 7, np.float32),
@@ -110,7 +113,7 @@ def combine(rule, members, most, weights=None, **options):
         np.full(rows, 7, np.int64),
     )
     weights = np.ones(len(members)) if weights is None else np.array(weights)
-    combine_boxes(rule, members, weights, DetectionOptions(**options), out)
+    rule(inputs, weights, out, **options)
     return out
 
 
@@ -125,9 +128,9 @@ def member(*found, size=4):
 BOX, NEAR, FAR = (10, 10, 50, 50), (12, 10, 52, 50), (200, 10, 240, 50)
 
 
-def test_members_may_give_different_numbers_of_boxes():
+def test_boxes_of_one_object_become_one():
     boxes, scores, classes, count = combine(
-        fuse, [member((BOX, 0.9, 1)), member((NEAR, 0.6, 1), (FAR, 0.5, 2), size=2)], most=3
+        weighted_boxes, [member((BOX, 0.9, 1)), member((NEAR, 0.6, 1), (FAR, 0.5, 2))], most=3
     )
     assert count.tolist() == [2]
     np.testing.assert_allclose(boxes[0, 0], (10.8, 10, 50.8, 50), rtol=1e-6)
@@ -136,7 +139,7 @@ def test_members_may_give_different_numbers_of_boxes():
     assert not boxes[0, 2].any()
 
 
-@pytest.mark.parametrize("rule", [fuse, suppress, suppress_softly])
+@pytest.mark.parametrize("rule", [weighted_boxes, nms, soft_nms])
 def test_rows_without_boxes_and_padding_of_either_kind(rule):
     nothing = member((BOX, 0.0, 1), (NEAR, 0.5, -1), ((5, 5, 5, 9), 0.5, 1))
     boxes, scores, classes, count = combine(rule, [nothing, member()], most=2)
@@ -146,14 +149,14 @@ def test_rows_without_boxes_and_padding_of_either_kind(rule):
 
 def test_more_boxes_than_the_answer_has_space_for():
     found = member((BOX, 0.5, 0), (FAR, 0.9, 0), (BOX, 0.7, 1))
-    _, scores, classes, count = combine(suppress, [found], most=2)
+    _, scores, classes, count = combine(nms, [found], most=2)
     np.testing.assert_allclose(scores, [[0.9, 0.7]], rtol=1e-6)
     assert (classes.tolist(), count.tolist()) == ([[0, 1]], [2])
 
 
 def test_boxes_of_different_classes_and_of_exactly_the_limit_stay():
     one, two = (0, 0, 10, 10), (0, 5, 10, 15)  # a third of their union in common
-    for rule in (fuse, suppress):
+    for rule in (weighted_boxes, nms):
         *_, count = combine(rule, [member((one, 0.9, 0)), member((two, 0.8, 0))], most=4, iou=1 / 3)
         assert count.tolist() == [2]
         *_, count = combine(rule, [member((one, 0.9, 0)), member((one, 0.8, 1))], most=4)
@@ -162,12 +165,12 @@ def test_boxes_of_different_classes_and_of_exactly_the_limit_stay():
 
 def test_corners_in_any_order_and_out_of_the_image():
     boxes, *_ = combine(
-        fuse, [member(((0.5, 1.2, -0.1, 0.1), 1, 0))], most=1, coordinates="normalized"
+        weighted_boxes, [member(((0.5, 1.2, -0.1, 0.1), 1, 0))], most=1, coordinates="normalized"
     )
     np.testing.assert_allclose(boxes[0, 0], (0, 0.1, 0.5, 1), rtol=1e-6)
 
 
 def test_a_member_with_more_weight_moves_the_box():
     pair = [member((BOX, 0.5, 0)), member((NEAR, 0.5, 0))]
-    boxes, *_ = combine(fuse, pair, most=1, weights=(3, 1))
+    boxes, *_ = combine(weighted_boxes, pair, most=1, weights=(3, 1))
     np.testing.assert_allclose(boxes[0, 0], (10.5, 10, 50.5, 50), rtol=1e-6)
