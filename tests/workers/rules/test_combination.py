@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from predictions import applied, close, shares, weights_for
 
 from workers.rules import RULES, TRAITS, RuleError, load_rule
+from workers.rules.catalogue import JOINT_RULES
 from workers.runtime.spec import RuleSpec
 
 BY_OUTPUT = sorted(set(RULES) - {"vote", "weighted_vote", "rank_average", "geometric_mean"})
@@ -86,7 +87,7 @@ def test_zeros(name):
 
 
 def test_every_rule_is_described():
-    assert set(TRAITS) == {*RULES, "stack"}
+    assert set(TRAITS) == {*RULES, *JOINT_RULES, "stack"}
 
 
 def test_a_rule_that_can_not_be_made():
