@@ -31,6 +31,8 @@ def size_problems(member: InspectedMember) -> Iterator[str]:
             yield from _mask_problems(key, config, tensor, inputs)
     yield from _unpadded(member)
     yield from _bucket_problems(member)
+    if member.config.lengths and not symbols_of([*inputs.values()]):
+        yield f"members.{member.name}.lengths: is for inputs with variable dimensions"
     if member.config.augment is not None and symbols_of([*inputs.values()]):
         yield f"members.{member.name}.augment: is for inputs of fixed size"
 

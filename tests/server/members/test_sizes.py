@@ -53,6 +53,11 @@ def test_augmentation_is_for_fixed_sizes():
     assert "members.m.augment: is for inputs of fixed size" in found
 
 
+def test_lengths_are_for_variable_dimensions():
+    found = problems([member("m", inputs=(X,), lengths={8: 1.0})])
+    assert list(found) == ["members.m.lengths: is for inputs with variable dimensions"]
+
+
 def test_members_agree_on_the_largest_size():
     short = TensorSpec("ids", "INT64", (-1,), (128,), ("ids.1",))
     (line,) = problems([member("a", inputs=(IDS,)), member("b", inputs=(short,))])
