@@ -51,7 +51,11 @@ def _needed(source: ModelSource) -> str:
     """What a source's backend needs, and how to install it."""
     if source.python is not None:
         extra = source.python.extra
-        return f"{extra}: install ensembled[{extra}]" if extra else "a package that is missing"
+        return f"{extra}: {_install(extra)}" if extra else "a package that is missing"
     if source.backend == "torch":
-        return "torch: install ensembled[torch]"
-    return "onnxruntime: install ensembled[cpu] or ensembled[gpu]"
+        return f"torch: {_install('torch')}"
+    return f"onnxruntime: {_install('cpu')} or {_install('gpu')}"
+
+
+def _install(extra: str) -> str:
+    return f"pip install 'ensembled[{extra}]'"

@@ -332,7 +332,7 @@ def test_a_missing_package_is_named(tmp_path):
     """
     assert "No module named 'nothing_like_it'" in refusal(tmp_path, code, declared=DECLARED)
     adapter = PythonSource(f"{tmp_path}/mine0.py:Model", extra="sklearn", packages=("x",))
-    with pytest.raises(ModelError, match=r"needs sklearn: install ensembled\[sklearn\]"):
+    with pytest.raises(ModelError, match=r"needs sklearn: pip install 'ensembled\[sklearn\]'"):
         backends.load(ModelSource("m", "python", "model.skops", python=adapter), CPU)
 
 
