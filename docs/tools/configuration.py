@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from server.config import (
     ApiKeyConfig,
+    BoxesConfig,
     Config,
     DeviceConfig,
     EnsembleConfig,
@@ -37,6 +38,7 @@ _DOCS = Path(__file__).resolve().parents[2] / "docs"
 _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("The file", Config),
     ("`ensembles.NAME`", EnsembleConfig),
+    ("`ensembles.NAME.boxes`", BoxesConfig),
     ("`members.NAME`", MemberConfig),
     ("`members.NAME.input.image`", ImageConfig),
     ("`members.NAME.inputs.INPUT`", InputTensorConfig),

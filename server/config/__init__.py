@@ -5,7 +5,7 @@ other modules are its sections. Next: `server.members`.
 """
 
 from server.config.devices import DeviceConfig, PlacementConfig
-from server.config.ensembles import NO_RULE, EnsembleConfig
+from server.config.ensembles import NO_RULE, BoxesConfig, EnsembleConfig
 from server.config.files import PinnedFileConfig
 from server.config.loading import load_config, override_server
 from server.config.members import (
@@ -34,6 +34,7 @@ from server.config.server import (
 
 __all__ = [
     "ApiKeyConfig",
+    "BoxesConfig",
     "Config",
     "DeviceConfig",
     "EnsembleConfig",

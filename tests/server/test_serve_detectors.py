@@ -147,6 +147,13 @@ def test_weights_limits_and_fewer_boxes(client):
     same(ask(client, "limited"), wanted)
 
 
+def test_members_own_boxes_are_outputs_on_request(client):
+    names = [f"{one}.three" for one in NAMES]
+    answer = client.predict("nms", X, outputs=names).outputs
+    for name, values in zip(names, found_by("three"), strict=True):
+        np.testing.assert_allclose(answer[name], values, rtol=1e-6)
+
+
 def test_a_request_may_name_members(client):
     same(ask(client, "nms", members=["three"]), combined("nms", ["three"]))
 
