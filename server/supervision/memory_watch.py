@@ -33,7 +33,7 @@ def private_bytes(pid: int) -> int:
 
 
 class MemoryWatch:
-    """Compares workers with what they took when they were first seen, and devices with budgets."""
+    """Compares workers with what they took when they were up, and devices with their budgets."""
 
     def __init__(self, devices: Iterable[DeviceSpec]) -> None:
         self._first: dict[int, int] = {}
@@ -45,18 +45,23 @@ class MemoryWatch:
                 self._budgets[key] = device.memory_bytes
                 self._sharing[key].append(device.name)
 
+    def record_up(self, pid: int) -> None:
+        """Record what a worker takes with its members, before it is given work."""
+        self._first[pid] = private_bytes(pid)
+
     def find_leaking(self, pids: Mapping[str, int]) -> tuple[str, int, int] | None:
         """Return the device of a worker that leaks, its memory and its devices' budget, in bytes.
 
-        `pids` are the processes of the workers that are up, by device.
+        `pids` are the processes of the workers that are alive, by device.
         """
-        taken = {device: private_bytes(pid) for device, pid in pids.items()}
-        self._first = {pid: self._first.get(pid, taken[device]) for device, pid in pids.items()}
+        up = {device: pid for device, pid in pids.items() if pid in self._first}
+        self._first = {pid: self._first[pid] for pid in up.values()}
+        taken = {device: private_bytes(pid) for device, pid in up.items()}
         for key, budget in self._budgets.items():
             there = [device for device in self._sharing[key] if device in taken]
             if sum(taken[device] for device in there) <= budget:
                 continue
-            growth = {device: taken[device] - self._first[pids[device]] for device in there}
+            growth = {device: taken[device] - self._first[up[device]] for device in there}
             worst = max(growth, key=growth.__getitem__)
             if growth[worst] > _LEAK_SHARE * budget:
                 return worst, taken[worst], budget

@@ -88,6 +88,7 @@ class Supervisor:
         self._worker_specs = {spec.device.name: spec for spec in workers}
         self._combiner_spec = combiner
         self._memory = SharedMemory(combiner.memory)
+        self._memory_watch = MemoryWatch(spec.device for spec in workers)
         self._rule_crashes = RuleCrashes()
         self._descriptors = _inherited_descriptors(combiner.memory, front_end.http_fd)
         self._environment = {**_ENVIRONMENT, **environment}
@@ -174,6 +175,8 @@ class Supervisor:
                 failed_starts = 0
                 child.up.set()
                 child.is_down = False
+                if child.device and child.process is not None:
+                    self._memory_watch.record_up(child.process.pid)
             if child.alive:
                 await self._reap(child)
             if self._is_final(child):
@@ -292,15 +295,12 @@ class Supervisor:
 
     async def _kill_leaking(self) -> None:
         """Kill workers that leak, which are then restarted."""
-        watch = MemoryWatch(spec.device for spec in self._worker_specs.values())
         while True:
             await asyncio.sleep(_MEMORY_INTERVAL_S)
-            up = {
-                one.device: one.process.pid
-                for one in self._workers
-                if one.alive and one.process is not None and self._memory.board(one.name).has_begun
+            pids = {
+                one.device: one.process.pid for one in self._workers if one.alive and one.process
             }
-            if (found := watch.find_leaking(up)) is not None:
+            if (found := self._memory_watch.find_leaking(pids)) is not None:
                 device, taken, budget = found
                 _log.error(
                     "worker %s takes %d MiB of memory, its devices have %d MiB: killing it",

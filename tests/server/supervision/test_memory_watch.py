@@ -25,6 +25,8 @@ def test_the_one_that_grew_is_named_when_the_budget_is_exceeded(taken):
     watch = MemoryWatch([*RAM, OWN, GPU])
     pids = {"cpu:0": 1, "cpu:1": 2, "own": 3, "cuda:0": 4}
     taken.update({1: 400, 2: 500, 3: 50, 4: 10**6})
+    for pid in taken:
+        watch.record_up(pid)
     assert watch.find_leaking(pids) is None
     taken[1] = 700
     assert watch.find_leaking(pids) == ("cpu:0", 700, 1000)
@@ -37,10 +39,16 @@ def test_the_one_that_grew_is_named_when_the_budget_is_exceeded(taken):
 def test_too_much_from_the_beginning_is_no_leak(taken):
     watch = MemoryWatch([OWN])
     taken.update({1: 150, 2: 150})
+    watch.record_up(1)
     assert watch.find_leaking({"own": 1}) is None
     taken[1] = 170
     assert watch.find_leaking({"own": 1}) is None
-    assert watch.find_leaking({"own": 2}) is None  # restarted
+    taken[1] = 180
+    assert watch.find_leaking({"own": 2}) is None  # it is starting, and takes what it takes
+    watch.record_up(2)
+    assert watch.find_leaking({"own": 2}) is None
+    taken[2] = 180
+    assert watch.find_leaking({"own": 2}) == ("own", 180, 100)
     assert watch.find_leaking({}) is None
 
 
