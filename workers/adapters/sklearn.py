@@ -134,7 +134,22 @@ def _open(path: Path, *, trusted: bool) -> Any:
         raise AdapterError(f"holds {kind}, which has none of the methods {', '.join(_METHODS)}")
     if not hasattr(model, "n_features_in_") and not hasattr(model, "feature_names_in_"):
         raise AdapterError(f"the {type(model).__name__} in it is not fitted: fit it, then save it")
+    if library := _with_categories(model):
+        raise AdapterError(
+            f"the {type(model).__name__} in it was fitted on pandas' categories, which only its "
+            f"own file keeps: save that with save_model, and use {{{library}: FILE}}"
+        )
     return model
+
+
+def _with_categories(model: Any) -> str:
+    """Return the library whose own file keeps the categories of a model, empty if it has none."""
+    library = type(model).__module__.partition(".")[0]
+    if library == "lightgbm" and model.booster_.pandas_categorical:
+        return library
+    if library == "xgboost" and "c" in (model.get_booster().feature_types or []):
+        return library
+    return ""
 
 
 def _open_skops(path: Path, *, trusted: bool) -> Any:

@@ -76,6 +76,8 @@ class _Walk:
         elif isinstance(step, FeatureUnion):
             for _, one in step.transformer_list:
                 self.visit(one, names)
+        elif encoder := getattr(step, "_preprocessor", None):  # histogram-based gradient boosting
+            self.visit(encoder, names)
         elif wrapped := _wrapped(step):
             for one in wrapped:
                 self.visit(one, names)
@@ -143,7 +145,9 @@ def _takes_numbers(step: Any) -> bool:
     if isinstance(step, str):  # passed through to an estimator
         return True
     if isinstance(step, FunctionTransformer):
-        return step.func is None or isinstance(step.func, np.ufunc)
+        called = getattr(step.func, "func", step.func)  # of a partial
+        own = getattr(called, "__module__", "").partition(".")[0] == "sklearn"
+        return called is None or isinstance(called, np.ufunc) or own
     package = type(step).__module__.partition(".")[0]
     return isinstance(step, BaseEstimator) and package in _NUMERIC
 

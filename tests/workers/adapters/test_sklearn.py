@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import skops.io
+from lightgbm import LGBMClassifier
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.cluster import KMeans
 from sklearn.compose import ColumnTransformer, make_column_selector
@@ -24,8 +25,10 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEncoder, StandardScaler
 from sklearn.svm import LinearSVC
+from xgboost import XGBClassifier
 
 from tests.support.trained import (
+    boosted_people,
     columns_of,
     diabetes,
     iris,
@@ -227,6 +230,34 @@ def test_types_of_columns_come_from_the_encoders(model, expected, tmp_path):
     used = {name: one for name, one in columns_of(FRAME).items() if name in expected}
     found = member.predict(**used)["predict_proba"]
     np.testing.assert_array_equal(found, model.predict_proba(FRAME))
+
+
+def test_boosting_that_encodes_categories_itself(tmp_path):
+    table = FRAME.drop(columns="name")
+    categories = table.astype({"sex": "category", "port": "category"})
+    model = HistGradientBoostingClassifier(max_iter=3, categorical_features="from_dtype")
+    member = opened(model.fit(categories, CLASSES), tmp_path)
+    assert datatypes(member) == {"sex": "BYTES", "age": "FP64", "deck": "FP64", "port": "BYTES"}
+    found = member.predict(**columns_of(table))["predict_proba"]
+    np.testing.assert_array_equal(found, model.predict_proba(categories))
+
+
+@pytest.mark.parametrize("kind", ["xgboost", "lightgbm"])
+def test_categories_of_another_library_need_its_own_file(kind, tmp_path):
+    path = tmp_path / "model.pkl"
+    joblib.dump(boosted_people(kind), path)
+    text = refusal(path, trust_pickle=True)
+    assert f"use {{{kind}: FILE}}" in text
+    x, y = iris()
+    joblib.dump(
+        {"xgboost": XGBClassifier, "lightgbm": LGBMClassifier}[kind](
+            n_estimators=2, verbosity=-1 if kind == "lightgbm" else 0
+        ).fit(x, y),
+        path,
+    )
+    member = SklearnModel(path=str(path), trust_pickle=True)
+    member.load("cpu")
+    assert member.predict(x=x)["predict_proba"].shape == (150, 3)
 
 
 def test_numbers_alone_are_columns_with_the_names_of_the_frame(tmp_path):
