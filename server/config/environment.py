@@ -45,9 +45,10 @@ def check_variables(variables: Mapping[str, str], server_keys: Iterable[str]) ->
             continue
         hint = did_you_mean(name, choices)
         if NESTED in name:
+            section = name.removeprefix(PREFIX).partition(NESTED)[0]
             problems.append(
                 f"environment: {variable}: only keys of `server` can be set by the environment, as "
-                f"{_SERVER}{NESTED}KEY{hint}"
+                f"{_SERVER}{NESTED}KEY{hint if did_you_mean(section, ['SERVER']) else ''}"
             )
         else:
             _log.warning("environment: %s has no meaning here%s", variable, hint)

@@ -30,7 +30,7 @@ def test_what_has_a_meaning_or_belongs_to_others_is_left_alone(variable, value, 
 @pytest.mark.parametrize(
     ("variable", "complaint"),
     [
-        ("ENSEMBLED_MEMBERS__A__BATCH_SIZE", "only keys of `server` can be set"),
+        ("ENSEMBLED_MEMBERS__A__BATCH_SIZE", "by the environment, as ENSEMBLED_SERVER__KEY"),
         ("ENSEMBLED_DEVICES__0__MEMORY", "as ENSEMBLED_SERVER__KEY"),
         ("ENSEMBLED_SERVR__HTTP_PORT", "did you mean 'ENSEMBLED_SERVER__HTTP_PORT'?"),
         ("ensembled_ensembles__all", "environment: ensembled_ensembles__all: only"),
