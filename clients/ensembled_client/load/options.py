@@ -134,6 +134,7 @@ class LoadOptions:
     payloads: int
     seed: int
     shapes: Sequence[tuple[str, tuple[int, ...]]]
+    lengths: tuple[int, int] | None
     image_size: tuple[int, int]
     parameters: dict[str, Any]  # of every request, as the protocol names them
     deadline_ms: float | None
@@ -311,6 +312,13 @@ def _add_requests(group: argparse._ArgumentGroup) -> None:
         help="where the model leaves dimensions open, without the rows",
     )
     add(
+        "--length",
+        dest="lengths",
+        type=_lengths,
+        metavar="MIN-MAX",
+        help="of open dimensions, drawn for each request: log-normal, clipped to this range",
+    )
+    add(
         "--image-size",
         type=_size,
         default=(256, 256),
@@ -372,6 +380,14 @@ def _shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not name:
         raise argparse.ArgumentTypeError(f"should be like x:3,224,224, not {text!r}")
     return name, tuple(_count(size) for size in sizes.split(","))
+
+
+def _lengths(text: str) -> tuple[int, int]:
+    least, _, most = text.partition("-")
+    lengths = _count(least), _count(most or least)
+    if lengths[0] > lengths[1]:
+        raise argparse.ArgumentTypeError(f"should ascend, like 16-512, not {text!r}")
+    return lengths
 
 
 def _size(text: str) -> tuple[int, int]:

@@ -98,12 +98,15 @@ def _mean_rate(trace: Trace) -> float:
 
 
 def _make_workload(options: LoadOptions, trace: Trace) -> Workload:
-    specs = input_specs(_fetch_metadata(options.target), dict(options.shapes))
+    lengths = None if options.input else options.lengths
+    specs = input_specs(
+        _fetch_metadata(options.target), dict(options.shapes), may_vary=lengths is not None
+    )
     sizes = sorted({rows for _, rows in trace}) or [options.rows]
     inputs = {
         rows: file_inputs(specs, rows, options.input)
         if options.input
-        else random_inputs(specs, rows, options.seed, options.image_size)
+        else random_inputs(specs, rows, options.seed, options.image_size, lengths)
         for rows in sizes
     }
     return make_workload(

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,11 @@ class InputSpec:
 
 
 def input_specs(
-    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]
+    metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], *, may_vary: bool = False
 ) -> list[InputSpec]:
-    """Return a model's inputs, all dimensions known: open ones are given in `shapes` by input.
+    """Return a model's inputs: open dimensions are given in `shapes` by input, or stay -1.
+
+    They stay so only if they `may_vary` from request to request.
 
     Raises LoadTestError if a datatype or a dimension is unknown, and UsageError if a shape is given
     for no input, or contradicts the metadata.
@@ -95,19 +98,24 @@ def input_specs(
     described = {one["name"]: one for one in metadata["inputs"]}
     for name in shapes.keys() - described.keys():
         raise UsageError(f"--shape {name}: the model's inputs are {', '.join(described)}")
-    return [_input_spec(one, shapes.get(name)) for name, one in described.items()]
+    return [
+        _input_spec(one, shapes.get(name), may_vary=may_vary) for name, one in described.items()
+    ]
 
 
-def _input_spec(described: Mapping[str, Any], shape: tuple[int, ...] | None) -> InputSpec:
+def _input_spec(
+    described: Mapping[str, Any], shape: tuple[int, ...] | None, *, may_vary: bool
+) -> InputSpec:
     name, datatype = described["name"], described["datatype"]
     declared = tuple(int(size) for size in described["shape"][1:])
     if datatype == "BF16" or (datatype not in DTYPES and datatype != "BYTES"):
         raise LoadTestError(f"input {name!r}: the load tester has no data of type {datatype}")
     if shape is None:
-        if -1 in declared:
+        if -1 in declared and not may_vary:
             sizes = ",".join("N" if size == -1 else str(size) for size in declared)
             raise LoadTestError(
-                f"input {name!r} leaves dimensions open: say --shape {name}:{sizes}"
+                f"input {name!r} leaves dimensions open: say --shape {name}:{sizes}, "
+                "or --length MIN-MAX"
             )
         return InputSpec(name, datatype, declared)
     if len(shape) != len(declared) or any(
@@ -118,15 +126,34 @@ def _input_spec(described: Mapping[str, Any], shape: tuple[int, ...] | None) -> 
 
 
 def random_inputs(
-    specs: Sequence[InputSpec], rows: int, seed: int, image_size: tuple[int, int]
+    specs: Sequence[InputSpec],
+    rows: int,
+    seed: int,
+    image_size: tuple[int, int],
+    lengths: tuple[int, int] | None = None,
 ) -> Iterator[Inputs]:
     """Yield random inputs without end; the same for the same seed.
 
-    Floats are 0 to 1 with six decimals, integers 0 to 100 (0 to 255 for UINT8).
+    Floats are 0 to 1 with six decimals, integers 0 to 100 (0 to 255 for UINT8). Open dimensions of
+    one request are equal: log-normal around the geometric mean of `lengths`, clipped to these.
     """
     random = np.random.default_rng(seed)
     while True:
-        yield {spec.name: _random_array(spec, rows, random, image_size) for spec in specs}
+        known = specs if lengths is None else _of_length(specs, _random_length(random, *lengths))
+        yield {spec.name: _random_array(spec, rows, random, image_size) for spec in known}
+
+
+def _random_length(random: np.random.Generator, least: int, most: int) -> int:
+    centre, spread = math.log(least * most) / 2, math.log(most / least) / 4
+    length = round(math.exp(centre + spread * random.standard_normal()))
+    return min(max(length, least), most)
+
+
+def _of_length(specs: Sequence[InputSpec], length: int) -> list[InputSpec]:
+    return [
+        replace(spec, shape=tuple(length if size == -1 else size for size in spec.shape))
+        for spec in specs
+    ]
 
 
 def _random_array(

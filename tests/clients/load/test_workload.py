@@ -218,6 +218,23 @@ def test_files_that_do_not_fit_are_an_error_of_one_line(tmp_path):
     assert "one .npy or .npz" in complaint(TWO, "x.npy", "x.npz", error=UsageError)
 
 
+def test_open_dimensions_of_a_request_have_one_random_length():
+    described = [
+        {"name": "ids", "datatype": "INT64", "shape": [-1, -1]},
+        {"name": "mel", "datatype": "FP32", "shape": [-1, 2, -1]},
+    ]
+    specs = input_specs({"inputs": described}, {}, may_vary=True)
+    requests = [
+        one for one, _ in zip(random_inputs(specs, 3, 0, (1, 1), (4, 64)), range(50), strict=False)
+    ]
+    lengths = [one["ids"].shape[1] for one in requests]
+    assert {one["ids"].shape[0] for one in requests} == {3}
+    assert [one["mel"].shape for one in requests] == [(3, 2, length) for length in lengths]
+    assert 4 <= min(lengths) < 10
+    assert 30 < max(lengths) <= 64
+    assert 12 < np.median(lengths) < 21
+
+
 def test_open_dimensions_need_a_shape():
     metadata = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, -1]}]}
     with pytest.raises(LoadTestError, match="say --shape x:3,N"):
