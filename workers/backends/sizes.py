@@ -180,5 +180,6 @@ def _followed(
     listed = ", ".join(map(str, found))
     raise SizesError(
         f"dimension {axis + 1} of output {output.name!r} varies ({listed}) with the input's sizes, "
-        "but is not equal to one of them: have the model pool it, or pad it to a fixed size"
+        "but is not equal to one of them: have the model pool it, or give its largest shape by "
+        "max_shape under the member's outputs"
     )
