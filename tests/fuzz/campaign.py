@@ -39,7 +39,8 @@ def configuration_of_campaign() -> dict[str, Any]:
     """Two ensembles, of tensors and of images, which add 3, and a member with two inputs.
 
     One of the members is written in Python, one augments; `mixed` are members that differ,
-    `numbers` one that gives a distribution, `long` has a variable dimension.
+    `numbers` one that gives a distribution, `outputs` one that has several, `long` has a variable
+    dimension.
     """
     python = {
         "model": {"python": "benchmarks.chaos.python_member:Adds", "args": {"add": 6}},
@@ -52,6 +53,8 @@ def configuration_of_campaign() -> dict[str, Any]:
     long = fake(0)
     long["fake"]["inputs"] = {"x": [-1]}
     long["inputs"] = {"x": {"max_shape": [64], "pad": 0}}
+    several = fake(0, outputs={"first": [2], "second": [3, 2]})
+    several["outputs"] = {"first": {"as": "logits"}, "second": {"max_shape": [4, 2]}}
     photos = {}
     for name, add in (("p", 0), ("q", 6)):
         photos[name] = fake(add)
@@ -64,6 +67,7 @@ def configuration_of_campaign() -> dict[str, Any]:
             "two": two,
             "long": long,
             "normal": {**fake(0), "output": "normal", "spread": "log_variance"},
+            "several": several,
             **photos,
         },
         "ensembles": {
@@ -71,6 +75,7 @@ def configuration_of_campaign() -> dict[str, Any]:
             "photos": {"members": ["p", "q"]},
             "mixed": {"members": ["a", "two"]},
             "numbers": {"members": ["normal"], "rule": "mixture"},
+            "outputs": {"members": ["several"], "rule": {"first": "mean", "second": "none"}},
         },
         "devices": devices(1),
         "server": {

@@ -397,7 +397,7 @@ def with_absolute_recipes(path: Path) -> dict[str, Any]:
     return document
 
 
-def fake(add: float = 0.0, *, inputs: int = 2, outputs: int = 2, **options: Any) -> dict[str, Any]:
+def fake(add: float = 0.0, *, inputs: int = 2, outputs: Any = 2, **options: Any) -> dict[str, Any]:
     """A member that answers with its input plus `add`."""
     batch = {"batch_size": options.pop("batch_size")} if "batch_size" in options else {}
     shape = {"x": [inputs]}

@@ -9,8 +9,7 @@ from server.errors import InvalidRequest
 from server.inference.outputs import extra_outputs, infer_options, output_tensors
 from server.inference.requests import RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec
-from workers.combiner.scores import VALUE_SCORES
-from workers.runtime.spec import TensorSpec
+from workers.runtime.spec import VALUE_SCORES, TensorSpec
 
 CLASSES = TensorSpec("output", "FP32", (3,))
 NOTHING = RequestParameters()

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from arenas import arena_spec, claim, ensemble, mapped, open_arena, predict
+from arenas import arena_spec, claim, ensemble, mapped, open_arena, predict, vector
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,7 +9,7 @@ from workers.combiner.ensemble import EnsembleCombiner
 from workers.rules import RULES
 from workers.runtime.arena import Terms
 from workers.runtime.messages import Deferred, Ended
-from workers.runtime.spec import BlockSpec, TensorSpec
+from workers.runtime.spec import BlockSpec, EnsembleSpec, PredictionSpec, RuleSpec, TensorSpec
 
 ALL = 0b111
 
@@ -504,3 +504,29 @@ def test_whatever_may_end_is_known_beforehand(rows, index):
             for expected, said, is_early, is_closing in rows
         )
         assert may_end == is_open
+
+
+def test_further_outputs_are_computed_only_where_they_are_wanted():
+    main, boxes = vector(2), TensorSpec("boxes", "FP32", (3,))
+    spec = EnsembleSpec(
+        "both",
+        (0, 1),
+        1,
+        (PredictionSpec(main, (0, 1)), PredictionSpec(boxes, (3, 4))),
+        (RuleSpec("mean", (0,), (main,)), RuleSpec("max", (1,), (boxes,))),
+    )
+    blocks = (BlockSpec((0, 1, 2), "FP32", (2,)), BlockSpec((3, 4), "FP32", (3,)))
+    with mapped(arena_spec(blocks=blocks, ensembles=(spec,))) as memory:
+        arena = open_arena(memory)
+        slots = claim(arena, START, START + 4, expected=0b011)
+        arena.terms[slots][:2] = Terms(1, outputs=True).pack()
+        for area, values in ((0, [1, 2]), (1, [3, 4]), (3, [1, 5, 3]), (4, [4, 2, 6])):
+            arena.predictions[area][slots] = values
+        arena.done[:2, slots] = arena.row_numbers(START, START + 4)
+        outcomes = ArenaCombiner(0, arena).evaluate(START, START + 4)
+        assert [(one.start, one.stop, one.answered) for one in outcomes] == [
+            (START, START + 2, True),
+            (START + 2, START + 4, True),
+        ]
+        assert arena.answers(spec)[slots].tolist() == [[2, 3]] * 4
+        assert arena.answers(spec, 1)[slots].tolist() == [[4, 5, 6]] * 2 + [[0, 0, 0]] * 2

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
 
-from workers.combiner.scores import VALUE_SCORES, score
+from workers.combiner.scores import score
+from workers.runtime.spec import VALUE_SCORES
 
 
 def scored(predictions, names=CLASS_SCORES):
@@ -78,3 +79,14 @@ def test_other_values_have_their_variance(shape):
     found = scored(values, VALUE_SCORES)["variance"]
     wanted = values.var(axis=0).reshape(3, -1).mean(axis=1)
     np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+def test_maps_have_scores_at_each_point():
+    """Those of every point by itself."""
+    maps = np.random.default_rng(0).dirichlet(np.ones(4), size=(3, 2, 5, 6))
+    out = np.zeros((2, 6, 5, 6), np.float32)
+    score(maps, CLASS_SCORES, out)
+    points = maps.reshape(3, -1, 4)
+    single = np.zeros((points.shape[1], 6), np.float32)
+    score(points, CLASS_SCORES, single)
+    np.testing.assert_allclose(np.moveaxis(out, 1, -1).reshape(-1, 6), single, rtol=1e-6)

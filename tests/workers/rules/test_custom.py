@@ -11,7 +11,7 @@ from arenas import vector
 from workers.rules import custom
 from workers.rules.catalogue import RuleError
 from workers.rules.custom import CustomRule, resolve
-from workers.runtime.spec import RuleSpec
+from workers.runtime.spec import RuleSpec, TensorSpec
 
 MEMBERS = ("a", "b", "c")
 
@@ -170,3 +170,22 @@ def test_a_users_file_does_not_stand_in_for_an_installed_module(tmp_path, monkey
     (tmp_path / "statistics.py").write_text("def mean(*_): raise AssertionError")
     monkeypatch.delitem(sys.modules, "statistics", raising=False)
     assert resolve("statistics:mean", str(tmp_path))([1, 2, 3]) == 2
+
+
+def test_a_rule_may_yield_several_outputs_of_other_shapes(module, tmp_path):
+    name = module("""
+        def spread(predictions, weights, members):
+            mean = predictions.mean(axis=(0, 2))
+            found = {"pair": predictions[:2, :, 0].T, "mean": mean}
+            return found if (mean >= 0).all() else {"mean": mean}
+    """)
+    outputs = TensorSpec("mean", "FP32", ()), TensorSpec("pair", "FP32", (2,))
+    given = RuleSpec(f"{name}:spread", (0,), outputs, directory=str(tmp_path))
+    apply = CustomRule(given, MEMBERS, np.ones(3)).for_members([0, 1, 2])
+    predictions = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+    answers = [np.zeros(2, np.float32), np.zeros((2, 2), np.float32)]
+    apply([predictions], answers)
+    assert answers[0].tolist() == [4.5, 6.5]
+    assert answers[1].tolist() == [[0, 4], [2, 6]]
+    with pytest.raises(RuleError, match="it returned mean, not mean, pair"):
+        apply([-predictions], answers)
