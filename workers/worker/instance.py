@@ -171,11 +171,9 @@ class Instance:
         self, predictions: Sequence[Array], slots: slice | Cells, rows: Cells
     ) -> tuple[Cells, str]:
         """Write predictions; return the `done` cells, and the error of rows that have none."""
-        for output, values in zip(self._outputs, predictions, strict=True):
-            output.write(slots, values)
         error = ""
-        for output, values in zip(self._outputs, predictions, strict=True):
-            failed = output.failed_rows(values)
+        for place, output in enumerate(self._outputs):
+            failed = output.write(slots, predictions[place])
             if failed is not None:
                 rows = np.where(failed, -np.abs(rows), rows)
                 error = f"{output.invalid} in its output"
@@ -208,10 +206,7 @@ class Instance:
         answers = self._model.predict(inputs)
         if self.spec.augmentation is not None:
             answers = [*answers, answers[0]]
-        return [
-            output.prepare(raw, rows, part)
-            for output, raw in zip(self._outputs, answers, strict=True)
-        ]
+        return [output.prepare(answers[i], rows, part) for i, output in enumerate(self._outputs)]
 
     def _examples(self, batch: int) -> tuple[Part | None, list[Array]]:
         """Return plausible rows, the model's own example if it has one, and their sizes."""

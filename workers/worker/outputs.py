@@ -28,7 +28,7 @@ class ModelOutput:
     Dimensions that vary (`symbols` are the arena's) are as large in the area as the largest row.
 
     Attributes:
-        invalid: what is wrong with a row that `failed_rows` finds.
+        invalid: what is wrong with a row that `write` finds.
         nan: what is wrong with a row that is NaN.
     """
 
@@ -99,15 +99,18 @@ class ModelOutput:
                 predictions = np.where(outside, 0, predictions)
         return predictions
 
-    def write(self, slots: slice | npt.NDArray[np.int64], predictions: Array) -> None:
-        """Store predictions in the arena."""
+    def write(
+        self, slots: slice | npt.NDArray[np.int64], predictions: Array
+    ) -> npt.NDArray[np.bool_] | None:
+        """Store predictions in the arena.
+
+        Returns:
+            Which rows have NaN, or infinity where it makes no sense; None if none do.
+        """
         if self._axes:
             self._area[(slots, *map(slice, predictions.shape[1:]))] = predictions
         else:
             self._area[slots] = predictions
-
-    def failed_rows(self, predictions: Array) -> npt.NDArray[np.bool_] | None:
-        """Return which rows have NaN, or infinity where it makes no sense; None if none do."""
         if np.logical_and.reduce(np.isfinite(predictions), axis=None):
             return None
         valid = ~np.isnan(predictions) if self._is_values else np.isfinite(predictions)
