@@ -9,7 +9,6 @@ from server.errors import ConfigError
 from server.members.combining import planned_rules, shared_outputs
 from server.members.ensembles import RuleFinding
 from server.members.inspect import InspectedMember
-from workers.rules.catalogue import JOINT_RULES, TRAITS, Traits
 from workers.runtime.spec import ModelSignature, ModelSource, OutputSpec, TensorSpec
 
 TENSORS = {
@@ -139,16 +138,19 @@ def test_outputs_that_were_found_and_their_names():
             ensemble_of(rule, *members, findings={("e", "age"): RuleFinding(clash)})
 
 
-def test_rules_that_take_several_outputs_together(monkeypatch):
-    traits = Traits(takes=("class", "embedding"), yields=lambda taken, _: (taken[0].tensor,))
-    monkeypatch.setitem(TRAITS, "joint", traits)
-    monkeypatch.setitem(JOINT_RULES, "joint", lambda inputs, weights, answers: None)
-    members = member("a"), member("b")
-    spec = ensemble_of("joint", *members).arenas[0].ensembles[0]
-    assert [(one.rule, one.inputs) for one in spec.rules] == [("joint", (0, 1))]
-    assert [one.name for one in spec.outputs] == ["class"]
-    line = problem_of("joint", member("c", {"age": {}}))
-    assert "joint combines the outputs class, embedding of the members, they have age" in line
+def test_rules_that_take_several_outputs_together():
+    tensors = {
+        "boxes": TensorSpec("boxes", "FP32", (5, 4)),
+        "scores": TensorSpec("scores", "FP32", (5,)),
+        "classes": TensorSpec("classes", "FP32", (5,)),
+    }
+    members = [member(name, dict.fromkeys((*tensors, "embedding"), {}), tensors) for name in "ab"]
+    for rule in ("weighted_boxes", {"boxes": "weighted_boxes", "embedding": "none"}):
+        spec = ensemble_of(rule, *members).arenas[0].ensembles[0]
+        assert [(one.rule, one.inputs) for one in spec.rules] == [("weighted_boxes", (0, 1, 2))]
+        assert [one.name for one in spec.outputs] == [*tensors]
+    line = problem_of("weighted_boxes", member("c", {"age": {}}))
+    assert "weighted_boxes combines the outputs boxes, scores, classes of the members" in line
 
 
 def mapping(axis=None, kind="logits", shape=(5, 4, 4), labels=()):
