@@ -24,6 +24,7 @@ from server.config import (
     InputTensorConfig,
     LimitsConfig,
     MemberConfig,
+    OutputConfig,
     PinnedFileConfig,
     PlacementConfig,
     ServerConfig,
@@ -42,6 +43,7 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`members.NAME`", MemberConfig),
     ("`members.NAME.input.image`", ImageConfig),
     ("`members.NAME.inputs.INPUT`", InputTensorConfig),
+    ("`members.NAME.outputs.OUTPUT`", OutputConfig),
     ("`members.NAME.fake`", FakeConfig),
     ("A file", PinnedFileConfig),
     ("`devices[]`", DeviceConfig),
@@ -156,7 +158,8 @@ def reference() -> str:
         parts.append(f"\n## {title}\n\n{about}\n\n{_NOTES.get(model, '')}")
         parts.append("| key | type | default | meaning |\n| --- | --- | --- | --- |\n")
         properties = model.model_json_schema()["properties"]
-        for key, field in model.model_fields.items():
+        for name, field in model.model_fields.items():
+            key = field.alias or name
             kind = _type(properties[key])
             default = "required" if field.is_required() else _default(properties[key])
             meaning = " ".join((field.description or "").split())

@@ -148,7 +148,7 @@ def test_rules_that_take_several_outputs_together():
     for rule in ("weighted_boxes", {"boxes": "weighted_boxes", "embedding": "none"}):
         spec = ensemble_of(rule, *members).arenas[0].ensembles[0]
         assert [(one.rule, one.inputs) for one in spec.rules] == [("weighted_boxes", (0, 1, 2))]
-        assert [one.name for one in spec.outputs] == [*tensors]
+        assert [one.name for one in spec.outputs] == [*tensors, "count"]
     line = problem_of("weighted_boxes", member("c", {"age": {}}))
     assert "weighted_boxes combines the outputs boxes, scores, classes of the members" in line
 
