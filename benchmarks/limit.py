@@ -32,6 +32,7 @@ from benchmarks.limit_process import (
     Row,
     Setup,
     Single,
+    Texts,
     Timing,
 )
 from server.config import load_config
@@ -217,6 +218,20 @@ class Limit:
                 _send(child, Row(tuple(members)))
             rows.append(max(_receive(child).seconds for child in self._children))
         return statistics.median(rows)
+
+    def texts_per_s(self, batches: Sequence[Sequence[str]], seconds: float) -> float:
+        """The rate of the ensemble at batches of texts, which every process begins elsewhere in.
+
+        Args:
+            batches: at least one per process.
+            seconds: how long to measure.
+        """
+        share = len(batches) // len(self._children)
+        for number, child in enumerate(self._children):
+            turned = [*batches[number * share :], *batches[: number * share]]
+            _send(child, Texts(tuple(map(tuple, turned)), seconds))
+        timings = [_receive(child) for child in self._children]
+        return sum(timing.rows / timing.seconds for timing in timings)
 
     def _ask(self, children: Sequence[subprocess.Popen[bytes]], command: Command) -> list[Timing]:
         for child in children:

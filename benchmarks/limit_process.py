@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import BinaryIO
 
 import msgspec
+import numpy as np
 
 from benchmarks.members import one_core, random_input
 from workers.backends import Model, ModelError, load
@@ -29,6 +30,7 @@ __all__ = [
     "Row",
     "Setup",
     "Single",
+    "Texts",
     "Timing",
     "main",
 ]
@@ -71,14 +73,21 @@ class Row(msgspec.Struct, frozen=True, tag=True):
     members: tuple[int, ...]
 
 
-Command = Probe | InTurn | Single | Row
+class Texts(msgspec.Struct, frozen=True, tag=True):
+    """Call all members in turn with batches of texts, again and again for some time."""
+
+    batches: tuple[tuple[str, ...], ...]
+    seconds: float
+
+
+Command = Probe | InTurn | Single | Row | Texts
 
 
 class Timing(msgspec.Struct, frozen=True, tag=True):
     """A command's outcome: rows in seconds.
 
-    After `InTurn` it is all that was done; after `Probe` and `Single` it is the median of a call
-    or a turn, after `Single` with each member's own median in `members_s`.
+    After `InTurn` and `Texts` it is all that was done; after `Probe` and `Single` it is the median
+    of a call or a turn, after `Single` with each member's own median in `members_s`.
     """
 
     rows: int
@@ -110,6 +119,8 @@ class _Members:
                 return self._in_turn(command)
             case Single():
                 return self._single(command)
+            case Texts():
+                return self._texts(command)
             case Row():
                 return Timing(1, sum(self._call(member, 1) for member in command.members))
 
@@ -147,6 +158,20 @@ class _Members:
             for call in calls:
                 self._call(*call)
             rows += cycle
+        return Timing(rows, elapsed)
+
+    def _texts(self, command: Texts) -> Timing:
+        batches = [np.array([text.encode() for text in texts], object) for texts in command.batches]
+        for model in self._models:
+            model.predict([batches[0]])
+        rows = number = 0
+        started = time.perf_counter()
+        while (elapsed := time.perf_counter() - started) < command.seconds:
+            batch = batches[number % len(batches)]
+            for model in self._models:
+                model.predict([batch])
+            rows += len(batch)
+            number += 1
         return Timing(rows, elapsed)
 
     def _single(self, command: Single) -> Timing:

@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing as mp
-import os
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,8 +27,8 @@ from allocator.matrix import AllocationMatrix
 from benchmarks.command import parse_measurement
 from benchmarks.figures import Spread
 from benchmarks.infer_request import EncodedRequest, binary_request
-from benchmarks.limit import errors_as_lines
-from benchmarks.members import expected_answer, one_core
+from benchmarks.limit import Limit, errors_as_lines
+from benchmarks.members import expected_answer
 from benchmarks.server_process import running_server
 from benchmarks.table import markdown, spread
 from benchmarks.wrk import find_wrk, run_wrk
@@ -40,10 +36,7 @@ from server.config import Config, load_config
 from server.members.composition import compose
 from server.members.inspect import inspect_members
 from server.members.sources import model_sources
-from workers.backends import load
-from workers.backends.base import Array
 from workers.runtime.arena import bytes_per_row
-from workers.runtime.spec import ModelSource
 
 __all__ = ["main", "mixed_texts"]
 
@@ -59,7 +52,7 @@ _COMPARED = 64
 _ARENA_BYTES = 256 << 20
 
 
-def mixed_texts(directory: Path, count: int, seed: int = _SEED) -> list[bytes]:
+def mixed_texts(directory: Path, count: int, seed: int = _SEED) -> list[str]:
     """Return texts of mixed lengths, cut from the held-out ones; tokens are the first member's."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory / "bert")
     rows = json.loads((directory / "held_out.json").read_text())
@@ -71,66 +64,8 @@ def mixed_texts(directory: Path, count: int, seed: int = _SEED) -> list[bytes]:
     texts = []
     for tokens in np.clip(drawn, _SHORTEST, _LONGEST).astype(int) - 2:  # two are special
         first = int(generator.integers(len(offsets) - tokens))
-        texts.append(whole[offsets[first][0] : offsets[first + tokens - 1][1]].encode())
+        texts.append(whole[offsets[first][0] : offsets[first + tokens - 1][1]])
     return texts
-
-
-class _Work(NamedTuple):
-    """One core's part of the limit: members, and batches of texts of one length class each."""
-
-    core: int
-    sources: list[ModelSource]
-    batches: list[list[bytes]]
-
-
-def _run_core(work: _Work, pipe: Connection) -> None:
-    """Call every member with every batch, for the seconds that are asked for; in a process."""
-    os.sched_setaffinity(0, {work.core})
-    models = [load(source, one_core(work.core)) for source in work.sources]
-    arrays: list[Array] = [np.array(batch, object) for batch in work.batches]
-    for model in models:
-        model.predict([arrays[0]])
-    pipe.send(None)
-    while seconds := pipe.recv():
-        rows, number, started = 0, 0, time.perf_counter()
-        while (elapsed := time.perf_counter() - started) < seconds:
-            batch = arrays[number % len(arrays)]
-            for model in models:
-                model.predict([batch])
-            rows += len(batch)
-            number += 1
-        pipe.send(rows / elapsed)
-
-
-class _Limit:
-    """The members in a process per core; `rate` has all of them work at the same time."""
-
-    def __init__(self, sources: list[ModelSource], batches: list[list[bytes]]) -> None:
-        context = mp.get_context("spawn")
-        self._pipes: list[Connection] = []
-        self._processes = []
-        for core in sorted(os.sched_getaffinity(0)):
-            ours, theirs = context.Pipe()
-            work = _Work(core, sources, batches)
-            process = context.Process(target=_run_core, args=(work, theirs), daemon=True)
-            process.start()
-            self._pipes.append(ours)
-            self._processes.append(process)
-        for pipe in self._pipes:
-            pipe.recv()
-
-    def rate(self, seconds: float) -> float:
-        """Rows per second of the whole ensemble."""
-        for pipe in self._pipes:
-            pipe.send(seconds)
-        return float(sum(pipe.recv() for pipe in self._pipes))
-
-    def close(self) -> None:
-        """End the processes."""
-        for pipe in self._pipes:
-            pipe.send(0)
-        for process in self._processes:
-            process.join()
 
 
 class _Classes(NamedTuple):
@@ -139,17 +74,17 @@ class _Classes(NamedTuple):
     bounds: list[int]
     slots: list[int]
 
-    def of(self, text: bytes) -> int:
+    def of(self, text: str) -> int:
         """The class of a text, which is stored with its length before it."""
         return min(
             (bound, index)
             for index, bound in enumerate(self.bounds)
-            if bound >= len(text) + _LENGTH_BYTES
+            if bound >= len(text.encode()) + _LENGTH_BYTES
         )[1]
 
-    def batches(self, texts: Sequence[bytes], batch: int) -> list[list[bytes]]:
+    def batches(self, texts: Sequence[str], batch: int) -> list[list[str]]:
         """Texts of a class at a time, in batches of the classes in random order."""
-        alike: dict[int, list[bytes]] = {}
+        alike: dict[int, list[str]] = {}
         for text in texts:
             alike.setdefault(self.of(text), []).append(text)
         found = [
@@ -160,10 +95,10 @@ class _Classes(NamedTuple):
         order = np.random.default_rng(_SEED).permutation(len(found))
         return [found[index] for index in order]
 
-    def claimed(self, texts: Sequence[bytes], answered: int) -> float:
+    def claimed(self, texts: Sequence[str], answered: int) -> float:
         """Bytes of the arena that rows claim for each that they have; an answer has `answered`."""
         slots = sum(self.slots[self.of(text)] for text in texts)
-        return slots / sum(len(text) + answered for text in texts)
+        return slots / sum(len(text.encode()) + answered for text in texts)
 
 
 def _length_classes(config: Config) -> _Classes:
@@ -179,15 +114,15 @@ def _length_classes(config: Config) -> _Classes:
     return _Classes(bounds, slots)
 
 
-def _request(text: bytes) -> EncodedRequest:
-    return binary_request(_NAME, _INPUT, np.array([text], object))
+def _request(text: str) -> EncodedRequest:
+    return binary_request(_NAME, _INPUT, np.array([text.encode()], object))
 
 
-def _difference(address: str, config: Config, texts: Sequence[bytes]) -> float:
+def _difference(address: str, config: Config, texts: Sequence[str]) -> float:
     """Return how far the server's probabilities are from those of the members called directly."""
     with EnsembleClient(f"http://{address}") as client:
-        answers = [client.predict(_NAME, [text.decode()]).values for text in texts]
-    expected = expected_answer(config, _NAME, np.array(texts, object))
+        answers = [client.predict(_NAME, [text]).values for text in texts]
+    expected = expected_answer(config, _NAME, np.array([text.encode() for text in texts], object))
     return float(np.abs(np.concatenate(answers) - expected).max())
 
 
@@ -209,7 +144,7 @@ class _Rates(NamedTuple):
 
 
 def _measure(
-    directory: Path, config: Config, texts: Sequence[bytes], options: argparse.Namespace
+    directory: Path, config: Config, texts: Sequence[str], options: argparse.Namespace
 ) -> tuple[_Rates, float]:
     """Return the rates, and how far answers are from those of the members called directly."""
     requests = [_request(text) for text in texts]
@@ -219,12 +154,10 @@ def _measure(
         padded = Path(temporary, "padded.yaml")
         padded.write_text(yaml.safe_dump(_padded(directory)), encoding="utf-8")
         for number in range(options.rounds):
-            limits = []
-            for batch in _BATCHES:
-                limit = _Limit(sources, classes.batches(texts, batch))
-                limits.append(limit.rate(options.seconds))
-                limit.close()
-            rates.limit.append(max(limits))
+            with Limit(sources) as limit:
+                alike = [classes.batches(texts, batch) for batch in _BATCHES]
+                best = max(limit.texts_per_s(batches, options.seconds) for batches in alike)
+            rates.limit.append(best)
             for path, found in ((directory / _CONFIG, rates.served), (padded, rates.padded)):
                 with running_server(path) as server:
                     if number == 0 and path != padded:

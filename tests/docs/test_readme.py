@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import sklearn.datasets
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from tests.docs.pages import ROOT, Reader, blocks_of
 from tests.server.cli.test_allocate import DEVICES, PROFILES
@@ -46,6 +49,7 @@ def test_your_own_ensemble_and_all_that_follows(tmp_path):
     (tmp_path / "models").mkdir()
     for seed, name in enumerate("abc"):
         write_image_network(tmp_path / f"models/{name}.onnx", seed)
+    write_wine_models(tmp_path / "models")
     (tmp_path / "labels.txt").write_text("\n".join(CLASSES))
     random = np.random.default_rng(0)
     photos = random.integers(0, 255, (60, 16, 16, 3), np.uint8)
@@ -58,6 +62,17 @@ def test_your_own_ensemble_and_all_that_follows(tmp_path):
         for block in blocks:
             reader.follow(block)
     assert (tmp_path / "matrix.svg").exists()
+
+
+def write_wine_models(directory):
+    """Write models of the same table: a pipeline and trees."""
+    skops_io, xgboost = pytest.importorskip("skops.io"), pytest.importorskip("xgboost")
+    x, y = sklearn.datasets.load_wine(return_X_y=True, as_frame=True)
+    table = x[["alcohol", "hue"]]
+    linear = make_pipeline(StandardScaler(), LogisticRegression()).fit(table, y)
+    skops_io.dump(linear, directory / "linear.skops")
+    trees = xgboost.XGBClassifier(n_estimators=3, max_depth=2).fit(table, y)
+    trees.save_model(directory / "trees.json")
 
 
 def write_image_network(path, seed):
