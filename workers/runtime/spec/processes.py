@@ -1,0 +1,136 @@
+"""Specs of devices, of the shared memory, and of the processes that use them.
+
+Used in every process; pure. A `WorkerSpec` or `CombinerSpec` is the first line that a child reads.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from workers.runtime.spec.ensembles import ArenaSpec
+from workers.runtime.spec.models import InstanceSpec
+
+__all__ = [
+    "CombinerSpec",
+    "DeviceSpec",
+    "MemorySpec",
+    "PausedRule",
+    "QueuesSpec",
+    "TracingSpec",
+    "WorkerSpec",
+]
+
+
+class DeviceSpec(msgspec.Struct, frozen=True):
+    """A device: a GPU or a group of CPU cores, as a whole or a shared part.
+
+    Attributes:
+        name: ``cuda:N`` or ``cpu:N``, or the configured name of a virtual device; unique.
+        kind: the key of its profiles, e.g. ``cpu-1`` (one core) or ``NVIDIA H200``.
+        memory_bytes: the memory that its instances may use together.
+        cores: for a CPU device, the core ids it is pinned to (empty for CUDA).
+        uuid: for CUDA, its value in CUDA_VISIBLE_DEVICES; empty if unknown.
+        pool: devices of the same pool share their memory; empty for a device with its own.
+        virtual: whether it is a part of a device; on a GPU its worker enforces `memory_bytes`.
+    """
+
+    name: str
+    kind: str
+    memory_bytes: int
+    cores: tuple[int, ...] = ()
+    uuid: str = ""
+    pool: str = ""
+    virtual: bool = False
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether this is a GPU: neither its name nor its kind begins with ``cpu``."""
+        return not any(text.lower().startswith("cpu") for text in (self.name, self.kind))
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Environment variables that its process sets before it imports any runtime.
+
+        A process sees only its own GPU. The order in which CUDA numbers GPUs therefore does not
+        matter, and MIG slices work, of which CUDA shows at most one.
+        """
+        if self.is_cuda:
+            return {"CUDA_VISIBLE_DEVICES": self.uuid} if self.uuid else {}
+        return {"OMP_NUM_THREADS": str(len(self.cores))} if self.cores else {}
+
+    @property
+    def cuda_index(self) -> int:
+        """Its CUDA index in a process with its `environment`.
+
+        Raises:
+            ValueError: if neither its UUID nor its name identifies a GPU.
+        """
+        return 0 if self.uuid else int(self.name.removeprefix("cuda:"))
+
+
+class QueuesSpec(msgspec.Struct, frozen=True):
+    """The queues between processes in the shared memory (`workers.runtime.queues`).
+
+    Attributes:
+        offset: where it begins in the shared memory, in bytes.
+        processes: those that sleep and have a bell.
+        devices: those whose workers have rings.
+        bells: the inherited eventfd of each process; empty if ZeroMQ is the bell.
+    """
+
+    offset: int = 0
+    ring_bytes: int = 0
+    processes: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    bells: tuple[int, ...] = ()
+
+
+class MemorySpec(msgspec.Struct, frozen=True):
+    """The shared memory as an inherited file descriptor, and its contents."""
+
+    fd: int
+    nbytes: int
+    processes: tuple[str, ...]
+    arenas: tuple[ArenaSpec, ...]
+    queues: QueuesSpec = QueuesSpec()
+
+
+class TracingSpec(msgspec.Struct, frozen=True):
+    """Where spans are exported to: `endpoint` is the URL of an OTLP/HTTP receiver.
+
+    `sample` is the fraction of the requests without a parent span that are traced, in [0, 1].
+    """
+
+    endpoint: str
+    service_name: str
+    sample: float
+
+
+class WorkerSpec(msgspec.Struct, frozen=True):
+    """All that a worker starts with; `sockets` is the directory of its sockets."""
+
+    device: DeviceSpec
+    incarnation: int
+    instances: tuple[InstanceSpec, ...]
+    memory: MemorySpec
+    sockets: str
+    tracing: TracingSpec | None = None
+
+
+class PausedRule(msgspec.Struct, frozen=True):
+    """A custom rule that has crashed combiners recently (see `workers.combiner.rule_guard`).
+
+    `code` stands for it on the board; it is not run until `until_ns`, monotonic.
+    """
+
+    code: int
+    crashes: int
+    until_ns: int
+
+
+class CombinerSpec(msgspec.Struct, frozen=True):
+    """All that a combiner starts with; `sockets` is the directory of its sockets."""
+
+    memory: MemorySpec
+    sockets: str
+    paused: tuple[PausedRule, ...] = ()
