@@ -58,6 +58,8 @@ class Instance:
         self._closing = arena.closing.data
         self._inputs = _inputs(spec, arena)
         self._variants = 1 if spec.augmentation is None else len(spec.augmentation.variants)
+        #: The most frequent case, which is worth a short way: one output, none of it augmented.
+        self._only = self._outputs[0] if len(self._outputs) == 1 else None
         is_variable = any(arena.spec.views[binding.view].symbols for binding in spec.bindings)
         self._variable = VariableInputs(spec, arena) if is_variable else None
 
@@ -171,6 +173,8 @@ class Instance:
         self, predictions: Sequence[Array], slots: slice | Cells, rows: Cells
     ) -> tuple[Cells, str]:
         """Write predictions; return the `done` cells, and the error of rows that have none."""
+        if self._only is not None and self._only.write(slots, predictions[0]) is None:
+            return rows, ""
         error = ""
         for place, output in enumerate(self._outputs):
             failed = output.write(slots, predictions[place])
@@ -202,8 +206,10 @@ class Instance:
 
     def _predict(self, inputs: list[Array], part: Part | None = None) -> list[Array]:
         """Return the predictions of rows; `part` has their sizes if these vary."""
-        rows = len(inputs[0]) // self._variants
         answers = self._model.predict(inputs)
+        if self._only is not None:
+            return [self._only.prepare(answers[0], len(inputs[0]), part)]
+        rows = len(inputs[0]) // self._variants
         if self.spec.augmentation is not None:
             answers = [*answers, answers[0]]
         return [output.prepare(answers[i], rows, part) for i, output in enumerate(self._outputs)]

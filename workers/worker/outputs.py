@@ -72,17 +72,15 @@ class ModelOutput:
         if self._is_padded and raw.ndim == len(self._shape) + 1:
             raw = _pad(raw, self._shape)
         predictions = self._postprocess(raw)
-        shape = self._shape
-        if self._axes and part is not None:
-            shape = self._shape_of(part)
+        if not self._axes:
+            part = None
+        shape = self._shape if part is None else self._shape_of(part)
         if predictions.shape != (rows, *shape):  # NumPy might broadcast it over other rows
             raise RuntimeError(
                 f"answers {list(predictions.shape)} to a batch of {rows} rows in its output "
                 f"{self._name!r}, not {[rows, *shape]}"
             )
-        if self._axes and part is not None:
-            return self._without_padding(predictions, part)
-        return predictions
+        return predictions if part is None else self._without_padding(predictions, part)
 
     def _shape_of(self, part: Part) -> tuple[int, ...]:
         shape = list(self._shape)
