@@ -15,10 +15,9 @@ from allocator.matrix import AllocationMatrix
 from server.calibration.cascade_thresholds import StageAnswers
 from server.calibration.metrics import Array, ClassIndices, Floats
 from server.config import Config, EnsembleConfig
-from server.config.base import did_you_mean
 from server.deployment.devices import find_devices
 from server.deployment.placement import place, read_allocation
-from server.errors import ConfigError
+from server.errors import ConfigError, did_you_mean
 from server.inference.spec import PredictiveKind
 from server.members.agreement import agreement_problems
 from server.members.classes import MatchedClasses, ensemble_labels, match_classes

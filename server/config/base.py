@@ -27,8 +27,6 @@ from pydantic import (
     model_validator,
 )
 
-from server.errors import did_you_mean
-
 __all__ = [
     "Bytes",
     "Distinct",
@@ -37,7 +35,6 @@ __all__ = [
     "Section",
     "UnknownKey",
     "absolute_path",
-    "did_you_mean",
 ]
 
 #: Names of ensembles and members are parts of URLs, in which ``/v2/models/stats`` has a meaning.

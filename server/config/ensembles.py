@@ -21,8 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from server.config.base import Distinct, Name, Section, did_you_mean
+from server.config.base import Distinct, Name, Section
 from server.config.files import FilePath
+from server.errors import did_you_mean
 from workers.rules import TRAITS, is_custom
 from workers.rules.builtin import DEFAULT_TRIM, trimmed
 from workers.rules.catalogue import CUSTOM, STACK

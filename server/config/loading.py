@@ -17,12 +17,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
-from server.config.base import UnknownKey, did_you_mean
+from server.config.base import UnknownKey
 from server.config.environment import NESTED, PREFIX, check_variables
 from server.config.models import DIRECTORY_KEYS
 from server.config.root import Config
 from server.config.server import ServerConfig
-from server.errors import ConfigError
+from server.errors import ConfigError, did_you_mean
 
 __all__ = [
     "describe",

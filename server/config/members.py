@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from server.config.augmentation import Augmentation, AugmentRule, CropsConfig, ShiftConfig
-from server.config.base import Section, did_you_mean
+from server.config.base import Section
 from server.config.files import FilePath
 from server.config.models import (
     LibraryConfig,
@@ -32,6 +32,7 @@ from server.config.models import (
     unknown_suffix,
 )
 from server.config.outputs import OutputConfig
+from server.errors import did_you_mean
 from workers.runtime.spec import (
     COMBINED,
     FakeOptions,
@@ -276,7 +277,8 @@ class MemberConfig(Section):
     lengths: dict[Dimension, PositiveFloat] = {}
     """For a model with a variable dimension: which sizes of it clients will send, as their shares
     of the rows, e.g. `{32: 0.5, 128: 0.4, 512: 0.1}`; what placement expects its batches to take
-    follows from them. If absent, a log-normal distribution around an eighth of the largest size."""
+    follows from them. If absent, a log-normal distribution around an eighth of the largest size (of
+    texts, in bytes, a sixty-fourth)."""
     backend: Literal["onnx", "torch"] | None = None
     """What loads the model; if absent, the file's suffix decides."""
     augment: Annotated[tuple[Augmentation, ...], Field(min_length=1)] | None = None

@@ -20,8 +20,9 @@ from pydantic import (
     field_validator,
 )
 
-from server.config.base import RelativePath, Section, did_you_mean
+from server.config.base import RelativePath, Section
 from server.config.files import FilePath, names_file
+from server.errors import did_you_mean
 
 __all__ = [
     "BACKENDS",

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, PrivateAttr, Tag, field_validator, model_validator
 
-from server.config.base import Name, RelativePath, Section, did_you_mean
+from server.config.base import Name, RelativePath, Section
 from server.config.devices import DeviceConfig, PlacementConfig, device_problems
 from server.config.ensembles import EnsembleConfig
 from server.config.members import MemberConfig
 from server.config.server import ServerConfig
+from server.errors import did_you_mean
 from workers.fetcher.source import FileSource
 
 __all__ = ["Config"]

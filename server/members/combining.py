@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.config import NO_RULE, EnsembleConfig
-from server.config.base import did_you_mean
+from server.errors import did_you_mean
 from server.members.classes import class_problems
 from server.members.inspect import InspectedMember
 from server.members.outputs import MemberOutput

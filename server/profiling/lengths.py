@@ -22,8 +22,9 @@ from server.members.lengths import length_classes
 
 __all__ = ["MeasuredLength", "RowLength", "expected_factor", "measured_lengths", "row_lengths"]
 
-#: Lengths without a configured mix: log-normal, the median an eighth of the largest size.
-_MEDIAN_SHARE, _SIGMA = 1 / 8, 0.8
+#: Lengths without a configured mix: log-normal. The median is a part of the largest size, a small
+#: one of texts, whose limit has to do for tokens of many bytes.
+_MEDIAN_SHARE, _TEXT_MEDIAN_SHARE, _SIGMA = 1 / 8, 1 / 64, 0.8
 #: At how many sizes below the largest a member is measured; others are interpolated.
 _MOST_MEASURED = 3
 
@@ -56,7 +57,8 @@ def row_lengths(member: InspectedMember, symbols: Sequence[str]) -> tuple[RowLen
         return ()
     classes = [tuple(sizes[symbol] for symbol in symbols) for sizes in length_classes([member])]
     ascending = classes[::-1]
-    shares = _shares([sizes[0] for sizes in ascending], member.config.lengths)
+    median_share = _TEXT_MEDIAN_SHARE if symbols[0].endswith(".bytes") else _MEDIAN_SHARE
+    shares = _shares([sizes[0] for sizes in ascending], member.config.lengths, median_share)
     return tuple(
         RowLength(sizes[0], sizes, share) for sizes, share in zip(ascending, shares, strict=True)
     )
@@ -106,14 +108,14 @@ def _interpolated(points: Mapping[int, float], at: int) -> float:
     return points[low] + (points[high] - points[low]) * (at - low) / (high - low)
 
 
-def _shares(sizes: Sequence[int], mix: Mapping[int, float]) -> list[float]:
+def _shares(sizes: Sequence[int], mix: Mapping[int, float], median_share: float) -> list[float]:
     """The share of the rows in each class, by its size, ascending."""
     if mix:
         shares = [0.0] * len(sizes)
         for length, share in mix.items():
             shares[min(bisect_left(sizes, length), len(sizes) - 1)] += share
         return [share / sum(shares) for share in shares]
-    median = sizes[-1] * _MEDIAN_SHARE
+    median = sizes[-1] * median_share
     below = [_normal_cdf(math.log(size / median) / _SIGMA) for size in sizes[:-1]]
     return [high - low for low, high in zip([0.0, *below], [*below, 1.0], strict=True)]
 

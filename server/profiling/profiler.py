@@ -213,7 +213,9 @@ class TargetProfiler:
         return process.wait_reply(Compared, self._allowance.timeout_s(hung_s)).latencies_s
 
     def _measure_lengths(self) -> None:
-        """Run batches of the smallest size and of the best with rows of several lengths.
+        """Run batches of the smallest, the best and the largest size with rows of several lengths.
+
+        Of short rows, a larger batch may be the best than of the longest.
 
         A member that fails on made-up rows of some length counts as taking the same for all.
 
@@ -221,7 +223,8 @@ class TargetProfiler:
             TimeoutError: if it takes too long.
         """
         lengths = measured_lengths(self._target.lengths)
-        batches = sorted({self._record.measured[0].batch, self._record.best.batch})
+        known = self._record.measured
+        batches = sorted({known[0].batch, self._record.best.batch, known[-1].batch})
         needed_s = len(lengths) * sum(map(self._record.measuring_s, batches))
         if not self._allowance.suffices_for(self._load_s + needed_s):
             return

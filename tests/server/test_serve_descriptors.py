@@ -88,13 +88,14 @@ def test_a_child_holds_its_channels_and_the_memory(server, role):
         pytest.skip(f"there is no {role} on this machine")
     wait_for(lambda: kinds(child)["socket"] > 0, "its sockets of ZeroMQ")
     links = held(child)
-    expected = {"pipe", "memfd", "socket", "private", str(server.log)}
+    expected = {"/dev/null", "pipe", "memfd", "socket", "private", str(server.log)}
     assert set(kinds(child)) == expected
-    assert links[1] == links[2] != links[0], "what is printed is one pipe, commands another"
+    assert links[0] == "/dev/null", "models and their programs can't read the commands"
+    assert links[1] == links[2], "what is printed is one pipe"
     pipes = {link for link in links.values() if link.startswith("pipe:")}
-    # In: commands (twice, once for the role). Out: status, and what is printed.
+    # In: commands. Out: status, and what is printed (twice).
     assert len(pipes) == 3
-    assert kinds(child)["pipe"] == 5
+    assert kinds(child)["pipe"] == 4
     assert kinds(child)[str(server.log)] == 1, "the log"
 
 

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.process
 
 DEADLINE_S = 20
 PATH = "/v2/models/all/infer"
-NAMED = {200, 400, 404, 405, 411, 413, 415, 429, 503, 504}
+NAMED = {200, 400, 404, 405, 411, 413, 415, 429, 501, 503, 504}
 fuzzed = settings(
     max_examples=150,
     deadline=None,

@@ -79,7 +79,7 @@ class TransformersModel:
         max_length: int = 0,
         buckets: Sequence[int] = (),
         pooling: str = "mean",
-        compile: bool = False,  # noqa: A002
+        compile: bool = False,
     ) -> None:
         self._path = path
         self._config: Any = _call(transformers.AutoConfig.from_pretrained, path)

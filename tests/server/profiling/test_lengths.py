@@ -44,6 +44,14 @@ def test_without_a_mix_lengths_are_log_normal(model):
     assert shares == pytest.approx([0.5, 0.307, 0.151, 0.042], abs=1e-3)
 
 
+@pytest.mark.parametrize(("symbol", "share"), [("ids.1", 0.5), ("text.bytes", 0.995)])
+def test_texts_are_expected_to_be_far_shorter_than_their_limit(model, monkeypatch, symbol, share):
+    sizes = [{symbol: 512}, {symbol: 64}]
+    monkeypatch.setattr("server.profiling.lengths.length_classes", lambda members: sizes)
+    shortest, _ = row_lengths(variable_member("m", model), (symbol,))
+    assert shortest.share == pytest.approx(share, abs=1e-3)
+
+
 def test_members_of_fixed_sizes_have_no_lengths(model):
     assert row_lengths(member("m", model), ()) == ()
     assert row_lengths(fake("m"), ()) == ()
@@ -79,7 +87,7 @@ def test_the_profile_is_that_of_the_mix(model, script, cache):
     answers = script({1: 0.001, 2: 0.0011, 4: 0.0044}, by_size=lambda size: size / 512)
     one = variable_member("m", model, buckets=SIZES, lengths=MIX)
     found = profiled([one])
-    assert {batch for batch, _ in answers.sizes} == {1, 2}, "the smallest and the best"
+    assert {batch for batch, _ in answers.sizes} == {1, 2, 4}, "smallest, best, largest"
     assert {size for _, size in answers.sizes} == set(SIZES)
     factor = (0.25 * 32 + 0.75 * 128) / 512
     profiles = found.profiles.of("m", "cpu-1")
