@@ -176,10 +176,17 @@ def key(
 def predict(
     ensemble: Annotated[str, typer.Argument(help="Name of an ensemble or a member.")],
     inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="FILE...", help="Images, or arrays (.npy, .npz or .json)."),
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[FILE...]", help="Images, or arrays (.npy, .npz or .json)."),
+    ] = None,
     *,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="JSON",
+            help="Rows instead of files: a list such as texts, or lists by input name.",
+        ),
+    ] = None,
     url: Annotated[
         str,
         typer.Option(
@@ -217,7 +224,8 @@ def predict(
 
         predict(
             ensemble,
-            inputs,
+            inputs or [],
+            data=data,
             url=url,
             credentials={
                 "root_certificates": root_certificates,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ _BAR_WIDTH = 12
 #: More rows than this are shown a line each.
 _MAX_DETAILED_ROWS = 4
 _MAX_VALUES = 20
+_NAME_CHARS = 60
 _SET, _INTERVAL = "prediction_set", "interval"
 
 
@@ -45,6 +47,7 @@ def predict(
     ensemble: str,
     inputs: Sequence[str],
     *,
+    data: str | None = None,
     url: str,
     credentials: Mapping[str, Any],
     top: int,
@@ -52,7 +55,7 @@ def predict(
     coverage: float | None = None,
     **options: Any,
 ) -> None:
-    """Send files to a server and print its predictions on stdout.
+    """Send files, or rows as JSON, to a server and print its predictions on stdout.
 
     `credentials` and `options` are those of the client and its `predict`; with a `coverage`,
     intervals or sets of classes are asked for, too.
@@ -61,6 +64,8 @@ def predict(
         ConfigError: if a file can't be used, or the server rejects the request.
         EnsembledError: if the server gives no answer.
     """
+    if (data is None) == (not inputs):
+        raise ConfigError("give files, or --data with rows")
     try:
         client = EnsembleClient(url, **credentials)
     except EnsembledClientError as error:
@@ -74,7 +79,8 @@ def predict(
                 options |= {"outputs": [_covering(config)], "coverage": coverage}
             takes = [one["name"] for one in client.metadata(ensemble)["inputs"]]
             read = _read_together if _IMAGE in takes[:-1] or _IMAGE in takes[1:] else _read
-            answers = [(names, client.predict(ensemble, x, **options)) for names, x in read(inputs)]
+            requests = read(inputs) if data is None else [_parse(data)]
+            answers = [(names, client.predict(ensemble, x, **options)) for names, x in requests]
     except (RequestRejected, UnknownModel) as error:
         raise ConfigError(error.message) from None
     except EnsembledClientError as error:
@@ -104,6 +110,17 @@ def _covering(config: Mapping[str, Any]) -> str:
     else:
         names = config["parameters"]["extra_outputs"]["string_value"].split(",")
     return _SET if _SET in names else _INTERVAL
+
+
+def _parse(data: str) -> tuple[list[str], Any]:
+    """The request of rows as JSON: their names, which are the texts if they are texts."""
+    try:
+        x = json.loads(data)
+    except ValueError as error:
+        raise ConfigError(f"--data: is not JSON: {error}") from None
+    if isinstance(x, list) and x and all(isinstance(row, str) for row in x):
+        return [textwrap.shorten(row, _NAME_CHARS, placeholder="...") for row in x], x
+    return ["data"], x
 
 
 def _read(inputs: Sequence[str]) -> Iterator[tuple[list[str], Any]]:

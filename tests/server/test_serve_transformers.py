@@ -12,6 +12,9 @@ from ensembled_client.wire import encode_array
 from ensembled_client.wire.messages import message_class
 from grpc_calls import InferAnswer, connected
 from serving import configuration, running
+from typer.testing import CliRunner
+
+from server.cli.main import app
 
 pytestmark = pytest.mark.process
 
@@ -103,6 +106,17 @@ def test_clients(server, wanted, scheme):
             return await client.predict("all", tiny.TEXTS)
 
     close(asyncio.run(ask()).values, wanted)
+
+
+def test_predict_on_the_command_line(server, wanted):
+    data = json.dumps(tiny.TEXTS)
+    result = CliRunner().invoke(
+        app, ["predict", "all", "--data", data, "--json", "--url", server.url]
+    )
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    close(np.array([row["values"] for row in rows]), wanted)
+    assert rows[0]["input"] == tiny.TEXTS[0], "texts name their rows"
 
 
 def test_what_is_no_text_is_refused_alone(server, wanted):

@@ -119,6 +119,15 @@ def test_many_rows_have_a_line_each(url, tmp_path):
     assert "mutual information" in result.stdout
 
 
+@pytest.mark.parametrize("data", ["[[0, 2], [1, 0]]", '{"x": [[0, 2], [1, 0]]}'])
+def test_rows_on_the_command_line(url, data):
+    result = run("pets", "--data", data, "--url", url, "--json")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["input"] for row in rows] == ["data[0]", "data[1]"]
+    assert [row["top"][0]["label"] for row in rows] == ["dog", "cat"]
+
+
 def test_json_is_all_that_is_on_stdout(url, one_row, tmp_path):
     other = tmp_path / "y.npz"
     np.savez(other, x=np.array([[3.0, 0.0], [0.0, 3.0]], np.float32))
@@ -144,6 +153,10 @@ def test_json_is_all_that_is_on_stdout(url, one_row, tmp_path):
         (["pets", "{x}", "--quorum", "9"], "quorum of 9"),
         (["pets", "{bad}"], "bad.npy"),
         (["pets", "{wide}"], "shape"),
+        (["pets"], "give files, or --data"),
+        (["pets", "{x}", "--data", "[[0, 2]]"], "give files, or --data"),
+        (["pets", "--data", "[[0, 2]"], "--data: is not JSON"),
+        (["pets", "--data", '{{"y": [[0, 2]]}}'], "'x'"),
     ],
 )
 def test_mistakes_are_one_line_each(url, one_row, tmp_path, arguments, complaint):
