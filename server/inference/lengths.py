@@ -20,8 +20,6 @@ from workers.runtime.spec import TensorSpec
 
 __all__ = ["bind_sizes", "may_vary"]
 
-_LENGTH_BYTES = 4
-
 
 def may_vary(shape: Sequence[int], spec: TensorSpec) -> bool:
     """Whether the shape of a row differs from an input's in variable dimensions only."""
@@ -80,12 +78,11 @@ def _text_sizes(tensor: InputTensor, rows: int, spec: TensorSpec) -> Cells:
     """The bytes of each row's texts, each with its length before it."""
     sizes = np.fromiter(map(len, tensor.elements), np.int64, len(tensor.elements))
     texts = sizes.reshape(rows, -1).sum(axis=1)
-    lengths = _LENGTH_BYTES * (len(sizes) // rows)
-    row, limit = int(texts.argmax()), spec.max_bytes - lengths
+    row, limit = int(texts.argmax()), spec.max_bytes - spec.length_bytes
     if texts[row] > limit:
         raise InvalidRequest(
             f"input {tensor.name!r}: row {row} has {texts[row]} bytes of text, at most {limit} are "
             "allowed"
         )
-    encoded: Cells = texts + lengths
+    encoded: Cells = texts + spec.length_bytes
     return encoded

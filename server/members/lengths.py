@@ -42,6 +42,10 @@ def length_classes(members: Sequence[InspectedMember]) -> list[dict[str, int]]:
     if limits and not any(member.config.buckets for member in members):
         shares |= _halves(limits, [tensor for tensor in sent if tensor.symbols])
     classes = [_sizes(limits, share) for share in sorted(shares, reverse=True)]
+    for tensor in sent:
+        if tensor.datatype == "BYTES" and tensor.symbols:  # even empty texts have lengths
+            for sizes in classes:
+                sizes[tensor.symbols[-1]] = max(sizes[tensor.symbols[-1]], tensor.length_bytes)
     return [one for number, one in enumerate(classes) if one not in classes[:number]]
 
 

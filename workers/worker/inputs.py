@@ -20,7 +20,6 @@ __all__ = ["ModelInput", "convert", "example_row", "scale"]
 Array = npt.NDArray[Any]
 
 _BF16 = "BF16"
-_LENGTH_BYTES = 4
 _WORD = b"word "
 
 
@@ -87,7 +86,7 @@ def example_row(spec: TensorSpec, generator: np.random.Generator) -> Array:
 def _example_texts(spec: TensorSpec) -> Array:
     """Return texts that are as long as they may be together, as they are stored."""
     count = math.prod(spec.shape)
-    letters = spec.max_bytes - _LENGTH_BYTES * count
+    letters = spec.max_bytes - spec.length_bytes
     sizes = [letters // count + (number < letters % count) for number in range(count)]
     encoded = join_elements([(_WORD * size)[:size] for size in sizes])
     return np.frombuffer(encoded, np.uint8)

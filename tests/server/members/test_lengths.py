@@ -46,6 +46,15 @@ def test_several_sizes_shrink_together():
     assert sizes_of(both) == [[1000, 100], [500, 50], [250, 25], [125, 13]]
 
 
+def test_any_class_has_space_for_the_lengths_of_texts():
+    columns = [text(f"column {i}", 300) for i in range(100)]
+    (*_, smallest) = length_classes([member("m", inputs=tuple(columns))])
+    assert set(smallest.values()) == {4}
+    many = TensorSpec("x", "BYTES", (100,), (), ("", "x.bytes"), 1024)
+    assert sizes_of(member("m", inputs=(many,))) == [[1024], [512], [400]]
+    assert sizes_of(member("m", inputs=(text("a", 104),), buckets=[2, 52])) == [[104], [52], [4]]
+
+
 def test_rows_are_padded_to_buckets_if_they_are_padded():
     def padded(**section):
         return padded_sizes(member("m", inputs=(ids(),), **section))

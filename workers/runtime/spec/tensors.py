@@ -17,6 +17,8 @@ from ensembled_client.wire import DTYPES
 __all__ = ["TensorSpec", "symbols_of", "variable_symbols"]
 
 _UINT8 = np.dtype(np.uint8)
+#: Before each element of BYTES, its length is a uint32.
+_LENGTH_BYTES = 4
 
 
 class TensorSpec(msgspec.Struct, frozen=True, dict=True):
@@ -57,6 +59,11 @@ class TensorSpec(msgspec.Struct, frozen=True, dict=True):
     def row_bytes(self) -> int:
         """Bytes of the largest row."""
         return self.elements * self.dtype.itemsize
+
+    @cached_property
+    def length_bytes(self) -> int:
+        """For BYTES, the bytes that the lengths of a row's elements take: a row of empty ones."""
+        return _LENGTH_BYTES * math.prod(self.shape)
 
     def sized(self, sizes: Mapping[str, int]) -> TensorSpec:
         """Return the spec with other largest sizes: those of `sizes`, by symbol."""
