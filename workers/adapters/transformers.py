@@ -47,8 +47,6 @@ _CLASSES: dict[str, tuple[Any, str]] = {
     _FEATURES: (transformers.AutoModel, "Model"),
 }
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
-#: The kind of model that stands for those of timm, which the library runs by timm itself.
-_TIMM = "timm_wrapper"
 #: Of a text, per token that the model can take: so many are enough for any language.
 _BYTES_PER_TOKEN = 32
 #: Tokenizers that know no limit have a huge one; then so many tokens.
@@ -225,8 +223,6 @@ def _task_of(config: Any) -> str:
     """Return the task of a configuration's architecture."""
     if config.model_type == _TIMM:
         return _IMAGES
-    if config.model_type == _TIMM:
-        return _IMAGES
     names = config.architectures or [""]
     for task, (_, suffix) in _CLASSES.items():
         if names[0].endswith(suffix):
@@ -249,8 +245,6 @@ def _positions(config: Any) -> int:
 
 
 def _image_shape(config: Any) -> list[int]:
-    if config.model_type == _TIMM:
-        return list(config.pretrained_cfg["input_size"])
     if config.model_type == _TIMM:
         return list(config.pretrained_cfg["input_size"])
     size = getattr(config, "image_size", None) or 224
