@@ -1,7 +1,7 @@
 """The common part of all backends: the `Model` protocol, its error, and how signatures are found.
 
 Runs in workers and in the inspection's child processes. A file describes its inputs, but only a run
-shows the real output: while it loads, every backend predicts a batch of two rows of zeros, and the
+shows the real output: while it loads, every backend predicts a batch of two plain rows, and the
 result becomes the signature. A model with variable dimensions runs at several sizes.
 """
 
@@ -59,7 +59,8 @@ class Model(Protocol):
 
     Attributes:
         signature: the inputs and the outputs in use, as found by running the model.
-        example: a plausible row of each input, [1, ...], for a model that says what that is.
+        example: a plausible row of each input, [1, ...], for a model that says what that is; where
+            sizes vary, of any.
     """
 
     signature: ModelSignature

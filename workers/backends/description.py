@@ -114,7 +114,7 @@ def _row(spec: TensorSpec, value: Any) -> Array:
     else:
         row = np.asarray(value, DTYPES[spec.datatype])
     fits = all(size in (-1, own) for size, own in zip(spec.shape, row.shape[1:], strict=False))
-    if row.shape[:1] != (1,) or row.ndim != 1 + len(spec.shape) or not fits:
+    if row.shape[:1] != (1,) or row.ndim != 1 + len(spec.shape) or not fits or not row.size:
         raise ValueError(f"shape {list(row.shape)} instead of {[1, *spec.shape]}")
     return row
 

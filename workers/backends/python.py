@@ -20,7 +20,6 @@ from msgspec.structs import replace
 
 from workers.adapters import AdapterError
 from workers.backends.base import (
-    PROBE_ROWS,
     Array,
     Model,
     ModelError,
@@ -29,6 +28,7 @@ from workers.backends.base import (
     refusal,
 )
 from workers.backends.description import described_example, described_inputs, described_outputs
+from workers.backends.sizes import repeated
 from workers.runtime.importing import ImportFailed, describe_failure, import_object
 from workers.runtime.spec import DeviceSpec, ModelSource, PythonSource
 
@@ -80,8 +80,10 @@ class PythonModel(Model):
         self.example = described_example(source, made, inputs)
 
         def probe(rows: list[Array]) -> dict[str, object]:
-            examples = [np.repeat(one, PROBE_ROWS, axis=0) for one in self.example or ()]
-            return dict(self._run(examples or rows, lambda names: choose_outputs(source, names)))
+            if self.example is not None:
+                shapes = [one.shape for one in rows]
+                rows = list(map(repeated, self.example, shapes))
+            return dict(self._run(rows, lambda names: choose_outputs(source, names)))
 
         self.signature = probe_signature(source, inputs, probe)
         self._outputs = {spec.name: spec.dtype for spec in self.signature.outputs}

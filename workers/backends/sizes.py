@@ -7,7 +7,6 @@ equal to one of an input's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,12 +16,18 @@ import numpy.typing as npt
 
 from workers.runtime.spec import InputLimit, TensorSpec, symbols_of
 
-__all__ = ["SizesError", "bounded_inputs", "following_output", "plain_rows", "probe_sizes"]
+__all__ = [
+    "SizesError",
+    "bounded_inputs",
+    "following_output",
+    "plain_rows",
+    "probe_sizes",
+    "repeated",
+]
 
 Array = npt.NDArray[Any]
 
 _BYTES = "BYTES"
-_LENGTH_BYTES = 4
 
 
 class SizesError(ValueError):
@@ -84,8 +89,7 @@ def _limits(key: str, tensor: TensorSpec, limit: InputLimit) -> dict[str, int]:
             raise SizesError(
                 f"input {tensor.name!r} is BYTES: give the most bytes of a row by {key}.max_bytes"
             )
-        encoded = most + _LENGTH_BYTES * math.prod(tensor.shape)
-        return {f"{tensor.name}.bytes": encoded}
+        return {f"{tensor.name}.bytes": most + tensor.length_bytes}
     if limit.max_bytes:
         raise SizesError(f"{key}.max_bytes: is for BYTES, the model takes {tensor.datatype}")
     own = tensor.limits if tensor.max_shape else {}
@@ -138,6 +142,14 @@ def plain_rows(tensor: TensorSpec, rows: int) -> Array:
     shape = (rows, *tensor.stored_shape)
     is_like_mask = bool(tensor.symbols) and tensor.dtype.kind in "iub"
     return np.ones(shape, tensor.dtype) if is_like_mask else np.zeros(shape, tensor.dtype)
+
+
+def repeated(example: Array, shape: Sequence[int]) -> Array:
+    """Return an example [1, ...] as rows of another size, of which it is repeated or cut."""
+    for axis, size in enumerate(shape):
+        if size != example.shape[axis]:
+            example = example.take(np.arange(size) % example.shape[axis], axis)
+    return np.ascontiguousarray(example)
 
 
 def following_output(

@@ -23,6 +23,7 @@ from ensembled_client.wire import join_elements
 
 from workers.backends import Model, load
 from workers.backends.base import Array
+from workers.backends.sizes import repeated
 from workers.profiler.gauges import memory_gauge
 from workers.profiler.handle import (
     LONG_RUN_S,
@@ -183,8 +184,9 @@ def write_example(arena: Arena, spec: InstanceSpec, example: Sequence[Array]) ->
             if len(texts) <= view.shape[1]:  # else it belongs to a larger length class
                 view[:, : len(texts)] = texts
                 arena.dims[arena.spec.symbols.index(stored.symbols[-1])] = len(texts)
-        elif not stored.symbols:
-            view[...] = convert(row, tensor.datatype, stored.datatype)
+        else:
+            whole = repeated(row, (1, *view.shape[1:]))
+            view[...] = convert(whole, tensor.datatype, stored.datatype)
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from workers.backends import Model
+from workers.backends.sizes import repeated
 from workers.runtime.arena import Arena, Array, Cells
 from workers.runtime.spec import InstanceSpec
 from workers.worker.host_memory import HUGE_PAGE_BYTES, use_huge_pages
@@ -219,13 +220,13 @@ class Instance:
         part = None
         if self._variable is not None:
             part, inputs = self._variable.examples(batch)
+        else:
+            generator = np.random.default_rng(0)
+            inputs = [one.random(batch, generator) for one in self._inputs]
         if self._model.example is not None:
-            count = batch * self._variants
-            return part, [np.repeat(one, count, axis=0) for one in self._model.example]
-        if part is not None:
-            return part, inputs
-        generator = np.random.default_rng(0)
-        return None, [one.random(batch, generator) for one in self._inputs]
+            shapes = [one.shape for one in inputs]
+            inputs = list(map(repeated, self._model.example, shapes))
+        return part, inputs
 
 
 def _inputs(spec: InstanceSpec, arena: Arena) -> list[ModelInput]:

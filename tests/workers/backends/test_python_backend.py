@@ -137,6 +137,11 @@ def test_an_example_stands_in_for_zeros(tmp_path):
     np.testing.assert_array_equal(model.example[0], [[1, 2, 3]])
     wrong = code.replace("[[1, 2, 3]]", "[1, 2, 3]")
     assert "its example of the input 'x' is wrong" in refusal(tmp_path, wrong)
+    varying = code.replace("[3]", "['n'], [8]")
+    model = backends.load(source(tmp_path, varying), CPU)
+    assert model.signature.output == TensorSpec("output", "FP32", (-1,), (8,), ("n",))
+    nothing = varying.replace("[[1, 2, 3]]", "[[]]")
+    assert "its example of the input 'x' is wrong" in refusal(tmp_path, nothing)
 
 
 def test_a_function_makes_a_model_from_an_installed_module():

@@ -126,6 +126,14 @@ def test_rows_are_padded_to_a_bucket(make, buckets, width):
     ]
 
 
+def test_a_model_s_example_is_as_large_as_the_class_in_the_warm_up(make):
+    scene = make(IDS, Recorder(IDS, per_token=True))
+    scene.model.example = (np.array([[1, 2, 3]], np.int32),)
+    scene.instance.warm_up()
+    assert scene.shapes == [(1, 8), (1, 8), (8, 8), (8, 8)]
+    assert scene.model.batches[0][0][0].tolist() == [1, 2, 3, 1, 2, 3, 1, 2]
+
+
 def test_without_padding_rows_of_equal_sizes_share_a_batch(make):
     scene = make(IDS, Recorder(IDS))
     assert predict(scene, [1, 1], [2, 2, 2], [3, 3], [4]) == ""
