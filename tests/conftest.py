@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 from workers.runtime.environment import prepare_environment
@@ -15,3 +16,9 @@ settings.register_profile("fast", settings.get_profile("ensembled"), max_example
 settings.load_profile("ensembled")
 
 pytest_plugins = ["serving", "grpc_calls"]
+
+
+@pytest.fixture(autouse=True)
+def _own_import_path(monkeypatch):
+    """Directories that a test's configuration adds to `sys.path` are not there in other tests."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
