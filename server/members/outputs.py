@@ -74,10 +74,10 @@ class MemberOutput:
     @property
     def class_axis(self) -> int:
         """The axis of the classes in a prediction with the batch, counted from the end."""
-        axis = self.config.class_axis
-        if axis is None or axis < 0:
-            return -1 if axis is None else axis
-        return axis - len(self.prediction.shape) - 1
+        axis, axes = self.config.class_axis, len(self.prediction.shape)
+        if axis is None or not -axes <= axis <= axes:  # the latter is refused
+            return -1
+        return axis if axis < 0 else axis - axes - 1
 
     @property
     def gives_classes(self) -> bool:
@@ -118,9 +118,9 @@ def output_problems(output: MemberOutput) -> Iterator[str]:
             f"{where}: {len(output.config.levels)} levels need as many quantiles along the last "
             f"axis, the model gives {given}"
         )
-    if kind in {"logits", "probabilities"}:
-        yield from _class_axis_problems(output)
-    yield from _label_problems(output)
+    gives_classes = kind in {"logits", "probabilities"}
+    problems = list(_class_axis_problems(output)) if gives_classes else []
+    yield from problems or _label_problems(output)
 
 
 def _class_axis_problems(output: MemberOutput) -> Iterator[str]:
@@ -137,7 +137,7 @@ def _class_axis_problems(output: MemberOutput) -> Iterator[str]:
             )
     elif not -axes <= axis <= axes:
         yield f"{where}: class_axis {axis} is none of the {axes + 1} axes of {['n', *shape]}"
-    if shape and axis != 0 and shape[max(output.class_axis, -axes)] < 0:
+    elif shape[output.class_axis] < 0:
         yield f"{where}: the classes can't be on an axis of variable size, {['n', *shape]}"
 
 

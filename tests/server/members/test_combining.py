@@ -163,7 +163,9 @@ def test_the_axis_of_the_classes_is_asked_for():
         "members.a.outputs.logits: which axis of ['n', 5, 4, 4] holds the classes? set class_axis, "
         "for example 1 for ['n', 5] or -1 for the last"
     )
-    assert "class_axis 4 is none of the 4 axes" in problem_of("mean", mapping(4))
+    for axis in (4, 5, 9, -4):
+        line = problem_of("mean", mapping(axis, labels="abcde"))
+        assert f"class_axis {axis} is none of the 4 axes of ['n', 5, 4, 4]" in line
     assert "6 labels for an output of shape [5, 4, 4]" in problem_of(
         "mean", mapping(1, labels="abcdef")
     )
