@@ -25,7 +25,7 @@ from workers.backends.sizes import (
     probe_sizes,
 )
 from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec, variable_symbols
-from workers.runtime.texts import abridge
+from workers.runtime.texts import one_line
 
 __all__ = [
     "PROBE_ROWS",
@@ -37,7 +37,6 @@ __all__ = [
     "installed_version",
     "refusal",
     "model_file",
-    "one_line",
     "probe_signature",
 ]
 
@@ -47,7 +46,6 @@ Array = npt.NDArray[np.generic]
 PROBE_ROWS = 2
 
 _TEXT_KINDS = "OSU"  # NumPy's
-_MAX_MESSAGE_BYTES = 600
 
 
 class ModelError(Exception):
@@ -96,12 +94,6 @@ def refusal(source: ModelSource, reason: str) -> ModelError:
     """Return the error for a model that can't be served, naming member and file."""
     where = f" ({source.origin})" if source.origin else ""
     return ModelError(f"member {source.member}{where}: {reason}")
-
-
-def one_line(failure: BaseException) -> str:
-    """Return a runtime's message in one line of limited length."""
-    text = " ".join(str(failure).split()) or type(failure).__name__
-    return abridge(text, _MAX_MESSAGE_BYTES)
 
 
 def input_spec(

@@ -18,12 +18,13 @@ from pathlib import Path
 import msgspec
 
 from workers import backends
-from workers.backends.base import installed_version, one_line
+from workers.backends.base import installed_version
 from workers.backends.files import model_files, runtimes
 from workers.runtime.cache import cache_part, write_atomically
-from workers.runtime.child_main import flush_c
+from workers.runtime.child_main import end_with
 from workers.runtime.child_process import ChildError, run_child
 from workers.runtime.spec import DeviceSpec, ModelSignature, ModelSource
+from workers.runtime.texts import one_line
 
 __all__ = ["Inspected", "InspectionError", "Rejected", "inspect_models", "main"]
 
@@ -84,12 +85,7 @@ def inspect_models(
 def main() -> None:
     """Inspect the model that stdin describes and write the finding: the child's part."""
     source = msgspec.json.decode(sys.stdin.buffer.read(), type=ModelSource)
-    finding = _inspect(source)
-    with os.fdopen(int(sys.argv[1]), "wb") as answer:
-        answer.write(msgspec.json.encode(finding))
-    sys.stdout.flush()
-    flush_c()
-    os._exit(0)  # don't wait for threads of the user's module
+    end_with(msgspec.json.encode(_inspect(source)))
 
 
 def _inspect(source: ModelSource) -> Finding:

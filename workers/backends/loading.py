@@ -5,10 +5,11 @@ Runs in workers, in the combiner for meta-models, and in the children of inspect
 
 from __future__ import annotations
 
-from workers.backends.base import Model, one_line, refusal
+from workers.backends.base import Model, refusal
 from workers.backends.files import changed_file
 from workers.backends.joined import JoinedModel, separate
 from workers.runtime.spec import DeviceSpec, ModelSource
+from workers.runtime.texts import one_line
 
 __all__ = ["load"]
 

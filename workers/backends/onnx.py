@@ -22,13 +22,13 @@ from workers.backends.base import (
     input_spec,
     installed_version,
     model_file,
-    one_line,
     probe_signature,
     refusal,
 )
 from workers.backends.onnx_classes import ClassMaps, preferred_output, refuse_texts
 from workers.backends.onnx_file import OnnxFileError, external_files
 from workers.runtime.spec import DeviceSpec, ModelSource
+from workers.runtime.texts import one_line
 
 __all__ = ["OnnxModel"]
 

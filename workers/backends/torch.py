@@ -26,12 +26,12 @@ from workers.backends.base import (
     choose_outputs,
     input_spec,
     model_file,
-    one_line,
     probe_signature,
     refusal,
 )
 from workers.runtime.importing import describe_failure
 from workers.runtime.spec import DeviceSpec, ModelSource, TensorSpec
+from workers.runtime.texts import one_line
 
 __all__ = ["TorchModel", "open_module"]
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import msgspec
 
-from workers.backends.base import one_line
 from workers.builder.builder import Event
 from workers.runtime.importing import import_module
+from workers.runtime.texts import one_line
 
 #: What ``ensembled[demo]`` installs, the packages that the recipes in examples/ use.
 _DEMO = {"onnx", "onnxscript", "sklearn", "torch"}

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import msgspec
 
-from workers.backends.base import one_line
 from workers.fetcher import stores, web
 from workers.fetcher.protocol import Failed, Fetched, FetchError, Order, Progress, Report, Unchanged
 from workers.fetcher.source import redacted, scheme_of
+from workers.runtime.texts import one_line
 
 _AT_ONCE = 4
 _REPORT_S = 0.2

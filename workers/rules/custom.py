@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.rules.catalogue import RuleError
-from workers.runtime.importing import ImportFailed, describe_failure, import_object
+from workers.runtime.importing import ImportFailed, describe_failure, import_function
 from workers.runtime.spec import RuleSpec
 
 __all__ = ["CALL_LIMIT_S", "CustomRule", "check_numbers", "resolve"]
@@ -40,14 +40,9 @@ def resolve(reference: str, directory: str) -> Function:
         RuleError: if there is no such module, or no such function in it, or importing it fails.
     """
     try:
-        function = import_object(reference, directory)
+        return import_function(reference, directory)
     except ImportFailed as failure:
         raise RuleError(str(failure)) from failure
-    if not callable(function):
-        module, _, name = reference.rpartition(":")
-        raise RuleError(f"{name!r} of module {module} is not a function")
-    resolved: Function = function
-    return resolved
 
 
 class CustomRule:

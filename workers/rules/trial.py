@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from workers.rules.catalogue import RuleError
 from workers.rules.custom import CustomRule, check_numbers
-from workers.runtime.child_main import flush_c
+from workers.runtime.child_main import end_with
 from workers.runtime.child_process import ChildError, run_child
 from workers.runtime.spec import RuleSpec, TensorSpec
 
@@ -70,10 +70,7 @@ def try_rules(trials: Sequence[Trial], *, timeout_s: float = _TIMEOUT_S) -> list
 def main() -> None:
     """Try the rule that stdin describes and write what was found: the child's part."""
     trial = msgspec.json.decode(sys.stdin.buffer.read(), type=Trial)
-    tried = _try(trial)
-    os.write(int(sys.argv[1]), msgspec.json.encode(tried))
-    flush_c()
-    os._exit(0)  # don't wait for threads of the user's module
+    end_with(msgspec.json.encode(_try(trial)))
 
 
 def _try(trial: Trial) -> Tried:

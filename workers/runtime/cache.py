@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import tempfile
 from pathlib import Path
 
-from workers.runtime.environment import private_directory
+from workers.runtime.environment import make_private, private_directory
 
 __all__ = ["cache_dir", "cache_part", "write_atomically"]
 
@@ -58,14 +57,7 @@ def cache_part(name: str) -> Path:
     Raises:
         OSError: if it can't be created, or belongs to another user.
     """
-    directory = cache_dir() / name
-    directory.mkdir(mode=0o700, exist_ok=True)
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
-        raise PermissionError(f"{directory} is not a directory of this user")
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        directory.chmod(0o700)
-    return directory
+    return make_private(cache_dir() / name)
 
 
 def write_atomically(path: Path, data: bytes) -> None:

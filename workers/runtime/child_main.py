@@ -13,10 +13,11 @@ import ctypes
 import os
 import runpy
 import sys
+from typing import NoReturn
 
 from workers.runtime.environment import prepare_environment
 
-__all__ = ["flush_c", "main"]
+__all__ = ["end_with", "flush_c", "main"]
 
 _LINE_BUFFERED = 1
 
@@ -32,6 +33,15 @@ def main() -> None:
     prepare_environment()  # it was warned about in the process of the command line
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+def end_with(answer: bytes) -> NoReturn:
+    """End a child of `run_child` with its answer, without waiting for threads of users' modules."""
+    with os.fdopen(int(sys.argv[1]), "wb") as parent:
+        parent.write(answer)
+    sys.stdout.flush()
+    flush_c()
+    os._exit(0)
 
 
 def flush_c() -> None:

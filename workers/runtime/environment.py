@@ -13,7 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-__all__ = ["prepare_environment", "private_directory"]
+__all__ = ["make_private", "prepare_environment", "private_directory"]
 
 #: ONNX Runtime from 1.29 on writes a device id and an event file into the home directory when it is
 #: imported, unless this is set by then. The others tell what is loaded from a hub or a run.
@@ -65,10 +65,19 @@ def private_directory() -> Path:
     Raises:
         OSError: if it can't be created, or its name is taken by somebody else.
     """
-    directory = Path(tempfile.gettempdir(), f"ensembled-{os.geteuid()}")
+    return make_private(Path(tempfile.gettempdir(), f"ensembled-{os.geteuid()}"))
+
+
+def make_private(directory: Path) -> Path:
+    """Return a directory that is for its owner alone, after creating it if it is missing.
+
+    Raises:
+        OSError: if it can't be created, or belongs to another user.
+    """
     directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid():
         raise PermissionError(f"{directory} is not a directory of this user")
-    directory.chmod(0o700)
+    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        directory.chmod(0o700)
     return directory

@@ -12,15 +12,21 @@ import importlib.util
 import sys
 import sysconfig
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from workers.runtime.texts import abridge
+from workers.runtime.texts import abridge_line
 
-__all__ = ["ImportFailed", "describe_failure", "import_module", "import_object"]
+__all__ = [
+    "ImportFailed",
+    "describe_failure",
+    "import_function",
+    "import_module",
+    "import_object",
+]
 
-_MAX_MESSAGE_BYTES = 600
 _LIBRARIES = tuple(
     sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
@@ -60,6 +66,20 @@ def import_object(reference: str, directory: str) -> Any:
     return found
 
 
+def import_function(reference: str, directory: str) -> Callable[..., Any]:
+    """Return the function that a reference names, see `import_object`.
+
+    Raises:
+        ImportFailed: also if it is no function.
+    """
+    function = import_object(reference, directory)
+    if not callable(function):
+        module, _, name = reference.rpartition(":")
+        raise ImportFailed(f"{name!r} of module {module} is not a function")
+    found: Callable[..., Any] = function
+    return found
+
+
 def import_module(where: str, directory: str) -> ModuleType:
     """Import a module by its dotted name, or a file ``*.py``, see `import_object`.
 
@@ -94,9 +114,9 @@ def describe_failure(failure: BaseException) -> str:
 
     A message that is too long loses its middle.
     """
-    text = " ".join(f"{type(failure).__name__}: {failure}".split()).removesuffix(":")
+    text = f"{type(failure).__name__}: {failure}".rstrip().removesuffix(":")
     text = text.encode(errors="replace").decode()  # half a surrogate pair can't be sent
-    return abridge(text, _MAX_MESSAGE_BYTES) + _place(failure)
+    return abridge_line(text) + _place(failure)
 
 
 def _place(failure: BaseException) -> str:

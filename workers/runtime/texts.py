@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["abridge"]
+__all__ = ["abridge", "abridge_line", "one_line"]
 
 _GAP = "..."
+#: Of what a library or a user's code says is wrong.
+_MAX_LINE_BYTES = 600
 
 
 def abridge(text: str, max_bytes: int) -> str:
@@ -18,3 +20,13 @@ def abridge(text: str, max_bytes: int) -> str:
     kept = max(max_bytes - len(_GAP), 0)
     head, tail = encoded[: kept // 3], encoded[len(encoded) - (kept - kept // 3) :]
     return head.decode(errors="ignore") + _GAP + tail.decode(errors="ignore")
+
+
+def abridge_line(text: str) -> str:
+    """Return a message in one line of limited length."""
+    return abridge(" ".join(text.split()), _MAX_LINE_BYTES)
+
+
+def one_line(failure: BaseException) -> str:
+    """Return a runtime's message in one line of limited length."""
+    return abridge_line(str(failure)) or type(failure).__name__

@@ -23,9 +23,9 @@ import numpy as np
 import numpy.typing as npt
 
 from workers.rules.catalogue import RULES
-from workers.runtime.child_main import flush_c
+from workers.runtime.child_main import end_with
 from workers.runtime.child_process import ChildError, run_child
-from workers.runtime.importing import ImportFailed, describe_failure, import_object
+from workers.runtime.importing import ImportFailed, describe_failure, import_function
 from workers.runtime.spec import AugmentationSpec, OutputSpec, TensorSpec, Variant
 
 __all__ = [
@@ -58,7 +58,7 @@ class Augmenter:
         self._variants = spec.variants
         self._axes = _PIXEL_AXES if is_image else _TENSOR_AXES
         self._functions = {
-            one.function: _resolve(one.function, spec.directory)
+            one.function: _imported(one.function, spec.directory)
             for one in spec.variants
             if one.function
         }
@@ -110,15 +110,11 @@ class Augmenter:
         return made.astype(rows.dtype, copy=False)
 
 
-def _resolve(reference: str, directory: str) -> Callable[[Array], Any]:
+def _imported(reference: str, directory: str) -> Callable[[Array], Any]:
     try:
-        function = import_object(reference, directory)
+        return import_function(reference, directory)
     except ImportFailed as failure:
         raise RuntimeError(f"{reference}: {failure}") from failure
-    if not callable(function):
-        raise RuntimeError(f"{reference} is not a function")
-    resolved: Callable[[Array], Any] = function
-    return resolved
 
 
 def augments_of(spec: AugmentationSpec, is_image: Sequence[bool]) -> list[Callable[[Array], Array]]:
@@ -251,9 +247,7 @@ def _try(trial: AugmentationTrial) -> str:
 def main() -> None:
     """Try the augmentations that stdin describes, and write the problem: the child's part."""
     trial = msgspec.json.decode(sys.stdin.buffer.read(), type=AugmentationTrial)
-    os.write(int(sys.argv[1]), msgspec.json.encode(_try(trial)))
-    flush_c()
-    os._exit(0)  # don't wait for threads of the user's module
+    end_with(msgspec.json.encode(_try(trial)))
 
 
 if __name__ == "__main__":

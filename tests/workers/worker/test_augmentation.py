@@ -202,7 +202,7 @@ def test_functions_get_rows_that_they_cannot_write(tmp_path):
 BROKEN = {
     "there is no module 'nowhere'": "nowhere:f",
     "has no 'other'": "augments:other",
-    "augments:number is not a function": "augments:number",
+    "augments:number: 'number' of module augments is not a function": "augments:number",
     "augments:smaller returned shape [3, 2], not [3, 4]": "augments:smaller",
     "augments:wider returned float64, not uint8": "augments:wider",
     "augments:raises: KeyError: 'why' (augments.py, line": "augments:raises",
