@@ -80,11 +80,12 @@ def _recognise(path: Path) -> tuple[Format, Path]:
     """Return what a path is, and the path of the model in it."""
     with file_errors(str(path)):
         found = recognise(path)
-        versions = sorted(path.glob("[0-9]*/model.*"), key=lambda one: int(one.parent.name))
+        models = [one for one in path.glob("*/model.*") if one.parent.name.isdecimal()]
+        versions = sorted(models, key=lambda one: int(one.parent.name))
         if found is TRITON and versions:
             path = versions[-1]
             found = recognise(path)
-    if not found.door:
+    if not found.key:
         raise ConfigError(f"{path}: this is {found.name}: {found.fix}")
     return found, path
 
@@ -102,8 +103,8 @@ def _entry(found: Format, path: Path, chosen: str, directory: Path) -> dict[str,
     location = str(absolute.relative_to(directory)) if is_inside else str(absolute)
     if found is PYTHON:
         return {"model": {"python": f"{location}:{chosen or _only_class(path)}"}}
-    if found.door != "path":
-        return {"model": {found.door: location}}
+    if found.key != "path":
+        return {"model": {found.key: location}}
     entry = {"model": location}
     if backend_for(path) is None:
         entry["backend"] = "onnx" if found is ONNX else "torch"
@@ -144,7 +145,7 @@ def _findings(found: Format, path: Path, member: InspectedMember) -> Iterator[st
     size = member.signature.parameter_bytes or path.stat().st_size
     needs = ""
     if isinstance(member.config.model, LibraryConfig):
-        needs = f"; needs ensembled[{member.config.model.door()}]"
+        needs = f"; needs ensembled[{member.config.model.key()}]"
     yield f"{path}: {found.name}, {size:,} bytes{needs}"
     if getattr(member.config.model, "trust_pickle", False):
         yield _RISK

@@ -83,7 +83,7 @@ def test_the_class_in_a_python_file(tmp_path, monkeypatch):
 
 
 def test_the_latest_version_of_a_triton_model(tmp_path):
-    for version in (2, 10):
+    for version in (2, 10, "2nd"):
         (tmp_path / "net" / str(version)).mkdir(parents=True)
         write_onnx(tmp_path / "net" / str(version) / "model.onnx")
     (tmp_path / "net" / "config.pbtxt").write_text("")
