@@ -157,7 +157,4 @@ def _trial(config: Config, member: InspectedMember) -> AugmentationTrial:
     augmentation = augmentation_of(config, member, -1)
     assert augmentation is not None
     one = member.inputs[augmentation.input]
-    stored = one.stored
-    if not isinstance(stored, TensorSpec):
-        stored = TensorSpec(one.sent.name, "UINT8", (stored.side, stored.side, 3))
-    return AugmentationTrial(member.name, augmentation, stored, one.image is not None)
+    return AugmentationTrial(member.name, augmentation, one.view, one.image is not None)

@@ -1,8 +1,8 @@
 """Composes arenas, ensembles, instances and served models from inspected members and a matrix.
 
 Runs in the supervisor before anything is started, and for each member by itself when it is
-profiled; pure. Members share an arena if their clients send the same inputs, or if they are in one
-ensemble.
+profiled; pure, except for reading label files. Members share an arena if their clients send the
+same inputs, or if they are in one ensemble.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from server.members.ensembles import (
     compose_ensemble,
     compose_member,
 )
-from server.members.inspect import IMAGE, InspectedMember
+from server.members.inspect import InspectedMember
 from server.members.lengths import at_sizes, length_classes, padded_sizes
 from server.members.predictive import predictive_spec
 from workers.runtime.arena import arena_bytes, bytes_per_row, group_blocks
@@ -166,7 +166,7 @@ class _ArenaBuilder:
         self._family = family
         self._config = config
         self._positions = {member.name: i for i, member in enumerate(members)}
-        stored = dict.fromkeys(one.stored for member in members for one in member.inputs)
+        stored = {one.stored: one.view for member in members for one in member.inputs}
         self._views: dict[_Stored, int] = {one: view for view, one in enumerate(stored)}
         self._stored, predictions = _store(members)
         self._ensembles = [
@@ -176,7 +176,7 @@ class _ArenaBuilder:
         ]
         self._ensembles += map(compose_member, self._stored)
         ensembles = tuple(one.spec for one in self._ensembles)
-        views = tuple(_view(stored) for stored in self._views)
+        views = tuple(stored.values())
         blocks = group_blocks(predictions)
         row = bytes_per_row(views, blocks, ensembles)
         fitting = min((budget_bytes - _ALIGNMENT_BYTES) // row, most_rows)
@@ -285,13 +285,6 @@ class _ArenaBuilder:
             )
             for sent, views in masks.items()
         )
-
-
-def _view(stored: _Stored) -> TensorSpec:
-    """The view of an arena that holds an input."""
-    if isinstance(stored, TensorSpec):
-        return stored
-    return TensorSpec(IMAGE.name, "UINT8", (stored.side, stored.side, 3))
 
 
 def _store(members: Sequence[InspectedMember]) -> tuple[list[StoredMember], list[TensorSpec]]:

@@ -64,6 +64,14 @@ class MemberInput:
         return self.sent if self.image is None else self.image.preparation(self.margin)
 
     @property
+    def view(self) -> TensorSpec:
+        """What the arena stores, as a tensor."""
+        stored = self.stored
+        if isinstance(stored, TensorSpec):
+            return stored
+        return TensorSpec(self.sent.name, "UINT8", (stored.side, stored.side, 3))
+
+    @property
     def pixels(self) -> TensorSpec:
         """A tensor as it is sent, an image as pixels."""
         if self.image is None:

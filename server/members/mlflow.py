@@ -14,7 +14,7 @@ from typing import Any
 
 from server.config import LibraryConfig, MlflowConfig
 from server.config.loading import read_yaml
-from server.config.models import DOORS
+from server.config.models import MODEL_SECTIONS
 from server.errors import ConfigError
 from workers.adapters.formats import recognise
 
@@ -98,22 +98,22 @@ def _open(
 ) -> Flavor:
     """Return the flavor of a model file, by what the file is."""
     found = recognise(path)
-    if found.door == "path":
+    if found.key == "path":
         return Flavor(name, path)
-    if not found.door or (found.is_pickle and name not in _TABLES):
+    if not found.key or (found.is_pickle and name not in _TABLES):
         fix = f"save its model as ONNX or .pt2, or {_CODE}" if found.is_pickle else found.fix
         raise ConfigError(f"{where}: the model of its flavor {name} is {found.name}: {fix}")
-    if found.door != "sklearn":
-        return Flavor(name, _library(found.door, path))
+    if found.key != "sklearn":
+        return Flavor(name, _library(found.key, path))
     types = dict(_column_types(document))
     section = _library("sklearn", path, trust_pickle=config.trust_pickle)
     return Flavor(name, section, {"types": types} if types else {})
 
 
-def _library(door: str, path: Path, **fields: Any) -> LibraryConfig:
-    section = DOORS[door]
+def _library(key: str, path: Path, **fields: Any) -> LibraryConfig:
+    section = MODEL_SECTIONS[key]
     assert issubclass(section, LibraryConfig)
-    return section.model_validate({door: path, **fields})
+    return section.model_validate({key: path, **fields})
 
 
 def _column_types(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

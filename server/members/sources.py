@@ -119,13 +119,13 @@ def _python_source(config: PythonConfig, directory: Path) -> PythonSource:
 
 def _with_adapter(source: ModelSource, config: LibraryConfig, **more: Any) -> ModelSource:
     """Return a source with the adapter of a library, whose arguments are the section's fields."""
-    door = config.door()
+    key = config.key()
     args = {
-        "path" if name == door else name: str(value) if isinstance(value, Path) else value
+        "path" if name == key else name: str(value) if isinstance(value, Path) else value
         for name, value in config
         if value is not None
     }
     python = PythonSource(
-        target=config.adapter, args=args | more, extra=door, packages=config.packages
+        target=config.adapter, args=args | more, extra=key, packages=config.packages
     )
     return replace(source, backend="python", path=args["path"], python=python)
