@@ -1,8 +1,8 @@
 """A member's `model`: a file, a fake, a recipe, a Python class, or a model of another library.
 
 Runs in the process that reads the configuration file; `server.members.sources` makes of the parsed
-reference what the workers load. Mappings are told apart by the key that names their *door*:
-`recipe`, `python`, or the library that opens the model.
+reference what the workers load. Mappings are told apart by their first
+key: `recipe`, `python`, or the library that opens the model.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from server.errors import did_you_mean
 __all__ = [
     "BACKENDS",
     "DIRECTORY_KEYS",
-    "DOORS",
+    "MODEL_SECTIONS",
     "CatboostConfig",
     "KerasConfig",
     "LibraryConfig",
@@ -55,7 +55,7 @@ BACKENDS: dict[str, Literal["onnx", "torch"]] = {
     ".ts": "torch",
 }
 
-_SUFFIXES_OF_DOORS = {
+_KEYS_BY_SUFFIX = {
     ".skops": "sklearn",
     ".joblib": "sklearn",
     ".pickle": "sklearn",
@@ -74,8 +74,8 @@ def backend_for(path: Path) -> Literal["onnx", "torch"] | None:
 
 def unknown_suffix(path: Path) -> str:
     """Return what to do with a file whose suffix belongs to no backend."""
-    if door := _SUFFIXES_OF_DOORS.get(path.suffix.lower()):
-        return f"{path.name!r} is opened by its library, use {{{door}: {path.name}}}"
+    if key := _KEYS_BY_SUFFIX.get(path.suffix.lower()):
+        return f"{path.name!r} is opened by its library, use {{{key}: {path.name}}}"
     return (
         f"cannot tell the format of {path.name!r} by its suffix, use one of {', '.join(BACKENDS)} "
         f"or set backend (`ensembled import {path.name}` tells what it is)"
@@ -119,7 +119,7 @@ class PythonConfig(Section):
 class LibraryConfig(Section):
     """A model that another library opens in the worker.
 
-    The first field of a subclass is its door, the path of the model; the adapter gets it as its
+    The first field of a subclass is its key, the path of the model; the adapter gets it as its
     argument `path`, and the other fields that are not None under their own names.
     """
 
@@ -127,11 +127,11 @@ class LibraryConfig(Section):
     adapter: ClassVar[str]
     #: The distributions of the library.
     packages: ClassVar[tuple[str, ...]]
-    #: Whether the door names a directory.
+    #: Whether the key names a directory.
     is_directory: ClassVar[bool] = False
 
     @classmethod
-    def door(cls) -> str:
+    def key(cls) -> str:
         """Return the first field, which is also the extra that installs the library."""
         return next(iter(cls.model_fields))
 
@@ -246,33 +246,34 @@ _SECTIONS: tuple[type[Section], ...] = (
     MlflowConfig,
 )
 #: The sections that are told apart by their first key.
-DOORS = {next(iter(section.model_fields)): section for section in _SECTIONS}
+MODEL_SECTIONS = {next(iter(section.model_fields)): section for section in _SECTIONS}
 
 #: The keys that name a directory.
 DIRECTORY_KEYS = frozenset(
-    door
-    for door, section in DOORS.items()
+    key
+    for key, section in MODEL_SECTIONS.items()
     if issubclass(section, LibraryConfig | MlflowConfig) and section.is_directory
 )
 
 
-def _check_door(value: Any) -> Any:
-    if isinstance(value, Mapping) and not names_file(value) and DOORS.keys().isdisjoint(value):
+def _check_key(value: Any) -> Any:
+    is_section = isinstance(value, Mapping) and not names_file(value)
+    if is_section and MODEL_SECTIONS.keys().isdisjoint(value):
         given = str(next(iter(value), ""))
-        keys = ", ".join(DOORS)
-        hint = did_you_mean(given, DOORS) or f", the keys here are {keys}"
+        keys = ", ".join(MODEL_SECTIONS)
+        hint = did_you_mean(given, MODEL_SECTIONS) or f", the keys here are {keys}"
         raise ValueError(f"{given}: unknown key{hint}" if value else f"should have one of {keys}")
     return value
 
 
 def _kind(value: Any) -> str | None:
-    """The tag of a reference: `<fake>`, `<file>` or its door."""
+    """The tag of a reference: `<fake>`, `<file>` or its key."""
     if names_file(value):
         return "<fake>" if value == "fake" else "<file>"
     if isinstance(value, Section):
         return f"<{next(iter(type(value).model_fields))}>"
     if isinstance(value, Mapping):
-        return next((f"<{door}>" for door in DOORS if door in value), None)
+        return next((f"<{key}>" for key in MODEL_SECTIONS if key in value), None)
     return None
 
 
@@ -292,7 +293,7 @@ ModelReference = Annotated[
         _kind,
         custom_error_type="model_reference",
         custom_error_message="should be the path of a model file, fake, or a mapping with one of "
-        + ", ".join(DOORS),
+        + ", ".join(MODEL_SECTIONS),
     ),
-    BeforeValidator(_check_door),
+    BeforeValidator(_check_key),
 ]

@@ -14,7 +14,7 @@ import catboost
 import numpy as np
 
 from workers.adapters import AdapterError
-from workers.adapters.formats import wrong_door
+from workers.adapters.formats import wrong_format
 from workers.adapters.tables import NUMBER, Array, Column, Table, cores
 from workers.runtime.spec import TensorSpec
 
@@ -42,7 +42,7 @@ class CatboostModel:
         Raises:
             AdapterError: if it is no such model, or has features that can't be served.
         """
-        if wrong := wrong_door(self._path, "catboost"):
+        if wrong := wrong_format(self._path, "catboost"):
             raise AdapterError(wrong)
         model = catboost.CatBoost()
         try:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Format", "recognise", "wrong_door"]
+__all__ = ["Format", "recognise", "wrong_format"]
 
 _HEAD_BYTES = 4096
 
@@ -28,14 +28,14 @@ class Format:
 
     Attributes:
         name: in words, with its article.
-        door: the key under `model:` that opens it; "path" if the path itself is the model, empty
+        key: the one under `model:` that opens it; "path" if the path itself is the model, empty
             if nothing does.
         fix: what to do instead, for a kind that nothing opens.
         is_pickle: whether loading it may run any code.
     """
 
     name: str
-    door: str = ""
+    key: str = ""
     fix: str = ""
     is_pickle: bool = False
 
@@ -91,19 +91,19 @@ def recognise(path: Path) -> Format:
     return found or _SUFFIXES.get(path.suffix.lower(), UNKNOWN)
 
 
-def wrong_door(path: Path, door: str) -> str:
-    """Return why a path is nothing for a door, and which one it should be; empty if it is.
+def wrong_format(path: Path, key: str) -> str:
+    """Return why a path is nothing for a key, and which one it should be; empty if it is.
 
     Raises:
         OSError: if it can't be read, or there is none.
     """
     found = recognise(path)
-    if found.door == door:
+    if found.key == key:
         return ""
-    if found.door == "path":
+    if found.key == "path":
         return f"this is {found.name}, use the path alone: model: {path.name}"
-    if found.door:
-        return f"this is {found.name}, use {{{found.door}: {path.name}}}"
+    if found.key:
+        return f"this is {found.name}, use {{{found.key}: {path.name}}}"
     return f"this is {found.name}: {found.fix}"
 
 

@@ -20,7 +20,7 @@ os.environ["KERAS_BACKEND"] = "torch"  # read at import
 import keras
 
 from workers.adapters import AdapterError
-from workers.adapters.formats import wrong_door
+from workers.adapters.formats import wrong_format
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +39,7 @@ class KerasModel:
         Raises:
             AdapterError: if it is no such model, or holds code.
         """
-        if wrong := wrong_door(self._path, "keras"):
+        if wrong := wrong_format(self._path, "keras"):
             raise AdapterError(wrong)
         self._device = device
         with keras.device(device):

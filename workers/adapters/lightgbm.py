@@ -16,7 +16,7 @@ import lightgbm
 import numpy as np
 
 from workers.adapters import AdapterError
-from workers.adapters.formats import wrong_door
+from workers.adapters.formats import wrong_format
 from workers.adapters.tables import NUMBER, Array, Column, Table, cores
 
 __all__ = ["LightgbmModel"]
@@ -41,7 +41,7 @@ class LightgbmModel:
         Raises:
             AdapterError: if it is no such model.
         """
-        if wrong := wrong_door(self._path, "lightgbm"):
+        if wrong := wrong_format(self._path, "lightgbm"):
             raise AdapterError(wrong)
         text = self._path.read_text(encoding="utf-8", errors="replace")
         if _END not in text:  # on which LightGBM would end the process

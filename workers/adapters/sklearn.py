@@ -16,7 +16,7 @@ import skops.io
 from sklearn.base import is_classifier
 
 from workers.adapters import AdapterError
-from workers.adapters.formats import recognise, wrong_door
+from workers.adapters.formats import recognise, wrong_format
 from workers.adapters.pickles import open_pickle
 from workers.adapters.sklearn_columns import column_types
 from workers.adapters.tables import Array, Table, undeclared
@@ -123,7 +123,7 @@ class SklearnModel:
 
 def _open(path: Path, *, trusted: bool) -> Any:
     """Return the fitted model in a file, or raise AdapterError."""
-    if wrong := wrong_door(path, "sklearn"):
+    if wrong := wrong_format(path, "sklearn"):
         raise AdapterError(wrong)
     if recognise(path).is_pickle:
         model = open_pickle(path, trusted=trusted)

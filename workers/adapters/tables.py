@@ -23,7 +23,7 @@ __all__ = ["MATRIX", "NUMBER", "Array", "Column", "Table", "cores", "undeclared"
 
 #: The most bytes of a text, unless the configuration gives another number.
 _TEXT_BYTES = 256
-#: Of all numbers, in every door, so that models of one table have equal inputs; what a library
+#: Of all numbers, for every library, so that models of one table have equal inputs; what a library
 #: computes with FP32 it converts itself. Missing numbers are NaN.
 NUMBER = "FP64"
 #: The input of a model whose features have no names.

@@ -17,7 +17,7 @@ import numpy as np
 import xgboost
 
 from workers.adapters import AdapterError
-from workers.adapters.formats import wrong_door
+from workers.adapters.formats import wrong_format
 from workers.adapters.tables import NUMBER, Array, Column, Table, cores
 
 __all__ = ["XgboostModel"]
@@ -38,7 +38,7 @@ class XgboostModel:
         Raises:
             AdapterError: if it is no such model.
         """
-        if wrong := wrong_door(self._path, "xgboost"):
+        if wrong := wrong_format(self._path, "xgboost"):
             raise AdapterError(wrong)
         try:
             booster = xgboost.Booster(model_file=self._path)

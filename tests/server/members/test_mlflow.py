@@ -54,7 +54,7 @@ def test_trees(kind, tmp_path):
     config = directory(tmp_path / "a", {kind: {"data": name}, **GENERIC})
     saved(boosted_people(kind), tmp_path / "a" / name)
     found = find_flavor("model", config)
-    assert (found.model.door(), found.args) == (kind, {})
+    assert (found.model.key(), found.args) == (kind, {})
 
 
 def test_a_file_for_a_backend(tmp_path):

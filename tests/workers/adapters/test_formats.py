@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from tests.support.trained import people_pipeline, saved
 from tests.workers.model_files import Affine, export
-from workers.adapters.formats import recognise, wrong_door
+from workers.adapters.formats import recognise, wrong_format
 
 
 def zipped(path, *names):
@@ -55,7 +55,7 @@ def tensors(path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize(
-    ("make", "name", "door"),
+    ("make", "name", "key"),
     [
         (lambda p: saved(people_pipeline(), p / "m.skops"), "scikit-learn", "sklearn"),
         (lambda p: written(p / "m", pickle.dumps({})), "a pickle", "sklearn"),
@@ -85,19 +85,21 @@ def tensors(path):
     ],
     ids=range(23),
 )  # fmt: skip
-def test_a_model_is_recognised(make, name, door, tmp_path):
+def test_a_model_is_recognised(make, name, key, tmp_path):
     found = recognise(make(tmp_path))
     assert name in found.name
-    assert found.door == door
-    assert bool(found.fix) == (not door)
+    assert found.key == key
+    assert bool(found.fix) == (not key)
 
 
-def test_a_wrong_door_is_told_with_the_right_one(tmp_path):
-    assert wrong_door(written(tmp_path / "m.cbm", b"CBM1"), "catboost") == ""
-    assert wrong_door(tmp_path / "m.cbm", "xgboost") == (
+def test_a_wrong_format_is_told_with_the_right_one(tmp_path):
+    assert wrong_format(written(tmp_path / "m.cbm", b"CBM1"), "catboost") == ""
+    assert wrong_format(tmp_path / "m.cbm", "xgboost") == (
         "this is a CatBoost model, use {catboost: m.cbm}"
     )
     onnx = written(tmp_path / "m.onnx", b"\x08\x08")
-    assert wrong_door(onnx, "sklearn") == "this is an ONNX model, use the path alone: model: m.onnx"
+    assert (
+        wrong_format(onnx, "sklearn") == "this is an ONNX model, use the path alone: model: m.onnx"
+    )
     weights = checkpoint(tmp_path / "w.pt")
-    assert "save it with torch.export.save" in wrong_door(weights, "sklearn")
+    assert "save it with torch.export.save" in wrong_format(weights, "sklearn")

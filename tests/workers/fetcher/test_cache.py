@@ -182,6 +182,7 @@ def hub(monkeypatch, tmp_path):
     with file_server() as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # which the adapter's tests set
         server.files["/org/repo/resolve/main/net.onnx"] = CONTENT
         server.files["/org/repo/resolve/v2/net.onnx"] = b"v2"
         yield server
