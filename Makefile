@@ -82,7 +82,7 @@ test-lowest: .venv-lock/bin/uv ## run the tests with the oldest releases that it
 
 test-doors: $(INSTALLED) $(DOORS:%=.venv-doors-%/.installed) ## try the models of large libraries, each in an environment of its own
 	for door in $(DOORS); do \
-		.venv-doors-$$door/bin/python -m pytest -q tests/doors/test_$$door.py || exit 1; \
+		.venv-doors-$$door/bin/python -m pytest -q -rs tests/doors/test_$$door.py || exit 1; \
 	done
 
 .venv-doors-%/.installed: tests/doors/requirements/%.txt $(INSTALLED)
