@@ -7,13 +7,9 @@ other modules are its sections. Next: `server.members`.
 from server.config.devices import DeviceConfig, PlacementConfig
 from server.config.ensembles import NO_RULE, BoxesConfig, EnsembleConfig
 from server.config.files import PinnedFileConfig
+from server.config.inputs import ImageConfig, InputTensorConfig
 from server.config.loading import load_config, override_server
-from server.config.members import (
-    FakeConfig,
-    ImageConfig,
-    InputTensorConfig,
-    MemberConfig,
-)
+from server.config.members import FakeConfig, MemberConfig
 from server.config.models import (
     LibraryConfig,
     MlflowConfig,
