@@ -12,13 +12,11 @@ import numpy.typing as npt
 
 from ensembled_client.errors import RequestRejected, ServerFailure
 from ensembled_client.requests import CLASS, OUTPUT
-from ensembled_client.wire import CLASS_SCORES, InferResponse
+from ensembled_client.wire import CLASS_SCORES, SCORES, InferResponse
 
 __all__ = ["ModelInfo", "ModelState", "Prediction", "Timing", "prediction_of"]
 
 _MASK = "member_mask"
-#: The first part of the variance is of the data, the second of the model.
-_SCORES = (*CLASS_SCORES, "aleatoric", "epistemic")
 _LIMIT = "max_request_bytes"
 
 
@@ -104,15 +102,17 @@ class ModelInfo:
             return ()
         if uncertainty is not True:
             names = (uncertainty,) if isinstance(uncertainty, str) else tuple(uncertainty)
-            unknown = [name for name in names if name not in _SCORES]
+            unknown = [name for name in names if name not in SCORES]
             if unknown:
-                raise RequestRejected(f"uncertainty is one of {_SCORES}, not {unknown}")
+                raise RequestRejected(f"uncertainty is one of {SCORES}, not {unknown}")
             return names
         if self.extra_outputs is None:
             return CLASS_SCORES
-        names = tuple(name for name in _SCORES if name in self.extra_outputs)
+        names = tuple(name for name in SCORES if name in self.extra_outputs)
         if not names:
-            raise RequestRejected("the model gives no uncertainty: it is not an ensemble")
+            raise RequestRejected(
+                "the model gives no uncertainty: it is not an ensemble, or its rule has none"
+            )
         return names
 
 
@@ -248,7 +248,7 @@ def prediction_of(response: InferResponse, info: ModelInfo, timing: Timing) -> P
         members=tuple(members.split(",")) if members else (),
         degraded=bool(response.parameters.get("degraded", False)),
         timing=timing,
-        uncertainty={name: response.outputs[name] for name in _SCORES if name in response.outputs},
+        uncertainty={name: response.outputs[name] for name in SCORES if name in response.outputs},
         member_values={
             name.removeprefix(prefix): values
             for name, values in response.outputs.items()

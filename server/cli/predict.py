@@ -24,6 +24,7 @@ from ensembled_client import (
     RequestRejected,
     UnknownModel,
 )
+from ensembled_client.wire import SCORES
 from rich.console import Console
 from rich.table import Table
 
@@ -41,6 +42,8 @@ _MAX_DETAILED_ROWS = 4
 _MAX_VALUES = 20
 _NAME_CHARS = 60
 _SET, _INTERVAL = "prediction_set", "interval"
+#: Beside the boxes, what an ensemble of detectors gives.
+_BOX_OUTPUTS = ("scores", "classes", "count")
 
 
 def predict(
@@ -74,9 +77,12 @@ def predict(
         with client:
             config = client.config(ensemble)
             several = _has_members(config, ensemble)
-            options |= {"uncertainty": several, "member_outputs": several}
+            extras = _extra_outputs(config)
+            scores = [name for name in SCORES if name in extras]
+            options |= {"uncertainty": scores if several else False, "member_outputs": several}
             if coverage is not None:
-                options |= {"outputs": [_covering(config)], "coverage": coverage}
+                covering = _SET if _SET in extras else _INTERVAL
+                options |= {"outputs": [covering], "coverage": coverage}
             takes = [one["name"] for one in client.metadata(ensemble)["inputs"]]
             read = _read_together if _IMAGE in takes[:-1] or _IMAGE in takes[1:] else _read
             requests = read(inputs) if data is None else [_parse(data)]
@@ -103,13 +109,12 @@ def _has_members(config: Mapping[str, Any], name: str) -> bool:
     return bool(config["parameters"]["members"]["string_value"] != name)
 
 
-def _covering(config: Mapping[str, Any]) -> str:
-    """The output of a model that has a coverage."""
+def _extra_outputs(config: Mapping[str, Any]) -> list[str]:
+    """The outputs that a model has on request."""
     if "ensemble" in config:
-        names = [output["name"] for output in config["ensemble"]["extra_outputs"]]
-    else:
-        names = config["parameters"]["extra_outputs"]["string_value"].split(",")
-    return _SET if _SET in names else _INTERVAL
+        return [output["name"] for output in config["ensemble"]["extra_outputs"]]
+    parameter = config["parameters"].get("extra_outputs", {"string_value": ""})
+    return str(parameter["string_value"]).split(",")
 
 
 def _parse(data: str) -> tuple[list[str], Any]:
@@ -182,7 +187,7 @@ def _documents(names: Sequence[str], answer: Prediction, top: int) -> Iterator[d
             "member_values": {name: values[row] for name, values in answer.member_values.items()},
             **{
                 name: answer.outputs[name][row]
-                for name in (_SET, _INTERVAL)
+                for name in (_SET, _INTERVAL, *_BOX_OUTPUTS)
                 if name in answer.outputs
             },
         }
@@ -200,7 +205,9 @@ def _print_answer(console: Console, names: Sequence[str], answer: Prediction, to
         console.print(_summary_table(names, answer))
         return
     for row, name in enumerate(names):
-        if _is_classification(answer):
+        if _is_detection(answer):
+            console.print(_box_table(name, answer, row))
+        elif _is_classification(answer):
             console.print(_class_table(name, answer, row, top))
             if answer.member_values:
                 console.print(_agreement(answer, row))
@@ -223,6 +230,24 @@ def _is_classification(answer: Prediction) -> bool:
     values = answer.values
     is_table = values.ndim == 2 and values.shape[1] > 1
     return bool(is_table and (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3))
+
+
+def _is_detection(answer: Prediction) -> bool:
+    """Whether the values are boxes."""
+    return all(name in answer.outputs for name in _BOX_OUTPUTS)
+
+
+def _box_table(name: str, answer: Prediction, row: int) -> Table:
+    """The boxes of a row, best first."""
+    scores, classes, count = (answer.outputs[name][row] for name in _BOX_OUTPUTS)
+    table = make_table("class", numbers=["score", "x1", "y1", "x2", "y2"], title=name)
+    shown = min(int(count), _MAX_VALUES)
+    for index in range(shown):
+        corners = [f"{value:.6g}" for value in answer.values[row][index]]
+        table.add_row(str(classes[index]), f"{scores[index]:.3f}", *corners)
+    if count > shown:
+        table.add_row("...", f"{count - shown} more")
+    return table
 
 
 def _class_table(name: str, answer: Prediction, row: int, top: int) -> Table:
@@ -269,9 +294,12 @@ def _summary_table(names: Sequence[str], answer: Prediction) -> Table:
     """A line per row."""
     scores = [title.replace("_", " ") for title in answer.uncertainty]
     table = make_table("input", "answer", numbers=scores)
-    best = answer.top(1) if _is_classification(answer) else None
+    is_detection = _is_detection(answer)
+    best = answer.top(1) if not is_detection and _is_classification(answer) else None
     for row, name in enumerate(names):
-        if best is not None:
+        if is_detection:
+            text = f"{answer.outputs['count'][row]} boxes"
+        elif best is not None:
             label, value = best[row][0]
             text = f"{label} {value:.1%}"
         else:

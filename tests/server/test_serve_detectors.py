@@ -7,7 +7,9 @@ import pytest
 from ensembled_client import EnsembleClient
 from networks import write_network
 from serving import devices, running
+from typer.testing import CliRunner
 
+from server.cli.main import app
 from workers.rules import detection
 
 pytestmark = pytest.mark.process
@@ -171,3 +173,22 @@ def test_without_names_of_outputs_the_answer_has_all(server):
         ("classes", "INT64", [1, 4]),
         ("count", "INT64", [1]),
     ]
+
+
+def test_the_command_line_shows_boxes(server, tmp_path):
+    for rows in (1, 5):
+        np.save(tmp_path / f"{rows}.npy", X[:rows])
+    expected = combined("weighted_boxes")
+    count = int(expected["count"][0])
+    for url in (server.url, f"grpc://{server.grpc}"):
+        arguments = ["predict", "weighted_boxes", str(tmp_path / "1.npy"), "--url", url]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        assert result.stdout.count("0.") >= count
+        assert f"{expected['boxes'][0, 0, 0]:.6g}" in result.stdout
+    (row,) = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)["rows"]
+    assert row["count"] == count
+    np.testing.assert_allclose(row["scores"], expected["scores"][0], rtol=1e-5)
+    arguments[2] = str(tmp_path / "5.npy")
+    lines = CliRunner().invoke(app, arguments).stdout
+    assert f"{count} boxes" in lines

@@ -21,7 +21,7 @@ from workers.runtime.spec import ModelSource, OutputKind, TensorSpec
 __all__ = ["Meanings", "described_example", "described_inputs", "described_outputs"]
 
 _KINDS = get_args(OutputKind)
-_DATATYPES = {*DTYPES, "BYTES"}
+_DATATYPES = (*DTYPES, "BYTES")
 #: A datatype, a shape, and perhaps the largest size.
 _DESCRIPTION_LENGTHS = (2, 3)
 
@@ -57,9 +57,8 @@ def described_inputs(
     if missing or not specs:
         raise refusal(
             source,
-            f"the {'input' if len(missing) == 1 else 'inputs'} {', '.join(missing) or '(all)'} "
-            f"of {what} are not described: declare datatype and shape under the member's inputs, "
-            "or give the class an attribute inputs",
+            f"the inputs of {what} are not described ({', '.join(missing) or 'all'}): declare "
+            "datatype and shape under the member's inputs, or give the class an attribute inputs",
         )
     return tuple(specs[name] for name in dict.fromkeys([*names, *specs]) if name in specs)
 
@@ -143,7 +142,9 @@ def _own_input(source: ModelSource, name: str, own: Any) -> TensorSpec:
     is_pair = isinstance(own, Sequence) and len(own) in _DESCRIPTION_LENGTHS
     if not is_pair or own[0] not in _DATATYPES or not isinstance(own[1], Sequence):
         raise refusal(
-            source, f"its input {name!r} is {own!r}, not a pair of a datatype and a shape"
+            source,
+            f"its input {name!r} is {own!r}, not a pair of a datatype and a shape, such as "
+            '("FP32", [3]); datatypes are ' + ", ".join(_DATATYPES),
         )
     datatype, shape, *largest = own
     spec = input_spec(source, name, datatype, ["batch", *shape])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -147,7 +148,13 @@ def _read_weights(path: Path) -> Mapping[str, Any]:
         from safetensors.torch import load_file  # noqa: PLC0415  (not needed by other models)
 
         return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise TypeError(
+            f"{path.name} is a pickle of more than tensors, such as a whole module, which could "
+            "run any code: save module.state_dict()"
+        ) from None
     if not isinstance(state, Mapping):
         raise TypeError(f"{path.name} holds {type(state).__name__}, not a state dict")
     return state

@@ -27,6 +27,7 @@ __all__ = [
     "BINARY_CONTENT_TYPE",
     "CLASS_SCORES",
     "HEADER_LENGTH",
+    "SCORES",
     "InferResponse",
     "binary_request",
     "decode_response",
@@ -48,6 +49,8 @@ CLASS_SCORES = (
     "vote_share",
     "disagreement",
 )
+#: All scores. Of the last two, the parts of a variance, one is of the data, one of the model.
+SCORES = (*CLASS_SCORES, "aleatoric", "epistemic")
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,9 @@ def test_pickled_weights_are_refused(tmp_path):
     weights = tmp_path / "w.pt"
     torch.save(torch.nn.Linear(3, 3), weights)
     fields = {"weights": str(weights), "declared": DECLARED}
-    assert "weights_only" in refusal(tmp_path, NET, "Net", **fields)
+    error = refusal(tmp_path, NET, "Net", **fields)
+    assert "w.pt is a pickle of more than tensors" in error
+    assert "save module.state_dict()" in error
     torch.save({"other": torch.ones(1)}, weights)
     assert "Missing key(s) in state_dict" in refusal(tmp_path, NET, "Net", **fields)
     torch.save([torch.ones(1)], weights)
@@ -238,11 +240,18 @@ def test_other_classes_get_the_path_of_their_weights(tmp_path):
         ("class Model:\n  def predict(self, x): return x[:1]", "its first dimension must be 2"),
         ("class Model:\n  def predict(self, x): return x / 0", "is NaN for an input of zeros"),
         ("class Model:\n  def predict(self, y): pass", "predict has no parameter 'x': it has y"),
-        ("class Model:\n  def predict(self, x, y): pass", "the input y of predict are not"),
+        (
+            "class Model:\n  def predict(self, x, y): pass",
+            "inputs of predict are not described (y)",
+        ),
         ("class Model:\n  inputs = 3\n  def predict(self, x): pass", "is not a mapping"),
         (
             "class Model:\n  inputs = {'x': [3]}\n  def predict(self, x): pass",
-            "its input 'x' is [3], not a pair of a datatype and a shape",
+            "its input 'x' is [3], not a pair of a datatype and a shape, such as (\"FP32\", [3])",
+        ),
+        (
+            "class Model:\n  inputs = {'x': ('float32', [3])}\n  def predict(self, x): pass",
+            "; datatypes are BOOL, ",
         ),
         (
             "class Model:\n  output = 'logit'\n  def predict(self, x): return x",
@@ -264,7 +273,7 @@ def test_what_is_only_for_some_is_refused(tmp_path):
     assert "compile is for torch modules" in refusal(tmp_path, plain, compile=True)
     made = "def Model():\n  return object()"
     assert "weights are for" in refusal(tmp_path, made, weights="w")
-    assert "the inputs x, y of predict" in refusal(
+    assert "of predict are not described (x, y)" in refusal(
         tmp_path, "class Model:\n  def predict(self, x, y): return x"
     )
 
