@@ -78,10 +78,7 @@ def compose(
     """
     if problems := list(agreement_problems(config, {member.name: member for member in members})):
         raise ConfigError(problems)
-    groups = _group(config, members)
-    largest: dict[str, int] = {}
-    for _, name, batch in matrix.instances():
-        largest[name] = max(batch, largest.get(name, 0))
+    groups, largest = _group(config, members), _largest_batches(matrix)
     builders: list[_ArenaBuilder] = []
     models: list[ModelSpec] = []
     for group in groups:
@@ -111,6 +108,14 @@ def compose(
         instances=dict(instances),
         models=tuple(models),
     )
+
+
+def _largest_batches(matrix: AllocationMatrix) -> dict[str, int]:
+    """Return the largest batch of any instance of each member."""
+    largest: dict[str, int] = {}
+    for _, name, batch in matrix.instances():
+        largest[name] = max(batch, largest.get(name, 0))
+    return largest
 
 
 def _with_lengths(
@@ -192,17 +197,13 @@ class _ArenaBuilder:
             members=tuple(self._positions),
             blocks=blocks,
             ensembles=ensembles,
-            masks=tuple(
-                sorted(
-                    {
-                        self._views[one.stored]
-                        for member in members
-                        for one in member.inputs
-                        if one.mask is not None
-                    }
-                )
-            ),
+            masks=self._masks(),
         )
+
+    def _masks(self) -> tuple[int, ...]:
+        """The views of masks, which clients may leave out."""
+        inputs = [one for member in self._members for one in member.inputs]
+        return tuple(sorted({self._views[one.stored] for one in inputs if one.mask is not None}))
 
     def _indices(self, config: EnsembleConfig) -> tuple[int, ...]:
         return tuple(self._positions[member] for member in config.members)
