@@ -20,8 +20,8 @@ from pydantic import (
     field_validator,
 )
 
-from server.config.base import RelativePath, Section
-from server.config.files import FilePath, names_file
+from server.config.base import Section
+from server.config.files import FilePath, MlflowDirectory, TransformersDirectory, names_file
 from server.errors import did_you_mean
 
 __all__ = [
@@ -143,9 +143,9 @@ class TransformersConfig(LibraryConfig):
     packages = ("transformers", "tokenizers", "torch")
     is_directory = True
 
-    transformers: RelativePath
-    """Directory, by relative path, with `config.json`, weights in safetensors, and
-    `tokenizer.json` or `preprocessor_config.json`."""
+    transformers: TransformersDirectory
+    """Directory, by relative path or at `hf://ORG/REPO[@REVISION]` or `s3://BUCKET/PREFIX`, with
+    `config.json`, weights in safetensors, and `tokenizer.json` or `preprocessor_config.json`."""
     task: TransformersTask | None = None
     """What it is for; if absent, the architecture in `config.json` decides."""
     takes: Literal["text", "tokens"] = "text"
@@ -228,8 +228,8 @@ class MlflowConfig(Section):
 
     is_directory: ClassVar[bool] = True
 
-    mlflow: RelativePath
-    """Directory with `MLmodel`, by relative path."""
+    mlflow: MlflowDirectory
+    """Directory with `MLmodel`, by relative path or at `s3://BUCKET/PREFIX`."""
     trust_pickle: bool = False
     """As for `sklearn`."""
 

@@ -11,10 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
+from xml.sax.saxutils import escape
 
 from tests.support.certificates import Authority
 
-_HUB = re.compile(r"/api/models/(?P<repo>\w+/\w+)(/revision/\w+|/tree/(?P<revision>\w+))?")
+_HUB = re.compile(
+    r"/api/models/(?P<repo>\w+/\w+)((/revision|(?P<tree>/tree))/(?P<revision>\w+)/?(?P<path>.*))?"
+)
+_RESOLVED = re.compile(r"/(?P<repo>\w+/\w+)/resolve/(?P<revision>\w+)/(?P<file>.*)")
 
 
 class FileServer(ThreadingHTTPServer):
@@ -22,6 +27,7 @@ class FileServer(ThreadingHTTPServer):
 
     Attributes:
         files: contents by path.
+        listed: contents by path that listings of S3 name instead.
         redirects: locations by path.
         refusals: statuses by path.
         types: content types by path.
@@ -36,6 +42,7 @@ class FileServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
+        self.listed: dict[str, bytes] = {}
         self.redirects: dict[str, str] = {}
         self.refusals: dict[str, int] = {}
         self.types: dict[str, str] = {}
@@ -65,7 +72,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(has_body=True)
 
     def _answer(self, *, has_body: bool) -> None:
-        server, path = self.server, self.path.partition("?")[0]
+        server, (path, _, query) = self.server, self.path.partition("?")
+        path = self._with_name_of_revision(path)
         server.asked.append((self.command, self.path, dict(self.headers)))
         if (status := server.refusals.get(path)) is not None:
             self._send(status, b"", "text/plain")
@@ -75,33 +83,73 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             self.end_headers()
         elif found := _HUB.fullmatch(path):
-            status, document = self._ask_hub(found["repo"], found["revision"])
+            status, document = self._ask_hub(**found.groupdict())
             self._send(status, json.dumps(document).encode(), "application/json")
+        elif "list-type=2" in query:
+            self._send(200, self._bucket(path.rstrip("/"), parse_qs(query)), "application/xml")
         elif (content := server.files.get(path)) is None:
             self._send(404, b"", "text/plain")
         else:
             self._send_file(path, content, has_body=has_body)
 
-    def _ask_hub(self, repo: str, revision: str | None) -> tuple[int, Any]:
-        """What is known of a repository, or the files of one of its revisions."""
-        if not any(name.startswith(f"/{repo}/") for name in self.server.files):
+    def _with_name_of_revision(self, path: str) -> str:
+        """A path of a hub's file, with the name of the revision in place of its commit."""
+        if found := _RESOLVED.fullmatch(path):
+            names = {
+                commit_of(files): name for name, files in self._revisions(found["repo"]).items()
+            }
+            name = names.get(found["revision"], found["revision"])
+            return f"/{found['repo']}/resolve/{name}/{found['file']}"
+        return path
+
+    def _revisions(self, repo: str) -> dict[str, dict[str, bytes]]:
+        """The files of a hub's repository by the names of its revisions."""
+        revisions: dict[str, dict[str, bytes]] = {}
+        for name, content in self.server.files.items():
+            if (found := _RESOLVED.fullmatch(name)) and found["repo"] == repo:
+                revisions.setdefault(found["revision"], {})[found["file"]] = content
+        return revisions
+
+    def _ask_hub(
+        self, repo: str, tree: str | None, revision: str | None, path: str | None
+    ) -> tuple[int, Any]:
+        """What is known of a revision of a repository, or the files below a path in it."""
+        revisions = self._revisions(repo)
+        commits = {commit_of(files): files for files in revisions.values()}
+        files = (revisions | commits).get(revision or "main", {})
+        if not tree:
+            known = {"id": repo, "sha": commit_of(files), "siblings": []}
+            return (200, known) if files else (404, {})
+        files = {name: one for name, one in files.items() if not path or f"{path}/" in name}
+        if not files:
             return 404, {}
-        if revision is None:
-            return 200, {"id": repo, "sha": "0" * 40, "siblings": []}
-        start = f"/{repo}/resolve/{revision}/"
         return 200, [
             {
                 "type": "file",
-                "path": name.removeprefix(start),
+                "path": name,
                 "size": len(content),
                 "oid": hashlib.sha1(content).hexdigest(),
             }
-            for name, content in self.server.files.items()
-            if name.startswith(start)
+            for name, content in files.items()
         ]
 
+    def _bucket(self, bucket: str, query: dict[str, list[str]]) -> bytes:
+        """The listing of a bucket of S3."""
+        listed = self.server.files | self.server.listed
+        keys = {name.removeprefix(f"{bucket}/"): one for name, one in listed.items()}
+        (prefix,) = query.get("prefix", [""])
+        entries = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size>"
+            f"<ETag>{_etag(content)}</ETag><StorageClass>STANDARD</StorageClass></Contents>"
+            for key, content in sorted(keys.items())
+            if key.startswith(prefix)
+        )
+        space = "http://s3.amazonaws.com/doc/2006-03-01/"
+        text = f'<ListBucketResult xmlns="{space}"><IsTruncated>false</IsTruncated>{entries}'
+        return f"{text}</ListBucketResult>".encode()
+
     def _send_file(self, path: str, content: bytes, *, has_body: bool) -> None:
-        etag = f'"{hashlib.md5(content).hexdigest()}"' if self.server.has_etags else ""
+        etag = _etag(content) if self.server.has_etags else ""
         if etag and self.headers.get("If-None-Match") == etag:
             self._send(304, b"", "")
             return
@@ -122,9 +170,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", kind)
         if status == 404:
-            self.send_header("X-Error-Code", "RepoNotFound")  # the hub's
+            kind = "EntryNotFound" if "/tree/" in self.path else "RepoNotFound"
+            self.send_header("X-Error-Code", kind)  # the hub's
         self.end_headers()
         self.wfile.write(body)
+
+
+def _etag(content: bytes) -> str:
+    return f'"{hashlib.md5(content).hexdigest()}"'
+
+
+def commit_of(files: dict[str, bytes]) -> str:
+    """Return the commit of a revision with these files."""
+    return hashlib.sha1(repr(sorted(files.items())).encode()).hexdigest()
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def _fetch_and_report(index: int, order: Order, send: Callable[[Report], None]) 
 
 
 def _fetch(index: int, order: Order, send: Callable[[Report], None]) -> Report:
-    """Fetch one file; what goes wrong is a report, too."""
+    """Fetch one file or listing; what goes wrong is a report, too."""
     reported = 0.0
 
     def report(done: int, total: int) -> None:
@@ -60,7 +60,10 @@ def _fetch(index: int, order: Order, send: Callable[[Report], None]) -> Report:
     fetch = web.fetch if scheme_of(order.url) in {"http", "https"} else stores.fetch
     path = Path(order.path)
     try:
-        version = fetch(order.url, order.version, path, report)
+        if order.files:
+            version = stores.fetch_listing(order.url, order.version, path, order.files)
+        else:
+            version = fetch(order.url, order.version, path, report)
         if version is None:
             return Unchanged(index)
         with path.open("rb") as file:

@@ -3,7 +3,7 @@
 Runs in the supervisor before anything else starts. Sources flow in, paths of files flow out. The
 cache has contents by their hash, what was found at which URL, and directories in which contents
 have their names again. A pinned content that is here needs no network; another one is compared with
-its origin at each start.
+its origin at each start. The content of a directory is its listing, which names its files.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from workers.backends.onnx_file import OnnxFileError, external_files
-from workers.fetcher.protocol import Failed, Fetched, FetchError, Order, Progress, Report
+from workers.fetcher.protocol import Failed, Fetched, FetchError, Listing, Order, Progress, Report
 from workers.fetcher.source import FileSource
 from workers.runtime.cache import cache_part, write_atomically
 from workers.runtime.child_process import OutputReader, describe_exit, start_child
@@ -43,27 +43,28 @@ class _Known(msgspec.Struct, frozen=True):
 def fetch_files(
     sources: Sequence[FileSource], on_progress: OnProgress
 ) -> dict[FileSource, Path | FetchError]:
-    """Return the path of each source's file in the cache, or why there is none.
+    """Return the path of each source's file or directory in the cache, or why there is none.
 
     A source without a pin is taken from the cache if its origin can't be asked; the log says so.
-    The files in which an ONNX model keeps its weights are fetched with it.
+    The files in which an ONNX model keeps its weights are fetched with it. A directory is one of
+    the cache, in which all its files are.
 
     Raises:
         OSError: if files can't be kept in the cache.
     """
     cache = _Cache(cache_part("files"))
     found = _find(cache, sources, on_progress)
-    beside = {
-        source: cache.external_weights(source, content)
+    more = {
+        source: cache.listed(content) if source.files else cache.external_weights(source, content)
         for source, content in found.items()
         if isinstance(content, str)
     }
-    wanted = [one for each in beside.values() if isinstance(each, dict) for one in each.values()]
-    weights = _find(cache, wanted, on_progress)
+    wanted = [one for each in more.values() if isinstance(each, dict) for one in each.values()]
+    others = _find(cache, wanted, on_progress)
     return {
         source: content
         if isinstance(content, FetchError)
-        else _put_together(cache, source, content, beside[source], weights)
+        else _put_together(cache, source, content, more[source], others)
         for source, content in found.items()
     }
 
@@ -72,18 +73,21 @@ def _put_together(
     cache: _Cache,
     source: FileSource,
     content: str,
-    beside: dict[str, FileSource] | FetchError,
-    weights: Mapping[FileSource, str | FetchError],
+    more: dict[str, FileSource] | FetchError,
+    others: Mapping[FileSource, str | FetchError],
 ) -> Path | FetchError:
-    """Return the path of a file that has its weights beside it."""
-    if isinstance(beside, FetchError):
-        return beside
-    files = {source.name: content}
-    for name, one in beside.items():
-        found = weights[one]
+    """Return the path of a file that has its weights beside it, or of a complete directory."""
+    if isinstance(more, FetchError):
+        return more
+    files = {} if source.files else {source.name: content}
+    kind, parent = ("file", f"{source.name}/") if source.files else ("weights", "")
+    for name, one in more.items():
+        found = others[one]
         if isinstance(found, FetchError):
-            return FetchError(f"its weights {name}: {found}", is_wrong=found.is_wrong)
-        files[name] = found
+            return FetchError(f"its {kind} {name}: {found}", is_wrong=found.is_wrong)
+        files[parent + name] = found
+    if source.files:
+        cache.keep_listing(source, content)
     return cache.directory_of(files) / source.name
 
 
@@ -91,14 +95,12 @@ def _find(
     cache: _Cache, sources: Sequence[FileSource], on_progress: OnProgress
 ) -> dict[FileSource, str | FetchError]:
     """Return the hash of each source's content, which is in the cache then."""
-    is_here = {one: bool(one.sha256) and cache.has(one.sha256) for one in sources}
-    found: dict[FileSource, str | FetchError] = {
-        one: one.sha256 for one, here in is_here.items() if here
-    }
-    if pending := [one for one, here in is_here.items() if not here]:
+    here = {one: cache.fixed(one) for one in sources}
+    found: dict[FileSource, str | FetchError] = {one: sha for one, sha in here.items() if sha}
+    if pending := [one for one, sha in here.items() if not sha]:
         with tempfile.TemporaryDirectory(prefix=".fetching-", dir=cache.directory) as new:
             found |= _fetch(cache, pending, Path(new), on_progress)
-    return {one: found[one] for one in is_here}
+    return {one: found[one] for one in here}
 
 
 class _Cache:
@@ -111,7 +113,14 @@ class _Cache:
 
     def has(self, sha256: str) -> bool:
         """Whether a content is here."""
-        return (self.directory / "contents" / sha256).is_file()
+        return self._content(sha256).is_file()
+
+    def fixed(self, source: FileSource) -> str:
+        """The hash of a content that is here and can be no other; else empty."""
+        if source.sha256:
+            return source.sha256 if self.has(source.sha256) else ""
+        known = self.known(source) if source.is_fixed else None
+        return known.sha256 if known else ""
 
     def known(self, source: FileSource) -> _Known | None:
         """What was last found at a URL, if that content is still here."""
@@ -121,10 +130,26 @@ class _Cache:
         return None
 
     def keep(self, source: FileSource, new: Path, fetched: Fetched) -> None:
-        """Take a new file in."""
-        new.replace(self.directory / "contents" / fetched.sha256)
-        record = _Known(fetched.sha256, fetched.version)
-        write_atomically(self._record(source), msgspec.json.encode(record))
+        """Take a new file in, or a listing, which is known by `keep_listing` only."""
+        new.replace(self._content(fetched.sha256))
+        if not source.files:
+            self._know(source, _Known(fetched.sha256, fetched.version))
+
+    def keep_listing(self, source: FileSource, content: str) -> None:
+        """Remember what is at the URL of a directory, all files of which are here."""
+        listing = self._listing(content)
+        new = _Known(content, listing.version)
+        if self.known(source) != new:
+            self._know(source, new)
+            _log.info("fetched %s, version %s", source.shown, listing.version)
+
+    def listed(self, content: str) -> dict[str, FileSource]:
+        """Where the files of a directory are, by their paths in it."""
+        listing = self._listing(content)
+        return {
+            name: FileSource(f"{listing.url}/{name}", version=version)
+            for name, version in listing.files.items()
+        }
 
     def external_weights(
         self, source: FileSource, content: str
@@ -154,8 +179,17 @@ class _Cache:
             path = directory / name
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with suppress(FileExistsError):
-                os.link(self.directory / "contents" / content, path)
+                os.link(self._content(content), path)
         return directory
+
+    def _content(self, sha256: str) -> Path:
+        return self.directory / "contents" / sha256
+
+    def _listing(self, content: str) -> Listing:
+        return msgspec.json.decode(self._content(content).read_bytes(), type=Listing)
+
+    def _know(self, source: FileSource, known: _Known) -> None:
+        write_atomically(self._record(source), msgspec.json.encode(known))
 
     def _record(self, source: FileSource) -> Path:
         return self.directory / "urls" / f"{source.digest}.json"
@@ -170,6 +204,7 @@ def _fetch(
             source.url,
             str(new / str(index)),
             version=one.version if (one := known.get(source)) else "",
+            files=source.files,
         )
         for index, source in enumerate(sources)
     ]
@@ -201,8 +236,11 @@ def _accept(cache: _Cache, source: FileSource, new: Path, fetched: Fetched) -> s
             f"its content has the sha256 {fetched.sha256}, not the pinned {source.sha256}",
             is_wrong=True,
         )
+    if source.version not in {"", fetched.version}:
+        return FetchError("has changed since its directory was listed", is_wrong=False)
     cache.keep(source, new, fetched)
-    _log.info("fetched %s, sha256 %s", source.shown, fetched.sha256)
+    if not source.files:
+        _log.info("fetched %s, sha256 %s", source.shown, fetched.sha256)
     return fetched.sha256
 
 

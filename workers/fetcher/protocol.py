@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["Failed", "FetchError", "Fetched", "Order", "Progress", "Report", "Unchanged"]
+__all__ = ["Failed", "FetchError", "Fetched", "Listing", "Order", "Progress", "Report", "Unchanged"]
 
 
 class FetchError(Exception):
@@ -23,17 +23,33 @@ class FetchError(Exception):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """A file to fetch.
+    """A file to fetch, or the listing of a directory.
 
     Attributes:
-        url: of the file.
-        path: where to write it.
+        url: of the file, or the directory.
+        path: where to write the file, or the `Listing` as JSON.
         version: of the copy in the cache, which need not be fetched again; may be empty.
+        files: of a directory, which files to list, see `FileSource`; empty for a file.
     """
 
     url: str
     path: str
     version: str = ""
+    files: str = ""
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """The files of a directory at one time.
+
+    Attributes:
+        url: of the directory at that time, if its store remembers it.
+        version: of the directory: a commit, or what the versions of the files amount to.
+        files: their versions, by their paths in the directory.
+    """
+
+    url: str
+    version: str
+    files: dict[str, str]
 
 
 class Progress(msgspec.Struct, frozen=True, tag="progress"):

@@ -25,19 +25,25 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _URL = re.compile(
     r"(?P<scheme>\w+://)(?:[^\s/?#'\"]*@)?(?P<rest>[^\s?#'\"]*)(?P<query>[?#][^\s'\"]*)?"
 )
+_COMMIT = re.compile(r"hf://[^@]*@[0-9a-f]{40}(/|$)")
+_REVISION = re.compile(r"(?<=^hf://)([^@]*)@[^/]*")
 _UNUSUAL = re.compile(r"[^\w.+-]")
 
 
 class FileSource(msgspec.Struct, frozen=True):
-    """A file that is fetched, or checked, before it is used.
+    """A file, or a directory, that is fetched, or checked, before it is used.
 
     Attributes:
         url: where it is; an absolute path, if `sha256` is all there is to check.
         sha256: of its content, in hexadecimal digits; empty if any content will do.
+        version: that its store must give it; empty if any will do.
+        files: of a directory, which files to fetch: a regular expression for their paths in it.
     """
 
     url: str
     sha256: str = ""
+    version: str = ""
+    files: str = ""
 
     def __repr__(self) -> str:
         return f"FileSource({self.shown!r})"
@@ -61,7 +67,15 @@ class FileSource(msgspec.Struct, frozen=True):
     @property
     def digest(self) -> str:
         """A name for the location in the cache."""
-        return hashlib.sha256(self.url.encode()).hexdigest()
+        # The version of a file in a hub is a hash of its content, the same in all commits.
+        url = _REVISION.sub(r"\1", self.url) if self.version else self.url
+        parts = filter(None, (url, self.version, self.files))
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether its store always gives the same content, which need not be asked for again."""
+        return bool(self.version or _COMMIT.match(self.url))
 
     def beside(self, name: str) -> FileSource:
         """Return the file of a relative path from this one's directory, with the same query."""

@@ -1,5 +1,6 @@
 """How a configuration names files: paths, URLs, and pins of their content."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,52 @@ def test_a_file_with_two_pins(tmp_path):
     path.write_text("\n".join(["members:", *entries]))
     with pytest.raises(ConfigError, match="is pinned to two hashes, of which one is wrong"):
         load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("model", "url"),
+    [
+        ("{transformers: 'hf://org/repo'}", "hf://org/repo"),
+        ("{transformers: 'hf://org/repo@v1/sub/'}", "hf://org/repo@v1/sub"),
+        ("{transformers: {url: 's3://bucket/a'}}", "s3://bucket/a"),
+        ("{mlflow: 's3://bucket/a/b'}", "s3://bucket/a/b"),
+    ],
+)
+def test_a_directory_that_is_elsewhere(tmp_path, model, url):
+    config = load(tmp_path, model)
+    (source,) = config.files.values()
+    assert source.url == url
+    assert re.fullmatch(source.files, "model.safetensors")
+    assert not re.fullmatch(source.files, "code.py") or "mlflow" in model
+    config.model_dump()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["pytorch_model.bin", "model.pt", "modeling_x.py", "tf_model.h5", "onnx/config.json", ".json"],
+)
+def test_files_that_are_not_fetched_for_transformers(tmp_path, name):
+    (source,) = load(tmp_path, "{transformers: 'hf://org/repo'}").files.values()
+    assert not re.fullmatch(source.files, name)
+
+
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        (
+            f"{{transformers: {{url: 'hf://org/repo', sha256: {HASH}}}}}",
+            "hf://org/repo: sha256 pins a single file; what pins a directory is its commit",
+        ),
+        (f"{{mlflow: {{file: ., sha256: {HASH}}}}}", "sha256 pins a single file"),
+        ("{transformers: 'https://me:hush@h/a'}", "https:// can't list the files of a directory"),
+        ("{mlflow: 'http://h/a'}", "http:// can't list the files of a directory"),
+        ("{transformers: 'hf://org'}", "names no directory, it should be like hf://ORG/REPO"),
+        ("{mlflow: 's3://bucket/'}", "names no directory, it should be like s3://BUCKET/PREFIX"),
+        ("{mlflow: 'gs://bucket/a'}", "should be a path, or begin with one of https://"),
+        ("{transformers: a.onnx}", "there is no directory"),
+    ],
+)
+def test_a_directory_that_is_wrong(tmp_path, model, problem):
+    with pytest.raises(ConfigError, match=problem) as caught:
+        load(tmp_path, model)
+    assert "hush" not in str(caught.value)

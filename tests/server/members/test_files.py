@@ -15,14 +15,19 @@ from server.members.files import local_files
 from tests.support.certificates import Authority
 from tests.support.file_server import file_server
 from tests.support.networks import write_linear
+from tests.support.tiny_transformers import make_text_model
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENSEMBLED_CACHE", str(tmp_path / "cache"))
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 @pytest.fixture
 def web(tmp_path, monkeypatch):
-    monkeypatch.setenv("ENSEMBLED_CACHE", str(tmp_path / "cache"))
-    for name in ("https_proxy", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.upper(), raising=False)
     authority = Authority(tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.path))
     with file_server(authority) as server:
@@ -36,6 +41,11 @@ def write(tmp_path, text):
     path = tmp_path / "config.yaml"
     path.write_text(text)
     return path
+
+
+def check(config):
+    command = [Path(sys.executable).with_name("ensembled"), "check", config]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
 
 
 def sha256(path):
@@ -109,13 +119,49 @@ def test_packages_that_are_missing_are_named(tmp_path, monkeypatch):
 def test_the_command_line_fetches_checks_and_says_what_is_wrong(web, tmp_path):
     config = write(tmp_path, f"members: {{a: {{model: '{web.url}/net.onnx'}}}}")
 
-    def check():
-        command = [Path(sys.executable).with_name("ensembled"), "check", config]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-
-    ended = check()
+    ended = check(config)
     assert (ended.returncode, ended.stdout.splitlines()[0]) == (0, "a: a -> FP32 [2]")
     del web.files["/net.onnx"]
-    ended = check()
+    ended = check(config)
     line = f"error: members.a.model: {web.url}/net.onnx: the server answered 404 Not Found\n"
     assert (ended.returncode, ended.stderr) == (2, line)
+
+
+@pytest.mark.process
+def test_a_directory_of_a_hub_is_fetched_and_served_without_the_hub(tmp_path, monkeypatch):
+    directory = make_text_model(tmp_path / "tiny")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    config = write(tmp_path, "members: {a: {model: {transformers: 'hf://org/tiny'}}}")
+    with file_server() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        ended = check(config)
+        wrong = "error: members.a.model.transformers: hf://org/tiny: there is no such directory"
+        assert (ended.returncode, ended.stderr.startswith(wrong)) == (2, True)
+        start = "/org/tiny/resolve/main/"
+        hub.files = {start + one.name: one.read_bytes() for one in directory.iterdir()}
+        hub.files[start + "pytorch_model.bin"] = b"a pickle"
+        ended = check(config)
+        assert (ended.returncode, ended.stdout.splitlines()[0]) == (0, "a: a -> FP32 [3]")
+        assert not [path for _, path, _ in hub.asked if path.endswith(".bin")]
+    ended = check(config)
+    assert ended.returncode == 0
+    assert "hf://org/tiny can't be asked for a newer version, the cached one is used" in (
+        ended.stderr
+    )
+    monkeypatch.setenv("ENSEMBLED_CACHE", str(tmp_path / "empty"))
+    assert check(config).returncode == 1
+
+
+def test_a_directory_of_mlflow_in_s3_is_fetched_whole(tmp_path, monkeypatch):
+    with file_server() as s3:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", s3.url)
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hush")
+        s3.files = {"/bucket/1/MLmodel": b"flavors: {}", "/bucket/1/data/model.keras": b"model"}
+        config = load_config(
+            write(tmp_path, "members: {a: {model: {mlflow: 's3://bucket/1'}, batch_size: 1}}")
+        )
+        directory = local_files(config).members["a"].model.mlflow
+    assert directory.name == "1"
+    assert (directory / "MLmodel").read_bytes() == b"flavors: {}"
+    assert (directory / "data" / "model.keras").read_bytes() == b"model"

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from tests.support.certificates import Authority
-from tests.support.file_server import file_server
+from tests.support.file_server import commit_of, file_server
 from workers.fetcher.cache import fetch_files
 from workers.fetcher.protocol import FetchError
 from workers.fetcher.source import FileSource
@@ -34,8 +34,9 @@ def web(tmp_path, monkeypatch):
         yield server
 
 
-def fetch(url, sha256=""):
-    (found,) = fetch_files([FileSource(url, sha256)], lambda *_: None).values()
+def fetch(url, sha256="", files=""):
+    source = FileSource(url, sha256, files=files)
+    (found,) = fetch_files([source], lambda *_: None).values()
     if isinstance(found, FetchError):
         raise found
     return found
@@ -199,4 +200,135 @@ def test_a_hub_without_the_file(hub):
     for url in ("hf://org/repo/none.onnx", "hf://org/other/net.onnx"):
         with pytest.raises(FetchError, match="there is no such file, or it is private") as caught:
             fetch(url)
+        assert caught.value.is_wrong
+
+
+#: Which files of a directory are wanted, here.
+FILES = r"[^/]+\.(json|txt)"
+WANTED = {"config.json": b"{}", "vocab.txt": b"a b"}
+OTHERS = {"net.bin": b"no", "code.py": b"no", "sub/other.json": b"no"}
+
+
+def contents_of(directory):
+    return {
+        str(path.relative_to(directory)): path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def serve_directory(server, kind):
+    """Put a directory on a server; return its URL there, and the path before its files' names."""
+    url, start = {
+        "s3": ("s3://bucket/models/a", "/bucket/models/a/"),
+        "hub": ("hf://org/repo", "/org/repo/resolve/main/"),
+    }[kind]
+    server.files.update({start + name: one for name, one in (WANTED | OTHERS).items()})
+    if kind == "s3":
+        server.files[f"{start}sub/"] = b""  # how some tools mark a directory
+    return url, start
+
+
+@pytest.fixture(params=["s3", "hub"])
+def store(request):
+    server = request.getfixturevalue(request.param)
+    return server, *serve_directory(server, request.param)
+
+
+def test_the_wanted_files_of_a_directory_are_fetched_once_and_anew_when_they_change(store, caplog):
+    caplog.set_level("INFO")
+    server, url, start = store
+    path = fetch(url, files=FILES)
+    assert contents_of(path) == WANTED
+    assert path.name == url.rpartition("/")[2]
+    assert f"fetched {url}, version " in caplog.text
+    caplog.clear()
+    asked = len(server.asked)
+    assert fetch(url, files=FILES) == path
+    assert not [one for _, one, _ in server.asked[asked:] if one.startswith(start)]
+    assert not caplog.records
+    server.files[start + "vocab.txt"] = b"a b c"
+    newer = fetch(url, files=FILES)
+    assert contents_of(newer) == WANTED | {"vocab.txt": b"a b c"}
+    assert contents_of(path) == WANTED  # a server that runs still has its files
+    assert OTHERS.items() <= contents_of(fetch(url, files=".+")).items()
+
+
+def test_only_files_that_have_changed_are_fetched_again(store):
+    server, url, start = store
+    fetch(url, files=FILES)
+    server.files[start + "vocab.txt"] = b"a b c"
+    asked = len(server.asked)
+    fetch(url, files=FILES)
+    names = {path.rpartition("/")[2] for _, path, _ in server.asked[asked:]}
+    assert "vocab.txt" in names
+    assert "config.json" not in names
+
+
+def test_a_directory_is_the_last_complete_one_without_a_network(store, monkeypatch, caplog):
+    server, url, start = store
+    path = fetch(url, files=FILES)
+    server.files |= {start + "config.json": b"newer", start + "vocab.txt": b"newer"}
+    server.refusals[start + "vocab.txt"] = 403
+    with pytest.raises(FetchError, match="its file vocab.txt: ") as caught:
+        fetch(url, files=FILES)
+    assert caught.value.is_wrong
+    nowhere = f"http://127.0.0.1:{unused_port()}"
+    for name in ("AWS_ENDPOINT_URL", "HF_ENDPOINT"):
+        monkeypatch.setenv(name, nowhere)
+    assert fetch(url, files=FILES) == path
+    assert f"{url} can't be asked for a newer version, the cached one is used" in caplog.text
+    assert contents_of(path) == WANTED
+    with pytest.raises(FetchError) as caught:
+        fetch(f"{url}/other", files=FILES)
+    assert not caught.value.is_wrong
+
+
+def test_a_file_that_is_another_one_than_the_listing_says(s3):
+    url, start = serve_directory(s3, "s3")
+    s3.listed[start + "vocab.txt"] = b"before"
+    with pytest.raises(FetchError, match=r"vocab.txt: has changed since its directory") as caught:
+        fetch(url, files=FILES)
+    assert not caught.value.is_wrong
+
+
+def test_a_commit_is_asked_for_once(hub):
+    url, start = serve_directory(hub, "hub")
+    commit = commit_of({n.removeprefix(start): c for n, c in hub.files.items() if start in n})
+    path = fetch(f"{url}@{commit}", files=FILES)
+    assert contents_of(path) == WANTED
+    asked = len(hub.asked)
+    assert fetch(f"{url}@{commit}", files=FILES) == path
+    assert len(hub.asked) == asked
+
+
+def test_a_directory_that_is_not_there_or_may_not_be_read(store):
+    server, url, _ = store
+    nowhere = {"s3": "s3://bucket/none", "hf": "hf://org/none"}[url.partition(":")[0]]
+    with pytest.raises(FetchError, match=r"no such directory, or it is private .*_") as caught:
+        fetch(nowhere, files=FILES)
+    assert caught.value.is_wrong
+    server.refusals |= {"/bucket": 403, "/api/models/org/repo/revision/main": 403}
+    server.refusals["/api/models/org/repo"] = 403
+    with pytest.raises(FetchError, match=r"access is denied|needs credentials") as caught:
+        fetch(url, files=FILES)
+    assert caught.value.is_wrong
+
+
+def test_names_that_leave_the_directory_are_refused(s3):
+    url, start = serve_directory(s3, "s3")
+    s3.files[start + "../../x.json"] = b"{}"
+    with pytest.raises(FetchError, match=r"has a file '../../x.json', which is no path in it"):
+        fetch(url, files=".+")
+
+
+def test_a_directory_without_the_files_that_are_wanted(store):
+    server, url, _ = store
+    for wrong, files in (
+        (url, r".+\.safetensors"),
+        (f"{url}/none", FILES),
+        (f"{url}/config.json", ".+"),
+    ):
+        with pytest.raises(FetchError, match="has no files like") as caught:
+            fetch(wrong, files=files)
         assert caught.value.is_wrong
