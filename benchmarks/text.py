@@ -57,7 +57,7 @@ def mixed_texts(directory: Path, count: int, seed: int = _SEED) -> list[str]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory / "bert")
     rows = json.loads((directory / "held_out.json").read_text())
     whole = " ".join(row["text"] for row in rows)
-    spans = tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False)
+    spans = tokenizer(whole, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
     offsets: list[tuple[int, int]] = spans["offset_mapping"]
     generator = np.random.default_rng(seed)
     drawn = _MEDIAN * np.exp(_SIGMA * generator.standard_normal(count))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -150,7 +149,9 @@ def _read_weights(path: Path) -> Mapping[str, Any]:
         return load_file(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+    except Exception as failure:
+        if type(failure).__name__ != "UnpicklingError":  # of a module that is not to be imported
+            raise
         raise TypeError(
             f"{path.name} is a pickle of more than tensors, such as a whole module, which could "
             "run any code: save module.state_dict()"
