@@ -1,4 +1,4 @@
-"""Applies the supervisor's commands: worker starts and deaths, drain, reload.
+"""Applies the supervisor's commands: worker starts and deaths, drain, reload, answers.
 
 Runs in the front-end's event loop; commands are lines of JSON on stdin. A reload does not affect
 admitted requests and open connections.
@@ -13,10 +13,12 @@ from typing import BinaryIO, assert_never
 
 import msgspec
 
+from server.control import Answer
 from server.engine.engine import Engine
 from server.errors import ConfigError
 from server.grpc_api.server import GrpcServer
 from server.http_api.server import HttpServer
+from server.inference.control import Control
 from server.inference.spec import (
     Command,
     Drain,
@@ -68,12 +70,18 @@ class CommandReader:
     """Reads commands from stdin without blocking the event loop; exits when stdin ends."""
 
     def __init__(
-        self, stream: BinaryIO, engine: Engine, draining: asyncio.Event, reloader: Reloader
+        self,
+        stream: BinaryIO,
+        engine: Engine,
+        draining: asyncio.Event,
+        reloader: Reloader,
+        control: Control,
     ) -> None:
         self._fd = stream.fileno()
         self._engine = engine
         self._draining = draining
         self._reloader = reloader
+        self._control = control
         self._rest = b""
         self._decode = msgspec.json.Decoder(Command).decode
         os.set_blocking(self._fd, False)
@@ -99,5 +107,7 @@ class CommandReader:
                 self._draining.set()
             case Reload():
                 self._reloader.start(command)
+            case Answer():
+                self._control.answer(command)
             case _:
                 assert_never(command)

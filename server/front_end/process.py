@@ -29,6 +29,7 @@ from server.http_api.connections import Connections
 from server.http_api.fast_infer import FastInfer
 from server.http_api.infer_route import InferRoute
 from server.http_api.server import HttpServer
+from server.inference.control import Control
 from server.inference.inference import Inference
 from server.inference.spec import FrontEndSpec
 from server.inference.unread_responses import UnreadResponses
@@ -53,8 +54,10 @@ _GC_THRESHOLD = 50_000
 class FrontEnd:
     """The parts of the front-end, assembled and run in the running event loop."""
 
-    def __init__(self, spec: FrontEndSpec, commands: BinaryIO) -> None:
+    def __init__(self, spec: FrontEndSpec, commands: BinaryIO, status: StatusChannel) -> None:
         self._spec = spec
+        self._status = status
+        status.write_from(asyncio.get_running_loop())
         self._tracer = _tracer(spec)
         memory = SharedMemory(spec.memory)
         self._engine = Engine(
@@ -70,7 +73,8 @@ class FrontEnd:
         )
         self._engine.start()
         self._threads = ThreadPoolExecutor(min(_MAX_DECODERS, os.cpu_count() or 1), "image")
-        self._inference = Inference(spec, self._engine, self._threads, self._tracer)
+        control = Control(status.send, spec.epoch)
+        self._inference = Inference(spec, self._engine, self._threads, control, self._tracer)
         self._bodies = MemoryBudget(spec.limits.waiting_bytes)
         self._authenticator = Authenticator(spec.security, self._note_refusal)
         http_connections, grpc_connections = connection_limits(
@@ -91,7 +95,7 @@ class FrontEnd:
         )
         self._draining = asyncio.Event()
         reloader = Reloader(self._authenticator, self._http, self._grpc)
-        CommandReader(commands, self._engine, self._draining, reloader)
+        CommandReader(commands, self._engine, self._draining, reloader, control)
 
     def _make_http(self, max_connections: int, unread: UnreadResponses) -> HttpServer:
         spec, inference, threads = self._spec, self._inference, self._threads
@@ -121,8 +125,8 @@ class FrontEnd:
             context=None if tls is None else make_context(tls),
         )
 
-    async def run(self, status: StatusChannel) -> None:
-        """Serve until told to drain; send `Started` to `status` once requests are accepted."""
+    async def run(self) -> None:
+        """Serve until told to drain; report `Started` once requests are accepted."""
         self._grpc.start()
         serving = asyncio.create_task(self._http.serve())
         sweeping = asyncio.create_task(self._connections.sweep(self._http.server_state))
@@ -133,7 +137,7 @@ class FrontEnd:
             gc.collect()
             gc.freeze()  # exclude what is permanent from later collections
             gc.set_threshold(_GC_THRESHOLD)  # rare, since requests leave no cycles
-            status.send(Started())
+            self._status.send(Started())
             await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
         if draining.done():
             await self._drain()
@@ -170,7 +174,7 @@ def main() -> None:
     """Entry point of the front-end process."""
 
     async def serve(spec: FrontEndSpec, commands: BinaryIO, status: StatusChannel) -> None:
-        await FrontEnd(spec, commands).run(status)
+        await FrontEnd(spec, commands, status).run()
 
     name = ProcessName("front-end")
     run_role(lambda _: name, FrontEndSpec, lambda *args: uvloop.run(serve(*args)))

@@ -19,6 +19,7 @@ from server.engine.statistics import ModelCounters, member_statistics, model_sta
 from server.errors import ClientGone, InvalidRequest, UnknownModel
 from server.inference.access_log import AccessLog
 from server.inference.binding import bind_images, bind_tensors
+from server.inference.control import Control
 from server.inference.lengths import bind_sizes
 from server.inference.metadata import MODEL_VERSION, model_config
 from server.inference.outputs import OutputTensor, infer_options, output_tensors, takes_long
@@ -42,8 +43,9 @@ class Endpoint:
 class Inference:
     """All models, and inference with them; images are decoded in `threads`.
 
-    `unaddressed` counts requests without a known model. While the server drains, `is_leaving` is
-    set: it is not ready, though it may still answer. The tracer is None for no tracing.
+    `control` asks for changes of what is served. `unaddressed` counts requests without a known
+    model. While the server drains, `is_leaving` is set: it is not ready, though it may still
+    answer. The tracer is None for no tracing.
     """
 
     def __init__(
@@ -51,9 +53,11 @@ class Inference:
         spec: FrontEndSpec,
         engine: Engine,
         threads: Executor,
+        control: Control,
         tracer: Tracer | None = None,
     ) -> None:
         self.engine = engine
+        self.control = control
         self.endpoints: Mapping[str, Endpoint] = {
             model.served.name: Endpoint(model) for model in spec.models
         }

@@ -13,6 +13,7 @@ import msgspec
 from ensembled_client.wire import CLASS_SCORES
 from msgspec.structs import replace
 
+from server.control import Answer
 from server.engine.spec import QueueLimits, ServedModel
 from server.inference.conformal import ConformalSpec
 from server.security.spec import SecuritySpec
@@ -309,4 +310,4 @@ class Reload(msgspec.Struct, frozen=True, tag=True):
     log_level: str
 
 
-Command = WorkerStarted | WorkerReaped | WorkerDown | Drain | Reload
+Command = WorkerStarted | WorkerReaped | WorkerDown | Drain | Reload | Answer

@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from typing import BinaryIO, NoReturn, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NoReturn, TypeVar
 
 import msgspec
 from setproctitle import setproctitle
@@ -31,6 +31,9 @@ from workers.runtime.child_main import flush_c
 from workers.runtime.logs import ProcessName, flush, log_settings, set_up_logging
 from workers.runtime.spec import DeviceSpec
 from workers.runtime.texts import abridge
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 __all__ = [
     "Failed",
@@ -63,9 +66,17 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 class StatusChannel:
     """The child's end of its status channel; `has_started` once it has sent `Started`."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream = stream
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._unsent = bytearray()
+        self._lock = threading.Lock()
+        self._loop: AbstractEventLoop | None = None
         self.has_started = False
+
+    def write_from(self, loop: AbstractEventLoop) -> None:
+        """From now on, never wait for the parent: the event loop, which sends, writes the rest."""
+        os.set_blocking(self._fd, False)
+        self._loop = loop
 
     def send(self, status: msgspec.Struct) -> None:
         """Write one line: the child's status, or another message that its parent waits for.
@@ -73,9 +84,22 @@ class StatusChannel:
         A parent that is gone is no error: the child ends anyway.
         """
         self.has_started |= isinstance(status, Started)
-        with contextlib.suppress(OSError):
-            self._stream.write(msgspec.json.encode(status) + b"\n")
-            self._stream.flush()
+        with self._lock:
+            self._unsent += msgspec.json.encode(status) + b"\n"
+            self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._unsent:
+                del self._unsent[: os.write(self._fd, self._unsent)]
+        except BlockingIOError:  # the parent is slow to read
+            if self._loop is not None:
+                self._loop.add_writer(self._fd, self._write)
+            return
+        except OSError:
+            self._unsent.clear()
+        if self._loop is not None:
+            self._loop.remove_writer(self._fd)
 
 
 def run_role(
@@ -98,7 +122,7 @@ def run_role(
     with open(os.devnull, "rb") as nothing:  # what a model reads from stdin, or its programs
         os.dup2(nothing.fileno(), 0)
     status_fd, log_fd = map(int, sys.argv[1:3])
-    status = StatusChannel(os.fdopen(status_fd, "wb"))
+    status = StatusChannel(status_fd)
     spec = msgspec.json.decode(_first_line(commands), type=spec_type)
     name = name_of(spec)
     setproctitle(name.title)
