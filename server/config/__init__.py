@@ -19,6 +19,7 @@ from server.config.models import (
     backend_for,
 )
 from server.config.outputs import OutputConfig
+from server.config.rollout import RolloutConfig
 from server.config.root import Config
 from server.config.server import (
     ApiKeyConfig,
@@ -47,6 +48,7 @@ __all__ = [
     "PlacementConfig",
     "PythonConfig",
     "RecipeConfig",
+    "RolloutConfig",
     "ServerConfig",
     "SklearnConfig",
     "TlsConfig",

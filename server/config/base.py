@@ -17,6 +17,7 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ByteSize,
     ConfigDict,
     Field,
@@ -34,12 +35,15 @@ __all__ = [
     "RelativePath",
     "Section",
     "UnknownKey",
+    "Version",
     "absolute_path",
 ]
 
 #: Names of ensembles and members are parts of URLs, in which ``/v2/models/stats`` has a meaning.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESERVED = {"stats"}
+#: As Triton's directories of versions; it fits 63 bits.
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
 _Item = TypeVar("_Item")
 
 
@@ -103,6 +107,13 @@ def _check_name(name: str) -> str:
     return name
 
 
+def _check_version(value: Any) -> Any:
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or not _VERSION.fullmatch(text):
+        raise ValueError(f"a version should be a whole number from 1, not {value!r}")
+    return text
+
+
 def absolute_path(path: Path, info: ValidationInfo) -> Path:
     """Return a path of the configuration, which is relative to its directory, as an absolute one.
 
@@ -122,6 +133,20 @@ def absolute_path(path: Path, info: ValidationInfo) -> Path:
 Distinct = Annotated[tuple[_Item, ...], Field(min_length=1), AfterValidator(_check_distinct)]
 
 Name = Annotated[str, AfterValidator(_check_name)]
+
+#: A version of a member or an ensemble: a positive whole number, as text.
+Version = Annotated[
+    str,
+    BeforeValidator(_check_version),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "string", "pattern": f"^{_VERSION.pattern}$"},
+            ]
+        }
+    ),
+]
 
 RelativePath = Annotated[Path, AfterValidator(absolute_path)]
 

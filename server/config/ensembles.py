@@ -23,6 +23,7 @@ from pydantic import (
 
 from server.config.base import Distinct, Name, Section
 from server.config.files import FilePath
+from server.config.rollout import RolloutConfig
 from server.errors import did_you_mean
 from workers.rules import TRAITS, is_custom
 from workers.rules.builtin import DEFAULT_TRIM, trimmed
@@ -134,6 +135,8 @@ class EnsembleConfig(Section):
     coverage: float | None = Field(default=None, gt=0, lt=1)
     """How often the outputs `interval` and `prediction_set` shall hold the truth where a request
     does not say it; 0.9 if absent."""
+    rollout: RolloutConfig | None = None
+    """One of its `versions` is tried on real requests; see [versions.md](versions.md)."""
 
     @property
     def required_members(self) -> int:

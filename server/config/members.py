@@ -31,6 +31,7 @@ from server.config.models import (
     unknown_suffix,
 )
 from server.config.outputs import OutputConfig
+from server.config.rollout import RolloutConfig
 from server.errors import did_you_mean
 from workers.runtime.spec import COMBINED, FakeOptions, OutputKind, Spread
 
@@ -134,6 +135,8 @@ class MemberConfig(Section):
     [augmentation.md](augmentation.md)."""
     augment_rule: AugmentRule = "mean"
     """How the predictions of a row's variants become the member's."""
+    rollout: RolloutConfig | None = None
+    """One of the versions of `model` is tried on real requests; see [versions.md](versions.md)."""
 
     @property
     def margin(self) -> int:

@@ -17,6 +17,7 @@ from server.control import Answer
 from server.engine.spec import QueueLimits, ServedModel
 from server.inference.conformal import ConformalSpec
 from server.security.spec import SecuritySpec
+from server.versions import public_name
 from workers.runtime.spec import (
     COMBINED,
     DeviceSpec,
@@ -161,6 +162,16 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     symbols: tuple[str, ...] = ()
     lengths: tuple[LengthClass, ...] = ()
     further_labels: dict[str, tuple[str, ...]] = {}
+
+    @cached_property
+    def name(self) -> str:
+        """What clients call it, without its version."""
+        return public_name(self.served.spec.name).name
+
+    @cached_property
+    def version(self) -> str:
+        """Its version; several of one name may be served."""
+        return public_name(self.served.spec.name).version
 
     @cached_property
     def takes_images(self) -> bool:
