@@ -27,7 +27,8 @@ class _LimitsConfig(Section):
     max_error_rate: _Share | None = None
     """The share of its requests that failed through no fault of the client."""
     max_latency_ratio: PositiveFloat | None = None
-    """Its mean latency, divided by that of the present version in the same time."""
+    """Its typical latency (the geometric mean), divided by that of the present version in the same
+    time; what requests wait before they are predicted does not count."""
 
     @property
     def is_empty(self) -> bool:
@@ -77,7 +78,7 @@ class RolloutConfig(Section):
     mode: Literal["shadow", "canary"]
     """`shadow` gets copies of requests, and its answers reach nobody; they are compared with those
     of the present version. `canary` answers a share of the requests."""
-    percent: float | None = Field(default=None, gt=0, le=100)
+    percent: float | None = Field(default=None, ge=0, le=100)
     """Which share of the requests without a version it gets, in per cent; if absent, 10 for a
     canary, 100 for a shadow."""
     sticky: (
