@@ -8,7 +8,7 @@ name the key and the fix.
 from __future__ import annotations
 
 import os
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from server.config.models import DIRECTORY_KEYS
 from server.config.root import Config
 from server.config.server import ServerConfig
 from server.errors import ConfigError, did_you_mean
+from workers.fetcher.source import FileSource
 
 __all__ = [
     "describe",
@@ -31,6 +32,7 @@ __all__ = [
     "override_server",
     "problem_lines",
     "read_yaml",
+    "validated",
 ]
 
 _MESSAGES = {
@@ -96,12 +98,38 @@ def load_config(path: Path, *, with_conformal: bool = True) -> Config:
         raise ConfigError(f"{path}: should be a mapping with the key `members:`")
     if not with_conformal:
         _drop_conformal(document.get("ensembles"))
-    overrides = _environment()
+    return validated(document, path)
+
+
+def validated(
+    document: Mapping[str, Any],
+    path: Path,
+    *,
+    directory: Path | None = None,
+    files: dict[Path, FileSource] | None = None,
+) -> Config:
+    """Return the configuration in a document, with the environment's overrides.
+
+    Args:
+        document: the content of a configuration file; sections may be validated already.
+        path: what it was read from, for messages.
+        directory: which its paths are relative to; that of `path` if absent.
+        files: what the sections that are validated already want fetched or checked.
+
+    Raises:
+        ConfigError: if the document is not valid, or names files that don't exist.
+    """
+    overrides, given = _environment(), document
     if overrides:
-        document["server"] = _merged(document.get("server"), overrides)
+        given = {**document, "server": _merged(document.get("server"), overrides)}
+    context = {
+        "directory": directory or path.absolute().parent,
+        "files": {} if files is None else files,
+        "document": document,
+        "path": path.absolute(),
+    }
     try:
-        context = {"directory": path.absolute().parent, "files": {}}
-        config = Config.model_validate(document, context=context)
+        config = Config.model_validate(given, context=context)
     except ValidationError as error:
         raise ConfigError(problem_lines(error, str(path), overrides=overrides)) from None
     if missing := [f"{path}: {line}" for line in _missing_files(config)]:

@@ -68,6 +68,8 @@ class Config(Section):
 
     _directory: Path = PrivateAttr(default_factory=Path.cwd)
     _files: Mapping[Path, FileSource] = PrivateAttr(default_factory=dict)
+    _document: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+    _path: Path = PrivateAttr(default_factory=Path)
 
     @property
     def directory(self) -> Path:
@@ -79,11 +81,23 @@ class Config(Section):
         """What is to be fetched or checked, by the path that stands for it in the configuration."""
         return self._files
 
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """What it was read from, without the environment's overrides."""
+        return self._document
+
+    @property
+    def path(self) -> Path:
+        """The file, or the directory, that it was read from."""
+        return self._path
+
     def model_post_init(self, context: Any, /) -> None:
-        """Remember what the validation context says of directory and files."""
+        """Remember what the validation context says of its origin and of files."""
         if isinstance(context, Mapping):
             self._directory = context.get("directory", self._directory)
             self._files = context.get("files", self._files)
+            self._document = context.get("document", self._document)
+            self._path = context.get("path", self._path)
 
     @field_validator("ensembles", "placement", "server", mode="before")
     @classmethod

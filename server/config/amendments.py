@@ -1,0 +1,273 @@
+"""What requests have changed beyond the configuration file, and the configuration with it.
+
+Runs in the supervisor; pure, except for looking whether files exist. A request and the amendments
+before it flow in, new amendments flow out; with these a configuration becomes another one, which is
+validated as a whole.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from pydantic import ValidationError
+
+from server.config.base import Section
+from server.config.ensembles import EnsembleConfig
+from server.config.loading import describe, validated
+from server.config.members import MemberConfig
+from server.config.root import Config
+from server.control import (
+    ChangeRequest,
+    LoadRequest,
+    PlaceRequest,
+    ReloadRequest,
+    RolloutRequest,
+    UnloadRequest,
+)
+from server.errors import ConfigError, did_you_mean
+from workers.fetcher.source import FileSource
+
+__all__ = ["Amendments", "Load", "RolloutOutcome", "amend", "amended_by"]
+
+_Document = dict[str, Any]
+_KINDS: dict[str, type[Section]] = {"members": MemberConfig, "ensembles": EnsembleConfig}
+
+
+class Load(msgspec.Struct, frozen=True):
+    """A model that was loaded by itself.
+
+    Attributes:
+        config: its section as JSON, instead of the file's; empty for that.
+        directory: which the section's paths are relative to; empty for the configuration's.
+    """
+
+    config: str = ""
+    directory: str = ""
+
+
+class RolloutOutcome(msgspec.Struct, frozen=True):
+    """How a roll-out ended, or goes on.
+
+    Attributes:
+        rollout: its section in the file as JSON; the outcome is of no other roll-out.
+        percent: the share of the requests, for the action of that name.
+    """
+
+    rollout: str
+    action: Literal["promote", "rollback", "percent"]
+    percent: float = 0.0
+
+
+class Amendments(msgspec.Struct, frozen=True):
+    """What requests have changed since the configuration was read.
+
+    Attributes:
+        loads: by model, those that were loaded by themselves.
+        unloads: models of the file that are not served.
+        rollouts: by model, the outcome of its roll-out.
+        matrix: the allocation (JSON) to serve by; empty for the configuration's.
+    """
+
+    loads: dict[str, Load] = {}
+    unloads: tuple[str, ...] = ()
+    rollouts: dict[str, RolloutOutcome] = {}
+    matrix: str = ""
+
+
+def amend(config: Config, amendments: Amendments) -> Config:
+    """Return a configuration as it is with amendments; their matrix has no effect on it.
+
+    Raises:
+        ConfigError: if it is not valid.
+    """
+    if amendments == Amendments(matrix=amendments.matrix):
+        return config
+    files: dict[Path, FileSource] = {}
+    document = _amended(config, amendments, files)
+    amended = validated(document, config.path, directory=config.directory, files=files)
+    # The command line's overrides.
+    kept = {"server": config.server, "allocation": config.allocation}
+    return amended.model_copy(update=kept)
+
+
+def amended_by(config: Config, amendments: Amendments, request: ChangeRequest) -> Amendments:
+    """Return what becomes of amendments to a configuration with a request.
+
+    Raises:
+        ConfigError: if the request names a model or a roll-out that is not there, or unloads what
+            another model needs.
+    """
+    match request:
+        case ReloadRequest():
+            kept = {
+                model: outcome
+                for model, outcome in amendments.rollouts.items()
+                if outcome.rollout == _rollout(config.document, model)
+            }
+            return Amendments(rollouts=kept)
+        case PlaceRequest():
+            return msgspec.structs.replace(amendments, matrix=request.matrix)
+        case RolloutRequest():
+            rollout = _rollout(_amended(config, amendments, {}), request.model)
+            if not rollout:
+                raise ConfigError(f"{request.model}: there is no roll-out of this model")
+            own = _rollout(config.document, request.model) or rollout
+            outcome = RolloutOutcome(own, request.action, request.percent)
+            rollouts = {**amendments.rollouts, request.model: outcome}
+            return msgspec.structs.replace(amendments, rollouts=rollouts)
+        case LoadRequest():
+            return _loaded(config, amendments, request)
+        case UnloadRequest():
+            return _unloaded(config, amendments, request)
+
+
+def _loaded(config: Config, amendments: Amendments, request: LoadRequest) -> Amendments:
+    """Amendments with a model loaded, together with the members that it needs."""
+    load = Load(request.config, request.directory)
+    if not load.config:
+        _check_known(request.model, config.document)
+    loads = {**amendments.loads, request.model: load}
+    section = _given(request.model, load) or _section(config.document, request.model)
+    needed = {request.model, *_members(section)}
+    unloads = tuple(one for one in amendments.unloads if one not in needed)
+    return msgspec.structs.replace(amendments, loads=loads, unloads=unloads)
+
+
+def _unloaded(config: Config, amendments: Amendments, request: UnloadRequest) -> Amendments:
+    """Amendments without a model, and the members that no other one needs if these go, too."""
+    document = _amended(config, amendments, {})
+    _check_known(request.model, document)
+    ensembles = {
+        name: {*_members(section)}
+        for name, section in _sections(document, "ensembles").items()
+        if name != request.model
+    }
+    if users := [name for name, members in ensembles.items() if request.model in members]:
+        needing = f"the ensemble {users[0]} needs" if len(users) == 1 else f"{users} need"
+        raise ConfigError(f"members.{request.model}: {needing} it: unload that first")
+    gone = {request.model}
+    if request.dependents:
+        members = {*_members(_section(document, request.model))}
+        gone |= members.difference(amendments.loads, *ensembles.values())
+    loads = {name: load for name, load in amendments.loads.items() if name not in gone}
+    named = [*_names(config.document)]
+    unloads = tuple(name for name in named if name in gone or name in amendments.unloads)
+    return msgspec.structs.replace(amendments, loads=loads, unloads=unloads)
+
+
+def _amended(config: Config, amendments: Amendments, files: dict[Path, FileSource]) -> _Document:
+    """The document of a configuration with amendments; sections of requests are validated."""
+    document: _Document = copy.deepcopy(dict(config.document))
+    for name, outcome in amendments.rollouts.items():
+        if outcome.rollout == _rollout(document, name):
+            _end_rollout(_section(document, name), outcome)
+    for name, load in amendments.loads.items():
+        given = _given(name, load)
+        if given is None:
+            continue
+        for kind in _KINDS:
+            _sections(document, kind).pop(name, None)
+        kind = "ensembles" if "members" in given else "members"
+        directory = Path(load.directory) if load.directory else config.directory
+        section = _validated_section(f"{kind}.{name}", _KINDS[kind], given, directory, files)
+        document[kind] = {**_sections(document, kind), name: section}
+    for name in amendments.unloads:
+        for kind in _KINDS:
+            _sections(document, kind).pop(name, None)
+    return document
+
+
+def _end_rollout(section: _Document, outcome: RolloutOutcome) -> None:
+    """Change a section as the outcome of its roll-out says."""
+    if outcome.action == "percent":
+        section["rollout"]["percent"] = outcome.percent
+        return
+    rollout = section.pop("rollout")
+    if outcome.action == "rollback":
+        model = section.get("model")
+        holder = model if isinstance(model, dict) else section
+        if isinstance(holder["versions"], dict):
+            holder["versions"] = {
+                version: one
+                for version, one in holder["versions"].items()
+                if str(version) != rollout["version"]
+            }
+        else:  # a directory
+            holder["without"] = [*holder.get("without", ()), rollout["version"]]
+
+
+def _validated_section(
+    key: str,
+    kind: type[Section],
+    given: _Document,
+    directory: Path,
+    files: dict[Path, FileSource],
+) -> Section:
+    try:
+        return kind.model_validate(given, context={"directory": directory, "files": files})
+    except ValidationError as error:
+        raise ConfigError(
+            f"{'.'.join([key, *map(str, location)])}: {problem}"
+            for location, problem in describe(error)
+        ) from None
+
+
+def _given(name: str, load: Load) -> _Document | None:
+    """The section that a request has; None if it has none."""
+    if not load.config:
+        return None
+    try:
+        given = json.loads(load.config)
+    except ValueError as error:
+        raise ConfigError(f"{name}: its configuration is not JSON: {error}") from None
+    if not isinstance(given, dict):
+        raise ConfigError(f"{name}: its configuration should be a JSON object, like a section")
+    return given
+
+
+def _sections(document: Mapping[str, Any], kind: str) -> _Document:
+    sections = document.get(kind)
+    return sections if isinstance(sections, dict) else {}
+
+
+def _section(document: Mapping[str, Any], name: str) -> Any:
+    """A model's section; None if there is no such model."""
+    return next(
+        (sections[name] for kind in _KINDS if name in (sections := _sections(document, kind))), None
+    )
+
+
+def _names(document: Mapping[str, Any]) -> Iterator[str]:
+    for kind in _KINDS:
+        yield from _sections(document, kind)
+
+
+def _check_known(name: str, document: Mapping[str, Any]) -> None:
+    names = [*_names(document)]
+    if name not in names:
+        raise ConfigError(f"there is no model {name!r}{did_you_mean(name, names)}")
+
+
+def _members(section: Any) -> Iterator[str]:
+    """Yield the members of an ensemble's section, in all of its versions; their own are cut."""
+    if isinstance(section, EnsembleConfig):
+        section = {"members": section.members}
+    if not isinstance(section, dict):
+        return
+    versions = section.get("versions")
+    for one in (section, *(versions.values() if isinstance(versions, dict) else ())):
+        members = one.get("members") if isinstance(one, dict) else None
+        for member in members if isinstance(members, list | tuple) else ():
+            yield str(member).partition("@")[0]
+
+
+def _rollout(document: Mapping[str, Any], name: str) -> str:
+    """The section of a model's roll-out as JSON; empty if there is none."""
+    section = _section(document, name)
+    rollout = section.get("rollout") if isinstance(section, dict) else None
+    return json.dumps(rollout, sort_keys=True, default=str) if rollout else ""
