@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
+import mmap
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
 
 from workers.combiner.arena_combiner import ArenaCombiner
 from workers.rules import RULES, TRAITS
 from workers.runtime.arena import Arena, Terms, arena_bytes
-from workers.runtime.memory import SharedMemory, board_bytes, create_memory
 from workers.runtime.spec import (
     COMBINED,
     ArenaSpec,
     BlockSpec,
     EnsembleSpec,
-    MemorySpec,
     PredictionSpec,
     RuleSpec,
     TensorSpec,
@@ -51,12 +48,12 @@ def measure_s(rule: str, *, classes: int, rows: int, rounds: int, members: int =
         rounds: how many; each goes once through the arena.
         members: how many predict each row.
     """
-    with _arena(rule, members, classes) as arena:
-        combiner = ArenaCombiner(0, arena)
-        generator = np.random.default_rng(0)
-        for area in arena.predictions:
-            area[...] = generator.dirichlet(np.ones(classes), arena.capacity)
-        taken = [_round_s(arena, combiner, number + 1, rows) for number in range(rounds)]
+    arena = _arena(rule, members, classes)
+    combiner = ArenaCombiner(arena)
+    generator = np.random.default_rng(0)
+    for area in arena.predictions:
+        area[...] = generator.dirichlet(np.ones(classes), arena.capacity)
+    taken = [_round_s(arena, combiner, number + 1, rows) for number in range(rounds)]
     return min(taken) / arena.capacity
 
 
@@ -80,8 +77,7 @@ def _round_s(arena: Arena, combiner: ArenaCombiner, number: int, rows: int) -> f
     return taken
 
 
-@contextmanager
-def _arena(rule: str, members: int, classes: int) -> Iterator[Arena]:
+def _arena(rule: str, members: int, classes: int) -> Arena:
     everybody = tuple(range(members))
     output = TensorSpec(COMBINED, "FP32", (classes,))
     weights = tuple(1.0 + member for member in everybody)
@@ -93,7 +89,7 @@ def _arena(rule: str, members: int, classes: int) -> Iterator[Arena]:
         rules=(RuleSpec(rule, (0,), (output,), weights if TRAITS[rule].weights != "none" else ()),),
     )
     spec = ArenaSpec(
-        offset=board_bytes(1),
+        offset=0,
         segments=_SEGMENTS,
         segment_rows=_SEGMENT_ROWS,
         views=(TensorSpec("x", "FP32", (1,)),),
@@ -101,12 +97,7 @@ def _arena(rule: str, members: int, classes: int) -> Iterator[Arena]:
         blocks=(BlockSpec(everybody, "FP32", (classes,)),),
         ensembles=(ensemble,),
     )
-    nbytes = spec.offset + arena_bytes(spec)
-    fd = create_memory(nbytes)
-    try:
-        yield Arena(SharedMemory(MemorySpec(fd, nbytes, ("combiner",), (spec,))), spec)
-    finally:
-        os.close(fd)
+    return Arena(mmap.mmap(-1, arena_bytes(spec)), spec)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

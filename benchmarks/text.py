@@ -105,7 +105,7 @@ def _length_classes(config: Config) -> _Classes:
     members = inspect_members(config)
     names = tuple(member.name for member in members)
     matrix = AllocationMatrix(names, ("cpu:0",), ((max(_BATCHES),) * len(names),))
-    found = compose(config, members, matrix, budget_bytes=_ARENA_BYTES, offset=0)
+    found = compose(config, members, matrix, budget_bytes=_ARENA_BYTES)
     bounds, slots = [], []
     for arena in found.arenas:
         (view,) = arena.views

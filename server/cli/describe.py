@@ -85,7 +85,6 @@ def _inspect(config: Config, model: str) -> Description:
         members,
         AllocationMatrix(tuple(needed), ("any",), ((1,) * len(needed),)),
         budget_bytes=arena_budget_bytes(config),
-        offset=0,
         findings=inspect_rules(config, members),
     )
     spec = next(one for one in composition.models if one.served.name == model)

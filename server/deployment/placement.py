@@ -118,7 +118,7 @@ def _largest_batches(config: Config, members: Sequence[InspectedMember]) -> Mapp
     names = tuple(member.name for member in members)
     matrix = AllocationMatrix(names, ("any",), ((1,) * len(names),))
     budget = arena_budget_bytes(config)
-    composition = compose(config, members, matrix, budget_bytes=budget, offset=0)
+    composition = compose(config, members, matrix, budget_bytes=budget)
     return {name: arena.capacity // 2 for arena in composition.arenas for name in arena.members}
 
 

@@ -23,7 +23,6 @@ from server.members.files import local_files
 from server.members.inspect import inspect_members
 from server.members.rules import inspect_rules
 from server.profiling.progress import progress_on_stderr
-from workers.runtime.memory import board_bytes
 from workers.runtime.spec import DeviceSpec, TracingSpec
 
 __all__ = ["DeploymentPlan", "make_plan", "tracing_spec"]
@@ -90,7 +89,6 @@ def make_plan(
         members,
         matrix,
         budget_bytes=arena_budget_bytes(config),
-        offset=board_bytes(len(devices) + 2),
         findings=findings,
     )
     used = tuple(device for device in devices if device.name in composition.instances)

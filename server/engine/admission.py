@@ -7,7 +7,7 @@ requests arrive.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from allocator.dispatch.flows import Flow, Flows
 from server.engine.arena_requests import ArenaRequests
@@ -32,15 +32,17 @@ _NO_TIME_S = 1e-9
 class AdmissionControl:
     """Admits requests, or refuses them."""
 
-    def __init__(self, fleet: Fleet, arenas: Sequence[ArenaRequests], limits: QueueLimits) -> None:
+    def __init__(
+        self, fleet: Fleet, arenas: Mapping[int, ArenaRequests], limits: QueueLimits
+    ) -> None:
         self._fleet = fleet
         self._arenas = arenas
         self._max_wait_s = limits.queue_s
         self._flows = Flows()
         self._forecast = Forecast(fleet.members)
         self._answers = MemoryBudget(limits.answer_bytes)
-        #: By arena, whether rows are pending for its members; None if that is not known.
-        self._has_pending: list[bool | None] = [None] * len(arenas)
+        #: By arena, whether rows are pending for its members, where that is known.
+        self._has_pending: dict[int, bool] = {}
 
     def admit(self, prepared: PreparedRequest) -> Admission:
         """Find and keep the terms on which such requests are accepted now, see `admit`."""
@@ -65,14 +67,14 @@ class AdmissionControl:
 
     def has_pending(self, arena: int) -> bool:
         """Whether rows are pending for a member of an arena: looked up once in a turn."""
-        known = self._has_pending[arena]
+        known = self._has_pending.get(arena)
         if known is None:
             known = self._has_pending[arena] = self._forecast.has_pending(arena)
         return known
 
     def forget_pending(self) -> None:
         """What is pending has changed."""
-        self._has_pending = [None] * len(self._arenas)
+        self._has_pending.clear()
 
     def check_time(self, request: Request) -> None:
         """Raise `QueueFull` if a request that has others before it can't be answered in time."""

@@ -39,7 +39,7 @@ from server.errors import DeadlineExceeded, RequestError, Unavailable
 from workers.runtime.arena import Arena
 from workers.runtime.memory import BoardRow, SharedMemory
 from workers.runtime.messages import Combined, CombinerHello, Hello, Ready, Reset, Unsure
-from workers.runtime.spec import InstanceSpec
+from workers.runtime.spec import GenerationSpec, InstanceSpec
 
 if TYPE_CHECKING:
     from server.engine.tracing import Tracer
@@ -65,6 +65,7 @@ class Engine:
         memory: SharedMemory,
         links: Links,
         epoch: int,
+        generation: GenerationSpec,
         instances: dict[str, tuple[InstanceSpec, ...]],
         workers: Sequence[tuple[str, int]],
         starting: Sequence[str] = (),
@@ -80,11 +81,14 @@ class Engine:
         self._opened = asyncio.Event()
         self.draining = False
         self._board: BoardRow = memory.board("front-end")
-        arenas = [Arena(memory, spec) for spec in memory.spec.arenas]
-        self.arenas = [
-            ArenaRequests(arena, AdmissionQueue(limits.waiting_requests, limits.waiting_rows))
-            for arena in arenas
-        ]
+        mapping = memory.map(generation)
+        arenas = {spec.index: Arena(mapping, spec) for spec in generation.arenas}
+        self.arenas = {
+            index: ArenaRequests(
+                arena, AdmissionQueue(limits.waiting_requests, limits.waiting_rows)
+            )
+            for index, arena in arenas.items()
+        }
         self.fleet = Fleet(arenas=arenas, instances=instances)
         self._traces = None if tracer is None else tracer.of_jobs(self.arenas)
         for name, incarnation in workers:
@@ -278,6 +282,6 @@ class Engine:
         if self._opened.is_set() or not self._is_combiner_idle:
             return
         if all(self.fleet.workers[name].state.up for name in self._unheard):
-            for arena in self.arenas:
+            for arena in self.arenas.values():
                 arena.reset()
             self._opened.set()

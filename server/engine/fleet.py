@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,15 +43,16 @@ class WorkerState:
     """A device's worker: its present incarnation, and what the dispatch policy knows of it.
 
     `incarnation` is 0 if there is no process; the supervisor has `given_up` one that keeps dying at
-    its start. `counters` are what each instance has done, in all length classes of its member.
+    its start. By instance, `placements` are where rows can go, and `counters` what was done: the
+    same ones in all length classes of a member.
     """
 
     def __init__(self, name: str) -> None:
         self.state = DeviceState(name)
         self.incarnation = 0
         self.given_up = False
-        self.placements: list[Placement] = []
-        self.counters: list[InstanceCounters] = []
+        self.placements: dict[int, Placement] = {}
+        self.counters: dict[int, InstanceCounters] = {}
 
 
 @dataclass(slots=True, eq=False)
@@ -76,7 +77,7 @@ class Fleet:
     def __init__(
         self,
         *,
-        arenas: Sequence[Arena],
+        arenas: Mapping[int, Arena],
         instances: dict[str, tuple[InstanceSpec, ...]],
     ) -> None:
         self._arenas = arenas
@@ -86,29 +87,31 @@ class Fleet:
         self._next_job = 1
         self._suspects = Suspects()
         self._held: dict[int, list[_HeldRange]] = {}  # by the id of each job that holds them
-        self.members: list[list[Member]] = [
-            [
+        self.members: dict[int, list[Member]] = {
+            index: [
                 Member(name, index, position, PendingRows(arena.spec.segment_rows))
                 for position, name in enumerate(arena.spec.members)
             ]
-            for index, arena in enumerate(arenas)
-        ]
+            for index, arena in arenas.items()
+        }
         by_name: defaultdict[str, MemberCounters] = defaultdict(MemberCounters)
         #: By arena and index; a member has the same ones in all of its length classes.
-        self.member_counters = [[by_name[one.name] for one in members] for members in self.members]
-        self._served = [(1 << len(members)) - 1 for members in self.members]
-        self._all_members = [member for members in self.members for member in members]
+        self.member_counters = {
+            index: [by_name[one.name] for one in members] for index, members in self.members.items()
+        }
+        self._served = {index: (1 << len(members)) - 1 for index, members in self.members.items()}
+        self._all_members = [member for members in self.members.values() for member in members]
         self.workers = {name: self._make_worker(name, specs) for name, specs in instances.items()}
 
     def _make_worker(self, name: str, specs: Sequence[InstanceSpec]) -> WorkerState:
         worker = WorkerState(name)
         by_name: defaultdict[str, InstanceCounters] = defaultdict(InstanceCounters)
-        for index, spec in enumerate(specs):
+        for spec in specs:
             member = self.members[spec.arena][spec.member]
-            placement = Placement(worker.state, index, member, LatencyEstimate(spec.batch))
+            placement = Placement(worker.state, spec.id, member, LatencyEstimate(spec.batch))
             member.placements.append(placement)
-            worker.placements.append(placement)
-            worker.counters.append(by_name[member.name])
+            worker.placements[spec.id] = placement
+            worker.counters[spec.id] = by_name[member.name]
         return worker
 
     # -- rows ---------------------------------------------------------------------------------
@@ -174,7 +177,7 @@ class Fleet:
 
     def awaits_ready(self, worker: WorkerState) -> bool:
         """Whether something can go on as soon as a worker has finished a job."""
-        for placement in worker.placements:
+        for placement in worker.placements.values():
             if placement.member.pending.rows:
                 return True
         return bool(self._held) and not self._held.keys().isdisjoint(worker.state.jobs)
@@ -205,8 +208,8 @@ class Fleet:
         if not worker.state.up:
             worker.state.up = True
             worker.given_up = False
-            for placement, latencies in zip(worker.placements, message.latencies, strict=True):
-                placement.latency.warm_up(*latencies)
+            for instance, latencies in message.latencies.items():
+                worker.placements[instance].latency.warm_up(*latencies)
             self._update_served()
         now = time.monotonic()
         for job in [job for job in worker.state.jobs if job <= message.finished]:
@@ -334,12 +337,12 @@ class Fleet:
 
     def _update_served(self) -> None:
         given_up = {id(worker.state) for worker in self.workers.values() if worker.given_up}
-        self._served = [
-            sum(
+        self._served = {
+            index: sum(
                 1 << member.index
                 for member in members
                 if not all(id(placement.device) in given_up for placement in member.placements)
             )
-            for members in self.members
-        ]
+            for index, members in self.members.items()
+        }
         self.version += 1

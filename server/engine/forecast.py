@@ -18,7 +18,7 @@ request confirms decays: one that has all requests refused would never be found 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -100,14 +100,15 @@ class _Outlook:
 class Forecast:
     """Forecasts for all flows."""
 
-    def __init__(self, members: Sequence[Sequence[Member]]) -> None:
+    def __init__(self, members: Mapping[int, Sequence[Member]]) -> None:
         self._members = members
-        instances = sum(len(member.placements) for arena in members for member in arena)
-        names = [[member.name for member in arena] for arena in members]
+        instances = sum(len(member.placements) for arena in members.values() for member in arena)
+        names = {index: [member.name for member in arena] for index, arena in members.items()}
         #: By arena, those of its length classes: they have the same members.
-        self._classes = [
-            [members[other] for other, theirs in enumerate(names) if theirs == own] for own in names
-        ]
+        self._classes = {
+            index: [members[other] for other, theirs in names.items() if theirs == own]
+            for index, own in names.items()
+        }
         self._valid_s = min(_VALID_S * max(1.0, instances / _INSTANCES), _MOST_VALID_S)
         self._until = 0.0
         self._loads: dict[DeviceState, _Load] = {}
@@ -157,7 +158,7 @@ class Forecast:
 
     def _measure(self, now: float) -> dict[DeviceState, _Load]:
         loads: dict[DeviceState, _Load] = {}
-        for members in self._members:
+        for members in self._members.values():
             for member in members:
                 for placement, share in _shares(member):
                     device = placement.device

@@ -72,7 +72,7 @@ class Links:
         self._combined = queues.combined
         self._bells = {
             device: queues.bell(f"worker {device}", partial(self._nudge, device))
-            for device in spec.devices
+            for device in self._assigned
         }
         self._own_descriptors = queues.own_descriptors(_NAME)
         self._incarnations: dict[str, int] = {}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from allocator.dispatch.flows import Flow
@@ -55,7 +55,7 @@ class RowPipeline:
         self,
         *,
         fleet: Fleet,
-        arenas: Sequence[ArenaRequests],
+        arenas: Mapping[int, ArenaRequests],
         links: Links,
         admission: AdmissionControl,
         epoch: int,
@@ -234,7 +234,7 @@ class RowPipeline:
 
     def end_unreported(self) -> None:
         """End rows that have ended in the arena though no report of it has arrived."""
-        for index, arena in enumerate(self._arenas):
+        for index, arena in self._arenas.items():
             for ended in arena.unreported_ends():
                 self.end(index, ended)
 

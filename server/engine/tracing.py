@@ -53,7 +53,7 @@ class Tracer:
         self.start = self._spans.start
         self.close = self._spans.close
 
-    def of_jobs(self, arenas: Sequence[ArenaRequests]) -> JobTraces:
+    def of_jobs(self, arenas: Mapping[int, ArenaRequests]) -> JobTraces:
         """The traces of the requests in jobs, by the requests of each arena."""
         return JobTraces(self, arenas)
 
@@ -122,7 +122,7 @@ class RequestTrace:
 class JobTraces:
     """The traces of the requests in a job."""
 
-    def __init__(self, tracer: Tracer, arenas: Sequence[ArenaRequests]) -> None:
+    def __init__(self, tracer: Tracer, arenas: Mapping[int, ArenaRequests]) -> None:
         self._tracer = tracer
         self._arenas = arenas
 

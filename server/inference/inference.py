@@ -59,7 +59,7 @@ class Inference:
         self.engine = engine
         self.control = control
         self.endpoints: Mapping[str, Endpoint] = {
-            model.served.name: Endpoint(model) for model in spec.models
+            model.served.name: Endpoint(model) for model in spec.deployment.models
         }
         self.unaddressed = ModelCounters()
         self._spec = spec
@@ -91,7 +91,7 @@ class Inference:
 
     def config(self, endpoint: Endpoint) -> dict[str, Any]:
         """The protocol's configuration of a model."""
-        return model_config(endpoint.model, self._spec)
+        return model_config(endpoint.model, self._spec.deployment, self._spec.max_request_bytes)
 
     def index(self, *, ready_only: bool = False) -> list[dict[str, Any]]:
         """The protocol's repository index: each model with its state."""

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from server.inference.outputs import extra_outputs, member_names
-from server.inference.spec import FrontEndSpec, InputSpec, ModelSpec
+from server.inference.spec import DeploymentSpec, InputSpec, ModelSpec
 from workers.runtime.spec import TensorSpec
 
 __all__ = [
@@ -53,27 +53,30 @@ def model_metadata(model: ModelSpec) -> dict[str, Any]:
     }
 
 
-def model_config(model: ModelSpec, spec: FrontEndSpec) -> dict[str, Any]:
+def model_config(
+    model: ModelSpec, deployment: DeploymentSpec, max_request_bytes: int
+) -> dict[str, Any]:
     """A model's configuration: members, rule, quorum, and the devices of its members.
 
     Its tensors are described as in Triton's configuration, without batch dimensions.
     """
     served = model.served
+    capacities = {arena.index: arena.capacity for arena in deployment.generation.arenas}
     return {
         "name": served.name,
         "platform": _PLATFORM,
         "backend": _PLATFORM,
-        "max_batch_size": spec.memory.arenas[served.arena].capacity,
+        "max_batch_size": capacities[served.arena],
         "input": [_input_config(one) for one in model.inputs],
         "output": [_tensor_config(output) for output in served.spec.outputs],
-        "parameters": {"max_request_bytes": {"string_value": str(spec.max_request_bytes)}},
+        "parameters": {"max_request_bytes": {"string_value": str(max_request_bytes)}},
         "allocation": {
             device: {
                 instance.source.member: instance.batch
                 for instance in instances
                 if instance.source.member in model.members
             }
-            for device, instances in spec.instances.items()
+            for device, instances in deployment.instances.items()
         },
         "ensemble": ensemble_config(model),
     }

@@ -21,6 +21,7 @@ from server.versions import public_name
 from workers.runtime.spec import (
     COMBINED,
     DeviceSpec,
+    GenerationSpec,
     InstanceSpec,
     MemorySpec,
     Preparation,
@@ -31,6 +32,7 @@ from workers.runtime.spec import (
 __all__ = [
     "ClientLimits",
     "Command",
+    "DeploymentSpec",
     "Drain",
     "FrontEndSpec",
     "InputSpec",
@@ -253,6 +255,14 @@ class ClientLimits(msgspec.Struct, frozen=True):
     unread_bytes: int = 512 << 20
 
 
+class DeploymentSpec(msgspec.Struct, frozen=True):
+    """What is served together: models, and by device the instances of their members."""
+
+    generation: GenerationSpec
+    instances: dict[str, tuple[InstanceSpec, ...]]
+    models: tuple[ModelSpec, ...]
+
+
 class FrontEndSpec(msgspec.Struct, frozen=True):
     """Everything that a front-end is told at its start.
 
@@ -273,8 +283,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     devices: tuple[DeviceSpec, ...]
     memory: MemorySpec
     sockets: str
-    instances: dict[str, tuple[InstanceSpec, ...]]
-    models: tuple[ModelSpec, ...]
+    deployment: DeploymentSpec
     http_fd: int
     grpc_address: str
     max_request_bytes: int

@@ -7,6 +7,7 @@ same inputs, or if they are in one ensemble.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class Composition:
     instances: dict[str, tuple[InstanceSpec, ...]]
     models: tuple[ModelSpec, ...]
 
+    @property
+    def arena_bytes(self) -> int:
+        """The size of all arenas together in the shared memory."""
+        return self.arenas[-1].offset + arena_bytes(self.arenas[-1])
+
 
 def compose(
     config: Config,
@@ -63,11 +69,12 @@ def compose(
     matrix: AllocationMatrix,
     *,
     budget_bytes: int,
-    offset: int,
     findings: RuleFindings | None = None,
     largest_only: bool = False,
+    first_arena: int = 0,
+    first_instance: int = 0,
 ) -> Composition:
-    """Compose the specs of a server, whose arenas begin at an offset of the shared memory.
+    """Compose the specs of a generation, whose arenas and instances are numbered from the first on.
 
     Members with variable dimensions have an arena, and an instance on each of their devices, per
     length class, the largest first; if `largest_only`, no others. Custom rules and meta-models that
@@ -81,15 +88,16 @@ def compose(
     groups, largest = _group(config, members), _largest_batches(matrix)
     builders: list[_ArenaBuilder] = []
     models: list[ModelSpec] = []
+    offset = 0
     for group in groups:
         classes = length_classes(group)[: 1 if largest_only else None]
-        family = len(builders)
+        before = len(builders)
         for sizes in classes:
             builder = _ArenaBuilder(
                 config,
                 [at_sizes(member, sizes) for member in group],
-                index=len(builders),
-                family=family,
+                index=first_arena + len(builders),
+                family=first_arena + before,
                 batch=max(largest[member.name] for member in group),
                 most_rows=_MAX_ROWS // len(classes),
                 budget_bytes=budget_bytes // (len(groups) * len(classes)),
@@ -98,11 +106,12 @@ def compose(
             )
             offset += arena_bytes(builder.arena)
             builders.append(builder)
-        models += _with_lengths(classes, builders[family:])
+        models += _with_lengths(classes, builders[before:])
     instances: defaultdict[str, tuple[InstanceSpec, ...]] = defaultdict(tuple)
+    numbers = itertools.count(first_instance)
     for device, name, batch in matrix.instances():
         own = [builder for builder in builders if name in builder.arena.members]
-        instances[device] += tuple(builder.instance(name, batch) for builder in own)
+        instances[device] += tuple(builder.instance(name, batch, next(numbers)) for builder in own)
     return Composition(
         arenas=tuple(builder.arena for builder in builders),
         instances=dict(instances),
@@ -198,6 +207,7 @@ class _ArenaBuilder:
             blocks=blocks,
             ensembles=ensembles,
             masks=self._masks(),
+            index=index,
         )
 
     def _masks(self) -> tuple[int, ...]:
@@ -208,7 +218,7 @@ class _ArenaBuilder:
     def _indices(self, config: EnsembleConfig) -> tuple[int, ...]:
         return tuple(self._positions[member] for member in config.members)
 
-    def instance(self, name: str, batch: int) -> InstanceSpec:
+    def instance(self, name: str, batch: int, number: int) -> InstanceSpec:
         """Return the spec of a member's instance."""
         position = self._positions[name]
         member = self._members[position]
@@ -227,6 +237,7 @@ class _ArenaBuilder:
                 self._config, member, self._stored[position].variance_area
             ),
             buckets=padded_sizes(member),
+            id=number,
         )
 
     def _bindings(self, member: InspectedMember) -> tuple[Binding, ...]:

@@ -7,7 +7,7 @@ flow out.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -139,14 +139,16 @@ _BODIES_METRICS = (
 async def collect_fleet(fleet: Fleet) -> AsyncIterator[Family[Any]]:
     """Yield the metrics of members, instances and workers."""
     members: dict[tuple[str], tuple[list[Member], MemberCounters]] = {}
-    pairs = zip(chain(*fleet.members), chain(*fleet.member_counters), strict=True)
+    pairs = zip(chain(*fleet.members.values()), chain(*fleet.member_counters.values()), strict=True)
     for member, counted in pairs:
         members.setdefault((member.name,), ([], counted))[0].append(member)
     for family in families(_MEMBER_METRICS, ("member",), [*members.items()]):
         yield family
     instances: dict[tuple[str, str], tuple[list[Placement], InstanceCounters]] = {}
     for worker in fleet.workers.values():
-        for placement, counters in zip(worker.placements, worker.counters, strict=True):
+        for placement, counters in zip(
+            worker.placements.values(), worker.counters.values(), strict=True
+        ):
             key = placement.device.name, placement.member.name
             instances.setdefault(key, ([], counters))[0].append(placement)
     for family in families(_INSTANCE_METRICS, ("device", "member"), [*instances.items()]):
@@ -157,10 +159,10 @@ async def collect_fleet(fleet: Fleet) -> AsyncIterator[Family[Any]]:
 
 
 async def collect_arenas(
-    arenas: Sequence[ArenaRequests], bodies: MemoryBudget
+    arenas: Mapping[int, ArenaRequests], bodies: MemoryBudget
 ) -> AsyncIterator[Family[Any]]:
     """Yield the metrics of the arenas, of what waits for them, and of requests' bodies."""
-    numbered = [((str(number),), arena) for number, arena in enumerate(arenas)]
+    numbered = [((str(number),), arena) for number, arena in arenas.items()]
     for family in families(_ARENA_METRICS, ("arena",), numbered):
         yield family
     for family in families(_BODIES_METRICS, (), [((), bodies)]):

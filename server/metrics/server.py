@@ -129,7 +129,7 @@ class ProcessMetrics:
     """Collects the metrics of the processes on the board of the shared memory."""
 
     def __init__(self, memory: SharedMemory) -> None:
-        self._boards = {_labels(name): memory.board(name) for name in memory.spec.processes}
+        self._boards = {_labels(name): memory.board(name) for name in memory.spec.processes if name}
         self._known: dict[int, psutil.Process] = {}
         self._sampler = Sampler(self._measure, "processes")
 

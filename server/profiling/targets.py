@@ -18,7 +18,7 @@ from server.config import Config
 from server.members.composition import compose
 from server.members.inspect import InspectedMember
 from server.profiling.lengths import MeasuredLength, RowLength, row_lengths
-from workers.profiler.handle import ARENA_OFFSET, LONG_RUN_S, MIN_RUNS, Measured
+from workers.profiler.handle import LONG_RUN_S, MIN_RUNS, Measured
 from workers.runtime.arena import bytes_per_row
 from workers.runtime.spec import ArenaSpec, DeviceSpec, InstanceSpec
 
@@ -189,7 +189,6 @@ def _with_arena(config: Config, target: ProfileTarget) -> ProfileTarget:
             [member],
             matrix,
             budget_bytes=budget_bytes,
-            offset=ARENA_OFFSET,
             largest_only=True,
         )
         return done.arenas[0], done.instances[devices[0].name][0]

@@ -21,7 +21,13 @@ from setproctitle import setproctitle
 from server.config import Config
 from server.deployment.plan import DeploymentPlan, make_plan
 from server.descriptors import check_descriptors
-from server.inference.spec import ClientLimits, FrontEndSpec, ModelSpec, QueueLimits
+from server.inference.spec import (
+    ClientLimits,
+    DeploymentSpec,
+    FrontEndSpec,
+    ModelSpec,
+    QueueLimits,
+)
 from server.security.credentials import read_credentials
 from server.stdout import echo
 from server.supervision.config_reloader import ConfigReloader
@@ -34,17 +40,25 @@ from server.supervision.sockets import (
 )
 from server.supervision.supervisor import Supervisor
 from server.supervision.systemd import SystemdNotifier
-from workers.runtime.arena import arena_bytes
 from workers.runtime.child_process import log_stdout
 from workers.runtime.logs import ProcessName, flush, log_environment, set_up_logging
-from workers.runtime.memory import create_memory
+from workers.runtime.memory import add_range, board_bytes, create_memory
 from workers.runtime.queues import make_eventfds, queues_bytes, ring_bytes
-from workers.runtime.spec import CombinerSpec, MemorySpec, QueuesSpec, WorkerSpec
+from workers.runtime.spec import (
+    CombinerSpec,
+    GenerationSpec,
+    Load,
+    MemorySpec,
+    QueuesSpec,
+    WorkerSpec,
+)
 
 __all__ = ["check", "serve"]
 
 _log = logging.getLogger(__name__)
 _BACKLOG = 2048
+#: Slots for workers of devices that come later.
+_SPARE_DEVICES = 4
 
 
 def serve(config: Config, read: Callable[[], Config]) -> int:
@@ -73,22 +87,38 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
         plan = make_plan(config, profile_s=config.placement.profile_s, log=log)
     for line in plan.describe():
         log(line)
-    check_descriptors(len(plan.devices))
+    check_descriptors(len(plan.devices) + _SPARE_DEVICES)
     enable_keepalive(http)
     http.listen(_BACKLOG)
     ready = f"ready http={format_address(http)} grpc={format_address(grpc)}"
     try:
         with socket_directory() as sockets:
-            memory, instances = _create_memory(config, plan), plan.composition.instances
+            memory = _create_memory(config, plan)
+            deployment = _deployment(plan, memory)
+            generation, instances = deployment.generation, deployment.instances
             supervisor = Supervisor(
                 front_end=_front_end_spec(
-                    config, plan, reloader, memory, sockets, http=http, grpc=grpc
+                    config,
+                    plan,
+                    deployment=deployment,
+                    reloader=reloader,
+                    memory=memory,
+                    sockets=sockets,
+                    http=http,
+                    grpc=grpc,
                 ),
                 workers=tuple(
-                    WorkerSpec(one, 0, instances[one.name], memory, sockets, plan.tracing)
+                    WorkerSpec(
+                        one,
+                        0,
+                        (Load(generation, instances[one.name]),),
+                        memory,
+                        sockets,
+                        plan.tracing,
+                    )
                     for one in plan.devices
                 ),
-                combiner=CombinerSpec(memory, sockets),
+                combiner=CombinerSpec((Load(generation),), memory, sockets),
                 environment=log_environment(server.log_level, server.log_format),
                 reloader=reloader,
                 notifier=notifier,
@@ -124,26 +154,36 @@ def _describe_outputs(model: ModelSpec) -> str:
 
 
 def _create_memory(config: Config, plan: DeploymentPlan) -> MemorySpec:
-    arenas = plan.composition.arenas
-    processes = ("front-end", "combiner", *(f"worker {device.name}" for device in plan.devices))
+    """Create the shared memory with what is for the server's life, and spare slots for workers."""
+    devices = (*(device.name for device in plan.devices), *[""] * _SPARE_DEVICES)
+    processes = ("front-end", "combiner", *(f"worker {name}" if name else "" for name in devices))
     queues = QueuesSpec(
-        offset=arenas[-1].offset + arena_bytes(arenas[-1]),
+        offset=board_bytes(len(processes)),
         ring_bytes=ring_bytes(plan.composition.instances.values()),
         processes=processes,
-        devices=tuple(device.name for device in plan.devices),
+        devices=devices,
         bells=make_eventfds(len(processes)) if config.server.bell == "eventfd" else (),
     )
     nbytes = queues.offset + queues_bytes(queues)
-    return MemorySpec(create_memory(nbytes), nbytes, processes, arenas, queues)
+    return MemorySpec(create_memory(nbytes), nbytes, processes, queues)
+
+
+def _deployment(plan: DeploymentPlan, memory: MemorySpec) -> DeploymentSpec:
+    """Add the arenas of the first generation to the shared memory."""
+    found = plan.composition
+    offset, nbytes = add_range(memory.fd, found.arena_bytes)
+    generation = GenerationSpec(1, offset, nbytes, found.arenas)
+    return DeploymentSpec(generation, found.instances, found.models)
 
 
 def _front_end_spec(
     config: Config,
     plan: DeploymentPlan,
+    *,
+    deployment: DeploymentSpec,
     reloader: ConfigReloader,
     memory: MemorySpec,
     sockets: str,
-    *,
     http: socket.socket,
     grpc: socket.socket,
 ) -> FrontEndSpec:
@@ -155,8 +195,7 @@ def _front_end_spec(
         devices=plan.devices,
         memory=memory,
         sockets=sockets,
-        instances=plan.composition.instances,
-        models=plan.composition.models,
+        deployment=deployment,
         http_fd=http.fileno(),
         grpc_address=format_address(grpc),
         max_request_bytes=server.max_request_bytes,

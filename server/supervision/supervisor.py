@@ -286,7 +286,12 @@ class Supervisor:
 
     async def _watch_models(self) -> None:
         """Log whose file has changed."""
-        sources = [one.source for spec in self._worker_specs.values() for one in spec.instances]
+        sources = [
+            one.source
+            for spec in self._worker_specs.values()
+            for load in spec.loads
+            for one in load.instances
+        ]
         watch = ModelWatch(sources)
         while True:
             await asyncio.sleep(_MODEL_WATCH_INTERVAL_S)
@@ -368,9 +373,9 @@ def _inherited_descriptors(memory: MemorySpec, http_fd: int) -> dict[str, tuple[
     def descriptors(*names: str) -> tuple[int, ...]:
         return (memory.fd, *(bells[name] for name in names if name in bells))
 
-    workers = [f"worker {device}" for device in queues.devices]
+    workers = [f"worker {device}" for device in queues.devices if device]
     return {
-        _FRONT_END: (*descriptors(_FRONT_END, *workers), http_fd),
+        _FRONT_END: (memory.fd, *queues.bells, http_fd),
         _COMBINER: descriptors(_COMBINER, _FRONT_END),
         **{worker: descriptors(worker, _COMBINER, _FRONT_END) for worker in workers},
     }

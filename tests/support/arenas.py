@@ -9,12 +9,13 @@ from contextlib import contextmanager
 import numpy as np
 
 from workers.runtime.arena import Arena, Terms, arena_bytes
-from workers.runtime.memory import SharedMemory, board_bytes, create_memory
+from workers.runtime.memory import SharedMemory, add_range, board_bytes, create_memory
 from workers.runtime.queues import make_eventfds, queues_bytes
 from workers.runtime.spec import (
     ArenaSpec,
     BlockSpec,
     EnsembleSpec,
+    GenerationSpec,
     MemorySpec,
     PredictionSpec,
     QueuesSpec,
@@ -64,7 +65,7 @@ def ensemble(
 def arena_spec(**changes: object) -> ArenaSpec:
     """Three members with two outputs each, one ensemble of all; 4 segments of 8 rows."""
     fields = {
-        "offset": board_bytes(len(PROCESSES)),
+        "offset": 0,
         "segments": 4,
         "segment_rows": 8,
         "views": (TensorSpec("x", "FP32", (2,)),),
@@ -75,15 +76,23 @@ def arena_spec(**changes: object) -> ArenaSpec:
     return ArenaSpec(**{**fields, **changes})
 
 
+class TestMemory(MemorySpec, frozen=True):
+    """The shared memory of a server, with its first generation."""
+
+    __test__ = False
+
+    generation: GenerationSpec = GenerationSpec(1, 0, 0, ())
+
+
 @contextmanager
 def mapped(
     *specs: ArenaSpec, bell: str = "eventfd", devices: tuple[str, ...] = DEVICES
-) -> Iterator[MemorySpec]:
+) -> Iterator[TestMemory]:
     """Shared memory that holds these arenas and queues; its descriptors are closed in the end."""
     processes = ("front-end", "combiner", *(f"worker {device}" for device in devices))
     bells = make_eventfds(len(processes)) if bell == "eventfd" else ()
     queues = QueuesSpec(
-        offset=specs[-1].offset + arena_bytes(specs[-1]),
+        offset=board_bytes(len(processes)),
         ring_bytes=RING_BYTES,
         processes=processes,
         devices=devices,
@@ -91,16 +100,19 @@ def mapped(
     )
     nbytes = queues.offset + queues_bytes(queues)
     fd = create_memory(nbytes)
+    offset, size = add_range(fd, specs[-1].offset + arena_bytes(specs[-1])) if specs else (0, 0)
+    generation = GenerationSpec(1, offset, size, specs)
     try:
-        yield MemorySpec(fd, nbytes, PROCESSES, specs, queues)
+        yield TestMemory(fd, nbytes, PROCESSES, queues, generation)
     finally:
         for descriptor in (fd, *bells):
             os.close(descriptor)
 
 
-def open_arena(memory: MemorySpec, index: int = 0) -> Arena:
+def open_arena(memory: TestMemory, index: int = 0) -> Arena:
     """A new mapping of the memory, as another process would have it."""
-    return Arena(SharedMemory(memory), memory.arenas[index])
+    mapping = SharedMemory(memory).map(memory.generation)
+    return Arena(mapping, memory.generation.arenas[index])
 
 
 def claim(

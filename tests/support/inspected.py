@@ -67,7 +67,7 @@ def composed(members, ensembles=None, *, batch=8, budget=1 << 22, cells=None, **
     matrix = AllocationMatrix(
         tuple(names), ("cpu:0", "cpu:1"), cells or ((batch,) * len(names), (0,) * len(names))
     )
-    return compose(config, members, matrix, budget_bytes=budget, offset=4096, **options)
+    return compose(config, members, matrix, budget_bytes=budget, **options)
 
 
 def problems(members, rule="mean", **ensemble):

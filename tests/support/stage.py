@@ -57,7 +57,8 @@ SURE, UNSURE, FAILS = range(3)
 def instance(member):
     signature = ModelSignature((_X,), (TensorSpec("output", "FP32", (2,)),), 0)
     source = ModelSource(SPEC.members[member], "fake")
-    return InstanceSpec(0, member, 2, source, signature, (), (OutputSpec(member, "probabilities"),))
+    outputs = (OutputSpec(member, "probabilities"),)
+    return InstanceSpec(0, member, 2, source, signature, (), outputs, id=member)
 
 
 class Outcome:
@@ -118,7 +119,7 @@ class Stage:
     def __init__(self, memory):
         self.arena = open_arena(memory)
         self.memory = memory
-        self.combiner = ArenaCombiner(0, open_arena(memory))
+        self.combiner = ArenaCombiner(open_arena(memory))
         self.to_front_end = deque()
         self.turns = deque()
         self.links = PlayedLinks()
@@ -129,6 +130,7 @@ class Stage:
             memory=SharedMemory(memory),
             links=self.links,
             epoch=1,
+            generation=memory.generation,
             instances={d: tuple(map(instance, members)) for d, members in DEVICES.items()},
             workers=[(device, 1) for device in DEVICES],
             limits=QueueLimits(
@@ -149,7 +151,7 @@ class Stage:
         self.turns.append((function, arguments))
 
     def hello(self, device):
-        latencies = tuple((0.001, 0.002) for _ in DEVICES[device])
+        latencies = dict.fromkeys(DEVICES[device], (0.001, 0.002))
         self.engine._on_worker_report(device, Hello(1, 0, latencies))
 
     # -- what may happen
@@ -178,7 +180,7 @@ class Stage:
         if not self.jobs[device]:
             return
         job = self.jobs[device].popleft()
-        member = DEVICES[device][job.instance]
+        member = job.instance
         for start, stop in job.ranges:
             slots, rows = self.arena.slots(start, stop), self.arena.row_numbers(start, stop)
             np.testing.assert_array_equal(self.arena.row[slots], rows, "a row that is gone")
@@ -231,7 +233,7 @@ class Stage:
         """It dies; all that it was told, and part of what it said, is lost."""
         self.to_combiner.clear()
         self.to_front_end.clear()
-        self.combiner = ArenaCombiner(0, open_arena(self.memory))
+        self.combiner = ArenaCombiner(open_arena(self.memory))
         self.engine._on_combiner_hello(CombinerHello(1))
 
     def kill(self, device, *, for_good=False):

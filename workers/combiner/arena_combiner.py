@@ -36,12 +36,11 @@ class ArenaCombiner:
 
     def __init__(
         self,
-        index: int,
         arena: Arena,
         board: BoardRow | None = None,
         paused: Sequence[PausedRule] = (),
     ) -> None:
-        self._index = index
+        self._index = arena.spec.index
         self._arena = arena
         pauses = {pause.code: pause for pause in paused}
         self._ensembles = [
@@ -52,7 +51,7 @@ class ArenaCombiner:
                 pauses.get(code),
             )
             for number, spec in enumerate(arena.spec.ensembles)
-            for code in [rule_code(index, number)]
+            for code in [rule_code(arena.spec.index, number)]
         ]
         self._bits = arena.bits
         #: What sizes outputs have: rows are combined together if these are equal.

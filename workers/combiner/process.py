@@ -32,7 +32,7 @@ from workers.runtime.messages import (
 )
 from workers.runtime.queues import Queues, Sleeper
 from workers.runtime.sockets import COMBINER, FRONT_END, Decoder, descriptor, drain, open_socket
-from workers.runtime.spec import CombinerSpec
+from workers.runtime.spec import CombinerSpec, GenerationSpec
 
 __all__ = ["main"]
 
@@ -45,10 +45,11 @@ class Combiner:
     def __init__(self, spec: CombinerSpec) -> None:
         memory = SharedMemory(spec.memory)
         self._board = memory.board("combiner")
-        self._arenas = [
-            ArenaCombiner(index, Arena(memory, arena), self._board, spec.paused)
-            for index, arena in enumerate(spec.memory.arenas)
-        ]
+        self._memory = memory
+        self._paused = spec.paused
+        self._arenas: dict[int, ArenaCombiner] = {}
+        for load in spec.loads:
+            self._add(load.generation)
         self._inbox = open_socket(zmq.PULL, spec.sockets, COMBINER, bind=True)
         self._front_end = open_socket(zmq.PUSH, spec.sockets, FRONT_END, bind=False)
         self._decoder: Decoder[ToCombiner] = Decoder(ToCombiner)
@@ -62,6 +63,13 @@ class Combiner:
             (*queues.own_descriptors("combiner"), descriptor(self._inbox)),
         )
 
+    def _add(self, generation: GenerationSpec) -> None:
+        """Combine the rows of a generation's arenas, too."""
+        mapping = self._memory.map(generation)
+        for spec in generation.arenas:
+            arena = Arena(mapping, spec)
+            self._arenas[spec.index] = ArenaCombiner(arena, self._board, self._paused)
+
     def run(self) -> None:
         """Run until the supervisor releases the process."""
         for ring in self._predicted:
@@ -73,7 +81,9 @@ class Combiner:
             self._handle(self._receive())
             if time.monotonic() >= next_scan:
                 next_scan = time.monotonic() + _SCAN_S
-                self._send_outcomes([outcome for arena in self._arenas for outcome in arena.scan()])
+                self._send_outcomes(
+                    [outcome for arena in self._arenas.values() for outcome in arena.scan()]
+                )
             self._sleeper.wait(_SCAN_S)
 
     def _receive(self) -> list[ToCombiner]:

@@ -21,11 +21,10 @@ import msgspec
 from workers.runtime.arena import arena_bytes
 from workers.runtime.bootstrap import Failed
 from workers.runtime.child_process import OutputReader, describe_exit, start_child
-from workers.runtime.memory import board_bytes, create_memory
-from workers.runtime.spec import ArenaSpec, DeviceSpec, InstanceSpec, MemorySpec
+from workers.runtime.memory import create_memory
+from workers.runtime.spec import ArenaSpec, DeviceSpec, InstanceSpec
 
 __all__ = [
-    "ARENA_OFFSET",
     "Command",
     "Compare",
     "Compared",
@@ -38,10 +37,6 @@ __all__ = [
     "ProfilerProcess",
     "ProfilerSpec",
 ]
-
-_PROCESSES = ("profiler",)
-#: Where the arena begins in a profiler's memory, after the board.
-ARENA_OFFSET = board_bytes(len(_PROCESSES))
 
 #: How often a batch is run for its latency, at least, after a run for its memory.
 MIN_RUNS = 5
@@ -56,11 +51,16 @@ class ProfilerError(Exception):
 
 
 class ProfilerSpec(msgspec.Struct, frozen=True):
-    """The child's first line: the instance to load; its batch is the largest that will be run."""
+    """The child's first line: the instance to load; its batch is the largest that will be run.
+
+    The arena takes all `nbytes` of the memory of which it inherits the descriptor `fd`.
+    """
 
     device: DeviceSpec
     instance: InstanceSpec
-    memory: MemorySpec
+    arena: ArenaSpec
+    fd: int
+    nbytes: int
 
 
 class Measure(msgspec.Struct, frozen=True, tag=True):
@@ -117,12 +117,11 @@ _Reply = Loaded | Measured | Compared | Failed
 class ProfilerProcess:
     """A child that measures one instance; a context manager that ends it.
 
-    The instance's batch is the largest that will be run; the arena, which lies at `ARENA_OFFSET`,
-    has enough rows for it.
+    The instance's batch is the largest that will be run; the arena has enough rows for it.
     """
 
     def __init__(self, device: DeviceSpec, instance: InstanceSpec, arena: ArenaSpec) -> None:
-        nbytes = arena.offset + arena_bytes(arena)
+        nbytes = arena_bytes(arena)
         fd = create_memory(nbytes)
         self._output = OutputReader(f"profiler of {instance.source.member}")
         self._replies, status = os.pipe()
@@ -140,7 +139,7 @@ class ProfilerProcess:
         except BaseException:
             os.close(self._replies)
             raise
-        self.send(ProfilerSpec(device, instance, MemorySpec(fd, nbytes, _PROCESSES, (arena,))))
+        self.send(ProfilerSpec(device, instance, arena, fd, nbytes))
 
     def __enter__(self) -> Self:
         return self

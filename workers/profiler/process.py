@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import gc
 import itertools
+import mmap
 import statistics
 import time
 from collections.abc import Sequence
@@ -39,7 +40,6 @@ from workers.profiler.handle import (
 from workers.runtime.arena import Arena
 from workers.runtime.bootstrap import StatusChannel, bind_to_device, run_role
 from workers.runtime.logs import ProcessName
-from workers.runtime.memory import SharedMemory
 from workers.runtime.spec import InstanceSpec
 from workers.worker.host_memory import pin_for_device
 from workers.worker.inputs import convert, example_row
@@ -55,9 +55,9 @@ class _Profiler:
         device, source = spec.device, spec.instance.source
         self._gauge = memory_gauge(device)
         others = self._gauge.now() if device.is_cuda else 0
-        memory = SharedMemory(spec.memory)
-        self._arena = Arena(memory, spec.memory.arenas[0])
-        pin_for_device(memory.buffer, device)
+        mapping = mmap.mmap(spec.fd, spec.nbytes)
+        self._arena = Arena(mapping, spec.arena)
+        pin_for_device(mapping, device)
         fill_rows(self._arena)
         # Code, thread pools, CUDA's context and its libraries' handles belong to the worker, not to
         # the member: load them before anything is measured.

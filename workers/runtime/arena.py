@@ -40,6 +40,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import mmap
 from collections.abc import Sequence
 
 import msgspec
@@ -47,7 +48,6 @@ import numpy as np
 import numpy.typing as npt
 from ensembled_client.wire import DTYPES
 
-from workers.runtime.memory import SharedMemory
 from workers.runtime.spec import ArenaSpec, BlockSpec, EnsembleSpec, TensorSpec, symbols_of
 
 __all__ = [
@@ -209,7 +209,7 @@ class _Layout:
 
 
 class Arena:
-    """One process's view of an arena.
+    """One process's view of an arena, in the mapping of its generation (`SharedMemory.map`).
 
     Attributes:
         row, ensemble, terms, closing: int64 [slots]; expected: uint64 [slots].
@@ -221,10 +221,10 @@ class Arena:
         blocks: the areas with equal predictions, [areas of the block, slots, *shape].
     """
 
-    def __init__(self, memory: SharedMemory, spec: ArenaSpec) -> None:
+    def __init__(self, memory: mmap.mmap, spec: ArenaSpec) -> None:
         self.spec = spec
         self.capacity = spec.capacity
-        arrays = _Layout(memoryview(memory.buffer), spec.offset).arrays(spec)
+        arrays = _Layout(memoryview(memory), spec.offset).arrays(spec)
         cells, ends = arrays["cells"], arrays["ends"]
         self.row: Cells = cells[0].view(np.int64)
         self.ensemble: Cells = cells[1].view(np.int64)

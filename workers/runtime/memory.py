@@ -4,19 +4,30 @@ Used in every process. The supervisor creates the memory, children inherit its f
 It is anonymous (`memfd`, or an unlinked temporary file where that is missing): nothing appears
 under /dev/shm, and nothing is left behind after a kill -9.
 
-Layout: the board, one row of 8-byte cells per process, then the arenas one after another.
+Layout: the board, one row of 8-byte cells per process, then the queues, for the server's life; then
+the arenas of each generation, for which the file grows, and which are cut out of it once they are
+not needed any more.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import tempfile
 import time
 
-from workers.runtime.spec import MemorySpec
+from workers.runtime.spec import GenerationSpec, MemorySpec
 
-__all__ = ["BOARD_CELLS", "BoardRow", "SharedMemory", "board_bytes", "create_memory"]
+__all__ = [
+    "BOARD_CELLS",
+    "BoardRow",
+    "SharedMemory",
+    "add_range",
+    "board_bytes",
+    "create_memory",
+    "cut_out",
+]
 
 #: Cells of a process on the board: a full cache line, against false sharing.
 BOARD_CELLS = 8
@@ -25,8 +36,7 @@ _BEAT, _EXECUTING, _LIMIT, _PID, _STARTS = range(5)
 
 def board_bytes(processes: int) -> int:
     """Return the size of the board for that many processes, a multiple of the page size."""
-    page = mmap.PAGESIZE
-    return -(-processes * BOARD_CELLS * 8 // page) * page
+    return _whole_pages(processes * BOARD_CELLS * 8)
 
 
 def create_memory(nbytes: int) -> int:
@@ -123,7 +133,7 @@ class BoardRow:
 
 
 class SharedMemory:
-    """The mapping of a `MemorySpec` in this process."""
+    """The mapping in this process of what a `MemorySpec` has for the server's life."""
 
     def __init__(self, spec: MemorySpec) -> None:
         self.spec = spec
@@ -134,3 +144,30 @@ class SharedMemory:
         """Return the row of the process with that name."""
         first = self.spec.processes.index(process) * BOARD_CELLS
         return BoardRow(self._board[first : first + BOARD_CELLS])
+
+    def map(self, generation: GenerationSpec) -> mmap.mmap:
+        """Map the arenas of a generation; unmapped when nothing refers to the mapping."""
+        return mmap.mmap(self.spec.fd, generation.nbytes, offset=generation.offset)
+
+
+def add_range(fd: int, nbytes: int) -> tuple[int, int]:
+    """Let the memory grow by zeros; return where these begin and how many they are, in bytes.
+
+    Both are multiples of the page size, at least as many as asked for.
+
+    Raises:
+        OSError: if the system refuses it.
+    """
+    offset, size = _whole_pages(os.fstat(fd).st_size), _whole_pages(nbytes)
+    os.ftruncate(fd, offset + size)
+    return offset, size
+
+
+def cut_out(fd: int, offset: int, nbytes: int) -> None:
+    """Return the memory of a range that no process uses any more to the system."""
+    with mmap.mmap(fd, nbytes, offset=offset) as part, contextlib.suppress(OSError, AttributeError):
+        part.madvise(mmap.MADV_REMOVE)  # where that is unknown, it stays in the file
+
+
+def _whole_pages(nbytes: int) -> int:
+    return -(-nbytes // mmap.PAGESIZE) * mmap.PAGESIZE

@@ -84,12 +84,12 @@ class Hello(msgspec.Struct, frozen=True, array_like=True, tag=5):
     Attributes:
         epoch: of the front-end that it knows, 0 at first.
         finished: the last job it finished.
-        latencies: per instance, seconds of a warm batch of one row and of a full one.
+        latencies: by instance, seconds of a warm batch of one row and of a full one.
     """
 
     epoch: int
     finished: int
-    latencies: tuple[tuple[float, float], ...]
+    latencies: dict[int, tuple[float, float]]
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True):

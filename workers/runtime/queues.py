@@ -114,7 +114,7 @@ class Sleeper:
 
 
 class Queues:
-    """One process's view of the block.
+    """One process's view of the block; spare slots are for devices that come later.
 
     Attributes:
         asleep: each process's cell, by its name; it alone writes it.
@@ -129,13 +129,50 @@ class Queues:
     def __init__(self, buffer: mmap.mmap, spec: QueuesSpec) -> None:
         self._rest = memoryview(buffer)[spec.offset : spec.offset + queues_bytes(spec)]
         ring = RING_HEADER_BYTES + spec.ring_bytes
-        self.asleep = {name: self._cell() for name in spec.processes}
-        self._eventfds = dict(zip(spec.processes, spec.bells, strict=False))
-        self.wanted = {device: self._cell() for device in spec.devices}
-        self.assigned = {device: Ring(self._slice(ring)) for device in spec.devices}
-        self.finished = {device: Ring(self._slice(ring)) for device in spec.devices}
-        self.predicted = {device: Ring(self._slice(ring)) for device in spec.devices}
+        self._asleep = [self._cell() for _ in spec.processes]
+        self._bells = spec.bells
+        self._wanted = [self._cell() for _ in spec.devices]
+        self._rings = [
+            tuple(self._slice(ring) for _ in range(_RINGS_PER_DEVICE)) for _ in spec.devices
+        ]
         self.combined = Ring(self._slice(ring))
+        self.asleep: dict[str, memoryview] = {}
+        self.wanted: dict[str, memoryview] = {}
+        self.assigned: dict[str, Ring] = {}
+        self.finished: dict[str, Ring] = {}
+        self.predicted: dict[str, Ring] = {}
+        self._eventfds: dict[str, int] = {}
+        for position, name in enumerate(spec.processes):
+            self._add_process(name, position)
+        for slot, device in enumerate(spec.devices):
+            if device:
+                self._add_device(device, slot)
+
+    def attach(self, device: str, slot: int) -> None:
+        """A new device's worker takes a spare slot."""
+        self._add_process(f"worker {device}", len(self._asleep) - len(self._wanted) + slot)
+        self._add_device(device, slot)
+
+    def detach(self, device: str) -> None:
+        """A device is gone, and its slot is spare again."""
+        for by_device in (self.wanted, self.assigned, self.finished, self.predicted):
+            del by_device[device]
+        name = f"worker {device}"
+        del self.asleep[name]
+        self._eventfds.pop(name, None)
+
+    def _add_process(self, name: str, position: int) -> None:
+        if name:
+            self.asleep[name] = self._asleep[position]
+            if self._bells:
+                self._eventfds[name] = self._bells[position]
+
+    def _add_device(self, device: str, slot: int) -> None:
+        self.wanted[device] = self._wanted[slot]
+        assigned, finished, predicted = self._rings[slot]
+        self.assigned[device] = Ring(assigned)
+        self.finished[device] = Ring(finished)
+        self.predicted[device] = Ring(predicted)
 
     def bell(self, process: str, ring: Callable[[], None]) -> Bell:
         """Return the bell of a process; `ring` wakes it over ZeroMQ where eventfds are missing."""

@@ -42,7 +42,7 @@ from workers.runtime.messages import (
 )
 from workers.runtime.queues import Queues, Sleeper
 from workers.runtime.sockets import COMBINER, WORKERS, Decoder, descriptor, drain, open_socket
-from workers.runtime.spec import WorkerSpec
+from workers.runtime.spec import Load, WorkerSpec
 from workers.worker.host_memory import pin_for_device
 from workers.worker.instance import Instance
 
@@ -65,22 +65,12 @@ class Worker:
         memory = SharedMemory(spec.memory)
         name = f"worker {device.name}"
         self._board = memory.board(name)
-        self._arenas = arenas = [Arena(memory, arena) for arena in spec.memory.arenas]
-        pin_for_device(memory.buffer, device)
-        # The length classes of a member have an instance each, and its model in common.
-        sources = {instance.source.member: instance.source for instance in spec.instances}
-        models = {member: load(source, device) for member, source in sources.items()}
-        self._instances = [
-            Instance(
-                instance,
-                arenas[instance.arena],
-                models[instance.source.member],
-                probes_device=device.is_cuda,
-            )
-            for instance in spec.instances
-        ]
-        for instance in self._instances:
-            instance.warm_up()
+        self._memory = memory
+        self._device = device
+        self._arenas: dict[int, Arena] = {}
+        self._instances: dict[int, Instance] = {}
+        for one in spec.loads:
+            self._add(one)
         self._front_end = open_socket(
             zmq.DEALER,
             spec.sockets,
@@ -110,6 +100,21 @@ class Worker:
         self._finished: list[Finished] = []
         self._predictions: list[Predictions] = []
         self._spans = spans
+
+    def _add(self, command: Load) -> None:
+        """Serve the instances of a generation, too."""
+        device, mapping = self._device, self._memory.map(command.generation)
+        pin_for_device(mapping, device)
+        for spec in command.generation.arenas:
+            self._arenas[spec.index] = Arena(mapping, spec)
+        # The length classes of a member have an instance each, and its model in common.
+        sources = {one.source.member: one.source for one in command.instances}
+        models = {member: load(source, device) for member, source in sources.items()}
+        for one in command.instances:
+            arena, model = self._arenas[one.arena], models[one.source.member]
+            instance = Instance(one, arena, model, probes_device=device.is_cuda)
+            instance.warm_up()
+            self._instances[one.id] = instance
 
     def run(self) -> None:
         """Run until the supervisor releases the process."""
@@ -207,7 +212,7 @@ class Worker:
         )
 
     def _send_hello(self) -> None:
-        latencies = tuple(instance.latency_s for instance in self._instances)
+        latencies = {number: one.latency_s for number, one in self._instances.items()}
         self._front_end.send(encode(Hello(self._epoch, self._last_job, latencies)))
 
 

@@ -144,7 +144,7 @@ def test_a_new_front_end_reads_nothing_that_was_for_a_former_one(memory):
 
 def test_no_hello_overtakes_what_was_said_before(others):
     others.links.started(DEVICE, 7)
-    hello = Hello(1, 5, ())
+    hello = Hello(1, 5, {})
     others.worker.send(encode(hello))
     others.combiner.send(encode(CombinerHello(1)))
     wait_for(lambda: all(select.select([fd], (), (), 0)[0] for fd in list(others.readers)[-2:]), "")
@@ -169,7 +169,7 @@ def test_a_full_ring_takes_no_jobs_until_the_worker_reads(others):
 
 def test_who_is_awake_looks_again_and_who_sleeps_is_rung_for(others):
     others.links.started(DEVICE, 7)
-    others.worker.send(encode(Hello(1, 0, ())))
+    others.worker.send(encode(Hello(1, 0, {})))
     wait_for(lambda: (others.turn(), others.heard)[1], "a word of the worker")
     others.sleep()
     others.links.want_ready(DEVICE, True)
@@ -198,7 +198,7 @@ def test_what_nobody_waits_for_rings_no_bell_and_is_read_with_the_rest(others):
 def test_after_a_message_is_sent_the_sockets_are_looked_at_again(others):
     """Sending may swallow the edge that tells of a message."""
     others.links.started(DEVICE, 7)
-    others.worker.send(encode(Hello(1, 0, ())))
+    others.worker.send(encode(Hello(1, 0, {})))
     wait_for(lambda: (others.turn(), others.heard)[1], "a word of the worker")
     others.sleep()
     assert others.links.reset_worker(DEVICE)

@@ -95,15 +95,15 @@ def served(problem, requests):
         for device, row in enumerate(cells)
     }
     fleet = Fleet(
-        arenas=[SimpleNamespace(spec=spec)],
+        arenas={0: SimpleNamespace(spec=spec)},
         instances={
-            device: tuple(SimpleNamespace(arena=0, member=m, batch=b) for m, b in own)
+            device: tuple(SimpleNamespace(arena=0, member=m, batch=b, id=m) for m, b in own)
             for device, own in held.items()
         },
     )
     took = dict(zip(held, (seconds[kind] for kind in kinds), strict=True))
     for device, own in held.items():
-        flat = tuple((took[device][member], took[device][member]) for member, _ in own)
+        flat = {member: (took[device][member], took[device][member]) for member, _ in own}
         fleet.hello(device, Hello(1, 0, flat))
     flow, everybody = Flows().get(0, 0, NORMAL), (1 << len(members)) - 1
     events = [(at, number, None, rows) for number, (at, rows) in enumerate(requests)]

@@ -50,7 +50,7 @@ def test_server_metrics_while_draining():
 def memory():
     nbytes = board_bytes(2)
     fd = create_memory(nbytes)
-    shared = SharedMemory(MemorySpec(fd, nbytes, ("front-end", "worker cpu:0"), ()))
+    shared = SharedMemory(MemorySpec(fd, nbytes, ("front-end", "worker cpu:0")))
     yield shared
     os.close(fd)
 

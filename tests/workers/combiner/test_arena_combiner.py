@@ -39,7 +39,7 @@ def arena(memory):
 @pytest.fixture
 def combiner(memory):
     """Over a mapping of its own, as in its own process."""
-    return ArenaCombiner(0, open_arena(memory))
+    return ArenaCombiner(open_arena(memory))
 
 
 def ended(start, stop, used, answered=True, error=""):
@@ -210,7 +210,7 @@ def test_a_rule_that_raises_fails_its_rows_only(memory, arena, monkeypatch, capl
         raise ZeroDivisionError("a rule's mistake")
 
     monkeypatch.setitem(RULES, "max", breaks)
-    combiner = ArenaCombiner(0, open_arena(memory))
+    combiner = ArenaCombiner(open_arena(memory))
     claim(arena, START, START + 1, expected=ALL)
     claim(arena, START + 1, START + 2, expected=0b101, ensemble_index=PAIR)
     claim(arena, START + 2, START + 3, expected=ALL)
@@ -230,7 +230,7 @@ def test_a_rule_that_can_not_be_made_fails_its_rows_only(caplog):
     spec = arena_spec(ensembles=(ensemble("all", (0, 1, 2)), broken))
     with mapped(spec) as memory:
         arena = open_arena(memory)
-        combiner = ArenaCombiner(0, open_arena(memory))
+        combiner = ArenaCombiner(open_arena(memory))
         claim(arena, START, START + 1, expected=ALL)
         claim(arena, START + 1, START + 2, expected=ALL, ensemble_index=1)
         for member in range(3):
@@ -253,7 +253,7 @@ def test_a_new_combiner_carries_on(memory, arena, combiner):
         predict(arena, member, START + 4, START + 10)  # whoever should have been told is dead
     # The old one wrote an answer, but died before it said that the rows have ended.
     arena.answers(SPEC.ensembles[EVERY])[arena.slots(START + 4, START + 5)] = 77
-    heir = ArenaCombiner(0, open_arena(memory))
+    heir = ArenaCombiner(open_arena(memory))
     assert heir.scan() == [ended(START + 4, START + 8, ALL), ended(START + 8, START + 10, ALL)]
     np.testing.assert_array_equal(
         answers(arena, EVERY, START + 4, START + 10), mean_of([0, 1, 2], START + 4, START + 10)
@@ -266,6 +266,7 @@ def test_a_new_combiner_carries_on(memory, arena, combiner):
 
 def test_members_of_blocks_of_different_types():
     spec = arena_spec(
+        index=3,
         members=("a", "b", "c", "d"),
         blocks=(BlockSpec((0, 2), "FP32", (2,)), BlockSpec((1, 3), "FP64", ())),
         ensembles=(
@@ -275,7 +276,7 @@ def test_members_of_blocks_of_different_types():
     )
     with mapped(spec) as memory:
         arena = open_arena(memory)
-        combiner = ArenaCombiner(3, open_arena(memory))
+        combiner = ArenaCombiner(open_arena(memory))
         claim(arena, 40, 41, expected=0b0101, ensemble_index=0)
         claim(arena, 41, 42, expected=0b1010, ensemble_index=1)
         arena.predictions[0][8] = [1, 2]
@@ -308,7 +309,7 @@ def test_every_row_ends_once_and_with_what_was_there(steps):
     """Rows 0 to 7 of a segment, in any order of events, against a model in sets."""
     with mapped(SPEC) as memory:
         arena = open_arena(memory)
-        combiner = ArenaCombiner(0, open_arena(memory))
+        combiner = ArenaCombiner(open_arena(memory))
         ensembles = [(row % 4, SPEC.ensembles[row % 4].mask) for row in range(8)]
         for row, (index, mask) in enumerate(ensembles):
             claim(arena, START + row, START + row + 1, expected=mask, ensemble_index=index)
@@ -347,7 +348,7 @@ def test_every_row_ends_once_and_with_what_was_there(steps):
                 case "scan":
                     take(combiner.scan(), set(range(8)))
                 case "restart":
-                    combiner = ArenaCombiner(0, open_arena(memory))
+                    combiner = ArenaCombiner(open_arena(memory))
         take(combiner.scan(), set(range(8)))
 
 
@@ -359,7 +360,7 @@ STAGED = ensemble("staged", (0, 1, 2), quorum=1, stages=(0b001, 0b111), threshol
 @pytest.fixture
 def staged():
     with mapped(arena_spec(ensembles=(STAGED,))) as memory:
-        yield open_arena(memory), ArenaCombiner(0, open_arena(memory))
+        yield open_arena(memory), ArenaCombiner(open_arena(memory))
 
 
 def say(arena, member, start, probabilities):
@@ -498,7 +499,7 @@ def test_whatever_may_end_is_known_beforehand(rows, index):
             if is_closing:
                 arena.closing[arena.slots(row, row + 1)] = row
         may_end = arena.may_end(START, stop)
-        assert may_end or not ArenaCombiner(0, open_arena(memory)).evaluate(START, stop)
+        assert may_end or not ArenaCombiner(open_arena(memory)).evaluate(START, stop)
         is_open = any(
             is_early or is_closing or all(said[m] for m in range(3) if expected >> m & 1)
             for expected, said, is_early, is_closing in rows
@@ -523,7 +524,7 @@ def test_further_outputs_are_computed_only_where_they_are_wanted():
         for area, values in ((0, [1, 2]), (1, [3, 4]), (3, [1, 5, 3]), (4, [4, 2, 6])):
             arena.predictions[area][slots] = values
         arena.done[:2, slots] = arena.row_numbers(START, START + 4)
-        outcomes = ArenaCombiner(0, arena).evaluate(START, START + 4)
+        outcomes = ArenaCombiner(arena).evaluate(START, START + 4)
         assert [(one.start, one.stop, one.answered) for one in outcomes] == [
             (START, START + 2, True),
             (START + 2, START + 4, True),

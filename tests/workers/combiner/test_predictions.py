@@ -59,7 +59,7 @@ def arena():
 @pytest.mark.parametrize("used", [0b111, 0b101, 0b010, 0b110])
 def test_the_combiner_sees_them_in_the_ensembles_classes(arena, used):
     arena.done[:, :3] *= np.array([[1 if used >> member & 1 else -1] for member in range(3)])
-    (ended,) = ArenaCombiner(0, arena).evaluate(START, START + 3)
+    (ended,) = ArenaCombiner(arena).evaluate(START, START + 3)
     assert (ended.answered, ended.used) == (True, used)
     chosen = [values for member, values in IN_CLASSES.items() if used >> member & 1]
     answers = arena.answers(SPEC.ensembles[0])[:3]

@@ -65,7 +65,7 @@ def test_a_paused_rule_fails_its_rows_until_the_pause_is_over(board, left_s, mon
     until_ns = time.monotonic_ns() + left_s * SECOND
     with mapped(spec) as memory:
         arena = open_arena(memory)
-        combiner = ArenaCombiner(0, arena, board, [PausedRule(rule_code(0, 0), 3, until_ns)])
+        combiner = ArenaCombiner(arena, board, [PausedRule(rule_code(0, 0), 3, until_ns)])
         for one in range(2):
             claim(arena, 64 + one, 65 + one, expected=0b11, ensemble_index=one)
             arena.done[:2, arena.slots(64 + one, 65 + one)] = 64 + one

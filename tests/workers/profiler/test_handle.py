@@ -9,7 +9,6 @@ from arenas import arena_spec, ensemble, vector
 
 from tests.workers.model_files import Affine, export, onnx_source, torch_source, write_onnx
 from workers.profiler.handle import (
-    ARENA_OFFSET,
     Compare,
     Compared,
     Loaded,
@@ -41,7 +40,6 @@ def fake(**options):
 
 def profiling(source):
     arena = arena_spec(
-        offset=ARENA_OFFSET,
         segments=2,
         views=(TensorSpec("x", "FP32", (4,)),),
         members=("m",),

@@ -43,9 +43,9 @@ def extent(array):
 @pytest.mark.parametrize("spec", [arena_spec(), MIXED])
 def test_nothing_overlaps_and_everything_lies_inside(spec):
     with mapped(spec) as memory:
-        shared = SharedMemory(memory)
-        arena = Arena(shared, spec)
-        whole = np.frombuffer(shared.buffer, np.uint8)
+        mapping = SharedMemory(memory).map(memory.generation)
+        arena = Arena(mapping, spec)
+        whole = np.frombuffer(mapping, np.uint8)
         first = whole.__array_interface__["data"][0] + spec.offset
         last = first + arena_bytes(spec)
         spans = sorted((*extent(array), name) for name, array in arrays_of(arena).items())

@@ -52,7 +52,7 @@ predictor.Worker = Worker
 spec = msgspec.json.decode(sys.stdin.buffer.readline(), type=WorkerSpec)
 predictor._run(spec, sys.stdin.buffer, None)
 """
-    spec = WorkerSpec(SLICE, 1, (), MemorySpec(0, 0, (), ()), "")
+    spec = WorkerSpec(SLICE, 1, (), MemorySpec(0, 0, ()), "")
     with subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,

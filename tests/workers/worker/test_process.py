@@ -34,6 +34,7 @@ from workers.runtime.spec import (
     DeviceSpec,
     FakeOptions,
     InstanceSpec,
+    Load,
     ModelSignature,
     ModelSource,
     OutputSpec,
@@ -81,7 +82,9 @@ class Bench:
         )
         cores = tuple(sorted(os.sched_getaffinity(0))[:1])
         device = DeviceSpec("cpu:0", "cpu-1", 1 << 30, cores)
-        spec = WorkerSpec(device, incarnation, (instance,), memory, directory)
+        spec = WorkerSpec(
+            device, incarnation, (Load(memory.generation, (instance,)),), memory, directory
+        )
         queues = Queues(SharedMemory(memory).buffer, memory.queues)
         self.assigned = queues.assigned["cpu:0"]
         self.finished = queues.finished["cpu:0"]

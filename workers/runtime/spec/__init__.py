@@ -1,7 +1,7 @@
 """The specs that processes start with: frozen, serialisable descriptions.
 
 Used in every process. The supervisor composes them from the configuration and sends each child one
-of them as a line of JSON; none of them changes while a child lives.
+of them as a line of JSON; what comes and goes with a generation is loaded and unloaded by commands.
 """
 
 from workers.runtime.spec.ensembles import (
@@ -33,10 +33,15 @@ from workers.runtime.spec.models import (
 from workers.runtime.spec.processes import (
     CombinerSpec,
     DeviceSpec,
+    GenerationSpec,
+    Load,
+    Loaded,
     MemorySpec,
     PausedRule,
     QueuesSpec,
     TracingSpec,
+    Unload,
+    Unloaded,
     WorkerSpec,
 )
 from workers.runtime.spec.tensors import TensorSpec, symbols_of, variable_symbols
@@ -52,8 +57,11 @@ __all__ = [
     "EnsembleSpec",
     "FakeOptions",
     "FileStamp",
+    "GenerationSpec",
     "InputLimit",
     "InstanceSpec",
+    "Load",
+    "Loaded",
     "MemorySpec",
     "ModelSignature",
     "ModelSource",
@@ -69,6 +77,8 @@ __all__ = [
     "Spread",
     "TensorSpec",
     "TracingSpec",
+    "Unload",
+    "Unloaded",
     "VALUE_SCORES",
     "Variant",
     "WorkerSpec",

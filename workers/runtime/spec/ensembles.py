@@ -173,11 +173,12 @@ class ArenaSpec(msgspec.Struct, frozen=True, dict=True):
     """The layout of one input signature's part of the shared memory (see `workers.runtime.arena`).
 
     Attributes:
-        offset: where it begins in the shared memory, in bytes.
+        offset: where it begins in its generation's part of the shared memory, in bytes.
         segment_rows: rows of one segment; a range never crosses a segment.
         views: the stored inputs of one row.
         masks: indices of those that are ones where a request does not have them.
         members: names; a member's index is its bit in every mask.
+        index: its number in messages, which no other arena of the server ever has.
     """
 
     offset: int
@@ -188,6 +189,7 @@ class ArenaSpec(msgspec.Struct, frozen=True, dict=True):
     blocks: tuple[BlockSpec, ...]
     ensembles: tuple[EnsembleSpec, ...]
     masks: tuple[int, ...] = ()
+    index: int = 0
 
     @property
     def capacity(self) -> int:

@@ -273,6 +273,7 @@ class InstanceSpec(msgspec.Struct, frozen=True):
         augmentation: None if it predicts each row as it is.
         buckets: for a model with one variable dimension, the sizes that rows are padded to,
             ascending; to the longest of their batch if empty.
+        id: its number in messages, which no other instance of the server ever has.
     """
 
     arena: int
@@ -284,3 +285,4 @@ class InstanceSpec(msgspec.Struct, frozen=True):
     outputs: tuple[OutputSpec, ...]
     augmentation: AugmentationSpec | None = None
     buckets: tuple[int, ...] = ()
+    id: int = 0

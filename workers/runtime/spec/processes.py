@@ -13,10 +13,15 @@ from workers.runtime.spec.models import InstanceSpec
 __all__ = [
     "CombinerSpec",
     "DeviceSpec",
+    "GenerationSpec",
+    "Load",
+    "Loaded",
     "MemorySpec",
     "PausedRule",
     "QueuesSpec",
     "TracingSpec",
+    "Unload",
+    "Unloaded",
     "WorkerSpec",
 ]
 
@@ -73,8 +78,8 @@ class QueuesSpec(msgspec.Struct, frozen=True):
 
     Attributes:
         offset: where it begins in the shared memory, in bytes.
-        processes: those that sleep and have a bell.
-        devices: those whose workers have rings.
+        processes: those that sleep and have a bell; "" for a spare one.
+        devices: those whose workers have rings; "" for a spare one.
         bells: the inherited eventfd of each process; empty if ZeroMQ is the bell.
     """
 
@@ -86,13 +91,57 @@ class QueuesSpec(msgspec.Struct, frozen=True):
 
 
 class MemorySpec(msgspec.Struct, frozen=True):
-    """The shared memory as an inherited file descriptor, and its contents."""
+    """The shared memory as an inherited file descriptor; its first part is for the server's life.
+
+    That part takes `nbytes` and holds the board, with a row for each of `processes` ("" for a spare
+    one), and the queues. The arenas of each generation follow (`GenerationSpec`).
+    """
 
     fd: int
     nbytes: int
     processes: tuple[str, ...]
-    arenas: tuple[ArenaSpec, ...]
     queues: QueuesSpec = QueuesSpec()
+
+
+class GenerationSpec(msgspec.Struct, frozen=True):
+    """The arenas of one deployment, which come and go with it.
+
+    Attributes:
+        number: of the deployment; grows with every one.
+        offset: where its part of the shared memory begins, in bytes, a multiple of the page size.
+        nbytes: the size of that part.
+    """
+
+    number: int
+    offset: int
+    nbytes: int
+    arenas: tuple[ArenaSpec, ...]
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker and combiner: serve a generation, too; a worker with these instances."""
+
+    generation: GenerationSpec
+    instances: tuple[InstanceSpec, ...] = ()
+
+
+class Unload(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to worker and combiner: nothing of that generation is needed any more."""
+
+    generation: int
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    """Worker or combiner to supervisor: it serves that generation, if there is no error."""
+
+    generation: int
+    error: str = ""
+
+
+class Unloaded(msgspec.Struct, frozen=True, tag=True):
+    """Worker or combiner to supervisor: nothing of that generation is left."""
+
+    generation: int
 
 
 class TracingSpec(msgspec.Struct, frozen=True):
@@ -111,7 +160,7 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 
     device: DeviceSpec
     incarnation: int
-    instances: tuple[InstanceSpec, ...]
+    loads: tuple[Load, ...]
     memory: MemorySpec
     sockets: str
     tracing: TracingSpec | None = None
@@ -131,6 +180,7 @@ class PausedRule(msgspec.Struct, frozen=True):
 class CombinerSpec(msgspec.Struct, frozen=True):
     """All that a combiner starts with; `sockets` is the directory of its sockets."""
 
+    loads: tuple[Load, ...]
     memory: MemorySpec
     sockets: str
     paused: tuple[PausedRule, ...] = ()
