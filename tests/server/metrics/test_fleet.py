@@ -39,7 +39,7 @@ def test_arena_metrics():
     arena = SimpleNamespace(arena=SimpleNamespace(capacity=32), queue=queue, slots=slots)
     bodies = MemoryBudget(1000)
     bodies.reserve(300)
-    values = scrape(collect_arenas, [arena], bodies)
+    values = scrape(collect_arenas, {0: arena}, bodies)
     assert values['arena_slots{arena="0"}'] == 32
     assert values['arena_used_slots{arena="0"}'] == 5
     assert values['arena_waiting_requests{arena="0"}'] == 2
@@ -57,13 +57,13 @@ def small_fleet():
         placement = Placement(device, 0, member, estimate)
         member.placements.append(placement)
         workers[name] = SimpleNamespace(
-            state=device, placements=[placement], counters=[InstanceCounters()], given_up=not up
+            state=device, placements={0: placement}, counters={0: InstanceCounters()}, given_up=not up
         )
     placement = workers["cpu:0"].placements[0]
     job = OpenJob(1, placement, [(0, 3)], 3, 0.5, NOW - 2, NOW - 0.2, [(FLOW, [(0, 3)])])
     placement.device.open(job, NOW - 0.2)
-    counters = [[MemberCounters()]]
-    return SimpleNamespace(workers=workers, members=[[member]], member_counters=counters), member
+    counters = {0: [MemberCounters()]}
+    return SimpleNamespace(workers=workers, members={0: [member]}, member_counters=counters), member
 
 
 def test_pending_rows_and_worker_metrics():
