@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from server.cli.application import file_errors, write_output
 from server.config import Config, LibraryConfig, backend_for
 from server.config.editing import EditError, with_member
-from server.config.loading import problem_lines
+from server.config.problems import problem_lines
 from server.errors import ConfigError
 from server.members.inspect import InspectedMember, inspect_members
 from server.members.outputs import MemberOutput

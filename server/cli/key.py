@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from server.config import ApiKeyConfig
-from server.config.loading import describe
+from server.config.problems import describe
 from server.errors import ConfigError
 
 __all__ = ["NewKey", "make_key"]

@@ -6,10 +6,12 @@ other modules are its sections. Next: `server.members`.
 
 from server.config.devices import DeviceConfig, PlacementConfig
 from server.config.ensembles import NO_RULE, BoxesConfig, EnsembleConfig
+from server.config.expansion import default_names, expand
+from server.config.fake import FakeConfig
 from server.config.files import PinnedFileConfig
 from server.config.inputs import ImageConfig, InputTensorConfig
-from server.config.loading import load_config, override_server
-from server.config.members import FakeConfig, MemberConfig
+from server.config.loading import load_config, override_server, read_config
+from server.config.members import MemberConfig
 from server.config.models import (
     LibraryConfig,
     MlflowConfig,
@@ -54,6 +56,9 @@ __all__ = [
     "TlsConfig",
     "TracingConfig",
     "backend_for",
+    "default_names",
+    "expand",
     "load_config",
     "override_server",
+    "read_config",
 ]

@@ -18,8 +18,9 @@ from pydantic import ValidationError
 
 from server.config.base import Section
 from server.config.ensembles import EnsembleConfig
-from server.config.loading import describe, validated
+from server.config.loading import validated
 from server.config.members import MemberConfig
+from server.config.problems import describe
 from server.config.root import Config
 from server.control import (
     ChangeRequest,

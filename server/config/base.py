@@ -31,19 +31,22 @@ from pydantic import (
 __all__ = [
     "Bytes",
     "Distinct",
+    "MemberName",
     "Name",
     "RelativePath",
     "Section",
     "UnknownKey",
+    "VERSION_PATTERN",
     "Version",
     "absolute_path",
+    "versions_as_text",
 ]
 
 #: Names of ensembles and members are parts of URLs, in which ``/v2/models/stats`` has a meaning.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _RESERVED = {"stats"}
 #: As Triton's directories of versions; it fits 63 bits.
-_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+VERSION_PATTERN = r"[1-9][0-9]{0,17}"
 _Item = TypeVar("_Item")
 
 
@@ -97,6 +100,10 @@ def _check_distinct(values: tuple[_Item, ...]) -> tuple[_Item, ...]:
 
 
 def _check_name(name: str) -> str:
+    if "@" in name:
+        raise ValueError(
+            f"the name {name!r} should not contain '@': versions are given by versions"
+        )
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"the name {name!r} should consist of letters, digits, '.', '_' and '-', "
@@ -109,9 +116,17 @@ def _check_name(name: str) -> str:
 
 def _check_version(value: Any) -> Any:
     text = str(value) if type(value) is int else value
-    if not isinstance(text, str) or not _VERSION.fullmatch(text):
+    if not isinstance(text, str) or not re.fullmatch(VERSION_PATTERN, text):
         raise ValueError(f"a version should be a whole number from 1, not {value!r}")
     return text
+
+
+def _check_member_name(name: str) -> str:
+    public, at, version = name.partition("@")
+    _check_name(public)
+    if at:
+        _check_version(version)
+    return name
 
 
 def absolute_path(path: Path, info: ValidationInfo) -> Path:
@@ -129,10 +144,20 @@ def absolute_path(path: Path, info: ValidationInfo) -> Path:
     return Path(os.path.abspath(directory / path))
 
 
+def versions_as_text(versions: Any) -> Any:
+    """Return a mapping of versions with keys of text, where YAML has read numbers."""
+    if not isinstance(versions, Mapping):
+        return versions
+    return {str(key) if type(key) is int else key: one for key, one in versions.items()}
+
+
 #: A list of one value at least, without repetition.
 Distinct = Annotated[tuple[_Item, ...], Field(min_length=1), AfterValidator(_check_distinct)]
 
 Name = Annotated[str, AfterValidator(_check_name)]
+
+#: A member, or one of its versions: ``NAME@VERSION``.
+MemberName = Annotated[str, AfterValidator(_check_member_name)]
 
 #: A version of a member or an ensemble: a positive whole number, as text.
 Version = Annotated[
@@ -142,7 +167,7 @@ Version = Annotated[
         {
             "anyOf": [
                 {"type": "integer", "minimum": 1},
-                {"type": "string", "pattern": f"^{_VERSION.pattern}$"},
+                {"type": "string", "pattern": f"^{VERSION_PATTERN}$"},
             ]
         }
     ),

@@ -20,8 +20,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
-from server.config.base import Distinct, Name, Section
+from server.config.base import Distinct, MemberName, Section, Version, versions_as_text
 from server.config.files import FilePath
 from server.config.rollout import RolloutConfig
 from server.errors import did_you_mean
@@ -90,10 +91,14 @@ class BoxesConfig(Section):
 
 
 class EnsembleConfig(Section):
-    """A list of members and a combination rule, served as one model."""
+    """A list of members and a combination rule, served as one model; or several versions of it."""
 
-    members: Distinct[Name]
-    """Names of its members, without repetition."""
+    members: Distinct[MemberName] = ()
+    """Names of its members, without repetition; required, unless it has versions. Of a member with
+    versions it is the newest that is served and not under roll-out, or `NAME@VERSION`."""
+    versions: dict[Version, EnsembleConfig] = Field(default={}, min_length=1)
+    """Its versions, each a whole section with members and rule; there is nothing beside them but
+    `rollout` then."""
     rule: Annotated[str | dict[str, str], _RULE_SCHEMA] = "mean"
     """How the members' predictions become one answer: a built-in rule, or a function of your own,
     `package.module:function`, of an installed module or one in this file's directory. See
@@ -123,7 +128,7 @@ class EnsembleConfig(Section):
     deadline_ms: NonNegativeFloat = 0.0
     """After this time a request is answered from the members that are done, if they are a quorum;
     0: never."""
-    cascade: tuple[Annotated[tuple[Name, ...], Field(min_length=1)], ...] | None = Field(
+    cascade: tuple[Annotated[tuple[MemberName, ...], Field(min_length=1)], ...] | None = Field(
         default=None, min_length=2
     )
     """Stages of members: a row that is confident enough after one skips the later ones."""
@@ -137,6 +142,11 @@ class EnsembleConfig(Section):
     does not say it; 0.9 if absent."""
     rollout: RolloutConfig | None = None
     """One of its `versions` is tried on real requests; see [versions.md](versions.md)."""
+
+    @property
+    def sections(self) -> dict[str, EnsembleConfig]:
+        """Itself, or its versions, by the rest of their key."""
+        return {f".versions.{one}": section for one, section in self.versions.items()} or {"": self}
 
     @property
     def required_members(self) -> int:
@@ -158,6 +168,24 @@ class EnsembleConfig(Section):
         if (boxes := options.pop("boxes", None)) is not None:
             options |= boxes.model_dump(exclude_none=True)
         return options
+
+    @model_validator(mode="before")
+    @classmethod
+    def _need_members(cls, section: Any) -> Any:
+        is_one = isinstance(section, Mapping) and "versions" not in section
+        return {"members": None, **section} if is_one else section
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _are_given(cls, members: Any) -> Any:
+        if members is None:
+            raise PydanticKnownError("missing")
+        return members
+
+    @field_validator("versions", mode="before")
+    @classmethod
+    def _versions_as_text(cls, versions: Any) -> Any:
+        return versions_as_text(versions)
 
     @field_validator("rule")
     @classmethod
@@ -186,6 +214,11 @@ class EnsembleConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.versions:
+            self._check_versions()
+            return self
+        if self.rollout is not None:
+            raise ValueError("rollout is for an ensemble with versions")
         members = len(self.members)
         if self.required_members > members:
             raise ValueError(f"quorum is {self.quorum}, but there are only {members} members")
@@ -199,6 +232,13 @@ class EnsembleConfig(Section):
             if members < (fewest := TRAITS.get(rule, CUSTOM).members):
                 raise ValueError(f"rule {rule} needs at least {fewest} members")
         return self
+
+    def _check_versions(self) -> None:
+        for key in self.model_fields_set - {"versions", "rollout"}:
+            raise ValueError(f"{key} has no meaning beside versions: give it there")
+        for version, section in self.versions.items():
+            if section.versions:
+                raise ValueError(f"versions.{version}: a version has no versions of its own")
 
     def _check_policy(self) -> None:
         if self.policy == "quorum" and self.quorum is None:

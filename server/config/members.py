@@ -10,10 +10,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from server.config.augmentation import Augmentation, AugmentRule, CropsConfig, ShiftConfig
 from server.config.base import Section
+from server.config.fake import FakeConfig
 from server.config.files import FilePath
 from server.config.inputs import (
     IMAGE_NAME,
@@ -21,21 +22,20 @@ from server.config.inputs import (
     ImageConfig,
     InputConfig,
     NamedInput,
-    OpenSize,
 )
 from server.config.models import (
     LibraryConfig,
-    ModelReference,
     PythonConfig,
     backend_for,
     unknown_suffix,
 )
 from server.config.outputs import OutputConfig
 from server.config.rollout import RolloutConfig
+from server.config.versions import Model, VersionsConfig
 from server.errors import did_you_mean
-from workers.runtime.spec import COMBINED, FakeOptions, OutputKind, Spread
+from workers.runtime.spec import COMBINED, OutputKind, Spread
 
-__all__ = ["FakeConfig", "MemberConfig"]
+__all__ = ["MemberConfig"]
 
 #: What a member with one output says of it, as each of `outputs` does.
 _OUTPUT_KEYS = (
@@ -49,37 +49,12 @@ _OUTPUT_KEYS = (
 )
 
 
-class FakeConfig(Section):
-    """The behaviour of a fake member, which replaces a network in tests and benchmarks."""
-
-    inputs: dict[str, tuple[OpenSize, ...]] = Field(min_length=1)
-    """Shape of each input without the batch dimension, -1 where it is variable; all are `FP32`."""
-    outputs: (
-        Annotated[int, Field(ge=1)]
-        | Annotated[dict[str, tuple[Dimension, ...]], Field(min_length=1)]
-    )
-    """Number of output elements per row; or, for several outputs, the shape of each without the
-    batch dimension."""
-    sleep_ms: NonNegativeFloat = 0.0
-    """Time that one batch takes."""
-    fail: Literal["none", "raise", "exit", "hang", "nan", "alloc"] = "none"
-    """How it fails."""
-    fail_value: float | None = None
-    """Fail only on rows whose first element has this value; on all rows if absent."""
-    add: float = 0.0
-    """Added to every output element, so that members can be told apart."""
-
-    def options(self) -> FakeOptions:
-        """Return the same in the form of a worker's spec."""
-        return FakeOptions(**self.model_dump())
-
-
 class MemberConfig(Section):
     """One trained network."""
 
-    model: ModelReference
+    model: Model
     """A relative path (`.onnx`, `.pt2`, `.pt`, `.ts`), `{python: FILE.py:NAME}`,
-    `{recipe: FILE.py:NAME}`, or `fake`."""
+    `{recipe: FILE.py:NAME}`, `fake`, or `{versions: ...}` of these."""
     input: InputConfig | None = None
     """How the client's input becomes the model's; if absent, the client sends the tensor itself."""
     inputs: dict[str, NamedInput] = {}
@@ -159,6 +134,10 @@ class MemberConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if isinstance(self.model, VersionsConfig):
+            return self  # each version is checked by itself, see `server.config.expansion`
+        if self.rollout is not None:
+            raise ValueError("rollout is for a member with `model: {versions: ...}`")
         if self.model == "fake":
             self._check_fake()
         elif self.fake is not None:

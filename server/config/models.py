@@ -27,6 +27,7 @@ from server.errors import did_you_mean
 __all__ = [
     "BACKENDS",
     "DIRECTORY_KEYS",
+    "KEYS_BY_SUFFIX",
     "MODEL_SECTIONS",
     "CatboostConfig",
     "KerasConfig",
@@ -55,7 +56,8 @@ BACKENDS: dict[str, Literal["onnx", "torch"]] = {
     ".ts": "torch",
 }
 
-_KEYS_BY_SUFFIX = {
+#: The key of a library that opens a file, by its suffix.
+KEYS_BY_SUFFIX = {
     ".skops": "sklearn",
     ".joblib": "sklearn",
     ".pickle": "sklearn",
@@ -74,7 +76,7 @@ def backend_for(path: Path) -> Literal["onnx", "torch"] | None:
 
 def unknown_suffix(path: Path) -> str:
     """Return what to do with a file whose suffix belongs to no backend."""
-    if key := _KEYS_BY_SUFFIX.get(path.suffix.lower()):
+    if key := KEYS_BY_SUFFIX.get(path.suffix.lower()):
         return f"{path.name!r} is opened by its library, use {{{key}: {path.name}}}"
     return (
         f"cannot tell the format of {path.name!r} by its suffix, use one of {', '.join(BACKENDS)} "

@@ -18,12 +18,13 @@ from server.config.ensembles import EnsembleConfig
 from server.config.members import MemberConfig
 from server.config.server import ServerConfig
 from server.errors import did_you_mean
+from server.versions import public_name
 from workers.fetcher.source import FileSource
 
-__all__ = ["Config"]
+__all__ = ["MAX_MEMBERS", "Config"]
 
 #: The arena keeps one bit per member.
-_MAX_MEMBERS = 64
+MAX_MEMBERS = 64
 
 
 def _form(value: Any) -> str | None:
@@ -40,7 +41,7 @@ class Config(Section):
 
     ensembles: dict[Name, EnsembleConfig] = {}
     """The ensembles by name; there may be none, since members are addressable by themselves."""
-    members: dict[Name, MemberConfig] = Field(min_length=1, max_length=_MAX_MEMBERS)
+    members: dict[Name, MemberConfig] = Field(min_length=1, max_length=MAX_MEMBERS)
     """The members by name, 64 at most; ensembles and members share one namespace."""
     devices: Annotated[
         Annotated[Literal["auto"], Tag("<auto>")]
@@ -110,10 +111,13 @@ class Config(Section):
         for name, ensemble in self.ensembles.items():
             if name in self.members:
                 problems.append(f"ensembles.{name}: there is a member of the same name, rename one")
-            for member in ensemble.members:
-                if member not in self.members:
-                    hint = did_you_mean(member, self.members)
-                    problems.append(f"ensembles.{name}.members: unknown member {member!r}{hint}")
+            for key, section in ensemble.sections.items():
+                for member in {public_name(one).name: None for one in section.members}:
+                    if member not in self.members:
+                        problems.append(
+                            f"ensembles.{name}{key}.members: unknown member {member!r}"
+                            f"{did_you_mean(member, self.members)}"
+                        )
         if self.devices != "auto":
             problems += device_problems(self.devices)
         if problems:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from server.config import LibraryConfig, MlflowConfig
-from server.config.loading import read_yaml
 from server.config.models import MODEL_SECTIONS
+from server.config.yaml_file import read_yaml
 from server.errors import ConfigError
 from workers.adapters.formats import recognise
 

@@ -17,7 +17,8 @@ from cryptography import x509
 from pydantic import TypeAdapter, ValidationError
 
 from server.config import ApiKeyConfig, ServerConfig
-from server.config.loading import problem_lines, read_yaml
+from server.config.problems import problem_lines
+from server.config.yaml_file import read_yaml
 from server.errors import ConfigError
 from server.security.spec import ApiKey, SecuritySpec, TlsFiles
 from server.security.tls import make_context

@@ -1,0 +1,74 @@
+"""Directories of versions: ``DIRECTORY/VERSION/model.onnx``, as Triton's repositories have them.
+
+Runs in the process that reads the configuration file. The path of a directory flows in, versions
+with their models flow out, as a configuration would name them; nothing is remembered.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from server.config.base import VERSION_PATTERN
+from server.config.models import BACKENDS, KEYS_BY_SUFFIX
+
+__all__ = ["find_model", "find_versions"]
+
+_STEM = "model"
+
+_log = logging.getLogger(__name__)
+
+
+def find_versions(directory: Path) -> dict[str, Path]:
+    """Return the folders in a directory that are versions, and warn of others that are not hidden.
+
+    Raises:
+        ValueError: if there are none.
+        OSError: if the directory can't be read.
+    """
+    folders = [one for one in sorted(directory.iterdir()) if one.is_dir()]
+    found = {one.name: one for one in folders if re.fullmatch(VERSION_PATTERN, one.name)}
+    ignored = [one.name for one in folders if one.name not in found and one.name[0] != "."]
+    if ignored:
+        _log.warning(
+            "%s: not a version, which is a whole number from 1: %s", directory, ", ".join(ignored)
+        )
+    if not found:
+        raise ValueError(f"there is no version in {directory}, such as 1/{_STEM}.onnx")
+    return found
+
+
+def find_model(folder: Path, name: str | None) -> Any:
+    """Return the model in a version's folder as a member's `model`: by its name, or by its suffix.
+
+    Raises:
+        ValueError: if there is none, or more than one.
+        OSError: if the folder can't be read.
+    """
+    if name is not None:
+        if not (folder / name).is_file():
+            raise ValueError(f"there is no file {folder / name}")
+        return _reference(folder / name)
+    known = {*BACKENDS, *KEYS_BY_SUFFIX}
+    found = [
+        one
+        for one in sorted(folder.iterdir())
+        if one.stem == _STEM and one.suffix.lower() in known and one.is_file()
+    ]
+    if len(found) != 1:
+        there = " and ".join(one.name for one in found)
+        raise ValueError(
+            f"{folder} has {there}: give the name of the model by file"
+            if found
+            else f"there is no {_STEM}.onnx in {folder}, nor {_STEM} with another suffix of "
+            f"{', '.join(sorted(known - {'.onnx'}))}"
+        )
+    return _reference(found[0])
+
+
+def _reference(path: Path) -> Any:
+    """A path, or a mapping with the key of the library that opens it."""
+    key = KEYS_BY_SUFFIX.get(path.suffix.lower())
+    return path if key is None else {key: path}
