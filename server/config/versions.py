@@ -136,9 +136,9 @@ class VersionsConfig(Section):
         if isinstance(policy, LatestConfig):
             return ordered[-policy.latest :]
         if isinstance(policy, SpecificConfig):
-            if missing := [one for one in policy.specific if one not in ordered]:
+            if missing := [one for one in policy.specific if one not in there]:
                 raise ValueError(
-                    f"policy.specific: there is no version {missing[0]}, there are "
+                    f"policy.specific: there is no version {missing[0]}, there is "
                     f"{', '.join(ordered)}"
                 )
             return [one for one in ordered if one in policy.specific]
