@@ -4,14 +4,15 @@ Pure data, used in the process that plans an allocation. Searches work on `Cells
 batch sizes; `AllocationMatrix` is what callers get.
 
 The performance model: an instance of batch size b that has its device for itself predicts
-b / latency rows/s. A device is shared in time by its instances, a member's rows are shared by its
-instances at any ratio (late binding settles at the best one), and the ensemble is as fast as its
-slowest member. So the throughput of a matrix is the value of a linear program
-(`allocator.search.throughput`).
+b / latency rows/s. A device is shared in time by its instances, and a member's rows are shared by
+its instances at any ratio (late binding settles at the best one). A row of traffic asks for
+`demand` rows of each member, and the traffic is served as fast as its slowest member allows. So the
+throughput of a matrix is the value of a linear program (`allocator.search.throughput`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -112,19 +113,28 @@ class Problem:
     """Members to be placed on devices; devices of one pool share their memory.
 
     A missing profile means that the combination is not available. `row_s` is, by device name, the
-    seconds that each row of the ensemble costs a device apart from its predictions: the part of
-    the front-end and the combiner that run on its cores.
+    seconds that each row of traffic costs a device apart from its predictions: the part of the
+    front-end and the combiner that run on its cores. `demand` is, by member, how many rows it
+    predicts per row of traffic: less than 1 if only some ensembles, or later stages of a cascade,
+    ask for it; 1 if it is not given.
 
     Raises:
-        ValueError: if there is no member or no device, or a name is repeated.
+        ValueError: if there is no member or no device, a name is repeated, or a demand is not above
+            0 or not of a member.
     """
 
     members: tuple[str, ...]
     devices: tuple[Device, ...]
     profiles: Profiles
     row_s: Mapping[str, float] = field(default_factory=dict)
+    demand: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for member, rows in self.demand.items():
+            if member not in self.members:
+                raise ValueError(f"a demand of member {member!r}, which is not there")
+            if not 0 < rows < math.inf:
+                raise ValueError(f"the demand of member {member!r} should be above 0, not {rows}")
         names = [device.name for device in self.devices]
         for what, listed in (("member", list(self.members)), ("device", names)):
             if not listed:
@@ -132,6 +142,11 @@ class Problem:
             if len(set(listed)) < len(listed):
                 twice = next(name for i, name in enumerate(listed) if name in listed[:i])
                 raise ValueError(f"{what} {twice!r} is there twice")
+
+    @cached_property
+    def demands(self) -> tuple[float, ...]:
+        """Rows of each member per row of traffic."""
+        return tuple(self.demand.get(member, 1.0) for member in self.members)
 
     @cached_property
     def memory_domains(self) -> tuple[MemoryDomain, ...]:
@@ -193,7 +208,7 @@ class Problem:
         return self.profiles.of(self.members[member], self.devices[device].kind)[batch]
 
     def row_seconds(self, device: int) -> float:
-        """Seconds that each row of the ensemble costs a device apart from its predictions."""
+        """Seconds that each row of traffic costs a device apart from its predictions."""
         return self.row_s.get(self.devices[device].name, 0.0)
 
     def empty(self) -> Cells:

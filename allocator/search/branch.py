@@ -142,7 +142,9 @@ class _Instances:
         problem, program = self._problem, self._program
         scale = typical_rows_per_s(problem)
         throughput = program.column(gain=throughput_gain, lower=at_least / scale)
-        speeds: list[list[tuple[int, float]]] = [[(throughput, -1.0)] for _ in problem.members]
+        speeds: list[list[tuple[int, float]]] = [
+            [(throughput, -demand)] for demand in problem.demands
+        ]
         times: list[list[tuple[int, float]]] = [
             [(throughput, own_s * scale)] if (own_s := problem.row_seconds(device)) else []
             for device in range(len(problem.devices))
@@ -150,8 +152,8 @@ class _Instances:
         for (device, member, batch), column in self._columns.items():
             share = program.column(upper=1)
             speed = problem.profile(device, member, batch).rows_per_s
-            # No instance needs to do more than the whole ensemble does.
-            useful = min(1.0, at_most * (1 + _GAP) / speed)
+            # No instance needs to do more than the traffic asks of its member.
+            useful = min(1.0, at_most * (1 + _GAP) * problem.demands[member] / speed)
             program.row([(share, 1.0), (column, -useful)], upper=0)
             times[device].append((share, 1.0))
             speeds[member].append((share, speed / scale))

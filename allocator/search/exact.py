@@ -207,7 +207,7 @@ def _fewest_by_work(problem: Problem, throughput: float) -> float:
     """Instances that each member needs at least for a throughput, summed."""
     devices = range(len(problem.devices))
     needed = 0.0
-    for member in range(len(problem.members)):
+    for member, demand in enumerate(problem.demands):
         best = max(o.rows_per_s for d in devices for o in problem.options(d, member))
-        needed += max(1.0, math.ceil(throughput / best * (1 - _PROVEN)))
+        needed += max(1.0, math.ceil(throughput * demand / best * (1 - _PROVEN)))
     return needed

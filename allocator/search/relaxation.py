@@ -12,7 +12,8 @@ of them, which relaxes the problem further but keeps it small.
 Whether a throughput T is possible is easier to refute than the best one is to find ("destructive
 bounds", Klein and Scholl, European Journal of Operational Research 112, 1999): an allocation that
 can do more can also do T. Then no copy needs to do more than T, so X v <= T Z, and a member needs
-T over its highest speed copies at least, rounded up.
+T over its highest speed copies at least, rounded up. (Where members have a demand, read T as T times
+that.)
 """
 
 from __future__ import annotations
@@ -133,18 +134,18 @@ class _Relaxation:
     def _program(self, target: float, rounded: bool, whole: bool) -> Program:
         problem, program, scale = self._problem, Program(), self._scale
         throughput = program.column(gain=1.0, upper=min(target / scale, INFINITY))
-        speeds: list[_Terms] = [[(throughput, -1.0)] for _ in problem.members]
+        speeds: list[_Terms] = [[(throughput, -demand)] for demand in problem.demands]
         copies: list[_Terms] = [[] for _ in problem.members]
         for one in self._classes:
             own_s = sum(problem.row_seconds(device) for device in one.devices) * scale
             times: _Terms = [(throughput, own_s)] if own_s else []
             sizes: list[tuple[int, int]] = []
-            for member in range(len(problem.members)):
+            for member, demand in enumerate(problem.demands):
                 own: _Terms = []
                 for option in problem.efficient(one.typical, member):
                     copy = program.column(upper=len(one.devices), integer=whole)
                     share = program.column()
-                    useful = min(1.0, target / option.rows_per_s)
+                    useful = min(1.0, target * demand / option.rows_per_s)
                     program.row([(share, 1.0), (copy, -useful)], upper=0.0)
                     own.append((copy, 1.0))
                     times.append((share, 1.0))
@@ -154,10 +155,10 @@ class _Relaxation:
                 copies[member] += own
             program.row(times, upper=len(one.devices))
             self._limit_memory(program, one, sizes)
-        for speed, copy_terms in zip(speeds, copies, strict=True):
+        for speed, copy_terms, demand in zip(speeds, copies, problem.demands, strict=True):
             program.row(speed, lower=0.0)
             fastest = max((rate * scale for _, rate in speed[1:]), default=math.inf)
-            needed = math.ceil(target / fastest * (1 - _SAME)) if rounded else 1
+            needed = math.ceil(target * demand / fastest * (1 - _SAME)) if rounded else 1
             program.row(copy_terms, lower=max(needed, 1))
         return program
 

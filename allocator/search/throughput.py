@@ -5,11 +5,12 @@ Pure, used by the searches; cells flow in, rows/s and the share of each device's
 
 Over time shares x[d, m] >= 0 (x = r t / b of the performance model, see `allocator.problem`):
 
-    maximise T   subject to   sum_d x[d, m] v[d, m] >= T      for every member m
-                              sum_m x[d, m] + T row_s[d] <= 1  for every device d
+    maximise T   subject to   sum_d x[d, m] v[d, m] >= T demand[m]   for every member m
+                              sum_m x[d, m] + T row_s[d] <= 1         for every device d
 
-where v[d, m] is the rows/s of the instance if it had the device for itself. A search changes few
-cells between two questions, so the solver starts from the last answer.
+where v[d, m] is the rows/s of the instance if it had the device for itself, and T are rows of
+traffic per second. A search changes few cells between two questions, so the solver starts from the
+last answer.
 
 T is that of the slowest member, so it is silent about most changes: one member that has a single
 slow instance hides all others. A search that is to see them adds to T a small gain for every
@@ -105,8 +106,8 @@ Floats = npt.NDArray[np.float64]
 class ThroughputModel:
     """The linear program of one problem, for cells that change.
 
-    Each row/s that a member is ahead of the throughput adds `ahead_gain` to it, up to `most_ahead`
-    rows/s.
+    Each row/s of traffic that a member is ahead of the throughput adds `ahead_gain` to it, up to
+    `most_ahead` rows/s.
     """
 
     def __init__(
@@ -122,12 +123,12 @@ class ThroughputModel:
         shares = np.array(
             [[program.column(upper=0.0) for _ in range(members)] for _ in range(devices)]
         )
-        for member in range(members):
+        for member, demand in enumerate(problem.demands):
             terms = [(int(column), 1.0) for column in shares[:, member]]
             if ahead_gain:
                 ahead = program.column(gain=ahead_gain, upper=most_ahead / self._scale)
-                terms.append((ahead, -1.0))
-            program.row([(throughput, -1.0), *terms], lower=0.0)
+                terms.append((ahead, -demand))
+            program.row([(throughput, -demand), *terms], lower=0.0)
         for device in range(devices):
             own_s = problem.row_seconds(device) * self._scale
             terms = [(int(column), 1.0) for column in shares[device]]
@@ -193,11 +194,11 @@ def solve_throughput(problem: Problem, cells: Cells) -> tuple[float, Floats]:
 def typical_rows_per_s(problem: Problem) -> float:
     """Rows/s to measure T by, so that a solver's tolerances mean the same for every problem."""
     seconds = 0.0
-    for member in range(len(problem.members)):
+    for member, demand in enumerate(problem.demands):
         rates = [
             one.rows_per_s
             for device in range(len(problem.devices))
             for one in problem.options(device, member)
         ]
-        seconds += 1 / max(rates, default=1.0)
+        seconds += demand / max(rates, default=1.0)
     return len(problem.devices) / seconds

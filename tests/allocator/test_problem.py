@@ -46,7 +46,10 @@ def problems(draw, *, most_devices=3, most_members=3, batches=(1, 4), pools=True
     own_s = {}
     if row_s and draw(st.booleans()):
         own_s = {one.name: draw(st.integers(0, 3)) / 1000 for one in devices}
-    return Problem(tuple(members), tuple(devices), Profiles(listed), own_s)
+    demand = {}
+    if draw(st.booleans()):
+        demand = {member: draw(st.sampled_from((0.01, 0.3, 1.0, 2.5))) for member in members}
+    return Problem(tuple(members), tuple(devices), Profiles(listed), own_s, demand)
 
 
 def every_allocation(problem):
@@ -173,6 +176,8 @@ def test_only_what_is_profiled_is_available():
         ({"devices": ()}, "there is no device"),
         ({"members": ("a", "b", "a")}, "member 'a' is there twice"),
         ({"devices": (device("x", 1), device("x", 2))}, "device 'x' is there twice"),
+        ({"demand": {"a": 0.0}}, "the demand of member 'a' should be above 0, not 0.0"),
+        ({"demand": {"c": 1.0}}, "a demand of member 'c', which is not there"),
     ],
 )
 def test_nonsense_is_refused_in_one_line(change, line):

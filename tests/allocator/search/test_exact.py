@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,14 +63,14 @@ def test_more_devices_and_more_memory_never_make_it_slower(problem, memory):
     before = run(problem, start)[0].throughput
 
     wider = (*problem.devices, device("cuda:9", memory))
-    more = Problem(problem.members, wider, problem.profiles)
+    more = replace(problem, devices=wider)
     after, _ = run(more, np.vstack([start, np.zeros((1, start.shape[1]), np.int64)]))
     assert after.throughput >= before * (1 - 1e-4)
 
     bigger = tuple(
         device(one.name, one.memory_bytes + memory, one.kind, one.pool) for one in problem.devices
     )
-    after, _ = run(Problem(problem.members, bigger, problem.profiles), start)
+    after, _ = run(replace(problem, devices=bigger), start)
     assert after.throughput >= before * (1 - 1e-4)
 
 

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allocator.problem import Problem
+from allocator.profiles import Profiles
 from allocator.search.throughput import ThroughputModel, solve_throughput
 from tests.allocator.test_problem import device, every_allocation, problems, profiles
 
@@ -46,6 +49,26 @@ def test_the_slowest_member_counts_and_the_others_leave_time():
     assert solve_throughput(problem, np.array([[1, 0], [1, 1]]))[0] == pytest.approx(15)
 
 
+def test_a_member_that_few_rows_ask_for_needs_little_time():
+    speeds = profiles(a={1: (10, 0)}, b={1: (40, 0)})
+    problem = Problem(("a", "b"), (device("cuda:0", 0),), speeds, demand={"a": 0.25})
+    throughput, shares = solve_throughput(problem, np.array([[1, 1]]))
+    assert throughput == pytest.approx(20)  # a row takes 0.25 / 10 + 1 / 40 s
+    assert shares == pytest.approx(0.5)
+
+
+@settings(max_examples=15)
+@given(problems())
+def test_a_demand_is_as_if_the_member_took_so_much_longer(problem):
+    demand = dict(zip(problem.members, problem.demands, strict=True))
+    slower = Profiles(
+        replace(one, latency_s=one.latency_s * demand[one.member]) for one in problem.profiles
+    )
+    plain = replace(problem, profiles=slower, demand={})
+    for cells, throughput in list(every_allocation(problem))[-5:]:
+        assert solve_throughput(plain, cells)[0] == pytest.approx(throughput, rel=1e-6)
+
+
 def test_a_member_without_an_instance_makes_it_zero():
     problem = Problem(("a", "b"), (device("cuda:0", 0),), profiles(a={1: (1, 0)}, b={1: (1, 0)}))
     throughput, shares = solve_throughput(problem, np.array([[1, 0]]))
@@ -82,7 +105,7 @@ def test_shares_do_the_work_in_time_and_prices_explain_the_throughput(problem):
                 for d, batch in enumerate(cells[:, member])
                 if batch
             )
-            assert work >= throughput * (1 - 1e-6)
+            assert work >= throughput * problem.demands[member] * (1 - 1e-6)
         own = sum(price * problem.row_seconds(d) for d, price in enumerate(devices))
-        assert members.sum() + own == pytest.approx(1, rel=1e-5)
+        assert members @ problem.demands + own == pytest.approx(1, rel=1e-5)
         assert devices.sum() == pytest.approx(throughput, rel=1e-5)
