@@ -12,8 +12,8 @@ of them, which relaxes the problem further but keeps it small.
 Whether a throughput T is possible is easier to refute than the best one is to find ("destructive
 bounds", Klein and Scholl, European Journal of Operational Research 112, 1999): an allocation that
 can do more can also do T. Then no copy needs to do more than T, so X v <= T Z, and a member needs
-T over its highest speed copies at least, rounded up. (Where members have a demand, read T as T times
-that.)
+T over its highest speed copies at least, rounded up. (Of a member with a demand, read T times that
+for T.)
 """
 
 from __future__ import annotations

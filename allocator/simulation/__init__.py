@@ -17,7 +17,14 @@ from allocator.simulation.arrivals import (
 )
 from allocator.simulation.figures import Figures, InstanceFigures, LatencyFigures, figures_of
 from allocator.simulation.hosted import HostedSimulation
-from allocator.simulation.scenario import EnsembleShare, Host, Loss, Scenario
+from allocator.simulation.scenario import (
+    EnsembleShare,
+    Host,
+    LaterStage,
+    Loss,
+    Scenario,
+    mix_demand,
+)
 from allocator.simulation.simulation import Simulation
 
 __all__ = [
@@ -28,11 +35,13 @@ __all__ = [
     "Figures",
     "Host",
     "InstanceFigures",
+    "LaterStage",
     "LatencyFigures",
     "Loss",
     "Poisson",
     "Scenario",
     "Trace",
+    "mix_demand",
     "read_trace",
     "simulate",
 ]

@@ -78,15 +78,20 @@ class ConstantRate(_Rate):
 class Trace:
     """Recorded requests: (seconds since the start, rows) of each, in the order of time.
 
+    `models` are what they are for, none if that was not recorded.
+
     Raises:
         ValueError: if there is none, or they are out of order.
     """
 
     requests: tuple[tuple[float, int], ...]
+    models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.requests:
             raise ValueError("the trace is empty")
+        if self.models and len(self.models) != len(self.requests):
+            raise ValueError("a trace should say of all requests what they are for, or of none")
         before = 0.0
         for seconds, rows in self.requests:
             _at_least_one("rows", rows)
@@ -106,8 +111,8 @@ Arrivals = ClosedLoop | OpenLoop
 def read_trace(document: str, *, rows: int = 1) -> Trace:
     """Return a recorded trace; requests that don't say it have `rows` rows.
 
-    It is JSON, a list of seconds or of [seconds, rows]; or CSV, ``seconds[,rows]`` a line, where a
-    first line may name the columns.
+    It is JSON, a list of seconds, [seconds, rows] or [seconds, rows, model]; or CSV,
+    ``seconds[,rows[,model]]`` a line, where a first line may name the columns.
 
     Raises:
         ValueError: in one line, if the document is neither.
@@ -124,18 +129,20 @@ def read_trace(document: str, *, rows: int = 1) -> Trace:
             lines[0] = ""
         entries = [line.split(",") for line in lines if line and not line.startswith("#")]
         where = "line"
-    return Trace(
-        tuple(_request(entry, rows, f"{where} {i}") for i, entry in enumerate(entries, start=1))
-    )
+    read = [_request(entry, rows, f"{where} {i}") for i, entry in enumerate(entries, start=1)]
+    models = tuple(model for *_, model in read if model)
+    return Trace(tuple((seconds, own) for seconds, own, _ in read), models)
 
 
-def _request(entry: Any, rows: int, where: str) -> tuple[float, int]:
+def _request(entry: Any, rows: int, where: str) -> tuple[float, int, str]:
     values = entry if isinstance(entry, list) else [entry]
     try:
-        seconds, own = (*values, rows) if len(values) == 1 else values
-        return float(seconds), int(own)
+        seconds, own, model = (*values, *(rows, "")[len(values) - 1 :])
+        return float(seconds), int(own), str(model).strip()
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: should be seconds, or seconds and rows: {entry!r}") from None
+        raise ValueError(
+            f"{where}: should be seconds, or seconds and rows, or these and a model: {entry!r}"
+        ) from None
 
 
 def _at_least_one(what: str, number: int) -> None:

@@ -131,7 +131,7 @@ class HostedSimulation(Simulation):
         self._work(_COMBINER, seconds, self._end_combiner_turn, owners)
 
     def _end_combiner_turn(self, owners: list[int]) -> None:
-        self._ended += owners
+        self._ended += self._advance(owners)
         self._wake_combiner()
         self._wake_front_end()
 

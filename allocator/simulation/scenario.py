@@ -6,36 +6,76 @@ Pure data; read by the simulation.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from allocator.matrix import AllocationMatrix
 from allocator.problem import Device
 from allocator.profiles import Profiles
-from allocator.simulation.arrivals import Arrivals
+from allocator.simulation.arrivals import Arrivals, Trace
 
-__all__ = ["EnsembleShare", "Host", "Loss", "Scenario"]
+__all__ = ["EnsembleShare", "Host", "LaterStage", "Loss", "Scenario", "mix_demand"]
 
 #: A row's count of members still to come is kept in a byte.
 _MOST_MEMBERS = 255
 
 
 @dataclass(frozen=True)
+class LaterStage:
+    """A later stage of a cascade: its members, and the share of the stage before's rows it gets."""
+
+    members: tuple[str, ...]
+    share: float
+
+
+@dataclass(frozen=True)
 class EnsembleShare:
     """An ensemble of some of the members; its weight is its relative share of the requests.
 
+    `members` are all of it, or the first stage of a cascade, whose `later` ones follow. A trace may
+    say by `name` which requests are for it.
+
     Raises:
-        ValueError: if the weight is not above 0, or the members are none or repeated.
+        ValueError: if the weight is not above 0, a share of rows not from 0 to 1, or the members
+            are none or repeated.
     """
 
     members: tuple[str, ...]
     weight: float = 1.0
+    later: tuple[LaterStage, ...] = ()
+    name: str = ""
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < math.inf:
             raise ValueError(f"weight should be above 0, not {self.weight}")
-        if not self.members or len(set(self.members)) < len(self.members):
+        stages = [self.members, *(stage.members for stage in self.later)]
+        if not all(stages) or len(set(self.all_members)) < len(self.all_members):
             raise ValueError("an ensemble should have members, each of them once")
+        for stage in self.later:
+            if not 0 <= stage.share <= 1:
+                raise ValueError(f"a stage's share should be from 0 to 1, not {stage.share}")
+
+    @property
+    def all_members(self) -> tuple[str, ...]:
+        """The members of all stages."""
+        return (*self.members, *(name for stage in self.later for name in stage.members))
+
+
+def mix_demand(mix: Sequence[EnsembleShare]) -> dict[str, float]:
+    """Rows of each member per row of a mix, see `allocator.problem.Problem`; all have as many rows.
+
+    Members that no row asks for are left out.
+    """
+    demand: Counter[str] = Counter()
+    total = sum(ensemble.weight for ensemble in mix)
+    for ensemble in mix:
+        share = ensemble.weight / total
+        demand.update(dict.fromkeys(ensemble.members, share))
+        for stage in ensemble.later:
+            share *= stage.share
+            demand.update(dict.fromkeys(stage.members, share))
+    return {member: rows for member, rows in demand.items() if rows > 0}
 
 
 @dataclass(frozen=True)
@@ -127,7 +167,8 @@ class Scenario:
         profiles: what batches take.
         arrivals: when requests come.
         host: what serving costs apart from predictions; by default nothing.
-        mix: the ensembles that requests are for; by default all are for all members.
+        mix: the ensembles that requests are for; by default all are for all members. A trace that
+            names them says which request is for which.
         seconds: how long to simulate.
         requests: how many to simulate.
         warm_up: the share of that which is left out of the figures.
@@ -192,9 +233,13 @@ class Scenario:
             if device not in kinds:
                 raise ValueError(f"device {device!r} is not there")
         for ensemble in self.mix:
-            for member in ensemble.members:
+            for member in ensemble.all_members:
                 if member not in self.matrix.members:
                     raise ValueError(f"member {member!r} is not there")
+        names = {ensemble.name for ensemble in self.mix}
+        for name in self.arrivals.models if isinstance(self.arrivals, Trace) else ():
+            if name not in names:
+                raise ValueError(f"ensemble {name!r} of the trace is not there")
         for device, member, _ in self.matrix.instances():
             if not self.profiles.of(member, kinds[device]):
                 raise ValueError(f"member {member!r} has no profile on {kinds[device]!r}")

@@ -11,7 +11,7 @@ requests are one flow; a deadline withdraws nothing; rows that killed a worker a
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from random import Random
 
@@ -42,6 +42,7 @@ class Simulation:
         self._arrivals = scenario.arrivals
         self._arrival_random = Random(f"arrivals {scenario.seed}")
         self._mix_random = Random(f"mix {scenario.seed}")
+        self._stage_random = Random(f"stages {scenario.seed}")
         self._noise_random = Random(f"noise {scenario.seed}")
         self._noise = scenario.noise
         self._members, self.workers = make_fleet(scenario)
@@ -65,16 +66,33 @@ class Simulation:
     def _make_rows(self) -> None:
         scenario = self._scenario
         index = {name: position for position, name in enumerate(scenario.matrix.members)}
-        self._subsets = [
-            tuple(index[name] for name in ensemble.members) for ensemble in scenario.mix
-        ] or [tuple(index.values())]
+        stages = [(ensemble.members, ensemble.later) for ensemble in scenario.mix]
+        stages = stages or [(tuple(index), ())]
         self._weights = [ensemble.weight for ensemble in scenario.mix]
+        self._named = self._subsets_of_trace()
+        #: By subset of the members, of which the first ones are for requests that come: the share
+        #: of its rows that goes on to another one, and which one that is.
+        self._next: list[tuple[float, int]] = []
+        self._subsets: list[tuple[int, ...]] = []
+        for names, later in stages:  # grows: the later stages of each follow
+            self._subsets.append(tuple(index[name] for name in names))
+            self._next.append((later[0].share, len(stages)) if later else (0.0, 0))
+            if later:
+                stages.append((later[0].members, later[1:]))
+        self._has_cascades = any(share for share, _ in self._next)
         self._rows = Rows()
         self._fresh: list[tuple[int, int, int]] = []  # (subset, start, stop), not yet pending
         self._free_rows: float = math.inf if scenario.arena_rows is None else scenario.arena_rows
         self._waiting: deque[tuple[int, int, int]] = deque()  # request, rows not placed, subset
         self._rows_left: list[int] = []  # by request: rows not yet over
         self._one_row_each = not isinstance(self._arrivals, Trace) and self._arrivals.rows == 1
+
+    def _subsets_of_trace(self) -> list[int]:
+        """Which ensemble of the mix each request is for, if the trace says it."""
+        if not isinstance(self._arrivals, Trace):
+            return []
+        position = {one.name: subset for subset, one in enumerate(self._scenario.mix)}
+        return [position[name] for name in self._arrivals.models]
 
     # -- the run ------------------------------------------------------------------------------
 
@@ -166,7 +184,9 @@ class Simulation:
 
     def _accept_one(self, request: int, rows: int) -> None:
         subset = 0
-        if self._weights:
+        if self._named:
+            subset = self._named[request]
+        elif self._weights:
             (subset,) = self._mix_random.choices(range(len(self._weights)), self._weights)
         piece = 0 if self._waiting else int(min(rows, self._free_rows))
         most = self._scenario.max_waiting
@@ -184,13 +204,38 @@ class Simulation:
             self._timeline.at(self._timeline.now + self._arrivals.retry_s, self._send, 1)
 
     def _place(self, owners: Sequence[int], subset: int) -> None:
+        """Place the rows of these requests in the arena."""
+        self._free_rows -= len(owners)
+        self._enqueue(owners, subset)
+
+    def _enqueue(self, owners: Sequence[int], subset: int) -> None:
         """Number the rows of these requests; they are pending from the next dispatch on."""
+        if self._has_cascades:
+            owners = [owner * len(self._subsets) + subset for owner in owners]
         start, stop = self._rows.add(owners, len(self._subsets[subset]))
-        self._free_rows -= stop - start
         fresh = self._fresh
         if fresh and fresh[-1][0] == subset:
             start = fresh.pop()[1]
         fresh.append((subset, start, stop))
+
+    def _advance(self, owners: list[int]) -> list[int]:
+        """Rows were predicted by all members they asked: the owners of those that are over now.
+
+        The others go on to the next stage of their cascade.
+        """
+        if not self._has_cascades:
+            return owners
+        over, further = [], defaultdict[int, list[int]](list)
+        for encoded in owners:
+            owner, subset = divmod(encoded, len(self._subsets))
+            share, after = self._next[subset]
+            if share and self._stage_random.random() < share:
+                further[after].append(owner)
+            else:
+                over.append(owner)
+        for subset, staying in further.items():
+            self._enqueue(staying, subset)
+        return over
 
     def _end_rows(self, owners: list[int]) -> None:
         """Rows of these requests are over: free their slots, answer what is complete."""
@@ -268,7 +313,7 @@ class Simulation:
     def _report(self, worker: SimulatedWorker, job: OpenJob) -> None:
         worker.state.close(job.id, self._timeline.now)
         self._dispatch_due = True
-        self._end_rows(self._rows.count(job.ranges))
+        self._end_rows(self._advance(self._rows.count(job.ranges)))
 
     def _lose(self, loss: Loss) -> None:
         """A device fails: the rows of its unfinished jobs wait again, before all others."""

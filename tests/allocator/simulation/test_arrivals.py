@@ -31,13 +31,21 @@ def test_reads_a_trace(document):
 
 
 @pytest.mark.parametrize(
+    "document", ["seconds,rows,model\n0.5,2,a\n1.5,3, b", '[[0.5, 2, "a"], [1.5, 3, "b"]]']
+)
+def test_a_trace_may_say_what_requests_are_for(document):
+    assert read_trace(document) == Trace(((0.5, 2), (1.5, 3)), ("a", "b"))
+
+
+@pytest.mark.parametrize(
     ("document", "text"),
     [
         ("", "is empty"),
         ("[]", "is empty"),
         ("[1,", "is not JSON"),
         ("1.0\nsoon", "line 2: should be seconds, or seconds and rows"),
-        ("1,2,3", "line 1"),
+        ("1,2,a,b", "line 1: should be seconds"),
+        ("1,2,a\n2,2", "of all requests what they are for, or of none"),
         ("[null]", "entry 1"),
         ("2.0\n1.0", "should not be before"),
         ("1.0,0", "rows should be 1 or more"),

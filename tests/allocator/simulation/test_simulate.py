@@ -10,12 +10,15 @@ from allocator.simulation import (
     ClosedLoop,
     ConstantRate,
     EnsembleShare,
+    LaterStage,
     Loss,
     Poisson,
     Trace,
+    mix_demand,
 )
 from tests.allocator.simulation.pools import Pool
 
+THREE = {name: {"g": {1: 0.01}} for name in "abc"}
 TWO = {"a": {"g": {1: 0.01, 8: 0.04}}, "b": {"g": {1: 0.02, 8: 0.06}}}
 
 
@@ -337,6 +340,50 @@ def test_ensembles_of_a_mix_need_their_members_only():
     rows = predicted(figures)
     assert rows["b"] / rows["a"] == pytest.approx(1 / 4, rel=0.05)
     assert figures.throughput_rows_s == pytest.approx(1 / (0.01 + 0.25 * 0.02), rel=0.05)
+
+
+def test_later_stages_of_a_cascade_predict_their_share_of_the_rows():
+    shared = Pool(THREE, {"cuda:0": "g"}, {"cuda:0": {"a": 1, "b": 1, "c": 1}})
+    cascade = EnsembleShare(("a",), later=(LaterStage(("b",), 0.5), LaterStage(("c",), 0.4)))
+    figures = shared.simulate(ClosedLoop(4), requests=8000, mix=[cascade])
+    rows = predicted(figures)
+    assert rows["b"] / rows["a"] == pytest.approx(0.5, rel=0.05)
+    assert rows["c"] / rows["a"] == pytest.approx(0.2, rel=0.05)
+    assert figures.unanswered == 4
+
+
+def test_a_trace_says_which_ensemble_each_request_is_for():
+    shared = Pool(THREE, {"cuda:0": "g"}, {"cuda:0": {"a": 1, "b": 1, "c": 1}})
+    mix = [
+        EnsembleShare(("a", "b"), name="both"),
+        EnsembleShare(("a",), later=(LaterStage(("c",), 1.0),), name="cascade"),
+    ]
+    trace = Trace(((0.0, 2), (0.1, 3), (0.1, 1)), ("both", "cascade", "both"))
+    figures = shared.simulate(trace, mix=mix, warm_up=0, arena_rows=2)
+    assert figures.answered == 3
+    assert predicted(figures) == {"a": 6, "b": 3, "c": 3}
+
+
+@pytest.mark.parametrize("weights", [(1, 1, 1), (8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 4, 1)])
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_saturation_by_a_mix_reaches_what_its_demand_allows(weights, share):
+    cells = {"cuda:0": {"a": 1, "b": 1}, "cuda:1": {"b": 1, "c": 1}}
+    costs = {"a": {"g": {1: 0.01}}, "b": {"g": {1: 0.02}}, "c": {"g": {1: 0.04}}}
+    pool = Pool(costs, {"cuda:0": "g", "cuda:1": "g"}, cells)
+    mix = [
+        EnsembleShare(("a",), weights[0], (LaterStage(("c",), share),)),
+        EnsembleShare(("a", "b"), weights[1]),
+        EnsembleShare(("c",), weights[2]),
+    ]
+    problem = Problem(tuple("abc"), tuple(pool.devices), pool.profiles, demand=mix_demand(mix))
+    possible = solve_throughput(problem, problem.cells_of(pool.matrix))[0]
+    figures = pool.simulate(ClosedLoop(64), requests=6000, mix=mix, warm_up=0.3)
+    assert figures.throughput_rows_s == pytest.approx(possible, rel=0.1)
+
+
+def test_the_demand_of_a_mix_is_the_rows_of_each_member_per_row():
+    cascade = EnsembleShare(("a",), 3.0, (LaterStage(("b",), 0.5), LaterStage(("c",), 0.0)))
+    assert mix_demand([cascade, EnsembleShare(("a", "b"))]) == {"a": 1.0, "b": 0.625}
 
 
 def test_members_that_disturb_each_other_are_slower(one_device):
