@@ -135,9 +135,10 @@ def read_trace(document: str, *, rows: int = 1) -> Trace:
 
 
 def _request(entry: Any, rows: int, where: str) -> tuple[float, int, str]:
-    values = entry if isinstance(entry, list) else [entry]
+    values: list[Any] = entry if isinstance(entry, list) else [entry]
+    defaults: list[Any] = [rows, ""]
     try:
-        seconds, own, model = (*values, *(rows, "")[len(values) - 1 :])
+        seconds, own, model = values + defaults[len(values) - 1 :]
         return float(seconds), int(own), str(model).strip()
     except (TypeError, ValueError):
         raise ValueError(
