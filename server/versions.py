@@ -6,9 +6,11 @@ one per version, called ``NAME@VERSION`` inside; names themselves contain no ``@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["DEFAULT_VERSION", "ModelName", "internal_name", "public_name"]
+__all__ = ["DEFAULT_VERSION", "ModelName", "internal_name", "public_name", "shown_names"]
 
 #: Of a model that has no versions.
 DEFAULT_VERSION = "1"
@@ -32,3 +34,16 @@ def public_name(internal: str) -> ModelName:
     """Return what clients call a model; without a version in its name it is version 1."""
     name, _, version = internal.partition(_SEPARATOR)
     return ModelName(name, version or DEFAULT_VERSION)
+
+
+def shown_names(internals: Sequence[str]) -> tuple[str, ...]:
+    """Return what clients call the members of one ensemble: with a version only where it matters.
+
+    That is where another version of the same member is in the ensemble, too.
+    """
+    names = [public_name(internal).name for internal in internals]
+    counts = Counter(names)
+    return tuple(
+        name if counts[name] == 1 else internal
+        for name, internal in zip(names, internals, strict=True)
+    )

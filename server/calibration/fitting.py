@@ -25,6 +25,7 @@ from server.calibration.temperature_scaling import fit_member, has_temperature, 
 from server.calibration.weights import Counts, fit_weights, select_members
 from server.members.combining import shared_outputs
 from server.members.inspect import InspectedMember
+from server.versions import public_name, shown_names
 
 __all__ = ["Fit", "FitOptions", "conformal_fragment", "fit", "yaml_fragment"]
 
@@ -168,20 +169,20 @@ def conformal_fragment(
 ) -> str:
     """Return an ensemble's keys for what was written into a file."""
     own = [f"    {key}: {_flow(value)}" for key, value in keys.items()]
-    return "\n".join([f"# {about}", "ensembles:", f"  {_flow(target.name)}:", *own]) + "\n"
+    return "\n".join([f"# {about}", "ensembles:", *_heading(target.name), *own]) + "\n"
 
 
 def _lines(target: CalibrationTarget, fit: Fit, more: Mapping[str, str | float]) -> Iterator[str]:
     yield "members:"
     for member, temperature in zip(target.members, fit.temperatures, strict=True):
         if has_temperature(member):
-            yield f"  {_flow(member.name)}:"
+            yield from _heading(member.name)
             yield from _temperature(member, temperature)
         else:
             yield f"  # {member.name} predicts a class: it has no temperature"
-    names = [member.name for member in target.members]
+    names = shown_names([member.name for member in target.members])
     yield "ensembles:"
-    yield f"  {_flow(target.name)}:"
+    yield from _heading(target.name)
     if fit.is_new_rule and fit.rule.weights is not None:
         yield f"    rule: {_flow(_weighted(target))}"
         yield f"    weights: {_flow(dict(zip(names, fit.rule.weights, strict=True)))}"
@@ -197,8 +198,22 @@ def _lines(target: CalibrationTarget, fit: Fit, more: Mapping[str, str | float])
         if is_other:
             yield "    # With this cascade, coverage needs to be calibrated again:"
         mark = "# " if is_other else ""
-        yield f"    {mark}cascade: {_flow([list(stage) for stage in target.stages])}"
+        yield f"    {mark}cascade: {_flow(_shown_stages(target))}"
         yield f"    {mark}confidence: {_flow(list(fit.confidence))}"
+
+
+def _heading(name: str) -> Iterator[str]:
+    """The key of a member or an ensemble, which may be one of several versions."""
+    public = public_name(name)
+    yield f"  {_flow(public.name)}:"
+    if name != public.name:
+        yield f"    # Of version {public.version}:"
+
+
+def _shown_stages(target: CalibrationTarget) -> list[list[str]]:
+    names = [member.name for member in target.members]
+    shown = dict(zip(names, shown_names(names), strict=True))
+    return [[shown[name] for name in stage] for stage in target.stages]
 
 
 def _temperature(member: InspectedMember, temperature: float) -> Iterator[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from allocator.matrix import AllocationMatrix
 from server.calibration.cascade_thresholds import StageAnswers
 from server.calibration.metrics import Array, ClassIndices, Floats
-from server.config import Config, EnsembleConfig
+from server.config import Config, EnsembleConfig, default_names
 from server.deployment.devices import find_devices
 from server.deployment.placement import place, read_allocation
 from server.errors import ConfigError, did_you_mean
@@ -234,6 +234,7 @@ def _ensemble_name(config: Config, name: str | None) -> str:
             there = f"there are {', '.join(names)}" if names else "the configuration has none"
             raise ConfigError(f"--ensemble: which ensemble is to be calibrated? {there}")
         return names[0]
+    name = default_names(config).get(name, name)
     if name not in names:
         raise ConfigError(f"--ensemble: there is no ensemble {name!r}{did_you_mean(name, names)}")
     return name

@@ -17,7 +17,7 @@ from ensembled_client import EnsembleClient, EnsembledClientError, UnknownModel
 from allocator.matrix import AllocationMatrix
 from server.cli.examples import ExampleRequest, TensorInfo
 from server.cli.health import local_address
-from server.config import Config, load_config
+from server.config import Config, default_names, load_config
 from server.deployment.devices import arena_budget_bytes
 from server.errors import ConfigError, EnsembledError, did_you_mean
 from server.inference.metadata import ensemble_config, model_metadata
@@ -68,6 +68,7 @@ def describe(target: str, model: str, *, as_json: bool) -> None:
 
 def _inspect(config: Config, model: str) -> Description:
     """Describe a model of a configuration, of which nothing is started."""
+    model = default_names(config).get(model, model)
     if model not in {**config.ensembles, **config.members}:
         raise _unknown(model, [*config.ensembles, *config.members])
     needed = config.ensembles[model].members if model in config.ensembles else (model,)

@@ -61,12 +61,13 @@ def model_config(
     Its tensors are described as in Triton's configuration, without batch dimensions.
     """
     served = model.served
-    capacities = {arena.index: arena.capacity for arena in deployment.generation.arenas}
+    arena = next(one for one in deployment.generation.arenas if one.index == served.arena)
+    members = {arena.members[member] for member in served.spec.members}
     return {
         "name": served.name,
         "platform": _PLATFORM,
         "backend": _PLATFORM,
-        "max_batch_size": capacities[served.arena],
+        "max_batch_size": arena.capacity,
         "input": [_input_config(one) for one in model.inputs],
         "output": [_tensor_config(output) for output in served.spec.outputs],
         "parameters": {"max_request_bytes": {"string_value": str(max_request_bytes)}},
@@ -74,7 +75,7 @@ def model_config(
             device: {
                 instance.source.member: instance.batch
                 for instance in instances
-                if instance.source.member in model.members
+                if instance.source.member in members
             }
             for device, instances in deployment.instances.items()
         },

@@ -30,6 +30,7 @@ from server.members.ensembles import (
 from server.members.inspect import InspectedMember
 from server.members.lengths import at_sizes, length_classes, padded_sizes
 from server.members.predictive import predictive_spec
+from server.versions import shown_names
 from workers.runtime.arena import arena_bytes, bytes_per_row, group_blocks
 from workers.runtime.spec import (
     ArenaSpec,
@@ -266,7 +267,7 @@ class _ArenaBuilder:
                     self._family,
                 ),
                 inputs=self._inputs(chosen),
-                members=tuple(member.name for member in chosen),
+                members=shown_names([member.name for member in chosen]),
                 labels=labels.pop(spec.output.name, ()),
                 further_labels=labels,
                 is_member=config is None,

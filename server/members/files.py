@@ -39,11 +39,12 @@ def local_files(config: Config) -> Config:
         ConfigError: if a file does not exist, may not be read, or has another content.
         StartError: if a file can't be reached at present and is not in the cache.
     """
-    if not config.files:
-        return config
     keys = {path: key for key, path in file_paths(config)}
-    remote = {path: source for path, source in config.files.items() if source.scheme}
-    if problems := [*_missing_packages(keys, remote), *_changed_files(config, keys)]:
+    files = {path: source for path, source in config.files.items() if path in keys}
+    if not files:
+        return config
+    remote = {path: source for path, source in files.items() if source.scheme}
+    if problems := [*_missing_packages(keys, remote), *_changed_files(files, keys)]:
         raise ConfigError(problems)
     try:
         with _progress_on_stderr() as on_progress:
@@ -64,8 +65,8 @@ def _missing_packages(keys: Mapping[Path, str], remote: Mapping[Path, FileSource
             )
 
 
-def _changed_files(config: Config, keys: Mapping[Path, str]) -> Iterator[str]:
-    for path, source in config.files.items():
+def _changed_files(files: Mapping[Path, FileSource], keys: Mapping[Path, str]) -> Iterator[str]:
+    for path, source in files.items():
         if source.scheme:
             continue
         where = f"{keys[path]}: {path}"
