@@ -25,6 +25,7 @@ from pydantic_core import PydanticKnownError
 from server.config.base import Distinct, MemberName, Section, Version, versions_as_text
 from server.config.files import FilePath
 from server.config.rollout import RolloutConfig
+from server.config.validation import Validation
 from server.errors import did_you_mean
 from workers.rules import TRAITS, is_custom
 from workers.rules.builtin import DEFAULT_TRIM, trimmed
@@ -35,6 +36,8 @@ __all__ = ["NO_RULE", "BoxesConfig", "EnsembleConfig"]
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
+#: What an ensemble with versions may have beside them.
+_OF_ALL_VERSIONS = ("rollout", "validation")
 #: Instead of a rule: the members' own predictions of an output are not combined.
 NO_RULE = "none"
 
@@ -98,7 +101,7 @@ class EnsembleConfig(Section):
     versions it is the newest that is served and not under roll-out, or `NAME@VERSION`."""
     versions: dict[Version, EnsembleConfig] = Field(default={}, min_length=1)
     """Its versions, each a whole section with members and rule; there is nothing beside them but
-    `rollout` then."""
+    `rollout` and `validate` then."""
     rule: Annotated[str | dict[str, str], _RULE_SCHEMA] = "mean"
     """How the members' predictions become one answer: a built-in rule, or a function of your own,
     `package.module:function`, of an installed module or one in this file's directory. See
@@ -142,6 +145,9 @@ class EnsembleConfig(Section):
     does not say it; 0.9 if absent."""
     rollout: RolloutConfig | None = None
     """One of its `versions` is tried on real requests; see [versions.md](versions.md)."""
+    validation: Validation | None = Field(default=None, alias="validate")
+    """Rows on which a change of what is served must keep the answers, or nothing is changed: a file
+    (.npz), or a mapping with `data`. See [changes.md](changes.md)."""
 
     @property
     def sections(self) -> dict[str, EnsembleConfig]:
@@ -234,7 +240,7 @@ class EnsembleConfig(Section):
         return self
 
     def _check_versions(self) -> None:
-        for key in self.model_fields_set - {"versions", "rollout"}:
+        for key in self.model_fields_set - {"versions", *_OF_ALL_VERSIONS}:
             raise ValueError(f"{key} has no meaning beside versions: give it there")
         for version, section in self.versions.items():
             if section.versions:

@@ -109,7 +109,8 @@ def _one_version(member: MemberConfig, version: Any, file: str | None) -> Member
 
     A version is a folder, a model, or a section with what else is different.
     """
-    given = {key: getattr(member, key) for key in member.model_fields_set}
+    fields = type(member).model_fields
+    given = {fields[key].alias or key: getattr(member, key) for key in member.model_fields_set}
     if isinstance(member.model, VersionsConfig) and isinstance(member.model.versions, Path):
         given["model"] = find_model(version, file)
     elif isinstance(version, VersionConfig):
@@ -135,7 +136,12 @@ def _expand_ensembles(
                 problems.append(f"ensembles.{name}{key}.members: {error}")
                 continue
             if key:
-                resolved = resolved.model_copy(update={"rollout": ensemble.rollout})
+                resolved = resolved.model_copy(
+                    update={
+                        "rollout": ensemble.rollout,
+                        "validation": resolved.validation or ensemble.validation,
+                    }
+                )
             yield internal, resolved
 
 

@@ -31,6 +31,7 @@ from server.config.models import (
 )
 from server.config.outputs import OutputConfig
 from server.config.rollout import RolloutConfig
+from server.config.validation import Validation
 from server.config.versions import Model, VersionsConfig
 from server.errors import did_you_mean
 from workers.runtime.spec import COMBINED, OutputKind, Spread
@@ -112,6 +113,9 @@ class MemberConfig(Section):
     """How the predictions of a row's variants become the member's."""
     rollout: RolloutConfig | None = None
     """One of the versions of `model` is tried on real requests; see [versions.md](versions.md)."""
+    validation: Validation | None = Field(default=None, alias="validate")
+    """Rows on which a change of what is served must keep the answers, or nothing is changed: a file
+    (.npz), or a mapping with `data`. See [changes.md](changes.md)."""
 
     @property
     def margin(self) -> int:
