@@ -145,6 +145,14 @@ class SharedMemory:
         first = self.spec.processes.index(process) * BOARD_CELLS
         return BoardRow(self._board[first : first + BOARD_CELLS])
 
+    def attach(self, device: str, slot: int) -> None:
+        """A new device's worker takes a spare row of the board."""
+        self.spec = self.spec.with_device(slot, device)
+
+    def detach(self, device: str) -> None:
+        """A device is gone, and its worker's row is spare again."""
+        self.spec = self.spec.with_device(self.spec.queues.devices.index(device), "")
+
     def map(self, generation: GenerationSpec) -> mmap.mmap:
         """Map the arenas of a generation; unmapped when nothing refers to the mapping."""
         return mmap.mmap(self.spec.fd, generation.nbytes, offset=generation.offset)

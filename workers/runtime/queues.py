@@ -34,7 +34,15 @@ from collections.abc import Callable, Iterable, Sequence
 from workers.runtime.rings import RING_HEADER_BYTES, Ring, fence
 from workers.runtime.spec import InstanceSpec, QueuesSpec
 
-__all__ = ["Bell", "Queues", "Sleeper", "make_eventfds", "queues_bytes", "ring_bytes"]
+__all__ = [
+    "Bell",
+    "Queues",
+    "Sleeper",
+    "make_eventfds",
+    "max_job_rows",
+    "queues_bytes",
+    "ring_bytes",
+]
 
 _CACHE_LINE_BYTES = 64
 _RINGS_PER_DEVICE = 3
@@ -57,6 +65,11 @@ def ring_bytes(workers: Iterable[Sequence[InstanceSpec]]) -> int:
         rows = sum(batches) + 2 * max(batches, default=0)
         needed = max(needed, rows * _ROW_BYTES + (len(batches) + 2) * _JOB_BYTES)
     return 1 << (needed - 1).bit_length()
+
+
+def max_job_rows(ring_bytes: int) -> int:
+    """Return the most rows of a job that always fits into an empty ring of this capacity."""
+    return (ring_bytes - _JOB_BYTES) // _ROW_BYTES
 
 
 def queues_bytes(spec: QueuesSpec) -> int:

@@ -57,7 +57,10 @@ def small_fleet():
         placement = Placement(device, 0, member, estimate)
         member.placements.append(placement)
         workers[name] = SimpleNamespace(
-            state=device, placements={0: placement}, counters={0: InstanceCounters()}, given_up=not up
+            state=device,
+            placements={0: placement},
+            counters={0: InstanceCounters()},
+            given_up=not up,
         )
     placement = workers["cpu:0"].placements[0]
     job = OpenJob(1, placement, [(0, 3)], 3, 0.5, NOW - 2, NOW - 0.2, [(FLOW, [(0, 3)])])

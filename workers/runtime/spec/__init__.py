@@ -31,7 +31,9 @@ from workers.runtime.spec.models import (
     Variant,
 )
 from workers.runtime.spec.processes import (
+    Attach,
     CombinerSpec,
+    Detach,
     DeviceSpec,
     GenerationSpec,
     Load,
@@ -48,11 +50,13 @@ from workers.runtime.spec.tensors import TensorSpec, symbols_of, variable_symbol
 
 __all__ = [
     "ArenaSpec",
+    "Attach",
     "AugmentationSpec",
     "Binding",
     "BlockSpec",
     "COMBINED",
     "CombinerSpec",
+    "Detach",
     "DeviceSpec",
     "EnsembleSpec",
     "FakeOptions",

@@ -11,7 +11,9 @@ from workers.runtime.spec.ensembles import ArenaSpec
 from workers.runtime.spec.models import InstanceSpec
 
 __all__ = [
+    "Attach",
     "CombinerSpec",
+    "Detach",
     "DeviceSpec",
     "GenerationSpec",
     "Load",
@@ -102,6 +104,16 @@ class MemorySpec(msgspec.Struct, frozen=True):
     processes: tuple[str, ...]
     queues: QueuesSpec = QueuesSpec()
 
+    def with_device(self, slot: int, device: str) -> MemorySpec:
+        """Return the spec with a device's worker in a slot; an empty name makes it spare again."""
+        queues = self.queues
+        position = len(self.processes) - len(queues.devices) + slot
+        processes = _with_item(self.processes, position, f"worker {device}" if device else "")
+        queues = msgspec.structs.replace(
+            queues, processes=processes, devices=_with_item(queues.devices, slot, device)
+        )
+        return msgspec.structs.replace(self, processes=processes, queues=queues)
+
 
 class GenerationSpec(msgspec.Struct, frozen=True):
     """The arenas of one deployment, which come and go with it.
@@ -144,6 +156,19 @@ class Unloaded(msgspec.Struct, frozen=True, tag=True):
     generation: int
 
 
+class Attach(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to front-end and combiner: a new device's worker takes a slot of the queues."""
+
+    device: DeviceSpec
+    slot: int
+
+
+class Detach(msgspec.Struct, frozen=True, tag=True):
+    """Supervisor to front-end and combiner: a device's worker is gone, and its slot is spare."""
+
+    device: str
+
+
 class TracingSpec(msgspec.Struct, frozen=True):
     """Where spans are exported to: `endpoint` is the URL of an OTLP/HTTP receiver.
 
@@ -184,3 +209,7 @@ class CombinerSpec(msgspec.Struct, frozen=True):
     memory: MemorySpec
     sockets: str
     paused: tuple[PausedRule, ...] = ()
+
+
+def _with_item(items: tuple[str, ...], position: int, item: str) -> tuple[str, ...]:
+    return (*items[:position], item, *items[position + 1 :])
