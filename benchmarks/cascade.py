@@ -29,11 +29,11 @@ from benchmarks.errors import BenchmarkError
 from benchmarks.limit import errors_as_lines
 from benchmarks.server_process import running_server
 from benchmarks.table import markdown
-from server.calibration.dataset import Inputs
 from server.calibration.fitting import FitOptions
 from server.calibration.metrics import ClassIndices
 from server.calibration.pipeline import Calibration, calibrate_ensemble
 from server.config import load_config
+from server.inference.dataset import Inputs
 
 __all__ = ["Served", "main", "measure"]
 

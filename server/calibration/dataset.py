@@ -1,60 +1,25 @@
-"""The calibration data: inputs and classes from an .npz file, checked and split.
+"""The calibration data: what is true of the rows of an .npz file, checked and split.
 
-Runs in the process of the command line. A file flows in; inputs by name, in the types that the
-server takes, and the classes as indices flow out. Nothing in the file is executed.
+Runs in the process of the command line. A file flows in; classes as indices, or numbers, flow out.
 """
 
 from __future__ import annotations
 
 import math
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from server.calibration.metrics import Array, ClassIndices, Floats, Rows
 from server.errors import ConfigError
-from workers.runtime.spec import TensorSpec
+from server.inference.dataset import read_arrays
 
-__all__ = ["Inputs", "read_classes", "read_inputs", "read_numbers", "split_rows"]
+__all__ = ["read_classes", "read_numbers", "split_rows"]
 
-#: A file with a single input may use this instead of the input's own name.
-_ANY_NAME = "x"
 _CLASSES = "y"
 _MIN_ROWS = 20
 _MAX_NAMED = 5
-
-Inputs = Mapping[str, Array]
-
-
-def read_inputs(option: str, path: Path, wanted: Sequence[TensorSpec]) -> Inputs:
-    """Return the inputs in an .npz file, by the names that clients send.
-
-    Images (UINT8 of three dimensions) may have any height and width.
-
-    Raises:
-        ConfigError: if it can't be read, or does not hold these inputs, all of as many rows.
-    """
-    where = f"{option} {path}"
-    held = _read(where, path)
-    names = {tensor.name: tensor.name for tensor in wanted}
-    if len(wanted) == 1 and wanted[0].name not in held and _ANY_NAME in held:
-        names = {wanted[0].name: _ANY_NAME}
-    if missing := [name for name in names.values() if name not in held]:
-        raise ConfigError(
-            f"{where}: has no input {', '.join(map(repr, missing))}; it has {', '.join(held)}"
-        )
-    inputs = {
-        tensor.name: _converted(f"{where}: {names[tensor.name]}", held[names[tensor.name]], tensor)
-        for tensor in wanted
-    }
-    rows = {name: len(array) for name, array in inputs.items()}
-    if len(set(rows.values())) > 1:
-        raise ConfigError(f"{where}: inputs differ in their number of rows: {rows}")
-    if not all(rows.values()):
-        raise ConfigError(f"{where}: has no rows")
-    return inputs
 
 
 def read_classes(
@@ -66,7 +31,7 @@ def read_classes(
         ConfigError: if there is none, or it does not have a class for each row.
     """
     where = f"{option} {path}: y"
-    held = _read(f"{option} {path}", path)
+    held = read_arrays(f"{option} {path}", path)
     if _CLASSES not in held:
         raise ConfigError(f"{where}, the class of each row, is not there; it has {', '.join(held)}")
     y = held[_CLASSES]
@@ -92,7 +57,7 @@ def read_numbers(option: str, path: Path, rows: int, shape: tuple[int, ...]) -> 
     Raises:
         ConfigError: if there is none, or it is of another shape, or not finite numbers.
     """
-    where, held = f"{option} {path}: y", _read(f"{option} {path}", path)
+    where, held = f"{option} {path}: y", read_arrays(f"{option} {path}", path)
     if _CLASSES not in held:
         raise ConfigError(f"{where}, the true numbers, is not there; it has {', '.join(held)}")
     y, elements = held[_CLASSES], math.prod(shape)
@@ -132,33 +97,6 @@ def split_rows(y: ClassIndices, holdout: float, seed: int) -> tuple[Rows, Rows]:
         if len(np.unique(y[rows])) < 2:
             raise ConfigError(f"--data: the rows {what} are all of class {y[rows[0]]}")
     return parts
-
-
-def _read(where: str, path: Path) -> dict[str, Array]:
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if not hasattr(loaded, "files"):
-            raise ConfigError(f"{where}: is one array, save several by name with numpy.savez")
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
-    except OSError as error:
-        raise ConfigError(f"{where}: {error.strerror or error}") from None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ConfigError(f"{where}: is no .npz file of arrays: {error}") from None
-
-
-def _converted(where: str, given: Array, tensor: TensorSpec) -> Array:
-    is_image = tensor.datatype == "UINT8" and len(tensor.shape) == 3
-    ends = tensor.shape[2:] if is_image else tensor.shape
-    if given.ndim != len(tensor.shape) + 1 or given.shape[given.ndim - len(ends) :] != ends:
-        wanted = ["rows", *(["height", "width", 3] if is_image else tensor.shape)]
-        raise ConfigError(f"{where} is {list(given.shape)}, not [{', '.join(map(str, wanted))}]")
-    if tensor.datatype == "BF16" or not np.can_cast(given.dtype, tensor.dtype, "same_kind"):
-        raise ConfigError(f"{where} is {given.dtype}, not {tensor.datatype}")
-    if given.dtype.kind == "f" and not np.isfinite(given).all():
-        row = int(np.argwhere(~np.isfinite(given))[0][0])
-        raise ConfigError(f"{where}[{row}] is not a finite number (NaN or infinite)")
-    return np.ascontiguousarray(given, tensor.dtype)
 
 
 def _by_label(where: str, y: Array, labels: Sequence[str]) -> ClassIndices:

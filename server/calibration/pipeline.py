@@ -23,9 +23,7 @@ from server.calibration.conformal import (
     calibrate_sets,
 )
 from server.calibration.dataset import (
-    Inputs,
     read_classes,
-    read_inputs,
     read_numbers,
     split_rows,
 )
@@ -39,6 +37,7 @@ from server.calibration.temperature_scaling import rescale
 from server.config import Config
 from server.errors import ConfigError
 from server.inference.conformal import ConformalSpec, TooFewRows, threshold_rank
+from server.inference.dataset import Inputs, read_inputs
 from server.members.predictive import DEFAULT_COVERAGE, ConformalDocument, fitted_for
 
 __all__ = ["Calibration", "calibrate_ensemble"]

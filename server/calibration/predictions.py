@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 from ensembled_client import EnsembleClient, EnsembledClientError
 
-from server.calibration.dataset import Inputs
 from server.calibration.metrics import Array
 from server.calibration.target import CalibrationTarget
 from server.errors import StartError
+from server.inference.dataset import Inputs
 from server.measurement.server import MeasurementError, measured_server
 from server.members.inspect import InspectedMember
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.calibration.dataset import read_classes, read_inputs, split_rows
+from server.calibration.dataset import read_classes, split_rows
 from server.errors import ConfigError
+from server.inference.dataset import read_inputs
 from workers.runtime.spec import TensorSpec
 
 PIXELS = TensorSpec("pixels", "FP32", (4,))
