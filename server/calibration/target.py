@@ -25,7 +25,7 @@ from server.members.combining import planned_rules, shared_outputs
 from server.members.files import local_files
 from server.members.inspect import InspectedMember, inspect_members
 from server.members.predictive import predictive_kind
-from server.profiling import Measurements
+from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr
 from workers.rules import RuleError, is_custom, load_rule
 from workers.rules.catalogue import CUSTOM, STACK, TRAITS, Combined
@@ -246,7 +246,8 @@ def _allocation(
     """Where the members run while they predict; nothing is profiled for it."""
     devices = find_devices(config)
     if config.allocation != "auto":
-        return read_allocation(config, members, devices), None
+        found = profile_members(config, members, devices, budget_s=0.0)
+        return read_allocation(config, devices, found), None
     with progress_on_stderr() as on_progress:
         placement = place(
             config,

@@ -192,14 +192,7 @@ def _end_rollout(section: _Document, outcome: RolloutOutcome) -> None:
     if outcome.action == "rollback":
         model = section.get("model")
         holder = model if isinstance(model, dict) else section
-        if isinstance(holder["versions"], dict):
-            holder["versions"] = {
-                version: one
-                for version, one in holder["versions"].items()
-                if str(version) != rollout["version"]
-            }
-        else:  # a directory
-            holder["without"] = [*holder.get("without", ()), rollout["version"]]
+        holder["without"] = [*holder.get("without", ()), rollout["version"]]
 
 
 def _validated_section(

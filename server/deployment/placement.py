@@ -7,6 +7,7 @@ a file, flows out.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from allocator.simulation import Figures
 from server.config import Config
 from server.deployment.costs import PlannedProblem, plan_problem, prefer_small_batches
 from server.deployment.devices import arena_budget_bytes
+from server.deployment.memory import instance_bytes, memory_domains
 from server.errors import ConfigError
 from server.members.composition import compose
 from server.members.inspect import InspectedMember
@@ -27,7 +29,14 @@ from server.profiling import Measurements, OnProgress, profile_members
 from server.profiling.comparison import SAME
 from workers.runtime.spec import DeviceSpec
 
-__all__ = ["PlacementResult", "place", "read_allocation", "read_matrix", "row_bytes"]
+__all__ = [
+    "PlacementResult",
+    "matrix_problems",
+    "place",
+    "read_allocation",
+    "read_matrix",
+    "row_bytes",
+]
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,7 @@ def place(
     devices: Sequence[DeviceSpec],
     *,
     profile_s: float | None,
+    found: Measurements | None = None,
     solver: Solver = "auto",
     time_limit_s: float | None = None,
     seed: int = 0,
@@ -57,14 +67,17 @@ def place(
     """Profile the members, and search for the allocation with which they run best.
 
     Profiling takes `profile_s` at most, if that is not None, and the search `time_limit_s`, or what
-    the configuration says.
+    the configuration says. Nothing is profiled if it is known what the members cost: `found`.
 
     Raises:
         ConfigError: if members disagree, or the devices have too little memory for them.
         StartError: if a member can't run on any device.
     """
     largest = _largest_batches(config, members)
-    found = profile_members(config, members, devices, budget_s=profile_s, on_progress=on_progress)
+    if found is None:
+        found = profile_members(
+            config, members, devices, budget_s=profile_s, on_progress=on_progress
+        )
     planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
     planned = prefer_small_batches(planned, found)
     problem, section = planned.problem, config.placement
@@ -137,11 +150,11 @@ def read_matrix(path: Path) -> AllocationMatrix:
 
 
 def read_allocation(
-    config: Config, members: Sequence[InspectedMember], devices: Sequence[DeviceSpec]
+    config: Config, devices: Sequence[DeviceSpec], found: Measurements
 ) -> AllocationMatrix:
     """Return the matrix of the allocation file that the configuration names.
 
-    The memory of its instances is checked as far as members have been profiled before.
+    The memory of its instances is checked as far as `found` rests on measurements.
 
     Raises:
         ConfigError: if the file does not fit the configuration, or its instances the memory.
@@ -149,37 +162,49 @@ def read_allocation(
     path = config.allocation
     assert path != "auto"
     matrix = read_matrix(path)
-    problems = [
-        *_differences("member", matrix.members, config.members),
-        *_differences("device", matrix.devices, [device.name for device in devices], subset=True),
-    ] or list(_overfull(config, matrix, members, devices))
-    if problems:
+    if problems := list(matrix_problems(matrix, config, devices, found)):
         raise ConfigError(f"{path}: {problem}" for problem in problems)
     return matrix
 
 
-def _overfull(
-    config: Config,
+def matrix_problems(
     matrix: AllocationMatrix,
-    members: Sequence[InspectedMember],
+    config: Config,
     devices: Sequence[DeviceSpec],
+    found: Measurements,
+    *,
+    with_estimates: bool = False,
+) -> Iterator[str]:
+    """Yield why members can't be served by a matrix, a line each.
+
+    Its instances take more memory than there is only if measurements say so, or estimates, too.
+    """
+    names = [device.name for device in devices]
+    differences = [
+        *_differences("member", matrix.members, config.members),
+        *_differences("device", matrix.devices, names, subset=True),
+    ]
+    yield from differences or _overfull(matrix, devices, found, with_estimates=with_estimates)
+
+
+def _overfull(
+    matrix: AllocationMatrix,
+    devices: Sequence[DeviceSpec],
+    found: Measurements,
+    *,
+    with_estimates: bool,
 ) -> Iterator[str]:
     """Yield the devices whose instances take more memory than there is, a line each."""
-    found = profile_members(config, members, devices, budget_s=0.0)
-    problem = plan_problem(found, devices, {member.name: 1 for member in members}).problem
     kinds = {device.name: device.kind for device in devices}
-    position = {device.name: index for index, device in enumerate(problem.devices)}
-    taken = [0] * len(problem.memory_domains)
+    domains = memory_domains(devices, found)
+    taken: Counter[str] = Counter()
     for device, member, batch in matrix.instances():
-        if (member, kinds[device]) in found.estimated:
-            continue
-        known = found.profiles.of(member, kinds[device]).items()
-        # A batch that was not measured takes at least as much as the next smaller one.
-        sizes = [one.memory_bytes for size, one in known if size <= batch]
-        taken[problem.domain_of[position[device]]] += max(sizes, default=0)
-    for domain, total in zip(problem.memory_domains, taken, strict=True):
+        if with_estimates or (member, kinds[device]) not in found.estimated:
+            taken[device] += instance_bytes(found, kinds[device], member, batch)
+    for domain in domains:
+        total = sum(taken[name] for name in domain.devices)
         if total > domain.memory_bytes:
-            where = " + ".join(problem.devices[index].name for index in domain.devices)
+            where = " + ".join(domain.devices)
             has, needs = readable_bytes(domain.memory_bytes), readable_bytes(total)
             yield f"{where}: its instances take {needs}, there is {has} for them"
 

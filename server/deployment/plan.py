@@ -7,7 +7,7 @@ package. Whatever can be found wrong before processes are started is found here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
@@ -19,30 +19,57 @@ from server.deployment.report import summary
 from server.errors import ConfigError
 from server.members.augmentation import try_functions
 from server.members.composition import Composition, compose
+from server.members.ensembles import RuleFindings
 from server.members.files import local_files
-from server.members.inspect import inspect_members
+from server.members.inspect import InspectedMember, inspect_members
+from server.members.probes import EACH_TIME, Probes
 from server.members.rules import inspect_rules
+from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr
 from workers.runtime.spec import DeviceSpec, TracingSpec
 
-__all__ = ["DeploymentPlan", "make_plan", "tracing_spec"]
+__all__ = ["DeploymentPlan", "Models", "find_models", "make_plan", "planned", "tracing_spec"]
 
 _TRACING_PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
 @dataclass(frozen=True)
-class DeploymentPlan:
-    """What will be served where, on the devices that members run on.
+class Models:
+    """What is served: inspected members, and what trying the ensembles' rules has shown.
 
-    `placement` is None if the matrix was read from a file, `tracing` (where spans are exported
-    to) if requests are not traced.
+    The files of `config` are all on this machine.
     """
 
+    config: Config
+    members: tuple[InspectedMember, ...]
+    findings: RuleFindings
+
+
+@dataclass(frozen=True)
+class DeploymentPlan:
+    """What will be served where.
+
+    Attributes:
+        devices: those that members run on.
+        all_devices: those that they may run on.
+        found: what the members cost.
+        placement: None if the matrix was not searched for.
+        tracing: where spans are exported to, if requests are traced.
+    """
+
+    models: Models
     devices: tuple[DeviceSpec, ...]
+    all_devices: tuple[DeviceSpec, ...]
     matrix: AllocationMatrix
     composition: Composition
+    found: Measurements
     placement: PlacementResult | None
     tracing: TracingSpec | None
+
+    @property
+    def config(self) -> Config:
+        """The configuration that it serves."""
+        return self.models.config
 
     def describe(self) -> Iterator[str]:
         """Yield what runs where, and how good that is, in lines for people."""
@@ -61,7 +88,11 @@ class DeploymentPlan:
 
 
 def make_plan(
-    config: Config, *, profile_s: float, log: Callable[[str], None] | None = None
+    config: Config,
+    *,
+    profile_s: float,
+    log: Callable[[str], None] | None = None,
+    probes: Probes = EACH_TIME,
 ) -> DeploymentPlan:
     """Plan what will be served where; profiling may take `profile_s`, and is logged.
 
@@ -70,29 +101,65 @@ def make_plan(
         StartError: if a model can't be built or inspected.
     """
     tracing = tracing_spec(config)
-    config = local_files(config)
-    members = inspect_members(config)
-    findings = inspect_rules(config, members)
-    try_functions(config, members)
-    devices = find_devices(config)
+    models = find_models(config, probes)
+    config, members = models.config, models.members
+    devices = tuple(find_devices(config))
     placement = None
     if config.allocation == "auto":
         with progress_on_stderr(log) as on_progress:
             placement = place(
                 config, members, devices, profile_s=profile_s, on_progress=on_progress
             )
-        matrix = placement.allocation.matrix
+        matrix, found = placement.allocation.matrix, placement.found
     else:
-        matrix = read_allocation(config, members, devices)
+        found = profile_members(config, members, devices, budget_s=0.0)
+        matrix = read_allocation(config, devices, found)
+    return planned(models, devices, matrix, found, placement=placement, tracing=tracing)
+
+
+def find_models(config: Config, probes: Probes) -> Models:
+    """Find out what there is to know of a configuration's models.
+
+    Raises:
+        ConfigError: if a model or a rule can't be used, or members disagree.
+        StartError: if a model can't be fetched or built.
+    """
+    config = local_files(config)
+    members = inspect_members(config, probes)
+    findings = inspect_rules(config, members, probes)
+    try_functions(config, members, probes)
+    return Models(config, tuple(members), findings)
+
+
+def planned(
+    models: Models,
+    devices: Sequence[DeviceSpec],
+    matrix: AllocationMatrix,
+    found: Measurements,
+    *,
+    placement: PlacementResult | None,
+    tracing: TracingSpec | None,
+    first_arena: int = 0,
+    first_instance: int = 0,
+) -> DeploymentPlan:
+    """Return the plan to serve models by a matrix; arenas and instances are numbered from there on.
+
+    Raises:
+        ConfigError: if members disagree, or the arenas don't fit their budget.
+    """
     composition = compose(
-        config,
-        members,
+        models.config,
+        models.members,
         matrix,
-        budget_bytes=arena_budget_bytes(config),
-        findings=findings,
+        budget_bytes=arena_budget_bytes(models.config),
+        first_arena=first_arena,
+        first_instance=first_instance,
+        findings=models.findings,
     )
     used = tuple(device for device in devices if device.name in composition.instances)
-    return DeploymentPlan(used, matrix, composition, placement, tracing)
+    return DeploymentPlan(
+        models, used, tuple(devices), matrix, composition, found, placement, tracing
+    )
 
 
 def tracing_spec(config: Config) -> TracingSpec | None:

@@ -14,9 +14,11 @@ from server.config.augmentation import is_function, variants
 from server.errors import ConfigError
 from server.members.inspect import InspectedMember
 from server.members.outputs import MemberOutput
+from server.members.probes import EACH_TIME, Probes
+from workers.backends.files import code_stamps
 from workers.runtime.python_files import python_file
 from workers.runtime.spec import AugmentationSpec, TensorSpec, Variant
-from workers.worker.augmentation import AugmentationTrial, try_augmentations
+from workers.worker.augmentation import AugmentationTrial
 
 __all__ = ["AUGMENTATION_VARIANCE", "augmentation_of", "augmentation_problems", "try_functions"]
 
@@ -38,13 +40,17 @@ def augmentation_of(
         return None
     margin = member.config.margin
     made = [one for entry in member.config.augment for one in variants(entry, margin)]
+    chosen = tuple(_with_absolute_path(config, one) for one in made)
+    directory = str(config.directory.absolute())
+    functions = dict.fromkeys(one.function for one in chosen if one.function)
     return AugmentationSpec(
-        variants=tuple(_with_absolute_path(config, one) for one in made),
+        variants=chosen,
         input=_varied(member) or 0,
         margin=margin,
         rule=member.config.augment_rule,
-        directory=str(config.directory.absolute()),
+        directory=directory,
         variance_area=variance_area,
+        stamps=tuple(stamp for one in functions for stamp in code_stamps(one, directory)),
     )
 
 
@@ -135,7 +141,9 @@ def _tensor_problems(key: str, sent: TensorSpec, *, moves: bool, calls: bool) ->
         )
 
 
-def try_functions(config: Config, members: Sequence[InspectedMember]) -> None:
+def try_functions(
+    config: Config, members: Sequence[InspectedMember], probes: Probes = EACH_TIME
+) -> None:
     """Call the functions of all members on random rows.
 
     Raises:
@@ -144,7 +152,7 @@ def try_functions(config: Config, members: Sequence[InspectedMember]) -> None:
     chosen = [member for member in members if _calls(member.config.augment or ())]
     if problems := [line for member in chosen for line in augmentation_problems(member)]:
         raise ConfigError(problems)
-    found = try_augmentations([_trial(config, member) for member in chosen])
+    found = probes.try_augmentations([_trial(config, member) for member in chosen])
     if problems := [
         f"members.{member.name}.augment: {problem}"
         for member, problem in zip(chosen, found, strict=True)

@@ -26,6 +26,7 @@ from workers.runtime.spec import (
     COMBINED,
     VALUE_SCORES,
     EnsembleSpec,
+    FileStamp,
     ModelSource,
     PredictionSpec,
     RuleSpec,
@@ -45,10 +46,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RuleFinding:
-    """What trying a rule has shown: its outputs for one row, and the meta-model of `stack`."""
+    """What trying a rule has shown: its outputs for one row, and the meta-model of `stack`.
+
+    `stamps` are those of a custom rule's files.
+    """
 
     outputs: tuple[TensorSpec, ...]
     meta: ModelSource | None = None
+    stamps: tuple[FileStamp, ...] = ()
 
 
 #: By the names of the ensemble and of the output that is combined.
@@ -203,6 +208,7 @@ class _Composer:
             options=options,
             meta=None if finding is None else finding.meta,
             directory=self._directory if is_custom(rule) else "",
+            stamps=() if finding is None else finding.stamps,
         )
 
     def add_uncombined(self, shared: SharedOutput) -> None:

@@ -23,10 +23,11 @@ from server.config import (
 )
 from server.errors import ConfigError
 from server.members.outputs import MemberOutput
+from server.members.probes import EACH_TIME, Probes
 from server.members.sources import build_models, source_of
 from server.members.symbols import named_alike
 from workers.backends.files import stamped
-from workers.backends.inspection import InspectionError, inspect_models
+from workers.backends.inspection import InspectionError
 from workers.builder import BuiltModel
 from workers.runtime.spec import ModelSignature, ModelSource, OutputKind, Preparation, TensorSpec
 
@@ -147,7 +148,7 @@ class InspectedMember:
         return MemberInput(sent, pad=pad, mask=config.mask)
 
 
-def inspect_members(config: Config) -> list[InspectedMember]:
+def inspect_members(config: Config, probes: Probes = EACH_TIME) -> list[InspectedMember]:
     """Build models from recipes where needed, and inspect the models of all members.
 
     Raises:
@@ -157,7 +158,7 @@ def inspect_members(config: Config) -> list[InspectedMember]:
     built = build_models(config)
     sources = [stamped(source_of(config, name, built)) for name in config.members]
     try:
-        found = dict(zip(config.members, inspect_models(sources), strict=True))
+        found = dict(zip(config.members, probes.inspect_models(sources), strict=True))
     except InspectionError as error:
         raise ConfigError(error.messages) from None
     signatures = named_alike(config, found).values()

@@ -16,12 +16,13 @@ from server.members.classes import ensemble_labels, match_classes
 from server.members.combining import PlannedRule, planned_rules, shared_outputs
 from server.members.ensembles import RuleFinding, RuleFindings, combined_tensor
 from server.members.inspect import InspectedMember
-from workers.backends.files import stamped
-from workers.backends.inspection import InspectionError, inspect_models
+from server.members.probes import EACH_TIME, Probes
+from workers.backends.files import code_stamps, stamped
+from workers.backends.inspection import InspectionError
 from workers.rules import is_custom
 from workers.rules.catalogue import STACK
 from workers.rules.combination import meta_inputs
-from workers.rules.trial import Trial, try_rules
+from workers.rules.trial import Trial
 from workers.runtime.spec import ModelSignature, ModelSource, RuleSpec, TensorSpec
 
 __all__ = ["inspect_rules", "meta_output", "meta_problems"]
@@ -32,7 +33,9 @@ _CHOICES = {"output_name": "meta_output", " (or serve several of them: outputs)"
 _WIDE = ("FP64", "INT32", "INT64", "UINT32", "UINT64")
 
 
-def inspect_rules(config: Config, members: Sequence[InspectedMember]) -> RuleFindings:
+def inspect_rules(
+    config: Config, members: Sequence[InspectedMember], probes: Probes = EACH_TIME
+) -> RuleFindings:
     """Return what rules that are more than a name yield; meta-models are inspected, rules tried.
 
     Raises:
@@ -52,11 +55,13 @@ def inspect_rules(config: Config, members: Sequence[InspectedMember]) -> RuleFin
             if is_custom(planned.rule):
                 trials[key] = _trial(config, name, planned)
             elif planned.rule == STACK:
-                finding, faults = _inspect_meta(name, ensemble, _predicted(config, name, planned))
+                predicted = _predicted(config, name, planned)
+                finding, faults = _inspect_meta(name, ensemble, predicted, probes)
                 problems += faults
                 found[key] = finding
-    for (key, trial), tried in zip(trials.items(), try_rules([*trials.values()]), strict=True):
-        found[key] = RuleFinding(tried.outputs)
+    tries = probes.try_rules([*trials.values()])
+    for (key, trial), tried in zip(trials.items(), tries, strict=True):
+        found[key] = RuleFinding(tried.outputs, stamps=trial.rule.stamps)
         if tried.problem:
             problems.append(f"ensembles.{key[0]}.rule: {trial.rule.rule}: {tried.problem}")
     if problems:
@@ -69,13 +74,13 @@ def _rules(config: Config) -> list[str]:
 
 
 def _inspect_meta(
-    name: str, ensemble: EnsembleConfig, predicted: TensorSpec
+    name: str, ensemble: EnsembleConfig, predicted: TensorSpec, probes: Probes
 ) -> tuple[RuleFinding, list[str]]:
     """Return what an ensemble's meta-model yields, and a line per problem."""
     chosen = (ensemble.meta_output,) if ensemble.meta_output else ()
     source = stamped(ModelSource("meta", "onnx", str(ensemble.meta), outputs=chosen))
     try:
-        (signature,) = inspect_models([source])
+        (signature,) = probes.inspect_models([source])
     except InspectionError as error:
         prefix = f"member {source.member} ({source.path}): "
         lines = [f"ensembles.{name}.meta: {one.removeprefix(prefix)}" for one in error.messages]
@@ -110,9 +115,16 @@ def meta_output(name: str, signature: ModelSignature) -> TensorSpec:
 def _trial(config: Config, name: str, planned: PlannedRule) -> Trial:
     ensemble = config.ensembles[name]
     directory = str(config.directory.absolute())
-    weights = ensemble.weights or ()
+    rule = RuleSpec(
+        planned.rule,
+        (0,),
+        (),
+        ensemble.weights or (),
+        directory=directory,
+        stamps=code_stamps(planned.rule, directory),
+    )
     return Trial(
-        rule=RuleSpec(planned.rule, (0,), (), weights, directory=directory),
+        rule=rule,
         members=ensemble.members,
         predicted=_predicted(config, name, planned),
         are_probabilities=planned.combined[0].present[0].gives_classes,

@@ -10,7 +10,7 @@ import hashlib
 import platform
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -33,12 +33,11 @@ def fingerprints(targets: Iterable[ProfileTarget]) -> dict[TargetKey, str]:
     Targets with equal hashes need one measurement. A target of which nothing is to be measured, or
     whose model can't be read, has none.
     """
-    digest = cache(_digest)  # each file is read once, however many targets use it
     found: dict[TargetKey, str] = {}
     for target in targets:
         if target.instance is not None:
             with suppress(OSError):
-                content = [digest(path) for path in model_files(target.instance.source)]
+                content = [_digest(path) for path in model_files(target.instance.source)]
                 found[target.key] = _fingerprint(target, content)
     return found
 
@@ -101,5 +100,11 @@ def _fingerprint(target: ProfileTarget, content: list[str]) -> str:
 
 
 def _digest(path: Path) -> str:
+    status = path.stat()
+    return _content_digest(path, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)  # each file is read once, however many targets and plans use it
+def _content_digest(path: Path, _nbytes: int, _mtime_ns: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,9 +13,16 @@ import msgspec
 
 from workers.backends.onnx_file import OnnxFileError, external_files
 from workers.runtime.python_files import module_file, sources
-from workers.runtime.spec import FileStamp, ModelSource, PythonSource
+from workers.runtime.spec import FileStamp, ModelSource
 
-__all__ = ["changed_file", "model_files", "runtimes", "source_bytes", "stamped"]
+__all__ = [
+    "changed_file",
+    "code_stamps",
+    "model_files",
+    "runtimes",
+    "source_bytes",
+    "stamped",
+]
 
 
 def model_files(source: ModelSource) -> list[Path]:
@@ -28,7 +35,7 @@ def model_files(source: ModelSource) -> list[Path]:
     """
     files = [*_weights(source)]
     if source.python is not None and source.python.directory:
-        files += _python_files(source.python)
+        files += _python_files(source.python.target, source.python.directory)
     return files
 
 
@@ -38,6 +45,21 @@ def stamped(source: ModelSource) -> ModelSource:
         stamps = [_stamp(path) for path in model_files(source)]
         return msgspec.structs.replace(source, stamps=tuple(stamps))
     return source
+
+
+def code_stamps(target: str, directory: str) -> tuple[FileStamp, ...]:
+    """Return the stamps of the file of a user's object and of the modules beside it.
+
+    Args:
+        target: ``package.module:NAME``, or ``FILE.py:NAME`` with an absolute path.
+        directory: where modules are looked up after the installed packages.
+
+    Returns:
+        Nothing if one of the files can't be found or read.
+    """
+    with contextlib.suppress(OSError):
+        return tuple(_stamp(path) for path in _python_files(target, directory))
+    return ()
 
 
 def changed_file(source: ModelSource) -> str:
@@ -92,9 +114,9 @@ def _external(path: Path) -> tuple[Path, ...]:
         return ()
 
 
-def _python_files(python: PythonSource) -> list[Path]:
-    where = python.target.rpartition(":")[0]
-    file = Path(where) if where.endswith(".py") else module_file(where, Path(python.directory))
+def _python_files(target: str, directory: str) -> list[Path]:
+    where = target.rpartition(":")[0]
+    file = Path(where) if where.endswith(".py") else module_file(where, Path(directory))
     try:
         return [] if file is None else sources(file)
     except (SyntaxError, ValueError):  # found when it is imported

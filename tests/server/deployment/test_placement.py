@@ -8,6 +8,7 @@ from server.deployment.devices import find_devices
 from server.deployment.placement import place, read_allocation
 from server.errors import ConfigError
 from server.members.inspect import inspect_members
+from server.profiling import profile_members
 from server.supervision.launch import check
 
 CONFIG = """
@@ -41,7 +42,9 @@ def matrix(*cells, devices=("cpu:0", "cpu:1")):
 
 
 def read(loaded):
-    return read_allocation(loaded, inspect_members(loaded), find_devices(loaded))
+    members, devices = inspect_members(loaded), find_devices(loaded)
+    found = profile_members(loaded, members, devices, budget_s=0.0)
+    return read_allocation(loaded, devices, found)
 
 
 def test_spare_memory_is_filled_or_left(tmp_path):

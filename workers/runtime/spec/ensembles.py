@@ -9,7 +9,7 @@ from functools import cached_property
 
 import msgspec
 
-from workers.runtime.spec.models import ModelSource
+from workers.runtime.spec.models import FileStamp, ModelSource
 from workers.runtime.spec.tensors import TensorSpec, symbols_of
 
 __all__ = [
@@ -74,6 +74,7 @@ class RuleSpec(msgspec.Struct, frozen=True):
         options: the built-in rule's further arguments, by name.
         meta: for `stack`, its meta-model.
         directory: for a custom rule, where it is imported from after the installed packages.
+        stamps: of a custom rule's file and the modules beside it, as far as they can be found.
     """
 
     rule: str
@@ -83,6 +84,7 @@ class RuleSpec(msgspec.Struct, frozen=True):
     options: dict[str, float | str] = {}
     meta: ModelSource | None = None
     directory: str = ""
+    stamps: tuple[FileStamp, ...] = ()
 
 
 class EnsembleSpec(msgspec.Struct, frozen=True, dict=True):

@@ -253,6 +253,7 @@ class AugmentationSpec(msgspec.Struct, frozen=True):
         rule: of `workers.rules`, combines the predictions of a row's variants.
         directory: where functions are imported from after the installed packages.
         variance_area: the prediction area for the variance of the main output.
+        stamps: of the functions' files and the modules beside them.
     """
 
     variants: tuple[Variant, ...]
@@ -261,6 +262,7 @@ class AugmentationSpec(msgspec.Struct, frozen=True):
     rule: str = "mean"
     directory: str = ""
     variance_area: int = -1
+    stamps: tuple[FileStamp, ...] = ()
 
 
 class InstanceSpec(msgspec.Struct, frozen=True):
