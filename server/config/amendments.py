@@ -190,9 +190,13 @@ def _end_rollout(section: _Document, outcome: RolloutOutcome) -> None:
         return
     rollout = section.pop("rollout")
     if outcome.action == "rollback":
-        model = section.get("model")
-        holder = model if isinstance(model, dict) else section
-        holder["without"] = [*holder.get("without", ()), rollout["version"]]
+        gone = str(rollout["version"])
+        if "model" in section:
+            model = section["model"]
+            model["without"] = [*model.get("without", ()), gone]
+        else:  # an ensemble
+            versions = section["versions"]
+            section["versions"] = {key: versions[key] for key in versions if str(key) != gone}
 
 
 def _validated_section(
