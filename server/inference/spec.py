@@ -1,6 +1,6 @@
-"""Messages between supervisor and front-end: its spec at the start, then commands and reports.
+"""The supervisor's messages to the front-end: its spec at the start, then commands.
 
-Each is a line of JSON: of the front-end's stdin, reports of its status channel.
+Written by the supervisor, read by the front-end; each is a line of JSON on the front-end's stdin.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from ensembled_client.wire import CLASS_SCORES
 from msgspec.structs import replace
 
-from server.control import Answer, Ask
+from server.control import Answer
 from server.engine.spec import QueueLimits, ServedModel
 from server.inference.conformal import ConformalSpec
 from server.security.spec import SecuritySpec
@@ -30,31 +30,20 @@ from workers.runtime.spec import (
 )
 
 __all__ = [
-    "ChangeCounts",
-    "Changes",
     "ClientLimits",
     "Command",
     "DeploymentSpec",
     "Drain",
-    "Drained",
     "FrontEndSpec",
     "InputSpec",
     "LengthClass",
     "ModelSpec",
-    "Prepare",
-    "Prepared",
     "PredictiveKind",
     "PredictiveSpec",
     "QueueLimits",
-    "Release",
-    "Released",
     "Reload",
-    "Report",
     "ServedOutput",
     "StoredView",
-    "Switch",
-    "Switched",
-    "ValidationSpec",
     "WorkerDown",
     "WorkerReaped",
     "WorkerStarted",
@@ -266,47 +255,12 @@ class ClientLimits(msgspec.Struct, frozen=True):
     unread_bytes: int = 512 << 20
 
 
-class ValidationSpec(msgspec.Struct, frozen=True):
-    """Rows on which the answers of a model must stay what they are before it is replaced.
-
-    Attributes:
-        model: its `served.name`.
-        key: of its section in the configuration.
-        path: the file of rows.
-        max_disagreement: the largest share of them that may be answered differently.
-        tolerance: by how much values may differ, see `server.rollout.agreement.compare`.
-    """
-
-    model: str
-    key: str
-    path: str
-    max_disagreement: float
-    tolerance: float
-
-
 class DeploymentSpec(msgspec.Struct, frozen=True):
     """What is served together: models, and by device the instances of their members."""
 
     generation: GenerationSpec
     instances: dict[str, tuple[InstanceSpec, ...]]
     models: tuple[ModelSpec, ...]
-    validations: tuple[ValidationSpec, ...] = ()
-
-
-class ChangeCounts(msgspec.Struct, frozen=True):
-    """What became of the changes of what is served, since the server started.
-
-    Attributes:
-        succeeded: how many, also of those that had nothing to change.
-        refused: how many the client or the configuration asked for wrongly.
-        failed: how many others did not come up.
-        error: of the last one, empty if it succeeded.
-    """
-
-    succeeded: int = 0
-    refused: int = 0
-    failed: int = 0
-    error: str = ""
 
 
 class FrontEndSpec(msgspec.Struct, frozen=True):
@@ -342,7 +296,6 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     tracing: TracingSpec | None = None
     security: SecuritySpec = SecuritySpec()
     refuses_unknown_parameters: bool = True
-    changes: ChangeCounts = ChangeCounts()
 
 
 class WorkerStarted(msgspec.Struct, frozen=True, tag=True):
@@ -377,54 +330,4 @@ class Reload(msgspec.Struct, frozen=True, tag=True):
     log_level: str
 
 
-class Prepare(msgspec.Struct, frozen=True, tag=True):
-    """Make everything ready to serve a deployment; no request goes to it yet."""
-
-    deployment: DeploymentSpec
-
-
-class Prepared(msgspec.Struct, frozen=True, tag=True):
-    """Front-end to supervisor: that generation can be switched to, if there is no error."""
-
-    generation: int
-    error: str = ""
-
-
-class Switch(msgspec.Struct, frozen=True, tag=True):
-    """Have all new requests go to a generation that is prepared."""
-
-    generation: int
-
-
-class Switched(msgspec.Struct, frozen=True, tag=True):
-    """Front-end to supervisor: no new request goes to another generation."""
-
-    generation: int
-
-
-class Drained(msgspec.Struct, frozen=True, tag=True):
-    """Front-end to supervisor: no request and no open job of a former generation is left."""
-
-    generation: int
-
-
-class Release(msgspec.Struct, frozen=True, tag=True):
-    """Nothing of that generation is needed any more, if it is known at all."""
-
-    generation: int
-
-
-class Released(msgspec.Struct, frozen=True, tag=True):
-    """Front-end to supervisor: nothing of that generation is left."""
-
-    generation: int
-
-
-class Changes(msgspec.Struct, frozen=True, tag=True):
-    """A change of what is served is over."""
-
-    counts: ChangeCounts
-
-
 Command = WorkerStarted | WorkerReaped | WorkerDown | Drain | Reload | Answer
-Report = Prepared | Switched | Drained | Released | Ask
