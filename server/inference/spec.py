@@ -44,6 +44,7 @@ __all__ = [
     "Reload",
     "ServedOutput",
     "StoredView",
+    "ValidationSpec",
     "WorkerDown",
     "WorkerReaped",
     "WorkerStarted",
@@ -255,12 +256,31 @@ class ClientLimits(msgspec.Struct, frozen=True):
     unread_bytes: int = 512 << 20
 
 
+class ValidationSpec(msgspec.Struct, frozen=True):
+    """Rows on which the answers of a model must stay what they are before it is replaced.
+
+    Attributes:
+        model: its `served.name`.
+        key: of its section in the configuration.
+        path: the file of rows.
+        max_disagreement: the largest share of them that may be answered differently.
+        tolerance: by how much values may differ, see `server.rollout.agreement.compare`.
+    """
+
+    model: str
+    key: str
+    path: str
+    max_disagreement: float
+    tolerance: float
+
+
 class DeploymentSpec(msgspec.Struct, frozen=True):
     """What is served together: models, and by device the instances of their members."""
 
     generation: GenerationSpec
     instances: dict[str, tuple[InstanceSpec, ...]]
     models: tuple[ModelSpec, ...]
+    validations: tuple[ValidationSpec, ...] = ()
 
 
 class FrontEndSpec(msgspec.Struct, frozen=True):
