@@ -12,9 +12,9 @@ Scheduling Algorithm for Integrated Services Packet Switching Networks" (SIGCOMM
 
 from __future__ import annotations
 
-__all__ = ["HIGH", "NORMAL", "Flow", "Flows", "PriorityLevel", "rank_of"]
+__all__ = ["HIGH", "LOW", "NORMAL", "Flow", "Flows", "PriorityLevel", "rank_of"]
 
-HIGH, NORMAL = 0, 1
+HIGH, NORMAL, LOW = 0, 1, 2
 
 
 class PriorityLevel:
@@ -67,7 +67,7 @@ class Flows:
     """A flow per model and priority, made at its first use."""
 
     def __init__(self) -> None:
-        self._levels = (PriorityLevel(HIGH), PriorityLevel(NORMAL))
+        self._levels = tuple(map(PriorityLevel, (HIGH, NORMAL, LOW)))
         self._flows: dict[tuple[int, int, int], Flow] = {}
 
     def get(self, arena: int, ensemble: int, priority: int) -> Flow:

@@ -132,6 +132,11 @@ class Engine:
         available = self.fleet.available(model.arena, model.spec.mask)
         return available.bit_count() >= model.spec.quorum
 
+    def is_idle_for(self, model: ServedModel) -> bool:
+        """Whether nothing waits where a new request to a model would go."""
+        waiting = self.arenas[model.arena].queue.requests
+        return not (waiting or self._admission.has_pending(model.arena))
+
     def check_open(self) -> None:
         """Raise `Unavailable` while starting or draining."""
         if self.draining:

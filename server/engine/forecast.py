@@ -54,7 +54,7 @@ class _Load:
     """The load of a device, in seconds: jobs held, and pending rows by priority and by flow."""
 
     held_s: float
-    levels: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    levels: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     flows: defaultdict[Flow, float] = field(default_factory=lambda: defaultdict(float))
 
     def before(self, flow: Flow, more_s: float) -> float:

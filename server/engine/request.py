@@ -68,7 +68,7 @@ class InferOptions(msgspec.Struct, frozen=True):
         outputs: further combined outputs to return, as indices into the ensemble's.
         masks: whether to return which members each row rests on.
         class_only: whether to return each row's best class, and nothing else.
-        priority: `HIGH` or `NORMAL` of `allocator.dispatch.flows`.
+        priority: `HIGH`, `NORMAL` or `LOW` of `allocator.dispatch.flows`.
     """
 
     timeout_s: float = 0.0

@@ -150,6 +150,7 @@ class FrontEnd:
     async def _drain(self) -> None:
         self._inference.is_leaving = True
         await asyncio.sleep(self._spec.drain_delay_s)
+        self._inference.rollouts.stop()
         await self._engine.drain()
         self._http.should_exit = True
 

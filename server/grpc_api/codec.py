@@ -19,7 +19,6 @@ from google.protobuf.message import DecodeError
 
 from server.errors import InvalidRequest
 from server.grpc_api.wire_format import Fields, check_part_count, length_prefixed, split_fields
-from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import OutputTensor
 from server.inference.parameters import INPUT, OUTPUT, REQUEST, ParameterSet
 from server.inference.requests import (
@@ -32,6 +31,7 @@ from server.inference.requests import (
     share_parameters,
 )
 from server.inference.tensors import InputTensor, tensor_from_bytes
+from server.versions import ModelName
 
 __all__ = [
     "DecodedRequest",
@@ -237,7 +237,11 @@ def _typed(item: _Input) -> InputTensor:
 
 
 def encode_response(
-    model: str, request_id: str, members: str, degraded: bool, outputs: Sequence[OutputTensor]
+    model: ModelName,
+    request_id: str,
+    members: str,
+    degraded: bool,
+    outputs: Sequence[OutputTensor],
 ) -> bytes:
     """Serialize a ModelInferResponse; the outputs are in the requested order.
 
@@ -256,10 +260,10 @@ def encode_response(
 
 @lru_cache(_CACHED_HEADS)
 def _response_head(
-    model: str, members: str, degraded: bool, tensors: tuple[tuple[Any, ...], ...]
+    model: ModelName, members: str, degraded: bool, tensors: tuple[tuple[Any, ...], ...]
 ) -> bytes:
     """A response without id and data; most responses of a model have the same."""
-    head = _Response(model_name=model, model_version=MODEL_VERSION)
+    head = _Response(model_name=model.name, model_version=model.version)
     head.parameters["members"].string_param = members
     head.parameters["degraded"].bool_param = degraded
     for name, datatype, *shape in tensors:

@@ -17,8 +17,9 @@ from server.grpc_api.calls import UnaryCall
 from server.grpc_api.codec import DecodedRequest, encode_response
 from server.grpc_api.status import log_fields
 from server.grpc_api.wire_format import RAW_INPUT_CONTENTS, field_prefix
+from server.inference.endpoint import Endpoint
 from server.inference.generational_cache import GenerationalCache
-from server.inference.inference import Endpoint, Inference
+from server.inference.inference import Inference
 from server.inference.outputs import is_main_alone, member_names, output_tensors
 from server.inference.plans import RequestPlan, slice_inputs
 from server.inference.requests import BoundRequest, RequestedOutput
@@ -67,7 +68,7 @@ class UnaryPlan(RequestPlan, frozen=True, kw_only=True):
         model = self.endpoint.model
         members = ",".join(member_names(model, answer.used))
         outputs = output_tensors(model, answer, (self.output,))
-        return encode_response(model.served.name, "", members, answer.degraded, outputs)
+        return encode_response(model.public, "", members, answer.degraded, outputs)
 
 
 class FastUnaryInfer:

@@ -30,9 +30,10 @@ from server.grpc_api.codec import (
 )
 from server.grpc_api.core import ServerCall
 from server.grpc_api.fast_infer import FastUnaryInfer, remaining_timeout_s
-from server.grpc_api.status import log_fields, trace_context
+from server.grpc_api.status import log_fields, metadata_value, trace_context
 from server.grpc_api.stream import InferStream
-from server.inference.inference import Endpoint, Inference
+from server.inference.endpoint import Endpoint
+from server.inference.inference import Inference
 from server.inference.metadata import model_metadata, server_metadata
 from server.inference.outputs import member_names, named_outputs
 from server.inference.spec import ClientLimits
@@ -167,7 +168,7 @@ class Service:
     ) -> bytes:
         model, arrived = decoded.head.model, time.monotonic()
         try:
-            endpoint = self._inference.find(model, decoded.head.version)
+            found = endpoint = self._inference.find(model, decoded.head.version)
         except UnknownModel as error:
             self._inference.unaddressed.fail(arrived, error)
             raise
@@ -175,7 +176,11 @@ class Service:
             remaining_s = call.time_remaining()
             if remaining_s == 0:
                 raise DeadlineExceeded("the deadline has passed before the request was read")
-            request = named_outputs(endpoint.model, await build_request(decoded))
+            request = await build_request(decoded)
+            if not decoded.head.version:
+                header = partial(metadata_value, call.metadata)
+                endpoint = self._inference.rollouts.choose(found, request, header)
+            request = named_outputs(endpoint.model, request)
             if request.parameters.is_urgent:
                 authorize_urgent(self._authenticator, call)
             bound = await self._inference.bind(endpoint, request)
@@ -186,12 +191,13 @@ class Service:
                 trace.answered(answer, members)
             outputs = await self._inference.tensors(endpoint.model, answer, request.outputs)
         except BaseException as error:
-            endpoint.counters.fail(arrived, error)
+            endpoint.fail(arrived, error)
             raise
-        endpoint.counters.succeed(arrived, answer)
-        if message:
+        endpoint.succeed(arrived, answer)
+        if message and endpoint is found:
             self._fast.remember(message, decoded, endpoint, bound, request.outputs)
-        return encode_response(model, decoded.id, ",".join(members), answer.degraded, outputs)
+        names = ",".join(members)
+        return encode_response(endpoint.model.public, decoded.id, names, answer.degraded, outputs)
 
     async def _stream(self, call: ServerCall) -> None:
         authorize_call(self._authenticator, _STREAM, call)

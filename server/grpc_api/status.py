@@ -15,7 +15,14 @@ from server.grpc_api.core import Metadata, ServerCall
 from server.inference.access_log import REQUEST_ID_HEADER, new_request_id, valid_request_id
 from workers.runtime.texts import abridge
 
-__all__ = ["echoed_request_id", "error_text", "fail", "log_fields", "trace_context"]
+__all__ = [
+    "echoed_request_id",
+    "error_text",
+    "fail",
+    "log_fields",
+    "metadata_value",
+    "trace_context",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +39,11 @@ def echoed_request_id(metadata: Metadata) -> Metadata:
     return ()
 
 
+def metadata_value(metadata: Metadata, wanted: str) -> str:
+    """The first value of a key of a call's metadata; empty if it is absent."""
+    return next((value for name, value in metadata if name == wanted), "")
+
+
 def trace_context(metadata: Metadata) -> dict[str, str]:
     """The W3C trace context of a call."""
     return {name: value for name, value in metadata if name in _TRACE}
@@ -39,7 +51,7 @@ def trace_context(metadata: Metadata) -> dict[str, str]:
 
 def log_fields(call: ServerCall, model: str, request_id: str, trace_id: str = "") -> dict[str, str]:
     """The fields of an infer request's log records."""
-    from_metadata = next((value for name, value in call.metadata if name == REQUEST_ID_HEADER), "")
+    from_metadata = metadata_value(call.metadata, REQUEST_ID_HEADER)
     return {
         "protocol": "grpc",
         "model": model,

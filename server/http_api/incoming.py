@@ -21,8 +21,8 @@ from server.http_api.body import is_length
 from server.http_api.request_context import REQUEST_ID
 from server.http_api.request_parser import RequestHead
 from server.inference.access_log import AccessLog, valid_request_id
+from server.inference.endpoint import Endpoint
 from server.inference.generational_cache import GenerationalCache
-from server.inference.inference import Endpoint
 from server.inference.outputs import is_main_alone
 from server.inference.plans import RequestPlan, slice_inputs
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput

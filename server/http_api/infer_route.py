@@ -62,6 +62,8 @@ __all__ = ["InferRoute"]
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _MAX_CLASSES_DIGITS = 18
+#: In ``/v2/models/{model}/infer``.
+_SLASHES = 4
 _USE_BINARY = (
     " for JSON: send tensors as binary data, after a JSON header that gives each one's "
     f"binary_data_size and whose own length is in {HEADER_LENGTH}"
@@ -94,10 +96,8 @@ class InferRoute:
         self._json_bodies = BodyReader(self._max_json_bytes, threads, budget, hint=_USE_BINARY)
         self._time_slicer = TimeSlicer()
         self.paths = {
-            f"/v2/models/{name}{version}/infer": path
-            for name, path in (
-                (name, InferPath(at, inference.access)) for name, at in inference.endpoints.items()
-            )
+            f"/v2/models/{name}{version}/infer": InferPath(endpoint, inference.access)
+            for name, endpoint in inference.endpoints.items()
             for version in ("", f"/versions/{MODEL_VERSION}")
         }
 
@@ -132,11 +132,12 @@ class InferRoute:
             error = self._unknown_model(scope["path"])
             self._inference.unaddressed.fail(began, error)
             raise error
+        context.endpoint = path.endpoint
         trace = None if self._tracer is None else _begin_trace(self._tracer, path, scope, context)
         try:
             response = await self._infer(path, context, scope, receive, trace)
         except BaseException as error:
-            path.endpoint.counters.fail(began, error)
+            context.endpoint.fail(began, error)
             if trace is not None:
                 trace.end(error)
             raise
@@ -169,10 +170,11 @@ class InferRoute:
             if bound.prepared.options.priority != NORMAL and self._authenticator.restricts_urgent:
                 self._authenticator.authorize_urgent(context.authorization)
             answer = await self._inference.answer(bound, arrived, trace)
+            model = context.endpoint.model
             if trace is not None:
-                trace.answered(answer, member_names(path.endpoint.model, answer.used))
-            response = await self._encode(path.endpoint.model, answer, context.protocol_id, outputs)
-            path.endpoint.counters.succeed(arrived, answer)
+                trace.answered(answer, member_names(model, answer.used))
+            response = await self._encode(model, answer, context.protocol_id, outputs)
+            context.endpoint.succeed(arrived, answer)
             if len(response.body) >= LEAST_COMPRESSED_BYTES:
                 await compress_response(response, headers.get(b"accept-encoding"), self._threads)
             return response
@@ -196,9 +198,14 @@ class InferRoute:
         else:
             request = await self._parse(body, header_length)
         context.protocol_id = request.id
-        request = named_outputs(path.endpoint.model, request)
-        bound = await self._inference.bind(path.endpoint, request)
-        if header_length is not None and not path.endpoint.model.takes_bytes:
+        if not _names_version(scope["path"]):
+            rollouts = self._inference.rollouts
+            context.endpoint = rollouts.choose(path.endpoint, request, context.header)
+        endpoint = context.endpoint
+        request = named_outputs(endpoint.model, request)
+        bound = await self._inference.bind(endpoint, request)
+        may_repeat = endpoint is path.endpoint and not endpoint.model.takes_bytes
+        if header_length is not None and may_repeat:
             path.plans.remember(body, header_length, request, bound)
         return bound, request.outputs
 
@@ -257,6 +264,10 @@ def _begin_trace(
     if trace is not None:
         context.trace_id = trace.trace_id
     return trace
+
+
+def _names_version(path: str) -> bool:
+    return path.count("/") > _SLASHES
 
 
 def _is_image(scope: Scope) -> bool:

@@ -18,7 +18,6 @@ from ensembled_client.wire import DTYPES, HEADER_LENGTH, split_elements
 from server.engine.request import Answer
 from server.errors import InvalidRequest
 from server.http_api.json_tensors import SLICE_BYTES, encode_array, tensor_from_json
-from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import OutputTensor, member_names, output_tensors
 from server.inference.parameters import INPUT, OUTPUT, REQUEST
 from server.inference.requests import (
@@ -260,7 +259,7 @@ def describe_answer(
         else:
             output["data"] = _values(tensor)
         described.append(output)
-    document: dict[str, Any] = {"model_name": model.served.name, "model_version": MODEL_VERSION}
+    document: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
     if request_id:
         document["id"] = request_id
     members = ",".join(member_names(model, answer.used))

@@ -12,6 +12,7 @@ from starlette.types import Message, Scope, Send
 
 from server.errors import Unauthenticated
 from server.inference.access_log import REQUEST_ID_HEADER, valid_request_id
+from server.inference.endpoint import Endpoint
 
 __all__ = ["CERTIFICATE_NAME", "REQUEST_ID", "RequestContext", "certificate_name"]
 
@@ -22,7 +23,12 @@ _TRACE = (b"traceparent", b"tracestate")
 
 
 class RequestContext:
-    """One request; `protocol_id` (the id in its body) and `trace_id` are set later, if known."""
+    """One request; `protocol_id` (the id in its body) and `trace_id` are set later, if known.
+
+    So is the `endpoint` that an infer request goes to.
+    """
+
+    endpoint: Endpoint
 
     def __init__(self, scope: Scope) -> None:
         self._scope = scope
@@ -58,6 +64,14 @@ class RequestContext:
         """The client's IP address, if it is known."""
         client = self._scope.get("client")
         return client[0] if client else ""
+
+    def header(self, wanted: str) -> str:
+        """The first value of a header, by its name in lower case; empty if it is absent."""
+        for name, value in self._scope["headers"]:
+            if name == wanted.encode():
+                text: str = value.decode("latin-1")
+                return text
+        return ""
 
     def with_request_id(self, send: Send) -> Send:
         """A `send` that adds the request's id to the response's headers, if it has one."""

@@ -20,7 +20,8 @@ from server.http_api import schemas
 from server.http_api.body import BodyReader, Disconnected
 from server.http_api.infer_route import InferRoute
 from server.http_api.responses import compress_response
-from server.inference.inference import Endpoint, Inference
+from server.inference.endpoint import Endpoint
+from server.inference.inference import Inference
 from server.inference.metadata import MODEL_VERSION, model_metadata, server_metadata
 from server.metrics.registry import MetricsRegistry
 

@@ -20,32 +20,26 @@ from server.errors import ClientGone, InvalidRequest, UnknownModel
 from server.inference.access_log import AccessLog
 from server.inference.binding import bind_images, bind_tensors
 from server.inference.control import Control
+from server.inference.endpoint import Endpoint
 from server.inference.lengths import bind_sizes
 from server.inference.metadata import MODEL_VERSION, model_config
 from server.inference.outputs import OutputTensor, infer_options, output_tensors, takes_long
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
+from server.inference.rollouts import Rollouts
 from server.inference.spec import FrontEndSpec, ModelSpec
 
 if TYPE_CHECKING:
     from server.engine.tracing import RequestTrace, Tracer
 
-__all__ = ["Endpoint", "Inference"]
-
-
-class Endpoint:
-    """A model that clients can request, with the counters of its requests."""
-
-    def __init__(self, model: ModelSpec) -> None:
-        self.model = model
-        self.counters = ModelCounters()
+__all__ = ["Inference"]
 
 
 class Inference:
     """All models, and inference with them; images are decoded in `threads`.
 
-    `control` asks for changes of what is served. `unaddressed` counts requests without a known
-    model. While the server drains, `is_leaving` is set: it is not ready, though it may still
-    answer. The tracer is None for no tracing.
+    `control` asks for changes of what is served, `rollouts` try new versions. `unaddressed` counts
+    requests without a known model. While the server drains, `is_leaving` is set: it is not ready,
+    though it may still answer. The tracer is None for no tracing.
     """
 
     def __init__(
@@ -68,6 +62,7 @@ class Inference:
         self.tracer = tracer
         self.is_leaving = False
         self.access = AccessLog(spec.access_log)
+        self.rollouts = Rollouts(self, spec.deployment.rollouts)
 
     def find(self, name: str, version: str = "") -> Endpoint:
         """The endpoint of a model, which has one version; may raise `UnknownModel`."""

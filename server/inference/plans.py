@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from server.engine.request import Answer, PreparedRequest, StoredInput
-from server.inference.inference import Endpoint
+from server.inference.endpoint import Endpoint
 from server.inference.requests import BoundRequest
 
 __all__ = ["RequestPlan", "slice_inputs"]

@@ -16,8 +16,9 @@ from msgspec.structs import replace
 from server.control import Answer
 from server.engine.spec import QueueLimits, ServedModel
 from server.inference.conformal import ConformalSpec
+from server.rollout.spec import RolloutSpec
 from server.security.spec import SecuritySpec
-from server.versions import public_name
+from server.versions import ModelName, public_name
 from workers.runtime.spec import (
     COMBINED,
     DeviceSpec,
@@ -151,6 +152,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         members: names of the members, in the ensemble's order.
         labels: of the main output's classes, may be empty.
         further_labels: those of other outputs that have some, by output.
+        gives_classes: whether the main output has a score per class.
         predictive: what it can say beside its answer; None for nothing.
         symbols: the names of sizes that vary from row to row, in the order of `Arena.dims`.
         lengths: its length classes, by ascending sizes, if there are any such.
@@ -165,16 +167,22 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     symbols: tuple[str, ...] = ()
     lengths: tuple[LengthClass, ...] = ()
     further_labels: dict[str, tuple[str, ...]] = {}
+    gives_classes: bool = False
 
     @cached_property
+    def public(self) -> ModelName:
+        """What clients call it; several versions of one name may be served."""
+        return public_name(self.served.spec.name)
+
+    @property
     def name(self) -> str:
         """What clients call it, without its version."""
-        return public_name(self.served.spec.name).name
+        return self.public.name
 
-    @cached_property
+    @property
     def version(self) -> str:
-        """Its version; several of one name may be served."""
-        return public_name(self.served.spec.name).version
+        """Its version."""
+        return self.public.version
 
     @cached_property
     def takes_images(self) -> bool:
@@ -275,12 +283,18 @@ class ValidationSpec(msgspec.Struct, frozen=True):
 
 
 class DeploymentSpec(msgspec.Struct, frozen=True):
-    """What is served together: models, and by device the instances of their members."""
+    """What is served together.
+
+    Attributes:
+        instances: of the models' members, by device.
+        rollouts: new versions of models that are tried, at most one of each.
+    """
 
     generation: GenerationSpec
     instances: dict[str, tuple[InstanceSpec, ...]]
     models: tuple[ModelSpec, ...]
     validations: tuple[ValidationSpec, ...] = ()
+    rollouts: tuple[RolloutSpec, ...] = ()
 
 
 class FrontEndSpec(msgspec.Struct, frozen=True):

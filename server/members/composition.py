@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from ensembled_client.wire import CLASS_SCORES
 from msgspec.structs import replace
 
 from allocator.matrix import AllocationMatrix
@@ -258,6 +259,9 @@ class _ArenaBuilder:
             chosen = [self._members[member] for member in spec.members]
             config = self._config.ensembles.get(spec.name)
             predictive = None if config is None else predictive_spec(spec.name, config, chosen)
+            has_classes = spec.scores == CLASS_SCORES or (
+                config is None and chosen[0].outputs[0].gives_classes
+            )
             yield ModelSpec(
                 served=ServedModel(
                     self._index,
@@ -272,6 +276,7 @@ class _ArenaBuilder:
                 further_labels=labels,
                 is_member=config is None,
                 predictive=predictive,
+                gives_classes=has_classes and len(spec.output.shape) == len(spec.predicted.shape),
             )
 
     def _inputs(self, members: Sequence[InspectedMember]) -> tuple[InputSpec, ...]:

@@ -13,7 +13,8 @@ from typing import Any
 
 from allocator.dispatch.flows import HIGH, NORMAL
 from server.engine.statistics import OUTCOMES, REASONS, ModelCounters, RequestTimes
-from server.inference.inference import Endpoint, Inference
+from server.inference.endpoint import Endpoint
+from server.inference.inference import Inference
 from server.metrics.exposition import Counters, Family, Gauges, Histograms, families
 
 __all__ = ["collect_models"]

@@ -19,6 +19,7 @@ from server.grpc_api.codec import (
 from server.grpc_api.wire_format import split_fields
 from server.inference.outputs import OutputTensor
 from server.inference.requests import RequestedOutput, RequestParameters
+from server.versions import ModelName
 
 Request = message_class("ModelInferRequest")
 Response = message_class("ModelInferResponse")
@@ -304,13 +305,13 @@ def test_a_malformed_message_of_any_class():
 )
 def test_responses(request_id, degraded, outputs):
     made = [OutputTensor(name, "UINT8", [1, len(data)], data) for name, data in outputs]
-    expected = Response(model_name="m", model_version="1", id=request_id)
+    expected = Response(model_name="m", model_version="2", id=request_id)
     expected.parameters["members"].string_param = "a,b"
     expected.parameters["degraded"].bool_param = degraded
     for name, data in outputs:
         expected.outputs.add(name=name, datatype="UINT8", shape=[1, len(data)])
         expected.raw_output_contents.append(data)
-    serialized = encode_response("m", request_id, "a,b", degraded, made)
+    serialized = encode_response(ModelName("m", "2"), request_id, "a,b", degraded, made)
     assert Response.FromString(serialized) == expected
     streamed = StreamResponse.FromString(encode_streamed(serialized))
     assert streamed.infer_response == expected

@@ -18,10 +18,11 @@ from server.grpc_api.fast_infer import FastUnaryInfer, remaining_timeout_s
 from server.grpc_api.wire_format import split_fields
 from server.inference.access_log import AccessLog
 from server.inference.binding import bind_tensors
-from server.inference.inference import Endpoint
+from server.inference.endpoint import Endpoint
 from server.inference.outputs import OutputTensor
 from server.inference.requests import BoundRequest
 from server.inference.spec import InputSpec, ModelSpec, StoredView
+from server.versions import ModelName
 from workers.runtime.spec import TensorSpec
 
 Request = message_class("ModelInferRequest")
@@ -200,7 +201,7 @@ def test_responses_equal_those_of_the_slow_path():
         now = time.monotonic()
         scene.engine.submitted[-1].done(Answer(values, 1, 1, degraded, None, now, now, now))
         output = OutputTensor("output", "UINT8", [1, 4], values)
-        assert unary.answer == encode_response("m", "", "m", degraded, [output])
+        assert unary.answer == encode_response(ModelName("m", "1"), "", "m", degraded, [output])
     assert scene.endpoint.counters.outcomes == {"ok": 2, "degraded": 1}
 
 

@@ -23,7 +23,7 @@ from server.http_api.incoming import InferPath
 from server.http_api.protocol import parse_request
 from server.inference.access_log import AccessLog
 from server.inference.binding import bind_tensors
-from server.inference.inference import Endpoint
+from server.inference.endpoint import Endpoint
 from server.inference.outputs import infer_options
 from server.inference.requests import BoundRequest
 from server.inference.spec import ClientLimits, InputSpec, ModelSpec, StoredView

@@ -11,7 +11,7 @@ from server.engine.spec import ServedModel
 from server.http_api.incoming import PlanCache
 from server.http_api.protocol import parse_request
 from server.inference.binding import bind_tensors
-from server.inference.inference import Endpoint
+from server.inference.endpoint import Endpoint
 from server.inference.outputs import infer_options
 from server.inference.requests import BoundRequest, RequestedOutput
 from server.inference.spec import InputSpec, ModelSpec, StoredView

@@ -15,7 +15,7 @@ from server.errors import ClientGone, DeadlineExceeded, InvalidRequest
 from server.grpc_api.status import fail
 from server.http_api.infer_route import InferRoute
 from server.inference.access_log import AccessLog, new_request_id, valid_request_id
-from server.inference.inference import Endpoint
+from server.inference.endpoint import Endpoint
 
 
 class Broken:
