@@ -17,7 +17,8 @@ import numpy as np
 
 from server.errors import ConfigError, RequestError
 from server.inference.dataset import Inputs, read_inputs
-from server.inference.inference import Endpoint, Inference
+from server.inference.endpoint import Endpoint
+from server.inference.inference import Inference
 from server.inference.outputs import output_tensors
 from server.inference.requests import InferRequest
 from server.inference.spec import InputSpec, ModelSpec, ValidationSpec

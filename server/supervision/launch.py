@@ -20,6 +20,7 @@ from setproctitle import setproctitle
 
 from server.config import Config
 from server.deployment.plan import DeploymentPlan, make_plan
+from server.deployment.rollouts import rollout_specs
 from server.descriptors import check_descriptors
 from server.inference.spec import (
     ClientLimits,
@@ -173,7 +174,9 @@ def _deployment(plan: DeploymentPlan, memory: MemorySpec) -> DeploymentSpec:
     found = plan.composition
     offset, nbytes = add_range(memory.fd, found.arena_bytes)
     generation = GenerationSpec(1, offset, nbytes, found.arenas)
-    return DeploymentSpec(generation, found.instances, found.models)
+    return DeploymentSpec(
+        generation, found.instances, found.models, rollouts=rollout_specs(plan.config)
+    )
 
 
 def _front_end_spec(
