@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Literal
 
 __all__ = [
+    "ChangeFailed",
     "ClientGone",
     "ConfigError",
     "DeadlineExceeded",
@@ -173,6 +174,10 @@ class QueueFull(RequestError, http=429, grpc="RESOURCE_EXHAUSTED", outcome="queu
         super().__init__(message)
         self.retry_after_s = retry_after_s
         self.reason = reason
+
+
+class ChangeFailed(RequestError, http=409, grpc="FAILED_PRECONDITION"):
+    """A change of what is served did not succeed; what was served before still is."""
 
 
 class MemberFailed(RequestError, outcome="member_failed"):

@@ -21,6 +21,7 @@ from server.config.models import (
     backend_for,
 )
 from server.config.outputs import OutputConfig
+from server.config.repository import RepositoryConfig
 from server.config.rollout import RolloutConfig
 from server.config.root import Config
 from server.config.server import (
@@ -50,6 +51,7 @@ __all__ = [
     "PlacementConfig",
     "PythonConfig",
     "RecipeConfig",
+    "RepositoryConfig",
     "RolloutConfig",
     "ServerConfig",
     "SklearnConfig",

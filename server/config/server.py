@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from server.config.base import Bytes, Name, RelativePath, Section
+from server.config.repository import RepositoryConfig
 
 __all__ = ["ApiKeyConfig", "LimitsConfig", "ServerConfig", "TlsConfig", "TracingConfig"]
 
@@ -138,9 +139,10 @@ class ApiKeyConfig(Section):
     hash: KeyHash
     """`sha256:` and the SHA-256 of the key, in hexadecimal digits."""
     scopes: tuple[KeyScope, ...] = Field(default=("infer",), min_length=1)
-    """What it permits: `infer` is inference; `admin` is statistics, metrics, the list of all models
-    and the API's description; `urgent`, beside `infer`, is inference with `priority: 1`, which
-    needs no scope as long as no key has this one. Any key may read a model's metadata."""
+    """What it permits: `infer` is inference; `admin` is statistics, metrics, the list of all
+    models, changes of what is served, and the API's description; `urgent`, beside `infer`, is
+    inference with `priority: 1`, which needs no scope as long as no key has this one. Any key may
+    read a model's metadata."""
 
 
 class ServerConfig(Section):
@@ -191,6 +193,8 @@ class ServerConfig(Section):
     in a short time share a few lines), or all."""
     tracing: TracingConfig | None = None
     """Traces of requests, for OpenTelemetry; if absent, there are none."""
+    repository: RepositoryConfig = RepositoryConfig()
+    """What clients may change of the models that are served."""
 
     @field_validator("log_level", mode="before")
     @classmethod

@@ -30,6 +30,7 @@ from server.grpc_api.codec import (
 )
 from server.grpc_api.core import ServerCall
 from server.grpc_api.fast_infer import FastUnaryInfer, remaining_timeout_s
+from server.grpc_api.repository import change_handlers
 from server.grpc_api.status import log_fields, metadata_value, trace_context
 from server.grpc_api.stream import InferStream
 from server.inference.endpoint import Endpoint
@@ -83,6 +84,7 @@ class Service:
             name: _document_handler(name, document)
             for name, document in _documents(self._inference).items()
         }
+        handlers |= change_handlers(self._inference)
         handlers["ModelInfer"] = self._infer
         methods: dict[str, Callable[[ServerCall], object]] = {
             name: _unary(self.calls, name, handler) for name, handler in handlers.items()

@@ -73,7 +73,8 @@ _USE_BINARY = (
 class InferRoute:
     """``POST /v2/models/{model}[/versions/{version}]/infer``; `paths` has those of the models.
 
-    Bodies count against `budget` from their reading to their answers.
+    Bodies count against `budget` from their reading to their answers; `bodies` reads those that
+    are not JSON alone.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class InferRoute:
         self._threads = threads
         self._authenticator = authenticator
         self._max_json_bytes = min(max_json_bytes, max_request_bytes)
-        self._bodies = BodyReader(max_request_bytes, threads, budget)
+        self.bodies = BodyReader(max_request_bytes, threads, budget)
         self._json_bodies = BodyReader(self._max_json_bytes, threads, budget, hint=_USE_BINARY)
         self._time_slicer = TimeSlicer()
         self.paths = {
@@ -157,7 +158,7 @@ class InferRoute:
         headers = dict(scope["headers"])
         header_length = read_length(headers.get(_HEADER_LENGTH), HEADER_LENGTH)
         is_json = header_length is None and not _is_image(scope)
-        reader = self._json_bodies if is_json else self._bodies
+        reader = self._json_bodies if is_json else self.bodies
         try:
             body = await reader.read(headers, receive)
         except Disconnected:

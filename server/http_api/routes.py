@@ -13,11 +13,9 @@ from ensembled_client.wire import BINARY_CONTENT_TYPE, HEADER_LENGTH
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
-from pydantic import ValidationError
 
 from server.errors import InvalidRequest
 from server.http_api import schemas
-from server.http_api.body import BodyReader, Disconnected
 from server.http_api.infer_route import InferRoute
 from server.http_api.responses import compress_response
 from server.inference.endpoint import Endpoint
@@ -26,9 +24,10 @@ from server.inference.metadata import MODEL_VERSION, model_metadata, server_meta
 from server.metrics.registry import MetricsRegistry
 
 __all__ = [
+    "ADMISSION_ERRORS",
     "add_model_routes",
+    "error_responses",
     "health_router",
-    "repository_router",
     "server_router",
     "unsupported_router",
 ]
@@ -36,8 +35,9 @@ __all__ = [
 _ERRORS = {
     400: "The request is malformed, or does not fit the model.",
     401: "An API key is needed.",
-    403: "The API key lacks the scope.",
+    403: "The API key lacks the scope, or the server's configuration does not permit it.",
     404: "There is no such model or path.",
+    409: "The change did not succeed; what was served before still is.",
     413: "The body is larger than the limit.",
     415: "The Content-Encoding is not supported.",
     429: "Too many requests are waiting, or in flight for this client.",
@@ -45,12 +45,12 @@ _ERRORS = {
     503: "The server is starting or draining, or the quorum can't be met at present.",
     504: "The deadline passed before a quorum of members had answered.",
 }
-_ADMISSION_ERRORS = (401, 403, 429)
+#: What any request to a route that needs a key can end with.
+ADMISSION_ERRORS = (401, 403, 429)
 _INFER_ERRORS = (400, 404, 413, 415, 429, 500, 503, 504)
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
 _BINARY_SCHEMA = {"schema": {"type": "string", "format": "binary"}}
 
-_MAX_INDEX_REQUEST_BYTES = 1 << 16
 _UNSUPPORTED = {
     "shared memory": ("/v2/systemsharedmemory/{rest:path}", "/v2/cudasharedmemory/{rest:path}"),
     "tracing": ("/v2/trace/setting", "/v2/models/{model}/trace/setting"),
@@ -61,7 +61,8 @@ _UNSUPPORTED = {
 Responses = dict[int | str, dict[str, Any]]
 
 
-def _errors(*statuses: int) -> Responses:
+def error_responses(*statuses: int) -> Responses:
+    """The descriptions of errors, by status."""
     errors: Responses = {
         status: {"model": schemas.ErrorBody, "description": _ERRORS[status]} for status in statuses
     }
@@ -102,7 +103,7 @@ def health_router(inference: Inference) -> APIRouter:
 
 def server_router(inference: Inference, metrics: MetricsRegistry, threads: Executor) -> APIRouter:
     """The routes about the whole server; large responses are compressed in `threads`."""
-    router = APIRouter(responses=_errors(*_ADMISSION_ERRORS))
+    router = APIRouter(responses=error_responses(*ADMISSION_ERRORS))
 
     @router.get("/v2", operation_id="server_metadata", response_model=schemas.ServerMetadata)
     async def metadata() -> dict[str, Any]:
@@ -164,7 +165,7 @@ def _path_parameters(models: Iterable[str]) -> tuple[Any, Any]:
 
 
 def _model_router(inference: Inference, prefix: str, suffix: str, found: Any) -> APIRouter:
-    router = APIRouter(prefix=prefix, responses=_errors(404, *_ADMISSION_ERRORS))
+    router = APIRouter(prefix=prefix, responses=error_responses(404, *ADMISSION_ERRORS))
 
     @router.get("", operation_id=f"model_metadata{suffix}", response_model=schemas.ModelMetadata)
     async def metadata(endpoint: Endpoint = found) -> dict[str, Any]:
@@ -243,60 +244,11 @@ def _infer_route(
         ),
         dependencies=[Depends(find)],
         response_model=schemas.InferResponseBody,
-        responses={200: success, **_errors(*_INFER_ERRORS, 401, 403)},
+        responses={200: success, **error_responses(*_INFER_ERRORS, 401, 403)},
         openapi_extra={"requestBody": body},
     )
     route.app = infer
     return route
-
-
-def repository_router(inference: Inference, threads: Executor) -> APIRouter:
-    """The model repository: its index; models are neither loaded nor unloaded."""
-    router = APIRouter(prefix="/v2/repository", responses=_errors(400, *_ADMISSION_ERRORS))
-    reader = BodyReader(_MAX_INDEX_REQUEST_BYTES, threads)
-    content = {"application/json": {"schema": schemas.IndexRequest.model_json_schema()}}
-
-    @router.post(
-        "/index",
-        operation_id="list_models",
-        response_model=list[schemas.IndexEntry],
-        responses=_errors(413, 415),
-        openapi_extra={"requestBody": {"content": content}},
-    )
-    async def index(request: Request) -> list[dict[str, Any]]:
-        """All models with their state; ``{"ready": true}`` lists those that are ready."""
-        try:
-            body = await reader.read(dict(request.scope["headers"]), request.receive)
-            wanted = (
-                schemas.IndexRequest.model_validate_json(body, strict=True)
-                if body.strip() not in (b"", b"null")
-                else schemas.IndexRequest()
-            )
-        except ValidationError as error:
-            problems = "; ".join(item["msg"] for item in error.errors())
-            raise InvalidRequest(f"the JSON of the request is not valid: {problems}") from None
-        except Disconnected:
-            raise InvalidRequest("the body is not complete") from None
-        return inference.index(ready_only=bool(wanted.ready))
-
-    name, _ = _path_parameters(inference.endpoints)
-
-    async def load(model: str = name) -> None:
-        """Not supported: the models are those of the configuration."""
-        inference.find(model)
-        raise InvalidRequest(
-            "not supported: the models are loaded when the server starts, and stay"
-        )
-
-    for action in ("load", "unload"):
-        router.add_api_route(
-            f"/models/{{model}}/{action}",
-            load,
-            methods=["POST"],
-            operation_id=f"{action}_model",
-            responses=_errors(404),
-        )
-    return router
 
 
 def unsupported_router() -> APIRouter:

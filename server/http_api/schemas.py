@@ -12,18 +12,22 @@ from ensembled_client.wire import DTYPES
 from pydantic import BaseModel, Field
 
 __all__ = [
+    "Change",
     "ErrorBody",
     "InferRequestBody",
     "InferResponseBody",
     "IndexEntry",
     "IndexRequest",
+    "LoadBody",
     "Liveness",
     "ModelConfig",
     "ModelMetadata",
     "ModelReadiness",
     "Readiness",
+    "ReloadBody",
     "ServerMetadata",
     "Statistics",
+    "UnloadBody",
 ]
 
 Count = Annotated[int, Field(ge=0)]
@@ -198,8 +202,48 @@ class IndexEntry(BaseModel):
 
     name: str
     version: str
-    state: Literal["READY", "UNAVAILABLE"]
+    state: Literal["READY", "UNAVAILABLE", "LOADING", "UNLOADING"]
     reason: str
+
+
+class LoadBody(BaseModel):
+    """What to load a model by."""
+
+    parameters: dict[str, str] = Field(
+        default={},
+        description="`config`: the model's configuration, a JSON text; `file:VERSION/NAME`: the "
+        "content of a file, in base64. Without any, the model is loaded as the server has it.",
+    )
+
+
+class UnloadParameters(BaseModel):
+    """The parameters of a request to unload."""
+
+    unload_dependents: bool = Field(
+        default=False, description="Whether members go, too, that no other model needs."
+    )
+
+
+class UnloadBody(BaseModel):
+    """How to unload a model."""
+
+    parameters: UnloadParameters = UnloadParameters()
+
+
+class ReloadBody(BaseModel):
+    """How to read the configuration again."""
+
+    path: str = Field(
+        default="", description="The configuration file meant; refused if it is not the server's."
+    )
+    dry_run: bool = Field(default=False, description="Whether to say only what would change.")
+
+
+class Change(BaseModel):
+    """What has changed, or would."""
+
+    generation: Count = Field(description="The number of the deployment that is served now.")
+    changes: list[str] = Field(description="A line for each change.")
 
 
 class InputTensorParameters(BaseModel):

@@ -24,6 +24,7 @@ from server.inference.endpoint import Endpoint
 from server.inference.lengths import bind_sizes
 from server.inference.metadata import MODEL_VERSION, model_config
 from server.inference.outputs import OutputTensor, infer_options, output_tensors, takes_long
+from server.inference.repository import Repository
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 from server.inference.rollouts import Rollouts
 from server.inference.spec import FrontEndSpec, ModelSpec
@@ -37,9 +38,10 @@ __all__ = ["Inference"]
 class Inference:
     """All models, and inference with them; images are decoded in `threads`.
 
-    `control` asks for changes of what is served, `rollouts` try new versions. `unaddressed` counts
-    requests without a known model. While the server drains, `is_leaving` is set: it is not ready,
-    though it may still answer. The tracer is None for no tracing.
+    `control` asks for changes of what is served, `repository` for those that clients want, and
+    `rollouts` try new versions. `unaddressed` counts requests without a known model. While the
+    server drains, `is_leaving` is set: it is not ready, though it may still answer. The tracer is
+    None for no tracing.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Inference:
     ) -> None:
         self.engine = engine
         self.control = control
+        self.repository = Repository(control, spec.repository)
         self.endpoints: Mapping[str, Endpoint] = {
             model.served.name: Endpoint(model) for model in spec.deployment.models
         }

@@ -43,6 +43,7 @@ __all__ = [
     "PredictiveSpec",
     "QueueLimits",
     "Reload",
+    "RepositorySpec",
     "ServedOutput",
     "StoredView",
     "ValidationSpec",
@@ -297,6 +298,17 @@ class DeploymentSpec(msgspec.Struct, frozen=True):
     rollouts: tuple[RolloutSpec, ...] = ()
 
 
+class RepositorySpec(msgspec.Struct, frozen=True):
+    """What clients may change of the models; see `server.config.RepositoryConfig`.
+
+    `uploads` is the directory below which the files of a load are put.
+    """
+
+    allows_control: bool = False
+    allows_overrides: bool = False
+    uploads: str = ""
+
+
 class FrontEndSpec(msgspec.Struct, frozen=True):
     """Everything that a front-end is told at its start.
 
@@ -330,6 +342,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     tracing: TracingSpec | None = None
     security: SecuritySpec = SecuritySpec()
     refuses_unknown_parameters: bool = True
+    repository: RepositorySpec = RepositorySpec()
 
 
 class WorkerStarted(msgspec.Struct, frozen=True, tag=True):

@@ -14,6 +14,7 @@ import os
 import socket
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import msgspec
 from setproctitle import setproctitle
@@ -28,11 +29,13 @@ from server.inference.spec import (
     FrontEndSpec,
     ModelSpec,
     QueueLimits,
+    RepositorySpec,
 )
 from server.security.credentials import read_credentials
 from server.stdout import echo
 from server.supervision.config_reloader import ConfigReloader
 from server.supervision.sockets import (
+    UPLOADS,
     bind_port,
     enable_keepalive,
     format_address,
@@ -214,6 +217,11 @@ def _front_end_spec(
         drain_delay_s=server.drain_delay_s,
         access_log=server.access_log,
         refuses_unknown_parameters=server.unknown_parameters == "refuse",
+        repository=RepositorySpec(
+            allows_control=server.repository.control == "explicit",
+            allows_overrides=server.repository.overrides,
+            uploads=str(Path(sockets, UPLOADS)),
+        ),
         tracing=plan.tracing,
         security=reloader.credentials.spec,
     )

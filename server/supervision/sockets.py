@@ -27,11 +27,20 @@ import zmq
 from server.errors import StartError
 from workers.runtime.sockets import COMBINER, FRONT_END, WORKERS
 
-__all__ = ["bind_port", "enable_keepalive", "format_address", "hold_port", "socket_directory"]
+__all__ = [
+    "UPLOADS",
+    "bind_port",
+    "enable_keepalive",
+    "format_address",
+    "hold_port",
+    "socket_directory",
+]
 
 #: After a minute of silence, three probes ten seconds apart.
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 60, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 _PREFIX = "ensembled-sockets-"
+#: Beside the sockets, where the files that clients send with a model are put.
+UPLOADS = "uploads"
 
 
 def bind_port(host: str, port: int) -> socket.socket:
@@ -120,7 +129,7 @@ def _create_locked() -> tuple[Path, int]:
 
 
 def _remove_if_dead(path: Path) -> None:
-    """Remove a directory of this user whose server is dead, and the sockets in it.
+    """Remove a directory of this user whose server is dead, and the sockets and uploads in it.
 
     Raises:
         OSError: if it contains other files, or its server lives.
@@ -133,6 +142,7 @@ def _remove_if_dead(path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for name in (WORKERS, FRONT_END, COMBINER):
             (path / name).unlink(missing_ok=True)
+        shutil.rmtree(path / UPLOADS, ignore_errors=True)
         path.rmdir()
     finally:
         os.close(lock)

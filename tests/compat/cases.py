@@ -85,8 +85,6 @@ class Call:
 
 
 UNSUPPORTED = (
-    Call("load_model", ("digits",)),
-    Call("unload_model", ("digits",)),
     Call("get_trace_settings"),
     Call("update_trace_settings", (None, {"trace_level": ["TIMESTAMPS"]})),
     Call("get_log_settings"),

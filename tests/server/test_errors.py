@@ -2,6 +2,7 @@ import pytest
 
 from server import errors
 from server.errors import (
+    ChangeFailed,
     ConfigError,
     DeadlineExceeded,
     EnsembledError,
@@ -22,6 +23,7 @@ from server.errors import (
     [
         (InvalidRequest("x"), 400, "INVALID_ARGUMENT"),
         (UnknownModel("x"), 404, "NOT_FOUND"),
+        (ChangeFailed("x"), 409, "FAILED_PRECONDITION"),
         (RequestTooLarge("x"), 413, "RESOURCE_EXHAUSTED"),
         (UnsupportedMediaType("x"), 415, "INVALID_ARGUMENT"),
         (QueueFull(), 429, "RESOURCE_EXHAUSTED"),

@@ -113,11 +113,16 @@ def test_the_repository_index(server, channel):
         }
 
 
+@pytest.mark.parametrize("action", ["Load", "Unload"])
+def test_models_are_neither_loaded_nor_unloaded_unless_the_operator_permits_it(channel, action):
+    error = refused(channel.call, f"RepositoryModel{action}", model_name="all")
+    assert status(error) == "PERMISSION_DENIED"
+    assert "server.repository.control is none" in error.details()
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        "RepositoryModelLoad",
-        "RepositoryModelUnload",
         "SystemSharedMemoryStatus",
         "CudaSharedMemoryRegister",
         "TraceSetting",

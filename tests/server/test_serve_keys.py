@@ -93,6 +93,7 @@ GRPC_CALLS = {
     "infer": ["ModelInfer"],
     "admin": ["ModelStatistics", "RepositoryIndex"],
 }
+CHANGES = ["RepositoryModelLoad", "RepositoryModelUnload"]
 GOOD_FOR = {None: {"nothing"}, "user": {"nothing", "look", "infer"}}
 GOOD_FOR["monitor"] = {"nothing", "look", "admin"}
 
@@ -100,7 +101,24 @@ GOOD_FOR["monitor"] = {"nothing", "look", "admin"}
 def test_what_a_key_opens(guarded, keys):
     for who in GOOD_FOR:
         try_all(guarded, keys, who)
-    assert {*sum(GRPC_CALLS.values(), [])} == served_methods(guarded, keys)
+    assert {*sum(GRPC_CALLS.values(), []), *CHANGES} == served_methods(guarded, keys)
+
+
+def test_a_change_needs_the_administrators_key(guarded, keys):
+    refusals = {None: "an API key is needed", "user": "lacks the scope 'admin'"}
+    # What the key opens is another matter than what the operator permits at all.
+    refusals["monitor"] = "server.repository.control is none"
+    for who, text in refusals.items():
+        key = keys.get(who)
+        with http(guarded, key) as client, connected(guarded.grpc, key=key or "") as channel:
+            for method in CHANGES:
+                with pytest.raises(grpc.RpcError) as refusal:
+                    channel.call(method, model_name="m")
+                assert text in refusal.value.details()
+            for path in ("models/m/load", "models/m/unload"):
+                assert text in client.post(f"/v2/repository/{path}").json()["error"]
+            if who != "monitor":
+                assert text in client.post("/v2/repository/reload").json()["error"]
 
 
 def try_all(guarded, keys, who):

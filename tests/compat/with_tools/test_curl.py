@@ -138,8 +138,8 @@ def test_compressed_answer(curl, digits, encoding):
         ((), "/v2/models/digits/infer", 405),
         (("-d", "{"), "/v2/models/digits/infer", 400),
         (("-d", "{}"), "/v2/models/digits/infer", 400),
-        (("-d", "{}"), "/v2/repository/models/digits/load", 400),
-        (("-d", "{}"), "/v2/repository/models/digits/unload", 400),
+        (("-d", "{}"), "/v2/repository/models/digits/load", 403),
+        (("-d", "{}"), "/v2/repository/models/digits/unload", 403),
     ],
 )
 def test_errors_have_the_protocols_shape(curl, arguments, path, status):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import StartError
-from server.supervision.sockets import socket_directory
+from server.supervision.sockets import UPLOADS, socket_directory
 from workers.runtime.sockets import COMBINER, FRONT_END, WORKERS
 
 
@@ -36,6 +36,7 @@ def test_what_a_dead_server_has_left_is_removed_and_nothing_else(temporary):
         directory.mkdir()
     for name in (WORKERS, FRONT_END, COMBINER):
         (dead / name).touch()
+    (dead / UPLOADS / "load" / "1").mkdir(parents=True)
     (full / "mine").touch()
     file.touch()
     link.symlink_to(empty)
