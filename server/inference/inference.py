@@ -108,7 +108,9 @@ class Inference:
         """The protocol's statistics of some models, of all if none are named."""
         if endpoints is None:
             endpoints = list(self.endpoints.values())
-        return {"model_stats": [self._statistics(endpoint) for endpoint in endpoints]}
+        entries = [self._statistics(endpoint) for endpoint in endpoints]
+        self.rollouts.add_statistics(entries)
+        return {"model_stats": entries}
 
     def _statistics(self, endpoint: Endpoint) -> dict[str, Any]:
         served = endpoint.model.served

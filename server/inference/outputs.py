@@ -27,12 +27,14 @@ from server.inference.predictive import (
 )
 from server.inference.requests import InferRequest, RequestedOutput, RequestParameters
 from server.inference.spec import ModelSpec, ServedOutput
+from server.rollout.agreement import Values
 from workers.runtime.spec import COMBINED, TensorSpec
 
 __all__ = [
     "OutputTensor",
     "extra_outputs",
     "is_main_alone",
+    "main_values",
     "member_names",
     "named_outputs",
     "output_tensors",
@@ -176,6 +178,14 @@ def output_tensors(
 ) -> list[OutputTensor]:
     """The tensors of an answer to a request with these outputs' `infer_options`, in their order."""
     return [_output_tensor(model, answer, output) for output in outputs]
+
+
+def main_values(model: ModelSpec, answer: Answer) -> Values:
+    """The main output of an answer, to be compared with that of another model."""
+    spec = model.served.spec
+    shape = (answer.rows, *spec.output.own_shape(answer.sizes))
+    array = np.frombuffer(answer.values, spec.output.dtype).reshape(shape)
+    return Values(array, spec.main.class_axis if model.gives_classes else None, model.labels)
 
 
 def takes_long(model: ModelSpec, answer: Answer, outputs: Sequence[RequestedOutput]) -> bool:

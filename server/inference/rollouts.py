@@ -98,10 +98,11 @@ class _Tried(Endpoint):
     def fail(self, arrived: float, error: BaseException) -> None:
         """Count a failure, to which the version is to blame if the other one would do better."""
         self.counters.fail(arrived, error)
-        if _is_own(error) or (
-            isinstance(error, InvalidRequest) and _takes(self._other, self._request)
-        ):
+        if _is_own(error) or (isinstance(error, InvalidRequest) and self._refuses_alone()):
             self._figures.errors += 1
+
+    def _refuses_alone(self) -> bool:
+        return not _fits(self.model, self._request) and _fits(self._other, self._request)
 
 
 class _Models(Answerer, Protocol):
@@ -136,6 +137,7 @@ class Rollouts:
             goes_on = old is not None and _is_same(old.spec, spec)
             running[spec.model] = Rollout(spec, old.figures if old and goes_on else None)
         self.running = running
+        self._shadows.stop()
         if self._timer is None:
             self._judge_later()
 
@@ -174,16 +176,12 @@ class Rollouts:
             raise InvalidRequest(f"model {name!r} has no roll-out")
         return rollout
 
-    def statistics(self, documents: dict[str, Any]) -> dict[str, Any]:
-        """Statistics of models as the protocol has them, with the key `rollout` for those with one.
-
-        It is that of the entry of the new version.
-        """
-        for entry in documents["model_stats"]:
+    def add_statistics(self, entries: Iterable[dict[str, Any]]) -> None:
+        """Add a key `rollout` to the protocol's statistics of each version that is tried."""
+        for entry in entries:
             rollout = self.running.get(entry["name"])
             if rollout is not None and rollout.spec.version == entry["version"]:
                 entry["rollout"] = rollout.describe()
-        return documents
 
     def stop(self) -> None:
         """Give up what nobody waits for: the server drains."""
@@ -238,7 +236,7 @@ def _is_own(error: BaseException) -> bool:
     return isinstance(error, Exception)
 
 
-def _takes(model: ModelSpec, request: InferRequest) -> bool:
+def _fits(model: ModelSpec, request: InferRequest) -> bool:
     """Whether a request fits a model."""
     try:
         options = infer_options(model, request.parameters, request.outputs)

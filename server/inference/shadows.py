@@ -12,7 +12,6 @@ import logging
 import time
 from typing import Protocol
 
-import numpy as np
 from msgspec.structs import replace
 
 from allocator.dispatch.flows import LOW
@@ -21,7 +20,7 @@ from server.engine.memory_budget import MemoryBudget
 from server.engine.request import Answer, PreparedRequest
 from server.errors import DeadlineExceeded, QueueFull, RequestError, Unavailable
 from server.inference.endpoint import Endpoint
-from server.inference.outputs import named_outputs
+from server.inference.outputs import main_values, named_outputs
 from server.inference.requests import BoundRequest, InferRequest
 from server.inference.spec import ModelSpec
 from server.rollout.agreement import Values, compare
@@ -85,7 +84,7 @@ class Shadows:
         except QueueFull:
             figures.dropped += 1
             return
-        values = _values(present, answer)
+        values = main_values(present, answer)
         copying = self._run(values, endpoint, request, figures, tolerance)
         task = asyncio.get_running_loop().create_task(copying)
         self._copies.add(task)
@@ -124,7 +123,7 @@ class Shadows:
         else:
             figures.new.answer(answer.rows, answer.ended - answer.started)
             if not answer.degraded:
-                figures.agree(compare(present, _values(endpoint.model, answer), tolerance))
+                figures.agree(compare(present, main_values(endpoint.model, answer), tolerance))
 
     async def _bind(self, endpoint: Endpoint, request: InferRequest) -> BoundRequest:
         """The copy, whose answer nobody waits for."""
@@ -143,11 +142,3 @@ def _nbytes(request: InferRequest) -> int:
         sum(map(len, tensor.elements)) if tensor.array is None else tensor.array.nbytes
         for tensor in request.tensors
     )
-
-
-def _values(model: ModelSpec, answer: Answer) -> Values:
-    """An answer's main output."""
-    spec = model.served.spec
-    shape = (answer.rows, *spec.output.own_shape(answer.sizes))
-    array = np.frombuffer(answer.values, spec.output.dtype).reshape(shape)
-    return Values(array, spec.main.class_axis if model.gives_classes else None, model.labels)

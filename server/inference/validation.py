@@ -19,7 +19,7 @@ from server.errors import ConfigError, RequestError
 from server.inference.dataset import Inputs, read_inputs
 from server.inference.endpoint import Endpoint
 from server.inference.inference import Inference
-from server.inference.outputs import output_tensors
+from server.inference.outputs import main_values
 from server.inference.requests import InferRequest
 from server.inference.spec import InputSpec, ModelSpec, ValidationSpec
 from server.inference.tensors import InputTensor
@@ -97,10 +97,7 @@ async def _ask(inference: Inference, endpoint: Endpoint, inputs: Inputs) -> Valu
         answer = await inference.answer(bound, time.monotonic())
     except RequestError as error:
         raise ValidationFailed(f"{model.name}: fails on the rows: {error.message}") from None
-    (output,) = output_tensors(model, answer, request.outputs)
-    spec = model.served.spec
-    array = np.frombuffer(output.data, spec.output.dtype).reshape(output.shape)
-    return Values(array, spec.main.class_axis if model.gives_classes else None, model.labels)
+    return main_values(model, answer)
 
 
 def _tensor(one: InputSpec, array: np.ndarray) -> InputTensor:
