@@ -1,6 +1,6 @@
-"""The supervisor's messages to the front-end: its spec at the start, then commands.
+"""Messages between supervisor and front-end: its spec at the start, then commands and reports.
 
-Written by the supervisor, read by the front-end; each is a line of JSON on the front-end's stdin.
+Each is a line of JSON: of the front-end's stdin, reports of its status channel.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import msgspec
 from ensembled_client.wire import CLASS_SCORES
 from msgspec.structs import replace
 
-from server.control import Answer
+from server.control import Answer, Ask
 from server.engine.spec import QueueLimits, ServedModel
 from server.inference.conformal import ConformalSpec
 from server.rollout.spec import RolloutSpec
@@ -31,21 +31,34 @@ from workers.runtime.spec import (
 )
 
 __all__ = [
+    "ChangeCounts",
+    "Changes",
     "ClientLimits",
     "Command",
     "DeploymentSpec",
     "Drain",
+    "Drained",
     "FrontEndSpec",
+    "Held",
+    "Hold",
     "InputSpec",
     "LengthClass",
     "ModelSpec",
     "PredictiveKind",
     "PredictiveSpec",
+    "Prepare",
+    "Prepared",
     "QueueLimits",
+    "Release",
+    "Released",
     "Reload",
+    "Report",
     "RepositorySpec",
+    "Resume",
     "ServedOutput",
     "StoredView",
+    "Switch",
+    "Switched",
     "ValidationSpec",
     "WorkerDown",
     "WorkerReaped",
@@ -309,6 +322,22 @@ class RepositorySpec(msgspec.Struct, frozen=True):
     uploads: str = ""
 
 
+class ChangeCounts(msgspec.Struct, frozen=True):
+    """What became of the changes of what is served, since the server started.
+
+    Attributes:
+        succeeded: how many, also of those that had nothing to change.
+        refused: how many the client or the configuration asked for wrongly.
+        failed: how many others did not come up.
+        error: of the last one, empty if it succeeded.
+    """
+
+    succeeded: int = 0
+    refused: int = 0
+    failed: int = 0
+    error: str = ""
+
+
 class FrontEndSpec(msgspec.Struct, frozen=True):
     """Everything that a front-end is told at its start.
 
@@ -342,6 +371,7 @@ class FrontEndSpec(msgspec.Struct, frozen=True):
     tracing: TracingSpec | None = None
     security: SecuritySpec = SecuritySpec()
     refuses_unknown_parameters: bool = True
+    changes: ChangeCounts = ChangeCounts()
     repository: RepositorySpec = RepositorySpec()
 
 
@@ -377,4 +407,78 @@ class Reload(msgspec.Struct, frozen=True, tag=True):
     log_level: str
 
 
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Make everything ready to serve a deployment; no request goes to it yet."""
+
+    deployment: DeploymentSpec
+
+
+class Prepared(msgspec.Struct, frozen=True, tag=True):
+    """Front-end to supervisor: that generation can be switched to, if there is no error."""
+
+    generation: int
+    error: str = ""
+
+
+class Switch(msgspec.Struct, frozen=True, tag=True):
+    """Have all new requests go to a generation that is prepared."""
+
+    generation: int
+
+
+class Switched(msgspec.Struct, frozen=True, tag=True):
+    """Front-end to supervisor: no new request goes to another generation."""
+
+    generation: int
+
+
+class Drained(msgspec.Struct, frozen=True, tag=True):
+    """Front-end to supervisor: no request and no open job of a former generation is left."""
+
+    generation: int
+
+
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """Nothing of that generation is needed any more, if it is known at all."""
+
+    generation: int
+
+
+class Released(msgspec.Struct, frozen=True, tag=True):
+    """Front-end to supervisor: nothing of that generation is left."""
+
+    generation: int
+
+
+class Hold(msgspec.Struct, frozen=True, tag=True):
+    """Let go of what must make room for a generation that comes.
+
+    Attributes:
+        generation: the one that comes.
+        models: internal names of those whose new requests wait until the switch.
+        members: internal names of those that requests accepted from now on do without.
+    """
+
+    generation: int
+    models: tuple[str, ...]
+    members: tuple[str, ...]
+
+
+class Held(msgspec.Struct, frozen=True, tag=True):
+    """Front-end to supervisor: no request, open job or pending row needs what is held."""
+
+    generation: int
+
+
+class Resume(msgspec.Struct, frozen=True, tag=True):
+    """What is held is served again: there will be no switch."""
+
+
+class Changes(msgspec.Struct, frozen=True, tag=True):
+    """A change of what is served is over."""
+
+    counts: ChangeCounts
+
+
 Command = WorkerStarted | WorkerReaped | WorkerDown | Drain | Reload | Answer
+Report = Prepared | Switched | Drained | Released | Held | Ask
