@@ -19,6 +19,7 @@ __all__ = [
     "LoadRequest",
     "PlaceRequest",
     "ReloadRequest",
+    "RolloutAction",
     "RolloutRequest",
     "UnloadRequest",
 ]
@@ -56,11 +57,14 @@ class UnloadRequest(msgspec.Struct, frozen=True, tag="unload"):
     dependents: bool = False
 
 
+RolloutAction = Literal["promote", "rollback", "percent"]
+
+
 class RolloutRequest(msgspec.Struct, frozen=True, tag="rollout"):
     """End a roll-out, or change the share of the requests that its version gets."""
 
     model: str
-    action: Literal["promote", "rollback", "percent"]
+    action: RolloutAction
     percent: float = 0.0
     reason: str = ""
 

@@ -20,7 +20,7 @@ from starlette.types import Scope as AsgiScope
 
 from server.errors import InternalFault, RequestError
 from server.http_api.infer_route import InferRoute
-from server.http_api.repository_routes import repository_router
+from server.http_api.repository_routes import repository_router, rollout_router
 from server.http_api.request_context import RequestContext
 from server.http_api.responses import closing_connection, error_response, send_error
 from server.http_api.routes import (
@@ -154,6 +154,7 @@ def make_api(
     api.include_router(server_router(inference, metrics, threads))
     add_model_routes(api, inference, infer)
     api.include_router(repository_router(inference, infer.bodies, threads))
+    api.include_router(rollout_router(inference, threads))
     api.include_router(unsupported_router())
     return api
 

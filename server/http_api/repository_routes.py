@@ -1,7 +1,7 @@
 """The HTTP routes of the model repository: its index, and changes of what is served.
 
-Runs in the front-end, with FastAPI. Triton's extension, and a reload of the configuration beside
-it; `server.inference.repository` has the changes made.
+Runs in the front-end, with FastAPI. Triton's extension, and beside it a reload of the configuration
+and roll-outs; `server.inference.repository` has the changes made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from server.http_api.routes import ADMISSION_ERRORS, error_responses
 from server.inference.inference import Inference
 from server.inference.repository import CONFIG
 
-__all__ = ["repository_router"]
+__all__ = ["repository_router", "rollout_router"]
 
 _MAX_BODY_BYTES = 1 << 16
 #: A multiple of four, which is as much as is decoded without giving way to other threads.
@@ -98,8 +98,41 @@ def repository_router(inference: Inference, bodies: BodyReader, threads: Executo
     return router
 
 
+def rollout_router(inference: Inference, threads: Executor) -> APIRouter:
+    """The routes about the roll-out of a model."""
+    router = APIRouter(
+        prefix="/v2/models/{model}/rollout",
+        responses=error_responses(400, 404, *ADMISSION_ERRORS),
+    )
+    small = BodyReader(_MAX_BODY_BYTES, threads)
+    name = Path(description="An ensemble, or a member by itself.")
+
+    @router.get("", operation_id="rollout", response_model=schemas.Rollout)
+    async def describe(model: str = name) -> dict[str, Any]:
+        """How a new version of a model does in comparison with the present one."""
+        inference.find(model)
+        return {"model": model, **inference.rollouts.find(model).describe()}
+
+    @router.post(
+        "",
+        operation_id="change_rollout",
+        response_model=schemas.Change,
+        responses=error_responses(409, 413, 415),
+        openapi_extra=_takes(schemas.RolloutBody),
+    )
+    async def change(request: Request, model: str = name) -> dict[str, Any]:
+        """Promote the new version, roll it back, or change its share of the requests."""
+        async with _reading(small, request, schemas.RolloutBody) as body:
+            inference.find(model)
+            inference.rollouts.find(model)
+            percent = body.percent or 0.0
+            return _change(await inference.repository.rollout(model, body.action, percent))
+
+    return router
+
+
 def _takes(body: type[BaseModel]) -> dict[str, Any]:
-    """The description of a body that may be left out."""
+    """The description of a body."""
     return {"requestBody": {"content": {"application/json": {"schema": body.model_json_schema()}}}}
 
 
@@ -107,7 +140,7 @@ def _takes(body: type[BaseModel]) -> dict[str, Any]:
 async def _reading(
     reader: BodyReader, request: Request, body: type[_Body], threads: Executor | None = None
 ) -> AsyncIterator[_Body]:
-    """Read a JSON body, in `threads` if it may be large; an empty one has all defaults.
+    """Read a JSON body, in `threads` if it may be large; an empty one is ``{}``.
 
     It counts as held memory until the block's end.
     """
@@ -124,10 +157,9 @@ async def _reading(
 
 
 def _parse(raw: bytes | bytearray, body: type[_Body]) -> _Body:
-    if raw.strip() in (b"", b"null"):
-        return body()
     try:
-        return body.model_validate_json(raw, strict=True)
+        text = b"{}" if raw.strip() in (b"", b"null") else raw
+        return body.model_validate_json(text, strict=True)
     except ValidationError as error:
         problems = "; ".join(
             ": ".join(filter(None, (".".join(map(str, item["loc"])), item["msg"])))

@@ -6,10 +6,10 @@ requests and responses never become pydantic objects.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from ensembled_client.wire import DTYPES
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 __all__ = [
     "Change",
@@ -25,6 +25,8 @@ __all__ = [
     "ModelReadiness",
     "Readiness",
     "ReloadBody",
+    "Rollout",
+    "RolloutBody",
     "ServerMetadata",
     "Statistics",
     "UnloadBody",
@@ -168,6 +170,57 @@ class BatchStatistics(BaseModel):
     compute_output: Duration
 
 
+class VersionFigures(BaseModel):
+    """What a version has done since its roll-out began."""
+
+    requests: Count
+    rows: Count
+    errors: Count = Field(description="Requests that failed for a reason of its own.")
+    mean_ms: float | None = Field(
+        description="Mean time from a worker's start to the answer, null without answers."
+    )
+
+
+class RolloutFigures(BaseModel):
+    """A new version of a model, and how it does in comparison with the present one."""
+
+    version: str
+    mode: Literal["shadow", "canary"]
+    percent: float = Field(description="The share of requests without a version that it gets.")
+    began: Count = Field(description="Unix time in milliseconds.")
+    present: VersionFigures
+    new: VersionFigures
+    compared_requests: Count = Field(description="Those that both versions have answered.")
+    compared_rows: Count
+    disagreeing_rows: float = Field(
+        description="Rows with another best class, or with values beyond the tolerance; of a row "
+        "with many points, the share of these."
+    )
+    max_difference: float = Field(description="The largest between two values.")
+    dropped_copies: Count = Field(description="Not sent to a shadow, because others came first.")
+
+
+class Rollout(RolloutFigures):
+    """The roll-out of a model."""
+
+    model: str
+
+
+class RolloutBody(BaseModel):
+    """What is to become of a roll-out."""
+
+    action: Literal["promote", "rollback", "percent"]
+    percent: float | None = Field(
+        default=None, ge=0, le=100, description="The new share, for the action `percent`."
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.action == "percent") != (self.percent is not None):
+            raise ValueError("percent is for the action percent, which needs it")
+        return self
+
+
 class ModelStatistics(BaseModel):
     """What a model has done since the server's start."""
 
@@ -181,6 +234,7 @@ class ModelStatistics(BaseModel):
     predictions_saved: Count = Field(
         default=0, description="Members' rows that a cascade did not need."
     )
+    rollout: RolloutFigures | None = None
 
 
 class Statistics(BaseModel):

@@ -15,7 +15,15 @@ from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from server.control import ChangeRequest, ChangeResult, LoadRequest, ReloadRequest, UnloadRequest
+from server.control import (
+    ChangeRequest,
+    ChangeResult,
+    LoadRequest,
+    ReloadRequest,
+    RolloutAction,
+    RolloutRequest,
+    UnloadRequest,
+)
 from server.errors import ChangeFailed, Forbidden, InvalidRequest
 from server.inference.control import Control
 from server.inference.spec import RepositorySpec
@@ -89,6 +97,13 @@ class Repository:
         Raises as `load`, except `Forbidden`.
         """
         return await self._finish(self._ask(ReloadRequest(path, dry_run)))
+
+    async def rollout(self, model: str, action: RolloutAction, percent: float) -> ChangeResult:
+        """End the roll-out of a model, or change the share that its new version gets.
+
+        Raises as `load`, except `Forbidden`.
+        """
+        return await self._finish(self._ask(RolloutRequest(model, action, percent, "by hand")))
 
     async def _finish(self, change: Coroutine[Any, Any, ChangeResult]) -> ChangeResult:
         """Run a change to its end, even if nobody waits for it any more."""

@@ -25,6 +25,7 @@ from server.metrics.devices import DeviceMetrics
 from server.metrics.exposition import OPENMETRICS_END, Counters, Family, encode
 from server.metrics.fleet import collect_arenas, collect_fleet
 from server.metrics.models import collect_models
+from server.metrics.rollouts import collect_rollouts
 from server.metrics.server import LoopLag, ProcessMetrics, collect_server
 from workers.runtime.memory import SharedMemory
 
@@ -90,6 +91,7 @@ def make_registry(
     return MetricsRegistry(
         {
             "models": partial(collect_models, inference),
+            "rollouts": partial(collect_rollouts, inference),
             "fleet": partial(collect_fleet, engine.fleet),
             "arenas": partial(collect_arenas, engine.arenas, bodies),
             "server": partial(collect_server, inference, lag, connections),
