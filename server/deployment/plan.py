@@ -7,15 +7,22 @@ package. Whatever can be found wrong before processes are started is found here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import MappingProxyType
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.deployment.devices import arena_budget_bytes, find_devices
-from server.deployment.placement import PlacementResult, place, read_allocation
+from server.deployment.placement import (
+    PlacementResult,
+    matrix_problems,
+    place,
+    read_allocation,
+)
 from server.deployment.report import summary
+from server.deployment.rollouts import rollout_specs
 from server.errors import ConfigError
 from server.members.augmentation import try_functions
 from server.members.composition import Composition, compose
@@ -26,6 +33,7 @@ from server.members.probes import EACH_TIME, Probes
 from server.members.rules import inspect_rules
 from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr
+from server.rollout.spec import RolloutSpec
 from workers.runtime.spec import DeviceSpec, TracingSpec
 
 __all__ = ["DeploymentPlan", "Models", "find_models", "make_plan", "planned", "tracing_spec"]
@@ -67,6 +75,11 @@ class DeploymentPlan:
     tracing: TracingSpec | None
 
     @property
+    def rollouts(self) -> tuple[RolloutSpec, ...]:
+        """The roll-outs of its models."""
+        return rollout_specs(self.config)
+
+    @property
     def config(self) -> Config:
         """The configuration that it serves."""
         return self.models.config
@@ -93,8 +106,11 @@ def make_plan(
     profile_s: float,
     log: Callable[[str], None] | None = None,
     probes: Probes = EACH_TIME,
+    preferred: AllocationMatrix | None = None,
 ) -> DeploymentPlan:
     """Plan what will be served where; profiling may take `profile_s`, and is logged.
+
+    An allocation that is not in a file is the preferred one, if that fits.
 
     Raises:
         ConfigError: if the configuration is wrong.
@@ -107,25 +123,34 @@ def make_plan(
     placement = None
     if config.allocation == "auto":
         with progress_on_stderr(log) as on_progress:
-            placement = place(
-                config, members, devices, profile_s=profile_s, on_progress=on_progress
+            found = profile_members(
+                config, members, devices, budget_s=profile_s, on_progress=on_progress
             )
-        matrix, found = placement.allocation.matrix, placement.found
+        if preferred and not any(matrix_problems(preferred, config, devices, found)):
+            matrix = preferred
+        else:
+            placement = place(config, members, devices, profile_s=0.0, found=found)
+            matrix = placement.allocation.matrix
     else:
         found = profile_members(config, members, devices, budget_s=0.0)
         matrix = read_allocation(config, devices, found)
     return planned(models, devices, matrix, found, placement=placement, tracing=tracing)
 
 
-def find_models(config: Config, probes: Probes) -> Models:
-    """Find out what there is to know of a configuration's models.
+def find_models(
+    config: Config,
+    probes: Probes,
+    *,
+    pinned: Mapping[str, InspectedMember] = MappingProxyType({}),
+) -> Models:
+    """Find out what there is to know of a configuration's models; `pinned` ones are known.
 
     Raises:
         ConfigError: if a model or a rule can't be used, or members disagree.
         StartError: if a model can't be fetched or built.
     """
     config = local_files(config)
-    members = inspect_members(config, probes)
+    members = inspect_members(config, probes, pinned=pinned)
     findings = inspect_rules(config, members, probes)
     try_functions(config, members, probes)
     return Models(config, tuple(members), findings)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 
 import msgspec
 
@@ -148,15 +149,28 @@ class InspectedMember:
         return MemberInput(sent, pad=pad, mask=config.mask)
 
 
-def inspect_members(config: Config, probes: Probes = EACH_TIME) -> list[InspectedMember]:
+def inspect_members(
+    config: Config,
+    probes: Probes = EACH_TIME,
+    *,
+    pinned: Mapping[str, InspectedMember] = MappingProxyType({}),
+) -> list[InspectedMember]:
     """Build models from recipes where needed, and inspect the models of all members.
+
+    Those that are `pinned` stay what they were inspected as, whatever their files have become, as
+    long as their sections are the same.
 
     Raises:
         ConfigError: if a model or its labels can't be used.
         StartError: if a recipe fails.
     """
     built = build_models(config)
-    sources = [stamped(source_of(config, name, built)) for name in config.members]
+    sources = [
+        former.source
+        if (former := pinned.get(name)) and former.config == member
+        else stamped(source_of(config, name, built))
+        for name, member in config.members.items()
+    ]
     try:
         found = dict(zip(config.members, probes.inspect_models(sources), strict=True))
     except InspectionError as error:

@@ -7,8 +7,8 @@ to `server.deployment`.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from allocator.profiles import Profile, Profiles
 from server.errors import StartError
@@ -67,6 +67,25 @@ class Measurements:
     estimated: tuple[TargetKey, ...] = ()
     from_cache: int = 0
     measured: int = 0
+
+    def with_former(self, former: Measurements, keys: Collection[TargetKey]) -> Measurements:
+        """Return these figures, with those of former measurements for some members and kinds."""
+        kept = [key for key in keys if former.profiles.of(*key) and key not in former.estimated]
+        profiles = [one for one in self.profiles if (one.member, one.device_kind) not in kept]
+        profiles += [one for key in kept for one in former.profiles.of(*key).values()]
+        return replace(
+            self,
+            profiles=Profiles(profiles),
+            colocation={
+                **self.colocation,
+                **{key: former.colocation[key] for key in kept if key in former.colocation},
+            },
+            noise={
+                **self.noise,
+                **{key: former.noise[key] for key in kept if key in former.noise},
+            },
+            estimated=tuple(key for key in self.estimated if key not in kept),
+        )
 
     def slowdowns(self) -> Iterator[tuple[str, str, float]]:
         """Yield member, kind and factor where co-location costs more than noise."""
