@@ -93,8 +93,8 @@ def _rule_changes(former: RuleSpec, now: RuleSpec) -> Iterator[str]:
     if files := _changed_files(former.stamps, now.stamps):
         yield f"its rule in {files}"
     old, new = former.meta, now.meta
-    is_same_file = old is not None and new is not None and old.path == new.path
-    if is_same_file and (files := _changed_files(old.stamps, new.stamps)):
+    stamps = () if old is None or new is None or old.path != new.path else (old.stamps, new.stamps)
+    if stamps and (files := _changed_files(*stamps)):
         yield f"{files} changed"
 
 
