@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ensembled_client.async_client import AsyncEnsemble, AsyncEnsembleClient
+    from ensembled_client.changes import Change
     from ensembled_client.client import Ensemble, EnsembleClient
     from ensembled_client.errors import (
         DeadlineExceeded,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncEnsemble",
     "AsyncEnsembleClient",
+    "Change",
     "DeadlineExceeded",
     "Ensemble",
     "EnsembleClient",
@@ -44,6 +46,7 @@ __all__ = [
 
 _MODULES = {
     "async_client": ("AsyncEnsemble", "AsyncEnsembleClient"),
+    "changes": ("Change",),
     "client": ("Ensemble", "EnsembleClient"),
     "models": ("ModelState", "Prediction", "Timing"),
     "retries": ("RetryPolicy",),

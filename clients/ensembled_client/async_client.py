@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
+from ensembled_client.changes import (
+    Change,
+    ChangeOptions,
+    load_call,
+    reload_call,
+    unload_call,
+)
 from ensembled_client.models import ModelState, Prediction
 from ensembled_client.requests import CallOptions, PredictOptions
 from ensembled_client.session import BaseClient
@@ -95,6 +104,37 @@ class AsyncEnsembleClient(BaseClient):
     def ensemble(self, name: str) -> AsyncEnsemble:
         """Return a handle of an ensemble, or of a member; nothing is sent yet."""
         return AsyncEnsemble(self, name)
+
+    # -- what is served -----------------------------------------------------------------------
+
+    async def load_model(
+        self,
+        model: str,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        **options: Unpack[ChangeOptions],
+    ) -> None:
+        """Have the server load a model, or load it again: see `EnsembleClient.load_model`."""
+        await self._session.change(load_call(model, config, files), **options)
+
+    async def unload_model(
+        self,
+        model: str,
+        unload_dependents: bool = False,
+        **options: Unpack[ChangeOptions],
+    ) -> None:
+        """Have the server unload a model: see `EnsembleClient.unload_model`."""
+        await self._session.change(unload_call(model, dependents=unload_dependents), **options)
+
+    async def reload(
+        self,
+        path: str | os.PathLike[str] = "",
+        *,
+        dry_run: bool = False,
+        **options: Unpack[ChangeOptions],
+    ) -> Change:
+        """Have the server read its configuration again: see `EnsembleClient.reload`."""
+        return await self._session.reload(reload_call(path, dry_run=dry_run), **options)
 
     # -- the server ---------------------------------------------------------------------------
 

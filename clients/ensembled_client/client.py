@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
+from ensembled_client.changes import Change, load_call, reload_call, unload_call
 from ensembled_client.io_backend import run_blocking
 from ensembled_client.models import ModelState, Prediction
 from ensembled_client.requests import CallOptions, PredictOptions
@@ -172,6 +174,75 @@ class EnsembleClient(BaseClient):
     def ensemble(self, name: str) -> Ensemble:
         """Return a handle of an ensemble, or of a member; nothing is sent yet."""
         return Ensemble(self, name)
+
+    # -- what is served -----------------------------------------------------------------------
+
+    def load_model(
+        self,
+        model: str,
+        config: str | Mapping[str, Any] | None = None,
+        files: Mapping[str, bytes] | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> None:
+        """Have the server load a model, or load it again; it is served when this returns.
+
+        The API key needs the scope `admin`, and the server's configuration must permit it
+        (`server.repository`).
+
+        Args:
+            model: its name.
+            config: its configuration instead of the server's, as JSON or a mapping: Triton's
+                model configuration, or ``{"ensembled": SECTION}`` with a section as in the
+                server's configuration file.
+            files: contents of its files instead of the server's, by ``file:VERSION/NAME``.
+            timeout: seconds to wait; the change is made all the same. None waits for its end.
+
+        Raises:
+            RequestRejected: if the server does not permit it, or the model can't be served; what
+                was served before still is.
+            EnsembledClientError: as `predict`.
+        """
+        run_blocking(self._session.change(load_call(model, config, files), timeout=timeout))
+
+    def unload_model(
+        self, model: str, unload_dependents: bool = False, *, timeout: float | None = None
+    ) -> None:
+        """Have the server unload a model; requests in progress are answered.
+
+        Args:
+            model: its name.
+            unload_dependents: whether members go, too, that no other model needs.
+            timeout: see `load_model`.
+
+        Raises:
+            EnsembledClientError: as `load_model`.
+        """
+        call = unload_call(model, dependents=unload_dependents)
+        run_blocking(self._session.change(call, timeout=timeout))
+
+    def reload(
+        self,
+        path: str | os.PathLike[str] = "",
+        *,
+        dry_run: bool = False,
+        timeout: float | None = None,
+    ) -> Change:
+        """Have the server read its configuration again, and serve what it says (HTTP).
+
+        Args:
+            path: the configuration file that is meant, absolute; the server refuses if it is not
+                its own. "" for whichever it is.
+            dry_run: whether to return only what would change.
+            timeout: see `load_model`.
+
+        Raises:
+            RequestRejected: if the configuration is wrong or can't be served; what was served
+                before still is.
+            EnsembledClientError: as `predict`.
+        """
+        call = reload_call(path, dry_run=dry_run)
+        return run_blocking(self._session.reload(call, timeout=timeout))
 
     # -- the server ---------------------------------------------------------------------------
 

@@ -14,8 +14,10 @@ from typing import Any
 import grpc
 from google.protobuf.message import Message
 
+from ensembled_client.changes import ChangeCall
 from ensembled_client.errors import (
     EnsembledClientError,
+    RequestRejected,
     ServerFailure,
     Unavailable,
     error_for_status,
@@ -96,6 +98,22 @@ class _GrpcTransport(Transport):
         document = _plain(await self._call(resource.value, message, limit_s))
         field = _DOCUMENT_FIELDS.get(resource)
         return document if field is None else document[field]
+
+    async def change(self, call: ChangeCall, limit_s: float | None) -> Any:
+        """Have the server change what it serves."""
+        if call.kind == "reload":
+            raise RequestRejected("a reload is not part of the protocol over gRPC: use http://")
+        method = f"RepositoryModel{call.kind.capitalize()}"
+        message = message_class(f"{method}Request")(model_name=call.model)
+        for name, value in call.parameters.items():
+            if isinstance(value, bool):
+                message.parameters[name].bool_param = value
+            elif isinstance(value, bytes):
+                message.parameters[name].bytes_param = value
+            else:
+                message.parameters[name].string_param = value
+        await self._call(method, message, limit_s)
+        return {}
 
     def overhead_bytes(self, call: InferCall) -> int:
         """Return how much of a request's message is not raw tensors."""

@@ -20,6 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpcore
 
+from ensembled_client.changes import ChangeCall
 from ensembled_client.errors import (
     DeadlineExceeded,
     EnsembledClientError,
@@ -32,6 +33,7 @@ from ensembled_client.rest import (
     RestEncoder,
     RestRequest,
     RestResponse,
+    decode_change,
     decode_document,
     decode_infer,
 )
@@ -73,6 +75,10 @@ class _HttpTransport(Transport):
         """Request a document."""
         response = await self._send(self._rest.look_up(resource, model), limit_s)
         return decode_document(resource, response)
+
+    async def change(self, call: ChangeCall, limit_s: float | None) -> Any:
+        """Have the server change what it serves."""
+        return decode_change(await self._send(self._rest.change(call), limit_s))
 
     def overhead_bytes(self, call: InferCall) -> int:
         """Return how much of a request's body is not raw tensors."""

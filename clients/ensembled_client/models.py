@@ -173,6 +173,7 @@ class Prediction:
             are the members of the ensemble in its order, the keys of `member_values`.
         outputs: all outputs of the answer by their name, with those that were asked for by name.
             Without such, a model's further outputs are all there; `values` are its main one.
+        generation: the number of the deployment that has answered; 0 if the server does not say.
         class_names: the model's labels, one per class; empty if it has none.
     """
 
@@ -185,6 +186,7 @@ class Prediction:
     member_mask: npt.NDArray[np.bool_] | None = None
     class_names: tuple[str, ...] = ()
     outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    generation: int = 0
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
@@ -257,4 +259,5 @@ def prediction_of(response: InferResponse, info: ModelInfo, timing: Timing) -> P
         member_mask=response.outputs.get(_MASK),
         outputs=response.outputs,
         class_names=info.labels,
+        generation=int(response.parameters.get("generation", 0)),
     )

@@ -211,4 +211,6 @@ def join_responses(responses: Sequence[InferResponse]) -> InferResponse:
     common = [name for name in each[0] if all(name in names for names in each)]
     degraded = any(response.parameters.get("degraded", False) for response in responses)
     parameters = {**first.parameters, "members": ",".join(common), "degraded": degraded}
+    if any(one.parameters.get("generation") != parameters.get("generation") for one in responses):
+        parameters["generation"] = 0  # the server has changed what it serves in between
     return InferResponse(outputs, parameters)

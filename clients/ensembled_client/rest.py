@@ -6,6 +6,7 @@ bytes share one header, which is made once; the server caches its side of it, to
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import zlib
@@ -16,6 +17,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
+from ensembled_client.changes import ChangeCall
 from ensembled_client.errors import (
     RequestRejected,
     ServerFailure,
@@ -38,6 +40,7 @@ __all__ = [
     "RestEncoder",
     "RestRequest",
     "RestResponse",
+    "decode_change",
     "decode_document",
     "decode_infer",
 ]
@@ -134,6 +137,24 @@ class RestEncoder:
             return RestRequest(b"POST", self._target(path), headers)
         return RestRequest(b"GET", self._target(path), self._common)
 
+    def change(self, call: ChangeCall) -> RestRequest:
+        """Return the request for a change."""
+        parameters = {
+            name: base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            for name, value in call.parameters.items()
+        }
+        path = f"/v2/repository/models/{quote(call.model, safe='')}/{call.kind}"
+        document: Any = {"parameters": parameters}
+        if call.kind == "reload":
+            path, document = "/v2/repository/reload", parameters
+        body = RequestBody([json.dumps(document).encode()])
+        headers = [
+            *self._common,
+            (b"Content-Type", b"application/json"),
+            (b"Content-Length", str(body.size_bytes).encode()),
+        ]
+        return RestRequest(b"POST", self._target(path), headers, body)
+
     def _target(self, path: str) -> bytes:
         return f"{self._path}{path}".encode("ascii")
 
@@ -212,6 +233,15 @@ def decode_document(resource: Resource, response: RestResponse) -> Any:
         kind = "a JSON array" if expected is list else "a JSON object"
         raise ServerFailure(f"the server's answer is not {kind}", response.status)
     return document
+
+
+def decode_change(response: RestResponse) -> Any:
+    """Decode the response to a change, {} if there is no JSON; or raise the error in it."""
+    _raise_for_status(response)
+    try:
+        return json.loads(response.body)
+    except ValueError:
+        return {}
 
 
 def _raise_for_status(response: RestResponse) -> None:

@@ -11,11 +11,12 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
+from ensembled_client.changes import Change, ChangeCall, ChangeOptions
 from ensembled_client.errors import (
     DeadlineExceeded,
     EnsembledClientError,
@@ -177,6 +178,20 @@ class Session:
                     raise
             await self._backend.sleep(pause_s)
         raise AssertionError("the policy allows no more tries than it has")
+
+    # -- changes of what is served ------------------------------------------------------------
+
+    async def change(self, call: ChangeCall, **options: Unpack[ChangeOptions]) -> Any:
+        """Request a change; return the server's document."""
+        clock = CallClock(self._backend, options.get("timeout"))
+        try:
+            return await self._try_again(partial(self._transport.change, call), clock)
+        finally:
+            self._models.clear()  # look again at the next call
+
+    async def reload(self, call: ChangeCall, **options: Unpack[ChangeOptions]) -> Change:
+        """Request a reload."""
+        return Change.of(await self.change(call, **options))
 
     # -- look-ups -----------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from ensembled_client.changes import ChangeCall
 from ensembled_client.errors import EnsembledClientError
 from ensembled_client.requests import InferCall
 from ensembled_client.wire import InferResponse
@@ -140,6 +141,13 @@ class Transport(ABC):
 
         The model is "" for the server, or, of statistics, for every model. Raises as `infer`;
         `Unavailable` may stand for "not ready".
+        """
+
+    @abstractmethod
+    async def change(self, call: ChangeCall, limit_s: float | None) -> Any:
+        """Have the server change what it serves; returns its document, empty over gRPC.
+
+        None waits without limit. Raises as `infer`.
         """
 
     @abstractmethod

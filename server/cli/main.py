@@ -46,6 +46,19 @@ Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port; 0 choose
 Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 
 
+ServerUrl = Annotated[
+    str,
+    typer.Option(
+        envvar="ENSEMBLED_URL", help="URL of the server: http://, https://, grpc:// or grpcs://."
+    ),
+]
+RootCertificates = Annotated[
+    Path | None, _file("Certificate authorities to trust (PEM), for https and grpcs.")
+]
+Certificate = Annotated[Path | None, _file("Client certificate, for mutual TLS.")]
+_URL = "http://127.0.0.1:8000"
+
+
 class KeyScope(StrEnum):
     """What an API key permits."""
 
@@ -114,6 +127,46 @@ def check(config: ConfigPath, debug: Debug = False) -> None:
         import server.supervision.launch  # noqa: PLC0415
 
         echo(server.supervision.launch.check(loaded))
+
+
+@app.command()
+def apply(
+    config: ConfigPath,
+    *,
+    url: ServerUrl = _URL,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            envvar="ENSEMBLED_API_KEY", help="API key with the scope admin; safer as the variable."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show only what would change.")
+    ] = False,
+    root_certificates: RootCertificates = None,
+    certificate: Certificate = None,
+    certificate_key: Annotated[Path | None, _file("Private key of the client certificate.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Have a running server, which was started with CONFIG, serve what it says now.
+
+    Shows what changes, and returns when that is served: exit status 0; 2 if it was refused, 1
+    without an answer. What was served before still is then.
+    """
+    with errors_as_lines(debug):
+        from server.cli.apply import apply  # noqa: PLC0415
+
+        apply(
+            config,
+            url=url,
+            credentials={
+                "root_certificates": root_certificates,
+                "certificate": certificate,
+                "key": certificate_key,
+                "api_key": key or None,
+            },
+            dry_run=dry_run,
+        )
 
 
 @app.command()
@@ -187,13 +240,7 @@ def predict(
             help="Rows instead of files: a list such as texts, or lists by input name.",
         ),
     ] = None,
-    url: Annotated[
-        str,
-        typer.Option(
-            envvar="ENSEMBLED_URL",
-            help="URL of the server: http://, https://, grpc:// or grpcs://.",
-        ),
-    ] = "http://127.0.0.1:8000",
+    url: ServerUrl = _URL,
     top: Annotated[int, typer.Option(min=1, help="Number of classes to show.")] = 5,
     members: Annotated[
         str | None, typer.Option(metavar="A,B", help="Use only these members of the ensemble.")
@@ -207,10 +254,8 @@ def predict(
     timeout: Annotated[
         float | None, typer.Option(min=0.001, help="Deadline of the answer, in seconds.")
     ] = None,
-    root_certificates: Annotated[
-        Path | None, _file("Certificate authorities to trust (PEM), for https and grpcs.")
-    ] = None,
-    certificate: Annotated[Path | None, _file("Client certificate, for mutual TLS.")] = None,
+    root_certificates: RootCertificates = None,
+    certificate: Certificate = None,
     key: Annotated[Path | None, _file("Private key of the client certificate.")] = None,
     as_json: AsJson = False,
     debug: Debug = False,

@@ -14,6 +14,7 @@ from ensembled_client import (
     ServerFailure,
     Unavailable,
 )
+from ensembled_client.changes import unload_call
 from ensembled_client.errors import error_for_status
 from ensembled_client.io_backend import BlockingBackend, run_blocking
 from ensembled_client.requests import CallOptions
@@ -60,6 +61,12 @@ class Scripted(Transport):
             raise answer
         return InferResponse({"output": np.zeros((1, 1), np.float32)})
 
+    async def change(self, call, limit_s):
+        self.sent.append((dict(call.parameters), limit_s))
+        if self.answers and (answer := self.answers.pop(0)) is not None:
+            raise answer
+        return {}
+
     async def look_up(self, resource, model, limit_s):
         if self.answers and isinstance(self.answers[0], tuple):
             raise self.answers.pop(0)[0]
@@ -83,6 +90,18 @@ def ask(answers, *, policy=None, **options):
     except EnsembledClientError as raised:
         error = raised
     return transport, time, error
+
+
+def change(answers):
+    """Return (transport, the error that was raised) of a change."""
+    time = Time()
+    transport = Scripted(time, answers)
+    call = unload_call("m", dependents=False)
+    try:
+        run_blocking(Session(transport, time, RetryPolicy()).change(call))
+    except EnsembledClientError as raised:
+        return transport, raised
+    return transport, None
 
 
 def busy(retry_after=None):
@@ -114,6 +133,14 @@ def test_the_last_error_is_raised_in_the_end():
     assert isinstance(error, Unavailable)
     assert error.__notes__ == ["tried 4 times"]
     assert (len(transport.sent), len(time.pauses)) == (4, 3)
+
+
+def test_a_change_is_sent_again_unless_the_server_may_be_at_it():
+    transport, error = change([busy(), refused()])
+    assert (len(transport.sent), error) == (3, None)
+    transport, error = change([broken()])
+    assert len(transport.sent) == 1
+    assert isinstance(error, Unavailable)
 
 
 @pytest.mark.parametrize("policy", [RetryPolicy(0), RetryPolicy(retries=0, first_pause_s=9)])

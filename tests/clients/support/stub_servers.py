@@ -1,5 +1,6 @@
 """Stub servers: one model behind HTTP and behind gRPC, which answers what a test says."""
 
+import base64
 import contextlib
 import gzip
 import json
@@ -8,6 +9,7 @@ import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 import grpc
 import numpy as np
@@ -16,6 +18,7 @@ from ensembled_client.wire.messages import SERVICE, message_class
 LENGTH = "Inference-Header-Content-Length"
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -33,6 +36,8 @@ METHODS = (
     "ServerReady",
     "ServerMetadata",
     "RepositoryIndex",
+    "RepositoryModelLoad",
+    "RepositoryModelUnload",
 )
 
 
@@ -49,10 +54,12 @@ class Model:
 
     Attributes:
         requests: that were received: (parameters, {input: (shape, raw)}, {output: parameters}).
+        more_parameters: of answers to infer requests; whole numbers.
         failures: what the next requests are answered with; each is used once.
         config: `ensemble` of the configuration, None for a server without configurations.
         limit_bytes: in the configuration, 0 for none.
         is_ready: of the server.
+        changes: that were requested: (kind, model, parameters), contents of files as bytes.
         seen: every question and request, by its HTTP path or gRPC method.
     """
 
@@ -68,6 +75,8 @@ class Model:
         self.inputs = [{"name": "x", "datatype": "FP32", "shape": [-1, 2]}]
         self.used = "a,b"
         self.values = None
+        self.changes = []
+        self.more_parameters = {}
 
     @property
     def metadata(self):
@@ -94,7 +103,8 @@ class Model:
         x = np.frombuffer(raw, "<f4").reshape(shape) if len(raw) == 4 * np.prod(shape) else None
         values = self.values if self.values is not None else x + 1
         answers = {name: self._output(name, values) for name in outputs}
-        return answers, {"members": self.used, "degraded": self.used != "a,b"}
+        parameters = {"members": self.used, "degraded": self.used != "a,b"}
+        return answers, parameters | self.more_parameters
 
     def _output(self, name, values):
         rows = len(values)
@@ -116,6 +126,13 @@ class Model:
 
     def statistics(self):
         return {"name": "duo", "version": "1", "inference_count": len(self.requests)}
+
+    def change(self, kind, model, parameters):
+        """Return the document that tells what has changed."""
+        self.changes.append((kind, model, parameters))
+        if self.failures and (failure := self.failures.pop(0)) is not None:
+            raise failure
+        return {"generation": 1 + len(self.changes), "changes": ["member a: changed"]}
 
     def index(self):
         return [
@@ -170,6 +187,8 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if self.path.endswith("/infer"):
                 self._infer(model, body)
+            elif self.path.endswith(("load", "reload")):
+                self._send(200, self._change(model, json.loads(body)))
             else:
                 self._send(*self._document(model))
         except Failed as failed:
@@ -197,6 +216,16 @@ class Handler(BaseHTTPRequestHandler):
         if self.path not in known:
             raise Failed(404)
         return known[self.path]
+
+    def _change(self, model, document):
+        *_, name, kind = self.path.split("/")
+        if kind == "reload":
+            return model.change(kind, "", document)
+        parameters = {
+            key: base64.b64decode(value) if key.startswith("file:") else value
+            for key, value in document["parameters"].items()
+        }
+        return model.change(kind, unquote(name), parameters)
 
     def _infer(self, model, body):
         model.headers.append(dict(self.headers))
@@ -306,8 +335,20 @@ class GrpcServer:
             "parameters": {
                 "members": {"string_param": parameters["members"]},
                 "degraded": {"bool_param": parameters["degraded"]},
+                **{
+                    name: {"int64_param": value}
+                    for name, value in self.model.more_parameters.items()
+                },
             },
         }
+
+    def _RepositoryModelLoad(self, message, _):
+        self.model.change("load", message.model_name, _parameters(message.parameters))
+        return {}
+
+    def _RepositoryModelUnload(self, message, _):
+        self.model.change("unload", message.model_name, _parameters(message.parameters))
+        return {}
 
     def _known(self, name):
         if name not in {"", "duo"}:
