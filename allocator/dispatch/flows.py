@@ -12,6 +12,8 @@ Scheduling Algorithm for Integrated Services Packet Switching Networks" (SIGCOMM
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 __all__ = ["HIGH", "LOW", "NORMAL", "Flow", "Flows", "PriorityLevel", "rank_of"]
 
 HIGH, NORMAL, LOW = 0, 1, 2
@@ -64,19 +66,23 @@ class Flow:
 
 
 class Flows:
-    """A flow per model and priority, made at its first use."""
+    """A flow per model and priority, made at its first use, and kept while the model is served."""
 
     def __init__(self) -> None:
         self._levels = tuple(map(PriorityLevel, (HIGH, NORMAL, LOW)))
-        self._flows: dict[tuple[int, int, int], Flow] = {}
+        self._flows: dict[tuple[str, int], Flow] = {}
 
-    def get(self, arena: int, ensemble: int, priority: int) -> Flow:
-        """The flow of the requests of a priority to an arena's ensemble."""
-        key = arena, ensemble, priority
+    def get(self, model: str, priority: int) -> Flow:
+        """The flow of the requests of a priority to a model."""
+        key = model, priority
         flow = self._flows.get(key)
         if flow is None:
             flow = self._flows[key] = Flow(self._levels[priority])
         return flow
+
+    def keep(self, models: Collection[str]) -> None:
+        """Forget the flows of all other models."""
+        self._flows = {key: flow for key, flow in self._flows.items() if key[0] in models}
 
 
 def rank_of(flow: Flow) -> tuple[int, float]:

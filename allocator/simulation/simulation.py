@@ -46,7 +46,7 @@ class Simulation:
         self._noise_random = Random(f"noise {scenario.seed}")
         self._noise = scenario.noise
         self._members, self.workers = make_fleet(scenario)
-        self._flow = Flows().get(0, 0, NORMAL)
+        self._flow = Flows().get("", NORMAL)
         self._next_job = 1
         self._timeline = self._make_timeline()
         self._learning = bool(self._noise) or isinstance(self._timeline, SharedTimeline)

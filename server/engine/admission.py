@@ -50,10 +50,17 @@ class AdmissionControl:
         prepared.admission = admission = admit(
             prepared,
             self._fleet.available(model.arena, model.spec.mask),
-            self._flows.get(model.family, model.ensemble, prepared.options.priority),
+            self._flows.get(model.name, prepared.options.priority),
             self._fleet.version,
         )
         return admission
+
+    def renew(self) -> None:
+        """The arenas, which are passed to the constructor, are not those of before."""
+        specs = [requests.arena.spec for requests in self._arenas.values()]
+        self._flows.keep({ensemble.name for spec in specs for ensemble in spec.ensembles})
+        self._forecast.renew()
+        self._has_pending.clear()
 
     def check_memory(self, nbytes: int) -> None:
         """Raise `QueueFull` if so large an answer doesn't fit beside the others; alone any does."""

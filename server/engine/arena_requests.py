@@ -47,6 +47,11 @@ class ArenaRequests:
         members = np.arange(len(spec.members), dtype=np.uint64)
         self._bits = (np.uint64(1) << members)[:, np.newaxis]
 
+    @property
+    def is_used(self) -> bool:
+        """Whether slots are claimed, or requests wait for some."""
+        return bool(self.slots.held or self.queue.requests)
+
     def place(self, request: Request) -> Range | None:
         """Claim slots for (more of) a request, write its inputs; None if it gets no slot now.
 

@@ -9,14 +9,15 @@ Runs in the front-end's event loop, under every protocol; it knows none of them.
 
 Rows go into the arena when they are submitted, and to workers in the next turn of the event loop,
 together with all others that have come by then. What the combiner has ended in one turn is
-answered in one. See `workers.runtime.arena` for the life of a slot.
+answered in one. See `workers.runtime.arena` for the life of a slot. Deployments come and go while
+others are served: each has arenas and instances of its own, whose numbers never repeat.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, assert_never
 
 from server.engine.admission import AdmissionControl, time_left_s
@@ -39,6 +40,7 @@ from server.errors import DeadlineExceeded, RequestError, Unavailable
 from workers.runtime.arena import Arena
 from workers.runtime.memory import BoardRow, SharedMemory
 from workers.runtime.messages import Combined, CombinerHello, Hello, Ready, Reset, Unsure
+from workers.runtime.queues import max_job_rows
 from workers.runtime.spec import GenerationSpec, InstanceSpec
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ class Engine:
         links: Links,
         epoch: int,
         generation: GenerationSpec,
-        instances: dict[str, tuple[InstanceSpec, ...]],
+        instances: Mapping[str, Sequence[InstanceSpec]],
         workers: Sequence[tuple[str, int]],
         starting: Sequence[str] = (),
         limits: QueueLimits,
@@ -80,16 +82,15 @@ class Engine:
         self._is_combiner_idle = False
         self._opened = asyncio.Event()
         self.draining = False
+        self._memory = memory
+        self._limits = limits
         self._board: BoardRow = memory.board("front-end")
-        mapping = memory.map(generation)
-        arenas = {spec.index: Arena(mapping, spec) for spec in generation.arenas}
-        self.arenas = {
-            index: ArenaRequests(
-                arena, AdmissionQueue(limits.waiting_requests, limits.waiting_rows)
-            )
-            for index, arena in arenas.items()
-        }
-        self.fleet = Fleet(arenas=arenas, instances=instances)
+        self.arenas: dict[int, ArenaRequests] = {}
+        self.fleet = Fleet(
+            arenas=self._map(generation),
+            instances=instances,
+            most_rows=max_job_rows(memory.spec.queues.ring_bytes),
+        )
         self._traces = None if tracer is None else tracer.of_jobs(self.arenas)
         for name, incarnation in workers:
             self.worker_started(name, incarnation)
@@ -111,6 +112,55 @@ class Engine:
         self._links.send_to_combiner(Reset(self._epoch))
         self._tick()
 
+    # -- deployments --------------------------------------------------------------------------
+
+    def _map(self, generation: GenerationSpec) -> dict[int, Arena]:
+        mapping = self._memory.map(generation)
+        arenas = {spec.index: Arena(mapping, spec) for spec in generation.arenas}
+        for index, arena in arenas.items():
+            queue = AdmissionQueue(self._limits.waiting_requests, self._limits.waiting_rows)
+            self.arenas[index] = ArenaRequests(arena, queue)
+        return arenas
+
+    def add(
+        self, generation: GenerationSpec, instances: Mapping[str, Sequence[InstanceSpec]]
+    ) -> None:
+        """Accept requests to the models of one more deployment, whose arenas are untouched.
+
+        Raises `OSError` if its memory can't be mapped.
+        """
+        self.fleet.add(self._map(generation), instances)
+        self._admission.renew()
+        self._pipeline.dispatch_soon()
+
+    def remove(self, generation: GenerationSpec) -> None:
+        """Drop a deployment that has no requests, and gets none; its memory is unmapped."""
+        arenas = [spec.index for spec in generation.arenas]
+        self.fleet.remove(arenas)
+        for index in arenas:
+            del self.arenas[index]
+        self._admission.renew()
+
+    def is_idle(self, generation: GenerationSpec) -> bool:
+        """Whether a deployment has no requests, no claimed slots and no open jobs."""
+        return self._pipeline.is_idle({spec.index for spec in generation.arenas})
+
+    def is_ready(self, generation: GenerationSpec) -> bool:
+        """Whether all workers that are not down have told of a deployment's instances."""
+        return self.fleet.has_heard({spec.index for spec in generation.arenas})
+
+    def attach_worker(self, device: str, slot: int) -> None:
+        """A new device's worker is going to be started, with a spare slot of the queues."""
+        self._memory.attach(device, slot)
+        self._links.attach(device, slot)
+        self.fleet.attach(device)
+
+    def detach_worker(self, device: str) -> None:
+        """A device that no deployment has instances on is gone; its worker was reaped."""
+        self.fleet.detach(device)
+        self._links.detach(device)
+        self._memory.detach(device)
+
     # -- requests -----------------------------------------------------------------------------
 
     async def wait_open(self) -> None:
@@ -129,8 +179,8 @@ class Engine:
 
     def can_answer(self, model: ServedModel) -> bool:
         """Whether enough of the model's members are available to meet its quorum."""
-        available = self.fleet.available(model.arena, model.spec.mask)
-        return available.bit_count() >= model.spec.quorum
+        served = self.fleet.served(model.arena) & model.spec.mask
+        return served.bit_count() >= model.spec.quorum
 
     def is_idle_for(self, model: ServedModel) -> bool:
         """Whether nothing waits where a new request to a model would go."""

@@ -7,9 +7,10 @@ that held it was reaped.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +45,8 @@ class WorkerState:
 
     `incarnation` is 0 if there is no process; the supervisor has `given_up` one that keeps dying at
     its start. By instance, `placements` are where rows can go, and `counters` what was done: the
-    same ones in all length classes of a member.
+    same ones for all instances of a member. `latencies` are those of its last Hello; placements in
+    `awaited` get no rows before one has theirs.
     """
 
     def __init__(self, name: str) -> None:
@@ -53,6 +55,15 @@ class WorkerState:
         self.given_up = False
         self.placements: dict[int, Placement] = {}
         self.counters: dict[int, InstanceCounters] = {}
+        self.latencies: Mapping[int, tuple[float, float]] = {}
+        self.awaited: set[int] = set()
+
+    def counters_of(self, member: str) -> InstanceCounters:
+        """The counters of a member here, which may be new."""
+        for instance, placement in self.placements.items():
+            if placement.member.name == member:
+                return self.counters[instance]
+        return InstanceCounters()
 
 
 @dataclass(slots=True, eq=False)
@@ -66,6 +77,9 @@ class _HeldRange:
 class Fleet:
     """All workers, and the rows that wait for them; members are by arena and index.
 
+    Arenas come by `add` and go by `remove`. Counters of a member go on as long as it is in some
+    arena. A job has at most `most_rows`.
+
     Attributes:
         version: changes whenever the set of available members changes.
         predicted: rows that the combiner should look at though no worker reports them; the pipeline
@@ -78,47 +92,131 @@ class Fleet:
         self,
         *,
         arenas: Mapping[int, Arena],
-        instances: dict[str, tuple[InstanceSpec, ...]],
+        instances: Mapping[str, Sequence[InstanceSpec]],
+        most_rows: int = sys.maxsize,
     ) -> None:
-        self._arenas = arenas
+        self._arenas: dict[int, Arena] = {}
+        self._most_rows = most_rows
         self.version = 0
         self.predicted: list[Predictions] = []
         self.released: list[ArenaRange] = []
         self._next_job = 1
         self._suspects = Suspects()
         self._held: dict[int, list[_HeldRange]] = {}  # by the id of each job that holds them
-        self.members: dict[int, list[Member]] = {
-            index: [
+        self.members: dict[int, list[Member]] = {}
+        #: By arena and index; those of equal names are the same.
+        self.member_counters: dict[int, list[MemberCounters]] = {}
+        self._without: Collection[str] = ()
+        self.workers = {name: WorkerState(name) for name in instances}
+        self.add(arenas, instances)
+
+    # -- arenas and devices -------------------------------------------------------------------
+
+    def add(
+        self, arenas: Mapping[int, Arena], instances: Mapping[str, Sequence[InstanceSpec]]
+    ) -> None:
+        """Add arenas, and the instances of their members by device; each device has a worker."""
+        counters = self._counters_by_name()
+        for index, arena in arenas.items():
+            self._arenas[index] = arena
+            self.members[index] = [
                 Member(name, index, position, PendingRows(arena.spec.segment_rows))
                 for position, name in enumerate(arena.spec.members)
             ]
-            for index, arena in arenas.items()
-        }
-        by_name: defaultdict[str, MemberCounters] = defaultdict(MemberCounters)
-        #: By arena and index; a member has the same ones in all of its length classes.
-        self.member_counters = {
-            index: [by_name[one.name] for one in members] for index, members in self.members.items()
-        }
-        self._served = {index: (1 << len(members)) - 1 for index, members in self.members.items()}
-        self._all_members = [member for members in self.members.values() for member in members]
-        self.workers = {name: self._make_worker(name, specs) for name, specs in instances.items()}
+            self.member_counters[index] = [counters[name] for name in arena.spec.members]
+        for device, specs in instances.items():
+            for spec in specs:
+                self._place(self.workers[device], spec)
+        self._note_members()
 
-    def _make_worker(self, name: str, specs: Sequence[InstanceSpec]) -> WorkerState:
-        worker = WorkerState(name)
-        by_name: defaultdict[str, InstanceCounters] = defaultdict(InstanceCounters)
-        for spec in specs:
-            member = self.members[spec.arena][spec.member]
-            placement = Placement(worker.state, spec.id, member, LatencyEstimate(spec.batch))
+    def _place(self, worker: WorkerState, spec: InstanceSpec) -> None:
+        member = self.members[spec.arena][spec.member]
+        batch = min(spec.batch, self._most_rows)
+        placement = Placement(worker.state, spec.id, member, LatencyEstimate(batch))
+        worker.counters[spec.id] = worker.counters_of(member.name)
+        worker.placements[spec.id] = placement
+        if worker.state.up:
+            worker.awaited.add(spec.id)
+            self._hear_of(worker)
+        else:
             member.placements.append(placement)
-            worker.placements[spec.id] = placement
-            worker.counters[spec.id] = by_name[member.name]
-        return worker
+
+    def remove(self, arenas: Collection[int]) -> None:
+        """Remove arenas, of which no rows are left, and the instances of their members."""
+        for worker in self.workers.values():
+            gone = [
+                instance
+                for instance, placement in worker.placements.items()
+                if placement.member.arena in arenas
+            ]
+            for instance in gone:
+                del worker.placements[instance], worker.counters[instance]
+                worker.awaited.discard(instance)
+        for index in arenas:
+            for member in self.members.pop(index):
+                member.placements.clear()  # which refer to it
+            del self._arenas[index], self.member_counters[index]
+            self._suspects.forget(index)
+        self._note_members()
+
+    def attach(self, device: str) -> None:
+        """A new device, which has no instances yet."""
+        self.workers[device] = WorkerState(device)
+
+    def detach(self, device: str) -> None:
+        """A device that has no instances any more is gone."""
+        del self.workers[device]
+
+    def is_idle(self, arenas: Collection[int]) -> bool:
+        """Whether no row of these arenas is pending, or held by an open job."""
+        return not any(
+            member.pending.rows or member.open_jobs
+            for index in arenas
+            for member in self.members[index]
+        )
+
+    def has_heard(self, arenas: Collection[int]) -> bool:
+        """Whether all instances of these arenas can get rows, but for those of given up workers."""
+        return not any(
+            placement.member.arena in arenas
+            and (instance in worker.awaited or not worker.state.up)
+            for worker in self.workers.values()
+            if not worker.given_up
+            for instance, placement in worker.placements.items()
+        )
+
+    def do_without(self, members: Collection[str]) -> None:
+        """Have requests that are accepted from now on not wait for these members."""
+        self._without = members
+        self._update_served()
+
+    def uses(self, members: Collection[str]) -> bool:
+        """Whether rows are pending for some of these members, or held by their open jobs."""
+        return any(
+            member.name in members and (member.pending.rows or member.open_jobs)
+            for member in self._all_members
+        )
+
+    def _counters_by_name(self) -> defaultdict[str, MemberCounters]:
+        counters: defaultdict[str, MemberCounters] = defaultdict(MemberCounters)
+        for index, members in self.members.items():
+            for member, counted in zip(members, self.member_counters[index], strict=True):
+                counters[member.name] = counted
+        return counters
+
+    def _note_members(self) -> None:
+        self._all_members = [member for members in self.members.values() for member in members]
+        self._update_served()
 
     # -- rows ---------------------------------------------------------------------------------
 
     def available(self, arena: int, mask: int) -> int:
-        """The mask of those members in `mask` that some worker serves, or will again."""
-        return mask & self._served[arena]
+        """The mask of those members in `mask` that new requests can wait for."""
+        return mask & self._available[arena]
+
+    def served(self, arena: int) -> int:
+        """The mask of those members that some worker serves, or will again."""
+        return self._served[arena]
 
     def enqueue(self, arena: int, mask: int, ranges: list[Range], now: float, flow: Flow) -> None:
         """Add rows of a flow to what is pending for the members in `mask`.
@@ -205,15 +303,28 @@ class Fleet:
     def hello(self, device: str, message: Hello) -> None:
         """A worker is idle and ready for jobs."""
         worker = self.workers[device]
+        worker.latencies = message.latencies
         if not worker.state.up:
             worker.state.up = True
             worker.given_up = False
-            for instance, latencies in message.latencies.items():
-                worker.placements[instance].latency.warm_up(*latencies)
+            for placement in worker.placements.values():
+                if placement.instance not in worker.awaited:
+                    placement.member.placements.remove(placement)
+            worker.awaited = set(worker.placements)
             self._update_served()
+        if worker.awaited:
+            self._hear_of(worker)
         now = time.monotonic()
         for job in [job for job in worker.state.jobs if job <= message.finished]:
             self._finish(worker, Finished(job, 0.0), now)
+
+    def _hear_of(self, worker: WorkerState) -> None:
+        """Let rows go to those awaited instances of which its worker, which is up, has told."""
+        for instance in worker.awaited & worker.latencies.keys():
+            placement = worker.placements[instance]
+            placement.latency.warm_up(*worker.latencies[instance])
+            placement.member.placements.append(placement)
+            worker.awaited.remove(instance)
 
     def ready(self, device: str, message: Ready, now: float) -> None:
         """A worker has finished jobs."""
@@ -336,13 +447,14 @@ class Fleet:
                     self._fail(member, start, stop, _NO_WORKER)
 
     def _update_served(self) -> None:
-        given_up = {id(worker.state) for worker in self.workers.values() if worker.given_up}
-        self._served = {
-            index: sum(
-                1 << member.index
-                for member in members
-                if not all(id(placement.device) in given_up for placement in member.placements)
-            )
+        self._served = dict.fromkeys(self.members, 0)
+        for worker in self.workers.values():
+            if not worker.given_up:
+                for placement in worker.placements.values():
+                    self._served[placement.member.arena] |= 1 << placement.member.index
+        self._available = {
+            index: self._served[index]
+            & ~sum(1 << member.index for member in members if member.name in self._without)
             for index, members in self.members.items()
         }
         self.version += 1

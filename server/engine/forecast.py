@@ -102,6 +102,13 @@ class Forecast:
 
     def __init__(self, members: Mapping[int, Sequence[Member]]) -> None:
         self._members = members
+        self._loads: dict[DeviceState, _Load] = {}
+        self._outlooks: dict[Flow, _Outlook] = {}
+        self.renew()
+
+    def renew(self) -> None:
+        """The members, or their placements, are not those of before."""
+        members = self._members
         instances = sum(len(member.placements) for arena in members.values() for member in arena)
         names = {index: [member.name for member in arena] for index, arena in members.items()}
         #: By arena, those of its length classes: they have the same members.
@@ -111,8 +118,8 @@ class Forecast:
         }
         self._valid_s = min(_VALID_S * max(1.0, instances / _INSTANCES), _MOST_VALID_S)
         self._until = 0.0
-        self._loads: dict[DeviceState, _Load] = {}
-        self._outlooks: dict[Flow, _Outlook] = {}
+        self._loads.clear()
+        self._outlooks.clear()
 
     def has_pending(self, arena: int) -> bool:
         """Whether rows are pending for a member of an arena, in any of its length classes."""

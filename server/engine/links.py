@@ -31,7 +31,7 @@ from workers.runtime.messages import (
     Unsure,
     encode,
 )
-from workers.runtime.queues import Queues
+from workers.runtime.queues import Bell, Queues
 from workers.runtime.rings import fence
 from workers.runtime.sockets import (
     COMBINER,
@@ -58,8 +58,7 @@ class Links:
     """The front-end's ends of all queues."""
 
     def __init__(self, *, memory: SharedMemory, sockets: str, epoch: int) -> None:
-        spec = memory.spec.queues
-        queues = Queues(memory.buffer, spec)
+        self._queues = queues = Queues(memory.buffer, memory.spec.queues)
         self._epoch = epoch
         self._router = open_socket(zmq.ROUTER, sockets, WORKERS, bind=True)
         self._inbox = open_socket(zmq.PULL, sockets, FRONT_END, bind=True)
@@ -70,10 +69,7 @@ class Links:
         self._assigned = queues.assigned
         self._finished = queues.finished
         self._combined = queues.combined
-        self._bells = {
-            device: queues.bell(f"worker {device}", partial(self._nudge, device))
-            for device in self._assigned
-        }
+        self._bells = {device: self._bell(device) for device in self._assigned}
         self._own_descriptors = queues.own_descriptors(_NAME)
         self._incarnations: dict[str, int] = {}
         self._by_identity: dict[bytes, str] = {}
@@ -102,6 +98,20 @@ class Links:
         for socket in (self._router, self._inbox, self._combiner):
             socket.close()
 
+    def attach(self, device: str, slot: int) -> None:
+        """A new device's worker takes a spare slot of the queues."""
+        self._queues.attach(device, slot)
+        self._finished[device].skip()  # what a worker in that slot has left
+        self._bells[device] = self._bell(device)
+
+    def detach(self, device: str) -> None:
+        """A device is gone, and its slot is spare again."""
+        self._queues.detach(device)
+        del self._bells[device]
+
+    def _bell(self, device: str) -> Bell:
+        return self._queues.bell(f"worker {device}", partial(self._nudge, device))
+
     # -- out ----------------------------------------------------------------------------------
 
     def started(self, device: str, incarnation: int) -> None:
@@ -114,13 +124,26 @@ class Links:
         self._by_identity.pop(self._identity(device), None)
         self._incarnations.pop(device, None)
 
-    def assign(self, device: str, message: Assign) -> bool:
-        """Send jobs to a device's worker; False if its ring is full: then it gets none of them."""
-        if not self._assigned[device].push(encode(message), self._incarnations.get(device, 0)):
+    def assign(self, device: str, message: Assign) -> int:
+        """Send jobs to a device's worker; returns how many: the others have no space in its ring.
+
+        All of them may be more than fits into it.
+        """
+        sent = self._push(device, message)
+        if sent < len(message.jobs):
             _log.warning("worker %s does not read its jobs", device)
-            return False
-        self._bells[device].ring_if_needed()
-        return True
+        if sent:
+            self._bells[device].ring_if_needed()
+        return sent
+
+    def _push(self, device: str, message: Assign) -> int:
+        jobs = message.jobs
+        if self._assigned[device].push(encode(message), self._incarnations.get(device, 0)):
+            return len(jobs)
+        half = len(jobs) // 2
+        if not half or (sent := self._push(device, Assign(message.epoch, jobs[:half]))) < half:
+            return sent if half else 0
+        return half + self._push(device, Assign(message.epoch, jobs[half:]))
 
     def reset_worker(self, device: str) -> bool:
         """Ask a device's worker to start afresh for this front-end; whether it can be reached."""

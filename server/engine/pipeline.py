@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from allocator.dispatch.flows import Flow
@@ -42,7 +42,6 @@ _log = logging.getLogger(__name__)
 
 #: After that time a failed attempt to collect answers is repeated.
 _RETRY_S = 1.0
-_ALL_MEMBERS = (1 << 64) - 1
 
 
 class RowPipeline:
@@ -110,6 +109,15 @@ class RowPipeline:
             self._links.send_to_combiner(Close(arena, start, stop))
         if request.is_over:
             self._finish(request)
+
+    def is_idle(self, arenas: Collection[int]) -> bool:
+        """Whether nothing of some arenas is left here, in the arenas, or with the workers."""
+        return not (
+            any(self._arenas[index].is_used for index in arenas)
+            or any(request.prepared.model.arena in arenas for request in self.requests)
+            or any(fresh[0] in arenas for fresh in self._fresh)
+            or not self._fleet.is_idle(arenas)
+        )
 
     async def wait_empty(self) -> None:
         """Wait until all requests are over."""
@@ -195,8 +203,9 @@ class RowPipeline:
             message = Assign(self._epoch, tuple([self._message(job) for job in jobs]))
             for job in jobs:
                 self._arenas[job.placement.member.arena].start(job.ranges, now)
-            if not self._links.assign(device, message):
-                self._fleet.revert(device, jobs, now)
+            sent = self._links.assign(device, message)
+            if sent < len(jobs):
+                self._fleet.revert(device, jobs[sent:], now)
         self._request_wakeups()
 
     def _message(self, job: OpenJob) -> Job:
@@ -225,8 +234,9 @@ class RowPipeline:
     def defer(self, deferred: Deferred) -> None:
         """Move rows on to the next stage of their cascade."""
         arena = deferred.arena
-        available = self._fleet.available(arena, _ALL_MEMBERS)
-        for request, span, mask in self._arenas[arena].defer(deferred, available):
+        if arena not in self._arenas:
+            return  # it is gone, and so are the rows
+        for request, span, mask in self._arenas[arena].defer(deferred, self._fleet.served(arena)):
             if mask:
                 self._enqueue(request, mask, span)
             else:
@@ -252,7 +262,9 @@ class RowPipeline:
             self._loop.call_later(_RETRY_S, self.end_unreported)
 
     def _end(self, index: int, ended: Ended) -> None:
-        arena = self._arenas[index]
+        arena = self._arenas.get(index)
+        if arena is None:
+            return  # it is gone, and so are the rows
         for request, (start, stop), complete in arena.collect(ended):
             # A member that was not waited for must not find another row in its slot.
             if not complete and arena.are_awaited(start, stop):

@@ -17,14 +17,13 @@ class ServedModel(msgspec.Struct, frozen=True):
 
     `arena` and `ensemble` are indices, the latter among the arena's ensembles. `deadline_s` is how
     long a request may take by default, 0 for no limit. A model with variable dimensions is served
-    by an arena per length class; `family` is the first of these, or `arena`.
+    by an arena per length class.
     """
 
     arena: int
     ensemble: int
     spec: EnsembleSpec
     deadline_s: float = 0.0
-    family: int = 0
 
     @property
     def name(self) -> str:

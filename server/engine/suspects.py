@@ -48,3 +48,8 @@ class Suspects:
         if self._deaths:
             for row in range(start, stop):
                 self._deaths.pop((member, row), None)
+
+    def forget(self, arena: int) -> None:
+        """An arena is gone, and so are its rows."""
+        for suspect in [one for one in self._deaths if one[0].arena == arena]:
+            del self._deaths[suspect]

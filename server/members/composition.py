@@ -99,7 +99,6 @@ def compose(
                 config,
                 [at_sizes(member, sizes) for member in group],
                 index=first_arena + len(builders),
-                family=first_arena + before,
                 batch=max(largest[member.name] for member in group),
                 most_rows=_MAX_ROWS // len(classes),
                 budget_bytes=budget_bytes // (len(groups) * len(classes)),
@@ -170,7 +169,6 @@ class _ArenaBuilder:
         members: list[InspectedMember],
         *,
         index: int,
-        family: int,
         batch: int,
         most_rows: int,
         budget_bytes: int,
@@ -179,7 +177,6 @@ class _ArenaBuilder:
     ) -> None:
         self._members = members
         self._index = index
-        self._family = family
         self._config = config
         self._positions = {member.name: i for i, member in enumerate(members)}
         stored = {one.stored: one.view for member in members for one in member.inputs}
@@ -268,7 +265,6 @@ class _ArenaBuilder:
                     i,
                     spec,
                     config.deadline_ms / 1000 if config else 0.0,
-                    self._family,
                 ),
                 inputs=self._inputs(chosen),
                 members=shown_names([member.name for member in chosen]),

@@ -101,7 +101,7 @@ class PlayedLinks:
     def assign(self, device, message):
         if self.can_send:
             self.jobs[device].extend(message.jobs)
-        return self.can_send
+        return len(message.jobs) if self.can_send else 0
 
     def want_ready(self, device, wanted):
         pass

@@ -163,8 +163,8 @@ class Both:
 def some_flows(same):
     known = Flows()
     if same:
-        return [known.get(0, 0, NORMAL)] * 3
-    return [known.get(0, 0, NORMAL), known.get(0, 1, NORMAL), known.get(0, 0, HIGH)]
+        return [known.get("0", NORMAL)] * 3
+    return [known.get("0", NORMAL), known.get("1", NORMAL), known.get("0", HIGH)]
 
 
 @given(operations, st.booleans())
@@ -179,7 +179,7 @@ def test_pending_ranges_behave_like_a_list_of_rows(steps, same):
     assert both.pending.rows == 0
 
 
-FLOW = Flows().get(0, 0, NORMAL)
+FLOW = Flows().get("", NORMAL)
 
 
 def test_a_suspect_goes_alone_and_first_if_it_is_older():
@@ -204,7 +204,7 @@ def test_what_comes_back_is_first_again_and_keeps_its_age():
 
 def test_a_batch_is_filled_from_the_flow_whose_turn_it_is_then_from_the_next():
     known = Flows()
-    urgent, much, little = known.get(0, 0, HIGH), known.get(0, 0, NORMAL), known.get(0, 1, NORMAL)
+    urgent, much, little = known.get("0", HIGH), known.get("0", NORMAL), known.get("1", NORMAL)
     much.charge(1.0)
     pending = PendingRows(64)
     pending.append(0, 30, 1.0, much)

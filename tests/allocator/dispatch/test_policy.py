@@ -35,7 +35,7 @@ class Bench:
     def append(self, start, stop, now, only=None, flow=(0, NORMAL)):
         for member in self.members:
             if only is None or member.name in only:
-                member.pending.append(start, stop, now, self.flows.get(0, *flow))
+                member.pending.append(start, stop, now, self.flows.get(*flow))
 
     def bind(self, now=0.0):
         """What is bound, as (member, device, ranges)."""

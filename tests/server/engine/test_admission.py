@@ -11,7 +11,7 @@ from server.errors import InvalidRequest, QueueFull, Unavailable
 from workers.runtime.arena import Terms
 
 ALL = 0b111
-FLOW = Flows().get(0, 0, NORMAL)
+FLOW = Flows().get("", NORMAL)
 
 
 def model(**changes):

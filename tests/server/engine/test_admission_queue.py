@@ -12,7 +12,7 @@ FLOWS = Flows()
 
 
 def request(rows, ensemble=0, priority=NORMAL, flows=FLOWS):
-    flow = flows.get(0, ensemble, priority)
+    flow = flows.get(ensemble, priority)
     return SimpleNamespace(
         rows=rows, claimed=0, flow=flow, model=SimpleNamespace(name=f"e{ensemble}")
     )

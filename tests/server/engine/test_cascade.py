@@ -60,7 +60,7 @@ def arena():
 def request_of_eight(arena):
     served = ServedModel(0, 0, arena.spec.ensembles[0])
     claim(arena, START, START + 8, expected=0b001, quorum=1, stage=1)
-    flow = Flows().get(0, 0, NORMAL)
+    flow = Flows().get("", NORMAL)
     terms = Terms(1, stage=1)
     admission = Admission(0, 0b111, 0b001, 2, terms, terms.pack(), flow)
     return Request(PreparedRequest(served, InferOptions()), admission, [], 8, None, 0.0)

@@ -26,20 +26,20 @@ class Bench:
                 latency.warm_up(batch_s / 2, batch_s)
                 member.placements.append(Placement(state, 0, member, latency))
             self.members.append(member)
-        self.forecast = Forecast([self.members])
+        self.forecast = Forecast({0: self.members})
 
     def append(self, rows, flow=(0, NORMAL), only=None):
         for member in self.members:
             if only is None or member.name in only:
                 member.pending.append(
-                    self.head, self.head + rows, self.now, self.flows.get(0, *flow)
+                    self.head, self.head + rows, self.now, self.flows.get(*flow)
                 )
         self.head += rows
 
     def prospect(self, rows=10, flow=(0, NORMAL), *, needed=None, expected=None, queued_rows=0):
         expected = (1 << len(self.members)) - 1 if expected is None else expected
         request = SimpleNamespace(
-            flow=self.flows.get(0, *flow),
+            flow=self.flows.get(*flow),
             accepted=self.now,
             expected=expected,
             rows=rows,

@@ -105,7 +105,7 @@ def served(problem, requests):
     for device, own in held.items():
         flat = {member: (took[device][member], took[device][member]) for member, _ in own}
         fleet.hello(device, Hello(1, 0, flat))
-    flow, everybody = Flows().get(0, 0, NORMAL), (1 << len(members)) - 1
+    flow, everybody = Flows().get("", NORMAL), (1 << len(members)) - 1
     events = [(at, number, None, rows) for number, (at, rows) in enumerate(requests)]
     queues, jobs, head = {device: [] for device in held}, [], 0
 

@@ -15,7 +15,7 @@ from server.metrics import fleet
 from server.metrics.fleet import collect_arenas, collect_fleet
 from server.metrics.registry import MetricsRegistry
 
-FLOW = Flows().get(0, 0, NORMAL)
+FLOW = Flows().get("", NORMAL)
 NOW = 50.0
 
 
