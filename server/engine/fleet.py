@@ -178,8 +178,7 @@ class Fleet:
     def has_heard(self, arenas: Collection[int]) -> bool:
         """Whether all instances of these arenas can get rows, but for those of given up workers."""
         return not any(
-            placement.member.arena in arenas
-            and (instance in worker.awaited or not worker.state.up)
+            placement.member.arena in arenas and (instance in worker.awaited or not worker.state.up)
             for worker in self.workers.values()
             if not worker.given_up
             for instance, placement in worker.placements.items()

@@ -31,9 +31,7 @@ class Bench:
     def append(self, rows, flow=(0, NORMAL), only=None):
         for member in self.members:
             if only is None or member.name in only:
-                member.pending.append(
-                    self.head, self.head + rows, self.now, self.flows.get(*flow)
-                )
+                member.pending.append(self.head, self.head + rows, self.now, self.flows.get(*flow))
         self.head += rows
 
     def prospect(self, rows=10, flow=(0, NORMAL), *, needed=None, expected=None, queued_rows=0):
