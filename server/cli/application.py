@@ -42,7 +42,11 @@ _UNLIMITED_WIDTH = 1000
 
 ConfigPath = Annotated[
     Path,
-    typer.Argument(metavar="CONFIG", envvar="ENSEMBLED_CONFIG", help="Configuration file (YAML)."),
+    typer.Argument(
+        metavar="CONFIG",
+        envvar="ENSEMBLED_CONFIG",
+        help="Configuration: a YAML file, or a model repository.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

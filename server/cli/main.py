@@ -38,7 +38,8 @@ def _file(help_text: str) -> Any:
 
 
 OptionalConfigPath = Annotated[
-    Path | None, typer.Argument(metavar="CONFIG", help="Configuration file (YAML).")
+    Path | None,
+    typer.Argument(metavar="CONFIG", help="Configuration: a YAML file, or a model repository."),
 ]
 DevicesPath = Annotated[Path | None, _file("Devices (JSON), instead of CONFIG.")]
 ProfilesPath = Annotated[Path | None, _file("Profiles of the members (JSON), with --devices.")]
@@ -172,7 +173,7 @@ def apply(
 @app.command()
 def describe(
     target: Annotated[
-        str, typer.Argument(metavar="CONFIG|URL", help="Configuration file, or URL of a server.")
+        str, typer.Argument(metavar="CONFIG|URL", help="Configuration, or URL of a server.")
     ],
     model: Annotated[str, typer.Argument(help="Name of an ensemble or a member.")],
     *,

@@ -14,11 +14,16 @@ from typing import Any
 from server.config.base import VERSION_PATTERN
 from server.config.models import BACKENDS, KEYS_BY_SUFFIX
 
-__all__ = ["find_model", "find_versions"]
+__all__ = ["find_model", "find_versions", "is_version"]
 
 _STEM = "model"
 
 _log = logging.getLogger(__name__)
+
+
+def is_version(path: Path) -> bool:
+    """Whether a path is the folder of a version: its name is a whole number from 1."""
+    return re.fullmatch(VERSION_PATTERN, path.name) is not None and path.is_dir()
 
 
 def find_versions(directory: Path) -> dict[str, Path]:
@@ -29,7 +34,7 @@ def find_versions(directory: Path) -> dict[str, Path]:
         OSError: if the directory can't be read.
     """
     folders = [one for one in sorted(directory.iterdir()) if one.is_dir()]
-    found = {one.name: one for one in folders if re.fullmatch(VERSION_PATTERN, one.name)}
+    found = {one.name: one for one in folders if is_version(one)}
     ignored = [one.name for one in folders if one.name not in found and one.name[0] != "."]
     if ignored:
         _log.warning(

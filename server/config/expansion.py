@@ -110,14 +110,18 @@ def _one_version(member: MemberConfig, version: Any, file: str | None) -> Member
     A version is a folder, a model, or a section with what else is different.
     """
     fields = type(member).model_fields
-    given = {fields[key].alias or key: getattr(member, key) for key in member.model_fields_set}
+    given = {
+        fields[key].alias or key: getattr(member, key)
+        for key in member.model_fields_set - {"rollout"}
+    }
     if isinstance(member.model, VersionsConfig) and isinstance(member.model.versions, Path):
         given["model"] = find_model(version, file)
     elif isinstance(version, VersionConfig):
         given |= {key: getattr(version, key) for key in version.model_fields_set}
     else:
         given["model"] = version
-    return MemberConfig.model_validate(given)
+    one = MemberConfig.model_validate(given)
+    return one if member.rollout is None else one.model_copy(update={"rollout": member.rollout})
 
 
 def _expand_ensembles(
@@ -177,7 +181,7 @@ def _find_member(name: str, members: Mapping[str, MemberConfig], default: Mappin
     served = {version: one for one in members if (version := _version_of(one, wanted.name))}
     if wanted.version not in served:
         raise ValueError(
-            f"version {wanted.version} of {wanted.name!r} is not served, there is "
+            f"version {wanted.version} of {wanted.name!r} is not served, the versions are "
             f"{', '.join(served)}"
         )
     return served[wanted.version]
@@ -195,7 +199,7 @@ def _rollout_problems(
     rollout = section.rollout
     if rollout is not None and rollout.version not in served:
         yield (
-            f"{key}.rollout.version: version {rollout.version} is not served, there is "
+            f"{key}.rollout.version: version {rollout.version} is not served, the versions are "
             f"{', '.join(served)}"
         )
     elif rollout is not None and len(served) < 2:

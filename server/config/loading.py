@@ -19,6 +19,7 @@ from server.config.environment import NESTED, PREFIX, check_variables
 from server.config.expansion import expand
 from server.config.models import DIRECTORY_KEYS
 from server.config.problems import problem_lines
+from server.config.repository_directory import read_repository
 from server.config.root import Config
 from server.config.server import ServerConfig
 from server.config.yaml_file import read_yaml
@@ -52,21 +53,23 @@ def load_config(path: Path, *, with_conformal: bool = True) -> Config:
 
 
 def read_config(path: Path, *, with_conformal: bool = True) -> Config:
-    """Return the configuration in a YAML file, with the environment's overrides.
+    """Return the configuration in a YAML file or a model repository, versions as they are.
 
-    Without what was fitted for the coverage of ensembles, it can be calibrated anew.
+    The environment's overrides are part of it. Without what was fitted for the coverage of
+    ensembles, it can be calibrated anew.
 
     Raises:
         ConfigError: if the file cannot be read, is not valid, or names files that don't exist.
     """
-    document = read_yaml(path)
+    is_repository = path.is_dir()
+    document = read_repository(path.absolute()) if is_repository else read_yaml(path)
     if document is None:
         raise ConfigError(f"{path}: is empty, it needs at least `members:`")
     if not isinstance(document, dict):
         raise ConfigError(f"{path}: should be a mapping with the key `members:`")
     if not with_conformal:
         _drop_conformal(document.get("ensembles"))
-    return validated(document, path)
+    return validated(document, path, directory=path.absolute() if is_repository else None)
 
 
 def validated(

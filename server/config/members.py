@@ -36,10 +36,10 @@ from server.config.versions import Model, VersionsConfig
 from server.errors import did_you_mean
 from workers.runtime.spec import COMBINED, OutputKind, Spread
 
-__all__ = ["MemberConfig"]
+__all__ = ["OUTPUT_KEYS", "MemberConfig"]
 
 #: What a member with one output says of it, as each of `outputs` does.
-_OUTPUT_KEYS = (
+OUTPUT_KEYS = (
     "temperature",
     "classes",
     "class_axis",
@@ -163,7 +163,7 @@ class MemberConfig(Section):
         """Its outputs by the model's own names, at least one; "" is the only one."""
         if self.outputs:
             return self.outputs
-        given = {key: getattr(self, key) for key in _OUTPUT_KEYS}
+        given = {key: getattr(self, key) for key in OUTPUT_KEYS}
         if "output" in self.model_fields_set:
             given["as"] = self.output
         given["name"] = COMBINED
@@ -175,7 +175,7 @@ class MemberConfig(Section):
             if self.spread_output is not None and self.output_name is None:
                 raise ValueError("spread_output needs output_name, the output of the means")
             return
-        for key in ("output", "output_name", *_OUTPUT_KEYS):
+        for key in ("output", "output_name", *OUTPUT_KEYS):
             if key in self.model_fields_set:
                 raise ValueError(f"{key} has no meaning beside outputs: give it there")
         names = [output.name or own for own, output in self.outputs.items()]

@@ -138,7 +138,7 @@ class VersionsConfig(Section):
         if isinstance(policy, SpecificConfig):
             if missing := [one for one in policy.specific if one not in there]:
                 raise ValueError(
-                    f"policy.specific: there is no version {missing[0]}, there is "
+                    f"policy.specific: there is no version {missing[0]}, the versions are "
                     f"{', '.join(ordered)}"
                 )
             return [one for one in ordered if one in policy.specific]

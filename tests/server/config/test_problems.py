@@ -299,5 +299,5 @@ def test_the_environments_section_must_be_json(tmp_path, monkeypatch):
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match=r"absent\.yaml: cannot read the file: No such file"):
         load_config(tmp_path / "absent.yaml")
-    with pytest.raises(ConfigError, match="cannot read the file: Is a directory"):
+    with pytest.raises(ConfigError, match="has no folder of a member"):
         load_config(tmp_path)
