@@ -12,8 +12,10 @@ import numpy.typing as npt
 from ensembled_client.changes import (
     Change,
     ChangeOptions,
+    RolloutAction,
     load_call,
     reload_call,
+    rollout_call,
     unload_call,
 )
 from ensembled_client.models import ModelState, Prediction
@@ -134,7 +136,17 @@ class AsyncEnsembleClient(BaseClient):
         **options: Unpack[ChangeOptions],
     ) -> Change:
         """Have the server read its configuration again: see `EnsembleClient.reload`."""
-        return await self._session.reload(reload_call(path, dry_run=dry_run), **options)
+        return await self._session.told(reload_call(path, dry_run=dry_run), **options)
+
+    async def rollout(
+        self,
+        model: str,
+        action: RolloutAction,
+        percent: float | None = None,
+        **options: Unpack[ChangeOptions],
+    ) -> Change:
+        """Have the server change a model's roll-out: see `EnsembleClient.rollout`."""
+        return await self._session.told(rollout_call(model, action, percent), **options)
 
     # -- the server ---------------------------------------------------------------------------
 

@@ -10,7 +10,18 @@ from typing import Any, Literal, TypedDict
 
 from ensembled_client.errors import RequestRejected, ServerFailure
 
-__all__ = ["Change", "ChangeCall", "ChangeOptions", "load_call", "reload_call", "unload_call"]
+__all__ = [
+    "Change",
+    "ChangeCall",
+    "ChangeOptions",
+    "RolloutAction",
+    "load_call",
+    "reload_call",
+    "rollout_call",
+    "unload_call",
+]
+
+RolloutAction = Literal["promote", "rollback", "percent"]
 
 _FILE = "file:"
 
@@ -46,9 +57,9 @@ class Change:
 class ChangeCall:
     """A change that is asked for; bytes among the parameters are contents of files."""
 
-    kind: Literal["load", "unload", "reload"]
+    kind: Literal["load", "unload", "reload", "rollout"]
     model: str = ""
-    parameters: Mapping[str, str | bytes | bool] = field(default_factory=dict)
+    parameters: Mapping[str, str | bytes | bool | float] = field(default_factory=dict)
 
 
 def load_call(
@@ -73,3 +84,10 @@ def unload_call(model: str, *, dependents: bool) -> ChangeCall:
 def reload_call(path: str | os.PathLike[str], *, dry_run: bool) -> ChangeCall:
     """Return the call that has the server read its configuration again."""
     return ChangeCall("reload", "", {"path": os.fspath(path), "dry_run": dry_run})
+
+
+def rollout_call(model: str, action: RolloutAction, percent: float | None) -> ChangeCall:
+    """Return the call that changes a model's roll-out."""
+    if percent is None:
+        return ChangeCall("rollout", model, {"action": action})
+    return ChangeCall("rollout", model, {"action": action, "percent": percent})

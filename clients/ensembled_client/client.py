@@ -9,7 +9,14 @@ from typing import Any, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from ensembled_client.changes import Change, load_call, reload_call, unload_call
+from ensembled_client.changes import (
+    Change,
+    RolloutAction,
+    load_call,
+    reload_call,
+    rollout_call,
+    unload_call,
+)
 from ensembled_client.io_backend import run_blocking
 from ensembled_client.models import ModelState, Prediction
 from ensembled_client.requests import CallOptions, PredictOptions
@@ -242,7 +249,32 @@ class EnsembleClient(BaseClient):
             EnsembledClientError: as `predict`.
         """
         call = reload_call(path, dry_run=dry_run)
-        return run_blocking(self._session.reload(call, timeout=timeout))
+        return run_blocking(self._session.told(call, timeout=timeout))
+
+    def rollout(
+        self,
+        model: str,
+        action: RolloutAction,
+        percent: float | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Change:
+        """Have the server end a model's roll-out, or change its share (HTTP).
+
+        The API key needs the scope `admin`.
+
+        Args:
+            model: its name.
+            action: "promote" or "rollback" the new version, or give it "percent" of the requests.
+            percent: the new share, 0 to 100.
+            timeout: see `load_model`.
+
+        Raises:
+            RequestRejected: if the model has no roll-out, or the change can't be made.
+            EnsembledClientError: as `predict`.
+        """
+        call = rollout_call(model, action, percent)
+        return run_blocking(self._session.told(call, timeout=timeout))
 
     # -- the server ---------------------------------------------------------------------------
 

@@ -101,8 +101,10 @@ class _GrpcTransport(Transport):
 
     async def change(self, call: ChangeCall, limit_s: float | None) -> Any:
         """Have the server change what it serves."""
-        if call.kind == "reload":
-            raise RequestRejected("a reload is not part of the protocol over gRPC: use http://")
+        if call.kind in {"reload", "rollout"}:
+            raise RequestRejected(
+                f"a {call.kind} is not part of the protocol over gRPC: use http://"
+            )
         method = f"RepositoryModel{call.kind.capitalize()}"
         message = message_class(f"{method}Request")(model_name=call.model)
         for name, value in call.parameters.items():

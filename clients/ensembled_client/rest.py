@@ -147,6 +147,8 @@ class RestEncoder:
         document: Any = {"parameters": parameters}
         if call.kind == "reload":
             path, document = "/v2/repository/reload", parameters
+        elif call.kind == "rollout":
+            path, document = f"{_model_path(call.model)}/rollout", parameters
         body = RequestBody([json.dumps(document).encode()])
         headers = [
             *self._common,

@@ -189,8 +189,8 @@ class Session:
         finally:
             self._models.clear()  # look again at the next call
 
-    async def reload(self, call: ChangeCall, **options: Unpack[ChangeOptions]) -> Change:
-        """Request a reload."""
+    async def told(self, call: ChangeCall, **options: Unpack[ChangeOptions]) -> Change:
+        """Request a change, and be told what it was (HTTP)."""
         return Change.of(await self.change(call, **options))
 
     # -- look-ups -----------------------------------------------------------------------------

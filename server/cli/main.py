@@ -57,6 +57,13 @@ RootCertificates = Annotated[
     Path | None, _file("Certificate authorities to trust (PEM), for https and grpcs.")
 ]
 Certificate = Annotated[Path | None, _file("Client certificate, for mutual TLS.")]
+CertificateKey = Annotated[Path | None, _file("Private key of the client certificate.")]
+AdminKey = Annotated[
+    str | None,
+    typer.Option(
+        envvar="ENSEMBLED_API_KEY", help="API key with the scope admin; safer as the variable."
+    ),
+]
 _URL = "http://127.0.0.1:8000"
 
 
@@ -135,18 +142,13 @@ def apply(
     config: ConfigPath,
     *,
     url: ServerUrl = _URL,
-    key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="ENSEMBLED_API_KEY", help="API key with the scope admin; safer as the variable."
-        ),
-    ] = None,
+    key: AdminKey = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show only what would change.")
     ] = False,
     root_certificates: RootCertificates = None,
     certificate: Certificate = None,
-    certificate_key: Annotated[Path | None, _file("Private key of the client certificate.")] = None,
+    certificate_key: CertificateKey = None,
     debug: Debug = False,
 ) -> None:
     """Have a running server, which was started with CONFIG, serve what it says now.
@@ -167,6 +169,45 @@ def apply(
                 "api_key": key or None,
             },
             dry_run=dry_run,
+        )
+
+
+@app.command()
+def rollout(
+    model: Annotated[str, typer.Argument(help="Name of an ensemble or a member.")],
+    action: Annotated[
+        Literal["promote", "rollback", "percent"],
+        typer.Argument(help="promote, rollback, or percent with the new share."),
+    ],
+    percent: Annotated[
+        float | None, typer.Argument(min=0, max=100, help="The new share, in per cent.")
+    ] = None,
+    *,
+    url: ServerUrl = _URL,
+    key: AdminKey = None,
+    root_certificates: RootCertificates = None,
+    certificate: Certificate = None,
+    certificate_key: CertificateKey = None,
+    debug: Debug = False,
+) -> None:
+    """Promote the new version of a model that a running server tries, or roll it back.
+
+    Returns when that is served: exit status 0; 2 if it was refused, 1 without an answer.
+    """
+    with errors_as_lines(debug):
+        from server.cli.apply import change_rollout  # noqa: PLC0415
+
+        change_rollout(
+            model,
+            action,
+            percent,
+            url=url,
+            credentials={
+                "root_certificates": root_certificates,
+                "certificate": certificate,
+                "key": certificate_key,
+                "api_key": key or None,
+            },
         )
 
 

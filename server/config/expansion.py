@@ -204,3 +204,8 @@ def _rollout_problems(
         )
     elif rollout is not None and len(served) < 2:
         yield f"{key}.rollout: the present version has to be served, too, beside {rollout.version}"
+    elif rollout is not None and rollout.version != (newest := max(served, key=int)):
+        yield (
+            f"{key}.rollout.version: should be the newest version served, {newest}, which would "
+            "answer by default once the roll-out is over"
+        )

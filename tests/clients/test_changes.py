@@ -44,9 +44,21 @@ def test_reload(model, make, http_url):
     ]
 
 
-def test_there_is_no_reload_over_grpc(model, make, grpc_url):
-    with pytest.raises(RequestRejected, match="use http://"):
+def test_roll_outs(model, make, http_url):
+    client = make(http_url)
+    assert client.rollout("a b", "promote") == Change(2, ("member a: changed",))
+    client.rollout("a", "percent", 20)
+    assert model.changes == [
+        ("rollout", "a b", {"action": "promote"}),
+        ("rollout", "a", {"action": "percent", "percent": 20}),
+    ]
+
+
+def test_what_is_not_there_over_grpc(model, make, grpc_url):
+    with pytest.raises(RequestRejected, match="a reload is not part of .*: use http://"):
         make(grpc_url).reload()
+    with pytest.raises(RequestRejected, match="a rollout is not part of .*: use http://"):
+        make(grpc_url).rollout("a", "promote")
 
 
 def test_an_answer_that_is_none(model, make, http_url, monkeypatch):

@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if self.path.endswith("/infer"):
                 self._infer(model, body)
-            elif self.path.endswith(("load", "reload")):
+            elif self.path.endswith(("load", "reload", "rollout")):
                 self._send(200, self._change(model, json.loads(body)))
             else:
                 self._send(*self._document(model))
@@ -221,6 +221,8 @@ class Handler(BaseHTTPRequestHandler):
         *_, name, kind = self.path.split("/")
         if kind == "reload":
             return model.change(kind, "", document)
+        if kind == "rollout":
+            return model.change(kind, unquote(name), document)
         parameters = {
             key: base64.b64decode(value) if key.startswith("file:") else value
             for key, value in document["parameters"].items()

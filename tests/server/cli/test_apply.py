@@ -12,7 +12,7 @@ CHANGE = {"generation": 3, "changes": ["members.cat: its file has changed", "mem
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
-        assert self.path == "/v2/repository/reload"
+        assert self.path == self.server.path
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.asked.append((json.loads(body), self.headers.get("Authorization")))
         status, document = self.server.answer
@@ -31,6 +31,7 @@ def server():
     """Answers as a test says."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.asked, server.answer = [], (200, CHANGE)
+    server.path = "/v2/repository/reload"
     server.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
@@ -98,3 +99,39 @@ def test_servers_that_can_not_be_asked(server, apply):
     assert "the server can't change what it serves" in apply().stderr
     for url in ("server", "grpc://127.0.0.1:9"):
         assert apply(url=url).exit_code == 2
+
+
+@pytest.fixture
+def rollout(server):
+    server.path = "/v2/models/cat/rollout"
+
+    def rollout(*arguments):
+        return CliRunner().invoke(app, ["rollout", "cat", *arguments, "--url", server.url])
+
+    return rollout
+
+
+def test_roll_outs(server, rollout):
+    server.answer = (200, {"generation": 4, "changes": ["members.cat: version 2 is promoted"]})
+    result = rollout("promote", "--key", "secret")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        "members.cat: version 2 is promoted",
+        "generation 4 is served",
+    ]
+    assert rollout("percent", "20").exit_code == rollout("rollback").exit_code == 0
+    assert [asked for asked, _ in server.asked] == [
+        {"action": "promote"},
+        {"action": "percent", "percent": 20.0},
+        {"action": "rollback"},
+    ]
+
+
+def test_roll_outs_that_are_wrong(server, rollout):
+    for arguments in (["percent"], ["promote", "20"], ["stop"], ["percent", "101"]):
+        assert rollout(*arguments).exit_code == 2
+    assert server.asked == []
+    for status in (400, 404, 409):
+        server.answer = (status, {"error": "model 'cat' has no roll-out"})
+        result = rollout("rollback")
+        assert (result.exit_code, result.stderr) == (2, "error: model 'cat' has no roll-out\n")
