@@ -20,6 +20,7 @@ from server.config.base import Section
 from server.config.ensembles import EnsembleConfig
 from server.config.loading import validated
 from server.config.members import MemberConfig
+from server.config.overrides import Override, read_override
 from server.config.problems import describe
 from server.config.root import Config
 from server.control import (
@@ -130,10 +131,10 @@ def amended_by(config: Config, amendments: Amendments, request: ChangeRequest) -
 def _loaded(config: Config, amendments: Amendments, request: LoadRequest) -> Amendments:
     """Amendments with a model loaded, together with the members that it needs."""
     load = Load(request.config, request.directory)
-    if not load.config:
+    if not load.config and not load.directory:
         _check_known(request.model, config.document)
     loads = {**amendments.loads, request.model: load}
-    section = _given(request.model, load) or _section(config.document, request.model)
+    section = _override(request.model, load, config.document, config.directory).section
     needed = {request.model, *_members(section)}
     unloads = tuple(one for one in amendments.unloads if one not in needed)
     return msgspec.structs.replace(amendments, loads=loads, unloads=unloads)
@@ -168,14 +169,13 @@ def _amended(config: Config, amendments: Amendments, files: dict[Path, FileSourc
         if outcome.rollout == _rollout(document, name):
             _end_rollout(_section(document, name), outcome)
     for name, load in amendments.loads.items():
-        given = _given(name, load)
-        if given is None:
+        if not load.config and not load.directory:
             continue
-        for kind in _KINDS:
-            _sections(document, kind).pop(name, None)
-        kind = "ensembles" if "members" in given else "members"
-        directory = Path(load.directory) if load.directory else config.directory
-        section = _validated_section(f"{kind}.{name}", _KINDS[kind], given, directory, files)
+        given = _override(name, load, document, config.directory)
+        kind = given.kind
+        section = _validated_section(f"{kind}.{name}", _KINDS[kind], given, files)
+        for one in _KINDS:
+            _sections(document, one).pop(name, None)
         document[kind] = {**_sections(document, kind), name: section}
     for name in amendments.unloads:
         for kind in _KINDS:
@@ -202,12 +202,12 @@ def _end_rollout(section: _Document, outcome: RolloutOutcome) -> None:
 def _validated_section(
     key: str,
     kind: type[Section],
-    given: _Document,
-    directory: Path,
+    given: Override,
     files: dict[Path, FileSource],
 ) -> Section:
+    context = {"directory": given.directory, "files": files}
     try:
-        return kind.model_validate(given, context={"directory": directory, "files": files})
+        return kind.model_validate(given.section, context=context)
     except ValidationError as error:
         raise ConfigError(
             f"{'.'.join([key, *map(str, location)])}: {problem}"
@@ -215,17 +215,10 @@ def _validated_section(
         ) from None
 
 
-def _given(name: str, load: Load) -> _Document | None:
-    """The section that a request has; None if it has none."""
-    if not load.config:
-        return None
-    try:
-        given = json.loads(load.config)
-    except ValueError as error:
-        raise ConfigError(f"{name}: its configuration is not JSON: {error}") from None
-    if not isinstance(given, dict):
-        raise ConfigError(f"{name}: its configuration should be a JSON object, like a section")
-    return given
+def _override(name: str, load: Load, document: Mapping[str, Any], directory: Path) -> Override:
+    """The section by which a model is loaded."""
+    files = Path(load.directory) if load.directory else None
+    return read_override(name, load.config, files, _section(document, name), directory)
 
 
 def _sections(document: Mapping[str, Any], kind: str) -> _Document:
