@@ -117,6 +117,18 @@ class PlacementConfig(Section):
     """For `latency`: how many rows arrive per second."""
     deadline_ms: PositiveFloat | None = None
     """For `latency`: when an answer is late; if absent, the 99th percentile is minimized."""
+    follow: bool = False
+    """Whether the allocation follows the traffic: another one is served as soon as it could do
+    clearly more of what is asked for, and when a device is lost or has returned."""
+    follow_gain: Annotated[float, Field(ge=0.02, le=1)] = 0.1
+    """By which share more rows per second must be possible for a change, beyond its cost."""
+    follow_window_s: Annotated[float, Field(ge=5, le=86400)] = 60.0
+    """The traffic of so many seconds counts; a mix that lasts half of that changes nothing."""
+    follow_pause_s: Annotated[float, Field(ge=0, le=86400)] = 120.0
+    """Seconds after a change in which traffic makes no further one."""
+    follow_payback_s: Annotated[float, Field(ge=10, le=86400)] = 600.0
+    """What a change costs (the time that devices load models in) counts as a share of so many
+    seconds."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -126,6 +138,12 @@ class PlacementConfig(Section):
             for key in ("arrival_rows_s", "deadline_ms"):
                 if getattr(self, key) is not None:
                     raise ValueError(f"{key} is for objective latency only, remove it")
+        elif self.follow:
+            raise ValueError("follow is for objective throughput only, remove one of them")
+        if not self.follow:
+            for key in sorted(self.model_fields_set):
+                if key.startswith("follow_"):
+                    raise ValueError(f"{key} has no effect without follow: true, remove it")
         return self
 
 

@@ -118,6 +118,8 @@ class Config(Section):
                             f"ensembles.{name}{key}.members: unknown member {member!r}"
                             f"{did_you_mean(member, self.members)}"
                         )
+        if self.placement.follow and self.allocation != "auto":
+            problems.append("allocation: a file stays as it is, remove it or placement.follow")
         if self.devices != "auto":
             problems += device_problems(self.devices)
         if problems:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from allocator.matrix import AllocationMatrix
-from allocator.problem import NoPlaceError, readable_bytes
+from allocator.problem import NoPlaceError, Problem, readable_bytes
 from allocator.search.latency import OverloadError, search_latency
 from allocator.search.search import Allocation, Solver, search
 from allocator.search.variants import fill_spare_memory
@@ -33,9 +33,11 @@ __all__ = [
     "PlacementResult",
     "matrix_problems",
     "place",
+    "placement_problem",
     "read_allocation",
     "read_matrix",
     "row_bytes",
+    "search_tolerance",
 ]
 
 
@@ -78,8 +80,7 @@ def place(
         found = profile_members(
             config, members, devices, budget_s=profile_s, on_progress=on_progress
         )
-    planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
-    planned = prefer_small_batches(planned, found)
+    planned = _planned_problem(config, members, devices, found, largest)
     problem, section = planned.problem, config.placement
     limit_s = time_limit_s or section.time_limit_s
     figures = None
@@ -95,9 +96,12 @@ def place(
                 seed=seed,
             )
         else:
-            tolerance = SAME if found.noise else 0.0
             allocation = search(
-                problem, solver=solver, time_limit_s=limit_s, seed=seed, tolerance=tolerance
+                problem,
+                solver=solver,
+                time_limit_s=limit_s,
+                seed=seed,
+                tolerance=search_tolerance(found),
             )
             if section.spare_memory == "fill":
                 cells = fill_spare_memory(problem, problem.cells_of(allocation.matrix))
@@ -105,6 +109,33 @@ def place(
     except (NoPlaceError, OverloadError) as error:
         raise ConfigError(str(error)) from None
     return PlacementResult(allocation, planned, found, figures)
+
+
+def search_tolerance(found: Measurements) -> float:
+    """Return the share of a throughput that is within the noise of what was measured."""
+    return SAME if found.noise else 0.0
+
+
+def placement_problem(
+    config: Config,
+    members: Sequence[InspectedMember],
+    devices: Sequence[DeviceSpec],
+    found: Measurements,
+) -> Problem:
+    """Return what an allocation of measured members is searched for."""
+    largest = _largest_batches(config, members)
+    return _planned_problem(config, members, devices, found, largest).problem
+
+
+def _planned_problem(
+    config: Config,
+    members: Sequence[InspectedMember],
+    devices: Sequence[DeviceSpec],
+    found: Measurements,
+    largest: Mapping[str, int],
+) -> PlannedProblem:
+    planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
+    return prefer_small_batches(planned, found)
 
 
 def row_bytes(config: Config, members: Sequence[InspectedMember]) -> int:

@@ -6,6 +6,7 @@ a piece is copied out as its rows end, and no request holds slots while it waits
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -45,6 +46,8 @@ class ArenaRequests:
         self._owners: list[Request | None] = [None] * arena.capacity
         self._offsets = [0] * arena.capacity
         members = np.arange(len(spec.members), dtype=np.uint64)
+        #: By model, how many rows ended at each stage of its cascade.
+        self.ended_stages: defaultdict[str, list[int]] = defaultdict(list)
         self._bits = (np.uint64(1) << members)[:, np.newaxis]
 
     @property
@@ -169,7 +172,9 @@ class ArenaRequests:
                 requested = request.admission.requested
                 if request.admission.terms.stage:
                     expected = self._expected[slot]
-                    requested = spec.stages[unpack(self._terms[slot]).stage - 1]
+                    stage = unpack(self._terms[slot]).stage
+                    requested = spec.stages[stage - 1]
+                    self._count_stage(spec.name, len(spec.stages), stage, stop - start)
                     saved = request.admission.requested & ~requested
                     request.saved += saved.bit_count() * (stop - start)
                 request.used &= ended.used
@@ -180,6 +185,11 @@ class ArenaRequests:
             complete = ended.answered and ended.used == expected
             collected.append((request, (start, stop), complete))
         return collected
+
+    def _count_stage(self, model: str, stages: int, stage: int, rows: int) -> None:
+        counts = self.ended_stages[model]
+        counts += [0] * (stages - len(counts))
+        counts[stage - 1] += rows
 
     def _own_values(self, request: Request, start: int, stop: int) -> bytes:
         """The answers of rows whose main output varies in size, row-major."""

@@ -90,8 +90,7 @@ class Controller:
     `load_s` is what the loading of an instance takes until a change has been measured.
     """
 
-    def __init__(self, limits: FollowLimits, *, load_s: float) -> None:
-        self._limits = limits
+    def __init__(self, *, load_s: float) -> None:
         self._load_s = load_s
         self._window: deque[tuple[float, Traffic]] = deque(maxlen=_MOST_OBSERVED)
         self._lost: dict[str, _Lost] = {}
@@ -104,17 +103,19 @@ class Controller:
     def serve(
         self,
         generation: int,
+        *,
+        limits: FollowLimits,
         problem: Problem,
         stages: Stages,
         matrix: AllocationMatrix,
         now: float,
     ) -> None:
         """A deployment is served from now on: its traffic counts, and none of before."""
-        self._generation, self._problem = generation, problem
+        self._generation, self._limits, self._problem = generation, limits, problem
         self._stages, self._matrix = stages, matrix
         self._window.clear()
         self._searched = None
-        for device, _, _ in matrix.instances():  # they have come up
+        for device in self.placed:  # they have come up
             self._lost.pop(device, None)
         self._quiet_until = now + self._limits.pause_s
         self._urgent_at = math.inf
@@ -129,12 +130,17 @@ class Controller:
         before = self._lost.get(device)
         delay_s = _FIRST_TRIAL_S if before is None else min(2 * before.delay_s, _LAST_TRIAL_S)
         self._lost[device] = _Lost(now + delay_s, delay_s)
-        if any(device == name for name, _, _ in self._matrix.instances()):
+        if device in self.placed:
             self._urgent_at = now
 
     def regain(self, device: str) -> None:
         """A device that was lost is there again by itself."""
         self._lost.pop(device, None)
+
+    @property
+    def placed(self) -> frozenset[str]:
+        """The devices that members are on at present."""
+        return frozenset(device for device, _, _ in self._matrix.instances())
 
     @property
     def lost(self) -> frozenset[str]:

@@ -77,6 +77,11 @@ class Inference:
         return endpoint
 
     @property
+    def generation(self) -> int:
+        """The number of the deployment that is served."""
+        return self._spec.deployment.generation.number
+
+    @property
     def is_ready(self) -> bool:
         """Whether the server takes traffic: started, not draining, some quorum can be met."""
         return any(self.can_answer(endpoint) for endpoint in self.endpoints.values())

@@ -50,6 +50,19 @@ def problems(tmp_path, text):
         (MEMBERS + "allocation: ~nobody-is-called-so/x", "there is no home directory ~nobody-is"),
         (MEMBERS + f"allocation: {'x' * 300}", "allocation: cannot look at"),
         (MEMBERS + "allocation: 3", "allocation: should be auto or the path"),
+        (
+            MEMBERS + "placement: {follow: true}\nallocation: c.yaml",
+            "c.yaml: allocation: a file stays as it is, remove it or placement.follow",
+        ),
+        (MEMBERS + "placement: {follow: true, follow_gain: 0}", "placement.follow_gain: should be"),
+        (
+            MEMBERS + "placement: {follow_gain: 0.2}",
+            "placement: follow_gain has no effect without follow: true, remove it",
+        ),
+        (
+            MEMBERS + "placement: {follow: true, objective: latency, arrival_rows_s: 9}",
+            "placement: follow is for objective throughput only, remove one of them",
+        ),
         (MEMBERS + "devices: all", "devices: should be auto or a list of devices, not 'all'"),
         (MEMBERS + "devices: []", "devices: should not be empty"),
         (MEMBERS + "devices: [{name: gpu}]", "devices.0: name should be cpu:N or cuda:N"),

@@ -24,7 +24,7 @@ class Site:
     """A server whose traffic and devices the test plays, five seconds a step."""
 
     def __init__(self, limits=LIMITS, load_s=1.0, memory=10):
-        self.controller = Controller(limits, load_s=load_s)
+        self.controller, self.limits = Controller(load_s=load_s), limits
         self.now, self.generation, self.problem = 0.0, 0, problem(memory)
         self.decisions = []
         self.succeeds = True
@@ -33,7 +33,14 @@ class Site:
     def serve(self, matrix):
         self.matrix = matrix
         self.generation += 1
-        self.controller.serve(self.generation, self.problem, STAGES, matrix, self.now)
+        self.controller.serve(
+            self.generation,
+            limits=self.limits,
+            problem=self.problem,
+            stages=STAGES,
+            matrix=matrix,
+            now=self.now,
+        )
 
     def play(self, seconds, instances=None, **rows):
         """Serve so many rows a step of each member; follow what the controller decides."""
@@ -221,8 +228,8 @@ def test_without_any_device_there_is_nothing_to_search():
 
 
 def test_an_infinite_gain_goes_to_the_fastest():
-    controller = Controller(LIMITS, load_s=1.0)
-    controller.serve(1, problem(), STAGES, PRESENT, 0.0)
+    controller = Controller(load_s=1.0)
+    controller.serve(1, limits=LIMITS, problem=problem(), stages=STAGES, matrix=PRESENT, now=0.0)
     controller.lose("cuda:0", 1.0)
     task = controller.next_task(1.0)
     slow, fast = Candidate(10.0, (), "slow"), Candidate(20.0, (), "fast")
