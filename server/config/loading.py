@@ -166,5 +166,7 @@ def file_paths(value: Any, key: str = "") -> Iterator[tuple[str, Path]]:
     if isinstance(value, Path):
         yield key, value
     elif isinstance(value, BaseModel | dict):
+        fields = {} if isinstance(value, dict) else type(value).model_fields
         for name, inner in value.items() if isinstance(value, dict) else value:
-            yield from file_paths(inner, f"{key}.{name}" if key else name)
+            own = fields[name].alias or name if name in fields else name
+            yield from file_paths(inner, f"{key}.{own}" if key else own)

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from grpc_calls import GrpcClient
-from serving import configuration, fake, wait_for
 
 pytestmark = pytest.mark.process
 

@@ -176,7 +176,9 @@ def test_what_does_not_move_members_moves_none(folder, monkeypatch, sections, li
 
 def test_labels_and_rules_are_told_by_their_content(folder):
     (folder / "labels.txt").write_text("cat\ndog\n")
-    (folder / "rules_of_mine.py").write_text("def mean(predictions, *_):\n    return predictions[0]\n")
+    (folder / "rules_of_mine.py").write_text(
+        "def mean(predictions, *_):\n    return predictions[0]\n"
+    )
     labelled = {**fake(), "output": "probabilities", "labels": "labels.txt"}
     sections = {
         "members": {"a": labelled, "b": labelled},
@@ -184,7 +186,9 @@ def test_labels_and_rules_are_told_by_their_content(folder):
     }
     plan, probes = first(folder, **sections)
     (folder / "labels.txt").write_text("cat\ncow\n")
-    (folder / "rules_of_mine.py").write_text("def mean(predictions, *_):\n    return predictions[1]\n")
+    (folder / "rules_of_mine.py").write_text(
+        "def mean(predictions, *_):\n    return predictions[1]\n"
+    )
     again = replan(loaded(folder, **sections), plan, probes=probes)
     assert describe_change(plan, again) == [
         "member a: the labels in its files",
