@@ -59,6 +59,7 @@ __all__ = [
     "StoredView",
     "Switch",
     "Switched",
+    "UnservedModel",
     "ValidationSpec",
     "WorkerDown",
     "WorkerReaped",
@@ -296,12 +297,21 @@ class ValidationSpec(msgspec.Struct, frozen=True):
     tolerance: float
 
 
+class UnservedModel(NamedTuple):
+    """A version of a model that the configuration has, but which is not served, and why not."""
+
+    name: str
+    version: str
+    reason: str
+
+
 class DeploymentSpec(msgspec.Struct, frozen=True):
     """What is served together.
 
     Attributes:
         instances: of the models' members, by device.
         rollouts: new versions of models that are tried, at most one of each.
+        unserved: what the configuration has beside the models.
     """
 
     generation: GenerationSpec
@@ -309,6 +319,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True):
     models: tuple[ModelSpec, ...]
     validations: tuple[ValidationSpec, ...] = ()
     rollouts: tuple[RolloutSpec, ...] = ()
+    unserved: tuple[UnservedModel, ...] = ()
 
 
 class RepositorySpec(msgspec.Struct, frozen=True):
