@@ -84,6 +84,11 @@ class DeploymentPlan:
         """The configuration that it serves."""
         return self.models.config
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether its allocation follows the traffic; that of a file does not."""
+        return self.config.placement.follow and self.config.allocation == "auto"
+
     def describe(self) -> Iterator[str]:
         """Yield what runs where, and how good that is, in lines for people."""
         for device in self.matrix.devices:

@@ -32,6 +32,7 @@ from server.http_api.server import HttpServer
 from server.inference.control import Control
 from server.inference.inference import Inference
 from server.inference.spec import FrontEndSpec
+from server.inference.traffic import TrafficReporter
 from server.inference.unread_responses import UnreadResponses
 from server.metrics.registry import make_registry
 from server.security.authentication import Authenticator
@@ -131,6 +132,7 @@ class FrontEnd:
         self._grpc.start()
         serving = asyncio.create_task(self._http.serve())
         sweeping = asyncio.create_task(self._connections.sweep(self._http.server_state))
+        reporting = asyncio.create_task(TrafficReporter(self._inference, self._status.send).run())
         opened = asyncio.create_task(self._engine.wait_open())
         draining = asyncio.create_task(self._draining.wait())
         await asyncio.wait({serving, opened, draining}, return_when=asyncio.FIRST_COMPLETED)
@@ -144,6 +146,7 @@ class FrontEnd:
             await self._drain()
         await asyncio.gather(serving, self._grpc.stop())
         sweeping.cancel()
+        reporting.cancel()
         if self._tracer is not None:
             self._tracer.close()
 

@@ -27,7 +27,7 @@ from server.inference.outputs import OutputTensor, infer_options, output_tensors
 from server.inference.repository import Repository
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 from server.inference.rollouts import Rollouts
-from server.inference.spec import FrontEndSpec, ModelSpec
+from server.inference.spec import DeploymentSpec, FrontEndSpec, ModelSpec
 
 if TYPE_CHECKING:
     from server.engine.tracing import RequestTrace, Tracer
@@ -77,9 +77,9 @@ class Inference:
         return endpoint
 
     @property
-    def generation(self) -> int:
-        """The number of the deployment that is served."""
-        return self._spec.deployment.generation.number
+    def deployment(self) -> DeploymentSpec:
+        """What is served."""
+        return self._spec.deployment
 
     @property
     def is_ready(self) -> bool:

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from server.control import Answer, Ask
 from server.engine.spec import QueueLimits, ServedModel
+from server.following.traffic import Traffic
 from server.inference.conformal import ConformalSpec
 from server.rollout.spec import RolloutSpec
 from server.security.spec import SecuritySpec
@@ -312,6 +313,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True):
         instances: of the models' members, by device.
         rollouts: new versions of models that are tried, at most one of each.
         unserved: what the configuration has beside the models.
+        is_followed: whether its traffic is reported to the supervisor.
     """
 
     generation: GenerationSpec
@@ -320,6 +322,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True):
     validations: tuple[ValidationSpec, ...] = ()
     rollouts: tuple[RolloutSpec, ...] = ()
     unserved: tuple[UnservedModel, ...] = ()
+    is_followed: bool = False
 
 
 class RepositorySpec(msgspec.Struct, frozen=True):
@@ -492,4 +495,4 @@ class Changes(msgspec.Struct, frozen=True, tag=True):
 
 
 Command = WorkerStarted | WorkerReaped | WorkerDown | Drain | Reload | Answer
-Report = Prepared | Switched | Drained | Released | Held | Ask
+Report = Prepared | Switched | Drained | Released | Held | Ask | Traffic

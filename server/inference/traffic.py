@@ -29,20 +29,22 @@ class TrafficReporter:
 
     async def run(self) -> None:
         """Report again and again."""
-        before, since = self._counted(), time.monotonic()
+        before, since = None, 0.0
         while True:
             await asyncio.sleep(_INTERVAL_S)
+            if not self._inference.deployment.is_followed:
+                continue
             counted, now = self._counted(), time.monotonic()
-            if counted.generation == before.generation:
+            if before is not None and counted.generation == before.generation:
                 self._send(difference(counted, before, now - since))
             before, since = counted, now
 
     def _counted(self) -> Traffic:
         """What the counters of the generation that is served say."""
-        engine = self._inference.engine
+        engine, generation = self._inference.engine, self._inference.deployment.generation
         ended: defaultdict[str, list[int]] = defaultdict(list)
-        for arena in engine.arenas.values():
-            for name, counts in arena.ended_stages.items():
+        for spec in generation.arenas:
+            for name, counts in engine.arenas[spec.index].ended_stages.items():
                 ended[name] = list(map(sum, zip_longest(ended[name], counts, fillvalue=0)))
         models, members = {}, {}
         for name, endpoint in self._inference.endpoints.items():
@@ -65,7 +67,7 @@ class TrafficReporter:
                 done = worker.counters[id]
                 rows, seconds = round(done.rows.sum), done.times.sum
                 own[placement.member.name] = InstanceTraffic(done.times.count, rows, seconds)
-        return Traffic(self._inference.generation, 0.0, models, members, instances)
+        return Traffic(generation.number, 0.0, models, members, instances)
 
 
 def difference(after: Traffic, before: Traffic, seconds: float) -> Traffic:

@@ -62,8 +62,7 @@ class Follower:
     def serve(self, generation: int, plan: DeploymentPlan) -> None:
         """That generation is served from now on; it is followed if its configuration says so."""
         self._generation = generation
-        config = plan.config
-        if not config.placement.follow or config.allocation != "auto":
+        if not plan.is_followed:
             self._controller = None
             return
         if self._controller is None:
@@ -71,7 +70,9 @@ class Follower:
         self._controller.serve(
             generation,
             limits=_limits(plan),
-            problem=placement_problem(config, plan.models.members, plan.all_devices, plan.found),
+            problem=placement_problem(
+                plan.config, plan.models.members, plan.all_devices, plan.found
+            ),
             stages=stages_of(plan.composition.models),
             matrix=plan.matrix,
             now=time.monotonic(),

@@ -178,7 +178,11 @@ def _deployment(plan: DeploymentPlan, memory: MemorySpec) -> DeploymentSpec:
     offset, nbytes = add_range(memory.fd, found.arena_bytes)
     generation = GenerationSpec(1, offset, nbytes, found.arenas)
     return DeploymentSpec(
-        generation, found.instances, found.models, rollouts=rollout_specs(plan.config)
+        generation,
+        found.instances,
+        found.models,
+        rollouts=rollout_specs(plan.config),
+        is_followed=plan.is_followed,
     )
 
 
