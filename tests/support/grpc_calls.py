@@ -59,12 +59,19 @@ class Channel:
         return self.raw.unary_unary(f"/{SERVICE}/{name}")(data, timeout=60, **options)
 
     def infer(
-        self, model: str, x: Any, *, within_s: float | None = 60, **options: Any
+        self,
+        model: str,
+        x: Any,
+        *,
+        within_s: float | None = 60,
+        metadata: tuple[tuple[str, str], ...] = (),
+        **options: Any,
     ) -> InferAnswer:
         """Ask a model about rows of one FP32 tensor; `within_s` is the call's deadline."""
         request = infer_request(model, x, **options)
         method = self.method("ModelInfer")
-        return InferAnswer(method(request, timeout=within_s, metadata=self._metadata))
+        metadata += self._metadata
+        return InferAnswer(method(request, timeout=within_s, metadata=metadata))
 
     def stream(self, requests: Iterable[Any]) -> Any:
         """Open a stream of these requests: an iterator of answers, which is a call, too."""
