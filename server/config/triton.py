@@ -78,7 +78,7 @@ def triton_section(config: Mapping[str, Any], folder: Path | None = None) -> Tri
         versions["policy"] = _policy(policy)
     if file := config.get("default_model_filename"):
         versions["file"] = file
-    return TritonSection(section, versions, tuple(_unread(config, inputs, outputs, rows)))
+    return TritonSection(section, versions, tuple(_unread(config, inputs, outputs)))
 
 
 def _backend(config: Mapping[str, Any]) -> str:
@@ -139,10 +139,9 @@ def _unread(
     config: Mapping[str, Any],
     inputs: list[Mapping[str, Any]],
     outputs: list[Mapping[str, Any]],
-    rows: int,
 ) -> Iterator[str]:
     """Yield the fields that have no meaning here."""
-    if not rows and (inputs or outputs):
+    if str(config.get("max_batch_size")) == "0":
         yield "max_batch_size: 0 (models are served in batches: the first of dims is the batch)"
     for key, tensors, known in (("input", inputs, _OF_INPUTS), ("output", outputs, _OF_OUTPUTS)):
         yield from dict.fromkeys(

@@ -48,6 +48,7 @@ def test_a_torchscript_model_has_its_inputs_described():
 def test_without_batches_the_first_size_is_the_batch():
     config = {
         "platform": "pytorch_libtorch",
+        "max_batch_size": 0,
         "input": [{"name": "x__0", "data_type": "TYPE_FP32", "dims": [-1, 4]}],
     }
     found = triton_section(config)
