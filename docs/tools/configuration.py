@@ -27,10 +27,14 @@ from server.config import (
     OutputConfig,
     PinnedFileConfig,
     PlacementConfig,
+    RolloutConfig,
     ServerConfig,
     TlsConfig,
     TracingConfig,
 )
+from server.config.base import VERSION_PATTERN
+from server.config.rollout import PromoteConfig, RollbackConfig
+from server.config.versions import VersionConfig, VersionsConfig
 
 __all__ = ["EXAMPLE", "main", "reference", "schema"]
 
@@ -41,10 +45,15 @@ _SECTIONS: tuple[tuple[str, type[BaseModel]], ...] = (
     ("`ensembles.NAME`", EnsembleConfig),
     ("`ensembles.NAME.boxes`", BoxesConfig),
     ("`members.NAME`", MemberConfig),
+    ("`members.NAME.model`, with versions", VersionsConfig),
+    ("`members.NAME.model.versions.VERSION`", VersionConfig),
     ("`members.NAME.input.image`", ImageConfig),
     ("`members.NAME.inputs.INPUT`", InputTensorConfig),
     ("`members.NAME.outputs.OUTPUT`", OutputConfig),
     ("`members.NAME.fake`", FakeConfig),
+    ("`rollout`", RolloutConfig),
+    ("`rollout.promote`", PromoteConfig),
+    ("`rollout.rollback`", RollbackConfig),
     ("A file", PinnedFileConfig),
     ("`devices[]`", DeviceConfig),
     ("`placement`", PlacementConfig),
@@ -107,8 +116,9 @@ _INTRODUCTION = """\
 
 This page is the reference for the configuration file, with every key and its default.
 
-Commands such as `ensembled serve CONFIG` and `ensembled check CONFIG` read one YAML file. Unknown
-and repeated keys are errors; every mistake is reported in a line that names the file, the key and
+Commands such as `ensembled serve CONFIG` and `ensembled check CONFIG` read one YAML file, or a
+[model repository](versions.md#a-model-repository), a directory. Unknown and repeated keys are
+errors; every mistake is reported in a line that names the file, the key and
 the fix.
 Paths are relative to the file. Sizes in bytes are whole numbers or text such as `64MiB`. An
 editor that supports JSON Schema can use [configuration.schema.json](configuration.schema.json).
@@ -157,7 +167,9 @@ def reference() -> str:
         about = cleandoc(model.__doc__ or "")
         parts.append(f"\n## {title}\n\n{about}\n\n{_NOTES.get(model, '')}")
         parts.append("| key | type | default | meaning |\n| --- | --- | --- | --- |\n")
-        properties = model.model_json_schema()["properties"]
+        own = model.model_json_schema()
+        # One that contains itself is a definition.
+        properties = own.get("properties") or own["$defs"][model.__name__]["properties"]
         for name, field in model.model_fields.items():
             key = field.alias or name
             kind = _type(properties[key])
@@ -185,9 +197,9 @@ def _type(field: dict[str, Any]) -> str:
     """Describe a property of a JSON schema in a few words."""
     if choices := field.get("anyOf") or field.get("oneOf"):
         if {choice.get("type") for choice in choices} == {"integer", "string"}:
-            return "bytes"
+            return "version" if VERSION_PATTERN in str(choices) else "bytes"
         kinds = [_type(choice) for choice in choices if choice.get("type") != "null"]
-        return " or ".join(dict.fromkeys(kinds))
+        return " or ".join(dict.fromkeys(" or ".join(kinds).split(" or ")))
     if "$ref" in field:
         return _MAPPINGS.get(field["$ref"].rpartition("/")[2], "mapping")
     if values := field.get("enum") or ([field["const"]] if "const" in field else []):
@@ -212,6 +224,8 @@ def _plural(field: dict[str, Any]) -> str:
     words = {"integer": "whole numbers", "number": "numbers", "string": "names"}
     if (count := field.get("minItems")) and count == field.get("maxItems"):
         return f"{count} {words[items['type']]}"
+    if VERSION_PATTERN in str(items):
+        return "versions"
     if items.get("type") == "array":
         return f"lists of {_plural(items)}"
     return words.get(items.get("type", ""), "mappings")

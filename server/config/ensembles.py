@@ -144,7 +144,7 @@ class EnsembleConfig(Section):
     """How often the outputs `interval` and `prediction_set` shall hold the truth where a request
     does not say it; 0.9 if absent."""
     rollout: RolloutConfig | None = None
-    """One of its `versions` is tried on real requests; see [versions.md](versions.md)."""
+    """One of its `versions` is tried on real requests; see [rollouts.md](rollouts.md)."""
     validation: Validation | None = Field(default=None, alias="validate")
     """Rows on which a change of what is served must keep the answers, or nothing is changed: a file
     (.npz), or a mapping with `data`. See [changes.md](changes.md)."""

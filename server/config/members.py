@@ -55,7 +55,8 @@ class MemberConfig(Section):
 
     model: Model
     """A relative path (`.onnx`, `.pt2`, `.pt`, `.ts`), `{python: FILE.py:NAME}`,
-    `{recipe: FILE.py:NAME}`, `fake`, or `{versions: ...}` of these."""
+    `{recipe: FILE.py:NAME}`, `fake`, or `{versions: ...}` of these: see
+    [versions.md](versions.md)."""
     input: InputConfig | None = None
     """How the client's input becomes the model's; if absent, the client sends the tensor itself."""
     inputs: dict[str, NamedInput] = {}
@@ -112,7 +113,7 @@ class MemberConfig(Section):
     augment_rule: AugmentRule = "mean"
     """How the predictions of a row's variants become the member's."""
     rollout: RolloutConfig | None = None
-    """One of the versions of `model` is tried on real requests; see [versions.md](versions.md)."""
+    """One of the versions of `model` is tried on real requests; see [rollouts.md](rollouts.md)."""
     validation: Validation | None = Field(default=None, alias="validate")
     """Rows on which a change of what is served must keep the answers, or nothing is changed: a file
     (.npz), or a mapping with `data`. See [changes.md](changes.md)."""
