@@ -36,7 +36,7 @@ from server.supervision.config_reloader import ConfigReloader
 from server.supervision.memory_watch import MemoryWatch
 from server.supervision.model_watch import ModelWatch
 from server.supervision.systemd import SystemdNotifier
-from workers.combiner.rule_guard import RuleCrashes
+from workers.combiner.rule_guard import RuleCrashes, rules_of
 from workers.runtime.logs import log_environment, log_settings
 from workers.runtime.memory import SharedMemory
 from workers.runtime.spec import CombinerSpec, MemorySpec, WorkerSpec
@@ -259,7 +259,9 @@ class Supervisor:
             executing = self._memory.board(child.name).executing
             self._front_end.write(WorkerReaped(child.device, child.incarnation, executing))
         elif child is self._combiner:
-            self._rule_crashes.record(self._memory.board(child.name).executing, time.monotonic_ns())
+            generations = [load.generation for load in self._combiner_spec.loads]
+            rules = rules_of(self._memory.board(child.name).executing, generations)
+            self._rule_crashes.record(rules, time.monotonic_ns())
         child.ended.set()
 
     # -- background tasks ---------------------------------------------------------------------

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from workers.combiner.ensemble import EnsembleCombiner, RuleFailed
-from workers.combiner.rule_guard import RuleGuard, rule_code
+from workers.combiner.rule_guard import RuleGuard, guarded_rules, rule_code
 from workers.runtime.arena import EARLY, Arena, Array, Cells, Terms, unpack
 from workers.runtime.memory import BoardRow
 from workers.runtime.messages import Deferred, Ended
@@ -42,13 +42,13 @@ class ArenaCombiner:
     ) -> None:
         self._index = arena.spec.index
         self._arena = arena
-        pauses = {pause.code: pause for pause in paused}
+        pauses = {pause.rules: pause for pause in paused}
         self._ensembles = [
             EnsembleCombiner(
                 arena,
                 spec,
                 RuleGuard(board, code) if board is not None else None,
-                pauses.get(code),
+                pauses.get(guarded_rules(spec)) if pauses else None,
             )
             for number, spec in enumerate(arena.spec.ensembles)
             for code in [rule_code(arena.spec.index, number)]
@@ -67,6 +67,16 @@ class ArenaCombiner:
         self._expected, self._closing = arena.expected.data, arena.closing.data
         self._terms, self._ensemble = arena.terms.data, arena.ensemble.data
         self._done = arena.done.data
+
+    @property
+    def load_errors(self) -> list[str]:
+        """Why some rules can't be used, with their names."""
+        return [error for ensemble in self._ensembles for error in ensemble.load_errors]
+
+    def close(self) -> None:
+        """Release what the rules hold; no rows can be ended afterwards."""
+        for ensemble in self._ensembles:
+            ensemble.close()
 
     def evaluate(self, start: int, stop: int, error: str = "") -> list[Outcome]:
         """End, or defer, the rows of [start, stop), within one segment, that are ready.

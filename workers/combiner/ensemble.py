@@ -6,7 +6,6 @@ the main output's rule is applied to all rows, the others where their outputs ar
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from workers.combiner.predictions import Reader, Selection, member_predictions
 from workers.combiner.rule_guard import RuleGuard, is_guarded
 from workers.combiner.scores import EARLY_RULES, is_certain, score
-from workers.rules import CombinationRule, RuleError, RuleFunction, load_rule
+from workers.rules import CombinationRule, RuleError, RuleFunction, Stack, load_rule
 from workers.runtime.arena import Arena, Array
 from workers.runtime.spec import EnsembleSpec, PausedRule, RuleSpec, TensorSpec
 
@@ -24,8 +23,6 @@ __all__ = ["AppliedRule", "EnsembleCombiner", "RuleFailed"]
 
 #: Cached sets of members: requests name any, and early answers rest on any.
 _MAX_SELECTIONS = 1024
-
-_log = logging.getLogger(__name__)
 
 
 class RuleFailed(Exception):
@@ -47,21 +44,24 @@ class AppliedRule:
         self._inputs = [one.tensor for one in inputs]
         self._varies = any(tensor.symbols for tensor in (*self._inputs, *spec.outputs))
         self._readers = [member_predictions(arena, one) for one in inputs]
-        self._load_error = ""
+        #: Why the rule can't be used, which fails only rows that need it; empty if it can.
+        self.load_error = ""
         self._rule = self._load(arena, inputs[0].class_axis)
         self._chosen: dict[int, tuple[list[tuple[Reader, Selection]], RuleFunction | None]] = {}
 
     def _load(self, arena: Arena, class_axis: int) -> CombinationRule | None:
-        """Return the rule, or None: an error fails only rows that need it."""
+        """Return the rule, or None after an error."""
         names = [arena.spec.members[member] for member in self._ensemble.members]
         try:
             return load_rule(self._spec, names, class_axis)
         except RuleError as error:
-            _log.error(
-                "rule %s of %s can't be used: %s", self._spec.rule, self._ensemble.name, error
-            )
-            self._load_error = str(error)
+            self.load_error = str(error)
             return None
+
+    def close(self) -> None:
+        """Release a meta-model's memory; the rule can't be applied afterwards."""
+        if isinstance(self._rule, Stack):
+            self._rule.close()
 
     def _choose(self, used: int) -> tuple[list[tuple[Reader, Selection]], RuleFunction | None]:
         """Return how the `used` members are read, and the rule for them if there is one.
@@ -101,7 +101,7 @@ class AppliedRule:
         try:
             selections, function = self._choose(used)
             if function is None:
-                raise RuleError(self._load_error)
+                raise RuleError(self.load_error)
             predictions = [reader.read(selection, slots) for reader, selection in selections]
             answers = [answer[slots] for answer in self._answers]
             if self._varies:
@@ -138,8 +138,23 @@ class EnsembleCombiner:
             applied = AppliedRule(arena, spec, rule, first)
             rules.append((applied, guard if is_guarded(rule) else None))
             first += len(rule.outputs)
+        self._rules = [rule for rule, _ in rules]
         self._main, self._guard = rules[0]
         self._others = rules[1:]
+
+    @property
+    def load_errors(self) -> list[str]:
+        """Why some of its rules can't be used, with their names."""
+        return [
+            f"rule {spec.rule} of {self.spec.name} can't be used: {rule.load_error}"
+            for spec, rule in zip(self.spec.rules, self._rules, strict=True)
+            if rule.load_error
+        ]
+
+    def close(self) -> None:
+        """Release what its rules hold; they can't be applied afterwards."""
+        for rule in self._rules:
+            rule.close()
 
     def combine(self, slots: slice, used: int) -> None:
         """Write the main output of `slots` from the `used` members; raises RuleFailed."""

@@ -9,14 +9,16 @@ that it fails its own rows and no others.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from workers.rules import RuleFunction, is_custom
 from workers.runtime.arena import Array
 from workers.runtime.memory import BoardRow
-from workers.runtime.spec import PausedRule, RuleSpec
+from workers.runtime.spec import EnsembleSpec, GenerationSpec, PausedRule, RuleSpec
 
-__all__ = ["RuleCrashes", "RuleGuard", "is_guarded", "rule_code"]
+__all__ = ["RuleCrashes", "RuleGuard", "guarded_rules", "is_guarded", "rule_code", "rules_of"]
 
 #: A rule that runs for longer hangs; a Python function is interrupted long before.
 _HANG_NS = 5_000_000_000
@@ -32,6 +34,22 @@ def rule_code(arena: int, ensemble: int) -> int:
 def is_guarded(spec: RuleSpec) -> bool:
     """Whether a rule runs a user's own function or model."""
     return spec.meta is not None or is_custom(spec.rule)
+
+
+def guarded_rules(ensemble: EnsembleSpec) -> str:
+    """Return an ensemble's name, custom rules and meta-models as JSON, equal for the same ones."""
+    rules = [rule for rule in ensemble.rules if is_guarded(rule)]
+    return msgspec.json.encode((ensemble.name, rules)).decode()
+
+
+def rules_of(code: int, generations: Iterable[GenerationSpec]) -> str:
+    """Return the `guarded_rules` that a number on the board stands for, empty for none."""
+    arena, ensemble = divmod(code - 1, 1 << 32)
+    for generation in generations:
+        for spec in generation.arenas:
+            if code and spec.index == arena:
+                return guarded_rules(spec.ensembles[ensemble])
+    return ""
 
 
 class RuleGuard:
@@ -56,20 +74,23 @@ class RuleCrashes:
     """The supervisor's record of combiners that died in a rule; pure."""
 
     def __init__(self) -> None:
-        self._crashes: dict[int, list[int]] = {}
+        self._crashes: dict[str, list[int]] = {}
 
-    def record(self, code: int, now_ns: int) -> int:
-        """Record that a combiner died in this rule (0: in none); return how many did recently."""
-        if not code:
+    def record(self, rules: str, now_ns: int) -> int:
+        """Record that a combiner died in these rules of an ensemble; how many did recently.
+
+        It died in none if they are empty.
+        """
+        if not rules:
             return 0
-        recent = [then for then in self._crashes.get(code, ()) if now_ns - then < _PAUSE_NS]
-        self._crashes[code] = [*recent, now_ns]
-        return len(self._crashes[code])
+        recent = [then for then in self._crashes.get(rules, ()) if now_ns - then < _PAUSE_NS]
+        self._crashes[rules] = [*recent, now_ns]
+        return len(self._crashes[rules])
 
     def paused(self, now_ns: int) -> tuple[PausedRule, ...]:
         """Return the rules that a new combiner must not run, and until when."""
         return tuple(
-            PausedRule(code, len(crashes), crashes[-1] + _PAUSE_NS)
-            for code, crashes in self._crashes.items()
+            PausedRule(rules, len(crashes), crashes[-1] + _PAUSE_NS)
+            for rules, crashes in self._crashes.items()
             if len(crashes) >= _MAX_CRASHES and now_ns - crashes[-1] < _PAUSE_NS
         )

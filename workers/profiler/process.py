@@ -8,8 +8,6 @@ answered with a line on its status channel (see `workers.profiler.handle`).
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import itertools
 import mmap
 import statistics
@@ -41,7 +39,7 @@ from workers.runtime.arena import Arena
 from workers.runtime.bootstrap import StatusChannel, bind_to_device, run_role
 from workers.runtime.logs import ProcessName
 from workers.runtime.spec import InstanceSpec
-from workers.worker.host_memory import pin_for_device
+from workers.worker.host_memory import pin_for_device, release_memory
 from workers.worker.inputs import convert, example_row
 from workers.worker.instance import Instance
 
@@ -62,7 +60,7 @@ class _Profiler:
         # Code, thread pools, CUDA's context and its libraries' handles belong to the worker, not to
         # the member: load them before anything is measured.
         load(source, device).close()
-        _release_memory()
+        release_memory()
         self._before = self._gauge.now()
         self.worker_bytes = max(self._before - others, 0)
         model: Model = load(source, device)
@@ -140,13 +138,6 @@ class _Retry(Exception):  # noqa: N818 (control flow: it carries no error)
 
 def _message(error: str) -> str:
     return error.replace("MemoryError", "out of memory", 1)
-
-
-def _release_memory() -> None:
-    """Return freed memory to the system, as far as the C library can."""
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def fill_rows(arena: Arena) -> None:

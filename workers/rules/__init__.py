@@ -7,7 +7,7 @@ rule with its formula and source.
 """
 
 from workers.rules.catalogue import RULES, TRAITS, RuleError, Traits, is_custom
-from workers.rules.combination import CombinationRule, RuleFunction, load_rule
+from workers.rules.combination import CombinationRule, RuleFunction, Stack, load_rule
 
 __all__ = [
     "RULES",
@@ -15,6 +15,7 @@ __all__ = [
     "CombinationRule",
     "RuleError",
     "RuleFunction",
+    "Stack",
     "Traits",
     "is_custom",
     "load_rule",

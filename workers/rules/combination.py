@@ -105,6 +105,10 @@ class Stack:
             raise RuleError(str(refusal)) from None
         self._members = members
 
+    def close(self) -> None:
+        """Release the meta-model's memory."""
+        self._model.close()
+
     def for_members(self, positions: Sequence[int]) -> RuleFunction:
         """See `CombinationRule`; it needs all members."""
         if len(positions) < self._members:

@@ -40,7 +40,7 @@ __all__ = [
     "Started",
     "StatusChannel",
     "bind_to_device",
-    "exit_with_supervisor",
+    "follow_supervisor",
     "run_role",
 ]
 
@@ -138,16 +138,22 @@ def run_role(
     _exit(0)
 
 
-def exit_with_supervisor(commands: BinaryIO, on_end: Callable[[], None] = lambda: None) -> None:
-    """Exit as soon as stdin ends, after `on_end`; for roles that receive no commands."""
+def follow_supervisor(
+    commands: BinaryIO,
+    on_command: Callable[[bytes], None],
+    on_end: Callable[[], None] = lambda: None,
+) -> None:
+    """Pass on each line of stdin, and exit as soon as it ends, after `on_end`; in a thread."""
 
-    def wait() -> None:
-        while commands.read(4096):
-            pass
+    def follow() -> None:
+        with os.fdopen(commands.fileno(), "rb", closefd=False) as lines:
+            for line in lines:
+                if line.endswith(b"\n"):  # otherwise the supervisor died while it wrote
+                    on_command(line)
         on_end()
         _exit(0)
 
-    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+    threading.Thread(target=follow, name="lifeline", daemon=True).start()
 
 
 def bind_to_device(device: DeviceSpec) -> None:

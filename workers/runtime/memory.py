@@ -31,7 +31,7 @@ __all__ = [
 
 #: Cells of a process on the board: a full cache line, against false sharing.
 BOARD_CELLS = 8
-_BEAT, _EXECUTING, _LIMIT, _PID, _STARTS = range(5)
+_BEAT, _EXECUTING, _LIMIT, _PID, _STARTS, _EXCUSED = range(6)
 
 
 def board_bytes(processes: int) -> int:
@@ -60,7 +60,9 @@ class BoardRow:
     - beat: when its loop last went round, monotonic ns;
     - executing: the job, or the user's rule (`workers.combiner.rule_guard`), that it runs; 0 if
       idle;
-    - limit: when that counts as hung, monotonic ns.
+    - limit: when that counts as hung, monotonic ns;
+    - excused: until when it counts as hung in no case, monotonic ns: a thread of it that loads may
+      hold the interpreter's lock for long.
 
     Two cells are written by the supervisor, for the front-end's metrics:
 
@@ -85,8 +87,13 @@ class BoardRow:
         self._cells[_BEAT] = now_ns
         self._cells[_EXECUTING] = 0
 
+    def excuse(self, seconds: float) -> None:
+        """Record that neither beats nor limits count for so long."""
+        self._cells[_EXCUSED] = time.monotonic_ns() + int(seconds * 1e9)
+
     def clear(self) -> None:
         """Reset what an earlier incarnation wrote (by the supervisor, while there is none)."""
+        self._cells[_EXCUSED] = 0
         self._cells[_EXECUTING] = 0
         self._cells[_BEAT] = 0
 
@@ -125,7 +132,7 @@ class BoardRow:
         A process that has never beaten is still starting, which has a deadline of its own.
         """
         beat = self._cells[_BEAT]
-        if beat == 0:
+        if beat == 0 or now_ns < self._cells[_EXCUSED]:
             return False
         if self._cells[_EXECUTING]:
             return bool(now_ns > self._cells[_LIMIT])

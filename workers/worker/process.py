@@ -4,7 +4,8 @@ In: `Assign` and `Reset` from the front-end. Out: `Predicted` to the combiner, `
 front-end; both cover the jobs finished since the last time, and are sent when the queue is empty or
 a millisecond of work has accumulated. All but `Reset` goes through rings
 (`workers.runtime.queues`). A job's predictions are written to the arena before its `done` cells,
-and those before any message.
+and those before any message. The supervisor's `Load` and `Unload` come through a mailbox, and what
+they need is done in a thread.
 
 What one job does to the arena is in `workers.worker.instance`.
 """
@@ -15,18 +16,20 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, BinaryIO
 
+import msgspec
 import zmq
 
-from workers.backends import load
 from workers.runtime.arena import Arena
 from workers.runtime.bootstrap import (
     Started,
     StatusChannel,
     bind_to_device,
-    exit_with_supervisor,
+    follow_supervisor,
     run_role,
 )
+from workers.runtime.loader import Built, Loader
 from workers.runtime.logs import ProcessName
+from workers.runtime.mailbox import Mailbox
 from workers.runtime.memory import SharedMemory
 from workers.runtime.messages import (
     Assign,
@@ -42,9 +45,9 @@ from workers.runtime.messages import (
 )
 from workers.runtime.queues import Queues, Sleeper
 from workers.runtime.sockets import COMBINER, WORKERS, Decoder, descriptor, drain, open_socket
-from workers.runtime.spec import Load, WorkerSpec
-from workers.worker.host_memory import pin_for_device
+from workers.runtime.spec import InstanceSpec, Load, Loaded, Unload, WorkerSpec
 from workers.worker.instance import Instance
+from workers.worker.loading import InstanceLoader, Part, model_key
 
 if TYPE_CHECKING:
     from workers.runtime.tracing import BatchSpans
@@ -56,21 +59,37 @@ _FLUSH_NS = 1_000_000
 _HANG_S = 2.0
 _HANG_FACTOR = 10.0
 
+_Mail = Load | Unload | Built[Part]
+
 
 class Worker:
-    """The process's loop; `spans` records batches with traced requests, if there is tracing."""
+    """The process's loop; `spans` records batches with traced requests, if there is tracing.
 
-    def __init__(self, spec: WorkerSpec, spans: BatchSpans | None) -> None:
+    Commands come through `mailbox`; reports on them go to `status`.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        mailbox: Mailbox[_Mail],
+        status: StatusChannel,
+        spans: BatchSpans | None,
+    ) -> None:
         device = spec.device
         memory = SharedMemory(spec.memory)
         name = f"worker {device.name}"
         self._board = memory.board(name)
-        self._memory = memory
-        self._device = device
         self._arenas: dict[int, Arena] = {}
         self._instances: dict[int, Instance] = {}
+        self._parts: dict[int, list[Part]] = {}
+        self._mailbox, self._mail = mailbox, mailbox.items
+        self._status = status
+        builder = InstanceLoader(device, memory)
         for one in spec.loads:
-            self._add(one)
+            self._adopt(one.generation.number, builder.load(one))
+        self._loader = Loader(
+            builder, mailbox, self._board, status, lowers_priority=len(device.cores) <= 1
+        )
         self._front_end = open_socket(
             zmq.DEALER,
             spec.sockets,
@@ -91,7 +110,11 @@ class Worker:
         self._sleeper = Sleeper(
             queues.asleep[name],
             (self._assigned,),
-            (*queues.own_descriptors(name), descriptor(self._front_end)),
+            (
+                *queues.own_descriptors(name),
+                descriptor(self._front_end),
+                mailbox.descriptor,
+            ),
         )
         self._epoch = 0
         self._jobs: deque[Job] = deque()
@@ -101,21 +124,6 @@ class Worker:
         self._predictions: list[Predictions] = []
         self._spans = spans
 
-    def _add(self, command: Load) -> None:
-        """Serve the instances of a generation, too."""
-        device, mapping = self._device, self._memory.map(command.generation)
-        pin_for_device(mapping, device)
-        for spec in command.generation.arenas:
-            self._arenas[spec.index] = Arena(mapping, spec)
-        # The length classes of a member have an instance each, and its model in common.
-        sources = {one.source.member: one.source for one in command.instances}
-        models = {member: load(source, device) for member, source in sources.items()}
-        for one in command.instances:
-            arena, model = self._arenas[one.arena], models[one.source.member]
-            instance = Instance(one, arena, model, probes_device=device.is_cuda)
-            instance.warm_up()
-            self._instances[one.id] = instance
-
     def run(self) -> None:
         """Run until the supervisor releases the process."""
         self._board.beat()  # before it can be given work
@@ -123,6 +131,8 @@ class Worker:
         self._send_hello()
         while True:
             self._board.beat()
+            if self._mail:
+                self._open_mail()
             while messages := drain(self._front_end, self._decoder):
                 self._handle(messages)
             self._receive_assigned()
@@ -130,6 +140,59 @@ class Worker:
                 self._run_jobs()
             elif not self._sleeper.wait(_HEARTBEAT_S):
                 self._send_hello()
+
+    # -- generations --------------------------------------------------------------------------
+
+    def _open_mail(self) -> None:
+        """Follow the supervisor's commands, and take over what has been loaded for them."""
+        for item in self._mailbox.take():
+            match item:
+                case Load():
+                    self._make_room(item)
+                    self._loader.load(item)
+                case Unload():
+                    self._drop(item.generation)
+                    self._send_hello()
+                    self._loader.unload(item.generation)
+                case Built():
+                    self._serve(item)
+
+    def _serve(self, built: Built[Part]) -> None:
+        """Serve a generation that has been loaded, too, unless it is not wanted any more."""
+        number = built.generation
+        if not self._loader.is_wanted(number):
+            return
+        try:
+            with self._loader.excused():
+                built.part.warm_up()
+        except (ValueError, MemoryError) as failure:
+            self._loader.refuse(number, str(failure))
+            return
+        self._adopt(number, built.part)
+        self._send_hello()  # before its jobs can come
+        self._status.send(Loaded(number))
+
+    def _adopt(self, number: int, part: Part) -> None:
+        self._arenas |= part.arenas
+        self._instances |= part.instances
+        self._parts.setdefault(number, []).append(part)
+
+    def _make_room(self, command: Load) -> None:
+        """Forget the instances whose models will be closed before others are loaded."""
+        kept = {model_key(one.source) for one in command.instances}
+        for part in self._parts.get(command.replaces, ()):
+            for number, instance in [*part.instances.items()]:
+                if model_key(instance.spec.source) not in kept:
+                    del part.instances[number], self._instances[number]
+
+    def _drop(self, generation: int) -> None:
+        for part in self._parts.pop(generation, ()):
+            for number in part.instances:
+                del self._instances[number]
+            for number in part.arenas:
+                self._arenas.pop(number, None)
+
+    # -- jobs -----------------------------------------------------------------------------------
 
     def _receive_assigned(self) -> None:
         """Receive the messages for this worker, but not for an earlier one."""
@@ -158,18 +221,22 @@ class Worker:
             job = self._jobs.popleft()
             started_ns = now_ns
             self._executing = job.id
-            error = self._instances[job.instance].run(job.ranges, self._begin)
+            instance = self._instances.get(job.instance)
+            # The rows of one that was unloaded have ended: its front-end is dead.
+            error = None if instance is None else instance.run(job.ranges, self._begin)
             now_ns = time.monotonic_ns()
             self._board.end(now_ns)
             self._last_job = job.id
             all_predicted = error == ""
             self._finished.append(Finished(job.id, (now_ns - started_ns) / 1e9, all_predicted))
-            self._add_predictions(job, error or "")
-            if job.traces and self._spans is not None:
-                spec = self._instances[job.instance].spec
-                self._spans.record(job, spec, started_ns, now_ns, error or "")
+            if instance is not None:
+                self._add_predictions(job, instance.spec, error or "")
+                if job.traces and self._spans is not None:
+                    self._spans.record(job, instance.spec, started_ns, now_ns, error or "")
             if not self._jobs or now_ns - flushed_ns > _FLUSH_NS:
                 self._flush()
+                if self._mail:
+                    return
                 now_ns = flushed_ns = time.monotonic_ns()
                 self._receive_assigned()
                 if self._jobs:
@@ -180,9 +247,8 @@ class Worker:
         limit_s = max(_HANG_S, _HANG_FACTOR * expected_s)
         self._board.begin(self._executing, time.monotonic_ns() + int(limit_s * 1e9))
 
-    def _add_predictions(self, job: Job, error: str) -> None:
+    def _add_predictions(self, job: Job, spec: InstanceSpec, error: str) -> None:
         """Add a job's rows to the next message; consecutive jobs over equal rows count once."""
-        spec = self._instances[job.instance].spec
         if error:
             error = f"member {spec.source.member!r} failed: {error}"
         for start, stop in job.ranges:
@@ -223,8 +289,14 @@ def _run(spec: WorkerSpec, commands: BinaryIO, status: StatusChannel) -> None:
         from workers.runtime.tracing import BatchSpans  # noqa: PLC0415  (only where it is configured)
 
         spans = BatchSpans(spec.tracing, spec.device.name)
-    exit_with_supervisor(commands, (lambda: None) if spans is None else spans.close)
-    worker = Worker(spec, spans)
+    mailbox: Mailbox[_Mail] = Mailbox()
+    decode = msgspec.json.Decoder(Load | Unload).decode
+    follow_supervisor(
+        commands,
+        lambda line: mailbox.put(decode(line)),
+        (lambda: None) if spans is None else spans.close,
+    )
+    worker = Worker(spec, mailbox, status, spans)
     status.send(Started())
     worker.run()
 

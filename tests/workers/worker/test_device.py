@@ -43,7 +43,7 @@ from workers.worker import process as predictor
 from workers.runtime.spec import WorkerSpec
 
 class Worker:
-    def __init__(self, spec, spans):
+    def __init__(self, *_):
         runtimes = sorted({"torch", "onnxruntime"} & set(sys.modules))
         print(os.environ["CUDA_VISIBLE_DEVICES"], runtimes, flush=True)
         os._exit(0)

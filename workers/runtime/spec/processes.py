@@ -131,10 +131,17 @@ class GenerationSpec(msgspec.Struct, frozen=True):
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Supervisor to worker and combiner: serve a generation, too; a worker with these instances."""
+    """Supervisor to worker and combiner: serve a generation, too; a worker with these instances.
+
+    Attributes:
+        instances: those that are not loaded yet are loaded; may be a generation that is served.
+        replaces: a generation without jobs, of whose models only those that are needed here, too,
+            stay loaded, to make room; 0 for none.
+    """
 
     generation: GenerationSpec
     instances: tuple[InstanceSpec, ...] = ()
+    replaces: int = 0
 
 
 class Unload(msgspec.Struct, frozen=True, tag=True):
@@ -192,12 +199,12 @@ class WorkerSpec(msgspec.Struct, frozen=True):
 
 
 class PausedRule(msgspec.Struct, frozen=True):
-    """A custom rule that has crashed combiners recently (see `workers.combiner.rule_guard`).
+    """Custom rules that have crashed combiners recently (see `workers.combiner.rule_guard`).
 
-    `code` stands for it on the board; it is not run until `until_ns`, monotonic.
+    `rules` are those of an ensemble, as JSON; they are not run until `until_ns`, monotonic.
     """
 
-    code: int
+    rules: str
     crashes: int
     until_ns: int
 
