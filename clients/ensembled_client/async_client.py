@@ -14,6 +14,7 @@ from ensembled_client.changes import (
     ChangeOptions,
     RolloutAction,
     load_call,
+    place_call,
     reload_call,
     rollout_call,
     unload_call,
@@ -137,6 +138,12 @@ class AsyncEnsembleClient(BaseClient):
     ) -> Change:
         """Have the server read its configuration again: see `EnsembleClient.reload`."""
         return await self._session.told(reload_call(path, dry_run=dry_run), **options)
+
+    async def place(
+        self, allocation: str, *, dry_run: bool = False, **options: Unpack[ChangeOptions]
+    ) -> Change:
+        """Have the server use another allocation: see `EnsembleClient.place`."""
+        return await self._session.told(place_call(allocation, dry_run=dry_run), **options)
 
     async def rollout(
         self,

@@ -16,6 +16,7 @@ __all__ = [
     "ChangeOptions",
     "RolloutAction",
     "load_call",
+    "place_call",
     "reload_call",
     "rollout_call",
     "unload_call",
@@ -57,7 +58,7 @@ class Change:
 class ChangeCall:
     """A change that is asked for; bytes among the parameters are contents of files."""
 
-    kind: Literal["load", "unload", "reload", "rollout"]
+    kind: Literal["load", "unload", "reload", "place", "rollout"]
     model: str = ""
     parameters: Mapping[str, str | bytes | bool | float] = field(default_factory=dict)
 
@@ -84,6 +85,15 @@ def unload_call(model: str, *, dependents: bool) -> ChangeCall:
 def reload_call(path: str | os.PathLike[str], *, dry_run: bool) -> ChangeCall:
     """Return the call that has the server read its configuration again."""
     return ChangeCall("reload", "", {"path": os.fspath(path), "dry_run": dry_run})
+
+
+def place_call(allocation: str, *, dry_run: bool) -> ChangeCall:
+    """Return the call that has the server use an allocation; RequestRejected if it is not JSON."""
+    try:
+        json.loads(allocation)
+    except ValueError as error:
+        raise RequestRejected(f"the allocation is not JSON: {error}") from None
+    return ChangeCall("place", "", {"allocation": allocation, "dry_run": dry_run})
 
 
 def rollout_call(model: str, action: RolloutAction, percent: float | None) -> ChangeCall:

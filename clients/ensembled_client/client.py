@@ -13,6 +13,7 @@ from ensembled_client.changes import (
     Change,
     RolloutAction,
     load_call,
+    place_call,
     reload_call,
     rollout_call,
     unload_call,
@@ -249,6 +250,26 @@ class EnsembleClient(BaseClient):
             EnsembledClientError: as `predict`.
         """
         call = reload_call(path, dry_run=dry_run)
+        return run_blocking(self._session.told(call, timeout=timeout))
+
+    def place(
+        self, allocation: str, *, dry_run: bool = False, timeout: float | None = None
+    ) -> Change:
+        """Have the server serve its models by another allocation to its devices (HTTP).
+
+        The API key needs the scope `admin`.
+
+        Args:
+            allocation: the text of an allocation file, as `ensembled allocate --json` prints it.
+            dry_run: whether to return only what would change.
+            timeout: see `load_model`.
+
+        Raises:
+            RequestRejected: if the allocation does not fit the server's members, devices or their
+                memory; what was served before still is.
+            EnsembledClientError: as `predict`.
+        """
+        call = place_call(allocation, dry_run=dry_run)
         return run_blocking(self._session.told(call, timeout=timeout))
 
     def rollout(

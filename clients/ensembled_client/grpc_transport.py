@@ -101,7 +101,7 @@ class _GrpcTransport(Transport):
 
     async def change(self, call: ChangeCall, limit_s: float | None) -> Any:
         """Have the server change what it serves."""
-        if call.kind in {"reload", "rollout"}:
+        if call.kind in {"reload", "place", "rollout"}:
             raise RequestRejected(
                 f"a {call.kind} is not part of the protocol over gRPC: use http://"
             )

@@ -147,6 +147,12 @@ class RestEncoder:
         document: Any = {"parameters": parameters}
         if call.kind == "reload":
             path, document = "/v2/repository/reload", parameters
+        elif call.kind == "place":
+            query = "?dry_run=true" if parameters["dry_run"] else ""
+            path, document = (
+                f"/v2/repository/placement{query}",
+                json.loads(str(parameters["allocation"])),
+            )
         elif call.kind == "rollout":
             path, document = f"{_model_path(call.model)}/rollout", parameters
         body = RequestBody([json.dumps(document).encode()])

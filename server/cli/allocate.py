@@ -76,8 +76,10 @@ class AllocateOptions:
             raise ConfigError(f"--measure is for the highest throughput, drop {where}")
 
 
-def allocate_config(config: Config, options: AllocateOptions, path: Path) -> None:
+def allocate_config(config: Config, options: AllocateOptions, path: Path) -> Allocation:
     """Place the members of a configuration file, profiling those without a profile.
+
+    What was found is printed, and returned.
 
     Raises:
         ConfigError: if the configuration is wrong, or its members don't fit the devices.
@@ -111,6 +113,7 @@ def allocate_config(config: Config, options: AllocateOptions, path: Path) -> Non
             path, config, placement, longest_s=options.measure_s, seed=options.seed
         )
     _print_result(options, allocation, placement.planned, placement.figures, measured)
+    return allocation
 
 
 def _update_placement(config: Config, given: Mapping[str, object]) -> Config:

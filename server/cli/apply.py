@@ -1,4 +1,4 @@
-"""`ensembled apply` and `ensembled rollout`: have a running server change what it serves.
+"""`ensembled apply`, `rollout`, `allocate --apply`: have a server change what it serves.
 
 Run in the process of the command line. What is wanted goes to the server (of a configuration the
 path, which the server refuses if it is not its own); what changes flows out, a line each.
@@ -19,11 +19,12 @@ from ensembled_client import (
     UnknownModel,
 )
 
+from allocator.matrix import AllocationMatrix
 from server.control import RolloutAction
 from server.errors import ConfigError, EnsembledError
 from server.stdout import echo
 
-__all__ = ["apply", "change_rollout"]
+__all__ = ["apply", "apply_allocation", "change_rollout"]
 
 
 def apply(config: Path, *, url: str, credentials: Mapping[str, Any], dry_run: bool) -> None:
@@ -40,6 +41,18 @@ def apply(config: Path, *, url: str, credentials: Mapping[str, Any], dry_run: bo
             change = client.reload(config.absolute(), dry_run=dry_run)
         except UnknownModel:
             raise ConfigError(f"{url}: the server can't change what it serves") from None
+    _print(change, "goes on (--dry-run)" if dry_run else "is served")
+
+
+def apply_allocation(
+    matrix: AllocationMatrix, *, url: str, credentials: Mapping[str, Any], dry_run: bool
+) -> None:
+    """Have a server use an allocation, and print what has changed on stdout.
+
+    `credentials` and what is raised are those of `apply`.
+    """
+    with _client(url, credentials) as client:
+        change = client.place(matrix.to_json(), dry_run=dry_run)
     _print(change, "goes on (--dry-run)" if dry_run else "is served")
 
 

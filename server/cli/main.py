@@ -405,11 +405,26 @@ def allocate(
     output: Annotated[Path | None, _file("Write the allocation (JSON), for `serve`.")] = None,
     plot: Annotated[Path | None, _file("Plot the matrix (.svg or .png).")] = None,
     as_json: AsJson = False,
+    apply: Annotated[
+        bool, typer.Option("--apply", help="Have a running server use it; needs CONFIG.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="With --apply: show only what would change.")
+    ] = False,
+    url: ServerUrl = _URL,
+    key: AdminKey = None,
+    root_certificates: RootCertificates = None,
+    certificate: Certificate = None,
+    certificate_key: CertificateKey = None,
     debug: Debug = False,
 ) -> None:
     """Find the best allocation of members to devices, and a bound on how good it can be."""
     with errors_as_lines(debug):
         _check_sources(config, devices, profiles)
+        if apply and (config is None or as_json):
+            raise ConfigError("--apply needs CONFIG, and excludes --json (use --output)")
+        if dry_run and not apply:
+            raise ConfigError("--dry-run needs --apply")
         from server.cli.allocate import (  # noqa: PLC0415
             AllocateOptions,
             allocate_config,
@@ -433,7 +448,21 @@ def allocate(
         if devices is not None and profiles is not None:
             allocate_files(devices, profiles, options)
         elif config is not None:
-            allocate_config(_load(config), options, config)
+            allocation = allocate_config(_load(config), options, config)
+            if apply:
+                from server.cli.apply import apply_allocation  # noqa: PLC0415
+
+                apply_allocation(
+                    allocation.matrix,
+                    url=url,
+                    credentials={
+                        "root_certificates": root_certificates,
+                        "certificate": certificate,
+                        "key": certificate_key,
+                        "api_key": key or None,
+                    },
+                    dry_run=dry_run,
+                )
 
 
 @app.command()

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Path, Request
+from fastapi import APIRouter, Path, Query, Request
 from pydantic import BaseModel, ValidationError
 
 from server.control import ChangeResult
@@ -41,6 +41,7 @@ def repository_router(inference: Inference, bodies: BodyReader, threads: Executo
     )
     small = BodyReader(_MAX_BODY_BYTES, threads)
     name = Path(description="An ensemble, or a member by itself.")
+    dry = Query(default=False, description="Whether to say only what would change.")
     repository = inference.repository
 
     @router.post(
@@ -65,6 +66,18 @@ def repository_router(inference: Inference, bodies: BodyReader, threads: Executo
         """Read the configuration again, and serve what it says from now on."""
         async with _reading(small, request, schemas.ReloadBody) as body:
             return _change(await repository.reload(body.path, dry_run=body.dry_run))
+
+    @router.post(
+        "/placement",
+        operation_id="place",
+        response_model=schemas.Change,
+        responses=error_responses(409),
+        openapi_extra=_takes(schemas.PlacementBody),
+    )
+    async def place(request: Request, *, dry_run: bool = dry) -> dict[str, Any]:
+        """Serve the same models by another allocation of members to devices."""
+        async with _reading(small, request, schemas.PlacementBody) as body:
+            return _change(await repository.place(body.model_dump_json(), dry_run=dry_run))
 
     @router.post(
         "/models/{model}/load",

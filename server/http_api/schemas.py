@@ -24,6 +24,7 @@ __all__ = [
     "ModelMetadata",
     "ModelReadiness",
     "Readiness",
+    "PlacementBody",
     "ReloadBody",
     "Rollout",
     "RolloutBody",
@@ -291,6 +292,14 @@ class ReloadBody(BaseModel):
         default="", description="The configuration file meant; refused if it is not the server's."
     )
     dry_run: bool = Field(default=False, description="Whether to say only what would change.")
+
+
+class PlacementBody(BaseModel):
+    """An allocation file, as `ensembled allocate --json` prints it; other keys are ignored."""
+
+    members: list[str] = Field(description="The columns of the matrix.")
+    devices: list[str] = Field(description="The rows of the matrix; others get nothing.")
+    matrix: list[list[Count]] = Field(description="Batch sizes; 0 is no instance.")
 
 
 class Change(BaseModel):

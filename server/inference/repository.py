@@ -15,10 +15,12 @@ from collections.abc import Coroutine, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from allocator.matrix import AllocationMatrix
 from server.control import (
     ChangeRequest,
     ChangeResult,
     LoadRequest,
+    PlaceRequest,
     ReloadRequest,
     RolloutAction,
     RolloutRequest,
@@ -97,6 +99,21 @@ class Repository:
         Raises as `load`, except `Forbidden`.
         """
         return await self._finish(self._ask(ReloadRequest(path, dry_run)))
+
+    async def place(self, matrix: str, *, dry_run: bool) -> ChangeResult:
+        """Have the models served by another allocation, the text of an allocation file.
+
+        Raises as `load`, except `Forbidden`.
+        """
+        try:
+            matrix = AllocationMatrix.from_json(matrix).to_json()
+        except ValueError as error:
+            raise InvalidRequest(f"the allocation: {error}") from None
+        if len(matrix) > _MAX_CONFIG_BYTES:
+            raise InvalidRequest(
+                f"the allocation has {len(matrix)} bytes, at most {_MAX_CONFIG_BYTES} are taken"
+            )
+        return await self._finish(self._ask(PlaceRequest(matrix, "by hand", dry_run)))
 
     async def rollout(self, model: str, action: RolloutAction, percent: float) -> ChangeResult:
         """End the roll-out of a model, or change the share that its new version gets.

@@ -1,5 +1,7 @@
 """Both clients over both protocols: changes of what a server serves."""
 
+import json
+
 import pytest
 from ensembled_client import Change, RequestRejected, ServerFailure
 from stub_servers import Failed
@@ -52,6 +54,20 @@ def test_roll_outs(model, make, http_url):
         ("rollout", "a b", {"action": "promote"}),
         ("rollout", "a", {"action": "percent", "percent": 20}),
     ]
+
+
+def test_placement(model, make, http_url):
+    client = make(http_url)
+    allocation = '{"members": ["a"], "devices": ["cpu:0"], "matrix": [[8]]}'
+    assert client.place(allocation) == Change(2, ("member a: changed",))
+    client.place(allocation, dry_run=True)
+    document = json.loads(allocation)
+    assert model.changes == [
+        ("placement", "", document),
+        ("placement?dry_run=true", "", document),
+    ]
+    with pytest.raises(RequestRejected, match="the allocation is not JSON"):
+        client.place("a.json")
 
 
 def test_what_is_not_there_over_grpc(model, make, grpc_url):

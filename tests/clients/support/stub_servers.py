@@ -187,7 +187,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             if self.path.endswith("/infer"):
                 self._infer(model, body)
-            elif self.path.endswith(("load", "reload", "rollout")):
+            elif self.path.partition("?")[0].endswith(("load", "placement", "rollout")):
                 self._send(200, self._change(model, json.loads(body)))
             else:
                 self._send(*self._document(model))
@@ -219,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _change(self, model, document):
         *_, name, kind = self.path.split("/")
-        if kind == "reload":
+        if kind == "reload" or kind.startswith("placement"):
             return model.change(kind, "", document)
         if kind == "rollout":
             return model.change(kind, unquote(name), document)

@@ -102,6 +102,36 @@ def test_servers_that_can_not_be_asked(server, apply):
 
 
 @pytest.fixture
+def allocate(server, tmp_path):
+    server.path = "/v2/repository/placement"
+    fake = {"model": "fake", "fake": {"inputs": {"x": [4]}, "outputs": 2}}
+    path = tmp_path / "config.yaml"
+    path.write_text(json.dumps({"members": {"a": fake}, "devices": [{"name": "cpu:0"}]}))
+
+    def allocate(*options):
+        arguments = ["allocate", str(path), "--apply", "--url", server.url, *options]
+        return CliRunner().invoke(app, arguments)
+
+    return allocate
+
+
+@pytest.mark.process
+def test_an_allocation_is_applied(server, allocate):
+    result = allocate("--key", "secret")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines()[-3:] == [*CHANGE["changes"], "generation 3 is served"]
+    ((asked, authorization),) = server.asked
+    assert (asked["members"], asked["devices"]) == (["a"], ["cpu:0"])
+    assert authorization == "Bearer secret"
+
+
+def test_what_an_allocation_to_apply_needs(server, allocate):
+    assert "--apply needs CONFIG, and excludes --json" in allocate("--json").stderr
+    result = CliRunner().invoke(app, ["allocate", "config.yaml", "--dry-run"])
+    assert "--dry-run needs --apply" in result.stderr
+
+
+@pytest.fixture
 def rollout(server):
     server.path = "/v2/models/cat/rollout"
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from repositories import PlayedControl, files_below, repository
 
-from server.control import ChangeResult, LoadRequest, ReloadRequest, UnloadRequest
+from server.control import ChangeResult, LoadRequest, PlaceRequest, ReloadRequest, UnloadRequest
 from server.errors import QueueFull
 from server.http_api.api import make_api
 from server.http_api.body import BodyReader
@@ -118,6 +118,38 @@ async def test_unload(send):
     response = await send(control, "models/m/unload", {"parameters": {"unload_dependents": "yes"}})
     assert response.status_code == 400
     assert "parameters.unload_dependents" in response.json()["error"]
+
+
+ALLOCATION = {"members": ["a", "b"], "devices": ["cpu:0"], "matrix": [[8, 0]]}
+
+
+async def test_placement(send):
+    control = PlayedControl(ChangeResult(3, ("cpu:0: b leaves",)))
+    document = {**ALLOCATION, "matrix": [[8, 1]], "solver": "exact"}
+    response = await send(control, "placement", document)
+    assert response.json() == {"generation": 3, "changes": ["cpu:0: b leaves"]}
+    await send(control, "placement?dry_run=true", document)
+    first, second = control.asked
+    matrix = json.dumps({**ALLOCATION, "matrix": [[8, 1]]})
+    assert first == PlaceRequest(matrix, "by hand", dry_run=False)
+    assert second == PlaceRequest(matrix, "by hand", dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({}, "the allocation: member 'b' has no instance"),
+        ({"matrix": [[8, -1]]}, "matrix.0.1: Input should be greater than or equal to 0"),
+        ({"devices": "cpu:0"}, "devices: Input should be a valid"),
+        ({"devices": ["d" * 40_000], "matrix": [[1, 1]]}, "the allocation has 40"),
+    ],
+)
+async def test_placements_that_are_wrong(send, changes, problem):
+    control = PlayedControl()
+    response = await send(control, "placement", ALLOCATION | changes)
+    assert response.status_code == 400
+    assert problem in response.json()["error"]
+    assert control.asked == []
 
 
 async def test_reload(send):
