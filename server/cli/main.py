@@ -8,6 +8,7 @@ work is done by the module of the command, which is imported only when the comma
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from enum import StrEnum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -108,23 +109,25 @@ def serve(
 ) -> None:
     """Serve the ensembles of a configuration until a signal stops the server."""
     with errors_as_lines(debug):
-        from server.config import override_server  # noqa: PLC0415
+        from server.config import override_server, read_config  # noqa: PLC0415
 
         given = {"host": host, "http_port": http_port, "grpc_port": grpc_port}
         given = {key: value for key, value in given.items() if value is not None}
 
-        def read() -> Config:
-            loaded = override_server(_load(config, with_conformal=not without_conformal), **given)
+        def read(document: Mapping[str, Any] | None) -> Config:
+            found = read_config(config, with_conformal=not without_conformal, document=document)
+            loaded = override_server(found, **given)
             if allocation is None:
                 return loaded
             if not allocation.is_file():
                 raise ConfigError(f"--allocation: there is no file {allocation}")
             return loaded.model_copy(update={"allocation": allocation.absolute()})
 
-        loaded = read()
         import server.supervision.launch  # noqa: PLC0415
 
-        raise typer.Exit(server.supervision.launch.serve(loaded, read))
+        # A server for a measurement leaves nothing behind, and continues nothing.
+        keeps_state = not without_conformal
+        raise typer.Exit(server.supervision.launch.serve(config, read, keeps_state=keeps_state))
 
 
 @app.command()

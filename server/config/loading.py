@@ -26,7 +26,14 @@ from server.config.yaml_file import read_yaml
 from server.errors import ConfigError
 from workers.fetcher.source import FileSource
 
-__all__ = ["file_paths", "load_config", "override_server", "read_config", "validated"]
+__all__ = [
+    "file_paths",
+    "load_config",
+    "override_server",
+    "read_config",
+    "validated",
+    "with_versions",
+]
 
 
 class _Environment(BaseSettings):
@@ -45,24 +52,36 @@ def load_config(path: Path, *, with_conformal: bool = True) -> Config:
     Raises:
         ConfigError: as `read_config` and `expand` do.
     """
-    config = read_config(path, with_conformal=with_conformal)
+    return with_versions(read_config(path, with_conformal=with_conformal))
+
+
+def with_versions(config: Config) -> Config:
+    """Return a configuration that was read with a member for each version.
+
+    Raises:
+        ConfigError: as `expand` does, with the path that it was read from.
+    """
     try:
         return expand(config)
     except ConfigError as error:
-        raise ConfigError(f"{path}: {line}" for line in error.problems) from None
+        raise ConfigError(f"{config.path}: {line}" for line in error.problems) from None
 
 
-def read_config(path: Path, *, with_conformal: bool = True) -> Config:
+def read_config(
+    path: Path, *, with_conformal: bool = True, document: Mapping[str, Any] | None = None
+) -> Config:
     """Return the configuration in a YAML file or a model repository, versions as they are.
 
     The environment's overrides are part of it. Without what was fitted for the coverage of
-    ensembles, it can be calibrated anew.
+    ensembles, it can be calibrated anew. A document that was read from there before can take the
+    place of what is there now.
 
     Raises:
         ConfigError: if the file cannot be read, is not valid, or names files that don't exist.
     """
     is_repository = path.is_dir()
-    document = read_repository(path.absolute()) if is_repository else read_yaml(path)
+    if document is None:
+        document = read_repository(path.absolute()) if is_repository else read_yaml(path)
     if document is None:
         raise ConfigError(f"{path}: is empty, it needs at least `members:`")
     if not isinstance(document, dict):

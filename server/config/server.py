@@ -191,6 +191,14 @@ class ServerConfig(Section):
     access_log: Literal["none", "errors", "all"] = "errors"
     """Which infer requests are logged: those that failed through no fault of the client (5xx; many
     in a short time share a few lines), or all."""
+    watch: bool = False
+    """Whether the server watches the files that it serves (the configuration, models, labels,
+    rules, keys) and reloads when they change, see [changes.md](changes.md)."""
+    watch_debounce_s: PositiveFloat = 0.2
+    """With `watch`: a reload begins when no file has changed for this long."""
+    state_file: RelativePath | None = None
+    """Where the server keeps what it serves, in case it is killed; if absent, in the cache
+    directory. See [changes.md](changes.md)."""
     tracing: TracingConfig | None = None
     """Traces of requests, for OpenTelemetry; if absent, there are none."""
     repository: RepositoryConfig = RepositoryConfig()

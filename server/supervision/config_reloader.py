@@ -1,15 +1,15 @@
-"""Reloads the configuration on SIGHUP, as far as it can change while the server runs.
+"""Reads the configuration again, and finds out what of its section `server` can change.
 
-Runs in the supervisor. The signal flows in, even one that arrives before the server is up; what the
+Runs in the supervisor. SIGHUP flows in, even one that arrives before the server is up; what the
 front-end applies flows out. Keys, certificates, the limit per client and the log level can change;
-any other change is logged as a warning and ignored. A configuration that is wrong changes nothing.
+any other change of that section is a warning. What is served is `server.supervision.changes`' part.
 """
 
 from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
 from typing import Any
 
@@ -21,9 +21,13 @@ from server.inference.spec import Reload
 from server.security.credentials import read_credentials
 from server.security.spec import SecuritySpec
 
-__all__ = ["ConfigReloader"]
+__all__ = ["ConfigReloader", "ReadConfig"]
 
 _log = logging.getLogger(__name__)
+
+#: Returns the configuration on the disk, or the one in a document that was read from there before;
+#: with the overrides of environment and command line, and its versions not expanded.
+ReadConfig = Callable[[Mapping[str, Any] | None], Config]
 
 _RELOADABLE = {
     "server.api_keys",
@@ -40,40 +44,64 @@ _CLIENT_CA = "server.tls.client_ca"
 class ConfigReloader:
     """Reads the configuration again, and compares it with the one that the server started with.
 
-    `credentials` are those in `config`; a SIGHUP since the last reload makes a reload `is_due`.
+    `credentials` are those in `config`; a SIGHUP since the last time makes a reload `is_due`.
 
     Raises:
         ConfigError: if a key or a certificate is not valid.
     """
 
-    def __init__(self, config: Config, read: Callable[[], Config]) -> None:
-        self._config = config
+    def __init__(self, config: Config, read: ReadConfig) -> None:
+        self._server = config.server
         self._read = read
         self.credentials = read_credentials(config.server)
         self._running = self.credentials.spec
         self.is_due = False
         signal.signal(signal.SIGHUP, self._on_sighup)
 
+    def read(self) -> Config:
+        """Read the configuration.
+
+        Raises:
+            ConfigError: if it is wrong.
+        """
+        self.is_due = False
+        return self._read(None)
+
+    def changes(self, config: Config) -> tuple[Reload, tuple[str, ...]]:
+        """Return what the front-end applies of a configuration, and warnings.
+
+        Raises:
+            ConfigError: if a key or a certificate is not valid, or there are no keys any more.
+        """
+        try:
+            credentials = read_credentials(config.server)
+        except OSError as error:
+            raise ConfigError(f"server: {error}") from None
+        reload = Reload(_reloaded(self._running, credentials.spec), config.server.log_level)
+        keys = _changed_keys(self._server.model_dump(), config.server.model_dump(), "server")
+        restarts = (f"{key} has changed, which requires a restart" for key in keys)
+        return reload, (*credentials.warnings, *restarts)
+
     def reload(self) -> Reload | None:
         """Read the configuration; return what to apply, or None if it is wrong."""
-        self.is_due = False
         try:
-            config = self._read()
-            credentials = read_credentials(config.server)
-            self._running = _reloaded(self._running, credentials.spec)
-        except (ConfigError, OSError) as error:
-            for line in str(error).splitlines():
+            reload, warnings = self.changes(self.read())
+        except ConfigError as error:
+            for line in error.problems:
                 _log.error("configuration not reloaded: %s", line)
             return None
         except Exception:  # a bug of ours must not end the task that handles the next signal
             _log.exception("configuration not reloaded: reading it failed")
             return None
         _log.info("configuration read again")
-        for warning in credentials.warnings:
+        for warning in warnings:
             _log.warning("%s", warning)
-        for key in _changed_keys(self._config.model_dump(), config.model_dump(), ""):
-            _log.warning("%s has changed, which requires a restart", key)
-        return Reload(self._running, config.server.log_level)
+        self.accept(reload)
+        return reload
+
+    def accept(self, reload: Reload) -> None:
+        """Take what the front-end applies as what is running."""
+        self._running = reload.security
 
     def _on_sighup(self, _number: int, _frame: FrameType | None) -> None:
         self.is_due = True

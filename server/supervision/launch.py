@@ -12,17 +12,17 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import msgspec
 from setproctitle import setproctitle
 
-from server.config import Config
+from server.config import Config, ServerConfig
 from server.deployment.plan import DeploymentPlan, make_plan
 from server.deployment.rollouts import rollout_specs
 from server.descriptors import check_descriptors
+from server.errors import ConfigError
 from server.inference.spec import (
     ClientLimits,
     DeploymentSpec,
@@ -31,9 +31,13 @@ from server.inference.spec import (
     QueueLimits,
     RepositorySpec,
 )
+from server.members.probes import Probes
 from server.security.credentials import read_credentials
 from server.stdout import echo
-from server.supervision.config_reloader import ConfigReloader
+from server.supervision.changes import ChangePlanner
+from server.supervision.config_reloader import ConfigReloader, ReadConfig
+from server.supervision.first_state import find_first_state, plan_first
+from server.supervision.saved_state import StateFile, state_path
 from server.supervision.sockets import (
     UPLOADS,
     bind_port,
@@ -65,30 +69,42 @@ _BACKLOG = 2048
 _SPARE_DEVICES = 4
 
 
-def serve(config: Config, read: Callable[[], Config]) -> int:
+def serve(path: Path, read: ReadConfig, *, keeps_state: bool) -> int:
     """Serve a configuration until told to stop; return the process's exit code.
 
-    Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server accepts traffic. On
-    SIGHUP, `read` reads the configuration again.
+    Prints ``ready http=HOST:PORT grpc=HOST:PORT`` on stdout once the server accepts traffic. `read`
+    reads the configuration at the path, now and for each reload. What is served is kept in case
+    the server is killed, unless it `keeps_state` no more than for its life.
 
     Raises:
         ConfigError: if the configuration is wrong.
         StartError: if the server can't start, or can't be kept alive.
     """
-    server = config.server
+    on_disk = _read_first(read)
+    place = state_path(path) if keeps_state else None
+    if isinstance(on_disk, ConfigError) and not (place and place.exists()):
+        raise on_disk
     name = ProcessName("supervisor")
     setproctitle(name.title)
-    set_up_logging(name, server.log_level, server.log_format)
+    section = on_disk.server if isinstance(on_disk, Config) else ServerConfig()
+    set_up_logging(name, section.log_level, section.log_format)
     notifier = SystemdNotifier(os.environ)
     notifier.starting()
-    reloader = ConfigReloader(config, read)
+    state = StateFile(section.state_file or place if keeps_state else None)
+    first = find_first_state(on_disk, read, state)
+    server = first.base.server
+    reloader = ConfigReloader(first.base, read)
     for warning in reloader.credentials.warnings:
         _log.warning("%s", warning)
     http = bind_port(server.host, server.http_port)
     grpc = hold_port(server.host, server.grpc_port)
     log = partial(_log.info, "%s")
     with log_stdout("the supervisor"):
-        plan = make_plan(config, profile_s=config.placement.profile_s, log=log)
+        first, plan = plan_first(first, probes := Probes.remembering(), log)
+    config = plan.config
+    changes = ChangePlanner(
+        first.base, first.amendments, plan, probes=probes, reloader=reloader, state=state
+    )
     for line in plan.describe():
         log(line)
     check_descriptors(len(plan.devices) + _SPARE_DEVICES)
@@ -127,12 +143,20 @@ def serve(config: Config, read: Callable[[], Config]) -> int:
                 reloader=reloader,
                 notifier=notifier,
                 drain_s=server.drain_delay_s + server.drain_s,
-                on_ready=lambda: _print(ready),
+                on_ready=partial(_on_ready, ready, changes),
             )
             asyncio.run(supervisor.run())
+        state.remove()
     finally:
         flush()
     return 0
+
+
+def _read_first(read: ReadConfig) -> Config | ConfigError:
+    try:
+        return read(None)
+    except ConfigError as error:
+        return error
 
 
 def check(config: Config) -> str:
@@ -231,7 +255,8 @@ def _front_end_spec(
     )
 
 
-def _print(line: str) -> None:
-    """Print a line; a closed stdout is no reason to stop."""
+def _on_ready(line: str, changes: ChangePlanner) -> None:
+    """Keep what is served, and print a line; a closed stdout is no reason to stop."""
+    changes.save(1)
     with contextlib.suppress(OSError):
         echo(line)

@@ -72,7 +72,7 @@ def test_an_unknown_key_and_its_suggestion(config):
 
 def test_options_override_the_file(launch, config):
     seen = []
-    launch.serve = lambda config, _: seen.append(config.server) or 7
+    launch.serve = lambda _, read, **__: seen.append(read(None).server) or 7
     result = invoke("serve", config, "--host", "::1", "--http-port", "0", "--grpc-port", "0")
     assert result.exit_code == 7
     assert (seen[0].host, seen[0].http_port, seen[0].grpc_port) == ("::1", 0, 0)
@@ -108,7 +108,7 @@ def test_options_that_clash(config):
     ],
 )
 def test_what_fails_at_run_time_exits_with_1(launch, config, error, line):
-    def fail(*_):
+    def fail(*_, **__):
         raise error
 
     launch.serve = fail

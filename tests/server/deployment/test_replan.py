@@ -22,6 +22,8 @@ from server.errors import ConfigError
 from server.members.probes import Probes
 from workers.backends import inspection
 
+RULE = "def mean(predictions, *_):\n    return "
+
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
@@ -176,9 +178,7 @@ def test_what_does_not_move_members_moves_none(folder, monkeypatch, sections, li
 
 def test_labels_and_rules_are_told_by_their_content(folder):
     (folder / "labels.txt").write_text("cat\ndog\n")
-    (folder / "rules_of_mine.py").write_text(
-        "def mean(predictions, *_):\n    return predictions[0]\n"
-    )
+    (folder / "rules_of_mine.py").write_text(f"{RULE}predictions[0]\n")
     labelled = {**fake(), "output": "probabilities", "labels": "labels.txt"}
     sections = {
         "members": {"a": labelled, "b": labelled},
@@ -186,16 +186,14 @@ def test_labels_and_rules_are_told_by_their_content(folder):
     }
     plan, probes = first(folder, **sections)
     (folder / "labels.txt").write_text("cat\ncow\n")
-    (folder / "rules_of_mine.py").write_text(
-        "def mean(predictions, *_):\n    return predictions[1]\n"
-    )
+    (folder / "rules_of_mine.py").write_text(f"{RULE}predictions[1]\n")
     again = replan(loaded(folder, **sections), plan, probes=probes)
     assert describe_change(plan, again) == [
         "member a: the labels in its files",
         "member b: the labels in its files",
         "ensemble both: its rule in rules_of_mine.py",
     ]
-    (folder / "rules_of_mine.py").write_text("def mean(predictions, *_):\n    return 'broken'\n")
+    (folder / "rules_of_mine.py").write_text(f"{RULE}'broken'\n")
     with pytest.raises(ConfigError, match="ensembles.both.rule: rules_of_mine:mean"):
         replan(loaded(folder, **sections), plan, probes=probes)
 

@@ -21,7 +21,7 @@ def _keep_the_handler():
 def test_a_failed_reload_changes_nothing_and_the_next_one_counts(caplog):
     outcomes = [RuntimeError("unforeseen"), CONFIG]
 
-    def read():
+    def read(_document):
         outcome = outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
