@@ -29,6 +29,7 @@ _EXTENSIONS = [
     "classification",
     "model_configuration",
     "model_repository",
+    "model_repository(unload_dependents)",
     "statistics",
 ]
 

@@ -30,6 +30,15 @@ def server(digits: object) -> Iterator[object]:  # the reference makes the netwo
         yield found
 
 
+@pytest.fixture(scope="module")
+def changeable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A server whose models clients may load and unload, and its directory."""
+    import adding_server
+
+    with adding_server.running(tmp_path_factory.mktemp("adding")) as found:
+        yield found
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"

@@ -1,4 +1,4 @@
-"""The digits server that the clients talk to: started as users do, stopped by its process id.
+"""The servers that the clients talk to: started as users do, stopped by its process id.
 
 Runs in the tests' process. The server runs in the project's own environment (`.venv`), which knows
 nothing of the clients. `running` yields the server's addresses; afterwards the server must exit
@@ -49,14 +49,14 @@ def project_environment(**more: str) -> dict[str, str]:
 
 
 @contextmanager
-def running() -> Iterator[Server]:
-    """A server of configs/digits.yaml on free ports."""
+def running(config: str | Path = "configs/digits.yaml") -> Iterator[Server]:
+    """A server of a configuration on free ports."""
     # Short, because the paths of its sockets must be.
     with tempfile.TemporaryDirectory(prefix="ec-") as temporary:
         log = Path(temporary) / "stderr.txt"
         with log.open("wb") as stderr:
             process = subprocess.Popen(
-                [project_program("ensembled"), "serve", "configs/digits.yaml"]
+                [project_program("ensembled"), "serve", str(config)]
                 + ["--http-port", "0", "--grpc-port", "0"],
                 cwd=ROOT,
                 env=project_environment(TMPDIR=temporary),
