@@ -34,7 +34,7 @@ from server.control import (
 from server.errors import ConfigError, did_you_mean
 from workers.fetcher.source import FileSource
 
-__all__ = ["Amendments", "Load", "RolloutOutcome", "amend", "amended_by"]
+__all__ = ["Amendments", "Load", "RolloutOutcome", "amend", "amended_by", "with_model"]
 
 _Document = dict[str, Any]
 _KINDS: dict[str, type[Section]] = {"members": MemberConfig, "ensembles": EnsembleConfig}
@@ -126,6 +126,25 @@ def amended_by(config: Config, amendments: Amendments, request: ChangeRequest) -
             return _loaded(config, amendments, request)
         case UnloadRequest():
             return _unloaded(config, amendments, request)
+
+
+def with_model(
+    document: Mapping[str, Any], other: Mapping[str, Any], model: str
+) -> Mapping[str, Any]:
+    """Return the document of a configuration with a model's section as it is in another one.
+
+    Members of an ensemble that are missing come with it. If the other one has no such model, it
+    goes.
+    """
+    changed = {**document, **{kind: dict(_sections(document, kind)) for kind in _KINDS}}
+    missing = {*_members(_section(other, model))}.difference(_names(document))
+    for kind in _KINDS:
+        there = _sections(other, kind)
+        if model not in there:
+            changed[kind].pop(model, None)
+        changed[kind] |= {name: there[name] for name in {model, *missing} if name in there}
+    same = all(changed[kind] == _sections(document, kind) for kind in _KINDS)
+    return document if same else changed
 
 
 def _loaded(config: Config, amendments: Amendments, request: LoadRequest) -> Amendments:

@@ -114,6 +114,8 @@ class ChangePlanner:
         if isinstance(request, LoadRequest):
             directory = self._state.adopt(request.directory)
             request = msgspec.structs.replace(request, directory=directory)
+            if not request.config and not directory:
+                base = self._reloader.read_model(base, request.model)
         amendments = amended_by(base, self._amendments, request)
         # What needs a restart stays as it is until then.
         config = expand(amend(base, amendments)).model_copy(update={"server": self._server})
@@ -142,6 +144,10 @@ class ChangePlanner:
         if change.reload is not None:
             self._reloader.accept(change.reload)
         self.save(generation)
+
+    def give_up(self) -> None:
+        """Remove what a change has brought that did not come up: the files of a client."""
+        self._state.remove_uploads(self._amendments)
 
     def save(self, generation: int) -> None:
         """Keep the present state."""

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from server.config import Config
+from server.config.amendments import with_model
 from server.errors import ConfigError
 from server.inference.spec import Reload
 from server.security.credentials import read_credentials
@@ -66,6 +67,15 @@ class ConfigReloader:
         """
         self.is_due = False
         return self._read(None)
+
+    def read_model(self, base: Config, model: str) -> Config:
+        """Read one model's section anew, in a configuration that stays as it is otherwise.
+
+        Raises:
+            ConfigError: if the configuration on the disk, or with that section, is wrong.
+        """
+        document = with_model(base.document, self._read(None).document, model)
+        return base if document == base.document else self._read(document)
 
     def changes(self, config: Config) -> tuple[Reload, tuple[str, ...]]:
         """Return what the front-end applies of a configuration, and warnings.

@@ -14,7 +14,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +120,7 @@ class StateFile:
             write_atomically(self.path, msgspec.json.encode(state))
         except OSError as error:
             _log.warning("the state can't be kept: %s: %s", self.path, error)
-        self._remove_uploads({load.directory for load in state.amendments.loads.values()})
+        self.remove_uploads(state.amendments)
 
     def adopt(self, directory: str) -> str:
         """Return the directory to which that of a client's files is moved, to outlive a crash."""
@@ -140,7 +140,7 @@ class StateFile:
             return
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
-        self._remove_uploads(())
+        self.remove_uploads(Amendments())
         self.close()
 
     def close(self) -> None:
@@ -149,13 +149,17 @@ class StateFile:
             os.close(self._lock)
             self._lock = -1
 
-    @property
-    def _uploads(self) -> Path:
-        return Path(f"{self._path}.uploads")
-
-    def _remove_uploads(self, kept: Collection[str]) -> None:
+    def remove_uploads(self, kept: Amendments) -> None:
+        """Remove the files of clients but for those of some amendments."""
+        if self.path is None:
+            return
+        directories = [Path(one.directory) for one in kept.loads.values() if one.directory]
         for one in self._uploads.glob("*"):
-            if not any(Path(directory).is_relative_to(one) for directory in kept if directory):
+            if not any(directory.is_relative_to(one) for directory in directories):
                 shutil.rmtree(one, ignore_errors=True)
         with contextlib.suppress(OSError):
             self._uploads.rmdir()  # as long as it is empty
+
+    @property
+    def _uploads(self) -> Path:
+        return Path(f"{self._path}.uploads")

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from server.config import Config
-from server.config.amendments import Amendments, Load, amend, amended_by
+from server.config.amendments import Amendments, Load, amend, amended_by, with_model
 from server.config.loading import override_server, validated
 from server.control import (
     LoadRequest,
@@ -151,3 +151,22 @@ def test_overrides_of_the_command_line_stay(config):
 def test_there_must_be_a_rollout_to_end(config):
     with pytest.raises(ConfigError, match="a: there is no roll-out of this model"):
         after(config, RolloutRequest("a", "promote"))
+
+
+def test_a_models_section_is_taken_from_another_document():
+    first = {"members": {"a": 1, "b": 2}, "ensembles": {"all": {"members": ["a", "b"]}}, "x": 0}
+    other = {
+        "members": {"a": 5, "c": 3, "d": 4},
+        "ensembles": {"all": {"members": ["a", "c@2"]}},
+        "x": 9,
+    }
+    assert with_model(first, first, "a") is first
+    assert with_model(first, other, "a") == {**first, "members": {"a": 5, "b": 2}}
+    assert with_model(first, other, "d")["members"] == {"a": 1, "b": 2, "d": 4}
+    assert with_model(first, other, "b")["members"] == {"a": 1}
+    assert with_model(first, other, "all") == {
+        "members": {"a": 1, "b": 2, "c": 3},
+        "ensembles": other["ensembles"],
+        "x": 0,
+    }
+    assert with_model(first, {"members": None}, "all")["ensembles"] == {}
