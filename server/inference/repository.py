@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -38,6 +39,9 @@ _FILE = "file:"
 #: Version and path below it; no name begins with a dot.
 _PATH = re.compile(r"[0-9]{1,18}(/[A-Za-z0-9_][A-Za-z0-9_.+@-]{0,127}){1,4}")
 _MAX_FILES = 256
+#: As configurations have them; a request is one line to the supervisor, and not a long one.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,255}")
+_MAX_PATH_BYTES = 4096
 #: It becomes part of a line to the supervisor, in which quotes take twice as many bytes.
 _MAX_CONFIG_BYTES = 24 << 10
 
@@ -73,6 +77,7 @@ class Repository:
             QueueFull: if too many changes are waiting.
         """
         self.check_permitted()
+        _check_name(model)
         if (config or files) and not self._spec.allows_overrides:
             raise Forbidden(
                 "a model is loaded by the server's own configuration and files: "
@@ -91,6 +96,7 @@ class Repository:
         Raises as `load`.
         """
         self.check_permitted()
+        _check_name(model)
         return await self._finish(self._ask(UnloadRequest(model, dependents)))
 
     async def reload(self, path: str, *, dry_run: bool) -> ChangeResult:
@@ -98,6 +104,8 @@ class Repository:
 
         Raises as `load`, except `Forbidden`.
         """
+        if len(os.fsencode(path)) > _MAX_PATH_BYTES or not path.isprintable():
+            raise InvalidRequest("path is no path of a file")
         return await self._finish(self._ask(ReloadRequest(path, dry_run)))
 
     async def place(self, matrix: str, *, dry_run: bool) -> ChangeResult:
@@ -145,6 +153,11 @@ class Repository:
         if result.error:
             raise (InvalidRequest if result.is_wrong else ChangeFailed)(result.error)
         return result
+
+
+def _check_name(model: str) -> None:
+    if not _NAME.fullmatch(model):
+        raise InvalidRequest(f"there is no model {model[:100]!r}: no name is like this")
 
 
 def _checked_path(name: str) -> str:

@@ -55,10 +55,10 @@ async def test_load_as_tritonclient_asks_for_it(send):
     files = {"file:1/model.onnx": content, "file:1/empty": b""}
     parameters = {name: base64.b64encode(content).decode() for name, content in files.items()}
     body = {"parameters": {"config": '{"max_batch_size": 8}', **parameters}}
-    response = await send(control, "models/a%20b/load", body)
+    response = await send(control, "models/a-b/load", body)
     assert (response.status_code, response.json()) == (200, LOADED)
     (request,) = control.asked
-    assert (request.model, request.config) == ("a b", '{"max_batch_size":8}')
+    assert (request.model, request.config) == ("a-b", '{"max_batch_size":8}')
     assert files_below(request.directory) == {"1/model.onnx": content, "1/empty": b""}
 
 

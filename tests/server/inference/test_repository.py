@@ -132,6 +132,24 @@ def test_what_the_operator_does_not_permit_is_refused(tmp_path):
     assert control.asked == [LoadRequest("m"), ReloadRequest(dry_run=True)]
 
 
+@pytest.mark.parametrize("name", ["", "a/b", "é", "a\n", "x" * 300, ".x"])
+def test_a_name_that_no_model_has(tmp_path, name):
+    control = PlayedControl()
+    there = repository(control, tmp_path)
+    for change in (there.load(name, "", {}), there.unload(name, dependents=False)):
+        with pytest.raises(InvalidRequest, match="there is no model"):
+            asyncio.run(change)
+    assert control.asked == []
+
+
+@pytest.mark.parametrize("path", ["/a\0", "/" + "x" * 5000, "/a\n"])
+def test_a_path_that_no_file_has(tmp_path, path):
+    control = PlayedControl()
+    with pytest.raises(InvalidRequest, match="path is no path"):
+        asyncio.run(repository(control, tmp_path).reload(path, dry_run=True))
+    assert control.asked == []
+
+
 def test_unload_and_reload(tmp_path):
     control = PlayedControl()
     there = repository(control, tmp_path)
