@@ -3,18 +3,31 @@
 Runs in the combiner, in workers and in the children that try things out; the supervisor looks at
 such files only with `workers.runtime.python_files`. References such as ``package.module:NAME`` and
 ``FILE.py:NAME`` flow in, objects flow out.
+
+Once a module of a user has changed on disk, the next import of any of them imports them all anew.
+Objects of before keep the modules that they were made in, so that an older deployment runs its own
+code until it ends. Installed packages are not imported again.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import sysconfig
 import traceback
 from collections.abc import Callable
+from importlib.machinery import (
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    SourceFileLoader,
+)
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from workers.runtime.texts import abridge_line
@@ -30,6 +43,10 @@ __all__ = [
 _LIBRARIES = tuple(
     sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")
 )
+
+_OWN = str(Path(__file__).parents[1])
+#: Those of users, in which modules are looked up.
+_directories: list[str] = []
 
 
 class ImportFailed(Exception):
@@ -85,10 +102,85 @@ def import_module(where: str, directory: str) -> ModuleType:
 
     Raises whatever the module raises.
     """
-    # At the end: a file that lies there must not stand in for an installed module.
-    if directory and directory not in sys.path:
-        sys.path.append(directory)
+    _add_directory(directory)
+    _forget_changed()
     return _import_file(where) if where.endswith(".py") else importlib.import_module(where)
+
+
+class _UsersLoader(SourceFileLoader):
+    """Loads a user's module from its source.
+
+    The interpreter's cache of compiled modules would not notice a change within a second.
+    """
+
+    def __init__(self, fullname: str, path: str) -> None:
+        super().__init__(fullname, path)
+        self._read: tuple[int, int] | None = None
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Compile the file as it is now."""
+        self._read = self._stamp()
+        return self.source_to_code(self.get_data(self.path), self.path)
+
+    def has_changed(self) -> bool:
+        """Whether the file is not what was read from it."""
+        return self._read != self._stamp()
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return None
+        return status.st_size, status.st_mtime_ns
+
+
+def _add_directory(directory: str) -> None:
+    """Have modules looked up in a directory that are not installed."""
+    if not directory or directory in _directories:
+        return
+    if not _directories:
+        sys.path_hooks.insert(0, _finder)
+    _directories.append(directory)
+    sys.path_importer_cache.pop(directory, None)
+    if directory not in sys.path:
+        # At the end: a file that lies there must not stand in for an installed module.
+        sys.path.append(directory)
+
+
+def _finder(path: str) -> FileFinder:
+    """A path hook for users' directories and the packages in them."""
+    if not _is_users(path):
+        raise ImportError
+    return FileFinder(
+        path, (ExtensionFileLoader, EXTENSION_SUFFIXES), (_UsersLoader, SOURCE_SUFFIXES)
+    )
+
+
+def _is_users(path: str) -> bool:
+    """Whether a directory is one of users', or in one, and not in installed packages."""
+    within = [one for one in (*sys.path, _OWN) if f"{path}{os.sep}".startswith(f"{one}{os.sep}")]
+    return bool(within) and max(within, key=len) in _directories
+
+
+def _forget_changed() -> None:
+    """Have all modules of users imported anew if one of them has changed."""
+    importlib.invalidate_caches()
+    specs = {name: getattr(module, "__spec__", None) for name, module in [*sys.modules.items()]}
+    loaders = {
+        name: spec.loader
+        for name, spec in specs.items()
+        if spec is not None and isinstance(spec.loader, _UsersLoader)
+    }
+    if any([loader.has_changed() for loader in loaders.values()]):
+        for name, spec in specs.items():
+            if name in loaders or (spec is not None and _is_namespace(spec)):
+                sys.modules.pop(name, None)
+
+
+def _is_namespace(spec: ModuleSpec) -> bool:
+    """Whether it is a package of a user without a file, which has modules as attributes."""
+    places = spec.submodule_search_locations or ()
+    return spec.origin is None and any([_is_users(place) for place in places])
 
 
 def _import_file(path: str) -> ModuleType:
@@ -96,7 +188,7 @@ def _import_file(path: str) -> ModuleType:
     name = f"_ensembled_{Path(path).stem}"
     if name in sys.modules and sys.modules[name].__file__ == path:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_UsersLoader(name, path))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -123,8 +215,7 @@ def _place(failure: BaseException) -> str:
     """Where the innermost code outside libraries and this package was, empty if there is none."""
     if isinstance(failure, SyntaxError):  # whose message has it
         return ""
-    own = str(Path(__file__).parents[1])
     for frame in reversed(traceback.extract_tb(failure.__traceback__)):
-        if not frame.filename.startswith((*_LIBRARIES, own, "<")):
+        if not frame.filename.startswith((*_LIBRARIES, _OWN, "<")):
             return f" ({Path(frame.filename).name}, line {frame.lineno})"
     return ""
