@@ -23,7 +23,7 @@ class ModelWatch:
 
     def complaints(self) -> list[str]:
         """Look at all files of members whose files were as stamped until now."""
-        changed = {name: changed_file(source) for name, source in self._sources.items()}
+        changed = {name: changed_file(source.stamps) for name, source in self._sources.items()}
         lines = [
             f"member {name}: {file} is not what it was when the server started: its workers serve "
             "what they have loaded, but none that restarts loads it; restart the server"

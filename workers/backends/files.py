@@ -7,6 +7,7 @@ and bytes flow out.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -62,9 +63,9 @@ def code_stamps(target: str, directory: str) -> tuple[FileStamp, ...]:
     return ()
 
 
-def changed_file(source: ModelSource) -> str:
+def changed_file(stamps: Iterable[FileStamp]) -> str:
     """Return the path of a file that is not as it was stamped, empty if there is none."""
-    for stamp in source.stamps:
+    for stamp in stamps:
         try:
             found = _stamp(Path(stamp.path))
         except OSError:

@@ -24,8 +24,8 @@ def load(source: ModelSource, device: DeviceSpec) -> Model:
     """
     if source.spreads:
         return JoinedModel(load(separate(source), device), source)
-    if changed := changed_file(source):
-        raise refusal(source, f"{changed} is not what it was when the server started: restart it")
+    if changed := changed_file(source.stamps):
+        raise refusal(source, f"{changed} is not what it was when it was deployed: reload")
     try:
         match source.backend:
             case "onnx":

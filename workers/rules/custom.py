@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from workers.backends.files import changed_file
 from workers.rules.catalogue import RuleError
 from workers.runtime.importing import ImportFailed, describe_failure, import_function
 from workers.runtime.spec import RuleSpec
@@ -48,10 +49,13 @@ def resolve(reference: str, directory: str) -> Function:
 class CustomRule:
     """A user's function as a rule, over members with these names and float64 weights.
 
-    It is found, or refused with a RuleError, by `resolve`. Its outputs are those of the spec.
+    It is found, or refused with a RuleError, by `resolve`, or refused because its code has changed
+    since it was stamped. Its outputs are those of the spec.
     """
 
     def __init__(self, spec: RuleSpec, members: Sequence[str], weights: Array) -> None:
+        if changed := changed_file(spec.stamps):
+            raise RuleError(f"{changed} is not what it was when it was deployed: reload")
         self._function = resolve(spec.rule, spec.directory)
         self._names = tuple(output.name for output in spec.outputs)
         self._members = tuple(members)

@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from workers.backends.files import changed_file
 from workers.rules.catalogue import RULES
 from workers.runtime.child_main import end_with
 from workers.runtime.child_process import ChildError, run_child
@@ -50,7 +51,7 @@ class Augmenter:
     """Makes the variants of rows; `is_image` is whether these are stored pixels.
 
     Raises:
-        RuntimeError: if a function can't be imported.
+        RuntimeError: if a function can't be imported, or its code has changed since it was stamped.
     """
 
     def __init__(self, spec: AugmentationSpec, *, is_image: bool) -> None:
@@ -58,9 +59,7 @@ class Augmenter:
         self._variants = spec.variants
         self._axes = _PIXEL_AXES if is_image else _TENSOR_AXES
         self._functions = {
-            one.function: _imported(one.function, spec.directory)
-            for one in spec.variants
-            if one.function
+            one.function: _imported(one.function, spec) for one in spec.variants if one.function
         }
 
     def vary(self, rows: Array) -> Array:
@@ -110,9 +109,11 @@ class Augmenter:
         return made.astype(rows.dtype, copy=False)
 
 
-def _imported(reference: str, directory: str) -> Callable[[Array], Any]:
+def _imported(reference: str, spec: AugmentationSpec) -> Callable[[Array], Any]:
+    if changed := changed_file(spec.stamps):
+        raise RuntimeError(f"{changed} is not what it was when it was deployed: reload")
     try:
-        return import_function(reference, directory)
+        return import_function(reference, spec.directory)
     except ImportFailed as failure:
         raise RuntimeError(f"{reference}: {failure}") from failure
 

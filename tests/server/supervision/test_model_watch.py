@@ -29,7 +29,7 @@ def test_a_changed_file_is_complained_about_once_and_not_loaded(tmp_path, name):
     (line,) = watch.complaints()
     assert line.startswith(f"member m: {tmp_path / name} is not what it was")
     assert watch.complaints() == []
-    with pytest.raises(ModelError, match=f"{name} is not what it was when the server started"):
+    with pytest.raises(ModelError, match=f"{name} is not what it was when it was deployed"):
         backends.load(source, CPU)
 
 
@@ -37,7 +37,7 @@ def test_a_file_that_is_gone_is_noticed(tmp_path):
     path = write_onnx(tmp_path / "m.onnx")
     source = stamped(onnx_source(path))
     path.unlink()
-    assert changed_file(source) == str(path)
+    assert changed_file(source.stamps) == str(path)
     with pytest.raises(ModelError, match=r"m\.onnx is not what it was"):
         backends.load(source, CPU)
 
