@@ -10,7 +10,14 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["DEFAULT_VERSION", "ModelName", "internal_name", "public_name", "shown_names"]
+__all__ = [
+    "DEFAULT_VERSION",
+    "ModelName",
+    "internal_name",
+    "public_name",
+    "shown_names",
+    "split_name",
+]
 
 #: Of a model that has no versions.
 DEFAULT_VERSION = "1"
@@ -32,8 +39,14 @@ def internal_name(name: str, version: str) -> str:
 
 def public_name(internal: str) -> ModelName:
     """Return what clients call a model; without a version in its name it is version 1."""
-    name, _, version = internal.partition(_SEPARATOR)
+    name, version = split_name(internal)
     return ModelName(name, version or DEFAULT_VERSION)
+
+
+def split_name(text: str) -> ModelName:
+    """Return the name and the version of ``NAME@VERSION``; without a version that is empty."""
+    name, _, version = text.partition(_SEPARATOR)
+    return ModelName(name, version)
 
 
 def shown_names(internals: Sequence[str]) -> tuple[str, ...]:

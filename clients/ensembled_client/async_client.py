@@ -165,14 +165,15 @@ class AsyncEnsembleClient(BaseClient):
         """Whether the server answers at all."""
         return await self._session.is_live()
 
-    async def is_ready(self, model: str = "") -> bool:
+    async def is_ready(self, model: str = "", version: str = "") -> bool:
         """Whether the server, or a model, takes traffic: see `EnsembleClient.is_ready`."""
-        return await self._session.is_ready(model)
+        return await self._session.is_ready(model, version)
 
     async def wait_until_ready(
         self,
         timeout: float = 60.0,  # noqa: ASYNC109
         model: str = "",
+        version: str = "",
     ) -> None:
         """Wait until the server, or a model, takes traffic, at most so many seconds.
 
@@ -180,23 +181,23 @@ class AsyncEnsembleClient(BaseClient):
             Unavailable: if it does not by then.
             UnknownModel: if there is no such model.
         """
-        await self._session.wait_until_ready(timeout, model)
+        await self._session.wait_until_ready(timeout, model, version)
 
     async def server_metadata(self) -> dict[str, Any]:
         """Return the server's metadata: see `EnsembleClient.server_metadata`."""
         return await self._session.look_up(Resource.SERVER_METADATA)
 
-    async def metadata(self, model: str) -> dict[str, Any]:
+    async def metadata(self, model: str, version: str = "") -> dict[str, Any]:
         """Return a model's metadata: see `EnsembleClient.metadata`."""
-        return await self._session.look_up(Resource.MODEL_METADATA, model)
+        return await self._session.look_up(Resource.MODEL_METADATA, model, version)
 
-    async def config(self, model: str) -> dict[str, Any]:
+    async def config(self, model: str, version: str = "") -> dict[str, Any]:
         """Return a model's configuration: see `EnsembleClient.config`."""
-        return await self._session.look_up(Resource.MODEL_CONFIG, model)
+        return await self._session.look_up(Resource.MODEL_CONFIG, model, version)
 
-    async def statistics(self, model: str = "") -> list[dict[str, Any]]:
+    async def statistics(self, model: str = "", version: str = "") -> list[dict[str, Any]]:
         """Return the statistics of models: see `EnsembleClient.statistics`."""
-        return await self._session.statistics(model)
+        return await self._session.statistics(model, version)
 
 
 class AsyncEnsemble:

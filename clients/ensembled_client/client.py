@@ -82,6 +82,7 @@ class EnsembleClient(BaseClient):
         outputs: Sequence[str] = (),
         coverage: float | None = None,
         quantiles: Sequence[float] | None = None,
+        version: str = "",
     ) -> Prediction:
         """Have an ensemble, or a single member, predict.
 
@@ -110,6 +111,7 @@ class EnsembleClient(BaseClient):
             coverage: how often an "interval" or a "prediction_set" shall hold the truth, above 0
                 and below 1; None for the ensemble's own.
             quantiles: levels of the output "quantiles", ascending.
+            version: of the model; "" for the newest that can answer.
 
         Returns:
             The prediction, whose values are [n, *outputs].
@@ -134,6 +136,7 @@ class EnsembleClient(BaseClient):
             outputs=outputs,
             coverage=coverage,
             quantiles=quantiles,
+            version=version,
         )
         return run_blocking(self._session.predict(ensemble, x, options))
 
@@ -146,7 +149,7 @@ class EnsembleClient(BaseClient):
             ensemble: its name; its output has an element per class.
             x: see `predict`.
             top: how many classes.
-            options: `timeout`, `members`, `quorum`, `max_rows`, see `predict`.
+            options: `timeout`, `members`, `quorum`, `max_rows`, `version`, see `predict`.
 
         Returns:
             For each row (label, score), best first; the class's index where it has no label.
@@ -169,7 +172,7 @@ class EnsembleClient(BaseClient):
         Args:
             ensemble: its name; its members give a probability per class.
             x: see `predict`.
-            options: `timeout`, `members`, `quorum`, `max_rows`, see `predict`.
+            options: `timeout`, `members`, `quorum`, `max_rows`, `version`, see `predict`.
 
         Returns:
             int64 [n].
@@ -311,26 +314,27 @@ class EnsembleClient(BaseClient):
         """Whether the server answers at all."""
         return run_blocking(self._session.is_live())
 
-    def is_ready(self, model: str = "") -> bool:
+    def is_ready(self, model: str = "", version: str = "") -> bool:
         """Whether the server, or a model, takes traffic; False, too, without an answer.
 
         Raises:
             UnknownModel: if there is no such model.
         """
-        return run_blocking(self._session.is_ready(model))
+        return run_blocking(self._session.is_ready(model, version))
 
-    def wait_until_ready(self, timeout: float = 60.0, model: str = "") -> None:
+    def wait_until_ready(self, timeout: float = 60.0, model: str = "", version: str = "") -> None:
         """Wait until the server, or a model, takes traffic.
 
         Args:
             timeout: at most so many seconds.
             model: "" for the server.
+            version: of the model; "" for any.
 
         Raises:
             Unavailable: if it does not by then.
             UnknownModel: if there is no such model.
         """
-        run_blocking(self._session.wait_until_ready(timeout, model))
+        run_blocking(self._session.wait_until_ready(timeout, model, version))
 
     def server_metadata(self) -> dict[str, Any]:
         """Return the server's name, version and extensions of the protocol.
@@ -340,7 +344,7 @@ class EnsembleClient(BaseClient):
         """
         return run_blocking(self._session.look_up(Resource.SERVER_METADATA))
 
-    def metadata(self, model: str) -> dict[str, Any]:
+    def metadata(self, model: str, version: str = "") -> dict[str, Any]:
         """Return a model's name, versions, platform, inputs and outputs.
 
         Tensors are ``{"name", "datatype", "shape"}``, -1 in a shape is any size.
@@ -348,26 +352,27 @@ class EnsembleClient(BaseClient):
         Raises:
             EnsembledClientError: as `predict`.
         """
-        return run_blocking(self._session.look_up(Resource.MODEL_METADATA, model))
+        return run_blocking(self._session.look_up(Resource.MODEL_METADATA, model, version))
 
-    def config(self, model: str) -> dict[str, Any]:
+    def config(self, model: str, version: str = "") -> dict[str, Any]:
         """Return a model's configuration: its members, rule, quorum, limits.
 
         Raises:
             EnsembledClientError: as `predict`.
         """
-        return run_blocking(self._session.look_up(Resource.MODEL_CONFIG, model))
+        return run_blocking(self._session.look_up(Resource.MODEL_CONFIG, model, version))
 
-    def statistics(self, model: str = "") -> list[dict[str, Any]]:
+    def statistics(self, model: str = "", version: str = "") -> list[dict[str, Any]]:
         """Return the statistics of models since the server's start: counts, and where time went.
 
         Args:
             model: one of them; "" for all.
+            version: of the model; "" for all.
 
         Raises:
             EnsembledClientError: as `predict`.
         """
-        return run_blocking(self._session.statistics(model))
+        return run_blocking(self._session.statistics(model, version))
 
 
 class Ensemble:

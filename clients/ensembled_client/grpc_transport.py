@@ -92,9 +92,12 @@ class _GrpcTransport(Transport):
         except WireError as error:
             raise ServerFailure(f"the server's answer can't be understood: {error}") from error
 
-    async def look_up(self, resource: Resource, model: str, limit_s: float) -> Any:
+    async def look_up(
+        self, resource: Resource, model: str, limit_s: float, version: str = ""
+    ) -> Any:
         """Request a document."""
-        message = message_class(f"{resource.value}Request")(**({"name": model} if model else {}))
+        named = {"name": model, "version": version} if model else {}
+        message = message_class(f"{resource.value}Request")(**named)
         document = _plain(await self._call(resource.value, message, limit_s))
         field = _DOCUMENT_FIELDS.get(resource)
         return document if field is None else document[field]
@@ -158,6 +161,7 @@ def _infer_message(call: InferCall, *, with_data: bool = True) -> Any:
         call.tensors,
         outputs=call.outputs,
         parameters=call.parameters,
+        version=call.version,
         with_data=with_data,
     )
 

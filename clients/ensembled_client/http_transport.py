@@ -71,9 +71,11 @@ class _HttpTransport(Transport):
         """Have a model predict."""
         return decode_infer(await self._send(self._rest.infer(call), limit_s))
 
-    async def look_up(self, resource: Resource, model: str, limit_s: float) -> Any:
+    async def look_up(
+        self, resource: Resource, model: str, limit_s: float, version: str = ""
+    ) -> Any:
         """Request a document."""
-        response = await self._send(self._rest.look_up(resource, model), limit_s)
+        response = await self._send(self._rest.look_up(resource, model, version), limit_s)
         return decode_document(resource, response)
 
     async def change(self, call: ChangeCall, limit_s: float | None) -> Any:

@@ -39,6 +39,7 @@ class PredictOptions(TypedDict, total=False):
     outputs: Sequence[str]
     coverage: float | None
     quantiles: Sequence[float] | None
+    version: str
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class CallOptions:
     outputs: Sequence[str] = ()
     coverage: float | None = None
     quantiles: Sequence[float] | None = None
+    version: str = ""
     classes: int = 0
     class_only: bool = False
 
@@ -135,6 +137,7 @@ class InferCall:
     tensors: tuple[RequestTensor, ...]
     outputs: Mapping[str, int]  # by name how many best classes to name; 0 for values
     parameters: Mapping[str, str | int | float | bool]
+    version: str = ""  # of the model; the server chooses if it is empty
 
     @property
     def size_bytes(self) -> int:

@@ -122,16 +122,16 @@ class RestEncoder:
         if self._compression is not None:
             body = _compressed(body, self._compression)
         length = (b"Content-Length", str(body.size_bytes).encode())
-        target = self._target(f"{_model_path(call.model)}/infer")
+        target = self._target(f"{_model_path(call.model, call.version)}/infer")
         return RestRequest(b"POST", target, [*headers, length], body)
 
     def overhead_bytes(self, call: InferCall) -> int:
         """Return how much of a request's body is not raw tensors, at most."""
         return len(self._head(call)[0]) + 16
 
-    def look_up(self, resource: Resource, model: str = "") -> RestRequest:
+    def look_up(self, resource: Resource, model: str = "", version: str = "") -> RestRequest:
         """Return the request for a document."""
-        path = _model_path(model) + _MODEL_PATHS[resource] if model else _PATHS[resource]
+        path = _model_path(model, version) + _MODEL_PATHS[resource] if model else _PATHS[resource]
         if resource is Resource.REPOSITORY_INDEX:
             headers = [*self._common, (b"Content-Length", b"0")]
             return RestRequest(b"POST", self._target(path), headers)
@@ -188,8 +188,9 @@ class RestEncoder:
 
 
 @lru_cache(maxsize=256)
-def _model_path(model: str) -> str:
-    return f"/v2/models/{quote(model, safe='')}"
+def _model_path(model: str, version: str = "") -> str:
+    path = f"/v2/models/{quote(model, safe='')}"
+    return f"{path}/versions/{quote(version, safe='')}" if version else path
 
 
 def _compressed(body: RequestBody, encoding: str) -> RequestBody:

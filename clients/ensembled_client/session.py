@@ -69,7 +69,7 @@ class Session:
         self._transport = transport
         self._backend = backend
         self._policy = policy
-        self._models: dict[str, ModelInfo] = {}
+        self._models: dict[tuple[str, str], ModelInfo] = {}
         self._is_closed = False
 
     async def close(self) -> None:
@@ -83,18 +83,18 @@ class Session:
         """Have a model predict."""
         clock = CallClock(self._backend, options.timeout)
         try:
-            info = await self._info(model, clock)
+            info = await self._info(model, options.version, clock)
             outputs = _outputs(info, options)
             began_s = clock.passed_s()
             tensors = await self._encode(info, x, options)
             encoded_s = clock.passed_s()
-            call = InferCall(model, tensors, outputs, options.parameters)
+            call = InferCall(model, tensors, outputs, options.parameters, options.version)
             pieces = self._split(call, info, options.max_rows)
             clock.tries = 0  # not those of looking up
             response = await self._send_all(pieces, clock)
         except (RequestRejected, UnknownModel):
             # The server may have been restarted with other models: look again at the next call.
-            self._models.pop(model, None)
+            self._models.pop((model, options.version), None)
             raise
         total_s = clock.passed_s()
         timing = Timing(total_s, encoded_s - began_s, total_s - encoded_s, len(pieces), clock.tries)
@@ -195,9 +195,11 @@ class Session:
 
     # -- look-ups -----------------------------------------------------------------------------
 
-    async def look_up(self, resource: Resource, model: str = "") -> dict[str, Any]:
+    async def look_up(
+        self, resource: Resource, model: str = "", version: str = ""
+    ) -> dict[str, Any]:
         """Request a document of the protocol."""
-        document: dict[str, Any] = await self._look_up(resource, model)
+        document: dict[str, Any] = await self._look_up(resource, model, version)
         return document
 
     async def models(self) -> list[ModelState]:
@@ -213,9 +215,9 @@ class Session:
         except (AttributeError, KeyError, TypeError) as error:
             raise ServerFailure(f"the server's index can't be understood: {error!r}") from error
 
-    async def statistics(self, model: str = "") -> list[dict[str, Any]]:
+    async def statistics(self, model: str = "", version: str = "") -> list[dict[str, Any]]:
         """Request the statistics of models."""
-        document = await self.look_up(Resource.STATISTICS, model)
+        document = await self.look_up(Resource.STATISTICS, model, version)
         try:
             return list(document["model_stats"])
         except (KeyError, TypeError) as error:
@@ -223,51 +225,62 @@ class Session:
 
     async def is_live(self) -> bool:
         """Whether the server answers at all."""
-        return await self._is_true(Resource.SERVER_LIVE, "", _LOOK_UP_TIMEOUT_S)
+        return await self._is_true(Resource.SERVER_LIVE, "", "", _LOOK_UP_TIMEOUT_S)
 
-    async def is_ready(self, model: str, limit_s: float = _LOOK_UP_TIMEOUT_S) -> bool:
+    async def is_ready(
+        self, model: str, version: str = "", limit_s: float = _LOOK_UP_TIMEOUT_S
+    ) -> bool:
         """Whether a model, or for "" the server, takes traffic; False, too, without an answer."""
         resource = Resource.MODEL_READY if model else Resource.SERVER_READY
-        return await self._is_true(resource, model, limit_s)
+        return await self._is_true(resource, model, version, limit_s)
 
-    async def _is_true(self, resource: Resource, model: str, limit_s: float) -> bool:
+    async def _is_true(self, resource: Resource, model: str, version: str, limit_s: float) -> bool:
         if self._is_closed:
             raise EnsembledClientError("the client is closed")
         try:
-            return bool(await self._transport.look_up(resource, model, limit_s))
+            return bool(await self._transport.look_up(resource, model, limit_s, version))
         except _NOT_NOW:
             return False
 
-    async def wait_until_ready(self, timeout: float, model: str = "") -> None:  # noqa: ASYNC109
+    async def wait_until_ready(
+        self,
+        timeout: float,  # noqa: ASYNC109
+        model: str = "",
+        version: str = "",
+    ) -> None:
         """Poll until a model, or for "" the server, is ready."""
         clock = CallClock(self._backend, None)
         while True:
             left_s = timeout - clock.passed_s()
-            if await self.is_ready(model, min(_LOOK_UP_TIMEOUT_S, max(left_s, _POLL_S))):
+            if await self.is_ready(model, version, min(_LOOK_UP_TIMEOUT_S, max(left_s, _POLL_S))):
                 return
             left_s = timeout - clock.passed_s()
             if left_s <= 0:
                 raise Unavailable(f"{model or 'the server'} is not ready after {timeout:g} s")
             await self._backend.sleep(min(_POLL_S, left_s))
 
-    async def _info(self, model: str, clock: CallClock) -> ModelInfo:
-        cached = self._models.get(model)
+    async def _info(self, model: str, version: str, clock: CallClock) -> ModelInfo:
+        cached = self._models.get((model, version))
         if cached is not None:
             return cached
-        metadata = await self._look_up(Resource.MODEL_METADATA, model, clock)
+        metadata = await self._look_up(Resource.MODEL_METADATA, model, version, clock)
         config: Mapping[str, Any] = {}
         # An extension of the protocol; other servers don't have it.
         with suppress(RequestRejected, UnknownModel, ServerFailure):
-            config = await self._look_up(Resource.MODEL_CONFIG, model, clock)
-        info = self._models[model] = ModelInfo.of(metadata, config)
+            config = await self._look_up(Resource.MODEL_CONFIG, model, version, clock)
+        info = self._models[model, version] = ModelInfo.of(metadata, config)
         return info
 
     async def _look_up(
-        self, resource: Resource, model: str = "", clock: CallClock | None = None
+        self,
+        resource: Resource,
+        model: str = "",
+        version: str = "",
+        clock: CallClock | None = None,
     ) -> Any:
         async def send(left_s: float | None) -> Any:
             limit_s = min(_LOOK_UP_TIMEOUT_S, left_s or _LOOK_UP_TIMEOUT_S)
-            return await self._transport.look_up(resource, model, limit_s)
+            return await self._transport.look_up(resource, model, limit_s, version)
 
         clock = clock or CallClock(self._backend, None)
         return await self._try_again(send, clock, is_idempotent=True)

@@ -136,10 +136,13 @@ class Transport(ABC):
         """
 
     @abstractmethod
-    async def look_up(self, resource: Resource, model: str, limit_s: float) -> Any:
+    async def look_up(
+        self, resource: Resource, model: str, limit_s: float, version: str = ""
+    ) -> Any:
         """Request the document that the protocol has for it over HTTP; for readiness a bool.
 
-        The model is "" for the server, or, of statistics, for every model. Raises as `infer`;
+        The model is "" for the server, or, of statistics, for every model; the version "" for
+        the one that the server chooses. Raises as `infer`;
         `Unavailable` may stand for "not ready".
         """
 

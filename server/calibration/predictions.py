@@ -22,6 +22,7 @@ from server.errors import StartError
 from server.inference.dataset import Inputs
 from server.measurement.server import MeasurementError, measured_server
 from server.members.inspect import InspectedMember
+from server.versions import split_name
 
 __all__ = ["predict_members"]
 
@@ -43,14 +44,19 @@ def predict_members(
     names = [member.name for member in target.members]
 
     def predict(client: EnsembleClient, member: InspectedMember, given: Inputs) -> Array:
-        name, x = member.name, {one.sent.name: given[one.sent.name] for one in member.inputs}
+        name, version = split_name(member.name)
+        x = {one.sent.name: given[one.sent.name] for one in member.inputs}
         batches = math.ceil(len(next(iter(x.values()))) / _BATCH_ROWS)
         try:
             return client.predict(
-                name, x, max_rows=_BATCH_ROWS, timeout=_BATCH_TIMEOUT_S * batches
+                name,
+                x,
+                max_rows=_BATCH_ROWS,
+                timeout=_BATCH_TIMEOUT_S * batches,
+                version=version,
             ).values
         except EnsembledClientError as error:
-            raise StartError(f"{name}: {error.message}") from None
+            raise StartError(f"{member.name}: {error.message}") from None
 
     try:
         with (

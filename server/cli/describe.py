@@ -26,6 +26,7 @@ from server.members.files import local_files
 from server.members.inspect import inspect_members
 from server.members.rules import inspect_rules
 from server.stdout import echo
+from server.versions import split_name
 
 __all__ = ["describe"]
 
@@ -103,7 +104,8 @@ def _ask_server(url: str, model: str) -> Description:
     try:
         with EnsembleClient(url, api_key=api_key) as client:
             try:
-                metadata, config = client.metadata(model), client.config(model)
+                name, version = split_name(model)
+                metadata, config = client.metadata(name, version), client.config(name, version)
             except UnknownModel:
                 raise _unknown(model, [one.name for one in client.models()]) from None
     except EnsembledClientError as error:

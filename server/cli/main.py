@@ -219,7 +219,10 @@ def describe(
     target: Annotated[
         str, typer.Argument(metavar="CONFIG|URL", help="Configuration, or URL of a server.")
     ],
-    model: Annotated[str, typer.Argument(help="Name of an ensemble or a member.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="Name of an ensemble or a member; a version of it is NAME@VERSION."),
+    ],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
     debug: Debug = False,
@@ -272,7 +275,10 @@ def key(
 
 @app.command()
 def predict(
-    ensemble: Annotated[str, typer.Argument(help="Name of an ensemble or a member.")],
+    ensemble: Annotated[
+        str,
+        typer.Argument(help="Name of an ensemble or a member; a version of it is NAME@VERSION."),
+    ],
     inputs: Annotated[
         list[str] | None,
         typer.Argument(metavar="[FILE...]", help="Images, or arrays (.npy, .npz or .json)."),

@@ -31,6 +31,7 @@ from rich.table import Table
 from server.cli.application import make_table, stdout_console
 from server.errors import ConfigError, EnsembledError
 from server.stdout import echo
+from server.versions import split_name
 
 __all__ = ["predict"]
 
@@ -73,20 +74,22 @@ def predict(
         client = EnsembleClient(url, **credentials)
     except EnsembledClientError as error:
         raise ConfigError(error.message) from None
+    name, version = split_name(ensemble)
     try:
         with client:
-            config = client.config(ensemble)
-            several = _has_members(config, ensemble)
+            config = client.config(name, version)
+            several = _has_members(config, name)
             extras = _extra_outputs(config)
             scores = [name for name in SCORES if name in extras]
             options |= {"uncertainty": scores if several else False, "member_outputs": several}
             if coverage is not None:
                 covering = _SET if _SET in extras else _INTERVAL
                 options |= {"outputs": [covering], "coverage": coverage}
-            takes = [one["name"] for one in client.metadata(ensemble)["inputs"]]
+            takes = [one["name"] for one in client.metadata(name, version)["inputs"]]
             read = _read_together if _IMAGE in takes[:-1] or _IMAGE in takes[1:] else _read
             requests = read(inputs) if data is None else [_parse(data)]
-            answers = [(names, client.predict(ensemble, x, **options)) for names, x in requests]
+            options["version"] = version
+            answers = [(names, client.predict(name, x, **options)) for names, x in requests]
     except (RequestRejected, UnknownModel) as error:
         raise ConfigError(error.message) from None
     except EnsembledClientError as error:

@@ -30,6 +30,7 @@ from ensembled_client.wire import DTYPES
 
 from server.config import Config
 from server.measurement.server import MeasurementError
+from server.versions import split_name
 
 __all__ = ["Exchange", "Intensity", "loaded_models", "measure_rows_s", "rows_within"]
 
@@ -105,13 +106,14 @@ def _make_requests(client: EnsembleClient, config: Config, rows: int) -> list[Re
         ensemble = config.ensembles.get(model)
         members = [config.members[name] for name in (ensemble.members if ensemble else (model,))]
         image_size = max(one.image.size if one.image else 0 for one in members)
+        name, version = split_name(model)
         inputs = {
             tensor["name"]: _random_rows(tensor, rows, image_size, generator)
-            for tensor in client.metadata(model)["inputs"]
+            for tensor in client.metadata(name, version)["inputs"]
         }
         deadline_ms = ensemble.deadline_ms if ensemble else None
         timeout_s = deadline_ms / 1e3 if deadline_ms else _TIMEOUT_S
-        requests.append(partial(client.predict, model, inputs, timeout=timeout_s))
+        requests.append(partial(client.predict, name, inputs, timeout=timeout_s, version=version))
     return requests
 
 

@@ -225,6 +225,21 @@ def test_questions(model, client):
     assert [one.is_ready for one in models] == [True, False]
 
 
+def test_versions(model, client):
+    assert client.predict("duo", [[1, 2]], version="7").values.tolist() == [[2, 3]]
+    assert model.versions == ["7"] * 3  # metadata, configuration, request
+    client.predict("duo", [[1, 2]])
+    assert model.versions == ["7"] * 3
+    client.predict("duo", [[1, 2]], version="7")
+    client.metadata("duo", "2")
+    client.config("duo", "3")
+    client.statistics("duo", "4")
+    assert client.is_ready("duo", "5")
+    client.wait_until_ready(30, "duo", "a/b")
+    client.classify("duo", [[1, 2]], 1, version="7")
+    assert model.versions == [*"77772345", "a/b", "7"]
+
+
 def test_not_ready(model, client):
     model.is_ready = False
     assert not client.is_ready()

@@ -166,8 +166,8 @@ def test_the_limit_is_met_exactly(client):
 def test_a_body_that_the_server_finds_too_large(url):
     with EnsembleClient(url) as client:
         client.predict("duo", X)
-        known = client._session._models["duo"]
-        client._session._models["duo"] = ModelInfo(known.metadata)  # it forgets the limit
+        known = client._session._models["duo", ""]
+        client._session._models["duo", ""] = ModelInfo(known.metadata)  # it forgets the limit
         with pytest.raises(RequestTooLarge):
             client.predict("duo", np.zeros((2000, 4)))
 

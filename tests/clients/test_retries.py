@@ -67,7 +67,7 @@ class Scripted(Transport):
             raise answer
         return {}
 
-    async def look_up(self, resource, model, limit_s):
+    async def look_up(self, resource, model, limit_s, version=""):
         if self.answers and isinstance(self.answers[0], tuple):
             raise self.answers.pop(0)[0]
         return METADATA if resource is Resource.MODEL_METADATA else {}

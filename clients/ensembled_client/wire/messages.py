@@ -58,13 +58,14 @@ def request_message(
     *,
     outputs: Mapping[str, int] | None = None,
     parameters: Mapping[str, str | int | float | bool] | None = None,
+    version: str = "",
     with_data: bool = True,
 ) -> Any:
     """Return a ModelInferRequest with raw tensors; for `outputs` see `request_header`.
 
-    Without data, `raw_input_contents` are left out.
+    Without a version the server chooses it. Without data, `raw_input_contents` are left out.
     """
-    message = _InferRequest(model_name=model)
+    message = _InferRequest(model_name=model, model_version=version)
     for tensor in tensors:
         message.inputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if with_data:

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import gzip
 import json
+import re
 import socket
 import threading
 import zlib
@@ -61,6 +62,7 @@ class Model:
         is_ready: of the server.
         changes: that were requested: (kind, model, parameters), contents of files as bytes.
         seen: every question and request, by its HTTP path or gRPC method.
+        versions: that were asked for.
     """
 
     def __init__(self):
@@ -76,6 +78,7 @@ class Model:
         self.used = "a,b"
         self.values = None
         self.changes = []
+        self.versions = []
         self.more_parameters = {}
 
     @property
@@ -183,6 +186,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         model = self.server.model
         model.seen.append(self.path)
+        if found := re.search(r"/versions/([^/]+)", self.path):
+            model.versions.append(unquote(found[1]))
+            self.path = self.path.replace(found[0], "")
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         try:
             if self.path.endswith("/infer"):
@@ -309,6 +315,9 @@ class GrpcServer:
     def _answer(self, method, name):
         def answer(message, context):
             self.model.seen.append(name)
+            given = {field.name: value for field, value in message.ListFields()}
+            if version := given.get("model_version") or given.get("version"):
+                self.model.versions.append(version)
             try:
                 return message_class(f"{name}Response")(**method(message, context))
             except Failed as failed:
