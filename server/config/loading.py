@@ -35,6 +35,9 @@ __all__ = [
     "with_versions",
 ]
 
+#: Keys of files that the server itself writes.
+_WRITTEN = {"server.state_file"}
+
 
 class _Environment(BaseSettings):
     """The environment's overrides; for other variables with the prefix see `check_variables`."""
@@ -181,9 +184,10 @@ def _missing_files(config: Config) -> Iterator[str]:
 
 
 def file_paths(value: Any, key: str = "") -> Iterator[tuple[str, Path]]:
-    """Yield the files that a section, or the configuration, names, by key."""
+    """Yield the files to read that a section, or the configuration, names, by key."""
     if isinstance(value, Path):
-        yield key, value
+        if key not in _WRITTEN:
+            yield key, value
     elif isinstance(value, BaseModel | dict):
         fields = {} if isinstance(value, dict) else type(value).model_fields
         for name, inner in value.items() if isinstance(value, dict) else value:

@@ -19,16 +19,26 @@ class ModelWatch:
     """Watches the files of some models."""
 
     def __init__(self, sources: Iterable[ModelSource]) -> None:
+        self.follow(sources)
+
+    def follow(self, sources: Iterable[ModelSource]) -> None:
+        """Watch the files of these models instead."""
         self._sources = {source.member: source for source in sources if source.stamps}
 
     def complaints(self) -> list[str]:
-        """Look at all files of members whose files were as stamped until now."""
-        changed = {name: changed_file(source.stamps) for name, source in self._sources.items()}
+        """Look at all files of members whose files were as stamped until now.
+
+        A thread may do so; what it has found is not told if others are followed meanwhile.
+        """
+        sources = self._sources
+        changed = {name: changed_file(source.stamps) for name, source in sources.items()}
+        if self._sources is not sources:
+            return []
         lines = [
-            f"member {name}: {file} is not what it was when the server started: its workers serve "
-            "what they have loaded, but none that restarts loads it; restart the server"
+            f"member {name}: {file} is not what it was when it was loaded: its workers serve what "
+            "they have loaded, but none that restarts loads it; reload (SIGHUP) to serve it"
             for name, file in changed.items()
             if file
         ]
-        self._sources = {n: source for n, source in self._sources.items() if not changed[n]}
+        self._sources = {name: one for name, one in sources.items() if not changed[name]}
         return lines

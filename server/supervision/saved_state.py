@@ -61,7 +61,7 @@ class SavedState(msgspec.Struct, frozen=True):
 
 def state_path(config: Path) -> Path | None:
     """Return where the state of servers with a configuration is kept, None without a cache."""
-    digest = hashlib.sha256(os.fsencode(config.absolute())).hexdigest()
+    digest = hashlib.sha256(os.fsencode(os.path.abspath(config))).hexdigest()
     try:
         return cache_part("states") / f"{digest[:32]}.json"
     except OSError as error:
@@ -83,13 +83,7 @@ class StateFile:
             return
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(f"{path}.lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(lock)
-                raise
-            self._lock = lock
+            self._lock = _locked(f"{path}.lock")
         except BlockingIOError:
             _log.warning("another server with this configuration runs: no state is kept (%s)", path)
         except OSError as error:
@@ -138,9 +132,10 @@ class StateFile:
         """Forget the state: the server stops in order; and give up the lock."""
         if self.path is None:
             return
-        with contextlib.suppress(OSError):
-            self.path.unlink(missing_ok=True)
         self.remove_uploads(Amendments())
+        for file in (self.path, Path(f"{self.path}.lock")):
+            with contextlib.suppress(OSError):
+                file.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
@@ -163,3 +158,24 @@ class StateFile:
     @property
     def _uploads(self) -> Path:
         return Path(f"{self._path}.uploads")
+
+
+def _locked(path: str) -> int:
+    """Return a descriptor of a lock file with the lock.
+
+    Raises:
+        BlockingIOError: if another process has it.
+        OSError: if the file can't be made.
+    """
+    while True:
+        lock = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock), os.stat(path)):
+                return lock
+        except FileNotFoundError:
+            pass  # its owner has removed it, as below if another one is there already
+        except OSError:
+            os.close(lock)
+            raise
+        os.close(lock)

@@ -29,6 +29,8 @@ def test_a_changed_file_is_complained_about_once_and_not_loaded(tmp_path, name):
     (line,) = watch.complaints()
     assert line.startswith(f"member m: {tmp_path / name} is not what it was")
     assert watch.complaints() == []
+    watch.follow([source])
+    assert watch.complaints() == [line]
     with pytest.raises(ModelError, match=f"{name} is not what it was when it was deployed"):
         backends.load(source, CPU)
 
