@@ -8,7 +8,7 @@ never cross a process boundary as objects: workers and the combiner report failu
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 __all__ = [
@@ -133,9 +133,10 @@ class UnknownModel(RequestError, http=404, grpc="NOT_FOUND", outcome="unknown_mo
         model: the requested name.
     """
 
-    def __init__(self, model: str, version: str = "") -> None:
-        asked = f"{model!r} version {repr(version)[1:-1]}" if version else repr(model)
-        super().__init__(f"Request for unknown model: {asked} is not found")
+    def __init__(self, model: str, version: str = "", versions: Sequence[str] = ()) -> None:
+        asked = f"{model!r} version {repr(version)[1:-1]}" if versions and version else repr(model)
+        there_are = f", it has version {', '.join(versions)}" if versions else ""
+        super().__init__(f"Request for unknown model: {asked} is not found{there_are}")
         self.model = model
 
 

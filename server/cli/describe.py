@@ -92,7 +92,7 @@ def _inspect(config: Config, model: str) -> Description:
     spec = next(one for one in composition.models if one.served.name == model)
     server = config.server
     return _description(
-        model_metadata(spec),
+        model_metadata(spec, [one.version for one in composition.models if one.name == spec.name]),
         {"ensemble": ensemble_config(spec)},
         url=f"http{'s' if server.tls else ''}://{local_address(config)}",
         needs_key=bool(server.api_keys or server.api_keys_file),

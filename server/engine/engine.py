@@ -84,6 +84,8 @@ class Engine:
         self.draining = False
         self._memory = memory
         self._limits = limits
+        #: Called whenever other members are available than before.
+        self.on_available: Callable[[], None] = lambda: None
         self._board: BoardRow = memory.board("front-end")
         self.arenas: dict[int, ArenaRequests] = {}
         self.fleet = Fleet(
@@ -148,6 +150,25 @@ class Engine:
     def is_ready(self, generation: GenerationSpec) -> bool:
         """Whether all workers that are not down have told of a deployment's instances."""
         return self.fleet.has_heard({spec.index for spec in generation.arenas})
+
+    def hold(
+        self, generation: GenerationSpec, models: Collection[str], members: Collection[str]
+    ) -> set[Request]:
+        """Have requests to a deployment that are accepted from now on do without some members.
+
+        Returns the accepted ones that may need these, or are to some models.
+        """
+        arenas = {spec.index: spec for spec in generation.arenas}
+        self.fleet.do_without(dict.fromkeys(arenas, members))
+        return {
+            request
+            for request in self.requests
+            if (model := request.prepared.model).arena in arenas
+            and (
+                model.name in models
+                or any(arenas[model.arena].members[one] in members for one in model.spec.members)
+            )
+        }
 
     def attach_worker(self, device: str, slot: int) -> None:
         """A new device's worker is going to be started, with a spare slot of the queues."""
@@ -288,7 +309,10 @@ class Engine:
         if isinstance(report, Ready):
             self.fleet.ready(device, report, time.monotonic())
         else:
+            version = self.fleet.version
             self.fleet.hello(device, report)
+            if self.fleet.version != version:
+                self.on_available()
             self._open_if_idle()
         self._pipeline.dispatch_soon()
 
@@ -330,6 +354,7 @@ class Engine:
         """A worker keeps dying at its start: rows that wait for it alone fail, new ones too."""
         self._pipeline.enqueue_fresh()
         self.fleet.give_up(device)
+        self.on_available()
         self._pipeline.pass_on()
 
     def _open_if_idle(self) -> None:

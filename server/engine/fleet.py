@@ -106,7 +106,7 @@ class Fleet:
         self.members: dict[int, list[Member]] = {}
         #: By arena and index; those of equal names are the same.
         self.member_counters: dict[int, list[MemberCounters]] = {}
-        self._without: Collection[str] = ()
+        self._without: dict[int, Collection[str]] = {}
         self.workers = {name: WorkerState(name) for name in instances}
         self.add(arenas, instances)
 
@@ -137,7 +137,7 @@ class Fleet:
         worker.placements[spec.id] = placement
         if worker.state.up:
             worker.awaited.add(spec.id)
-            self._hear_of(worker)
+            self._hear_of(worker, placement, is_back=False)
         else:
             member.placements.append(placement)
 
@@ -156,6 +156,7 @@ class Fleet:
             for member in self.members.pop(index):
                 member.placements.clear()  # which refer to it
             del self._arenas[index], self.member_counters[index]
+            self._without.pop(index, None)
             self._suspects.forget(index)
         self._note_members()
 
@@ -184,9 +185,9 @@ class Fleet:
             for instance, placement in worker.placements.items()
         )
 
-    def do_without(self, members: Collection[str]) -> None:
-        """Have requests that are accepted from now on not wait for these members."""
-        self._without = members
+    def do_without(self, members: Mapping[int, Collection[str]]) -> None:
+        """Have requests accepted from now on not wait for these members, by arena."""
+        self._without = {**self._without, **members}
         self._update_served()
 
     def uses(self, members: Collection[str]) -> bool:
@@ -302,28 +303,36 @@ class Fleet:
     def hello(self, device: str, message: Hello) -> None:
         """A worker is idle and ready for jobs."""
         worker = self.workers[device]
-        worker.latencies = message.latencies
-        if not worker.state.up:
+        is_back = not worker.state.up
+        if is_back:
             worker.state.up = True
             worker.given_up = False
-            for placement in worker.placements.values():
-                if placement.instance not in worker.awaited:
-                    placement.member.placements.remove(placement)
-            worker.awaited = set(worker.placements)
             self._update_served()
-        if worker.awaited:
-            self._hear_of(worker)
+        if is_back or message.latencies.keys() != worker.latencies.keys():
+            worker.latencies = message.latencies
+            for placement in worker.placements.values():
+                self._hear_of(worker, placement, is_back=is_back)
         now = time.monotonic()
         for job in [job for job in worker.state.jobs if job <= message.finished]:
             self._finish(worker, Finished(job, 0.0), now)
 
-    def _hear_of(self, worker: WorkerState) -> None:
-        """Let rows go to those awaited instances of which its worker, which is up, has told."""
-        for instance in worker.awaited & worker.latencies.keys():
-            placement = worker.placements[instance]
+    def _hear_of(self, worker: WorkerState, placement: Placement, *, is_back: bool) -> None:
+        """Let rows go to an instance if its worker, which is up, has it, and else not.
+
+        How long its batches take is learned anew if the worker `is_back`, or has just loaded it.
+        """
+        instance, placements = placement.instance, placement.member.placements
+        is_awaited = instance in worker.awaited
+        if instance not in worker.latencies:
+            if not is_awaited:
+                worker.awaited.add(instance)
+                placements.remove(placement)
+            return
+        if is_back or is_awaited:
             placement.latency.warm_up(*worker.latencies[instance])
-            placement.member.placements.append(placement)
+        if is_awaited:
             worker.awaited.remove(instance)
+            placements.append(placement)
 
     def ready(self, device: str, message: Ready, now: float) -> None:
         """A worker has finished jobs."""
@@ -453,7 +462,11 @@ class Fleet:
                     self._served[placement.member.arena] |= 1 << placement.member.index
         self._available = {
             index: self._served[index]
-            & ~sum(1 << member.index for member in members if member.name in self._without)
+            & ~sum(
+                1 << member.index
+                for member in members
+                if member.name in self._without.get(index, ())
+            )
             for index, members in self.members.items()
         }
         self.version += 1

@@ -1,4 +1,4 @@
-"""Applies the supervisor's commands: worker starts and deaths, drain, reload, answers.
+"""Applies the supervisor's commands: workers, deployments, drain, reload, answers.
 
 Runs in the front-end's event loop; commands are lines of JSON on stdin. A reload does not affect
 admitted requests and open connections.
@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from typing import BinaryIO, assert_never
+from typing import BinaryIO
 
 import msgspec
 
 from server.control import Answer
 from server.engine.engine import Engine
 from server.errors import ConfigError
+from server.front_end.changes import Changes
 from server.grpc_api.server import GrpcServer
 from server.http_api.server import HttpServer
 from server.inference.control import Control
@@ -29,6 +30,7 @@ from server.inference.spec import (
 )
 from server.security.authentication import Authenticator
 from server.security.tls import make_context
+from workers.runtime.spec import Attach, Detach, DeviceSpec
 
 __all__ = ["CommandReader", "Reloader"]
 
@@ -67,21 +69,29 @@ class Reloader:
 
 
 class CommandReader:
-    """Reads commands from stdin without blocking the event loop; exits when stdin ends."""
+    """Reads commands from stdin without blocking the event loop; exits when stdin ends.
+
+    `devices` has those that have a worker, or will.
+    """
 
     def __init__(
         self,
         stream: BinaryIO,
         engine: Engine,
         draining: asyncio.Event,
+        *,
         reloader: Reloader,
+        changes: Changes,
         control: Control,
+        devices: dict[str, DeviceSpec],
     ) -> None:
         self._fd = stream.fileno()
         self._engine = engine
         self._draining = draining
         self._reloader = reloader
+        self._changes = changes
         self._control = control
+        self._devices = devices
         self._rest = b""
         self._decode = msgspec.json.Decoder(Command).decode
         os.set_blocking(self._fd, False)
@@ -103,6 +113,12 @@ class CommandReader:
                 self._engine.worker_reaped(command.device, command.incarnation, command.executing)
             case WorkerDown():
                 self._engine.worker_down(command.device)
+            case Attach():
+                self._engine.attach_worker(command.device.name, command.slot)
+                self._devices[command.device.name] = command.device
+            case Detach():
+                self._engine.detach_worker(command.device)
+                del self._devices[command.device]
             case Drain():
                 self._draining.set()
             case Reload():
@@ -110,4 +126,4 @@ class CommandReader:
             case Answer():
                 self._control.answer(command)
             case _:
-                assert_never(command)
+                self._changes.execute(command)

@@ -22,6 +22,7 @@ from server.engine.engine import Engine
 from server.engine.links import Links
 from server.engine.memory_budget import MemoryBudget
 from server.errors import QueueFull, RequestError
+from server.front_end.changes import Changes
 from server.front_end.commands import CommandReader, Reloader
 from server.grpc_api.server import GrpcServer
 from server.http_api.api import Application, AuthMiddleware, make_api
@@ -60,7 +61,8 @@ class FrontEnd:
         self._status = status
         status.write_from(asyncio.get_running_loop())
         self._tracer = _tracer(spec)
-        memory = SharedMemory(spec.memory)
+        self._devices = {device.name: device for device in spec.devices}
+        self._memory = memory = SharedMemory(spec.memory)
         self._engine = Engine(
             memory=memory,
             links=Links(memory=memory, sockets=spec.sockets, epoch=spec.epoch),
@@ -96,8 +98,15 @@ class FrontEnd:
             unread=unread,
         )
         self._draining = asyncio.Event()
-        reloader = Reloader(self._authenticator, self._http, self._grpc)
-        CommandReader(commands, self._engine, self._draining, reloader, control)
+        CommandReader(
+            commands,
+            self._engine,
+            self._draining,
+            reloader=Reloader(self._authenticator, self._http, self._grpc),
+            changes=Changes(self._inference, status.send),
+            control=control,
+            devices=self._devices,
+        )
 
     def _make_http(self, max_connections: int, unread: UnreadResponses) -> HttpServer:
         spec, inference, threads = self._spec, self._inference, self._threads
@@ -118,7 +127,13 @@ class FrontEnd:
             authenticator=self._authenticator,
         )
         self._connections = Connections(spec.limits, max_connections, unread, fast)
-        metrics = make_registry(spec, inference, self._bodies, self._connections.statistics)
+        metrics = make_registry(
+            inference,
+            memory=self._memory,
+            devices=self._devices.values(),
+            bodies=self._bodies,
+            connections=self._connections.statistics,
+        )
         application = Application(inference, infer, make_api(inference, infer, metrics, threads))
         return HttpServer(
             AuthMiddleware(application, self._authenticator, infer.paths),
@@ -154,6 +169,7 @@ class FrontEnd:
         self._inference.is_leaving = True
         await asyncio.sleep(self._spec.drain_delay_s)
         self._inference.rollouts.stop()
+        self._inference.deployments.resume()  # who waits for a model is refused
         await self._engine.drain()
         self._http.should_exit = True
 

@@ -68,7 +68,9 @@ class UnaryPlan(RequestPlan, frozen=True, kw_only=True):
         model = self.endpoint.model
         members = ",".join(member_names(model, answer.used))
         outputs = output_tensors(model, answer, (self.output,))
-        return encode_response(model.public, "", members, answer.degraded, outputs)
+        return encode_response(
+            model.public, "", members, answer.degraded, outputs, generation=model.generation
+        )
 
 
 class FastUnaryInfer:
@@ -77,15 +79,20 @@ class FastUnaryInfer:
     def __init__(self, inference: Inference, authenticator: Authenticator) -> None:
         self._inference = inference
         self._authenticator = authenticator
-        self._plans: GenerationalCache[int, list[UnaryPlan]] = GenerationalCache(_LENGTHS)
         # Traces and full logs need the slow path.
         self._is_off = inference.tracer is not None or inference.access.logs_all
+        self._forget()
+        inference.deployments.on_routes(self._forget)
+
+    def _forget(self) -> None:
+        """Names may mean other endpoints than before."""
+        self._plans: GenerationalCache[int, list[UnaryPlan]] = GenerationalCache(_LENGTHS)
 
     def begin(self, unary: UnaryCall, message: bytes) -> bool:
         """Begin a request if it matches a plan."""
         for plan in self._plans.get(len(message)) or ():
             if plan.matches(message):
-                if (
+                if not plan.endpoint.is_open or (
                     plan.prepared.options.priority != NORMAL
                     and self._authenticator.restricts_urgent
                 ):

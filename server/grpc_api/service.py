@@ -35,8 +35,9 @@ from server.grpc_api.status import log_fields, metadata_value, trace_context
 from server.grpc_api.stream import InferStream
 from server.inference.endpoint import Endpoint
 from server.inference.inference import Inference
-from server.inference.metadata import model_metadata, server_metadata
+from server.inference.metadata import server_metadata
 from server.inference.outputs import member_names, named_outputs
+from server.inference.requests import InferRequest
 from server.inference.spec import ClientLimits
 from server.inference.unread_responses import UnreadResponses
 from server.security.authentication import Authenticator
@@ -168,9 +169,9 @@ class Service:
     async def _run(
         self, decoded: DecodedRequest, call: ServerCall, message: bytes, trace: RequestTrace | None
     ) -> bytes:
-        model, arrived = decoded.head.model, time.monotonic()
+        version, arrived = decoded.head.version, time.monotonic()
         try:
-            found = endpoint = self._inference.find(model, decoded.head.version)
+            found = self._inference.find(decoded.head.model, version)
         except UnknownModel as error:
             self._inference.unaddressed.fail(arrived, error)
             raise
@@ -178,28 +179,67 @@ class Service:
             remaining_s = call.time_remaining()
             if remaining_s == 0:
                 raise DeadlineExceeded("the deadline has passed before the request was read")
+            timeout_s = remaining_timeout_s(remaining_s)
             request = await build_request(decoded)
-            if not decoded.head.version:
+            if not found.is_open:
+                enter = self._inference.deployments.enter
+                found = await enter(found, version, request, arrived, timeout_s)
+        except BaseException as error:
+            found.fail(arrived, error)
+            raise
+        found.pins += 1
+        try:
+            return await self._answer(
+                found,
+                decoded,
+                request,
+                call,
+                message,
+                arrived=arrived,
+                timeout_s=timeout_s,
+                trace=trace,
+            )
+        finally:
+            found.pins -= 1
+
+    async def _answer(
+        self,
+        found: Endpoint,
+        decoded: DecodedRequest,
+        request: InferRequest,
+        call: ServerCall,
+        message: bytes,
+        *,
+        arrived: float,
+        timeout_s: float,
+        trace: RequestTrace | None,
+    ) -> bytes:
+        """The response of the model that was found, or of another version that is rolled out."""
+        endpoint, version = found, decoded.head.version
+        try:
+            if not version:
                 header = partial(metadata_value, call.metadata)
                 endpoint = self._inference.rollouts.choose(found, request, header)
             request = named_outputs(endpoint.model, request)
             if request.parameters.is_urgent:
                 authorize_urgent(self._authenticator, call)
             bound = await self._inference.bind(endpoint, request)
-            timeout_s = remaining_timeout_s(remaining_s)
             answer = await self._inference.answer(bound, arrived, trace, timeout_s)
-            members = member_names(endpoint.model, answer.used)
+            model = endpoint.model
+            members = member_names(model, answer.used)
             if trace is not None:
                 trace.answered(answer, members)
-            outputs = await self._inference.tensors(endpoint.model, answer, request.outputs)
+            outputs = await self._inference.tensors(model, answer, request.outputs)
         except BaseException as error:
             endpoint.fail(arrived, error)
             raise
         endpoint.succeed(arrived, answer)
-        if message and endpoint is found:
+        if message and self._inference.deployments.is_route(endpoint, version):
             self._fast.remember(message, decoded, endpoint, bound, request.outputs)
         names = ",".join(members)
-        return encode_response(endpoint.model.public, decoded.id, names, answer.degraded, outputs)
+        return encode_response(
+            model.public, decoded.id, names, answer.degraded, outputs, generation=model.generation
+        )
 
     async def _stream(self, call: ServerCall) -> None:
         authorize_call(self._authenticator, _STREAM, call)
@@ -243,7 +283,7 @@ def _documents(inference: Inference) -> dict[str, Callable[[Any], Document]]:
         "ServerReady": lambda _: {"ready": inference.is_ready},
         "ModelReady": lambda request: {"ready": inference.can_answer(find(request))},
         "ServerMetadata": lambda _: server_metadata(),
-        "ModelMetadata": lambda request: model_metadata(find(request).model),
+        "ModelMetadata": lambda request: inference.metadata(find(request)),
         "ModelConfig": lambda request: {"config": _config(inference.config(find(request)))},
         "ModelStatistics": lambda request: inference.statistics(
             [find(request)] if request.name else None

@@ -247,7 +247,7 @@ class FastInfer:
         """Make a call of a request that is complete, if it is of a known kind."""
         head = incoming.infer_head
         plan = head.path.plans.find(incoming.body, head.header_length)
-        if plan is None or not self._is_fast(head, plan):
+        if plan is None or not plan.endpoint.is_open or not self._is_fast(head, plan):
             return None
         call = FastCall(self, connection, head, plan, incoming.take_reservation())
         call.keep_alive = incoming.keep_alive
@@ -261,6 +261,10 @@ class FastInfer:
 
     def repeat(self, connection: ClientConnection, repeated: RepeatedRequest) -> FastCall | None:
         """A call of a request that equals an earlier one; None if that must be checked again."""
-        if self.authenticator.restricts_urgent or not self.engine.is_open:
+        if (
+            self.authenticator.restricts_urgent
+            or not self.engine.is_open
+            or not repeated.plan.endpoint.is_open
+        ):
             return None
         return FastCall(self, connection, repeated.head, repeated.plan)

@@ -118,10 +118,14 @@ class PlanCache:
 
 
 class InferPath:
-    """The URL path of a model's infer route, with plans of its recent requests."""
+    """The URL path of a model's infer route, with plans of its recent requests.
 
-    def __init__(self, endpoint: Endpoint, access: AccessLog) -> None:
+    `version` is empty if the path names none.
+    """
+
+    def __init__(self, endpoint: Endpoint, access: AccessLog, version: str = "") -> None:
         self.endpoint = endpoint
+        self.version = version
         self.plans = PlanCache(endpoint)
         self._access = access
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING
@@ -40,8 +41,8 @@ from server.http_api.protocol import (
 )
 from server.http_api.request_context import RequestContext
 from server.http_api.responses import LEAST_COMPRESSED_BYTES, compress_response, send_error
+from server.inference.endpoint import Endpoint
 from server.inference.inference import Inference
-from server.inference.metadata import MODEL_VERSION
 from server.inference.outputs import member_names, named_outputs, takes_long
 from server.inference.parameters import IMAGE_QUERY
 from server.inference.requests import (
@@ -62,8 +63,6 @@ __all__ = ["InferRoute"]
 
 _HEADER_LENGTH = HEADER_LENGTH.lower().encode()
 _MAX_CLASSES_DIGITS = 18
-#: In ``/v2/models/{model}/infer``.
-_SLASHES = 4
 _USE_BINARY = (
     " for JSON: send tensors as binary data, after a JSON header that gives each one's "
     f"binary_data_size and whose own length is in {HEADER_LENGTH}"
@@ -96,11 +95,19 @@ class InferRoute:
         self.bodies = BodyReader(max_request_bytes, threads, budget)
         self._json_bodies = BodyReader(self._max_json_bytes, threads, budget, hint=_USE_BINARY)
         self._time_slicer = TimeSlicer()
-        self.paths = {
-            f"/v2/models/{name}{version}/infer": InferPath(endpoint, inference.access)
-            for name, endpoint in inference.endpoints.items()
-            for version in ("", f"/versions/{MODEL_VERSION}")
-        }
+        self.paths: dict[str, InferPath] = {}
+        self._renew_paths()
+        inference.deployments.on_routes(self._renew_paths)
+
+    def _renew_paths(self) -> None:
+        """Names may mean other endpoints than before."""
+        inference = self._inference
+        self.paths.clear()
+        for endpoint in inference.endpoints.values():
+            name, version = endpoint.model.public
+            for suffix, meant in ("", inference.find(name)), (f"/versions/{version}", endpoint):
+                path = f"/v2/models/{name}{suffix}/infer"
+                self.paths[path] = InferPath(meant, inference.access, version if suffix else "")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -166,42 +173,47 @@ class InferRoute:
                 raise RequestTimeout("the body did not come in time") from None
             raise
         arrived = time.monotonic()
+        answer = partial(self._answer, arrived=arrived, headers=headers, trace=trace)
         try:
-            bound, outputs = await self._bind(path, context, scope, body, header_length)
-            if bound.prepared.options.priority != NORMAL and self._authenticator.restricts_urgent:
-                self._authenticator.authorize_urgent(context.authorization)
-            answer = await self._inference.answer(bound, arrived, trace)
-            model = context.endpoint.model
-            if trace is not None:
-                trace.answered(answer, member_names(model, answer.used))
-            response = await self._encode(model, answer, context.protocol_id, outputs)
-            context.endpoint.succeed(arrived, answer)
-            if len(response.body) >= LEAST_COMPRESSED_BYTES:
-                await compress_response(response, headers.get(b"accept-encoding"), self._threads)
-            return response
+            plan = None if header_length is None else path.plans.find(body, header_length)
+            if plan is not None and path.endpoint.is_open:
+                return await answer(plan.bind(body), plan.outputs, context)
+            if _is_image(scope):
+                request = _image_request(body, scope["query_string"])
+            else:
+                request = await self._parse(body, header_length)
+            context.protocol_id = request.id
+            found = await self._enter(path, request, arrived)
+            context.endpoint = found
+            try:
+                bound, outputs = await self._bind(path, context, request, body, header_length)
+                return await answer(bound, outputs, context)
+            finally:
+                found.pins -= 1
         finally:
             reader.release(body)
+
+    async def _enter(self, path: InferPath, request: InferRequest, arrived: float) -> Endpoint:
+        """The endpoint of a path, which may be another one by now; it is pinned."""
+        found = path.endpoint
+        if not found.is_open:
+            enter = self._inference.deployments.enter
+            found = await enter(found, path.version, request, arrived)
+        found.pins += 1
+        return found
 
     async def _bind(
         self,
         path: InferPath,
         context: RequestContext,
-        scope: Scope,
+        request: InferRequest,
         body: bytes | bytearray,
         header_length: int | None,
     ) -> tuple[BoundRequest, tuple[RequestedOutput, ...]]:
-        """The request that a body makes, and the outputs that the client wants."""
-        plan = path.plans.find(body, header_length) if header_length is not None else None
-        if plan is not None:
-            return plan.bind(body), plan.outputs
-        if _is_image(scope):
-            request = _image_request(body, scope["query_string"])
-        else:
-            request = await self._parse(body, header_length)
-        context.protocol_id = request.id
-        if not _names_version(scope["path"]):
+        """The request for the endpoint that was found, and the outputs that the client wants."""
+        if not path.version:
             rollouts = self._inference.rollouts
-            context.endpoint = rollouts.choose(path.endpoint, request, context.header)
+            context.endpoint = rollouts.choose(context.endpoint, request, context.header)
         endpoint = context.endpoint
         request = named_outputs(endpoint.model, request)
         bound = await self._inference.bind(endpoint, request)
@@ -209,6 +221,28 @@ class InferRoute:
         if header_length is not None and may_repeat:
             path.plans.remember(body, header_length, request, bound)
         return bound, request.outputs
+
+    async def _answer(
+        self,
+        bound: BoundRequest,
+        outputs: tuple[RequestedOutput, ...],
+        context: RequestContext,
+        *,
+        arrived: float,
+        headers: Mapping[bytes, bytes],
+        trace: RequestTrace | None,
+    ) -> Response:
+        if bound.prepared.options.priority != NORMAL and self._authenticator.restricts_urgent:
+            self._authenticator.authorize_urgent(context.authorization)
+        answer = await self._inference.answer(bound, arrived, trace)
+        model = context.endpoint.model
+        if trace is not None:
+            trace.answered(answer, member_names(model, answer.used))
+        response = await self._encode(model, answer, context.protocol_id, outputs)
+        context.endpoint.succeed(arrived, answer)
+        if len(response.body) >= LEAST_COMPRESSED_BYTES:
+            await compress_response(response, headers.get(b"accept-encoding"), self._threads)
+        return response
 
     async def _parse(self, body: bytes | bytearray, header_length: int | None) -> InferRequest:
         json_bytes = len(body) if header_length is None else min(header_length, len(body))
@@ -249,8 +283,8 @@ class InferRoute:
     def _unknown_model(self, path: str) -> UnknownModel:
         parts = path.split("/")  # ["", "v2", "models", name, ..., "infer"]
         name = unquote(parts[3])
-        known = name in self._inference.endpoints
-        return UnknownModel(name, parts[5] if known and len(parts) > 6 else "")
+        versions = self._inference.deployments.current.versions.get(name, ())
+        return UnknownModel(name, parts[5] if len(parts) > 6 else "", tuple(versions))
 
 
 def _begin_trace(
@@ -265,10 +299,6 @@ def _begin_trace(
     if trace is not None:
         context.trace_id = trace.trace_id
     return trace
-
-
-def _names_version(path: str) -> bool:
-    return path.count("/") > _SLASHES
 
 
 def _is_image(scope: Scope) -> bool:

@@ -263,7 +263,11 @@ def describe_answer(
     if request_id:
         document["id"] = request_id
     members = ",".join(member_names(model, answer.used))
-    document["parameters"] = {"members": members, "degraded": answer.degraded}
+    document["parameters"] = {
+        "members": members,
+        "degraded": answer.degraded,
+        "generation": model.generation,
+    }
     document["outputs"] = described
     return document, raw
 

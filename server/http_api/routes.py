@@ -5,7 +5,7 @@ Runs in the front-end, with FastAPI, which also describes the infer route for ``
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from typing import Any
 
@@ -20,7 +20,7 @@ from server.http_api.infer_route import InferRoute
 from server.http_api.responses import compress_response
 from server.inference.endpoint import Endpoint
 from server.inference.inference import Inference
-from server.inference.metadata import MODEL_VERSION, model_metadata, server_metadata
+from server.inference.metadata import server_metadata
 from server.metrics.registry import MetricsRegistry
 
 __all__ = [
@@ -142,12 +142,12 @@ def server_router(inference: Inference, metrics: MetricsRegistry, threads: Execu
 
 def add_model_routes(api: FastAPI, inference: Inference, infer: InferRoute) -> None:
     """Add the routes about one model, by its name alone, and by name and version."""
-    name, version = _path_parameters(inference.endpoints)
+    name = Path(description="An ensemble, or a member by itself.")
 
     async def find(model: str = name) -> Endpoint:
         return inference.find(model)
 
-    async def find_version(model: str = name, version: str = version) -> Endpoint:
+    async def find_version(version: str, model: str = name) -> Endpoint:
         return inference.find(model, version)
 
     for prefix, suffix, dependency in (
@@ -158,19 +158,13 @@ def add_model_routes(api: FastAPI, inference: Inference, infer: InferRoute) -> N
         api.router.routes.append(_infer_route(infer, prefix, suffix, dependency))
 
 
-def _path_parameters(models: Iterable[str]) -> tuple[Any, Any]:
-    names = {"enum": list(models)}
-    name = Path(description="An ensemble, or a member by itself.", json_schema_extra=names)
-    return name, Path(json_schema_extra={"const": MODEL_VERSION})
-
-
 def _model_router(inference: Inference, prefix: str, suffix: str, found: Any) -> APIRouter:
     router = APIRouter(prefix=prefix, responses=error_responses(404, *ADMISSION_ERRORS))
 
     @router.get("", operation_id=f"model_metadata{suffix}", response_model=schemas.ModelMetadata)
     async def metadata(endpoint: Endpoint = found) -> dict[str, Any]:
         """A model's inputs and outputs; -1 is the batch."""
-        return model_metadata(endpoint.model)
+        return inference.metadata(endpoint)
 
     @router.get(
         "/ready",
@@ -180,7 +174,7 @@ def _model_router(inference: Inference, prefix: str, suffix: str, found: Any) ->
     )
     async def ready(endpoint: Endpoint = found) -> Response:
         """Whether the model can meet its quorum now."""
-        return _readiness(inference.can_answer(endpoint), name=endpoint.model.served.name)
+        return _readiness(inference.can_answer(endpoint), name=endpoint.model.name)
 
     @router.get(
         "/config",

@@ -12,17 +12,19 @@ from concurrent.futures import Executor
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from server.engine.arena_requests import ArenaRequests
 from server.engine.engine import Engine
 from server.engine.memory_budget import MemoryBudget
 from server.engine.request import Answer, Outcome, PreparedRequest
 from server.engine.statistics import ModelCounters, member_statistics, model_statistics
-from server.errors import ClientGone, InvalidRequest, UnknownModel
+from server.errors import ClientGone, InvalidRequest
 from server.inference.access_log import AccessLog
 from server.inference.binding import bind_images, bind_tensors
 from server.inference.control import Control
+from server.inference.deployments import Deployments
 from server.inference.endpoint import Endpoint
 from server.inference.lengths import bind_sizes
-from server.inference.metadata import MODEL_VERSION, model_config
+from server.inference.metadata import model_config, model_metadata
 from server.inference.outputs import OutputTensor, infer_options, output_tensors, takes_long
 from server.inference.repository import Repository
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
@@ -41,7 +43,7 @@ class Inference:
     `control` asks for changes of what is served, `repository` for those that clients want, and
     `rollouts` try new versions. `unaddressed` counts requests without a known model. While the
     server drains, `is_leaving` is set: it is not ready, though it may still answer. The tracer is
-    None for no tracing.
+    None for no tracing. `changes` counts what became of the changes of what is served.
     """
 
     def __init__(
@@ -55,26 +57,33 @@ class Inference:
         self.engine = engine
         self.control = control
         self.repository = Repository(control, spec.repository)
-        self.endpoints: Mapping[str, Endpoint] = {
-            model.served.name: Endpoint(model) for model in spec.deployment.models
-        }
+        self.deployments = Deployments(spec.deployment, engine, spec.queue.waiting_requests)
         self.unaddressed = ModelCounters()
         self._spec = spec
         self._threads = threads
         self._image_budget = MemoryBudget(spec.limits.waiting_bytes)
         self.tracer = tracer
         self.is_leaving = False
+        self.changes = spec.changes
         self.access = AccessLog(spec.access_log)
         self.rollouts = Rollouts(self, spec.deployment.rollouts)
 
+    @property
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """Those of the present deployment, by the internal name of their model."""
+        return self.deployments.current.endpoints
+
+    def current_arenas(self) -> list[ArenaRequests]:
+        """The arenas of the present deployment."""
+        generation = self.deployments.current.spec.generation
+        return [self.engine.arenas[spec.index] for spec in generation.arenas]
+
     def find(self, name: str, version: str = "") -> Endpoint:
-        """The endpoint of a model, which has one version; may raise `UnknownModel`."""
-        endpoint = self.endpoints.get(name)
-        if endpoint is None:
-            raise UnknownModel(name)
-        if version not in {"", MODEL_VERSION}:
-            raise UnknownModel(name, version)
-        return endpoint
+        """The endpoint of a model; without a version that of the newest that can answer.
+
+        Raises `UnknownModel`.
+        """
+        return self.deployments.find(name, version)
 
     @property
     def deployment(self) -> DeploymentSpec:
@@ -94,19 +103,24 @@ class Inference:
 
     def config(self, endpoint: Endpoint) -> dict[str, Any]:
         """The protocol's configuration of a model."""
-        return model_config(endpoint.model, self._spec.deployment, self._spec.max_request_bytes)
+        deployment = self.deployments.current.spec
+        return model_config(endpoint.model, deployment, self._spec.max_request_bytes)
+
+    def metadata(self, endpoint: Endpoint) -> dict[str, Any]:
+        """The protocol's metadata of a model."""
+        versions = self.deployments.current.versions[endpoint.model.name]
+        return model_metadata(endpoint.model, [*reversed(versions)])
 
     def index(self, *, ready_only: bool = False) -> list[dict[str, Any]]:
         """The protocol's repository index: each model with its state."""
         entries = []
-        for name, endpoint in self.endpoints.items():
+        for endpoint in self.endpoints.values():
             can_answer = self.can_answer(endpoint)
             if can_answer or not ready_only:
                 state = "READY" if can_answer else "UNAVAILABLE"
                 reason = "" if can_answer else "too few of its members are up for its quorum"
-                entries.append(
-                    {"name": name, "version": MODEL_VERSION, "state": state, "reason": reason}
-                )
+                name, version = endpoint.model.public
+                entries.append({"name": name, "version": version, "state": state, "reason": reason})
         return entries
 
     def statistics(self, endpoints: list[Endpoint] | None = None) -> dict[str, Any]:
@@ -121,8 +135,8 @@ class Inference:
         served = endpoint.model.served
         if endpoint.model.is_member:
             counted = self.engine.fleet.member_counters[served.arena][served.spec.members[0]]
-            return member_statistics(served.name, MODEL_VERSION, counted)
-        return model_statistics(served.name, MODEL_VERSION, endpoint.counters)
+            return member_statistics(*endpoint.model.public, counted)
+        return model_statistics(*endpoint.model.public, endpoint.counters)
 
     async def bind(self, endpoint: Endpoint, request: InferRequest) -> BoundRequest:
         """Check a request against its model; raises `InvalidRequest` if they don't fit together."""

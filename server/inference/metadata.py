@@ -13,14 +13,12 @@ from server.inference.spec import DeploymentSpec, InputSpec, ModelSpec
 from workers.runtime.spec import TensorSpec
 
 __all__ = [
-    "MODEL_VERSION",
     "ensemble_config",
     "model_config",
     "model_metadata",
     "server_metadata",
 ]
 
-MODEL_VERSION = "1"
 _PLATFORM = "ensembled"
 #: Read at import: it is in a file, and later there may be no free descriptor.
 _VERSION = version("ensembled")
@@ -43,11 +41,11 @@ def server_metadata() -> dict[str, Any]:
     }
 
 
-def model_metadata(model: ModelSpec) -> dict[str, Any]:
-    """A model's inputs and outputs; -1 is the batch."""
+def model_metadata(model: ModelSpec, versions: list[str]) -> dict[str, Any]:
+    """A model's inputs and outputs, and the versions that are served; -1 is the batch."""
     return {
-        "name": model.served.name,
-        "versions": [MODEL_VERSION],
+        "name": model.name,
+        "versions": versions,
         "platform": _PLATFORM,
         "inputs": [_tensor_metadata(one.tensor) for one in model.inputs],
         "outputs": [_tensor_metadata(output) for output in model.served.spec.outputs],
@@ -65,7 +63,7 @@ def model_config(
     arena = next(one for one in deployment.generation.arenas if one.index == served.arena)
     members = {arena.members[member] for member in served.spec.members}
     return {
-        "name": served.name,
+        "name": model.name,
         "platform": _PLATFORM,
         "backend": _PLATFORM,
         "max_batch_size": arena.capacity,

@@ -86,10 +86,16 @@ class Shadows:
             return
         values = main_values(present, answer)
         copying = self._run(values, endpoint, request, figures, tolerance)
+        endpoint.pins += 1
         task = asyncio.get_running_loop().create_task(copying)
         self._copies.add(task)
-        task.add_done_callback(self._copies.discard)
-        task.add_done_callback(lambda _: self._budget.release(nbytes))
+
+        def end(_: object) -> None:
+            endpoint.pins -= 1
+            self._copies.discard(task)
+            self._budget.release(nbytes)
+
+        task.add_done_callback(end)
 
     def stop(self) -> None:
         """Give up all copies."""

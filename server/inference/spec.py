@@ -22,6 +22,8 @@ from server.security.spec import SecuritySpec
 from server.versions import ModelName, public_name
 from workers.runtime.spec import (
     COMBINED,
+    Attach,
+    Detach,
     DeviceSpec,
     GenerationSpec,
     InstanceSpec,
@@ -172,6 +174,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         predictive: what it can say beside its answer; None for nothing.
         symbols: the names of sizes that vary from row to row, in the order of `Arena.dims`.
         lengths: its length classes, by ascending sizes, if there are any such.
+        generation: of the deployment that it is part of.
     """
 
     served: ServedModel
@@ -184,6 +187,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     lengths: tuple[LengthClass, ...] = ()
     further_labels: dict[str, tuple[str, ...]] = {}
     gives_classes: bool = False
+    generation: int = 1
 
     @cached_property
     def public(self) -> ModelName:
@@ -494,5 +498,20 @@ class Changes(msgspec.Struct, frozen=True, tag=True):
     counts: ChangeCounts
 
 
-Command = WorkerStarted | WorkerReaped | WorkerDown | Drain | Reload | Answer
+Command = (
+    WorkerStarted
+    | WorkerReaped
+    | WorkerDown
+    | Attach
+    | Detach
+    | Drain
+    | Reload
+    | Prepare
+    | Switch
+    | Release
+    | Hold
+    | Resume
+    | Changes
+    | Answer
+)
 Report = Prepared | Switched | Drained | Released | Held | Ask | Traffic

@@ -7,7 +7,7 @@ some GPUs have no energy counter, slices of a GPU hardly anything, and many mach
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection
 from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -67,15 +67,18 @@ _GPU_METRICS = (
 class DeviceMetrics:
     """Collects the metrics of devices and of GPUs, each once, however many devices are on it.
 
+    Devices may come to `devices`, and go.
+
     `load` returns the module `pynvml`, which hosts without GPUs need not pay for. `gpu_of_device`
     has the UUID of each device's GPU, as far as it is known.
     """
 
-    def __init__(self, devices: Sequence[DeviceSpec], load: Callable[[], Any] = _NVML) -> None:
+    def __init__(self, devices: Collection[DeviceSpec], load: Callable[[], Any] = _NVML) -> None:
         self._devices = devices
         self._load = load
-        self._gpus: dict[str, _Gpu] | None = None
-        self.gpu_of_device = {device.name: device.uuid for device in devices if device.is_cuda}
+        self._gpus: dict[str, _Gpu] = {}
+        self._looked_up: set[str] = set()
+        self.gpu_of_device: dict[str, str] = {}
         self._sampler = Sampler(self.read, "nvml")
 
     async def collect(self) -> AsyncIterator[Family[Any]]:
@@ -94,17 +97,18 @@ class DeviceMetrics:
             "The device, and the GPU that it is on.",
             ("device", "kind", "gpu"),
             (
-                ((device.name, device.kind, self.gpu_of_device.get(device.name, "")), 1)
+                ((device.name, device.kind, self.gpu_of_device.get(device.name, device.uuid)), 1)
                 for device in self._devices
             ),
         )
 
     def read(self) -> dict[str, dict[str, float]]:
         """Read the metrics of all GPUs: values by metric name and UUID."""
-        if self._gpus is None:
-            self._gpus = {}
+        devices = [one for one in tuple(self._devices) if one.is_cuda]
+        if new := [one for one in devices if one.name not in self._looked_up]:
+            self._looked_up = {one.name for one in devices}
             try:
-                self._find_gpus(self._gpus)
+                self._find_gpus(new)
             except Exception as error:  # of any kind: the server works without these metrics
                 _log.warning("some GPUs have no metrics, because NVML failed: %s", error)
         values: dict[str, dict[str, float]] = {metric.name: {} for metric in _GPU_METRICS}
@@ -116,14 +120,11 @@ class DeviceMetrics:
                     _log.debug("NVML has no %s of %s: %s", metric.name, uuid, error)
         return values
 
-    def _find_gpus(self, gpus: dict[str, _Gpu]) -> None:
-        devices = [device for device in self._devices if device.is_cuda]
-        if not devices:
-            return
+    def _find_gpus(self, devices: Collection[DeviceSpec]) -> None:
         nvml = self._load()
         nvml.nvmlInit()
         for device in devices:
             handle = gpu_handle(nvml, device)
             uuid = str(nvml.nvmlDeviceGetUUID(handle))
-            gpus[uuid] = _Gpu(nvml, handle)
+            self._gpus[uuid] = _Gpu(nvml, handle)
             self.gpu_of_device[device.name] = uuid

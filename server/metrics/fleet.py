@@ -7,7 +7,7 @@ flow out.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -159,10 +159,13 @@ async def collect_fleet(fleet: Fleet) -> AsyncIterator[Family[Any]]:
 
 
 async def collect_arenas(
-    arenas: Mapping[int, ArenaRequests], bodies: MemoryBudget
+    arenas: Callable[[], Sequence[ArenaRequests]], bodies: MemoryBudget
 ) -> AsyncIterator[Family[Any]]:
-    """Yield the metrics of the arenas, of what waits for them, and of requests' bodies."""
-    numbered = [((str(number),), arena) for number, arena in arenas.items()]
+    """Yield the metrics of the arenas, of what waits for them, and of requests' bodies.
+
+    Arenas are numbered within the present deployment: their own numbers never repeat.
+    """
+    numbered = [((str(number),), arena) for number, arena in enumerate(arenas())]
     for family in families(_ARENA_METRICS, ("arena",), numbered):
         yield family
     for family in families(_BODIES_METRICS, (), [((), bodies)]):

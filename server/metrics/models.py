@@ -16,12 +16,13 @@ from server.engine.statistics import OUTCOMES, REASONS, ModelCounters, RequestTi
 from server.inference.endpoint import Endpoint
 from server.inference.inference import Inference
 from server.metrics.exposition import Counters, Family, Gauges, Histograms, families
+from server.versions import ModelName, public_name
 
 __all__ = ["collect_models"]
 
 #: No model's name: it has characters that names don't have.
-_NO_MODEL = "(none)"
-_MODEL = ("model",)
+_NO_MODEL = ModelName("(none)", "")
+_MODEL = ("model", "version")
 _PRIORITIES = {"high": HIGH, "normal": NORMAL}
 #: Of `ModelCounters`.
 _ROW_METRICS = (
@@ -61,12 +62,12 @@ _MODEL_METRICS = (
 
 async def collect_models(inference: Inference) -> AsyncIterator[Family[Any]]:
     """Yield the metrics of requests, then those of models."""
-    counters = {name: endpoint.counters for name, endpoint in inference.endpoints.items()}
+    counters = {one.model.public: one.counters for one in inference.endpoints.values()}
     with_none = {**counters, _NO_MODEL: inference.unaddressed}
     for family in _outcomes(with_none):
         yield family
     yield _in_flight(inference)
-    for family in families(_ROW_METRICS, _MODEL, [((n,), c) for n, c in counters.items()]):
+    for family in families(_ROW_METRICS, _MODEL, [*counters.items()]):
         yield family
     times = {}
     for name, one in counters.items():
@@ -74,19 +75,19 @@ async def collect_models(inference: Inference) -> AsyncIterator[Family[Any]]:
         await asyncio.sleep(0)  # there may be much to sort
     for family in _durations(times, with_none):
         yield family
-    endpoints = [((name,), (inference, one)) for name, one in inference.endpoints.items()]
+    endpoints = [(one.model.public, (inference, one)) for one in inference.endpoints.values()]
     for family in families(_MODEL_METRICS, _MODEL, endpoints):
         yield family
 
 
-def _outcomes(counters: Mapping[str, ModelCounters]) -> Iterator[Family[Any]]:
+def _outcomes(counters: Mapping[ModelName, ModelCounters]) -> Iterator[Family[Any]]:
     """Begin all counters at 0, so that a rate includes the first request."""
     yield Counters(
         "ensembled_requests_total",
         "Requests that have ended, by outcome.",
-        ("model", "outcome"),
+        (*_MODEL, "outcome"),
         (
-            ((name, outcome), number)
+            ((*name, outcome), number)
             for name, one in counters.items()
             for outcome, number in {**dict.fromkeys(OUTCOMES, 0), **one.outcomes}.items()
         ),
@@ -94,9 +95,9 @@ def _outcomes(counters: Mapping[str, ModelCounters]) -> Iterator[Family[Any]]:
     yield Counters(
         "ensembled_refusals_total",
         "Requests refused because of the server's state or limits, by reason.",
-        ("model", "reason"),
+        (*_MODEL, "reason"),
         (
-            ((name, reason), number)
+            ((*name, reason), number)
             for name, one in counters.items()
             for reason, number in {**dict.fromkeys(REASONS, 0), **one.refusals}.items()
         ),
@@ -105,35 +106,36 @@ def _outcomes(counters: Mapping[str, ModelCounters]) -> Iterator[Family[Any]]:
 
 def _in_flight(inference: Inference) -> Family[Any]:
     in_flight = Counter(
-        (request.model.name, request.flow.level.number) for request in inference.engine.requests
+        (public_name(request.model.name), request.flow.level.number)
+        for request in inference.engine.requests
     )
     return Gauges(
         "ensembled_requests_in_flight",
         "Requests that were accepted and are not answered yet.",
-        ("model", "priority"),
+        (*_MODEL, "priority"),
         (
-            ((name, priority), in_flight[name, number])
-            for name in inference.endpoints
+            ((*name, priority), in_flight[name, number])
+            for name in [one.model.public for one in inference.endpoints.values()]
             for priority, number in _PRIORITIES.items()
         ),
     )
 
 
 def _durations(
-    times: Mapping[str, RequestTimes], counters: Mapping[str, ModelCounters]
+    times: Mapping[ModelName, RequestTimes], counters: Mapping[ModelName, ModelCounters]
 ) -> Iterator[Family[Any]]:
     yield Histograms(
         "ensembled_request_duration_seconds",
         "Duration of answered requests, from having the body to having the response.",
         _MODEL,
-        (((name,), one.whole) for name, one in times.items()),
+        ((name, one.whole) for name, one in times.items()),
     )
     yield Histograms(
         "ensembled_request_stage_duration_seconds",
         "Duration of the stages of answered requests.",
-        ("model", "stage"),
+        (*_MODEL, "stage"),
         (
-            ((name, stage), getattr(one, stage))
+            ((*name, stage), getattr(one, stage))
             for name, one in times.items()
             for stage in RequestTimes._fields[1:]
         ),
@@ -142,7 +144,7 @@ def _durations(
         "ensembled_failed_request_duration_seconds",
         "Duration of failed requests, from having the head to having the error.",
         _MODEL,
-        (((name,), one.failure) for name, one in counters.items()),
+        ((name, one.failure) for name, one in counters.items()),
     )
 
 

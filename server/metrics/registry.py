@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,6 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from server.engine.memory_budget import MemoryBudget
 from server.inference.inference import Inference
-from server.inference.spec import FrontEndSpec
 from server.metrics.devices import DeviceMetrics
 from server.metrics.exposition import OPENMETRICS_END, Counters, Family, encode
 from server.metrics.fleet import collect_arenas, collect_fleet
@@ -28,6 +27,7 @@ from server.metrics.models import collect_models
 from server.metrics.rollouts import collect_rollouts
 from server.metrics.server import LoopLag, ProcessMetrics, collect_server
 from workers.runtime.memory import SharedMemory
+from workers.runtime.spec import DeviceSpec
 
 __all__ = ["MetricsRegistry", "make_registry"]
 
@@ -79,12 +79,17 @@ class MetricsRegistry:
 
 
 def make_registry(
-    spec: FrontEndSpec,
     inference: Inference,
+    *,
+    memory: SharedMemory,
+    devices: Collection[DeviceSpec],
     bodies: MemoryBudget,
     connections: Callable[[], Mapping[str, int]],
 ) -> MetricsRegistry:
-    """Make the registry of a front-end, in the running event loop, whose lag it measures."""
+    """Make the registry of a front-end, in the running event loop, whose lag it measures.
+
+    Devices may come to `devices` and `memory`, and go.
+    """
     lag = LoopLag()
     lag.start()
     engine = inference.engine
@@ -93,9 +98,9 @@ def make_registry(
             "models": partial(collect_models, inference),
             "rollouts": partial(collect_rollouts, inference),
             "fleet": partial(collect_fleet, engine.fleet),
-            "arenas": partial(collect_arenas, engine.arenas, bodies),
+            "arenas": partial(collect_arenas, inference.current_arenas, bodies),
             "server": partial(collect_server, inference, lag, connections),
-            "processes": ProcessMetrics(SharedMemory(spec.memory)).collect,
-            "devices": DeviceMetrics(spec.devices).collect,
+            "processes": ProcessMetrics(memory).collect,
+            "devices": DeviceMetrics(devices).collect,
         }
     )

@@ -20,12 +20,13 @@ from server.engine.statistics import LAGS_S, Histogram
 from server.inference.inference import Inference
 from server.metrics.exposition import Counters, Family, Gauges, Histograms, families
 from server.metrics.sampler import Sampler
-from workers.runtime.memory import SharedMemory
+from workers.runtime.memory import BoardRow, SharedMemory
 
 __all__ = ["LoopLag", "ProcessMetrics", "collect_server"]
 
 _TICK_S = 0.05
 _LIMITS = ("connections", "idle", "header", "header_bytes", "body", "write", "unread")
+_RESULTS = ("succeeded", "refused", "failed")
 _LABELS = ("role", "device")
 _SUPERVISOR = ("supervisor", "")
 _VERSIONS = (version("ensembled"), platform.python_version())
@@ -54,6 +55,11 @@ class LoopLag:
 #: Of the `Inference`.
 _STATE_METRICS = (
     Gauges.define(
+        "ensembled_generation",
+        "Number of the deployment that is served; it grows with every change.",
+        lambda inference: inference.deployments.current.generation,
+    ),
+    Gauges.define(
         "ensembled_ready", "Whether the server takes traffic.", lambda inference: inference.is_ready
     ),
     Gauges.define(
@@ -76,6 +82,13 @@ async def collect_server(
     )
     for family in families(_STATE_METRICS, (), [((), inference)]):
         yield family
+    changes = inference.changes
+    yield Counters(
+        "ensembled_changes_total",
+        "Changes of what is served that were asked for, by result.",
+        ("result",),
+        (((result,), getattr(changes, result)) for result in _RESULTS),
+    )
     yield Histograms(
         "ensembled_event_loop_lag_seconds",
         "How late the front-end's event loop ran a timer.",
@@ -129,35 +142,40 @@ class ProcessMetrics:
     """Collects the metrics of the processes on the board of the shared memory."""
 
     def __init__(self, memory: SharedMemory) -> None:
-        self._boards = {_labels(name): memory.board(name) for name in memory.spec.processes if name}
+        self._memory = memory
         self._known: dict[int, psutil.Process] = {}
         self._sampler = Sampler(self._measure, "processes")
 
     async def collect(self) -> AsyncIterator[Family[Any]]:
         """What the board says, then resource use."""
+        boards = self._boards()
         yield Gauges(
             "ensembled_process_up",
             "Whether the process is running.",
             _LABELS,
             [
                 (_SUPERVISOR, 1),
-                *((labels, bool(board.pid)) for labels, board in self._boards.items()),
+                *((labels, bool(board.pid)) for labels, board in boards.items()),
             ],
         )
         yield Counters(
             "ensembled_process_restarts_total",
             "Restarts of the process.",
             _LABELS,
-            ((labels, max(0, board.starts - 1)) for labels, board in self._boards.items()),
+            ((labels, max(0, board.starts - 1)) for labels, board in boards.items()),
         )
         usage = await self._sampler.sample()
         for metric in _USAGE_METRICS:
             yield metric.of(_LABELS, ((labels, values[metric.name]) for labels, values in usage))
 
+    def _boards(self) -> dict[tuple[str, str], BoardRow]:
+        memory = self._memory
+        return {_labels(name): memory.board(name) for name in memory.spec.processes if name}
+
     def _measure(self) -> list[tuple[tuple[str, str], dict[str, float]]]:
         """Measure each process: values by metric; one that has just ended is left out."""
         pids = {_SUPERVISOR: os.getppid()}
-        pids |= {labels: board.pid for labels, board in self._boards.items() if board.pid}
+        pids |= {labels: board.pid for labels, board in self._boards().items() if board.pid}
         self._known = {pid: it for pid, it in self._known.items() if pid in pids.values()}
         measured = []
         for labels, pid in pids.items():

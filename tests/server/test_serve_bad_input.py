@@ -385,7 +385,7 @@ def test_unknown_versions(server):
     ):
         assert response.status_code == 404
         assert response.json() == {
-            "error": "Request for unknown model: 'all' version 2 is not found"
+            "error": "Request for unknown model: 'all' version 2 is not found, it has version 1"
         }
 
 

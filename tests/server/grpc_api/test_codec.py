@@ -308,10 +308,13 @@ def test_responses(request_id, degraded, outputs):
     expected = Response(model_name="m", model_version="2", id=request_id)
     expected.parameters["members"].string_param = "a,b"
     expected.parameters["degraded"].bool_param = degraded
+    expected.parameters["generation"].int64_param = 7
     for name, data in outputs:
         expected.outputs.add(name=name, datatype="UINT8", shape=[1, len(data)])
         expected.raw_output_contents.append(data)
-    serialized = encode_response(ModelName("m", "2"), request_id, "a,b", degraded, made)
+    serialized = encode_response(
+        ModelName("m", "2"), request_id, "a,b", degraded, made, generation=7
+    )
     assert Response.FromString(serialized) == expected
     streamed = StreamResponse.FromString(encode_streamed(serialized))
     assert streamed.infer_response == expected

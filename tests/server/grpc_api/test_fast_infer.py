@@ -76,7 +76,13 @@ class Scene:
         )
         served = ServedModel(0, 0, SPEC)
         self.endpoint = Endpoint(ModelSpec(served, tensors, ("m",)))
-        inference = SimpleNamespace(engine=self.engine, access=AccessLog(access), tracer=None)
+        self.renewals = []
+        inference = SimpleNamespace(
+            engine=self.engine,
+            access=AccessLog(access),
+            tracer=None,
+            deployments=SimpleNamespace(on_routes=self.renewals.append),
+        )
         self.fast = FastUnaryInfer(inference, SimpleNamespace(restricts_urgent=restricts_urgent))
 
     def remember(self, message, options=InferOptions()):  # noqa: B008
@@ -201,7 +207,8 @@ def test_responses_equal_those_of_the_slow_path():
         now = time.monotonic()
         scene.engine.submitted[-1].done(Answer(values, 1, 1, degraded, None, now, now, now))
         output = OutputTensor("output", "UINT8", [1, 4], values)
-        assert unary.answer == encode_response(ModelName("m", "1"), "", "m", degraded, [output])
+        expected = encode_response(ModelName("m", "1"), "", "m", degraded, [output], generation=1)
+        assert unary.answer == expected
     assert scene.endpoint.counters.outcomes == {"ok": 2, "degraded": 1}
 
 

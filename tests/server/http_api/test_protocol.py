@@ -454,7 +454,7 @@ def test_a_json_answer():
         "model_name": "both",
         "model_version": "1",
         "id": "7",
-        "parameters": {"members": "four,two", "degraded": False},
+        "parameters": {"members": "four,two", "degraded": False, "generation": 1},
         "outputs": [
             {
                 "name": "output",
@@ -474,7 +474,11 @@ def test_a_binary_answer():
             )
             header = json.loads(body[:length])
             assert header.get("id", "") == request_id
-            assert header["parameters"] == {"members": members, "degraded": used != 0b10100}
+            assert header["parameters"] == {
+                "members": members,
+                "degraded": used != 0b10100,
+                "generation": 1,
+            }
             (output,) = header["outputs"]
             assert output["parameters"] == {"binary_data_size": VALUES.nbytes}
             assert output["shape"] == [2, 3]

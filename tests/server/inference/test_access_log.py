@@ -16,6 +16,7 @@ from server.grpc_api.status import fail
 from server.http_api.infer_route import InferRoute
 from server.inference.access_log import AccessLog, new_request_id, valid_request_id
 from server.inference.endpoint import Endpoint
+from server.versions import ModelName
 
 
 class Broken:
@@ -27,9 +28,15 @@ class Broken:
 
 def ask(*headers):
     """What a route with a broken engine answers: status, headers, document."""
-    model = SimpleNamespace(served=SimpleNamespace(name="m"), inputs=())
+    model = SimpleNamespace(served=SimpleNamespace(name="m"), public=ModelName("m", "1"), inputs=())
+    endpoint = Endpoint(model)
     inference = SimpleNamespace(
-        engine=Broken(), endpoints={"m": Endpoint(model)}, access=AccessLog("none"), tracer=None
+        engine=Broken(),
+        endpoints={"m": endpoint},
+        find=lambda name: endpoint,
+        deployments=SimpleNamespace(on_routes=lambda renew: None),
+        access=AccessLog("none"),
+        tracer=None,
     )
     scope = {
         "type": "http",

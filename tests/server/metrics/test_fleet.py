@@ -39,7 +39,7 @@ def test_arena_metrics():
     arena = SimpleNamespace(arena=SimpleNamespace(capacity=32), queue=queue, slots=slots)
     bodies = MemoryBudget(1000)
     bodies.reserve(300)
-    values = scrape(collect_arenas, {0: arena}, bodies)
+    values = scrape(collect_arenas, lambda: [arena], bodies)
     assert values['arena_slots{arena="0"}'] == 32
     assert values['arena_used_slots{arena="0"}'] == 5
     assert values['arena_waiting_requests{arena="0"}'] == 2

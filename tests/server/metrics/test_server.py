@@ -8,6 +8,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from server.inference.spec import ChangeCounts
 from server.metrics.registry import MetricsRegistry
 from server.metrics.server import LoopLag, ProcessMetrics, collect_server
 from workers.runtime.memory import SharedMemory, board_bytes, create_memory
@@ -31,7 +32,12 @@ def test_loop_lag():
 
 
 def test_server_metrics_while_draining():
-    inference = SimpleNamespace(is_ready=False, is_leaving=True)
+    inference = SimpleNamespace(
+        is_ready=False,
+        is_leaving=True,
+        deployments=SimpleNamespace(current=SimpleNamespace(generation=4)),
+        changes=ChangeCounts(succeeded=3, refused=2),
+    )
     connections = {"open": 3, "idle": 2}
     collect = partial(collect_server, inference, LoopLag(), lambda: connections)
     body, _ = asyncio.run(MetricsRegistry({"server": collect}).scrape(""))
@@ -39,6 +45,10 @@ def test_server_metrics_while_draining():
     for line in (
         "ensembled_ready 0.0",
         "ensembled_draining 1.0",
+        "ensembled_generation 4.0",
+        'ensembled_changes_total{result="succeeded"} 3.0',
+        'ensembled_changes_total{result="refused"} 2.0',
+        'ensembled_changes_total{result="failed"} 0.0',
         "ensembled_connections 3.0",
         'ensembled_connections_ended_total{limit="idle"} 2.0',
         'ensembled_connections_ended_total{limit="body"} 0.0',
