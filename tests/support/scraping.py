@@ -35,9 +35,11 @@ class Scrape:
                 self.values[sample.name, frozenset(sample.labels.items())] = sample.value
 
     def value(self, name: str, **labels: str) -> float:
-        """The one sample with these labels, or 0 if there is none."""
+        """The one sample with these labels, or 0 if there is none; of version 1 by default."""
         name = f"ensembled_{name}"
         assert any(name.startswith(known) for known in self.types), name
+        if "model" in labels and "version" not in labels:
+            labels["version"] = "" if labels["model"] == "(none)" else "1"
         return self.values.get((name, frozenset(labels.items())), 0.0)
 
     def labels(self, name: str) -> set[str]:

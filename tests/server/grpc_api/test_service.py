@@ -17,7 +17,11 @@ from server.security.spec import SecuritySpec
 
 def make_service():
     inference = SimpleNamespace(
-        engine=None, access=AccessLog("none"), tracer=None, unaddressed=ModelCounters()
+        engine=None,
+        access=AccessLog("none"),
+        tracer=None,
+        unaddressed=ModelCounters(),
+        deployments=SimpleNamespace(on_routes=lambda renew: None),
     )
     authenticator = Authenticator(SecuritySpec(), lambda *_: None)
     return Service(
