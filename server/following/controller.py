@@ -30,8 +30,10 @@ _MOST_OBSERVED = 10_000
 #: What of a window must have been observed, and the parts that it is judged by.
 _FULL = 0.9
 _PARTS = 4
-#: A search is not repeated while no member's demand has changed by more than this share, ...
+#: A search is not repeated while no member's demand has changed by more than this share, beside
+#: so many rows per row of traffic, ...
 _SAME_DEMAND = 0.05
+_SAME_ROWS = 0.01
 #: ... and not sooner than after this share of a window.
 _SEARCH_SHARE = 0.25
 #: When a lost device is tried again, at first and at most.
@@ -196,7 +198,7 @@ class Controller:
         before, demand = self._searched
         is_same = (before.devices, *before.profiles) == (problem.devices, *problem.profiles)
         return is_same and all(
-            abs(rows - problem.demand[member]) <= _SAME_DEMAND * max(rows, problem.demand[member])
+            abs(rows - problem.demand[member]) <= _SAME_DEMAND * rows + _SAME_ROWS
             for member, rows in demand.items()
         )
 

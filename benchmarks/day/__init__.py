@@ -1,0 +1,1 @@
+"""A day of changing traffic: an allocation that follows it against the best one that does not."""
