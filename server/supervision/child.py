@@ -1,8 +1,8 @@
 """A child of the supervisor: its role, the process that runs it at present, and its pipes.
 
-Runs in the supervisor. The spec and commands flow in as lines on the child's stdin, `Started` or
-`Failed` flows out of its status pipe. What libraries print on stdout or stderr flows to the log
-with the child's name, including what it printed just before it died.
+Runs in the supervisor. The spec and commands flow in as lines on the child's stdin; `Started`, then
+reports, then `Failed` flow out of its status pipe. What libraries print on stdout or stderr flows
+to the log with the child's name. Both pipes are read to the last line before a death is noticed.
 """
 
 from __future__ import annotations
@@ -13,20 +13,27 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 
+from server.inference.spec import Report as FrontEndReport
 from workers.runtime.bootstrap import Failed, Started
 from workers.runtime.child_process import OutputLogger, child_command
+from workers.runtime.spec import DeviceSpec, Loaded, Unloaded
 
-__all__ = ["Child"]
+__all__ = ["Child", "Report"]
+
+#: What a child that is up reports.
+Report = Loaded | Unloaded | FrontEndReport
 
 _START_DEADLINE_S = 300.0
-_EXIT_REASON_S = 0.1
 _STDERR = 2
 _CHUNK_BYTES = 1 << 16
 #: A pipe holds about one chunk; a program that outlives the child may go on printing.
 _MAX_DRAINED_CHUNKS = 4
+
+_decode = msgspec.json.Decoder(Started | Failed | Report).decode
 
 
 class _PipeReader:
@@ -67,26 +74,62 @@ class _PipeReader:
         return bool(data)
 
 
+class _StatusReader:
+    """Takes the status lines of one process apart; `error` is why it ended, if it could say so.
+
+    `up` is done as soon as it is known whether the process comes up: why it does not, or "".
+    """
+
+    def __init__(self, on_report: Callable[[Report], None]) -> None:
+        self.up: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.error = ""
+        self._on_report = on_report
+        self._rest = b""
+
+    def feed(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            match _decode(line):
+                case Started():
+                    self._settle("")
+                case Failed(error):
+                    self.error = error
+                    self._settle(error)
+                case report:
+                    self._on_report(report)
+
+    def end(self) -> None:
+        self._settle("it died during start-up")
+
+    def _settle(self, error: str) -> None:
+        if not self.up.done():
+            self.up.set_result(error)
+
+
 @dataclass(eq=False)
 class Child:
     """A role and the process that runs it at present, named as on the board.
 
-    `device` is a worker's, else empty; `incarnation` grows with every start. `is_down` after too
-    many failed starts in a row. `ended` is set once the process has been reaped, `up` once a
-    process of this role has been up.
+    `device` is a worker's, else None; `incarnation` grows with every start. `on_report` is called
+    with what it reports. `is_down` after too many failed starts in a row; `serves` while a process
+    is up. `ended` is set once the process has been reaped, `up` once a process of this role has
+    been up, `retired` if none is to be started any more.
     """
 
     name: str
     module: str
-    device: str = ""
+    on_report: Callable[[Child, Report], None]
+    device: DeviceSpec | None = None
     incarnation: int = 0
     process: asyncio.subprocess.Process | None = None
-    status: asyncio.StreamReader = field(init=False)
     pipes: list[_PipeReader] = field(default_factory=list)
     alive: bool = False
+    serves: bool = False
     is_down: bool = False
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     up: asyncio.Event = field(default_factory=asyncio.Event)
+    retired: asyncio.Event = field(default_factory=asyncio.Event)
+    _status: _StatusReader = field(init=False)
 
     async def spawn(self, inherited: tuple[int, ...], environment: Mapping[str, str]) -> None:
         """Start a process, which inherits descriptors, and replace that of before and its pipes.
@@ -95,10 +138,10 @@ class Child:
             OSError: if the system refuses it.
         """
         lines = OutputLogger(self.name)
-        status = asyncio.StreamReader()
+        status = _StatusReader(partial(self.on_report, self))
         pipes: list[_PipeReader] = []
         try:
-            pipes.append(_PipeReader(status.feed_data, status.feed_eof))
+            pipes.append(_PipeReader(status.feed, status.end))
             pipes.append(_PipeReader(lines.feed, lines.end))
             status_fd, printed_fd = (pipe.write_fd for pipe in pipes)
             log_fd = os.dup(_STDERR)
@@ -117,7 +160,7 @@ class Child:
         finally:
             for pipe in pipes:
                 os.close(pipe.write_fd)  # without a process, that ends the pipe
-        self.status, self.pipes = status, pipes
+        self._status, self.pipes = status, pipes
 
     def drain(self) -> None:
         """Read what a process that has ended left behind.
@@ -146,23 +189,20 @@ class Child:
                 os.kill(self.process.pid, signal.SIGKILL)
 
     async def wait_up(self) -> str:
-        """Wait for the first status line; return why the process is not up, empty if it is."""
-        try:
-            line = await asyncio.wait_for(self.status.readline(), _START_DEADLINE_S)
-        except TimeoutError:
+        """Wait until the process is up or has died; return why it is not up, empty if it is."""
+        assert self.process is not None
+        died = asyncio.create_task(self.process.wait())
+        waits = (self._status.up, died)
+        await asyncio.wait(waits, timeout=_START_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+        if died.done():  # programs that it started may keep the pipe open
+            self.drain()
+            self._status.end()
+        died.cancel()
+        if not self._status.up.done():
             return f"not up after {_START_DEADLINE_S:.0f} s"
-        return _failure(line) if line else "it died during start-up"
+        return self._status.up.result()
 
-    async def exit_reason(self) -> str:
-        """Return why a process that was up has ended, empty if it could not report it."""
-        with contextlib.suppress(TimeoutError, ValueError, msgspec.MsgspecError):
-            # A process that has inherited the pipe may keep it open.
-            line = await asyncio.wait_for(self.status.readline(), _EXIT_REASON_S)
-            return _failure(line)
-        return ""
-
-
-def _failure(line: bytes) -> str:
-    """The error in a status line, empty if it reports a start."""
-    status = msgspec.json.decode(line, type=Started | Failed)
-    return status.error if isinstance(status, Failed) else ""
+    @property
+    def exit_reason(self) -> str:
+        """Why a process that was up has ended, empty if it could not report it."""
+        return self._status.error

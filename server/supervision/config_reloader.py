@@ -7,7 +7,6 @@ any other change of that section is a warning. What is served is `server.supervi
 
 from __future__ import annotations
 
-import logging
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
@@ -24,7 +23,6 @@ from server.security.spec import SecuritySpec
 
 __all__ = ["ConfigReloader", "ReadConfig"]
 
-_log = logging.getLogger(__name__)
 
 #: Returns the configuration on the disk, or the one in a document that was read from there before;
 #: with the overrides of environment and command line, and its versions not expanded.
@@ -91,23 +89,6 @@ class ConfigReloader:
         keys = _changed_keys(self._server.model_dump(), config.server.model_dump(), "server")
         restarts = (f"{key} has changed, which requires a restart" for key in keys)
         return reload, (*credentials.warnings, *restarts)
-
-    def reload(self) -> Reload | None:
-        """Read the configuration; return what to apply, or None if it is wrong."""
-        try:
-            reload, warnings = self.changes(self.read())
-        except ConfigError as error:
-            for line in error.problems:
-                _log.error("configuration not reloaded: %s", line)
-            return None
-        except Exception:  # a bug of ours must not end the task that handles the next signal
-            _log.exception("configuration not reloaded: reading it failed")
-            return None
-        _log.info("configuration read again")
-        for warning in warnings:
-            _log.warning("%s", warning)
-        self.accept(reload)
-        return reload
 
     def accept(self, reload: Reload) -> None:
         """Take what the front-end applies as what is running."""

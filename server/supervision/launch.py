@@ -20,12 +20,10 @@ from setproctitle import setproctitle
 
 from server.config import Config, ServerConfig
 from server.deployment.plan import DeploymentPlan, make_plan
-from server.deployment.rollouts import rollout_specs
 from server.descriptors import check_descriptors
 from server.errors import ConfigError
 from server.inference.spec import (
     ClientLimits,
-    DeploymentSpec,
     FrontEndSpec,
     ModelSpec,
     QueueLimits,
@@ -48,17 +46,14 @@ from server.supervision.sockets import (
 )
 from server.supervision.supervisor import Supervisor
 from server.supervision.systemd import SystemdNotifier
+from server.supervision.transaction import deployment_spec
 from workers.runtime.child_process import log_stdout
 from workers.runtime.logs import ProcessName, flush, log_environment, set_up_logging
-from workers.runtime.memory import add_range, board_bytes, create_memory
+from workers.runtime.memory import board_bytes, create_memory
 from workers.runtime.queues import make_eventfds, queues_bytes, ring_bytes
 from workers.runtime.spec import (
-    CombinerSpec,
-    GenerationSpec,
-    Load,
     MemorySpec,
     QueuesSpec,
-    WorkerSpec,
 )
 
 __all__ = ["check", "serve"]
@@ -114,32 +109,18 @@ def serve(path: Path, read: ReadConfig, *, keeps_state: bool) -> int:
     try:
         with socket_directory() as sockets:
             memory = _create_memory(config, plan)
-            deployment = _deployment(plan, memory)
-            generation, instances = deployment.generation, deployment.instances
             supervisor = Supervisor(
                 front_end=_front_end_spec(
-                    config,
+                    first.base,
                     plan,
-                    deployment=deployment,
                     reloader=reloader,
                     memory=memory,
                     sockets=sockets,
                     http=http,
                     grpc=grpc,
                 ),
-                workers=tuple(
-                    WorkerSpec(
-                        one,
-                        0,
-                        (Load(generation, instances[one.name]),),
-                        memory,
-                        sockets,
-                        plan.tracing,
-                    )
-                    for one in plan.devices
-                ),
-                combiner=CombinerSpec((Load(generation),), memory, sockets),
                 environment=log_environment(server.log_level, server.log_format),
+                planner=changes,
                 reloader=reloader,
                 notifier=notifier,
                 drain_s=server.drain_delay_s + server.drain_s,
@@ -196,32 +177,17 @@ def _create_memory(config: Config, plan: DeploymentPlan) -> MemorySpec:
     return MemorySpec(create_memory(nbytes), nbytes, processes, queues)
 
 
-def _deployment(plan: DeploymentPlan, memory: MemorySpec) -> DeploymentSpec:
-    """Add the arenas of the first generation to the shared memory."""
-    found = plan.composition
-    offset, nbytes = add_range(memory.fd, found.arena_bytes)
-    generation = GenerationSpec(1, offset, nbytes, found.arenas)
-    return DeploymentSpec(
-        generation,
-        found.instances,
-        found.models,
-        rollouts=rollout_specs(plan.config),
-        is_followed=plan.is_followed,
-    )
-
-
 def _front_end_spec(
-    config: Config,
+    base: Config,
     plan: DeploymentPlan,
     *,
-    deployment: DeploymentSpec,
     reloader: ConfigReloader,
     memory: MemorySpec,
     sockets: str,
     http: socket.socket,
     grpc: socket.socket,
 ) -> FrontEndSpec:
-    server, limits = config.server, config.server.limits
+    server, limits = base.server, base.server.limits
     return FrontEndSpec(
         epoch=0,
         workers=(),
@@ -229,7 +195,7 @@ def _front_end_spec(
         devices=plan.devices,
         memory=memory,
         sockets=sockets,
-        deployment=deployment,
+        deployment=deployment_spec(plan, base, memory.fd, 1),
         http_fd=http.fileno(),
         grpc_address=format_address(grpc),
         max_request_bytes=server.max_request_bytes,

@@ -37,6 +37,10 @@ class MemoryWatch:
 
     def __init__(self, devices: Iterable[DeviceSpec]) -> None:
         self._first: dict[int, int] = {}
+        self.follow(devices)
+
+    def follow(self, devices: Iterable[DeviceSpec]) -> None:
+        """From now on, watch the workers of these devices."""
         self._budgets: dict[str, int] = {}
         self._sharing: defaultdict[str, list[str]] = defaultdict(list)
         for device in devices:
@@ -46,7 +50,7 @@ class MemoryWatch:
                 self._sharing[key].append(device.name)
 
     def record_up(self, pid: int) -> None:
-        """Record what a worker takes with its members, before it is given work."""
+        """Record what a worker takes with its members: after it has loaded or unloaded some."""
         self._first[pid] = private_bytes(pid)
 
     def find_leaking(self, pids: Mapping[str, int]) -> tuple[str, int, int] | None:

@@ -106,6 +106,10 @@ class BoardRow:
         """Record that the process has been reaped."""
         self._cells[_PID] = 0
 
+    def erase(self) -> None:
+        """Reset everything: the row is that of another process from now on."""
+        self._cells[:] = memoryview(bytes(len(self._cells) * 8)).cast("q")
+
     @property
     def pid(self) -> int:
         """The running process, 0 if there is none."""
