@@ -36,7 +36,7 @@ from server.supervision.memory_watch import MemoryWatch
 from workers.combiner.rule_guard import RuleCrashes, rules_of
 from workers.runtime.logs import log_environment, log_settings
 from workers.runtime.memory import SharedMemory
-from workers.runtime.spec import Attach, CombinerSpec, Detach, DeviceSpec, MemorySpec, WorkerSpec
+from workers.runtime.spec import Attach, CombinerSpec, Detach, DeviceSpec, WorkerSpec
 
 __all__ = ["Observer", "Processes"]
 
@@ -343,12 +343,12 @@ class Processes:
     def _descriptors(self, child: Child) -> tuple[int, ...]:
         """What a child inherits: the memory, its own bell and those it rings.
 
-        A front-end rings all, also those of devices that come later, and has the listening socket.
+        A front-end rings all workers, also those that come later, and has the listening socket.
         """
-        memory: MemorySpec = self.memory.spec
-        queues = memory.queues
+        memory = self.memory.spec
+        bells = list(zip(memory.queues.processes, memory.queues.bells, strict=False))
         if child is self.front_end:
-            return (memory.fd, *queues.bells, self._spec.http_fd)
-        bells = dict(zip(queues.processes, queues.bells, strict=False))  # empty if ZeroMQ rings
-        rung = (child.name, _COMBINER, _FRONT_END)
-        return (memory.fd, *dict.fromkeys(bells[name] for name in rung if name in bells))
+            rung = [bell for name, bell in bells if name != _COMBINER]
+            return (memory.fd, *rung, self._spec.http_fd)
+        names = (child.name, _COMBINER, _FRONT_END)
+        return (memory.fd, *(bell for name, bell in bells if name in names))
