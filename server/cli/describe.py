@@ -26,7 +26,7 @@ from server.members.files import local_files
 from server.members.inspect import inspect_members
 from server.members.rules import inspect_rules
 from server.stdout import echo
-from server.versions import split_name
+from server.versions import internal_name, split_name
 
 __all__ = ["describe"]
 
@@ -69,6 +69,7 @@ def describe(target: str, model: str, *, as_json: bool) -> None:
 
 def _inspect(config: Config, model: str) -> Description:
     """Describe a model of a configuration, of which nothing is started."""
+    version = split_name(model).version
     model = default_names(config).get(model, model)
     if model not in {**config.ensembles, **config.members}:
         raise _unknown(model, [*config.ensembles, *config.members])
@@ -96,21 +97,22 @@ def _inspect(config: Config, model: str) -> Description:
         {"ensemble": ensemble_config(spec)},
         url=f"http{'s' if server.tls else ''}://{local_address(config)}",
         needs_key=bool(server.api_keys or server.api_keys_file),
+        version=version,
     )
 
 
 def _ask_server(url: str, model: str) -> Description:
     api_key = os.environ.get("ENSEMBLED_API_KEY") or None
+    name, version = split_name(model)
     try:
         with EnsembleClient(url, api_key=api_key) as client:
             try:
-                name, version = split_name(model)
                 metadata, config = client.metadata(name, version), client.config(name, version)
             except UnknownModel:
                 raise _unknown(model, [one.name for one in client.models()]) from None
     except EnsembledClientError as error:
         raise EnsembledError(f"{url}: {error.message}") from None
-    return _description(metadata, config, url=url, needs_key=api_key is not None)
+    return _description(metadata, config, url=url, needs_key=api_key is not None, version=version)
 
 
 def _unknown(model: str, known: Sequence[str]) -> ConfigError:
@@ -119,17 +121,22 @@ def _unknown(model: str, known: Sequence[str]) -> ConfigError:
 
 
 def _description(
-    metadata: Mapping[str, Any], config: Mapping[str, Any], *, url: str, needs_key: bool
+    metadata: Mapping[str, Any],
+    config: Mapping[str, Any],
+    *,
+    url: str,
+    needs_key: bool,
+    version: str,
 ) -> Description:
-    """Describe a model by the protocol's documents."""
+    """Describe a model by the protocol's documents; the version is empty if none was asked for."""
     ensemble = dict(config.get("ensemble", {}))
     labels = tuple(ensemble.pop("labels", ()))
     on_request = ensemble.pop("extra_outputs", ())
     limits = ensemble.pop("max_shapes", {})
     inputs = _tensors(metadata["inputs"], limits)
-    request = ExampleRequest(metadata["name"], inputs, url, bool(labels), needs_key)
+    request = ExampleRequest(metadata["name"], inputs, url, bool(labels), needs_key, version)
     return Description(
-        model=metadata["name"],
+        model=internal_name(metadata["name"], version) if version else metadata["name"],
         ensemble=ensemble,
         inputs=inputs,
         outputs=_tensors(metadata["outputs"]),

@@ -58,6 +58,7 @@ class ExampleRequest:
         url: of the server, ``http://`` or ``https://`` HOST:PORT.
         has_labels: whether the output has an element per class, with a label.
         needs_key: whether to send the API key in ENSEMBLED_API_KEY.
+        version: of the model, empty where the server chooses it.
     """
 
     model: str
@@ -65,6 +66,7 @@ class ExampleRequest:
     url: str
     has_labels: bool = False
     needs_key: bool = False
+    version: str = ""
 
     @cached_property
     def _shapes(self) -> list[tuple[int, ...]]:
@@ -83,7 +85,10 @@ class ExampleRequest:
 
     def by_curl(self) -> str:
         """Return a command of the shell."""
-        call = f"curl -sS {shlex.quote(f'{self.url}/v2/models/{quote(self.model)}/infer')} \\\n"
+        path = f"/v2/models/{quote(self.model)}"
+        if self.version:
+            path += f"/versions/{self.version}"
+        call = f"curl -sS {shlex.quote(f'{self.url}{path}/infer')} \\\n"
         if self.needs_key:
             call += '  -H "Authorization: Bearer $ENSEMBLED_API_KEY" \\\n'
         if len(self.inputs) == 1 and self.inputs[0].is_image:
@@ -109,6 +114,7 @@ class ExampleRequest:
             )
         imports = ["import os"] * self.needs_key + ["import numpy as np"] * ("np." in x)
         key = ', api_key=os.environ["ENSEMBLED_API_KEY"]' if self.needs_key else ""
+        version = f", version={_quoted(self.version)}" if self.version else ""
         return "\n".join(
             [
                 *imports,
@@ -116,7 +122,7 @@ class ExampleRequest:
                 "",
                 f"x = {x}",
                 f"with EnsembleClient({_quoted(self.url)}{key}) as client:",
-                f"    answer = client.predict({_quoted(self.model)}, x)",
+                f"    answer = client.predict({_quoted(self.model)}, x{version})",
                 "print(answer.values)",
                 *(["print(answer.top(3))"] if self.has_labels else []),
             ]
@@ -139,7 +145,8 @@ class ExampleRequest:
             arguments = f"{_quoted(one.name)}, {list(shape)}, {_quoted(one.datatype)}"
             lines.append(f"inputs.append(triton.InferInput({arguments}))")
             lines.append(f"inputs[-1].set_data_from_numpy({_triton_value(one, shape)})")
-        sent = f"inputs{key if self.needs_key else ''}"
+        version = f", model_version={_quoted(self.version)}" if self.version else ""
+        sent = f"inputs{version}{key if self.needs_key else ''}"
         lines.append(f"answer = client.infer({_quoted(self.model)}, {sent})")
         return "\n".join([*lines, 'print(answer.as_numpy("output"))'])
 

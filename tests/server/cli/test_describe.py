@@ -186,3 +186,10 @@ def test_examples_of_every_kind_of_tensor():
         assert "ENSEMBLED_API_KEY" in program
     assert "np.ones((1, 3), np.float32)" in request.by_python()
     assert "ssl=True" in request.by_tritonclient()
+
+
+def test_examples_of_a_version():
+    request = ExampleRequest("m", INPUTS[3:], "http://host:1", version="2")
+    assert "/v2/models/m/versions/2/infer " in request.by_curl()
+    assert 'client.predict("m", x, version="2")' in request.by_python()
+    assert 'client.infer("m", inputs, model_version="2")' in request.by_tritonclient()
