@@ -126,7 +126,8 @@ def demand_of(traffic: Traffic, stages: Stages) -> dict[str, float]:
     those that were answered early. What was refused for lack of capacity counts as if it had been
     answered, but at most doubles a model's rows: its clients may have tried again. What is missing
     because answers are degraded is not spared: otherwise an overloaded member would seem to be
-    asked for less, get fewer devices, and be missing more often.
+    asked for less, get fewer devices, and be missing more often. Rows that a member predicts beside
+    those (of copies for a roll-out) are asked for, too.
     """
     answered: Counter[str] = Counter()
     wanted: Counter[str] = Counter()
@@ -150,16 +151,13 @@ def demand_of(traffic: Traffic, stages: Stages) -> dict[str, float]:
     if any(model.degraded for model in traffic.models.values()):
         saved = sum(model.saved for model in traffic.models.values()) - unasked
         spared = min(max(saved, 0.0) / max(sum(missing.values()), 1.0), 1.0)
-    every = dict.fromkeys(member for model in stages.values() for one in model for member in one)
-    return {
-        member: max(
-            wanted[member] / rows * (1 - spared * missing[member] / answered[member])
-            if answered[member]
-            else 0.0,
-            _LEAST_DEMAND,
-        )
-        for member in every
-    }
+    demand = {}
+    for member in dict.fromkeys(name for model in stages.values() for one in model for name in one):
+        asked = answered[member]
+        share = 1 - spared * missing[member] / asked if asked else 0.0
+        beside = max(traffic.members.get(member, 0) - asked, 0.0)
+        demand[member] = max((wanted[member] * share + beside) / rows, _LEAST_DEMAND)
+    return demand
 
 
 def _reached(model: ModelTraffic, stages: Sequence[Sequence[str]]) -> list[float]:

@@ -29,7 +29,7 @@ from server.inference.outputs import OutputTensor, infer_options, output_tensors
 from server.inference.repository import Repository
 from server.inference.requests import BoundRequest, InferRequest, RequestedOutput
 from server.inference.rollouts import Rollouts
-from server.inference.spec import DeploymentSpec, FrontEndSpec, ModelSpec
+from server.inference.spec import FrontEndSpec, ModelSpec
 
 if TYPE_CHECKING:
     from server.engine.tracing import RequestTrace, Tracer
@@ -84,11 +84,6 @@ class Inference:
         Raises `UnknownModel`.
         """
         return self.deployments.find(name, version)
-
-    @property
-    def deployment(self) -> DeploymentSpec:
-        """What is served."""
-        return self._spec.deployment
 
     @property
     def is_ready(self) -> bool:

@@ -32,7 +32,7 @@ class TrafficReporter:
         before, since = None, 0.0
         while True:
             await asyncio.sleep(_INTERVAL_S)
-            if not self._inference.deployment.is_followed:
+            if not self._inference.deployments.current.spec.is_followed:
                 continue
             counted, now = self._counted(), time.monotonic()
             if before is not None and counted.generation == before.generation:
@@ -41,7 +41,8 @@ class TrafficReporter:
 
     def _counted(self) -> Traffic:
         """What the counters of the generation that is served say."""
-        engine, generation = self._inference.engine, self._inference.deployment.generation
+        engine = self._inference.engine
+        generation = self._inference.deployments.current.spec.generation
         ended: defaultdict[str, list[int]] = defaultdict(list)
         for spec in generation.arenas:
             for name, counts in engine.arenas[spec.index].ended_stages.items():

@@ -49,28 +49,27 @@ def test_no_traffic_has_no_demand_and_unknown_models_none():
     assert demand_of(traffic({"z": 9}, z=ModelTraffic(9, 9)), STAGES) == {}
 
 
+def test_copies_for_a_roll_out_are_asked_for_too():
+    seen = traffic({"a": 100, "b": 100, "c": 50}, both=ModelTraffic(10, 100))
+    assert demand_of(seen, STAGES) == pytest.approx({"a": 1.0, "b": 1.0, "c": 0.5})
+
+
 COUNTS = st.integers(0, 1000)
+MODELS = st.builds(
+    ModelTraffic, COUNTS, COUNTS, COUNTS, COUNTS, COUNTS, st.tuples(COUNTS, COUNTS, COUNTS)
+)
 
 
 @given(
-    st.dictionaries(
-        st.sampled_from([*STAGES]),
-        st.builds(
-            ModelTraffic,
-            COUNTS,
-            COUNTS,
-            COUNTS,
-            COUNTS,
-            COUNTS,
-            st.tuples(COUNTS, COUNTS, COUNTS),
-        ),
-    ),
+    st.dictionaries(st.sampled_from([*STAGES]), MODELS),
     st.dictionaries(st.sampled_from("abc"), COUNTS),
 )
-def test_a_demand_is_above_nothing_and_at_most_a_row_per_row(models, members):
+def test_a_demand_is_of_all_members_and_above_nothing(models, members):
     demand = demand_of(Traffic(1, 1.0, models, members), STAGES)
     assert not demand or demand.keys() == {*"abc"}
-    assert all(0 < rows <= 1 + 1e-9 for rows in demand.values())
+    rows = sum(model.rows for model in models.values())
+    for member, asked in demand.items():
+        assert 0 < asked <= 1 + members.get(member, 0) / rows + 1e-9
 
 
 def test_observations_add_up():
