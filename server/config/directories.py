@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from server.config.base import VERSION_PATTERN
 from server.config.models import BACKENDS, KEYS_BY_SUFFIX
 
-__all__ = ["find_model", "find_versions", "is_version"]
+__all__ = ["find_model", "find_versions", "is_version", "warn_of_others"]
 
 _STEM = "model"
 
@@ -27,22 +28,31 @@ def is_version(path: Path) -> bool:
 
 
 def find_versions(directory: Path) -> dict[str, Path]:
-    """Return the folders in a directory that are versions, and warn of others that are not hidden.
+    """Return the folders in a directory that are versions.
 
     Raises:
         ValueError: if there are none.
         OSError: if the directory can't be read.
     """
-    folders = [one for one in sorted(directory.iterdir()) if one.is_dir()]
-    found = {one.name: one for one in folders if is_version(one)}
-    ignored = [one.name for one in folders if one.name not in found and one.name[0] != "."]
-    if ignored:
-        _log.warning(
-            "%s: not a version, which is a whole number from 1: %s", directory, ", ".join(ignored)
-        )
+    found = {one.name: one for one in sorted(directory.iterdir()) if is_version(one)}
     if not found:
         raise ValueError(f"there is no version in {directory}, such as 1/{_STEM}.onnx")
     return found
+
+
+def warn_of_others(directory: Path) -> None:
+    """Log a warning of folders in a directory that are no versions, unless they are hidden."""
+    others: list[str] = []
+    with suppress(OSError):  # which is told when the versions are looked for
+        others += (
+            one.name
+            for one in sorted(directory.iterdir())
+            if one.is_dir() and not is_version(one) and not one.name.startswith(".")
+        )
+    if others:
+        _log.warning(
+            "%s: not a version, which is a whole number from 1: %s", directory, ", ".join(others)
+        )
 
 
 def find_model(folder: Path, name: str | None) -> Any:

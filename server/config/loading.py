@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from server.config.directories import warn_of_others
 from server.config.environment import NESTED, PREFIX, check_variables
 from server.config.expansion import expand
 from server.config.models import DIRECTORY_KEYS
@@ -22,6 +23,7 @@ from server.config.problems import problem_lines
 from server.config.repository_directory import read_repository
 from server.config.root import Config
 from server.config.server import ServerConfig
+from server.config.versions import VersionsConfig
 from server.config.yaml_file import read_yaml
 from server.errors import ConfigError
 from workers.fetcher.source import FileSource
@@ -91,7 +93,11 @@ def read_config(
         raise ConfigError(f"{path}: should be a mapping with the key `members:`")
     if not with_conformal:
         _drop_conformal(document.get("ensembles"))
-    return validated(document, path, directory=path.absolute() if is_repository else None)
+    config = validated(document, path, directory=path.absolute() if is_repository else None)
+    for member in config.members.values():
+        if isinstance(member.model, VersionsConfig) and isinstance(member.model.versions, Path):
+            warn_of_others(member.model.versions)
+    return config
 
 
 def validated(

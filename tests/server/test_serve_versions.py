@@ -47,6 +47,7 @@ def server(tmp_path_factory):
         write_linear(folder / "model.onnx", np.eye(3) * factor)
     (directory / "cat/config.pbtxt").write_text(CAT)
     (directory / "cat/labels.txt").write_text("a\nb\nc\n")
+    (directory / "cat/old").mkdir()
     (directory / "dog/member.yaml").write_text("outputs: {y: {}}")
     (directory / "ensembles.yaml").write_text(yaml.safe_dump(ENSEMBLES))
     (directory / "repository.yaml").write_text(yaml.safe_dump(OTHERS))
@@ -108,6 +109,8 @@ def test_metadata_and_statistics_are_per_version(server):
 def test_the_warning_of_the_start(server):
     (line,) = [line for line in server.stderr.splitlines() if "config.pbtxt" in line]
     assert "instance_group (the allocation says what runs where, and how often)" in line
+    (line,) = [line for line in server.stderr.splitlines() if "not a version" in line]
+    assert line.endswith("/cat: not a version, which is a whole number from 1: old")
 
 
 @pytest.mark.parametrize("scheme", ["http", "grpc"])
@@ -118,5 +121,23 @@ def test_clients_name_versions(server, scheme):
             values = client.predict("cat", X, version=version).values
             np.testing.assert_allclose(values, X * factor, rtol=1e-6)
         assert client.is_ready("cat", "2")
+        with pytest.raises(UnknownModel):
+            client.predict("cat", X, version="1")
+
+
+def test_a_new_version_is_served_after_a_reload(tmp_path):
+    directory = tmp_path / "models"
+    (directory / "cat/1").mkdir(parents=True)
+    write_linear(directory / "cat/1/model.onnx", np.eye(3))
+    (directory / "repository.yaml").write_text(yaml.safe_dump({"devices": OTHERS["devices"]}))
+    (directory / "ensembles.yaml").write_text("all: {members: [cat]}")
+    with running(directory, tmp_path) as server, EnsembleClient(server.url) as client:
+        np.testing.assert_allclose(client.predict("cat", X).values, X)
+        (directory / "cat/2").mkdir()
+        write_linear(directory / "cat/2/model.onnx", np.eye(3) * 2)
+        change = client.reload(directory)
+        assert change.changes[0].startswith("member cat@2: new")
+        np.testing.assert_allclose(client.predict("cat", X).values, X * 2)
+        np.testing.assert_allclose(client.predict("all", X).values, X * 2)
         with pytest.raises(UnknownModel):
             client.predict("cat", X, version="1")
