@@ -81,8 +81,9 @@ def scenario_from_files(
 def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) -> Scenario:
     """Profile the members of a configuration on this host's devices, and saturate them.
 
-    Requests are for its ensembles in equal shares; without ensembles, for its members. Without an
-    allocation file, the allocation is the configuration's, and searched if that is `auto`.
+    Requests are for its ensembles in equal shares, unless a trace says it; without ensembles, for
+    its members. Without an allocation file, the allocation is the configuration's, and searched if
+    that is `auto`.
 
     Raises:
         ConfigError: if the configuration is wrong, or the allocation does not match.
@@ -101,8 +102,8 @@ def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) 
             largest = {one.member: one.batch for one in found.profiles}  # ascending: the last
             planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
             _check(planned.problem, matrix, path)
-    ensembles = [ensemble.members for ensemble in config.ensembles.values()]
-    mix = [EnsembleShare(names) for names in ensembles or [(name,) for name in matrix.members]]
+    mix = [EnsembleShare(one.members, name=name) for name, one in config.ensembles.items()]
+    mix = mix or [EnsembleShare((name,), name=name) for name in matrix.members]
     return _saturated(planned.problem, matrix, mix=mix, host=planned.host, seed=seed)
 
 
