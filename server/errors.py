@@ -177,7 +177,7 @@ class QueueFull(RequestError, http=429, grpc="RESOURCE_EXHAUSTED", outcome="queu
         self.reason = reason
 
 
-class ChangeFailed(RequestError, http=409, grpc="FAILED_PRECONDITION"):
+class ChangeFailed(RequestError, http=409, grpc="FAILED_PRECONDITION", outcome="unavailable"):
     """A change of what is served did not succeed; what was served before still is."""
 
 

@@ -94,6 +94,11 @@ class Deployments:
         deployment = self._known[spec.generation.number] = Deployment(spec, counters)
         return deployment
 
+    @property
+    def others(self) -> list[Deployment]:
+        """Those that are prepared, or were current and are not idle yet."""
+        return [one for one in self._known.values() if one is not self.current]
+
     def get(self, generation: int) -> Deployment | None:
         """A deployment, None if it is not known."""
         return self._known.get(generation)

@@ -23,6 +23,7 @@ from server.inference.binding import bind_images, bind_tensors
 from server.inference.control import Control
 from server.inference.deployments import Deployments
 from server.inference.endpoint import Endpoint
+from server.inference.index import repository_index
 from server.inference.lengths import bind_sizes
 from server.inference.metadata import model_config, model_metadata
 from server.inference.outputs import OutputTensor, infer_options, output_tensors, takes_long
@@ -107,16 +108,10 @@ class Inference:
         return model_metadata(endpoint.model, [*reversed(versions)])
 
     def index(self, *, ready_only: bool = False) -> list[dict[str, Any]]:
-        """The protocol's repository index: each model with its state."""
-        entries = []
-        for endpoint in self.endpoints.values():
-            can_answer = self.can_answer(endpoint)
-            if can_answer or not ready_only:
-                state = "READY" if can_answer else "UNAVAILABLE"
-                reason = "" if can_answer else "too few of its members are up for its quorum"
-                name, version = endpoint.model.public
-                entries.append({"name": name, "version": version, "state": state, "reason": reason})
-        return entries
+        """The protocol's repository index: each version of each model with its state."""
+        deployments = self.deployments
+        entries = repository_index(deployments.current, deployments.others, self.can_answer)
+        return [one for one in entries if not ready_only or one["state"] == "READY"]
 
     def statistics(self, endpoints: list[Endpoint] | None = None) -> dict[str, Any]:
         """The protocol's statistics of some models, of all if none are named."""
