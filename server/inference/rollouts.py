@@ -146,6 +146,7 @@ class Rollouts:
     ) -> Endpoint:
         """The endpoint for a request that names no version, of which `endpoint` is the present one.
 
+        That is pinned, so both stay; a new version that is held back gets nothing.
         `header` gives the value of a header of the request, or of its metadata, by its name in
         lower case; empty if it is absent. The endpoint counts in the roll-out's figures, too.
         """
@@ -155,7 +156,7 @@ class Rollouts:
         figures = rollout.figures
         new = self._inference.find(endpoint.model.name, rollout.spec.version)
         takes = rollout.router.takes(rollout.key(request, header))
-        if rollout.spec.mode == "canary" and takes:
+        if rollout.spec.mode == "canary" and takes and new.is_open:
             return _Tried(new, figures.new, request, other=endpoint.model)
         copy = None
         if rollout.spec.mode == "shadow" and takes:

@@ -76,7 +76,7 @@ class Shadows:
         It is dropped if the server has anything else to do.
         """
         nbytes = _nbytes(request) + len(answer.values)
-        is_idle = self._inference.engine.is_idle_for(endpoint.model.served)
+        is_idle = endpoint.is_open and self._inference.engine.is_idle_for(endpoint.model.served)
         try:
             if len(self._copies) >= _MAX_COPIES or not is_idle:
                 raise QueueFull("others come first")

@@ -134,6 +134,20 @@ def test_a_canary_answers_its_share():
     asyncio.run(run())
 
 
+def test_a_version_that_is_held_back_gets_nothing():
+    async def run():
+        for mode in ("canary", "shadow"):
+            stage = Stage(spec(mode))
+            stage.endpoints["2"].is_open = False
+            chosen = stage.choose()
+            chosen.succeed(0.0, answer_of())
+            await settle()
+            assert (chosen.model.version, stage.copied) == ("1", [])
+            assert stage.figures.dropped == (mode == "shadow")
+
+    asyncio.run(run())
+
+
 def test_it_is_sticky_by_a_header_or_the_request_id():
     async def run():
         stage = Stage(spec(percent=50, sticky="header", header="x-user"))

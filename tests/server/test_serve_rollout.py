@@ -1,0 +1,89 @@
+"""Roll-outs in the whole server: who answers, what is compared, and how they end."""
+
+import numpy as np
+import pytest
+from scraping import Scrape
+from serving import Client, configuration, fake, wait_for
+
+pytestmark = pytest.mark.process
+
+X = np.array([[0.0, 5.0], [1.0, 7.0]], np.float32)
+ADDED = {"1": 1.0, "2": 2.0}
+ROLLOUT = "/v2/models/cat/rollout"
+
+
+def versions(rollout, **second):
+    """A member of two versions, which add their number; what is said of the second goes first."""
+    first, other = (fake(add=ADDED[one], **(second if one == "2" else {})) for one in ADDED)
+    member = {"model": {"versions": {"1": first, "2": other}}, "output": "values"}
+    return configuration({"cat": {**member, "rollout": {"version": "2", **rollout}}})
+
+
+def version_of(answer):
+    """The version that an answer says it is of; its values must be that version's."""
+    version = answer.json["model_version"]
+    assert answer.json["model_name"] == "cat"
+    np.testing.assert_array_equal(answer.values, X + ADDED[version])
+    return version
+
+
+def test_a_canary_over_both_protocols(serve, connect):
+    server = serve(versions({"mode": "canary", "percent": 25}))
+    client, channel = server.client, connect(server)
+    told = [version_of(client.predict("cat", X, binary=binary)) for binary in (True, False) * 20]
+    assert 8 <= told.count("2") <= 12
+    answers = [channel.infer("cat", X) for _ in range(40)]
+    by_grpc = [answer.message.model_version for answer in answers]
+    assert 8 <= by_grpc.count("2") <= 12
+    for answer, version in zip(answers, by_grpc, strict=True):
+        np.testing.assert_array_equal(answer.values, X + ADDED[version])
+    for version in ADDED:
+        asked = [version_of(client.predict(f"cat/versions/{version}", X)) for _ in range(5)]
+        assert asked == [version] * 5
+    figures = client.get(ROLLOUT).json()
+    assert figures["new"]["requests"] + figures["present"]["requests"] == 80
+    assert figures["new"]["requests"] == told.count("2") + by_grpc.count("2")
+    assert figures["new"]["errors"] == 0
+
+
+def test_a_canary_is_sticky(serve, connect):
+    sticky = {"header": "X-User"}
+    server = serve(versions({"mode": "canary", "percent": 50, "sticky": sticky}))
+    channel = connect(server)
+
+    def ask(user):
+        client = Client(server.url)
+        client.http.headers["x-user"] = user
+        told = {version_of(client.predict("cat", X, binary=binary)) for binary in (True, False)}
+        client.close()
+        told.add(channel.infer("cat", X, metadata=(("x-user", user),)).message.model_version)
+        (version,) = told
+        return version
+
+    assert {ask(f"user-{number}") for number in range(10)} == {"1", "2"}
+
+
+def test_a_shadow_is_compared_and_answers_nobody(serve, connect):
+    server = serve(versions({"mode": "shadow"}))
+    channel = connect(server)
+
+    def wait_compared(requests):
+        def look():
+            figures = server.client.get(ROLLOUT).json()
+            return figures if figures["compared_requests"] == requests else None
+
+        return wait_for(look, f"{requests} comparisons")
+
+    for asked in range(1, 6):
+        assert version_of(server.predict("cat", X, binary=bool(asked % 2))) == "1"
+        wait_compared(asked)
+    channel.infer("cat", X)
+    seen = wait_compared(6)
+    assert (seen["compared_rows"], seen["disagreeing_rows"]) == (12, 12.0)
+    assert (seen["max_difference"], seen["dropped_copies"]) == (1.0, 0)
+    assert seen["new"]["mean_ms"] > 0
+    scrape = Scrape(server.client)
+    name = "rollout_disagreeing_rows_total"
+    assert scrape.value(name, model="cat", version="2") == 12
+    told = server.client.get("/v2/models/cat/versions/2/stats").json()["model_stats"]
+    assert told[0]["rollout"]["compared_rows"] == 12
