@@ -1,5 +1,7 @@
 """Roll-outs in the whole server: who answers, what is compared, and how they end."""
 
+import json
+
 import numpy as np
 import pytest
 from scraping import Scrape
@@ -87,3 +89,57 @@ def test_a_shadow_is_compared_and_answers_nobody(serve, connect):
     assert scrape.value(name, model="cat", version="2") == 12
     told = server.client.get("/v2/models/cat/versions/2/stats").json()["model_stats"]
     assert told[0]["rollout"]["compared_rows"] == 12
+
+
+def post(server, **body):
+    return server.client.http.post(ROLLOUT, content=json.dumps(body))
+
+
+def test_by_hand(serve):
+    server = serve(versions({"mode": "canary", "percent": 0}))
+    assert version_of(server.predict("cat", X)) == "1"
+    assert post(server, action="percent", percent=100).json()["generation"] == 2
+    assert version_of(server.predict("cat", X)) == "2"
+    assert version_of(server.predict("cat/versions/1", X)) == "1"
+    assert post(server, action="percent", percent=0).json()["generation"] == 3
+    assert version_of(server.predict("cat", X)) == "1"
+    assert server.client.get(ROLLOUT).json()["new"]["requests"] == 1
+    assert post(server, action="promote").json()["generation"] == 4
+    assert [version_of(server.predict("cat", X)) for _ in range(3)] == ["2"] * 3
+    assert server.client.get(ROLLOUT).status_code == 400
+    assert post(server, action="rollback").status_code == 400
+
+
+def test_a_version_that_fails_is_rolled_back(serve):
+    limits = {"after_requests": 20, "max_error_rate": 0.1}
+    server = serve(versions({"mode": "canary", "percent": 50, "rollback": limits}, fail="raise"))
+
+    def is_over():
+        server.predict("cat", X)
+        return server.client.get(ROLLOUT).status_code == 400
+
+    wait_for(is_over, "the end of the roll-out")
+    assert [version_of(server.predict("cat", X)) for _ in range(10)] == ["1"] * 10
+    assert server.predict("cat/versions/2", X).status == 404
+    said = "the roll-out of version 2 of 'cat' is rolled back: "
+    (line,) = [line for line in server.stderr.splitlines() if said in line]
+    assert "requests failed" in line
+
+
+def test_a_version_that_agrees_is_promoted(serve):
+    ADDED_HERE = {"1": 1.0, "2": 1.0}
+    first, other = (fake(add=add) for add in ADDED_HERE.values())
+    limits = {"after_requests": 20, "max_disagreement": 0.4, "max_error_rate": 0.4}
+    member = {
+        "model": {"versions": {"1": first, "2": other}},
+        "output": "values",
+        "rollout": {"version": "2", "mode": "shadow", "promote": limits},
+    }
+    server = serve(configuration({"cat": member}))
+
+    def is_promoted():
+        return server.predict("cat", X).json["model_version"] == "2"
+
+    wait_for(is_promoted, "the promotion")
+    assert server.client.get(ROLLOUT).status_code == 400
+    assert server.stderr.count("of version 2 of 'cat' is promoted: 0 of ") == 1
