@@ -134,7 +134,7 @@ def _union(old: Mapping[bytes, int], new: Mapping[bytes, int]) -> dict[bytes, in
 
 def _content(source: ModelSource) -> bytes:
     """Equal for models that a worker loads once: all but the member's name."""
-    return msgspec.json.encode(msgspec.structs.replace(source, member=""))
+    return msgspec.json.encode(msgspec.structs.replace(source, member="", links=""))
 
 
 def _pools(devices: Collection[DeviceSpec]) -> dict[str, list[str]]:

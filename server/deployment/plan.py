@@ -8,13 +8,14 @@ package. Whatever can be found wrong before processes are started is found here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from types import MappingProxyType
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.deployment.devices import arena_budget_bytes, find_devices
+from server.deployment.links import Links
 from server.deployment.placement import (
     PlacementResult,
     matrix_problems,
@@ -34,9 +35,12 @@ from server.members.rules import inspect_rules
 from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr
 from server.rollout.spec import RolloutSpec
-from workers.runtime.spec import DeviceSpec, TracingSpec
+from workers.runtime.spec import DeviceSpec, ModelSource, TracingSpec
 
 __all__ = ["DeploymentPlan", "Models", "find_models", "make_plan", "planned", "tracing_spec"]
+
+#: Of commands, which end before a file can change.
+NO_LINKS = Links(None)
 
 _TRACING_PACKAGES = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
@@ -51,6 +55,12 @@ class Models:
     config: Config
     members: tuple[InspectedMember, ...]
     findings: RuleFindings
+
+    @property
+    def sources(self) -> list[ModelSource]:
+        """The models, those of members first."""
+        metas = [found.meta for found in self.findings.values() if found.meta is not None]
+        return [*(member.source for member in self.members), *metas]
 
 
 @dataclass(frozen=True)
@@ -112,17 +122,20 @@ def make_plan(
     log: Callable[[str], None] | None = None,
     probes: Probes = EACH_TIME,
     preferred: AllocationMatrix | None = None,
+    formers: Mapping[str, ModelSource] = MappingProxyType({}),
+    links: Links = NO_LINKS,
 ) -> DeploymentPlan:
     """Plan what will be served where; profiling may take `profile_s`, and is logged.
 
-    An allocation that is not in a file is the preferred one, if that fits.
+    An allocation that is not in a file is the preferred one, if that fits. `formers` and `links`
+    are as for `find_models`.
 
     Raises:
         ConfigError: if the configuration is wrong.
         StartError: if a model can't be built or inspected.
     """
     tracing = tracing_spec(config)
-    models = find_models(config, probes)
+    models = find_models(config, probes, formers=formers, links=links)
     config, members = models.config, models.members
     devices = tuple(find_devices(config))
     placement = None
@@ -146,17 +159,24 @@ def find_models(
     config: Config,
     probes: Probes,
     *,
-    pinned: Mapping[str, InspectedMember] = MappingProxyType({}),
+    formers: Mapping[str, ModelSource] = MappingProxyType({}),
+    links: Links = NO_LINKS,
 ) -> Models:
-    """Find out what there is to know of a configuration's models; `pinned` ones are known.
+    """Find out what there is to know of a configuration's models, and keep links to their files.
+
+    Members that have `formers` by name stay what these are, see `inspect_members`.
 
     Raises:
         ConfigError: if a model or a rule can't be used, or members disagree.
         StartError: if a model can't be fetched or built.
     """
     config = local_files(config)
-    members = inspect_members(config, probes, pinned=pinned)
-    findings = inspect_rules(config, members, probes)
+    inspected = inspect_members(config, probes, formers=formers)
+    members = [replace(member, source=links.keep(member.source)) for member in inspected]
+    findings = {
+        key: replace(found, meta=found.meta and links.keep(found.meta))
+        for key, found in inspect_rules(config, members, probes).items()
+    }
     try_functions(config, members, probes)
     return Models(config, tuple(members), findings)
 

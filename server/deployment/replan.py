@@ -13,8 +13,9 @@ import msgspec
 from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.deployment.devices import find_devices
+from server.deployment.links import Links
 from server.deployment.placement import matrix_problems, place, read_allocation
-from server.deployment.plan import DeploymentPlan, Models, find_models, planned
+from server.deployment.plan import NO_LINKS, DeploymentPlan, Models, find_models, planned
 from server.errors import ConfigError
 from server.members.inspect import InspectedMember
 from server.members.probes import Probes
@@ -34,6 +35,7 @@ def replan(
     probes: Probes,
     matrix: AllocationMatrix | None = None,
     refreshed: Collection[str] | None = None,
+    links: Links = NO_LINKS,
     first_arena: int = 0,
     first_instance: int = 0,
 ) -> DeploymentPlan:
@@ -51,6 +53,7 @@ def replan(
         matrix: what to serve by, in place of the configuration's allocation.
         refreshed: members (by the server's names) whose files are looked at; None for all. Others
             stay what they are, as long as their sections do.
+        links: keep the files of models.
         first_arena: the number of the first arena.
         first_instance: the number of the first instance.
 
@@ -58,12 +61,12 @@ def replan(
         ConfigError: if the configuration is wrong, or the matrix does not fit it.
         StartError: if a model can't be fetched, built or inspected.
     """
-    formers = {member.name: member for member in current.models.members}
-    if refreshed is None:
-        pinned = {}
-    else:
-        pinned = {name: one for name, one in formers.items() if name not in refreshed}
-    models = find_models(config, probes, pinned=pinned)
+    formers = {
+        member.name: member.source
+        for member in current.models.members
+        if refreshed is not None and member.name not in refreshed
+    }
+    models = find_models(config, probes, formers=formers, links=links)
     devices = _devices(models.config, current)
     found = _costs(models, devices, current)
     placement = None

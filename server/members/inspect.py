@@ -153,12 +153,12 @@ def inspect_members(
     config: Config,
     probes: Probes = EACH_TIME,
     *,
-    pinned: Mapping[str, InspectedMember] = MappingProxyType({}),
+    formers: Mapping[str, ModelSource] = MappingProxyType({}),
 ) -> list[InspectedMember]:
     """Build models from recipes where needed, and inspect the models of all members.
 
-    Those that are `pinned` stay what they were inspected as, whatever their files have become, as
-    long as their sections are the same.
+    Those that have `formers` by name stay what these are, whatever has become of their files, as
+    long as the configuration means the same.
 
     Raises:
         ConfigError: if a model or its labels can't be used.
@@ -166,10 +166,8 @@ def inspect_members(
     """
     built = build_models(config)
     sources = [
-        former.source
-        if (former := pinned.get(name)) and former.config == member
-        else stamped(source_of(config, name, built))
-        for name, member in config.members.items()
+        _former(formers.get(name), source) or stamped(source)
+        for name, source in ((name, source_of(config, name, built)) for name in config.members)
     ]
     try:
         found = dict(zip(config.members, probes.inspect_models(sources), strict=True))
@@ -182,6 +180,13 @@ def inspect_members(
             config.members.items(), sources, signatures, strict=True
         )
     ]
+
+
+def _former(former: ModelSource | None, source: ModelSource) -> ModelSource | None:
+    """A former source if it is of the same model as a new one, which has no stamps."""
+    if former is None or msgspec.structs.replace(former, stamps=(), links="") != source:
+        return None
+    return former
 
 
 def _with_own_kind(config: OutputConfig, kind: OutputKind | None) -> OutputConfig:

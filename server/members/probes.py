@@ -54,9 +54,9 @@ EACH_TIME = Probes()
 
 
 def _model(source: ModelSource) -> tuple[ModelSource, tuple[FileStamp, ...]]:
-    """A model without its member's name; a fake has no files and can't change."""
+    """A model without its member's name and links; a fake has no files and can't change."""
     stamps = source.stamps or (() if source.backend != "fake" else (FileStamp("", 0, 0),))
-    return msgspec.structs.replace(source, member=""), stamps
+    return msgspec.structs.replace(source, member="", links=""), stamps
 
 
 class _Memory(Generic[Question, Answer]):

@@ -18,7 +18,7 @@ import msgspec
 from allocator.host import cpu_model
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
 from workers.backends.base import installed_version
-from workers.backends.files import model_files, runtimes
+from workers.backends.files import changed_file, model_files, runtimes
 from workers.runtime.cache import cache_part, write_atomically
 
 __all__ = ["fingerprints", "load_record", "store_record"]
@@ -31,11 +31,11 @@ def fingerprints(targets: Iterable[ProfileTarget]) -> dict[TargetKey, str]:
     """Return a hash of everything that each target's measurements depend on.
 
     Targets with equal hashes need one measurement. A target of which nothing is to be measured, or
-    whose model can't be read, has none.
+    whose model can't be read or is not on the disk as it was stamped, has none.
     """
     found: dict[TargetKey, str] = {}
     for target in targets:
-        if target.instance is not None:
+        if target.instance is not None and not changed_file(target.instance.source.stamps):
             with suppress(OSError):
                 content = [_digest(path) for path in model_files(target.instance.source)]
                 found[target.key] = _fingerprint(target, content)

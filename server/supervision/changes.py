@@ -125,6 +125,7 @@ class ChangePlanner:
             probes=self._probes,
             matrix=_matrix(request),
             refreshed=_refreshed(request, config),
+            links=self._state.links,
             first_arena=self._arenas,
             first_instance=self._instances,
         )
@@ -140,6 +141,8 @@ class ChangePlanner:
 
     def came_up(self, change: Change, generation: int) -> None:
         """Take a change as the present state, which is served as a generation, and keep it."""
+        # What was served until now drains, and a worker that restarts loads it again.
+        self._state.links.remove_others([*self._plan.models.sources, *change.plan.models.sources])
         self._base, self._amendments, self._plan = change.base, change.amendments, change.plan
         if change.reload is not None:
             self._reloader.accept(change.reload)
@@ -152,7 +155,10 @@ class ChangePlanner:
     def save(self, generation: int) -> None:
         """Keep the present state."""
         base = self._base
-        self._state.write(SavedState.of(base.path, base.document, self._amendments, generation))
+        sources = {member.name: member.source for member in self._plan.models.members}
+        self._state.write(
+            SavedState.of(base.path, base.document, self._amendments, generation, sources)
+        )
 
     def watched_files(self) -> set[Path]:
         """Return the files, and directories, that the present state was made of."""

@@ -7,19 +7,24 @@ earlier server left behind flow in; what to serve, and the plan of it, flow out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+
+import msgspec
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.config.amendments import Amendments, amend
 from server.config.loading import with_versions
+from server.deployment.links import Links
 from server.deployment.plan import DeploymentPlan, make_plan
 from server.errors import ConfigError, StartError
 from server.members.probes import Probes
 from server.supervision.config_reloader import ReadConfig
 from server.supervision.saved_state import SavedState, StateFile
+from workers.backends.files import changed_file
+from workers.runtime.spec import ModelSource
 
 __all__ = ["FirstState", "find_first_state", "plan_first"]
 
@@ -28,11 +33,15 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class FirstState:
-    """What to serve; `on_disk` is the configuration as it is if that is something else."""
+    """What to serve; `on_disk` is the configuration as it is if that is something else.
+
+    Members with `formers` are served as these were, by the server's names.
+    """
 
     base: Config
     amendments: Amendments = Amendments()
     on_disk: Config | None = None
+    formers: Mapping[str, ModelSource] = field(default_factory=dict)
 
 
 def find_first_state(
@@ -47,10 +56,12 @@ def find_first_state(
     """
     saved = state.read()
     if saved is not None:
-        if isinstance(on_disk, Config) and saved == SavedState.of(
-            on_disk.path, on_disk.document, Amendments(), saved.generation
-        ):
-            return FirstState(on_disk)
+        sources = saved.sources
+        changed = any(changed_file(source.stamps) for source in sources.values())
+        if isinstance(on_disk, Config) and not changed:
+            now = SavedState.of(on_disk.path, on_disk.document, Amendments(), 1, sources)
+            if msgspec.structs.replace(saved, generation=1) == now:
+                return FirstState(on_disk)
         try:
             base = read(saved.document)
         except ConfigError as error:
@@ -64,16 +75,16 @@ def find_first_state(
             )
             if isinstance(on_disk, ConfigError):
                 _log.error("the configuration is wrong now: %s", on_disk)
-                return FirstState(base, saved.amendments)
+                return FirstState(base, saved.amendments, formers=sources)
             kept = base.model_copy(update={"server": on_disk.server})
-            return FirstState(kept, saved.amendments, on_disk)
+            return FirstState(kept, saved.amendments, on_disk, sources)
     if isinstance(on_disk, ConfigError):
         raise on_disk
     return FirstState(on_disk)
 
 
 def plan_first(
-    first: FirstState, probes: Probes, log: Callable[[str], None]
+    first: FirstState, probes: Probes, links: Links, log: Callable[[str], None]
 ) -> tuple[FirstState, DeploymentPlan]:
     """Plan what to serve; where that is not possible any more, plan what is on the disk.
 
@@ -81,13 +92,13 @@ def plan_first(
         ConfigError: if the configuration is wrong.
         StartError: if a model can't be built or inspected.
     """
-    make = partial(make_plan, log=log, probes=probes)
+    make = partial(make_plan, log=log, probes=probes, links=links)
     try:
         config = with_versions(amend(first.base, first.amendments))
         matrix = first.amendments.matrix
         preferred = AllocationMatrix.from_json(matrix) if matrix else None
         profile_s = config.placement.profile_s
-        return first, make(config, profile_s=profile_s, preferred=preferred)
+        return first, make(config, profile_s=profile_s, preferred=preferred, formers=first.formers)
     except (ConfigError, StartError) as error:
         if first.on_disk is None:
             raise

@@ -95,7 +95,7 @@ def serve(path: Path, read: ReadConfig, *, keeps_state: bool) -> int:
     grpc = hold_port(server.host, server.grpc_port)
     log = partial(_log.info, "%s")
     with log_stdout("the supervisor"):
-        first, plan = plan_first(first, probes := Probes.remembering(), log)
+        first, plan = plan_first(first, probes := Probes.remembering(), state.links, log)
     config = plan.config
     changes = ChangePlanner(
         first.base, first.amendments, plan, probes=probes, reloader=reloader, state=state

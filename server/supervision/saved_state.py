@@ -22,7 +22,9 @@ import msgspec
 import yaml
 
 from server.config.amendments import Amendments
+from server.deployment.links import Links
 from workers.runtime.cache import cache_part, write_atomically
+from workers.runtime.spec import ModelSource
 
 __all__ = ["SavedState", "StateFile", "state_path"]
 
@@ -37,12 +39,14 @@ class SavedState(msgspec.Struct, frozen=True):
         text: the configuration as it was read, YAML.
         amendments: what requests had changed.
         generation: the number of the deployment.
+        sources: the models of members, by the server's names.
     """
 
     config: str
     text: str
     amendments: Amendments = Amendments()
     generation: int = 1
+    sources: dict[str, ModelSource] = {}
 
     @property
     def document(self) -> dict[str, Any]:
@@ -52,11 +56,16 @@ class SavedState(msgspec.Struct, frozen=True):
 
     @classmethod
     def of(
-        cls, config: Path, document: Mapping[str, Any], amendments: Amendments, generation: int
+        cls,
+        config: Path,
+        document: Mapping[str, Any],
+        amendments: Amendments,
+        generation: int,
+        sources: dict[str, ModelSource],
     ) -> SavedState:
         """Return the state of a configuration that was read from a path as a document."""
         text = yaml.safe_dump(dict(document), sort_keys=False, allow_unicode=True)
-        return cls(str(config), text, amendments, generation)
+        return cls(str(config), text, amendments, generation, sources)
 
 
 def state_path(config: Path) -> Path | None:
@@ -93,6 +102,11 @@ class StateFile:
     def path(self) -> Path | None:
         """Where the state is kept, None if it is not."""
         return self._path if self._lock >= 0 else None
+
+    @property
+    def links(self) -> Links:
+        """The files of what is served, kept beside the state."""
+        return Links(self.path and Path(f"{self.path}.links"))
 
     def read(self) -> SavedState | None:
         """Return what an earlier server left behind, None if it left nothing that can be read."""
@@ -133,6 +147,7 @@ class StateFile:
         if self.path is None:
             return
         self.remove_uploads(Amendments())
+        self.links.remove_others(())
         for file in (self.path, Path(f"{self.path}.lock")):
             with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)

@@ -5,7 +5,8 @@ import signal
 import numpy as np
 import pytest
 import yaml
-from serving import configuration, fake
+from networks import write_linear
+from serving import configuration, fake, wait_for
 
 pytestmark = pytest.mark.process
 
@@ -34,3 +35,20 @@ def test_a_killed_server_serves_again_what_it_served_whatever_the_file_says(serv
     last = serve(config, ENSEMBLED_CACHE=cache)
     assert last.predict("m", X).values.tolist() == [[6.0, 6.0]]
     assert "killed" not in last.stderr
+
+
+def test_a_worker_that_restarts_loads_what_it_served_after_the_file_was_replaced(serve, tmp_path):
+    def write(factor):
+        write_linear(tmp_path / "new.onnx", factor * np.eye(2, dtype=np.float32))
+        (tmp_path / "new.onnx").replace(tmp_path / "m.onnx")
+
+    write(2)
+    config = configuration({"m": {"model": str(tmp_path / "m.onnx")}})
+    server = serve(config, ENSEMBLED_CACHE=str(tmp_path / "cache"))
+    assert server.predict("m", X).values.tolist() == [[2.0, 2.0]]
+    write(3)
+    server.kill("worker cpu:0")
+    wait_for(lambda: server.predict("m", X).status == 200, "the worker's return")
+    assert server.predict("m", X).values.tolist() == [[2.0, 2.0]]
+    server.process.send_signal(signal.SIGHUP)
+    wait_for(lambda: server.predict("m", X).values.tolist() == [[3.0, 3.0]], "the reload")

@@ -19,6 +19,7 @@ from workers.runtime.spec import FileStamp, ModelSource
 __all__ = [
     "changed_file",
     "code_stamps",
+    "linked",
     "model_files",
     "runtimes",
     "source_bytes",
@@ -73,6 +74,18 @@ def changed_file(stamps: Iterable[FileStamp]) -> str:
         if found != stamp:
             return stamp.path
     return ""
+
+
+def linked(source: ModelSource) -> ModelSource | None:
+    """Return a source that is read from its links, None if these are not what was stamped."""
+    python, replace = source.python, msgspec.structs.replace
+    stamps = tuple(replace(stamp, path=source.links + stamp.path) for stamp in source.stamps)
+    if not source.links or changed_file(stamps):
+        return None
+    if python is not None and "path" in python.args:  # of an adapter
+        args = {**python.args, "path": source.links + python.args["path"]}
+        python = replace(python, args=args)
+    return replace(source, path=source.links + source.path, python=python, stamps=stamps, links="")
 
 
 def _stamp(path: Path) -> FileStamp:

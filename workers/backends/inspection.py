@@ -19,7 +19,7 @@ import msgspec
 
 from workers import backends
 from workers.backends.base import installed_version
-from workers.backends.files import model_files, runtimes
+from workers.backends.files import changed_file, model_files, runtimes
 from workers.runtime.cache import cache_part, write_atomically
 from workers.runtime.child_main import end_with
 from workers.runtime.child_process import ChildError, run_child
@@ -106,7 +106,7 @@ def _inspect_early(source: ModelSource) -> Finding | None:
     """Return the finding on a fake, or a cached one; None if that takes a process."""
     if source.backend == "fake":
         return _inspect(source)
-    if source.is_users_code:
+    if source.is_users_code or changed_file(source.stamps):
         return None
     try:
         cached = _cache_file(source).read_bytes()
@@ -141,7 +141,7 @@ def _cache_file(source: ModelSource) -> Path:
     key = msgspec.json.encode(
         [
             _REVISION,
-            msgspec.structs.replace(source, member="", stamps=()),
+            msgspec.structs.replace(source, member="", stamps=(), links=""),
             [(name, stat.st_mtime_ns, stat.st_size) for name, stat in files],
             [installed_version(distribution) for distribution in runtimes(source)],
         ]
@@ -150,7 +150,7 @@ def _cache_file(source: ModelSource) -> Path:
 
 
 def _store(source: ModelSource, signature: ModelSignature) -> None:
-    if source.is_users_code:
+    if source.is_users_code or changed_file(source.stamps):
         return
     # A full disk or a read-only home costs the next start a second, no more.
     with contextlib.suppress(OSError):

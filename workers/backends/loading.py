@@ -6,7 +6,7 @@ Runs in workers, in the combiner for meta-models, and in the children of inspect
 from __future__ import annotations
 
 from workers.backends.base import Model, refusal
-from workers.backends.files import changed_file
+from workers.backends.files import changed_file, linked
 from workers.backends.joined import JoinedModel, separate
 from workers.runtime.spec import DeviceSpec, ModelSource
 from workers.runtime.texts import one_line
@@ -19,13 +19,15 @@ def load(source: ModelSource, device: DeviceSpec) -> Model:
 
     Raises:
         ModelError: if the file is missing, damaged, unsafe or not a servable model, or has changed
-            since it was stamped, or if the backend's runtime is not installed or can't use the
-            device.
+            since it was stamped and there is no link to what it was, or if the backend's runtime is
+            not installed or can't use the device.
     """
     if source.spreads:
         return JoinedModel(load(separate(source), device), source)
     if changed := changed_file(source.stamps):
-        raise refusal(source, f"{changed} is not what it was when it was deployed: reload")
+        if (former := linked(source)) is None:
+            raise refusal(source, f"{changed} is not what it was when it was deployed: reload")
+        source = former
     try:
         match source.backend:
             case "onnx":

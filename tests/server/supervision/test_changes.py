@@ -54,8 +54,8 @@ class Served:
         base = read_config(self.path)
         reloader = ConfigReloader(base, lambda document: read_config(self.path, document=document))
         probes = Probes.remembering()
-        first, plan = plan_first(FirstState(base), probes, print)
         self.state = StateFile(state_path(self.path))
+        first, plan = plan_first(FirstState(base), probes, self.state.links, print)
         self.planner = ChangePlanner(
             base, first.amendments, plan, probes=probes, reloader=reloader, state=self.state
         )

@@ -1,19 +1,25 @@
 """What a killed server leaves behind, and what the next one makes of it."""
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from networks import write_linear
 
 from server.config import read_config
 from server.config.amendments import Amendments, Load, amended_by
 from server.control import PlaceRequest, UnloadRequest
+from server.deployment.links import Links
 from server.errors import ConfigError
-from server.members.probes import EACH_TIME
+from server.members.probes import EACH_TIME, Probes
 from server.supervision.first_state import FirstState, find_first_state, plan_first
 from server.supervision.saved_state import SavedState, StateFile, state_path
+from workers.backends.files import linked, stamped
+from workers.runtime.spec import ModelSource
 
 FAKE = {"model": "fake", "fake": {"inputs": {"x": [2]}, "outputs": 2}}
 DOCUMENT = {"members": {"a": FAKE, "b": FAKE}, "server": {"http_port": 1}}
@@ -51,9 +57,10 @@ def on_disk(path):
 NONE = Amendments()
 
 
-def saved(path, amendments=NONE):
+def saved(path, amendments=NONE, sources=()):
     found = read_config(path)
-    return SavedState.of(found.path, found.document, amendments, 7)
+    by_name = {source.member: source for source in sources}
+    return SavedState.of(found.path, found.document, amendments, 7, by_name)
 
 
 def find(config, state):
@@ -161,7 +168,7 @@ def test_amendments_are_part_of_what_is_served_again(config, state):
     amendments = amended_by(read_config(config), amendments, PlaceRequest(matrix))
     state.write(saved(config, amendments))
     first = find(config, state)
-    same, plan = plan_first(first, EACH_TIME, print)
+    same, plan = plan_first(first, EACH_TIME, state.links, print)
     assert same is first
     assert [*plan.config.members] == ["a"]
     assert [*plan.matrix.instances()] == [("cpu:0", "a", 4)]
@@ -174,9 +181,66 @@ def test_what_can_not_be_planned_any_more_gives_way_to_the_configuration(
     former = write(tmp_path / "config.yaml", {"members": {"a": {"model": "m.onnx"}}})
     state.write(saved(former))
     write(config, DOCUMENT)
-    first, plan = plan_first(find(config, state), EACH_TIME, print)
+    first, plan = plan_first(find(config, state), EACH_TIME, state.links, print)
     assert (first.base.document, [*plan.config.members]) == (DOCUMENT, ["a", "b"])
     assert "can't be served any more" in caplog.text
     config.write_text("[")
     with pytest.raises(ConfigError, match=r"m\.onnx"):
-        plan_first(find(config, state), EACH_TIME, print)
+        plan_first(find(config, state), EACH_TIME, state.links, print)
+
+
+def write_model(path, seed):
+    """Replace a model as a deployment does, by renaming."""
+    new = path.with_suffix(".new")
+    write_linear(new, np.random.default_rng(seed).random((4, 2)).astype("f"))
+    os.utime(new, ns=(seed, seed))
+    new.replace(path)
+
+
+def planned(config, state):
+    return plan_first(find(config, state), Probes.remembering(), state.links, print)
+
+
+def test_a_model_that_was_replaced_is_served_as_it_was(config, state, tmp_path, caplog):
+    write_model(tmp_path / "m.onnx", 1)
+    write(config, {"members": {"a": {"model": "m.onnx"}}})
+    _, plan = planned(config, state)
+    state.write(saved(config, sources=plan.models.sources))
+    write_model(tmp_path / "m.onnx", 2)
+    first, again = planned(config, state)
+    assert "the server was killed" in caplog.text
+    assert first.formers
+    assert again.models.sources == plan.models.sources
+    (source,) = plan.models.sources
+    shutil.rmtree(source.links)
+    _, last = planned(config, state)
+    assert "m.onnx is not what it was when it was deployed" in caplog.text
+    assert last.models.sources != plan.models.sources
+
+
+def test_links_are_those_of_what_is_served_and_go_in_the_end(config, state, tmp_path):
+    write_model(tmp_path / "m.onnx", 1)
+    write(config, {"members": {"a": {"model": "m.onnx"}, "b": FAKE}})
+    _, plan = planned(config, state)
+    source, other = plan.models.sources
+    assert (other.links, os.listdir(source.links)) == ("", [tmp_path.parts[1]])
+    write_model(tmp_path / "m.onnx", 2)
+    assert linked(source).path.startswith(source.links)
+    state.links.remove_others([source])
+    assert linked(source) is not None
+    os.utime(linked(source).path)  # as if it were overwritten in place
+    assert linked(source) is None
+    state.write(saved(config, sources=plan.models.sources))
+    folder = state.path.parent
+    state.remove()
+    assert [*folder.iterdir()] == []
+
+
+def test_what_can_not_be_linked_is_served_without(config, tmp_path):
+    write_model(tmp_path / "m.onnx", 1)
+    (tmp_path / "file").touch()
+    source = stamped(ModelSource("m", "onnx", str(tmp_path / "m.onnx")))
+    assert Links(tmp_path / "file").keep(source) == source
+    assert Links(None).keep(source) == source
+    write_model(tmp_path / "m.onnx", 2)
+    assert Links(tmp_path / "links").keep(source) == source

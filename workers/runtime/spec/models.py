@@ -137,6 +137,8 @@ class ModelSource(msgspec.Struct, frozen=True):
         spreads: outputs that are joined to another one in a new last axis, by that one's name: the
             variances beside the means.
         stamps: of its files; one that has changed since is not loaded.
+        links: the directory that has links to these files, at their absolute paths below it; empty
+            for none.
     """
 
     member: str
@@ -150,6 +152,7 @@ class ModelSource(msgspec.Struct, frozen=True):
     python: PythonSource | None = None
     spreads: dict[str, str] = {}
     stamps: tuple[FileStamp, ...] = ()
+    links: str = ""
 
     @property
     def origin(self) -> str:
