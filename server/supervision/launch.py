@@ -47,6 +47,7 @@ from server.supervision.sockets import (
 from server.supervision.supervisor import Supervisor
 from server.supervision.systemd import SystemdNotifier
 from server.supervision.transaction import deployment_spec
+from server.supervision.watch import FileWatch
 from workers.runtime.child_process import log_stdout
 from workers.runtime.logs import ProcessName, flush, log_environment, set_up_logging
 from workers.runtime.memory import board_bytes, create_memory
@@ -123,6 +124,7 @@ def serve(path: Path, read: ReadConfig, *, keeps_state: bool) -> int:
                 planner=changes,
                 reloader=reloader,
                 notifier=notifier,
+                watch=_file_watch(server, changes),
                 drain_s=server.drain_delay_s + server.drain_s,
                 on_ready=partial(_on_ready, ready, changes),
             )
@@ -219,6 +221,10 @@ def _front_end_spec(
         tracing=plan.tracing,
         security=reloader.credentials.spec,
     )
+
+
+def _file_watch(server: ServerConfig, changes: ChangePlanner) -> FileWatch | None:
+    return FileWatch(changes.watched_files, server.watch_debounce_s) if server.watch else None
 
 
 def _on_ready(line: str, changes: ChangePlanner) -> None:

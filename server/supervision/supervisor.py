@@ -8,6 +8,7 @@ whether it hangs. Signals flow in: SIGTERM and SIGINT stop the server, SIGHUP re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -26,6 +27,7 @@ from server.supervision.live import LiveDeployments
 from server.supervision.processes import Processes
 from server.supervision.systemd import SystemdNotifier
 from server.supervision.transaction import Transaction
+from server.supervision.watch import FileWatch
 from server.supervision.watchdogs import kill_hung, kill_leaking, watch_models
 
 __all__ = ["Supervisor"]
@@ -37,8 +39,8 @@ _STOP_TIMEOUT_S = 5.0
 class Supervisor:
     """Runs a server until it is told to stop; then it has `drain_s` for the requests in flight.
 
-    `front_end` says what is served first; `environment` is for every child. `on_ready` is called
-    once, when traffic is accepted.
+    `front_end` says what is served first; `environment` is for every child. What `watch` notices
+    makes it reload. `on_ready` is called once, when traffic is accepted.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Supervisor:
         planner: ChangePlanner,
         reloader: ConfigReloader,
         notifier: SystemdNotifier,
+        watch: FileWatch | None,
         drain_s: float,
         on_ready: Callable[[], None],
     ) -> None:
@@ -64,6 +67,7 @@ class Supervisor:
         self._follow(planner.current)
         self._reloader = reloader
         self._notifier = notifier
+        self._watch = watch
         self._drain_s = drain_s
         self._on_ready = on_ready
         self._stopping = self._processes.is_stopping
@@ -97,6 +101,8 @@ class Supervisor:
                 self._start(self._notifier.keep_alive())
                 self._start(self._changes.run())
                 self._start(self._follower.run())
+                if self._watch is not None:
+                    self._start(self._reload_after_bursts(self._watch))
                 await self._wait_first(processes.failed.wait())
         finally:
             self._stopping.set()
@@ -139,6 +145,12 @@ class Supervisor:
         await self._changes.submit(ReloadRequest())
         if notifies and not self._stopping.is_set():
             self._notifier.ready()
+
+    async def _reload_after_bursts(self, watch: FileWatch) -> None:
+        """Reload whenever files have changed."""
+        async with contextlib.aclosing(watch.bursts()) as bursts:
+            async for _ in bursts:
+                await self._reload()
 
     def _follow(self, plan: DeploymentPlan) -> None:
         self._follower.serve(self._live.current.generation.number, plan)

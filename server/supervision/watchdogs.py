@@ -70,8 +70,6 @@ async def watch_models(live: LiveDeployments) -> None:
         await asyncio.sleep(_MODEL_WATCH_INTERVAL_S)
         if live.current is not watched:
             watched = live.current
-            watch = ModelWatch(
-                one.source for instances in watched.instances.values() for one in instances
-            )
+            watch.follow(one.source for held in watched.instances.values() for one in held)
         for line in await asyncio.to_thread(watch.complaints):
             _log.error("%s", line)
