@@ -1,53 +1,110 @@
-"""A running server goes from one deployment to the next."""
+"""A running server goes from one deployment to the next, whatever dies meanwhile."""
 
-import signal
+import os
 
-import numpy as np
 import pytest
-import yaml
-from serving import configuration, fake, wait_for
+from changes import ChangingServer, Hold, has_data, shared_memory
+from serving import configuration, devices, fake, title, wait_for
 
 pytestmark = pytest.mark.process
 
-X = np.array([[1.0, 2.0]], np.float32)
 
-
-class Served:
-    """A server whose configuration changes."""
-
-    def __init__(self, serve, **members):
-        self.document = configuration(members)
-        self.server = serve(self.document)
-        self.path = self.server.log.with_name("config.yaml")
-
-    def write(self, **members):
-        """Write another configuration."""
-        self.document["members"] |= members
-        self.document["ensembles"] = configuration(self.document["members"])["ensembles"]
-        self.path.write_text(yaml.safe_dump(self.document))
-
-    def reload(self):
-        """Have the server go to what is written; the lines that it has logged meanwhile."""
-        before = len(self.server.stderr)
-        self.server.process.send_signal(signal.SIGHUP)
-        return wait_for(lambda: self._outcome(before), "the end of a reload")
-
-    def _outcome(self, start):
-        log = self.server.stderr[start:]
-        return log if "is served" in log or "nothing is changed" in log else ""
+@pytest.fixture
+def changing(serve):
+    return lambda document, add: ChangingServer(serve, document, add)
 
 
 @pytest.fixture
-def served(serve):
-    return lambda **members: Served(serve, **members)
+def hold(tmp_path):
+    directory = tmp_path / "held"
+    directory.mkdir()
+    return Hold(directory)
 
 
-def test_another_add_is_served_after_a_signal(served):
-    one = served(m=fake(1))
-    np.testing.assert_array_equal(one.server.predict("all", X).values, X + 1)
-    one.write(m=fake(5))
-    log = one.reload()
-    assert "generation 2 is served" in log
-    answer = one.server.predict("all", X)
-    np.testing.assert_array_equal(answer.values, X + 5)
-    assert answer.json["parameters"]["generation"] == 2
+def census(server):
+    """What grows if something is left behind, by process."""
+    found = {}
+    for child in [server.process, *server.children()]:
+        maps = [one for one in child.memory_maps(grouped=False) if "memfd:ensembled" in one.path]
+        found[" ".join(child.cmdline()).strip()] = (child.num_fds(), len(maps))
+    return found
+
+
+def test_twenty_changes_under_load_leave_nothing_behind(changing):
+    one = changing(configuration({"a": fake(1), "b": fake(1)}, on=2, where={"a": 0, "b": 1}), 1)
+    server = one.server
+    with one.under_load(), shared_memory(server) as memory:
+        first_end = os.fstat(memory).st_size
+        one.write_members(a=fake(2), b=fake(2))
+        one.go_to(2)
+        settled = wait_for_equal(lambda: census(server))
+        for add in range(3, 23):
+            if add % 3:
+                one.write_members(a=fake(add), b=fake(add))
+            else:  # another layout of the arena, and one model stays
+                one.write_members(a=fake(add), b=fake(add, batch_size=4))
+            last_start = os.fstat(memory).st_size
+            one.go_to(add)
+        wait_for(lambda: census(server) == settled, "descriptors and mappings as before")
+        wait_for(lambda: not has_data(memory, first_end, last_start), "no arena of former ones")
+        assert has_data(memory, last_start, os.fstat(memory).st_size)
+
+
+def wait_for_equal(look):
+    """Look until twice in a row the same is seen."""
+    seen = [look()]
+
+    def is_same():
+        seen.append(look())
+        return seen[-1] == seen[-2]
+
+    wait_for(is_same, "a steady state")
+    return seen[-1]
+
+
+def test_what_is_wrong_is_refused_and_the_old_goes_on(changing, tmp_path):
+    one = changing(configuration({"a": fake(1), "b": fake(1)}), 1)
+    (tmp_path / "broken.onnx").write_bytes(b"this is no model")
+    with one.under_load():
+        one.write_members(a={"model": str(tmp_path / "broken.onnx")}, b=fake(1))
+        assert "member a" in one.refuse()
+        one.write_members(a=fake(1), b=fake(1, outputs=3))
+        assert "all" in one.refuse()
+        one.write_members(a=fake(1) | {"modle": 1}, b=fake(1))
+        assert "modle" in one.refuse()
+        one.write_members(a=fake(2), b=fake(2))
+        one.go_to(2)
+
+
+@pytest.mark.parametrize("role", ["worker cpu:0", "combiner", "front-end"])
+def test_a_death_before_the_switch_undoes_the_change(changing, hold, role):
+    one = changing(configuration({"a": hold.member(1)}), 1)
+    one.write_members(a=hold.member(2))
+    with one.under_load(loses_connections=True):
+        with hold.loading() as wait_loading:
+            wait_outcome = one.signal()
+            wait_loading()
+            one.server.kill(role)
+        assert f"nothing is changed: {role} died" in one.fail(wait_outcome)
+        one.go_to(2)
+
+
+def workers(server):
+    return [name for name in map(title, server.children()) if "worker" in name]
+
+
+@pytest.mark.skipif(len(devices(2)) < 2, reason="needs two cores")
+def test_a_device_comes_and_goes(changing):
+    one = changing(configuration({"a": fake(1)}), 1)
+    server = one.server
+    seen = []
+    with one.under_load():
+        for add in (2, 4, 6):
+            one.write(configuration({"a": fake(add)}, on=2, where={"a": 1}))
+            one.go_to(add)
+            wait_for(lambda: workers(server) == ["ensembled worker cpu:1"], "the other worker")
+            one.write(configuration({"a": fake(add + 1)}))
+            one.go_to(add + 1)
+            wait_for(lambda: workers(server) == ["ensembled worker cpu:0"], "the first worker")
+            seen.append(wait_for_equal(lambda: census(server)))
+    assert seen[1:] == seen[:1] * 2
