@@ -8,6 +8,7 @@ whole configuration, because one that is read and written again loses its commen
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -174,12 +175,21 @@ def conformal_fragment(
 
 def _lines(target: CalibrationTarget, fit: Fit, more: Mapping[str, str | float]) -> Iterator[str]:
     yield "members:"
+    by_name: defaultdict[str, list[tuple[InspectedMember, float]]] = defaultdict(list)
     for member, temperature in zip(target.members, fit.temperatures, strict=True):
         if has_temperature(member):
-            yield from _heading(member.name)
-            yield from _temperature(member, temperature)
+            by_name[public_name(member.name).name].append((member, temperature))
         else:
             yield f"  # {member.name} predicts a class: it has no temperature"
+    for name, fitted in by_name.items():
+        if len(fitted) == 1:
+            yield from _heading(fitted[0][0].name)
+            yield from _temperature(*fitted[0])
+        else:  # of several versions; what they have of their own is beside their models
+            yield from (f"  {_flow(name)}:", "    model:", "      versions:")
+            for member, temperature in fitted:
+                version = _flow(public_name(member.name).version)
+                yield f"        {version}: {{temperature: {_flow(temperature)}}}"
     names = shown_names([member.name for member in target.members])
     yield "ensembles:"
     yield from _heading(target.name)

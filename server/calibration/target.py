@@ -27,6 +27,7 @@ from server.members.inspect import InspectedMember, inspect_members
 from server.members.predictive import predictive_kind
 from server.profiling import Measurements, profile_members
 from server.profiling.progress import progress_on_stderr
+from server.versions import public_name
 from workers.rules import RuleError, is_custom, load_rule
 from workers.rules.catalogue import CUSTOM, STACK, TRAITS, Combined
 from workers.runtime.spec import COMBINED, RuleSpec, TensorSpec
@@ -230,10 +231,11 @@ def stage_order(
 def _ensemble_name(config: Config, name: str | None) -> str:
     names = list(config.ensembles)
     if name is None:
-        if len(names) != 1:
-            there = f"there are {', '.join(names)}" if names else "the configuration has none"
+        public = list(dict.fromkeys(public_name(one).name for one in names))
+        if len(public) != 1:
+            there = f"there are {', '.join(public)}" if names else "the configuration has none"
             raise ConfigError(f"--ensemble: which ensemble is to be calibrated? {there}")
-        return names[0]
+        name = public[0]
     name = default_names(config).get(name, name)
     if name not in names:
         raise ConfigError(f"--ensemble: there is no ensemble {name!r}{did_you_mean(name, names)}")

@@ -23,8 +23,7 @@ NAMES = ("a", "b", "on")
 WEIGHTS = {"weights": [1.0, 2.0, 3.0]}
 
 
-def target_of(rule="mean", meaning="logits", stages=None, **options):
-    names = NAMES
+def target_of(rule="mean", meaning="logits", stages=None, names=NAMES, of="all", **options):
     network = {"model": "fake", "fake": {"inputs": {"x": [4]}, "outputs": 4}}
     if meaning == "class":
         network |= {"classes": 4}
@@ -36,7 +35,7 @@ def target_of(rule="mean", meaning="logits", stages=None, **options):
     )
     ensemble = EnsembleConfig.model_validate({"members": names, "rule": rule, **options})
     stages = stages or tuple((name,) for name in names)
-    return CalibrationTarget("all", ensemble, members, MatchedClasses(), stages, "as listed", None)
+    return CalibrationTarget(of, ensemble, members, MatchedClasses(), stages, "as listed", None)
 
 
 def rows_of(seed=0, rows=200):
@@ -81,6 +80,23 @@ def test_weights_that_are_asked_for(weighting):
     assert config.weights == (found.weights if weighting == "fitted" else found.selection)
     name = "weighted mean, fitted" if weighting == "fitted" else "greedy selection"
     assert evaluation.cascade.whole_accuracy == evaluation.combined[name].accuracy
+
+
+def test_versions_are_written_where_they_are_in_the_configuration():
+    names = ("cat@1", "dog@3", "cat@2")
+    target = target_of("vote", names=names, of="pets@2")
+    found, _ = both(target, weighting="fitted")
+    text = yaml_fragment(target, found, "about")
+    written = yaml.safe_load(text)
+    one, three, two = found.temperatures
+    assert written["members"] == {
+        "cat": {"model": {"versions": {"1": {"temperature": one}, "2": {"temperature": two}}}},
+        "dog": {"temperature": three},
+    }
+    assert "  dog:\n    # Of version 3:\n    temperature:" in text
+    assert "  pets:\n    # Of version 2:\n    rule: weighted_mean" in text
+    assert list(written["ensembles"]["pets"]["weights"]) == ["cat@1", "dog", "cat@2"]
+    assert written["ensembles"]["pets"]["cascade"] == [["cat@1"], ["dog"], ["cat@2"]]
 
 
 def test_classes_have_no_temperature():
