@@ -42,12 +42,17 @@ ChangeCommand = Prepare | Switch | Release | Hold | Resume | CountChanges
 class Changes:
     """The changes of what is served; `send` sends a report, and must not wait."""
 
-    def __init__(self, inference: Inference, send: Callable[[Report], None]) -> None:
+    def __init__(
+        self,
+        inference: Inference,
+        send: Callable[[Report], None],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self._inference = inference
         self._deployments = inference.deployments
         self._engine = inference.engine
         self._send = send
-        self._loop = asyncio.get_running_loop()
+        self._loop = loop
         #: What is awaited of a generation, and what happens then; by generation.
         self._awaited: dict[int, tuple[Callable[[], bool], Callable[[], None]]] = {}
         self._is_looking = False

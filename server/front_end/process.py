@@ -103,7 +103,7 @@ class FrontEnd:
             self._engine,
             self._draining,
             reloader=Reloader(self._authenticator, self._http, self._grpc),
-            changes=Changes(self._inference, status.send),
+            changes=Changes(self._inference, status.send, asyncio.get_running_loop()),
             control=control,
             devices=self._devices,
         )

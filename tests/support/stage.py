@@ -1,6 +1,7 @@
 """An engine on a stage: workers are played, messages go through queues, and no time passes.
 
-The arena, the fleet and the combiner's eyes are the real ones; a restart may lose messages.
+The arenas, the fleet, the deployments and the combiner's eyes are the real ones; a restart may lose
+messages, and deployments may come and go. What is predicted says in which generation.
 """
 
 from collections import deque
@@ -8,15 +9,30 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
-from arenas import arena_spec, ensemble, mapped, open_arena
+from arenas import arena_spec, ensemble, mapped
 from ensembled_client.wire import CLASS_SCORES
+from msgspec.structs import replace
 
 from server.engine.engine import Engine
 from server.engine.request import Answer, InferOptions, PreparedRequest
 from server.engine.spec import QueueLimits, ServedModel
 from server.errors import DeadlineExceeded, QueueFull, Unavailable
+from server.front_end.changes import Changes
+from server.inference.deployments import Deployments
+from server.inference.spec import (
+    DeploymentSpec,
+    Drained,
+    InputSpec,
+    ModelSpec,
+    Prepare,
+    Prepared,
+    Release,
+    StoredView,
+    Switch,
+)
 from workers.combiner.arena_combiner import ArenaCombiner
-from workers.runtime.memory import SharedMemory
+from workers.runtime.arena import Arena, arena_bytes
+from workers.runtime.memory import SharedMemory, add_range, cut_out
 from workers.runtime.messages import (
     Close,
     CombinerHello,
@@ -29,6 +45,7 @@ from workers.runtime.messages import (
     Ready,
 )
 from workers.runtime.spec import (
+    GenerationSpec,
     InstanceSpec,
     ModelSignature,
     ModelSource,
@@ -54,11 +71,40 @@ ANSWER_BYTES = 100
 SURE, UNSURE, FAILS = range(3)
 
 
-def instance(member):
+def instance(member, arena=0):
     signature = ModelSignature((_X,), (TensorSpec("output", "FP32", (2,)),), 0)
     source = ModelSource(SPEC.members[member], "fake")
     outputs = (OutputSpec(member, "probabilities"),)
-    return InstanceSpec(0, member, 2, source, signature, (), outputs, id=member)
+    number = arena * len(SPEC.members) + member
+    return InstanceSpec(arena, member, 2, source, signature, (), outputs, id=number)
+
+
+def deployment(generation):
+    """The same models as in every other generation, in an arena and by instances of its own."""
+    (arena,) = generation.arenas
+    return DeploymentSpec(
+        generation,
+        {d: tuple(instance(m, arena.index) for m in members) for d, members in DEVICES.items()},
+        tuple(
+            ModelSpec(
+                ServedModel(arena.index, number, spec),
+                (InputSpec(_X, (StoredView(0, 0b111),)),),
+                arena.members,
+            )
+            for number, spec in enumerate(arena.ensembles)
+        ),
+    )
+
+
+def said_generation(answer):
+    """In which generation an answer was predicted, as far as that can be told: from 1 to 20.
+
+    All that members predict are multiples of 0.12, so means of them are multiples of 0.02.
+    """
+    values = np.frombuffer(answer.values, np.float32).reshape(answer.rows, 2)
+    said = set((np.round(values[:, 0] * 1000).astype(int) % 20 + 1).tolist())
+    assert len(said) == 1, f"a mixture of generations {said}"
+    return said.pop()
 
 
 class Outcome:
@@ -117,41 +163,66 @@ class Stage:
     """An engine whose loop, workers and combiner move only when they are told to."""
 
     def __init__(self, memory):
-        self.arena = open_arena(memory)
         self.memory = memory
-        self.combiner = ArenaCombiner(open_arena(memory))
+        self.shared = SharedMemory(memory)
+        self.arenas, self.combiners, self.generations = {}, {}, {}
+        self.know(memory.generation)
+        self.arena = self.arenas[0]
         self.to_front_end = deque()
         self.turns = deque()
         self.links = PlayedLinks()
         self.jobs, self.to_combiner = self.links.jobs, self.links.to_combiner
-        self.ended: set[int] = set()
+        self.ended: set[tuple[int, int]] = set()
         self.requests = []
+        self.reports = []
         self.engine = engine = Engine(
-            memory=SharedMemory(memory),
+            memory=self.shared,
             links=self.links,
             epoch=1,
             generation=memory.generation,
-            instances={d: tuple(map(instance, members)) for d, members in DEVICES.items()},
+            instances=deployment(memory.generation).instances,
             workers=[(device, 1) for device in DEVICES],
             limits=QueueLimits(
                 60.0, waiting_requests=2, waiting_rows=16, answer_bytes=ANSWER_BYTES
             ),
-            loop=SimpleNamespace(
-                call_soon=self.call_soon,
-                call_later=lambda _, function, *arguments: self.call_soon(function, *arguments),
-            ),
+            loop=self,
         )
         self.fleet = engine.fleet
+        self.deployments = Deployments(deployment(memory.generation), engine, 2)
+        self.changes = Changes(
+            SimpleNamespace(
+                engine=engine,
+                deployments=self.deployments,
+                rollouts=SimpleNamespace(replace=lambda rollouts: None),
+            ),
+            self.reports.append,
+            self,
+        )
+        self.loaded = {d: {instance(m).id for m in members} for d, members in DEVICES.items()}
         self.incarnation = dict.fromkeys(DEVICES, 1)
         for device in DEVICES:
             self.hello(device)
         engine._on_combiner_hello(CombinerHello(1))
 
+    @property
+    def combiner(self):
+        return self.combiners[0]
+
+    def know(self, generation):
+        """The combiner, and the workers, map a generation's arena."""
+        (spec,) = generation.arenas
+        self.generations[generation.number] = generation
+        self.arenas[spec.index] = Arena(self.shared.map(generation), spec)
+        self.combiners[spec.index] = ArenaCombiner(Arena(self.shared.map(generation), spec))
+
     def call_soon(self, function, *arguments):
         self.turns.append((function, arguments))
 
+    def call_later(self, _, function, *arguments):
+        self.call_soon(function, *arguments)
+
     def hello(self, device):
-        latencies = dict.fromkeys(DEVICES[device], (0.001, 0.002))
+        latencies = dict.fromkeys(self.loaded[device], (0.001, 0.002))
         self.engine._on_worker_report(device, Hello(1, 0, latencies))
 
     # -- what may happen
@@ -180,14 +251,16 @@ class Stage:
         if not self.jobs[device]:
             return
         job = self.jobs[device].popleft()
-        member = job.instance
+        assert job.instance in self.loaded[device], "an instance that is not there"
+        index, member = divmod(job.instance, len(SPEC.members))
+        arena = self.arenas[index]
         for start, stop in job.ranges:
-            slots, rows = self.arena.slots(start, stop), self.arena.row_numbers(start, stop)
-            np.testing.assert_array_equal(self.arena.row[slots], rows, "a row that is gone")
-            first = 0.95 if how == SURE else 0.4 + member / 10
-            self.arena.predictions[member][slots] = [first, 1 - first]
-            self.arena.done[member, slots] = -rows if how == FAILS else rows
-            self.to_combiner.append(Predicted((Predictions(0, start, stop),)))
+            slots, rows = arena.slots(start, stop), arena.row_numbers(start, stop)
+            np.testing.assert_array_equal(arena.row[slots], rows, "a row that is gone")
+            first = 0.001 * index + (0.96 if how == SURE else 0.36 + member * 0.12)
+            arena.predictions[member][slots] = [first, 1 - first]
+            arena.done[member, slots] = -rows if how == FAILS else rows
+            self.to_combiner.append(Predicted((Predictions(index, start, stop),)))
         # The word of it comes to the front-end in some later turn.
         incarnation = self.incarnation[device]
 
@@ -204,18 +277,23 @@ class Stage:
         for _ in range(min(count, len(self.to_combiner))):
             message = self.to_combiner.popleft()
             if isinstance(message, Close):
-                self.report(self.combiner.evaluate(message.start, message.stop))
+                self.evaluate(message.arena, message.start, message.stop)
             elif isinstance(message, Predicted):
                 for item in message.ranges:
-                    self.report(self.combiner.evaluate(item.start, item.stop, item.error))
+                    self.evaluate(item.arena, item.start, item.stop, item.error)
+
+    def evaluate(self, arena, *rows):
+        if arena in self.combiners:
+            self.report(self.combiners[arena].evaluate(*rows))
 
     def scan(self):
-        self.report(self.combiner.scan())
+        for combiner in self.combiners.values():
+            self.report(combiner.scan())
 
     def report(self, outcomes):
         for outcome in outcomes:
             if isinstance(outcome, Ended):
-                rows = set(range(outcome.start, outcome.stop))
+                rows = {(outcome.arena, row) for row in range(outcome.start, outcome.stop)}
                 assert not rows & self.ended, "ended twice"
                 self.ended |= rows
             self.to_front_end.append(outcome)
@@ -227,13 +305,13 @@ class Stage:
                 case Deferred() as deferred:
                     self.engine._pipeline.defer(deferred)
                 case Ended() as ended:
-                    self.engine._pipeline.end(0, ended)
+                    self.engine._pipeline.end(ended.arena, ended)
 
     def restart_combiner(self):
         """It dies; all that it was told, and part of what it said, is lost."""
         self.to_combiner.clear()
         self.to_front_end.clear()
-        self.combiner = ArenaCombiner(open_arena(self.memory))
+        self.combiners = {index: ArenaCombiner(arena) for index, arena in self.arenas.items()}
         self.engine._on_combiner_hello(CombinerHello(1))
 
     def kill(self, device, *, for_good=False):
@@ -256,13 +334,52 @@ class Stage:
     def revive(self, device):
         if self.fleet.workers[device].incarnation == 0:
             self.engine.worker_started(device, self.incarnation[device])
-            self.hello(device)
+            self.load(device)
             self.engine._pipeline.dispatch_soon()
 
     def close(self, number):
         if self.requests:
             request = self.requests[number % len(self.requests)]
             self.engine.close(request, DeadlineExceeded("too late"))
+
+    # -- deployments that come and go
+
+    def prepare(self):
+        """A deployment like the others comes up: the front-end knows it, workers not yet."""
+        number = max(self.generations) + 1
+        offset, nbytes = add_range(self.memory.fd, arena_bytes(SPEC))
+        generation = GenerationSpec(number, offset, nbytes, (replace(SPEC, index=number - 1),))
+        self.know(generation)
+        self.changes.execute(Prepare(deployment(generation)))
+
+    def load(self, device):
+        """A worker has loaded what there is, and says so."""
+        present = [deployment(generation) for generation in self.generations.values()]
+        self.loaded[device] = {one.id for spec in present for one in spec.instances[device]}
+        self.hello(device)
+
+    def switch(self):
+        """The latest deployment is served, if it is prepared."""
+        latest, current = max(self.generations), self.deployments.current.generation
+        if latest > current and Prepared(latest) in self.reports:
+            self.changes.execute(Switch(latest))
+
+    def release(self, number):
+        """A deployment that has drained, or is given up, goes; it may take a while."""
+        current = self.deployments.current.generation
+        if number in self.generations and (number > current or Drained(number) in self.reports):
+            self.changes.execute(Release(number))
+
+    def unload(self):
+        """Workers and combiner drop what the front-end has released; its memory is gone."""
+        for number in [one for one in self.generations if self.deployments.get(one) is None]:
+            generation = self.generations.pop(number)
+            (arena,) = generation.arenas
+            del self.arenas[arena.index], self.combiners[arena.index]
+            cut_out(self.memory.fd, generation.offset, generation.nbytes)
+            for device, worker in self.fleet.workers.items():
+                if worker.state.up:
+                    self.load(device)
 
     def finish(self):
         """Let everything go its way, and check what is left."""
@@ -277,11 +394,12 @@ class Stage:
         for request in self.requests:
             assert request.on_done.done(), request
         assert not self.engine.requests
-        assert self.engine.arenas[0].slots.held == 0
+        assert not any(arena.slots.held for arena in self.engine.arenas.values())
         assert self.engine._admission._answers.held_bytes == 0
         assert all(member.pending.rows == 0 for member in self.fleet._all_members)
-        assert all(owner is None for owner in self.engine.arenas[0]._owners)
-        assert not self.combiner._errors
+        for arena in self.engine.arenas.values():
+            assert all(owner is None for owner in arena._owners)
+        assert not any(combiner._errors for combiner in self.combiners.values())
 
 
 @contextmanager
