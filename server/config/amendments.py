@@ -175,6 +175,8 @@ def _unloaded(config: Config, amendments: Amendments, request: UnloadRequest) ->
     if request.dependents:
         members = {*_members(_section(document, request.model))}
         gone |= members.difference(amendments.loads, *ensembles.values())
+    if gone.issuperset(_sections(document, "members")):
+        raise ConfigError(f"{request.model}: a server serves one member at least, this is the last")
     loads = {name: load for name, load in amendments.loads.items() if name not in gone}
     named = [*_names(config.document)]
     unloads = tuple(name for name in named if name in gone or name in amendments.unloads)

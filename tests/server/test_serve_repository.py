@@ -68,12 +68,14 @@ def shared(tmp_path_factory):
     write_network(directory / "other.onnx", 3)
     repository = {"control": "explicit", "overrides": True}
     config = configuration(
-        {"net": {"model": {"versions": "net"}}, "other": {"model": "other.onnx"}},
+        {"net": {"model": {"versions": "net"}}, "other": {"model": "other.onnx"}, "spare": fake(0)},
         repository=repository,
     )
     config["ensembles"] = {"both": {"members": ["net", "other"]}}
     with running(config, directory) as server:
-        yield Changeable(server, directory)
+        changeable = Changeable(server, directory)
+        with changeable.http, changeable.grpc:
+            yield changeable
 
 
 @pytest.fixture
@@ -87,7 +89,7 @@ def changeable(shared):
 
 
 def test_unload_and_load(changeable):
-    served = {("net", "1"): "READY", ("other", "1"): "READY", ("both", "1"): "READY"}
+    served = dict.fromkeys([("both", "1"), ("net", "1"), ("other", "1"), ("spare", "1")], "READY")
     for client in (changeable.http, changeable.grpc):
         assert changeable.states() == served
         with pytest.raises(RequestRejected, match="both"):
@@ -98,7 +100,10 @@ def test_unload_and_load(changeable):
         assert changeable.factor() == 1
         client.load_model("both")
         client.unload_model("both", unload_dependents=True)
-        assert {*changeable.states().values()} == {"UNAVAILABLE"}
+        gone = dict.fromkeys([("both", "1"), ("net", "1"), ("other", "1")], "UNAVAILABLE")
+        assert changeable.states() == served | gone
+        with pytest.raises(RequestRejected, match="this is the last"):
+            client.unload_model("spare")
         client.load_model("both")
         assert changeable.states() == served
 

@@ -90,7 +90,7 @@ def test_a_model_that_is_unloaded_can_not_be_unloaded(config):
 
 def test_the_last_members_stay(config):
     requests = UnloadRequest("ab", dependents=True), UnloadRequest("bc", dependents=True)
-    with pytest.raises(ConfigError, match="members: should not be empty"):
+    with pytest.raises(ConfigError, match="a server serves one member at least, this is the last"):
         after(config, *requests)
 
 
