@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+import yaml
 from scraping import Scrape
-from serving import Client, configuration, fake, wait_for
+from serving import Client, configuration, fake, post_outputs, wait_for
 
 pytestmark = pytest.mark.process
 
@@ -91,6 +92,26 @@ def test_a_shadow_is_compared_and_answers_nobody(serve, connect):
     assert told[0]["rollout"]["compared_rows"] == 12
 
 
+def test_versions_of_an_ensemble_are_compared_by_their_classes(serve):
+    classes = {"output": "probabilities"}
+    config = configuration({"a": {**fake(1), **classes}, "b": {**fake(3), **classes}})
+    config["ensembles"]["all"] = {
+        "versions": {"1": {"members": ["a"]}, "2": {"members": ["a", "b"]}},
+        "rollout": {"version": "2", "mode": "shadow"},
+    }
+    server = serve(config)
+    for outputs in ([], ["class"], ["output", "entropy"]):
+        answer = post_outputs(server, "all", outputs, X)
+        assert answer.json.get("model_version") == "1", answer.json
+
+    def look():
+        figures = server.client.get("/v2/models/all/rollout").json()
+        return figures if figures["compared_requests"] + figures["new"]["errors"] == 3 else None
+
+    seen = wait_for(look, "three copies")
+    assert (seen["compared_rows"], seen["disagreeing_rows"]) == (6, 0.0)
+
+
 def post(server, **body):
     return server.client.http.post(ROLLOUT, content=json.dumps(body))
 
@@ -143,3 +164,34 @@ def test_a_version_that_agrees_is_promoted(serve):
     wait_for(is_promoted, "the promotion")
     assert server.client.get(ROLLOUT).status_code == 400
     assert server.stderr.count("of version 2 of 'cat' is promoted: 0 of ") == 1
+
+
+def reload(server, member):
+    """Have the server serve another configuration of the member."""
+    server.log.with_name("config.yaml").write_text(yaml.safe_dump(configuration({"cat": member})))
+    return server.client.http.post("/v2/repository/reload")
+
+
+def test_a_reload_begins_a_roll_out_and_keeps_its_outcome(serve, connect):
+    tried = versions({"mode": "canary", "percent": 100})["members"]["cat"]
+    alone = {**tried, "model": {"versions": {"1": tried["model"]["versions"]["1"]}}}
+    del alone["rollout"]
+    server = serve(configuration({"cat": alone}))
+    channel = connect(server)
+
+    def ask():
+        told = [server.predict("cat", X, binary=binary) for binary in (True, False, True)]
+        by_grpc = [channel.infer("cat", X).message.model_version for _ in range(2)]
+        return {*map(version_of, told), *by_grpc}
+
+    assert ask() == ask() == {"1"}  # requests like earlier ones are not parsed
+    assert reload(server, tried).status_code == 200
+    assert ask() == {"2"}
+    assert post(server, action="rollback").json()["generation"] == 3
+    assert ask() == {"1"}
+    reload(server, {**tried, "batch_size": 4})
+    assert ask() == {"1"}, "the roll-out is still over"
+    assert server.client.get(ROLLOUT).status_code == 400
+    again = {**tried, "rollout": {**tried["rollout"], "percent": 99}}
+    assert reload(server, again).status_code == 200
+    assert server.client.get(ROLLOUT).json()["percent"] == 99
