@@ -1,7 +1,7 @@
 """A server whose models clients may load and unload: networks that add a number to their input.
 
 Runs in the tests' process. `plus` has versions 1 and 2, which add so much; the ensemble `both` is
-the mean of `plus` and `minus`, which adds -1.
+the mean of `plus` and `minus`, which adds -1, as does `spare`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ CONFIG = """
 members:
   plus: {model: {versions: plus, policy: {specific: ["1"]}}}
   minus: {model: minus.onnx}
+  spare: {model: minus.onnx}
 ensembles:
   both: {members: [plus, minus]}
 server:
