@@ -118,10 +118,16 @@ class Application:
 
 
 class _Api(FastAPI):
-    """FastAPI, whose description has what can't be declared at the routes."""
+    """FastAPI, whose description has what can't be declared at the routes.
+
+    Attributes:
+        inference: has the models.
+    """
+
+    inference: Inference
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document."""
+        """The OpenAPI document, with the models that are served now."""
         if self.openapi_schema is None:
             document = super().openapi()
             document["security"] = [{}, {"key": []}]  # a key, if the server has keys
@@ -132,7 +138,22 @@ class _Api(FastAPI):
             for methods in document["paths"].values():
                 for operation in methods.values():
                     operation["responses"].pop("422", None)
-        return self.openapi_schema or {}
+        document = self.openapi_schema or {}
+        self._name_models(document["paths"])
+        return document
+
+    def _name_models(self, paths: dict[str, Any]) -> None:
+        served = [endpoint.model.public for endpoint in self.inference.endpoints.values()]
+        values = {
+            "model": [*dict.fromkeys(name for name, _ in served)],
+            "version": sorted({version for _, version in served}, key=int),
+        }
+        for path, methods in paths.items():
+            if path.startswith("/v2/models/{model}"):
+                for operation in methods.values():
+                    for parameter in operation["parameters"]:
+                        if parameter["in"] == "path":
+                            parameter["schema"]["enum"] = values[parameter["name"]]
 
 
 def make_api(
@@ -149,6 +170,7 @@ def make_api(
         redoc_url=None,
         separate_input_output_schemas=False,
     )
+    api.inference = inference
     _add_error_handlers(api)
     api.include_router(health_router(inference))
     api.include_router(server_router(inference, metrics, threads))

@@ -41,8 +41,9 @@ def test_the_pod_runs_as_the_images_user():
 @pytest.mark.parametrize("probe", ["startupProbe", "readinessProbe", "livenessProbe"])
 def test_a_probe_asks_what_the_server_answers(probe):
     get = CONTAINER[probe]["httpGet"]
-    inference = SimpleNamespace(endpoints={"a": None})
-    document = make_api(inference, infer=None, metrics=None, threads=None).openapi()
+    inference = SimpleNamespace(endpoints={}, repository=None)
+    infer = SimpleNamespace(bodies=None)
+    document = make_api(inference, infer=infer, metrics=None, threads=None).openapi()
     assert "get" in document["paths"][get["path"]]
     assert get["port"] in {port["name"] for port in CONTAINER["ports"]}
 

@@ -56,6 +56,10 @@ def test_every_path_is_described(server):
         document["paths"][path][method]["operationId"] for path, method in operations(document)
     ]
     assert len(set(names)) == len(names)
+    infer = document["paths"]["/v2/models/{model}/versions/{version}/infer"]["post"]
+    values = {one["name"]: one["schema"].get("enum") for one in infer["parameters"]}
+    assert {"all", "any"} < set(values["model"])
+    assert values["version"] == ["1"]
     assert {
         "/v2",
         "/v2/health/live",

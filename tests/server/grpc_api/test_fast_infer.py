@@ -212,6 +212,18 @@ def test_responses_equal_those_of_the_slow_path():
     assert scene.endpoint.counters.outcomes == {"ok": 2, "degraded": 1}
 
 
+def test_plans_are_for_what_is_served_now():
+    scene = Scene()
+    scene.remember(message(payload(1)))
+    scene.endpoint.is_open = False
+    assert not scene.takes(message(payload(2)))
+    scene.endpoint.is_open = True
+    assert scene.takes(message(payload(2)))
+    for renew in scene.renewals:
+        renew()
+    assert not scene.takes(message(payload(2))), "a name may mean another version now"
+
+
 def test_a_refusal_is_counted_and_sent():
     scene = Scene(error=QueueFull("full", 1.0, "waiting"))
     scene.remember(message(payload(1)))

@@ -270,6 +270,30 @@ def test_a_large_body_comes_into_its_place_and_counts_as_it_comes(first):
     play(test, width=WIDE)
 
 
+def test_a_model_that_is_not_open_is_looked_up_by_the_application():
+    """Wherever its request is when another deployment comes to be served."""
+
+    async def test(scene):
+        data = scene.know(payload(1))
+        for _ in range(2):
+            scene.feed(data)
+            await scene.turn()
+        assert (scene.slow, scene.engine.submitted) == (0, 2)
+        scene.endpoint.is_open = False
+        scene.feed(data)  # as the last one, byte for byte
+        await scene.turn()
+        assert (scene.slow, scene.engine.submitted) == (1, 2)
+        scene.endpoint.is_open = True
+        cut = data.index(b"\r\n\r\n") + 10
+        scene.feed(data[:cut])
+        scene.endpoint.is_open = False
+        scene.feed(data[cut:])
+        await scene.turn()
+        assert (scene.slow, scene.engine.submitted) == (2, 2)
+
+    play(test)
+
+
 def test_a_large_body_of_an_unknown_kind_is_the_applications():
     async def test(scene):
         scene.feed(request_of(bytes(WIDE - 8) + b"0005abcd")[0])
