@@ -33,7 +33,7 @@ from server.following.controller import Controller, FollowLimits
 from server.following.search import find_better
 from server.following.traffic import ModelTraffic, Traffic
 
-__all__ = ["Change", "Hour", "play_day"]
+__all__ = ["Change", "Hour", "best_fixed", "play_day"]
 
 _PROFILES = Path(__file__).parents[2] / "configs/profiles/estimated.json"
 _GPU, _GPUS, _MEMORY_BYTES = "Tesla V100-SXM2-16GB", 4, 16 << 30
@@ -72,7 +72,7 @@ def play_day(minutes: Sequence[Minute]) -> tuple[list[Hour], list[Change]]:
     """Return the hours of the day, and the changes that the controller made."""
     problem = _pool()
     mixes = [_mix(minutes[60 * hour : 60 * (hour + 1)]) for hour in range(HOURS)]
-    fixed = _best_fixed(problem, mixes)
+    fixed = best_fixed(problem, mixes)
 
     @cache
     def capacity(matrix: AllocationMatrix, hour: int) -> float:
@@ -127,14 +127,16 @@ class _DayScorer:
         return score
 
 
-def _best_fixed(problem: Problem, mixes: Sequence[Sequence[EnsembleShare]]) -> AllocationMatrix:
+def best_fixed(problem: Problem, mixes: Sequence[Sequence[EnsembleShare]]) -> AllocationMatrix:
     """The best allocation for the day among the best ones for each hour and the day's mean.
 
     Its neighbours are tried, too.
     """
     scorer = _DayScorer(problem, mixes)
     demands = [mix_demand(mix) for mix in mixes]
-    mean = {name: sum(one.get(name, 0.0) for one in demands) / HOURS for name in problem.members}
+    mean = {
+        name: sum(one.get(name, 0.0) for one in demands) / len(mixes) for name in problem.members
+    }
     candidates = []
     for demand in [mean, *demands]:
         found = search(replace(problem, demand=demand), time_limit_s=_SEARCH_S)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["ENSEMBLES", "HOURS", "Minute", "read_trace"]
+__all__ = ["ENSEMBLES", "HOURS", "Minute", "make_trace", "read_trace"]
 
 HOURS = 24
 _FILE = Path(__file__).with_name("trace.csv")
@@ -50,7 +50,8 @@ def read_trace() -> list[Minute]:
         ]
 
 
-def _make_trace() -> list[Minute]:
+def make_trace() -> list[Minute]:
+    """Return the day anew, the same one each time."""
     generator = np.random.default_rng(_SEED)
     minutes = []
     for hour in range(HOURS):
@@ -71,7 +72,7 @@ def main() -> None:
     with _FILE.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*ENSEMBLES, "unsure"])
-        writer.writerows([*minute.rows.values(), minute.unsure] for minute in _make_trace())
+        writer.writerows([*minute.rows.values(), minute.unsure] for minute in make_trace())
 
 
 if __name__ == "__main__":

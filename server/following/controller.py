@@ -212,12 +212,7 @@ class Controller:
         best = max(found.candidates, key=lambda one: self._worth(one, found.present))
         gain = _gain(best.rows_s, found.present.rows_s)
         cost = self._cost(best)
-        bound = "" if found.bound_rows_s is None else f", at most {found.bound_rows_s:.4g} possible"
-        figures = (
-            f"{found.present.rows_s:.4g} rows/s of the present mix are possible, "
-            f"{best.rows_s:.4g} by another allocation ({gain:+.1%}{bound}); "
-            f"{sum(best.new.values())} instances to load cost {cost:.1%}"
-        )
+        figures = _figures(found, best, cost)
         least = min([gain, *_part_gains(best, found.present)])
         if least - cost <= self._limits.gain:
             lasting = f"; a part of the time only {least:+.1%}" if least < gain else ""
@@ -269,3 +264,20 @@ def _gain(after: float, before: float) -> float:
 def _part_gains(one: Candidate, present: Candidate) -> list[float]:
     pairs = zip(one.parts_rows_s, present.parts_rows_s, strict=True)
     return [_gain(after, before) for after, before in pairs]
+
+
+def _figures(found: Found, best: Candidate, cost: float) -> str:
+    """What a change would bring and cost, for people."""
+    bound = "" if found.bound_rows_s is None else f", at most {_rate(found.bound_rows_s)} possible"
+    another = f"{_rate(best.rows_s)} by another allocation"
+    if found.present.rows_s:
+        gain = f"{_gain(best.rows_s, found.present.rows_s):+.1%}"
+        what = f"{_rate(found.present.rows_s)} rows/s of the present mix are possible, {another}"
+        what = f"{what} ({gain}{bound})"
+    else:
+        what = f"a member is not served at present; rows/s of the mix: {another}{bound}"
+    return f"{what}; {sum(best.new.values())} instances to load cost {cost:.1%}"
+
+
+def _rate(rows_s: float) -> str:
+    return f"{rows_s:,.0f}" if rows_s >= 1000 else f"{rows_s:.4g}"

@@ -23,10 +23,11 @@ from allocator.search.search import search
 from allocator.search.throughput import solve_throughput
 from allocator.search.variants import fill_spare_memory
 from workers.runtime.child_main import end_with
-from workers.runtime.child_process import ChildError, run_child
+from workers.runtime.child_process import ChildError, log_stdout, run_child
 
 __all__ = ["Candidate", "Found", "SearchTask", "find_better", "main", "search_in_child"]
 
+_NAME = "the search for an allocation"
 _NICE = 19
 #: Beside the search's own time limit.
 _MARGIN_S = 60.0
@@ -164,7 +165,7 @@ def search_in_child(task: SearchTask) -> Found:
     """Search in a child process, which takes its time limit and a little more; never fails."""
     try:
         answer = run_child(
-            "the search for an allocation",
+            _NAME,
             "server.following.search",
             msgspec.json.encode(task),
             task.time_limit_s + _MARGIN_S,
@@ -178,7 +179,9 @@ def main() -> None:
     """Search for what stdin describes and write what was found: the child's part."""
     os.nice(_NICE)
     task = msgspec.json.decode(sys.stdin.buffer.read(), type=SearchTask)
-    end_with(msgspec.json.encode(find_better(task)))
+    with log_stdout(_NAME):  # a solver's banner: nobody is to see it
+        found = find_better(task)
+    end_with(msgspec.json.encode(found))
 
 
 if __name__ == "__main__":
