@@ -100,8 +100,7 @@ def mapped(
     )
     nbytes = queues.offset + queues_bytes(queues)
     fd = create_memory(nbytes)
-    offset, size = add_range(fd, specs[-1].offset + arena_bytes(specs[-1])) if specs else (0, 0)
-    generation = GenerationSpec(1, offset, size, specs)
+    generation = add_generation(fd, 1, *specs)
     try:
         yield TestMemory(fd, nbytes, PROCESSES, queues, generation)
     finally:
@@ -109,10 +108,18 @@ def mapped(
             os.close(descriptor)
 
 
-def open_arena(memory: TestMemory, index: int = 0) -> Arena:
+def add_generation(fd: int, number: int, *specs: ArenaSpec) -> GenerationSpec:
+    """A range of the memory for these arenas, each of which begins where it says."""
+    offset, size = add_range(fd, specs[-1].offset + arena_bytes(specs[-1])) if specs else (0, 0)
+    return GenerationSpec(number, offset, size, specs)
+
+
+def open_arena(
+    memory: TestMemory, index: int = 0, generation: GenerationSpec | None = None
+) -> Arena:
     """A new mapping of the memory, as another process would have it."""
-    mapping = SharedMemory(memory).map(memory.generation)
-    return Arena(mapping, memory.generation.arenas[index])
+    generation = generation or memory.generation
+    return Arena(SharedMemory(memory).map(generation), generation.arenas[index])
 
 
 def claim(

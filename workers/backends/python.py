@@ -52,9 +52,18 @@ def open_python(source: ModelSource, device: DeviceSpec) -> Model:
             from workers.backends.torch import TorchModel, open_module  # noqa: PLC0415
 
             inputs = described_inputs(source, made, made.forward)
-            model: Model = TorchModel(source, device, partial(open_module, made, inputs))
-        else:
-            model = PythonModel(source, device, made)
+            return _described(
+                TorchModel(source, device, partial(open_module, made, inputs)), source, made
+            )
+        try:
+            return _described(PythonModel(source, device, made), source, made)
+        except BaseException:
+            _close(made)  # it may have loaded something
+            raise
+
+
+def _described(model: Model, source: ModelSource, made: Any) -> Model:
+    """Return a model that knows what its object says of its outputs."""
     signature = model.signature
     meanings = described_outputs(source, made, signature.output.name)
     model.signature = replace(signature, kinds=meanings.kinds, labels=meanings.labels)
@@ -96,8 +105,7 @@ class PythonModel(Model):
     def close(self) -> None:
         """Let the object release what it holds, and forget it."""
         made, self._made, self._call = self._made, None, None
-        if hasattr(made, "close"):
-            made.close()
+        _close(made)
 
     def _run(
         self, inputs: Sequence[Array], choose: Callable[[list[str]], Sequence[str]]
@@ -120,6 +128,11 @@ class PythonModel(Model):
             if "out of memory" in str(failure).lower():
                 raise MemoryError(describe_failure(failure)) from failure
             raise RuntimeError(describe_failure(failure)) from failure
+
+
+def _close(made: Any) -> None:
+    if hasattr(made, "close"):
+        made.close()
 
 
 def _cast(name: str, array: Array, dtype: np.dtype[np.generic]) -> Array:

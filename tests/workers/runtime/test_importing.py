@@ -96,10 +96,8 @@ def test_what_is_installed_beside_a_configuration_is_never_imported_anew(tmp_pat
     (installed / "installed_thing.py").write_text("SIZE = 1")
     monkeypatch.syspath_prepend(installed)
     (tmp_path / "user_thing.py").write_text("import installed_thing\nSIZE = 1")
-    library = (
-        import_object("installed_thing:__name__", str(tmp_path)) and sys.modules["installed_thing"]
-    )
     import_object("user_thing:SIZE", str(tmp_path))
+    library = sys.modules["installed_thing"]
     write_as_old(installed / "installed_thing.py", "SIZE = 2")
     write_as_old(tmp_path / "user_thing.py", "import installed_thing\nSIZE = 2")
     assert import_object("user_thing:SIZE", str(tmp_path)) == 2
