@@ -58,7 +58,8 @@ def open_python(source: ModelSource, device: DeviceSpec) -> Model:
         try:
             return _described(PythonModel(source, device, made), source, made)
         except BaseException:
-            _close(made)  # it may have loaded something
+            with contextlib.suppress(Exception):  # the first failure is the reason
+                _close(made)
             raise
 
 
