@@ -214,7 +214,8 @@ def test_a_worker_on_a_new_device_is_heard():
 
 def test_nothing_grows_with_generations(memory, tmp_path):
     file = tmp_path / "rule.py"
-    meta = ModelSource("meta", "onnx", write_linear(tmp_path / "meta.onnx", np.ones((4, 2), "f4")))
+    write_linear(tmp_path / "meta.onnx", np.ones((4, 2), "f4"))
+    meta = ModelSource("meta", "onnx", str(tmp_path / "meta.onnx"))
     stack = ensemble("stack", (0, 1), rule="stack", meta=meta)
     with combining(memory) as bench:
         process = psutil.Process(bench.process.pid)
@@ -223,8 +224,8 @@ def test_nothing_grows_with_generations(memory, tmp_path):
             write_rule(file, number)
             bench.command(Load(rule_generation(memory, number, file, stack)))
             bench.command(Unload(number - 1))
-            reports = {type(one): one.generation for one in (bench.report(), bench.report())}
-            assert reports == {Loaded: number, Unloaded: number - 1}
+            reports = sorted((bench.report() for _ in range(2)), key=lambda one: one.generation)
+            assert reports == [Unloaded(number - 1), Loaded(number)]
 
         for number in range(2, 7):
             change(number)
@@ -233,6 +234,6 @@ def test_nothing_grows_with_generations(memory, tmp_path):
         for number in range(7, 57):
             change(number)
         wait_for(lambda: process.num_threads() <= threads, "the thread's end")
-        assert process.num_fds() <= fds
+        assert process.num_fds() <= fds + 4, "ZeroMQ may have connected meanwhile"
         assert len(process.memory_maps(grouped=False)) < maps + 25, "allocators have some more"
         assert process.memory_info().rss - rss < 8 << 20

@@ -323,8 +323,8 @@ def test_nothing_grows_with_generations(memory, tmp_path):
             )
             bench.command(Load(generation_of(memory, number), instances))
             bench.command(Unload(number - 1))
-            reports = {type(one): one.generation for one in (bench.report(), bench.report())}
-            assert reports == {Loaded: number, Unloaded: number - 1}
+            reports = sorted((bench.report() for _ in range(2)), key=lambda one: one.generation)
+            assert reports == [Unloaded(number - 1), Loaded(number)]
 
         for number in range(2, 7):
             change(number)
@@ -333,6 +333,6 @@ def test_nothing_grows_with_generations(memory, tmp_path):
         for number in range(7, 57):
             change(number)
         wait_for(lambda: process.num_threads() <= threads, "the thread's end")
-        assert process.num_fds() <= fds
+        assert process.num_fds() <= fds + 4, "ZeroMQ may have connected meanwhile"
         assert len(process.memory_maps(grouped=False)) < maps + 25, "allocators have some more"
         assert process.memory_info().rss - rss < 8 << 20
