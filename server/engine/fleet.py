@@ -349,6 +349,8 @@ class Fleet:
             job.placement.latency.learn(job.rows, finished.elapsed_s)
         for start, stop in job.ranges:
             self._suspects.acquit(job.placement.member, start, stop)
+        if not finished.all_predicted:
+            self._requeue(job, self._unfinished(job))  # of an instance that was gone by then
         self._release(job)
 
     def _count(self, worker: WorkerState, job: OpenJob, finished: Finished) -> int:
@@ -397,19 +399,26 @@ class Fleet:
     def _requeue_unfinished(self, job: OpenJob, *, blamed: bool) -> None:
         """Make a dead worker's unfinished rows pending again; report the finished ones."""
         member = job.placement.member
-        unfinished = [
+        unfinished = self._unfinished(job)
+        self.predicted += [Predictions(member.arena, start, stop) for start, stop in job.ranges]
+        self._requeue(job, self._blame(member, unfinished) if blamed else unfinished)
+
+    def _requeue(self, job: OpenJob, rows: list[tuple[int, Flow]]) -> None:
+        """Make some rows of a closed job pending again, as old as they are."""
+        for row, flow in rows:
+            job.placement.member.pending.append(row, row + 1, job.since, flow)
+
+    def _unfinished(self, job: OpenJob) -> list[tuple[int, Flow]]:
+        """The rows of a job that its member has not done and that are still needed."""
+        member = job.placement.member
+        return [
             (row, flow)
             for flow, ranges in job.shares
             for start, stop in ranges
-            for row in self._unfinished(member, start, stop)
+            for row in self._needed(member, start, stop)
         ]
-        self.predicted += [Predictions(member.arena, start, stop) for start, stop in job.ranges]
-        if blamed:
-            unfinished = self._blame(member, unfinished)
-        for row, flow in unfinished:
-            member.pending.append(row, row + 1, job.since, flow)
 
-    def _unfinished(self, member: Member, start: int, stop: int) -> list[int]:
+    def _needed(self, member: Member, start: int, stop: int) -> list[int]:
         """The rows that a member has not done and that are still needed."""
         arena = self._arenas[member.arena]
         slots, rows = arena.slots(start, stop), arena.row_numbers(start, stop)

@@ -148,7 +148,9 @@ class Worker:
         for item in self._mailbox.take():
             match item:
                 case Load():
-                    self._make_room(item)
+                    if item.replaces:
+                        self._make_room(item)
+                        self._send_hello()  # what is gone gets no more jobs
                     self._loader.load(item)
                 case Unload():
                     self._drop(item.generation)
@@ -222,7 +224,7 @@ class Worker:
             started_ns = now_ns
             self._executing = job.id
             instance = self._instances.get(job.instance)
-            # The rows of one that was unloaded have ended: its front-end is dead.
+            # Rows for one that was unloaded meanwhile go elsewhere, if anybody waits for them.
             error = None if instance is None else instance.run(job.ranges, self._begin)
             now_ns = time.monotonic_ns()
             self._board.end(now_ns)

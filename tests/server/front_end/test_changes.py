@@ -380,3 +380,25 @@ def test_it_is_not_drained_before_the_workers_have_said_that_their_jobs_are_over
         stage.turn()
         stage.turn()
         assert stage.reports[-1] == Drained(1)
+
+
+def test_rows_for_an_instance_that_makes_room_on_one_device_are_predicted_on_another():
+    """A worker may learn of it before the front-end does."""
+    with on_stage() as stage:
+        stage.may_miss = True
+        clients = Clients(stage)
+        for _ in range(3):
+            clients.submit("some", 2, members=0b110)  # of which both devices have instances
+        stage.turn()
+        stage.loaded["d0"] = {0}
+        for tell in (lambda: None, lambda: stage.hello("d0")):
+            assert stage.jobs["d0"]
+            while stage.jobs["d0"]:
+                stage.work("d0", SURE)
+            tell()
+            stage.turn()
+            stage.turn()
+        assert not stage.jobs["d0"]
+        stage.finish()
+        clients.check()
+        assert {request.on_done.result().used for _, request in clients.requests} == {0b110}
