@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable
 from pathlib import Path
 
@@ -37,6 +38,8 @@ class FileWatch:
     def __init__(self, paths: Callable[[], Collection[Path]], debounce_s: float) -> None:
         self._paths = paths
         self._debounce_s = debounce_s
+        # It tells of each notification, also of files that nobody serves.
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)
 
     async def bursts(self) -> AsyncGenerator[None, None]:
         """Yield once for each burst of changes, for ever."""

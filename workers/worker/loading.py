@@ -33,7 +33,7 @@ _Latencies = dict[bytes, tuple[float, float]]
 
 def model_key(source: ModelSource) -> bytes:
     """Return what is equal for members with the same model, as their files were stamped."""
-    return msgspec.json.encode(msgspec.structs.replace(source, member=""))
+    return msgspec.json.encode(msgspec.structs.replace(source, member="", links=""))
 
 
 def _likeness(spec: InstanceSpec, arena: Arena) -> bytes:
