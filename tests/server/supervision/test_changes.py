@@ -156,6 +156,36 @@ def test_loads_and_unloads_last_until_a_reload_and_are_kept(served):
     assert served.state.read().amendments == Amendments()
 
 
+def test_a_load_reads_the_section_of_its_model_again_and_no_other(served):
+    served.write(members={"a": fake(7), "b": fake(8), "c": fake(9)})
+    change = served.change(LoadRequest("a"))
+    assert (change.plan.config.members["a"].fake.add, change.base.document["members"]["b"]) == (
+        7,
+        fake(1),
+    )
+    assert list(served.change(LoadRequest("c")).plan.config.members) == ["a", "b", "c"]
+    served.write(members={"a": fake(7), "d": fake()}, ensembles={"ad": {"members": ["a", "d"]}})
+    assert {*served.change(LoadRequest("ad")).plan.config.members} == {"a", "b", "c", "d"}
+    served.write(members={"a": {"model": "nothing.onnx"}}, ensembles={})
+    with pytest.raises(ConfigError, match=r"members.a.model: there is no file"):
+        served.plan(LoadRequest("b"))
+
+
+def test_files_of_a_load_go_if_it_does_not_come_up(served, tmp_path):
+    def upload(content):
+        directory = tmp_path / "sent"
+        (directory / "1").mkdir(parents=True)
+        (directory / "1" / "model.onnx").write_bytes(content)
+        return str(directory)
+
+    with pytest.raises(ConfigError, match="can't load it"):
+        served.plan(LoadRequest("new", directory=upload(b"no network")))
+    uploads = served.state.path.parent / f"{served.state.path.name}.uploads"
+    assert len(list(uploads.iterdir())) == 1
+    served.planner.give_up()
+    assert not uploads.exists()
+
+
 def test_a_request_that_is_refused_leaves_no_trace(served):
     with pytest.raises(ConfigError, match="members.a: the ensemble ab needs it"):
         served.plan(UnloadRequest("a"))
