@@ -64,7 +64,7 @@ def test_rows_leave_at_their_stage(server):
     sureness = np.array([0.95, 0.6, 0.99, 0.7, 0.92, 0.8, 0.91])
     x = rows_of(sureness)
     parameters, arrays = ask_outputs(server, "cascade", ["output", "member_mask"], x)
-    assert parameters == {"members": "first", "degraded": False}
+    assert parameters == {"members": "first", "degraded": False, "generation": 1}
     np.testing.assert_allclose(arrays["output"], special.softmax(x, axis=1), rtol=1e-5)
     later = sureness < 0.9
     assert arrays["member_mask"].tolist() == [[True, one, one] for one in later]
@@ -86,7 +86,7 @@ def test_rows_leave_at_their_stage(server):
 )
 def test_who_asks_for_everybody_is_told_by_everybody(server, outputs, parameters):
     told, _ = ask_outputs(server, "cascade", outputs, rows_of([0.99, 0.99]), **parameters)
-    assert told == {"members": "first,second,third", "degraded": False}
+    assert told == {"members": "first,second,third", "degraded": False, "generation": 1}
 
 
 def test_big_requests_go_through_all_stages(server):
@@ -104,7 +104,7 @@ def test_a_member_that_fails_is_made_up_for_by_the_next_stage(server):
     x[0, 0] = NEVER_ENDS
     x[0, 1] = NEVER_ENDS - 9
     parameters, arrays = ask_outputs(server, "doubtful", ["output", "member_mask"], x)
-    assert parameters == {"members": "second,third", "degraded": True}
+    assert parameters == {"members": "second,third", "degraded": True, "generation": 1}
     assert arrays["member_mask"].tolist() == [[False, True, True], [True, True, True]]
 
 
@@ -143,7 +143,7 @@ def test_the_best_class_alone(server):
 def test_a_majority_does_not_wait_for_a_member_that_hangs(server):
     x = np.array([[NEVER_ENDS, NEVER_ENDS + 3]], np.float32)
     parameters, arrays = ask_outputs(server, "votes", ["class"], x)
-    assert parameters == {"members": "first,second", "degraded": False}
+    assert parameters == {"members": "first,second", "degraded": False, "generation": 1}
     assert arrays["class"].tolist() == [1]
 
 

@@ -39,7 +39,7 @@ X = np.array([[0, 4], [0.5, 0], [0, 0.1]], np.float32)
 def test_all_answer(server):
     outputs = ["output", "member_mask", "output.m63", "output.m0", "vote_share"]
     told, arrays = ask_outputs(server, "all", outputs, X)
-    assert told == {"members": ",".join(MEMBERS), "degraded": False}
+    assert told == {"members": ",".join(MEMBERS), "degraded": False, "generation": 1}
     assert arrays["member_mask"].all()
     for name in ("output", "output.m63", "output.m0"):
         np.testing.assert_allclose(arrays[name], special.softmax(X, axis=1), rtol=1e-5)
@@ -49,7 +49,7 @@ def test_all_answer(server):
 @pytest.mark.parametrize("members", ["m63", "m0,m63", "m62"])
 def test_some_are_asked(server, members):
     told, arrays = ask_outputs(server, "all", ["output", "member_mask"], X, members=members)
-    assert told == {"members": members, "degraded": False}
+    assert told == {"members": members, "degraded": False, "generation": 1}
     wanted = [name in members.split(",") for name in MEMBERS]
     assert arrays["member_mask"].tolist() == [wanted] * 3
 
@@ -58,7 +58,7 @@ def test_the_last_may_fail(server):
     x = X.copy()
     x[1, 0] = 77.0
     told, arrays = ask_outputs(server, "some", ["output", "member_mask", "output.m63"], x)
-    assert told == {"members": ",".join(MEMBERS[:63]), "degraded": True}
+    assert told == {"members": ",".join(MEMBERS[:63]), "degraded": True, "generation": 1}
     assert arrays["member_mask"].sum() == 3 * 64 - 1
     assert np.isnan(arrays["output.m63"]).tolist() == [[False] * 2, [True] * 2, [False] * 2]
 
@@ -72,7 +72,7 @@ def test_the_best_class_alone(server):
 
 def test_a_cascade_with_the_last_first(server):
     told, arrays = ask_outputs(server, "last_first", ["output", "member_mask"], X)
-    assert told == {"members": "m63", "degraded": False}
+    assert told == {"members": "m63", "degraded": False, "generation": 1}
     assert arrays["member_mask"].sum(axis=1).tolist() == [1, 64, 64]
     np.testing.assert_allclose(arrays["output"], special.softmax(X, axis=1), rtol=1e-5)
 

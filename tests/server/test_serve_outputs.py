@@ -34,7 +34,7 @@ def server(tmp_path_factory):
 def test_a_request_may_name_members(server, names):
     parameters, arrays = ask_outputs(server, "all", ["output"], X, members=",".join(names))
     wanted = [name for name in NAMES if name in {name.strip() for name in names}]
-    assert parameters == {"members": ",".join(wanted), "degraded": False}
+    assert parameters == {"members": ",".join(wanted), "degraded": False, "generation": 1}
     np.testing.assert_allclose(arrays["output"], X + np.mean([ADD[name] for name in wanted]))
 
 
@@ -69,13 +69,13 @@ def test_unknown_parameters_pass_where_the_configuration_ignores_them(server):
 def test_a_request_may_set_its_quorum(server):
     failing = np.array([[FAILS_ON, 0.0]], np.float32)
     parameters, arrays = ask_outputs(server, "strict", ["output"], failing, quorum=2)
-    assert parameters == {"members": "a,b", "degraded": True}
+    assert parameters == {"members": "a,b", "degraded": True, "generation": 1}
     np.testing.assert_allclose(arrays["output"], failing + 3)
     answer = post_outputs(server, "all", ["output"], failing, quorum=3)
     assert answer.status == 500
     assert "'c'" in answer.error
     parameters, _ = ask_outputs(server, "strict", ["output"], failing, members="a,b")
-    assert parameters == {"members": "a,b", "degraded": False}
+    assert parameters == {"members": "a,b", "degraded": False, "generation": 1}
 
 
 def test_members_own_predictions_and_who_is_in_each_row(server):
@@ -83,7 +83,7 @@ def test_members_own_predictions_and_who_is_in_each_row(server):
     x[1, 0] = FAILS_ON
     outputs = ["output.c", "member_mask", "output", "output.a"]
     parameters, arrays = ask_outputs(server, "all", outputs, x)
-    assert parameters == {"members": "a,b", "degraded": True}
+    assert parameters == {"members": "a,b", "degraded": True, "generation": 1}
     np.testing.assert_allclose(arrays["output.a"], x)
     np.testing.assert_allclose(arrays["output.c"][[0, 2]], x[[0, 2]] - 3)
     assert np.isnan(arrays["output.c"][1]).all()

@@ -188,7 +188,7 @@ def test_a_rule_of_ones_own_may_yield_several_outputs(server):
 def test_a_quorum_applies_to_all_outputs(server):
     failing = np.array([[POISON, 1, 2, 3]], np.float32)
     parameters, arrays = ask_outputs(server, "quorum", ["boxes", "embedding.b", "output"], failing)
-    assert parameters == {"members": "a", "degraded": True}
+    assert parameters == {"members": "a", "degraded": True, "generation": 1}
     np.testing.assert_allclose(arrays["boxes"], padded(raw("boxes", failing)["a"]))
     assert np.isnan(np.array(arrays["embedding.b"], float)).all()
     answer = post_outputs(server, "all", ["boxes"], failing)

@@ -49,7 +49,7 @@ async def test_infer(client, server, digits, binary_in, binary_out):
     agree(answer(response), digits.mean(ROWS))
     assert response.id == "c-9"
     assert response.model_name == "digits"
-    assert response.parameters == {"members": ",".join(MEMBERS), "degraded": False}
+    assert response.parameters == {"members": ",".join(MEMBERS), "degraded": False, "generation": 1}
 
 
 async def test_infer_with_a_plain_dictionary(client, server, digits):

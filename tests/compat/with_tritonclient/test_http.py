@@ -123,7 +123,11 @@ def test_infer_without_naming_outputs(client, digits):
     response = result.get_response()
     assert response["model_name"] == "digits"
     assert response["model_version"] == "1"
-    assert response["parameters"] == {"members": ",".join(MEMBERS), "degraded": False}
+    assert response["parameters"] == {
+        "members": ",".join(MEMBERS),
+        "degraded": False,
+        "generation": 1,
+    }
     assert [output["name"] for output in response["outputs"]] == ["output"]
     assert result.get_output("output")["datatype"] == "FP32"
     assert result.as_numpy("nothing") is None
@@ -202,7 +206,11 @@ def test_members_and_quorum(client, digits):
         parameters={"members": "deep,cnn", "quorum": 2},
     )
     agree(result.as_numpy("output"), digits.mean(ROWS, ["deep", "cnn"]))
-    assert result.get_response()["parameters"] == {"members": "deep,cnn", "degraded": False}
+    assert result.get_response()["parameters"] == {
+        "members": "deep,cnn",
+        "degraded": False,
+        "generation": 1,
+    }
 
 
 def test_priority_sequence_and_a_long_timeout_change_nothing(client, digits):
