@@ -138,20 +138,16 @@ def make_plan(
     models = find_models(config, probes, formers=formers, links=links)
     config, members = models.config, models.members
     devices = tuple(find_devices(config))
-    placement = None
-    if config.allocation == "auto":
-        with progress_on_stderr(log) as on_progress:
-            found = profile_members(
-                config, members, devices, budget_s=profile_s, on_progress=on_progress
-            )
-        if preferred and not any(matrix_problems(preferred, config, devices, found)):
-            matrix = preferred
-        else:
-            placement = place(config, members, devices, profile_s=0.0, found=found)
-            matrix = placement.allocation.matrix
-    else:
+    if config.allocation != "auto" or preferred is not None:
         found = profile_members(config, members, devices, budget_s=0.0)
-        matrix = read_allocation(config, devices, found)
+        matrix = preferred
+        if config.allocation != "auto":
+            matrix = read_allocation(config, devices, found)
+        if matrix is not None and not any(matrix_problems(matrix, config, devices, found)):
+            return planned(models, devices, matrix, found, placement=None, tracing=tracing)
+    with progress_on_stderr(log) as on_progress:
+        placement = place(config, members, devices, profile_s=profile_s, on_progress=on_progress)
+    matrix, found = placement.allocation.matrix, placement.found
     return planned(models, devices, matrix, found, placement=placement, tracing=tracing)
 
 
