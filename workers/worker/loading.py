@@ -23,7 +23,7 @@ from workers.runtime.spec import DeviceSpec, GenerationSpec, InstanceSpec, Load,
 from workers.worker.host_memory import pin_for_device, release_memory, unpin
 from workers.worker.instance import Instance
 
-__all__ = ["InstanceLoader", "Part", "model_key"]
+__all__ = ["InstanceLoader", "Part", "Served"]
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _Latencies = dict[bytes, tuple[float, float]]
 
 
-def model_key(source: ModelSource) -> bytes:
+def _model_key(source: ModelSource) -> bytes:
     """Return what is equal for members with the same model, as their files were stamped."""
     return msgspec.json.encode(msgspec.structs.replace(source, member="", links=""))
 
@@ -79,6 +79,37 @@ class Part:
         self._cold.clear()
 
 
+class Served:
+    """What the loop serves, of all generations: `arenas` and `instances` by their numbers."""
+
+    def __init__(self) -> None:
+        self.arenas: dict[int, Arena] = {}
+        self.instances: dict[int, Instance] = {}
+        self._parts: dict[int, list[Part]] = {}
+
+    def add(self, generation: int, part: Part) -> None:
+        """Serve what has been loaded for a generation, too."""
+        self.arenas |= part.arenas
+        self.instances |= part.instances
+        self._parts.setdefault(generation, []).append(part)
+
+    def make_room(self, command: Load) -> None:
+        """Forget the instances whose models will be closed before those of a load come."""
+        kept = {_model_key(one.source) for one in command.instances}
+        for part in self._parts.get(command.replaces, ()):
+            for number, instance in [*part.instances.items()]:
+                if _model_key(instance.spec.source) not in kept:
+                    del part.instances[number], self.instances[number]
+
+    def drop(self, generation: int) -> None:
+        """Forget a generation."""
+        for part in self._parts.pop(generation, ()):
+            for number in part.instances:
+                del self.instances[number]
+            for number in part.arenas:
+                self.arenas.pop(number, None)
+
+
 class _LoadedModel:
     """A model, and the latencies of its instances; the loop may run it if it `is_in_use`."""
 
@@ -107,7 +138,7 @@ class InstanceLoader:
         """
         generation = command.generation
         if command.replaces:
-            self._keep(command.replaces, {model_key(one.source) for one in command.instances})
+            self._keep(command.replaces, {_model_key(one.source) for one in command.instances})
         uses = self._uses.setdefault(generation.number, {})
         wanted = [one for one in command.instances if one.id not in uses]
         part, error = Part(), ""
@@ -116,7 +147,7 @@ class InstanceLoader:
             for spec in wanted:
                 if not goes_on():
                     raise LoadFailed("it is not wanted any more")
-                uses[spec.id] = model_key(spec.source)
+                uses[spec.id] = _model_key(spec.source)
                 self._add(part, spec)
         except BaseException as failure:  # SystemExit of a user's module, too
             _log.debug("generation %d can't be loaded", generation.number, exc_info=True)
@@ -142,7 +173,7 @@ class InstanceLoader:
 
     def _add(self, part: Part, spec: InstanceSpec) -> None:
         """Add an instance; its model is loaded if it is not there."""
-        source, key = spec.source, model_key(spec.source)
+        source, key = spec.source, _model_key(spec.source)
         try:
             if key not in self._models:
                 self._models[key] = _LoadedModel(load(source, self._device))

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, BinaryIO
 import msgspec
 import zmq
 
-from workers.runtime.arena import Arena
 from workers.runtime.bootstrap import (
     Started,
     StatusChannel,
@@ -46,8 +45,7 @@ from workers.runtime.messages import (
 from workers.runtime.queues import Queues, Sleeper
 from workers.runtime.sockets import COMBINER, WORKERS, Decoder, descriptor, drain, open_socket
 from workers.runtime.spec import InstanceSpec, Load, Loaded, Unload, WorkerSpec
-from workers.worker.instance import Instance
-from workers.worker.loading import InstanceLoader, Part, model_key
+from workers.worker.loading import InstanceLoader, Part, Served
 
 if TYPE_CHECKING:
     from workers.runtime.tracing import BatchSpans
@@ -79,14 +77,13 @@ class Worker:
         memory = SharedMemory(spec.memory)
         name = f"worker {device.name}"
         self._board = memory.board(name)
-        self._arenas: dict[int, Arena] = {}
-        self._instances: dict[int, Instance] = {}
-        self._parts: dict[int, list[Part]] = {}
+        self._served = Served()
+        self._arenas, self._instances = self._served.arenas, self._served.instances
         self._mailbox, self._mail = mailbox, mailbox.items
         self._status = status
         builder = InstanceLoader(device, memory)
         for one in spec.loads:
-            self._adopt(one.generation.number, builder.load(one))
+            self._served.add(one.generation.number, builder.load(one))
         self._loader = Loader(
             builder, mailbox, self._board, status, lowers_priority=len(device.cores) <= 1
         )
@@ -149,11 +146,11 @@ class Worker:
             match item:
                 case Load():
                     if item.replaces:
-                        self._make_room(item)
+                        self._served.make_room(item)
                         self._send_hello()  # what is gone gets no more jobs
                     self._loader.load(item)
                 case Unload():
-                    self._drop(item.generation)
+                    self._served.drop(item.generation)
                     self._send_hello()
                     self._loader.unload(item.generation)
                 case Built():
@@ -170,29 +167,9 @@ class Worker:
         except (ValueError, MemoryError) as failure:
             self._loader.refuse(number, str(failure))
             return
-        self._adopt(number, built.part)
+        self._served.add(number, built.part)
         self._send_hello()  # before its jobs can come
         self._status.send(Loaded(number))
-
-    def _adopt(self, number: int, part: Part) -> None:
-        self._arenas |= part.arenas
-        self._instances |= part.instances
-        self._parts.setdefault(number, []).append(part)
-
-    def _make_room(self, command: Load) -> None:
-        """Forget the instances whose models will be closed before others are loaded."""
-        kept = {model_key(one.source) for one in command.instances}
-        for part in self._parts.get(command.replaces, ()):
-            for number, instance in [*part.instances.items()]:
-                if model_key(instance.spec.source) not in kept:
-                    del part.instances[number], self._instances[number]
-
-    def _drop(self, generation: int) -> None:
-        for part in self._parts.pop(generation, ()):
-            for number in part.instances:
-                del self._instances[number]
-            for number in part.arenas:
-                self._arenas.pop(number, None)
 
     # -- jobs -----------------------------------------------------------------------------------
 

@@ -1,5 +1,8 @@
 import asyncio
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -58,3 +61,36 @@ def test_an_event_loop_never_waits_for_its_parent(pipe):
         return data
 
     assert lines(asyncio.run(run())) == [msgspec.to_builtins(long)] * 10 + [{"type": "Started"}]
+
+
+FOLLOWING = """
+import sys
+from workers.runtime.bootstrap import follow_supervisor
+
+def told(line):
+    print(line, flush=True)
+
+follow_supervisor(sys.stdin.buffer.raw, told, lambda: print("end", flush=True))
+import threading
+threading.Event().wait()
+"""
+
+
+@pytest.mark.process
+def test_commands_are_whole_lines_and_their_end_is_the_processs():
+    child = subprocess.Popen(
+        [sys.executable, "-c", FOLLOWING],
+        cwd=Path(__file__).parents[3],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with child:
+        long = b"x" * 200_000
+        child.stdin.write(b"one\n" + long + b"\n")
+        child.stdin.flush()
+        assert child.stdout.readline() == b"b'one\\n'\n"
+        assert len(child.stdout.readline()) == len(long) + 6
+        child.stdin.write(b"half a comm")  # its supervisor dies
+        child.stdin.close()
+        assert child.stdout.read() == b"end\n"
+    assert child.returncode == 0
