@@ -4,8 +4,9 @@
 other modules are its sections. Next: `server.members`.
 """
 
+from server.config.boxes import BoxesConfig
 from server.config.devices import DeviceConfig, PlacementConfig
-from server.config.ensembles import NO_RULE, BoxesConfig, EnsembleConfig
+from server.config.ensembles import NO_RULE, EnsembleConfig
 from server.config.expansion import default_names, expand
 from server.config.fake import FakeConfig
 from server.config.files import PinnedFileConfig

@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticKnownError
 
 from server.config.base import Distinct, MemberName, Section, Version, versions_as_text
+from server.config.boxes import BoxesConfig
 from server.config.files import FilePath
 from server.config.rollout import RolloutConfig
 from server.config.validation import Validation
@@ -30,9 +31,8 @@ from server.errors import did_you_mean
 from workers.rules import TRAITS, is_custom
 from workers.rules.builtin import DEFAULT_TRIM, trimmed
 from workers.rules.catalogue import CUSTOM, STACK
-from workers.rules.detection import FusedScore
 
-__all__ = ["NO_RULE", "BoxesConfig", "EnsembleConfig"]
+__all__ = ["NO_RULE", "EnsembleConfig"]
 
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 
@@ -66,31 +66,6 @@ _WEIGHTS_SCHEMA = WithJsonSchema(
         ]
     }
 )
-
-
-class BoxesConfig(Section):
-    """How `weighted_boxes`, `nms` and `soft_nms` combine the boxes of detectors."""
-
-    iou: float | None = Field(default=None, ge=0, lt=1)
-    """Two boxes are of one object if their intersection over union is above this; 0.55 if
-    absent."""
-    skip: NonNegativeFloat | None = None
-    """Boxes with a lower score are left out from the beginning; 0 if absent."""
-    score: FusedScore | None = None
-    """For `weighted_boxes`: the score of a fused box; `average` if absent, which counts the members
-    that did not find the object. See [detection.md](detection.md)."""
-    decay: Literal["gaussian", "linear"] | None = None
-    """For `soft_nms`: how the scores of boxes that overlap a better one are lowered; `gaussian` if
-    absent."""
-    sigma: PositiveFloat | None = None
-    """For gaussian decay, which is `exp(-iou ** 2 / sigma)`; 0.5 if absent."""
-    keep: NonNegativeFloat | None = None
-    """For `soft_nms`: boxes whose lowered score is not above this are left out; 0.001 if absent."""
-    coordinates: Literal["pixels", "normalized"] | None = None
-    """`pixels` or any other unit, the default, or `normalized`: parts of the image, cut to 0 to
-    1."""
-    most: int | None = Field(default=None, ge=1, le=100_000)
-    """Boxes of an answer, the best ones; if absent, as many as a member can give."""
 
 
 class EnsembleConfig(Section):

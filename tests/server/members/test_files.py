@@ -83,6 +83,14 @@ def test_nothing_is_done_for_a_configuration_without_such_files(tmp_path):
     assert local_files(config) is config
 
 
+def test_what_is_not_served_is_not_fetched_nor_checked(web, tmp_path):
+    wrong = f"{{file: net.onnx, sha256: {'a' * 64}}}"
+    versions = f"{{1: '{web.url}/absent.onnx', 2: {wrong}, 3: '{web.url}/net.onnx'}}"
+    model = f"{{versions: {versions}, policy: {{latest: 1}}}}"
+    local = local_files(load_config(write(tmp_path, f"members: {{net: {{model: {model}}}}}")))
+    assert local.members["net@3"].model.read_bytes() == web.files["/net.onnx"]
+
+
 def test_a_local_file_with_another_content_than_the_pinned_one(tmp_path):
     write_linear(tmp_path / "net.onnx", np.eye(2))
     text = f"members: {{a: {{model: {{file: net.onnx, sha256: '{'0' * 64}'}}}}}}"
