@@ -10,10 +10,9 @@ import logging
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from server.config.base import VERSION_PATTERN
-from server.config.models import BACKENDS, KEYS_BY_SUFFIX
+from server.config.base import VERSION_PATTERN, Section
+from server.config.models import BACKENDS, KEYS_BY_SUFFIX, MODEL_SECTIONS
 
 __all__ = ["find_model", "find_versions", "is_version", "warn_of_others"]
 
@@ -55,7 +54,7 @@ def warn_of_others(directory: Path) -> None:
         )
 
 
-def find_model(folder: Path, name: str | None) -> Any:
+def find_model(folder: Path, name: str | None) -> Path | Section:
     """Return the model in a version's folder as a member's `model`: by its name, or by its suffix.
 
     Raises:
@@ -83,7 +82,7 @@ def find_model(folder: Path, name: str | None) -> Any:
     return _reference(found[0])
 
 
-def _reference(path: Path) -> Any:
-    """A path, or a mapping with the key of the library that opens it."""
+def _reference(path: Path) -> Path | Section:
+    """A path, or the section of the library that opens it."""
     key = KEYS_BY_SUFFIX.get(path.suffix.lower())
-    return path if key is None else {key: path}
+    return path if key is None else MODEL_SECTIONS[key].model_validate({key: path})

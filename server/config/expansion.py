@@ -11,12 +11,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from server.config.directories import find_model, find_versions
 from server.config.ensembles import EnsembleConfig
 from server.config.members import MemberConfig
-from server.config.problems import problem_lines
 from server.config.root import MAX_MEMBERS, Config
 from server.config.versions import VersionConfig, VersionsConfig
 from server.errors import ConfigError, did_you_mean
@@ -94,34 +91,22 @@ def _expand_member(
     told: dict[str, str] = {}
     for version in served:
         try:
-            found[internal_name(name, version)] = _one_version(member, there[version], model.file)
-        except ValidationError as error:
-            for line in problem_lines(error, ""):
-                told.setdefault(line, f"{key}.versions.{version}: {line}")
+            one = member.model_copy(update=_own_keys(model, there[version]))
+            one.check()
+            found[internal_name(name, version)] = one
         except (ValueError, OSError) as error:
-            problems.append(f"{key}.versions.{version}: {error}")
+            told.setdefault(str(error), f"{key}.versions.{version}: {error}")
     problems += told.values()  # what is wrong with all of them is told once
     return found
 
 
-def _one_version(member: MemberConfig, version: Any, file: str | None) -> MemberConfig:
-    """Return a member with one of its versions as its only model.
-
-    A version is a folder, a model, or a section with what else is different.
-    """
-    fields = type(member).model_fields
-    given = {
-        fields[key].alias or key: getattr(member, key)
-        for key in member.model_fields_set - {"rollout"}
-    }
-    if isinstance(member.model, VersionsConfig) and isinstance(member.model.versions, Path):
-        given["model"] = find_model(version, file)
-    elif isinstance(version, VersionConfig):
-        given |= {key: getattr(version, key) for key in version.model_fields_set}
-    else:
-        given["model"] = version
-    one = MemberConfig.model_validate(given)
-    return one if member.rollout is None else one.model_copy(update={"rollout": member.rollout})
+def _own_keys(model: VersionsConfig, version: Any) -> dict[str, Any]:
+    """Return what is different for a version, which is a folder, a model, or a section."""
+    if isinstance(model.versions, Path):
+        return {"model": find_model(version, model.file)}
+    if isinstance(version, VersionConfig):
+        return {key: value for key, value in version if value is not None}
+    return {"model": version}
 
 
 def _expand_ensembles(

@@ -143,6 +143,11 @@ class MemberConfig(Section):
             return self  # each version is checked by itself, see `server.config.expansion`
         if self.rollout is not None:
             raise ValueError("rollout is for a member with `model: {versions: ...}`")
+        self.check()
+        return self
+
+    def check(self) -> None:
+        """Raise ValueError if its keys don't go together; its model has no versions."""
         if self.model == "fake":
             self._check_fake()
         elif self.fake is not None:
@@ -157,7 +162,6 @@ class MemberConfig(Section):
         if list(self.buckets) != sorted(set(self.buckets)):
             raise ValueError(f"buckets should ascend, not {list(self.buckets)}")
         self._check_augment()
-        return self
 
     @property
     def served_outputs(self) -> dict[str, OutputConfig]:
