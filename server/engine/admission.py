@@ -123,7 +123,7 @@ def admit(
     expected = requested & available
     if expected.bit_count() < quorum:
         raise Unavailable(
-            f"{model.name!r} can't meet its quorum of {quorum}: "
+            f"{model.public.name!r} can't meet its quorum of {quorum}: "
             f"only {expected.bit_count()} of its members are up"
         )
     if spec.stages and not options.needs_all_members:
@@ -154,7 +154,7 @@ def check_time(request: Request, prospect: Prospect, max_wait_s: float) -> None:
         )
     if prospect.wait_s > max_wait_s:
         raise QueueFull(
-            f"what waits for {request.model.name!r} would take {prospect.wait_s:.1f} s",
+            f"what waits for {request.model.public.name!r} would take {prospect.wait_s:.1f} s",
             prospect.wait_s - max_wait_s,
             "time",
         )

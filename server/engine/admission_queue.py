@@ -59,7 +59,7 @@ class AdmissionQueue:
         requests, rows = (len(queued.requests), queued.rows) if queued is not None else (0, 0)
         if requests >= self._max_requests or (rows and rows + request.rows > self._max_rows):
             raise QueueFull(
-                f"the arena is full: {requests} requests to {request.model.name!r} "
+                f"the arena is full: {requests} requests to {request.model.public.name!r} "
                 f"with {rows} rows wait"
             )
 

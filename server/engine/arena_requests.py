@@ -213,7 +213,7 @@ class ArenaRequests:
         quorum = request.admission.quorum
         if expected.bit_count() < quorum:  # of a cascade whose later members are down
             return Unavailable(
-                f"{request.model.name!r} can't meet its quorum of {quorum}: "
+                f"{request.model.public.name!r} can't meet its quorum of {quorum}: "
                 f"only {expected.bit_count()} of its members are up"
             )
         return MemberFailed("what the members predicted could not be combined")

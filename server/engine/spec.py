@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from server.versions import ModelName, public_name
 from workers.runtime.spec import EnsembleSpec
 
 __all__ = ["QueueLimits", "ServedModel"]
@@ -27,8 +28,13 @@ class ServedModel(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
-        """The name that clients use."""
+        """What the server calls it."""
         return self.spec.name
+
+    @property
+    def public(self) -> ModelName:
+        """What clients call it; several versions of one name may be served."""
+        return public_name(self.spec.name)
 
 
 class QueueLimits(msgspec.Struct, frozen=True):

@@ -107,7 +107,7 @@ def infer_options(
     for name in parameters.members:
         if name not in index:
             raise InvalidRequest(
-                f"parameter members: {model.served.name!r} has no member {name!r}, "
+                f"parameter members: {model.name!r} has no member {name!r}, "
                 f"it has {', '.join(model.members)}"
             )
         members |= 1 << index[name]
@@ -124,7 +124,7 @@ def infer_options(
         elif output.name not in predictive:
             known = [*model.regular_outputs, *(t.name for t in extra_outputs(model))]
             raise InvalidRequest(
-                f"{model.served.name!r} has no output {output.name!r}, it has {', '.join(known)}"
+                f"{model.name!r} has no output {output.name!r}, it has {', '.join(known)}"
             )
         if output.classes:
             _check_classes(output, served)

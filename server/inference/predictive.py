@@ -97,7 +97,7 @@ def check_predictive(model: ModelSpec, requested: RequestedOutput, *, some_membe
         return
     if some_members:
         raise InvalidRequest(
-            f"output {requested.name!r} was calibrated for all members of {model.served.name!r}: "
+            f"output {requested.name!r} was calibrated for all members of {model.name!r}: "
             "leave out the parameter members"
         )
     try:

@@ -19,7 +19,7 @@ from server.following.traffic import Traffic
 from server.inference.conformal import ConformalSpec
 from server.rollout.spec import RolloutSpec
 from server.security.spec import SecuritySpec
-from server.versions import ModelName, public_name
+from server.versions import ModelName
 from workers.runtime.spec import (
     COMBINED,
     Attach,
@@ -192,7 +192,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     @cached_property
     def public(self) -> ModelName:
         """What clients call it; several versions of one name may be served."""
-        return public_name(self.served.spec.name)
+        return self.served.public
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from server.engine.statistics import OUTCOMES, REASONS, ModelCounters, RequestTi
 from server.inference.endpoint import Endpoint
 from server.inference.inference import Inference
 from server.metrics.exposition import Counters, Family, Gauges, Histograms, families
-from server.versions import ModelName, public_name
+from server.versions import ModelName
 
 __all__ = ["collect_models"]
 
@@ -106,8 +106,7 @@ def _outcomes(counters: Mapping[ModelName, ModelCounters]) -> Iterator[Family[An
 
 def _in_flight(inference: Inference) -> Family[Any]:
     in_flight = Counter(
-        (public_name(request.model.name), request.flow.level.number)
-        for request in inference.engine.requests
+        (request.model.public, request.flow.level.number) for request in inference.engine.requests
     )
     return Gauges(
         "ensembled_requests_in_flight",

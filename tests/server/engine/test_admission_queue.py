@@ -7,15 +7,15 @@ import pytest
 from allocator.dispatch.flows import HIGH, NORMAL, Flows
 from server.engine.admission_queue import AdmissionQueue
 from server.errors import QueueFull
+from server.versions import ModelName
 
 FLOWS = Flows()
 
 
 def request(rows, ensemble=0, priority=NORMAL, flows=FLOWS):
     flow = flows.get(ensemble, priority)
-    return SimpleNamespace(
-        rows=rows, claimed=0, flow=flow, model=SimpleNamespace(name=f"e{ensemble}")
-    )
+    model = SimpleNamespace(public=ModelName(f"e{ensemble}", "1"))
+    return SimpleNamespace(rows=rows, claimed=0, flow=flow, model=model)
 
 
 def claim(queue, rows):
