@@ -38,7 +38,7 @@ def test_requests_and_rows_are_bounded_for_each_flow():
         queue.check(other)
         queue.append(other)
         with pytest.raises(QueueFull):
-            queue.check(request(7, int(other.model.name[1:]), other.flow.level.number))
+            queue.check(request(7, int(other.model.public.name[1:]), other.flow.level.number))
     assert queue.requests == 4
     assert len(list(queue)) == 4
 
