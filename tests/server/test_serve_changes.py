@@ -108,3 +108,29 @@ def test_a_device_comes_and_goes(changing):
             wait_for(lambda: workers(server) == ["ensembled worker cpu:0"], "the first worker")
             seen.append(wait_for_equal(lambda: census(server)))
     assert seen[1:] == seen[:1] * 2
+
+
+def tight(member):
+    """A configuration whose only device has room, beside its worker, for one model of 20 MiB."""
+    device = {**devices(1)[0], "name": "tight", "part_of": "cpu", "memory_bytes": "160MiB"}
+    placement = {"profile_s": 0, "batch_sizes": [1]}
+    return {**configuration({"a": member}), "devices": [device], "placement": placement}
+
+
+def test_without_room_for_both_requests_wait_until_one_of_them_is_loaded(changing, hold):
+    one = changing(tight(hold.member(1, 20 << 20)), 1)
+    with one.under_load():
+        for add in (2, 3):
+            one.write(tight(hold.member(add, 20 << 20)))
+            one.go_to(add)
+        one.write(tight(hold.member(4, 20 << 20)))
+        worker = one.server.child("worker tight").pid
+        with hold.failing(4):
+            assert "it is told to fail" in one.fail(one.signal())
+        assert one.server.child("worker tight").pid == worker
+        with hold.failing(3, 4):
+            wait_outcome = one.signal()
+            wait_for(lambda: "worker tight died" in one.server.stderr, "a worker's death")
+        assert "it is told to fail" in one.fail(wait_outcome)
+        assert one.server.child("worker tight").pid != worker
+    assert one.server.stderr.count("no room for both") == 4

@@ -19,7 +19,8 @@ from serving import Client, Server, configuration, wait_for
 
 X = np.array([[1.0, 2.0]], np.float32)
 
-#: A member that adds `add`; while there is a file `hold`, no worker comes to the end of loading it.
+#: A member that adds `add`; while there is a file `hold`, no worker comes to the end of loading it,
+#: and none can load what adds a number in the file `fail`.
 HELD = """
 import pathlib, time
 import numpy as np
@@ -27,7 +28,7 @@ import numpy as np
 class Adds:
     inputs = {"x": ("FP32", [2])}
 
-    def __init__(self, add):
+    def __init__(self, add, weights=""):
         self.add = np.float32(add)
 
     def load(self, device):
@@ -36,6 +37,9 @@ class Adds:
         while is_worker and hold.exists():
             hold.with_name("held").touch()
             time.sleep(0.01)
+        fail = hold.with_name("fail")
+        if is_worker and fail.exists() and str(self.add) in fail.read_text().split():
+            raise ValueError("it is told to fail")
 
     def predict(self, x):
         return {"sum": x + self.add}
@@ -181,14 +185,29 @@ class Hold:
 
     def __init__(self, directory: Path) -> None:
         self._file = directory / "hold"
+        self._fail = directory / "fail"
         self._reached = directory / "held"
         self.module = directory / "held_member.py"
         self.module.write_text(HELD)
 
-    def member(self, add: float) -> dict[str, Any]:
-        """Its section in a configuration."""
-        target = f"{self.module}:Adds"
-        return {"model": {"python": target, "args": {"add": add}}, "output": "values"}
+    def member(self, add: float, nbytes: int = 0) -> dict[str, Any]:
+        """Its section in a configuration; weights of so many bytes belong to it."""
+        model = {"python": f"{self.module}:Adds", "args": {"add": add}}
+        if nbytes:
+            weights = self.module.with_name(f"{nbytes}-{add}.bin")
+            with weights.open("wb") as file:
+                file.truncate(nbytes)
+            model["weights"] = str(weights)
+        return {"model": model, "output": "values"}
+
+    @contextmanager
+    def failing(self, *adds: float) -> Iterator[None]:
+        """Within the block, no worker can load what adds one of these."""
+        self._fail.write_text(" ".join(str(float(add)) for add in adds))
+        try:
+            yield
+        finally:
+            self._fail.unlink()
 
     @contextmanager
     def loading(self) -> Iterator[Callable[[], None]]:
