@@ -49,6 +49,8 @@ def test_your_own_ensemble_and_all_that_follows(tmp_path):
     (tmp_path / "models").mkdir()
     for seed, name in enumerate("abc"):
         write_image_network(tmp_path / f"models/{name}.onnx", seed)
+    for seed, name in enumerate(("cat-may", "cat-june")):
+        write_image_network(tmp_path / f"{name}.onnx", seed)
     write_wine_models(tmp_path / "models")
     (tmp_path / "labels.txt").write_text("\n".join(CLASSES))
     random = np.random.default_rng(0)
