@@ -14,6 +14,7 @@ from server.config import EnsembleConfig
 from server.config.base import Section
 from server.deployment.plan import DeploymentPlan
 from server.members.inspect import InspectedMember
+from server.rollout.spec import RolloutSpec
 from workers.runtime.spec import FileStamp, InstanceSpec, RuleSpec
 
 __all__ = ["describe_change"]
@@ -28,6 +29,7 @@ def describe_change(before: DeploymentPlan, after: DeploymentPlan) -> list[str]:
     return [
         *_member_lines(before, after),
         *_ensemble_lines(before, after),
+        *_rollout_lines(before, after),
         *_device_lines(before, after),
         *_matrix_lines(before, after),
     ]
@@ -102,7 +104,7 @@ def _section_changes(former: Section, now: Section) -> Iterator[str]:
     """Yield the keys of a section whose values differ, with the values if they are short."""
     for key in type(now).model_fields:
         old, new = getattr(former, key), getattr(now, key)
-        if old != new:
+        if old != new and key != "rollout":  # which has a line of its own
             texts = [_shown(old), _shown(new)]
             short = all(len(text) <= _MOST_CHARACTERS for text in texts)
             yield f"{key} {texts[0]} -> {texts[1]}" if short else f"{key} has changed"
@@ -124,6 +126,24 @@ def _changed_files(former: Sequence[FileStamp], now: Sequence[FileStamp]) -> str
     known = {stamp.path: stamp for stamp in former}
     changed = [Path(stamp.path).name for stamp in now if known.pop(stamp.path, None) != stamp]
     return ", ".join([*changed, *(f"{Path(path).name} (gone)" for path in known)])
+
+
+def _rollout_lines(before: DeploymentPlan, after: DeploymentPlan) -> Iterator[str]:
+    old = {rollout.model: rollout for rollout in before.rollouts}
+    new = {rollout.model: rollout for rollout in after.rollouts}
+    for name, former, now in _paired(old, new):
+        if now is None:
+            yield f"roll-out of {name}: over"
+        elif former is None:
+            yield f"roll-out of {name}: new ({_rollout(now)})"
+        elif former != now:
+            texts = _rollout(former), _rollout(now)
+            changes = " -> ".join(texts) if texts[0] != texts[1] else "its limits"
+            yield f"roll-out of {name}: {changes}"
+
+
+def _rollout(spec: RolloutSpec) -> str:
+    return f"version {spec.version} as {spec.mode} of {spec.percent:g}%"
 
 
 def _device_lines(before: DeploymentPlan, after: DeploymentPlan) -> Iterator[str]:

@@ -176,6 +176,35 @@ def test_what_does_not_move_members_moves_none(folder, monkeypatch, sections, li
     assert found.startswith(line)
 
 
+def test_roll_outs_have_a_line_each(folder):
+    def member(**rollout):
+        section = {"version": "2", "mode": "canary", **rollout}
+        versions = {"model": {"versions": {"1": "fake", "2": "fake"}}}
+        return {**fake(), **versions, **({"rollout": section} if rollout else {})}
+
+    sections = [
+        {"members": {"a": one, "b": fake()}, "ensembles": {"both": {"members": ["a@1", "b"]}}}
+        for one in (
+            member(),
+            member(percent=10),
+            member(percent=30),
+            member(percent=30, rollback={"max_error_rate": 0.1}),
+        )
+    ]
+    plan, probes = first(folder, **sections[0])
+    lines = []
+    for change in (*sections[1:], sections[0]):
+        again = replan(loaded(folder, **change), plan, probes=probes)
+        lines += describe_change(plan, again)
+        plan = again
+    assert lines == [
+        "roll-out of a: new (version 2 as canary of 10%)",
+        "roll-out of a: version 2 as canary of 10% -> version 2 as canary of 30%",
+        "roll-out of a: its limits",
+        "roll-out of a: over",
+    ]
+
+
 def test_labels_and_rules_are_told_by_their_content(folder):
     (folder / "labels.txt").write_text("cat\ndog\n")
     (folder / "rules_of_mine.py").write_text(f"{RULE}predictions[0]\n")
