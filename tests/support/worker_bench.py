@@ -74,9 +74,9 @@ def instance_of(source, *, number=0, arena=0, batch=8):
 
 
 class Bench:
-    """The worker's peers; it starts with an instance of each source in the first generation."""
+    """The worker's peers; it starts with an instance of each source, and more `loads`."""
 
-    def __init__(self, directory, memory, incarnation=7, killed_at=None, sources=None):
+    def __init__(self, directory, memory, *, incarnation=7, killed_at=None, sources=None, loads=()):
         self.incarnation = incarnation
         self.identity = f"cpu:0/{incarnation}".encode()
         self.jobs = itertools.count(1)
@@ -86,7 +86,7 @@ class Bench:
         cores = tuple(sorted(os.sched_getaffinity(0))[:1])
         device = DeviceSpec("cpu:0", "cpu-1", 1 << 30, cores)
         spec = WorkerSpec(
-            device, incarnation, (Load(memory.generation, instances),), memory, directory
+            device, incarnation, (Load(memory.generation, instances), *loads), memory, directory
         )
         shared = SharedMemory(memory)
         self.board = shared.board("worker cpu:0")

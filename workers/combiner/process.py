@@ -144,9 +144,8 @@ class Combiner:
                     self._front_end.send(encode(CombinerHello(epoch=message.epoch)))
         outcomes: list[Outcome] = []
         for (arena, start, stop), error in ranges.items():
-            combiner = self._arenas.get(arena)
-            if combiner is not None:  # otherwise it was unloaded: nobody waits for its rows
-                outcomes += combiner.evaluate(start, stop, error)
+            if arena in self._arenas:  # otherwise it was unloaded: nobody waits for its rows
+                outcomes += self._arenas[arena].evaluate(start, stop, error)
         self._send_outcomes(outcomes)
 
     def _send_outcomes(self, outcomes: list[Outcome]) -> None:

@@ -47,10 +47,7 @@ def _likeness(spec: InstanceSpec, arena: Arena) -> bytes:
 
 
 class Part:
-    """What a worker's loop needs to serve a generation: `arenas` and `instances` by their numbers.
-
-    The loop calls `warm_up` before it serves them.
-    """
+    """What a worker's loop needs for a generation: `arenas` and `instances` by their numbers."""
 
     def __init__(self) -> None:
         self.arenas: dict[int, Arena] = {}
@@ -88,7 +85,12 @@ class Served:
         self._parts: dict[int, list[Part]] = {}
 
     def add(self, generation: int, part: Part) -> None:
-        """Serve what has been loaded for a generation, too."""
+        """Serve what has been loaded for a generation, too.
+
+        Raises:
+            ValueError: if an instance fails in its warm-up, see `Instance.warm_up`.
+        """
+        part.warm_up()
         self.arenas |= part.arenas
         self.instances |= part.instances
         self._parts.setdefault(generation, []).append(part)

@@ -163,11 +163,10 @@ class Worker:
             return
         try:
             with self._loader.excused():
-                built.part.warm_up()
+                self._served.add(number, built.part)
         except (ValueError, MemoryError) as failure:
             self._loader.refuse(number, str(failure))
             return
-        self._served.add(number, built.part)
         self._send_hello()  # before its jobs can come
         self._status.send(Loaded(number))
 

@@ -149,6 +149,17 @@ def test_a_model_that_is_loaded_is_shared_whatever_member_it_is_of(memory, tmp_p
             assert told(tmp_path) == ["load 1", "load 5", *closed]
 
 
+def test_a_worker_that_restarts_serves_all_generations_with_one_copy_of_a_model(memory, tmp_path):
+    source = told_source(tmp_path)
+    second = instance_of(source, number=1, arena=2, batch=4)
+    loads = (Load(generation_of(memory, 2), (second,)),)
+    with working(memory, sources=(source,), loads=loads) as bench:
+        latencies = start(bench).latencies
+        assert latencies.keys() == {0, 1}
+        assert min(min(one) for one in latencies.values()) > 0, "both are warm"
+        assert told(tmp_path) == ["load 1"]
+
+
 @pytest.mark.parametrize(
     ("text", "reason", "events"),
     [
