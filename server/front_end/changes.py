@@ -151,8 +151,14 @@ class Changes:
             for spec in deployment.spec.validations:
                 new = deployment.endpoints[spec.model]
                 present = self._deployments.find_present(new.model)
-                if present is not None:
-                    _log.info("%s", await validate(self._inference, spec, present, new))
+                if present is None:
+                    continue
+                if not present.is_open:
+                    raise ValidationFailed(
+                        f"{spec.key}.validate: there is no room for the present model beside the "
+                        "new one, so they can't be compared"
+                    )
+                _log.info("%s", await validate(self._inference, spec, present, new))
         except ValidationFailed as error:
             self._drop(deployment, Prepared(generation, str(error)))
         else:

@@ -2,8 +2,9 @@
 
 import os
 
+import numpy as np
 import pytest
-from changes import ChangingServer, Hold, has_data, shared_memory
+from changes import ChangingServer, Hold, X, has_data, shared_memory
 from serving import configuration, devices, fake, title, wait_for
 
 pytestmark = pytest.mark.process
@@ -134,3 +135,33 @@ def test_without_room_for_both_requests_wait_until_one_of_them_is_loaded(changin
         assert "it is told to fail" in one.fail(wait_outcome)
         assert one.server.child("worker tight").pid != worker
     assert one.server.stderr.count("no room for both") == 4
+
+
+def without_room(members, memory, **options):
+    """A configuration whose devices have room for so much: a fake takes a mebibyte."""
+    document = configuration(members, **options)
+    return {
+        **document,
+        "devices": [{**device, "memory_bytes": memory} for device in document["devices"]],
+    }
+
+
+def test_without_room_for_both_a_quorum_answers_meanwhile(changing):
+    def members(sleep_ms):  # no two are the same, but all answer the same
+        return {"a": fake(1), "b": fake(1, sleep_ms=sleep_ms)}
+
+    one = changing(without_room(members(0.1), "2500KiB", ensemble={"quorum": 1}), 1)
+    with one.under_load():
+        one.write(without_room(members(0.2), "2500KiB", ensemble={"quorum": 1}))
+        one.go_to(1)
+    assert "meanwhile: all answered by quorum without b" in one.server.stderr
+
+
+def test_what_had_to_make_room_is_not_compared_and_comes_back(changing, tmp_path):
+    np.savez(tmp_path / "rows.npz", x=X)
+    one = changing(without_room({"a": fake(1)}, "1500KiB"), 1)
+    with one.under_load():
+        one.write_members(a={**fake(2), "validate": {"data": str(tmp_path / "rows.npz")}})
+        assert "members.a.validate: there is no room" in one.fail(one.signal())
+        one.write_members(a=fake(2))
+        one.go_to(2)
