@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from workers.runtime.bootstrap import StatusChannel
+from workers.runtime.importing import describe_failure
 from workers.runtime.mailbox import Mailbox
 from workers.runtime.memory import BoardRow
 from workers.runtime.spec import Load, Loaded, Unloaded
@@ -158,9 +159,11 @@ class Loader(Generic[_T]):
 
         try:
             part = self._builder.load(command, goes_on)
-        except LoadFailed as failure:
+        except Exception as failure:  # of memory, for instance
+            is_known = isinstance(failure, LoadFailed)
             if generation in self._wanted:
-                self._report_failure(generation, str(failure))
+                error = str(failure) if is_known else describe_failure(failure)
+                self._report_failure(generation, error)
         else:
             self._mailbox.put(Built(generation, part))
 
