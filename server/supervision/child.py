@@ -22,7 +22,7 @@ from workers.runtime.bootstrap import Failed, Started
 from workers.runtime.child_process import OutputLogger, child_command
 from workers.runtime.spec import DeviceSpec, Loaded, Unloaded
 
-__all__ = ["Child", "Report"]
+__all__ = ["Child", "Report", "StatusReader"]
 
 #: What a child that is up reports.
 Report = Loaded | Unloaded | FrontEndReport
@@ -74,7 +74,7 @@ class _PipeReader:
         return bool(data)
 
 
-class _StatusReader:
+class StatusReader:
     """Takes the status lines of one process apart; `error` is why it ended, if it could say so.
 
     `up` is done as soon as it is known whether the process comes up: why it does not, or "".
@@ -87,6 +87,7 @@ class _StatusReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> None:
+        """Take what was read from the pipe."""
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
             match _decode(line):
@@ -99,6 +100,7 @@ class _StatusReader:
                     self._on_report(report)
 
     def end(self) -> None:
+        """The pipe, or the process, has ended."""
         self._settle("it died during start-up")
 
     def _settle(self, error: str) -> None:
@@ -129,7 +131,7 @@ class Child:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     up: asyncio.Event = field(default_factory=asyncio.Event)
     retired: asyncio.Event = field(default_factory=asyncio.Event)
-    _status: _StatusReader = field(init=False)
+    _status: StatusReader = field(init=False)
 
     async def spawn(self, inherited: tuple[int, ...], environment: Mapping[str, str]) -> None:
         """Start a process, which inherits descriptors, and replace that of before and its pipes.
@@ -138,7 +140,7 @@ class Child:
             OSError: if the system refuses it.
         """
         lines = OutputLogger(self.name)
-        status = _StatusReader(partial(self.on_report, self))
+        status = StatusReader(partial(self.on_report, self))
         pipes: list[_PipeReader] = []
         try:
             pipes.append(_PipeReader(status.feed, status.end))

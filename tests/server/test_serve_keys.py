@@ -273,7 +273,7 @@ def test_no_key_and_no_hash_is_ever_logged(serve, tmp_path):
     server.process.send_signal(signal.SIGHUP)
     (tmp_path / "keys.yaml").write_text(keys["user"])  # a mistake that people make
     server.process.send_signal(signal.SIGHUP)
-    wait_for(lambda: "configuration not reloaded" in server.stderr, "the mistake is found")
+    wait_for(lambda: "nothing is changed" in server.stderr, "the mistake is found")
     digest = entry.partition("sha256:")[2][:64]
     wait_for(lambda: "refused: the API key is not known" in server.stderr, "the refusal")
     for secret in (keys["user"], digest, "no-such-key"):

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from server.supervision.child import Child
+from server.supervision.child import StatusReader
 from workers.runtime.logs import log_environment, log_settings
 
 SCRIPT = """
@@ -143,11 +143,8 @@ def test_of_an_error_as_long_as_a_book_the_beginning_is_told():
     done = run_role(script)
 
     async def heard():
-        reader = asyncio.StreamReader()
-        reader.feed_data(done.stdout)
-        reader.feed_eof()
-        child = Child("combiner", "workers.combiner.process")
-        child.status = reader
-        return await child.wait_up()
+        reader = StatusReader(lambda _: None)
+        reader.feed(done.stdout)
+        return await reader.up
 
     assert asyncio.run(heard()).startswith("\x01" * 1000)
