@@ -190,7 +190,8 @@ def soak(options: argparse.Namespace) -> tuple[Report, Slopes]:
             scene,
             system.addresses,
             system.processes,
-            lambda happened: print(line_of(next(number), happened), flush=True),
+            changes=system.changes,
+            on_fault=lambda happened: print(line_of(next(number), happened), flush=True),
         )
         samples = Samples(system.processes)
         start = time.monotonic() + _WARM_UP_S + _WARM_UP_SHARE * options.seconds

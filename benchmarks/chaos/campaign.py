@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 import psutil
 
+from benchmarks.chaos.changes import Changes
 from benchmarks.chaos.client import Ask, HttpLane
 from benchmarks.chaos.faults import Target, draw, inject
 from benchmarks.chaos.judging import Judge, Verdict
@@ -102,6 +103,7 @@ class Campaign:
         scene: what it serves.
         addresses: of HTTP and of gRPC.
         processes: of the server.
+        changes: of what it serves.
         on_fault: called with each fault.
 
     Attributes:
@@ -116,6 +118,8 @@ class Campaign:
         scene: Scene,
         addresses: tuple[str, str],
         processes: Processes,
+        *,
+        changes: Changes,
         on_fault: Callable[[Happened], None] = lambda happened: None,
     ) -> None:
         self._plan, self._scene, self._addresses = plan, scene, addresses
@@ -138,7 +142,9 @@ class Campaign:
             pause_s=plan.pause_s,
             period_s=plan.period_s,
         )
-        self._target = Target(scene, addresses, processes, self._judge, choose, self._serial)
+        self._target = Target(
+            scene, addresses, processes, changes, self._judge, choose, self._serial
+        )
         self._canaries: dict[str, Lanes] = {}
         self._watching, self._waiting = HttpLane(addresses[0]), HttpLane(addresses[0])
         self.happened: list[Happened] = []

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.chaos.changes import Changes
 from benchmarks.chaos.client import Ask, GrpcLane, HttpLane, infer_bytes
 from benchmarks.chaos.judging import Judge
 from benchmarks.chaos.load import Lanes, payload
@@ -27,6 +28,8 @@ _VANISHING = 12
 _BIG_ROWS = 300
 #: The supervisor's patience with a process that does not beat, and then some.
 _FOUND_HUNG_S = 30.0
+#: Within which a process dies after a change has begun, and within which that must be over.
+_MIDDLE_S, _CHANGED_S = 0.3, 60.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Target:
         scene: what is served.
         addresses: of HTTP and of gRPC.
         processes: of the server.
+        changes: of what it serves.
         judge: of replies.
         choose: draws what is left open.
         serial: gives numbers that no payload had yet.
@@ -45,6 +49,7 @@ class Target:
     scene: Scene
     addresses: tuple[str, str]
     processes: Processes
+    changes: Changes
     judge: Judge
     choose: random.Random
     serial: Callable[[], int]
@@ -120,6 +125,39 @@ async def _pause_front_end(target: Target) -> None:
 
 async def _pause_supervisor(target: Target) -> None:
     await _pause(target, SUPERVISOR)
+
+
+# -- other deployments -------------------------------------------------------------------------
+
+
+async def _reload(target: Target) -> None:
+    """Go to another deployment; what comes up must be told."""
+    await _change(target, ())
+
+
+async def _reload_and_kill(target: Target) -> None:
+    """Go to another deployment, which a death in the middle of it may undo."""
+    await _change(target, (FRONT_END, COMBINER, *target.processes.workers))
+
+
+async def _change(target: Target, mortal: Sequence[str]) -> None:
+    changes, shifts = target.changes, target.judge.shifts
+    former, shift = changes.shift, float(target.serial() % 997 + 1)
+    shifts.begin(shift, time.monotonic())
+    position = changes.write(shift)
+    target.processes.send(SUPERVISOR, signal.SIGHUP)
+    if mortal:
+        role = target.choose.choice(mortal)
+        await asyncio.sleep(target.choose.uniform(0.0, _MIDDLE_S))
+        if role == FRONT_END:
+            target.judge.away.begin(time.monotonic())
+        target.processes.send(role, signal.SIGKILL)
+    came_up = await changes.wait(position, _CHANGED_S)
+    if came_up is None or (not came_up and not mortal):
+        target.judge.complain("a change did not come up")
+    if came_up is not None and shift != former:
+        shifts.end(former if came_up else shift, time.monotonic())
+    changes.shift = shift if came_up else former
 
 
 # -- rows that hurt ----------------------------------------------------------------------------
@@ -220,6 +258,8 @@ KINDS: dict[str, tuple[Fault, int]] = {
     "pause the combiner": (_pause_combiner, 5),
     "pause the front-end": (_pause_front_end, 5),
     "pause the supervisor": (_pause_supervisor, 4),
+    "reload": (_reload, 8),
+    "reload and kill": (_reload_and_kill, 8),
     "a row ends its worker": (_row("exit"), 4),
     "a row hangs its worker": (_row("hang"), 3),
     "a row makes its member raise": (_row("raise"), 6),

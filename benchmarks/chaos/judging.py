@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks.chaos.client import LOST, NO_CONNECTION, Ask, Reply
 from benchmarks.chaos.scene import POISON, Model
 
-__all__ = ["Judge", "Times", "Verdict"]
+__all__ = ["Judge", "Shifts", "Times", "Verdict"]
 
 _MAX_VIOLATIONS = 100
 #: Payloads are whole numbers, and sums of them; the probabilities of others differ by more.
@@ -41,6 +41,26 @@ class Times:
     def overlap(self, start: float, stop: float) -> bool:
         """Whether any of it lies between `start` and `stop`."""
         return any(first <= stop and start <= last for first, last in reversed(self._spans))
+
+
+class Shifts:
+    """What all members add to their answers, by the times at which that may be so."""
+
+    def __init__(self) -> None:
+        self._times: dict[float, Times] = {}
+        self.begin(0.0, -math.inf)
+
+    def begin(self, shift: float, now: float) -> None:
+        """From now on, answers may be so."""
+        self._times.setdefault(shift, Times()).begin(now)
+
+    def end(self, shift: float, now: float) -> None:
+        """No answer to what is asked from now on is so."""
+        self._times[shift].end(now)
+
+    def during(self, start: float, stop: float) -> list[float]:
+        """Those of one time."""
+        return [shift for shift, times in self._times.items() if times.overlap(start, stop)]
 
 
 @dataclass
@@ -80,6 +100,7 @@ class Judge:
     Attributes:
         away: when the front-end was not there.
         full: when more was asked than there is room for.
+        shifts: which deployments were served.
         verdict: so far.
     """
 
@@ -87,6 +108,7 @@ class Judge:
         self._margin_s = margin_s
         self.away = Times()
         self.full = Times()
+        self.shifts = Shifts()
         self.verdict = Verdict()
 
     def complain(self, what: str) -> None:
@@ -111,9 +133,11 @@ class Judge:
         deadline_s = deadline_of(model, ask)
         what = f"{model.name} ({len(ask.x)} rows {ask.parameters}) after {stop - start:.2f} s"
         if reply.status == 200:
-            if flaw := flaw_of(model, ask, reply):
+            shifts = self.shifts.during(start, stop)
+            flaws = [flaw_of(model, ask, reply, shift) for shift in shifts]
+            if all(flaws):
                 verdict.wrong += 1
-                self._note(f"{what}: {flaw}")
+                self._note(f"{what}: {flaws[0]}; members add one of {shifts}")
                 return
             verdict.answered += 1
         elif reply.status in {NO_CONNECTION, 503} and self.away.overlap(start, stop):
@@ -148,8 +172,8 @@ def deadline_of(model: Model, ask: Ask) -> float:
     return min((s for s in (model.deadline_s, own_s) if s), default=0.0)
 
 
-def flaw_of(model: Model, ask: Ask, reply: Reply) -> str:
-    """What is wrong with an answer, empty if nothing is."""
+def flaw_of(model: Model, ask: Ask, reply: Reply, shift: float) -> str:
+    """What is wrong with an answer of members that add `shift` more, empty if nothing is."""
     asked = str(ask.parameters.get("members", ",".join(model.adds))).split(",")
     expected = tuple(name for name in model.adds if name in asked)
     if not set(reply.members) <= set(expected):
@@ -167,7 +191,7 @@ def flaw_of(model: Model, ask: Ask, reply: Reply) -> str:
     for more in itertools.chain.from_iterable(
         itertools.combinations(others, count) for count in range(len(others) + 1)
     ):
-        right = model.answer(ask.x, (*reply.members, *more))
+        right = model.answer(ask.x, (*reply.members, *more), shift)
         wrong &= np.abs(reply.values - right).max(axis=1) > _TOLERANCE
         if not wrong.any():
             return ""

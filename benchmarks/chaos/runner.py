@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from benchmarks.chaos.campaign import Campaign, Happened, Plan
+from benchmarks.chaos.changes import Changes
 from benchmarks.chaos.judging import Verdict
 from benchmarks.chaos.processes import Census, Processes
 from benchmarks.chaos.scene import Scene
@@ -60,15 +61,17 @@ class SystemUnderTest:
     Attributes:
         addresses: of HTTP and of gRPC.
         processes: of the server.
+        changes: of what it serves.
     """
 
     def __init__(
-        self, server: RunningServer, scene: Scene, directory: Path, log_file: Path
+        self, server: RunningServer, scene: Scene, directory: Path, config: Path, log_file: Path
     ) -> None:
         self._server = server
         self._directory, self._log_file = directory, log_file
         self.addresses = server.address, server.grpc
         self.processes = Processes(server.pid, directory, scene.devices)
+        self.changes = Changes(scene, config, log_file)
 
     def end(self) -> Iterator[str]:
         """Stop the server; yield whatever is not as it should be afterwards."""
@@ -99,13 +102,13 @@ def served(scene: Scene, log_file: Path | None = None) -> Iterator[SystemUnderTe
         directory = Path(name)
         (directory / "allocation.json").write_text(json.dumps(scene.allocation))
         config = directory / "config.yaml"
-        config.write_text(yaml.safe_dump({**scene.config, "allocation": "allocation.json"}))
+        config.write_text(yaml.safe_dump(scene.shifted(0.0)))
         temporary = directory / "t"  # its sockets' paths must be short
         temporary.mkdir()
         environment = {"TMPDIR": str(temporary), "PYTHONPATH": str(_ROOT)}
         log_file = log_file or directory / "log.txt"
         with running_server(config, log_file=log_file, **environment) as server:
-            yield SystemUnderTest(server, scene, temporary, log_file)
+            yield SystemUnderTest(server, scene, temporary, config, log_file)
 
 
 def report_of(plan: Plan, campaign: Campaign) -> Report:
@@ -139,7 +142,14 @@ def run_campaign(
         BenchmarkError: if the server does not start or is gone, or an answer can't be understood.
     """
     with served(scene, log_file) as system:
-        campaign = Campaign(plan, scene, system.addresses, system.processes, on_fault)
+        campaign = Campaign(
+            plan,
+            scene,
+            system.addresses,
+            system.processes,
+            changes=system.changes,
+            on_fault=on_fault,
+        )
         asyncio.run(campaign.run())
         for problem in system.end():
             campaign.complain(problem)

@@ -7,6 +7,7 @@ on.
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from dataclasses import dataclass
@@ -65,12 +66,16 @@ class Model:
     is_softmax: bool = False
     fails: tuple[str, ...] = ()
 
-    def answer(self, x: Floats, members: tuple[str, ...]) -> Floats:
-        """What the answer to `x` that rests on these members must be, [rows, COLUMNS]."""
+    def answer(self, x: Floats, members: tuple[str, ...], shift: float = 0.0) -> Floats:
+        """What the answer to `x` that rests on these members must be, [rows, COLUMNS].
+
+        All members add `shift` more.
+        """
         if self.is_softmax:
             odds = np.exp(x - x.max(axis=1, keepdims=True))
             return np.asarray(odds / odds.sum(axis=1, keepdims=True), np.float32)
-        return x + np.float32(math.fsum(self.adds[name] for name in members) / len(members))
+        added = math.fsum(self.adds[name] for name in members) / len(members)
+        return x + np.float32(added + shift)
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,14 @@ class Scene:
     allocation: dict[str, Any]
     models: dict[str, Model]
     poisoned: dict[str, Model]
+
+    def shifted(self, shift: float) -> dict[str, Any]:
+        """The configuration, with its allocation's file, of members that all add `shift` more."""
+        config = copy.deepcopy(self.config)
+        for member in config["members"].values():
+            options = member["fake"] if member["model"] == "fake" else member["model"]["args"]
+            options["add"] += shift
+        return {**config, "allocation": "allocation.json"}
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -96,6 +96,28 @@ def test_no_two_payloads_are_alike():
         assert len(np.unique(rows, axis=0)) == len(rows)
 
 
+def test_an_answer_is_that_of_one_deployment_of_its_time():
+    judge, x = Judge(), payload(STRICT, 1, 2)
+    judge.shifts.begin(100.0, 10.0)
+    judge.shifts.end(0.0, 11.0)
+    for shift, start, kind in (
+        (0.0, 9.0, "answered"),
+        (100.0, 9.0, "wrong"),
+        (0.0, 10.5, "answered"),
+        (100.0, 10.5, "answered"),
+        (0.0, 12.0, "wrong"),
+        (100.0, 12.0, "answered"),
+    ):
+        before = getattr(judge.verdict, kind)
+        reply = Reply(200, STRICT.answer(x, ABC, shift), ABC, False)
+        judge.judge(STRICT, Ask("strict", x, {}), reply, (start, start + 0.1))
+        assert getattr(judge.verdict, kind) == before + 1
+    mixture = np.vstack([STRICT.answer(x[:1], ABC, 0.0), STRICT.answer(x[1:], ABC, 100.0)])
+    wrong = judge.verdict.wrong
+    judge.judge(STRICT, Ask("strict", x, {}), Reply(200, mixture, ABC, False), (10.5, 10.6))
+    assert judge.verdict.wrong == wrong + 1
+
+
 def with_gap(start, stop):
     """A hundred answers per second for ten seconds, but none in a gap."""
     rates = Rates()
