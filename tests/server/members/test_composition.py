@@ -31,8 +31,9 @@ def test_members_of_equal_input_share_an_arena():
     assert [ensemble.name for ensemble in first.ensembles] == ["ac", "a", "c"]
     assert first.ensembles[0].members == (1, 0)
     assert first.ensembles[0].quorum == 1
-    assert first.offset == 4096
-    assert second.offset == 4096 + arena_bytes(first)
+    assert first.offset == 0
+    assert second.offset == arena_bytes(first) == result.arena_bytes - arena_bytes(second)
+    assert (first.index, second.index) == (0, 1)
     assert [model.served.name for model in result.models] == ["ac", "a", "c", "b", "d"]
     assert result.models[0].members == ("c", "a")
     assert [(one.arena, one.member) for one in result.instances["cpu:0"]] == [
