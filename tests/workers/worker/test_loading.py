@@ -23,13 +23,14 @@ from workers.runtime.spec import (
 
 pytestmark = pytest.mark.process
 
-#: A member that tells when it is loaded and closed, and adds a number.
+#: A member that tells when it is loaded and closed, and adds a number. Once the loop has used it,
+#: no other thread may.
 TOLD = """
-import pathlib
+import pathlib, threading
 
 class Told:
     def __init__(self, add, log):
-        self.add, self.log = add, pathlib.Path(log)
+        self.add, self.log, self.is_in_use = add, pathlib.Path(log), False
 
     def tell(self, event):
         with self.log.open("a") as log:
@@ -39,6 +40,10 @@ class Told:
         self.tell("load")
 
     def predict(self, x):
+        is_loop = threading.current_thread() is threading.main_thread()
+        if self.is_in_use and not is_loop:
+            raise RuntimeError("two threads use it")
+        self.is_in_use |= is_loop
         return {"output": x + self.add}
 
     def close(self):
