@@ -3,13 +3,14 @@
 # The first target that needs it makes a virtual environment in .venv (it takes a while). A stamp
 # file remembers that, so later runs start at once, until pyproject.toml or a lock in configs/locks
 # changes. Another Python: make PYTHON=python3.12 setup. Another ensemble: make serve CONFIG=...
-# More or fewer faults, or the same ones again: make chaos FAULTS=50 SEED=7
+# More or fewer faults and changes, or the same ones again: make chaos FAULTS=50 CHANGES=90 SEED=7
 # Some of it: make bench-peers BENCH_PEERS='--only small --peers ours,mosec --cost'
 
 PYTHON ?= python3
 CONFIG ?= configs/imagenet.yaml
 REQUESTS ?= 100000
 FAULTS ?= 200
+CHANGES ?= 1000
 TESTS ?= -q -n 3 --dist worksteal
 SITE ?= build
 
@@ -108,6 +109,7 @@ $(COMPAT_INSTALLED): $(LOCKS)/compat.txt $(LOCKS)/perf-analyzer.txt
 
 chaos: $(INSTALLED) ## inject random faults into a server under load, some ten minutes
 	$(BIN)/python -m benchmarks.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m benchmarks.chaos --changes $(CHANGES) $(if $(SEED),--seed $(SEED))
 
 fuzz: $(INSTALLED) ## send a server damaged requests, 100,000 of them
 	$(BIN)/python -m tests.fuzz --requests $(REQUESTS) $(if $(SEED),--seed $(SEED))

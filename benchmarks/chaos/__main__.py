@@ -1,4 +1,4 @@
-"""The command: ``python -m benchmarks.chaos [--seed N] [--faults N] [--kills N] [--json FILE]``.
+"""The command: ``python -m benchmarks.chaos [--seed N] [--faults N | --kills N | --changes N]``.
 
 Exits with 1 if a promise was broken.
 """
@@ -33,12 +33,18 @@ def _parse() -> argparse.Namespace:
         help="instead: so many deaths of workers and the combiner under a steady load, "
         f"with full throughput within {_KILLS_BACK_S:g} s of each",
     )
+    parser.add_argument(
+        "--changes",
+        type=int,
+        default=0,
+        help="instead: so many changes of what is served, one right after another",
+    )
     parser.add_argument("--kinds", nargs="+", choices=KINDS, help="only these faults")
     parser.add_argument("--json", type=Path, help="write the report there")
     parser.add_argument("--log", type=Path, help="keep the server's log there")
     options = parser.parse_args()
-    if options.faults < 1 or options.kills < 0:
-        parser.error("--faults is 1 or more, --kills 0 or more")
+    if options.faults < 1 or min(options.kills, options.changes) < 0:
+        parser.error("--faults is 1 or more, --kills and --changes 0 or more")
     return options
 
 
@@ -52,6 +58,8 @@ def _run(options: argparse.Namespace) -> Report:
             seed, options.kills, kinds, clients=24, pause_s=0.0, rate_within_s=_KILLS_BACK_S
         )
         scene = steady()
+    elif options.changes:
+        plan = Plan(seed, options.changes, ("reload",), clients=6, quiet_s=0.0, every=250)
     print(f"seed {seed}: {plan.faults} faults", flush=True)
     number = 0
 

@@ -7,11 +7,12 @@ in, a `ChangeResult` each flows out. Planning runs in a thread: children are loo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ import msgspec
 from server.control import Answer, Ask, ChangeRequest, ChangeResult, PlaceRequest, ReloadRequest
 from server.deployment.plan import DeploymentPlan
 from server.errors import ConfigError, StartError
-from server.inference.spec import ChangeCounts
+from server.inference.spec import ChangeCounts, DeploymentSpec
 from server.supervision.changes import Change, ChangePlanner
 from server.supervision.live import LiveDeployments
 from server.supervision.processes import Processes
@@ -38,8 +39,11 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class _Waiting:
+    """A request, who waits for its result, and what was served when its turn came."""
+
     request: ChangeRequest
     result: asyncio.Future[ChangeResult]
+    former: DeploymentSpec | None = None
 
 
 class ChangeQueue:
@@ -59,6 +63,7 @@ class ChangeQueue:
         self._live = live
         self._on_change = on_change
         self._waiting: deque[_Waiting] = deque()
+        self._making: _Waiting | None = None
         self._arrived = asyncio.Event()
         self._is_closed = False
         self._counts = ChangeCounts()
@@ -93,25 +98,49 @@ class ChangeQueue:
         """Make no further change, and undo one that has not come to the switch."""
         self._is_closed = True
         self._transaction.undo(_STOPPING)
+        if self._making is not None and self._live.current is self._making.former:
+            self._decide(self._making, self._result(error=_STOPPING))
         for waiting in self._waiting:
-            waiting.result.set_result(self._result(error=_STOPPING))
+            self._decide(waiting, self._result(error=_STOPPING))
         self._waiting.clear()
+        self._arrived.set()
 
     async def run(self) -> None:
-        """Make one change after another; never ends."""
-        while True:
+        """Make one change after another, until the queue is closed."""
+        while not self._is_closed:
             await self._arrived.wait()
             self._arrived.clear()
             while self._waiting:
-                waiting = self._waiting.popleft()
-                result = await self._change(waiting.request)
-                waiting.result.set_result(result)
+                self._making = replace(self._waiting.popleft(), former=self._live.current)
+                result = await self._change(self._making.request)
+                self._decide(self._making, result)
+                self._making = None
+
+    def _decide(self, waiting: _Waiting, result: ChangeResult) -> None:
+        """Tell what becomes of a change, unless that has been told."""
+        if not waiting.result.done():
+            waiting.result.set_result(result)
+            if not _is_dry_run(waiting.request):
+                self._note(result)
+
+    def _note(self, result: ChangeResult) -> None:
+        """Log and count what has become of a change."""
+        for line in result.error.splitlines():
+            _log.error("nothing is changed: %s", line)
+        if not result.error:
+            _log.info("generation %d is served", result.generation)
+        which = "refused" if result.is_wrong else "failed" if result.error else "succeeded"
+        counts = self._counts
+        self._counts = msgspec.structs.replace(
+            counts, error=result.error, **{which: getattr(counts, which) + 1}
+        )
+        self._processes.report_changes(self._counts)
 
     async def _change(self, request: ChangeRequest) -> ChangeResult:
-        """Make a change, log and count what becomes of it."""
+        """Make a change; what became of it."""
         try:
             change = await _in_thread(partial(self._plan, request))
-            if isinstance(request, ReloadRequest | PlaceRequest) and request.dry_run:
+            if _is_dry_run(request):
                 return self._result(change.lines)
             await self._make(change)
             result = self._result(change.lines)
@@ -124,7 +153,6 @@ class ChangeQueue:
             result = self._result(error=f"{type(error).__name__}: {error}")
         if result.error:
             await _in_thread(self._planner.give_up)
-        self._note(result)
         return result
 
     def _plan(self, request: ChangeRequest) -> Change:
@@ -146,22 +174,14 @@ class ChangeQueue:
         await _in_thread(partial(self._planner.came_up, change, number))
         self._on_change(change.plan)
 
-    def _note(self, result: ChangeResult) -> None:
-        counts = self._counts
-        for line in result.error.splitlines():
-            _log.error("nothing is changed: %s", line)
-        if not result.error:
-            _log.info("generation %d is served", result.generation)
-        which = "refused" if result.is_wrong else "failed" if result.error else "succeeded"
-        self._counts = msgspec.structs.replace(
-            counts, error=result.error, **{which: getattr(counts, which) + 1}
-        )
-        self._processes.report_changes(self._counts)
-
     def _result(
         self, changes: tuple[str, ...] = (), error: str = "", *, is_wrong: bool = False
     ) -> ChangeResult:
         return ChangeResult(self._live.current.generation.number, changes, error, is_wrong)
+
+
+def _is_dry_run(request: ChangeRequest) -> bool:
+    return isinstance(request, ReloadRequest | PlaceRequest) and request.dry_run
 
 
 def _in_thread(call: Callable[[], _T]) -> asyncio.Future[_T]:
@@ -176,7 +196,8 @@ def _in_thread(call: Callable[[], _T]) -> asyncio.Future[_T]:
             outcome = partial(future.set_exception, error)
         else:
             outcome = partial(future.set_result, result)
-        loop.call_soon_threadsafe(lambda: None if future.done() else outcome())
+        with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+            loop.call_soon_threadsafe(lambda: None if future.done() else outcome())
 
     threading.Thread(target=run, name="planning", daemon=True).start()
     return future

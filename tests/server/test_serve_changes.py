@@ -165,3 +165,32 @@ def test_what_had_to_make_room_is_not_compared_and_comes_back(changing, tmp_path
         assert "members.a.validate: there is no room" in one.fail(one.signal())
         one.write_members(a=fake(2))
         one.go_to(2)
+
+
+def test_a_server_that_is_told_to_stop_in_the_middle_of_a_change_drains(changing, hold):
+    one = changing(configuration({"a": hold.member(1)}), 1)
+    one.write_members(a=hold.member(2))
+    with hold.loading() as wait_loading:
+        one.signal()
+        wait_loading()
+        assert one.server.stop() == 0
+    assert "nothing is changed: the server is stopping" in one.server.stderr
+    assert "Traceback" not in one.server.stderr
+
+
+def test_batches_that_are_larger_than_those_that_the_rings_were_made_for(changing):
+    one = changing(configuration({"a": fake(1, batch_size=1)}, on=1, where={"a": 0}), 1)
+    with one.under_load():
+        one.write(configuration({"a": fake(2, batch_size=1024)}, on=1, where={"a": 0}))
+        one.go_to(2)
+        x = np.arange(10_000, dtype=np.float32).reshape(-1, 2)
+        np.testing.assert_array_equal(one.server.predict("all", x).values, x + 2)
+
+
+def test_many_signals_at_once_are_few_changes(changing):
+    one = changing(configuration({"a": fake(1)}), 1)
+    one.write_members(a=fake(2))
+    for _ in range(20):
+        one.signal()
+    one.go_to(2)
+    assert one.server.stderr.count("change: ") == 1

@@ -27,6 +27,7 @@ class Played:
         self.may_plan.set()
         self.requests, self.came_up_as, self.reloads = [], [], []
         self.given_up = self.undone = 0
+        self.counts = ChangeCounts()
         self.told = asyncio.Queue()
         self.front_end = SimpleNamespace(write=self.told.put_nowait)
         self.current = SimpleNamespace(generation=SimpleNamespace(number=1))
@@ -117,7 +118,7 @@ def test_a_dry_run_changes_nothing():
     requests = ReloadRequest(dry_run=True), PlaceRequest("{}", dry_run=True)
     for result in results(played, *requests):
         assert (result.generation, result.changes) == (1, ("member a: changed",))
-    assert (played.came_up_as, played.reloads) == ([], [])
+    assert (played.came_up_as, played.reloads, played.counts) == ([], [], ChangeCounts())
 
 
 def test_equal_requests_that_wait_are_one_but_only_next_to_each_other():
