@@ -115,7 +115,7 @@ class Child:
     `device` is a worker's, else None; `incarnation` grows with every start. `on_report` is called
     with what it reports. `is_down` after too many failed starts in a row; `serves` while a process
     is up. `ended` is set once the process has been reaped, `up` once a process of this role has
-    been up, `retired` if none is to be started any more.
+    been up, `retired` if none is to be started any more, `due` to have one started at once.
     """
 
     name: str
@@ -131,6 +131,7 @@ class Child:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     up: asyncio.Event = field(default_factory=asyncio.Event)
     retired: asyncio.Event = field(default_factory=asyncio.Event)
+    due: asyncio.Event = field(default_factory=asyncio.Event)
     _status: StatusReader = field(init=False)
 
     async def spawn(self, inherited: tuple[int, ...], environment: Mapping[str, str]) -> None:

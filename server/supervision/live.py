@@ -38,10 +38,17 @@ class LiveDeployments:
         self.current, self.coming = self.coming, None
         return former
 
-    def loads(self, device: str) -> tuple[Load, ...]:
-        """What the worker of a device has to load."""
+    def loads(self, device: str, *, is_down: bool = False) -> tuple[Load, ...]:
+        """What the worker of a device has to load.
+
+        One that is down gets nothing but the deployment that comes, if there is one: it may be what
+        mends the others, which are not served there anyway.
+        """
+        wanted = [self.coming] if is_down and self.coming is not None else self
         return tuple(
-            Load(one.generation, one.instances[device]) for one in self if device in one.instances
+            Load(one.generation, one.instances[device])
+            for one in wanted
+            if device in one.instances
         )
 
     def generations(self) -> tuple[Load, ...]:

@@ -243,11 +243,13 @@ class Processes:
                 await self._back_off(child, delay_s)
 
     async def _back_off(self, child: Child, delay_s: float) -> None:
-        """Wait for a while, or until the child is not needed any more."""
-        waits = [asyncio.create_task(one.wait()) for one in (self.is_final, child.retired)]
+        """Wait for a while, until the child is due, or until it is not needed any more."""
+        events = self.is_final, child.retired, child.due
+        waits = [asyncio.create_task(one.wait()) for one in events]
         await asyncio.wait(waits, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
+        child.due.clear()
 
     def _note_up(self, child: Child) -> None:
         child.serves = True
@@ -302,7 +304,7 @@ class Processes:
     def _spec_of(self, child: Child) -> msgspec.Struct:
         memory, sockets = self.memory.spec, self._spec.sockets
         if child.device is not None:
-            loads = self._live.loads(child.device.name)
+            loads = self._live.loads(child.device.name, is_down=child.is_down)
             tracing = self._spec.tracing
             return WorkerSpec(child.device, child.incarnation, loads, memory, sockets, tracing)
         if child is self.combiner:

@@ -92,6 +92,7 @@ class Transaction:
         self._needed: Collection[Child] = ()  # whose death undoes the change
         self._failure: Outcome | None = None
         self._letting_go: asyncio.Task[None] | None = None
+        self._revived: list[Child] = []  # they have loaded nothing but what comes
 
     # -- of children --------------------------------------------------------------------------
 
@@ -127,6 +128,7 @@ class Transaction:
         self._failure = asyncio.get_running_loop().create_future()
         before = self._live.current
         coming: DeploymentSpec | None = None
+        self._revived = []
         try:
             await self._wait_former()
             await self._start_workers(plan.devices)
@@ -134,6 +136,7 @@ class Transaction:
             coming = deployment_spec(plan, base, self._processes.memory.spec.fd, self._number)
             self._check_failure()
             self._live.coming = coming
+            await self._revive(coming)
             await self._bring_up(coming, exchange)
         except (ChangeFailed, OSError) as error:
             self._live.coming, self._needed = None, ()
@@ -173,10 +176,22 @@ class Transaction:
         for device in missing:
             processes.attach(device)
         workers = [processes.workers[device.name] for device in devices]
-        self._needed = {processes.combiner, processes.front_end, *workers}
-        if down := [worker.name for worker in workers if worker.is_down]:
-            raise ChangeFailed(f"{', '.join(down)}: down")
+        up = [worker for worker in workers if not worker.is_down]
+        self._needed = {processes.combiner, processes.front_end, *up}
         await self._wait([self._reports.expect(c, Started) for c in self._needed if not c.serves])
+
+    async def _revive(self, coming: DeploymentSpec) -> None:
+        """Start the workers that are down anew, with what comes alone."""
+        workers = [self._processes.workers[device] for device in coming.instances]
+        self._revived = [worker for worker in workers if worker.is_down]
+        for worker in self._revived:
+            if worker.alive:
+                worker.kill()
+                await worker.ended.wait()
+            started = self._reports.expect(worker, Started)
+            worker.due.set()
+            await self._wait([started])
+        self._needed = {*self._needed, *self._revived}
 
     async def _bring_up(self, coming: DeploymentSpec, exchange: Exchange) -> None:
         """Have everything loaded, then prepared."""
@@ -217,6 +232,8 @@ class Transaction:
         self, before: DeploymentSpec, coming: DeploymentSpec | None, exchange: Exchange
     ) -> None:
         """Everything as it was before the change."""
+        for worker in self._revived:
+            worker.kill()  # it has not loaded what is served
         if coming is not None:
             await self._unload(coming)
         if exchange:

@@ -424,7 +424,8 @@ def test_a_full_arena_refuses_and_answers_what_it_accepted(serve, waiting):
 # -- a worker that is down ---------------------------------------------------------------------
 
 
-def test_a_worker_that_dies_at_every_start_is_left_out_until_it_lives(serve, tmp_path):
+@pytest.mark.parametrize("mended_by", ["its former content", "a reload"])
+def test_a_worker_that_dies_at_every_start_is_left_out_until_it_lives(serve, tmp_path, mended_by):
     model = write_identity(tmp_path / "a.onnx")
     members = {"a": {"model": str(model), "batch_size": 8}, "b": fake(2)}
     config = configuration(members, ensemble={"quorum": 1}, on=2, where={"a": 0, "b": 1})
@@ -455,8 +456,11 @@ def test_a_worker_that_dies_at_every_start_is_left_out_until_it_lives(serve, tmp
     wait_for(server.is_ready, "a new front-end")
     assert (state("a"), state("all")) == (503, 200), "it knows who is down"
     assert Scrape(server.client).value("worker_given_up", device="cpu:0") == 1
-    model.write_bytes(content)
-    os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns))
+    if mended_by == "a reload":  # which serves what the file is now
+        server.process.send_signal(signal.SIGHUP)
+    else:
+        model.write_bytes(content)
+        os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns))
     wait_for(lambda: state("a") == 200, "the worker to come back", deadline_s=60)
     np.testing.assert_array_equal(server.predict("all", x).values, x + 1)
 

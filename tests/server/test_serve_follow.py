@@ -20,7 +20,7 @@ FOLLOW = {
     "time_limit_s": 2,
 }
 CODE = """
-import pathlib
+import pathlib, time
 import numpy as np
 import setproctitle
 
@@ -36,6 +36,7 @@ class Member:
             raise RuntimeError("this device is broken")
 
     def predict(self, x):
+        time.sleep(0.02)  # as long for both, so that each gets a device
         return {"sum": x + self.add}
 """
 

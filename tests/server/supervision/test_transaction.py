@@ -45,6 +45,8 @@ class PlayedChild:
         self.scene, self.name, self.device = scene, name, device
         self.alive = self.serves = True
         self.is_down = False
+        self.due = SimpleNamespace(set=self.start_soon)
+        self.mends = True
         self.script = {}
         self.told = []
 
@@ -83,7 +85,14 @@ class PlayedChild:
 
     def start(self):
         self.alive = self.serves = True
+        self.is_down = False
         self.scene.transaction.on_up(self)
+
+    def start_soon(self):
+        """What a child does that is due."""
+        loads = self.scene.live.loads(self.device.name, is_down=self.is_down)
+        self.told.append([load.generation.number for load in loads])
+        asyncio.get_running_loop().call_soon(self.start if self.mends else self.die)
 
     def kinds(self):
         return [type(message) for message in self.told]
@@ -353,13 +362,35 @@ def test_a_new_worker_that_does_not_start_undoes_the_change(scene):
     asyncio.run(run())
 
 
-def test_a_worker_that_is_down_and_another_device_of_its_name_refuse_the_change(scene):
+def test_a_worker_that_is_down_is_started_with_what_comes_alone(scene):
+    async def run():
+        one = scene((CPU0, CPU1))
+        worker = one.workers["cpu:0"]
+        worker.is_down, worker.serves, worker.alive = True, False, False
+        assert await one.change(CPU0, CPU1) == ""
+        assert worker.told[0] == [2], "not the one that it can't load"
+        assert worker.kinds()[1:] == [Load, Unload]
+        assert one.live.current.generation.number == 2
+        # It can't load this one either.
+        worker.is_down, worker.serves, worker.alive = True, False, False
+        worker.mends = False
+        assert await one.change(CPU0, CPU1) == "worker cpu:0 died: killed"
+        assert one.live.current.generation.number == 2
+        # It can, but another one can't: then it is started with what is served.
+        worker.mends = True
+        one.workers["cpu:1"].script[Load] = "no space"
+        assert await one.change(CPU0, CPU1) == "no space"
+        await asyncio.sleep(0)
+        assert not worker.alive
+        assert one.live.current.generation.number == 2
+
+    asyncio.run(run())
+
+
+def test_another_device_of_its_name_refuses_the_change(scene):
     async def run():
         one = scene()
         worker = one.workers["cpu:0"]
-        worker.is_down, worker.serves, worker.alive = True, False, False
-        assert await one.change(CPU0) == "worker cpu:0: down"
-        worker.is_down, worker.serves, worker.alive = False, True, True
         other = DeviceSpec("cpu:0", "cpu-1", 1 << 30, (1,))
         assert "cpu:0 can't change" in await one.change(other)
         more = DeviceSpec("cpu:0", "cpu-1", 1 << 31, (0,))
