@@ -177,11 +177,10 @@ class Fleet:
         )
 
     def has_heard(self, arenas: Collection[int]) -> bool:
-        """Whether all instances of these arenas can get rows, but for those of given up workers."""
+        """Whether all instances of these arenas can get rows."""
         return not any(
             placement.member.arena in arenas and (instance in worker.awaited or not worker.state.up)
             for worker in self.workers.values()
-            if not worker.given_up
             for instance, placement in worker.placements.items()
         )
 
@@ -307,11 +306,12 @@ class Fleet:
         if is_back:
             worker.state.up = True
             worker.given_up = False
-            self._update_served()
         if is_back or message.latencies.keys() != worker.latencies.keys():
             worker.latencies = message.latencies
             for placement in worker.placements.values():
                 self._hear_of(worker, placement, is_back=is_back)
+            self._update_served()
+            self._fail_unserved()
         now = time.monotonic()
         for job in [job for job in worker.state.jobs if job <= message.finished]:
             self._finish(worker, Finished(job, 0.0), now)
@@ -458,6 +458,10 @@ class Fleet:
         """A worker keeps dying at its start: count on it no more until its next Hello."""
         self.workers[name].given_up = True
         self._update_served()
+        self._fail_unserved()
+
+    def _fail_unserved(self) -> None:
+        """Fail the rows that wait for a member that no worker serves, or will again."""
         for member in self._all_members:
             while member.pending.rows and not self._served[member.arena] >> member.index & 1:
                 for start, stop in member.pending.pop_batch(1024).ranges:
@@ -466,8 +470,10 @@ class Fleet:
     def _update_served(self) -> None:
         self._served = dict.fromkeys(self.members, 0)
         for worker in self.workers.values():
-            if not worker.given_up:
-                for placement in worker.placements.values():
+            # What a worker that is up does not have is not served there, as if it were given up.
+            missing = worker.awaited if worker.state.up else ()
+            for instance, placement in worker.placements.items():
+                if not worker.given_up and instance not in missing:
                     self._served[placement.member.arena] |= 1 << placement.member.index
         self._available = {
             index: self._served[index]

@@ -5,7 +5,7 @@ import weakref
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stage import DEVICES, FAILS, SPEC, SURE, UNSURE, deployment, on_stage, said_generation
+from stage import ALL, DEVICES, FAILS, SPEC, SURE, UNSURE, deployment, on_stage, said_generation
 
 from allocator.dispatch.flows import HIGH
 from server.errors import DeadlineExceeded, RequestError
@@ -240,13 +240,25 @@ def test_the_order_of_hello_and_prepare_does_not_matter():
         assert stage.reports == [Prepared(2)]
 
 
-def test_a_worker_that_is_down_is_not_waited_for():
+def test_a_worker_that_was_down_comes_with_what_is_prepared_alone():
     with on_stage() as stage:
         stage.kill("d1", for_good=True)
+        stage.kill("d0", for_good=True)
+        assert not stage.fleet.served(0)
         stage.prepare()
-        stage.load("d0")
-        stage.turn()
+        for device in DEVICES:
+            stage.engine.worker_started(device, stage.incarnation[device])
+            stage.loaded[device] = {
+                one.id for one in deployment(stage.generations[2]).instances[device]
+            }
+            assert stage.reports == []
+            stage.hello(device)
+            stage.turn()
         assert stage.reports == [Prepared(2)]
+        assert not stage.fleet.served(0), "its worker is up, but does not have it"
+        assert stage.submit(ALL, 1) is None
+        stage.switch()
+        assert stage.fleet.served(stage.generations[2].arenas[0].index) == 0b111
 
 
 def test_a_deployment_for_a_device_without_a_worker_is_refused():
