@@ -11,11 +11,8 @@ import logging
 from collections.abc import Callable
 from typing import assert_never
 
-from server.inference.endpoint import Deployment
-from server.inference.inference import Inference
-from server.inference.spec import Changes as CountChanges
-from server.inference.spec import (
-    DeploymentSpec,
+from server.inference.commands import Changes as CountChanges
+from server.inference.commands import (
     Drained,
     Held,
     Hold,
@@ -28,6 +25,9 @@ from server.inference.spec import (
     Switch,
     Switched,
 )
+from server.inference.endpoint import Deployment
+from server.inference.inference import Inference
+from server.inference.spec import DeploymentSpec
 from server.inference.validation import ValidationFailed, validate
 
 __all__ = ["Changes"]

@@ -19,8 +19,7 @@ from server.errors import ConfigError
 from server.front_end.changes import Changes
 from server.grpc_api.server import GrpcServer
 from server.http_api.server import HttpServer
-from server.inference.control import Control
-from server.inference.spec import (
+from server.inference.commands import (
     Command,
     Drain,
     Reload,
@@ -28,6 +27,7 @@ from server.inference.spec import (
     WorkerReaped,
     WorkerStarted,
 )
+from server.inference.control import Control
 from server.security.authentication import Authenticator
 from server.security.tls import make_context
 from workers.runtime.spec import Attach, Detach, DeviceSpec

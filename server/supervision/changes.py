@@ -25,7 +25,7 @@ from server.deployment.exchange import Exchange, plan_exchange
 from server.deployment.plan import DeploymentPlan
 from server.deployment.replan import replan
 from server.errors import ConfigError
-from server.inference.spec import Reload
+from server.inference.commands import Reload
 from server.members.probes import Probes
 from server.supervision.config_reloader import ConfigReloader
 from server.supervision.saved_state import SavedState, StateFile

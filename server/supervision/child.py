@@ -17,7 +17,7 @@ from functools import partial
 
 import msgspec
 
-from server.inference.spec import Report as FrontEndReport
+from server.inference.commands import Report as FrontEndReport
 from workers.runtime.bootstrap import Failed, Started
 from workers.runtime.child_process import OutputLogger, child_command
 from workers.runtime.spec import DeviceSpec, Loaded, Unloaded

@@ -17,7 +17,7 @@ import msgspec
 from server.config import Config
 from server.config.amendments import with_model
 from server.errors import ConfigError
-from server.inference.spec import Reload
+from server.inference.commands import Reload
 from server.security.credentials import read_credentials
 from server.security.spec import SecuritySpec
 

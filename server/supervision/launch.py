@@ -22,13 +22,7 @@ from server.config import Config, ServerConfig
 from server.deployment.plan import DeploymentPlan, make_plan
 from server.descriptors import check_descriptors
 from server.errors import ConfigError
-from server.inference.spec import (
-    ClientLimits,
-    FrontEndSpec,
-    ModelSpec,
-    QueueLimits,
-    RepositorySpec,
-)
+from server.inference.spec import ClientLimits, FrontEndSpec, ModelSpec, QueueLimits, RepositorySpec
 from server.members.probes import Probes
 from server.security.credentials import read_credentials
 from server.stdout import echo

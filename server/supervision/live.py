@@ -46,9 +46,7 @@ class LiveDeployments:
         """
         wanted = [self.coming] if is_down and self.coming is not None else self
         return tuple(
-            Load(one.generation, one.instances[device])
-            for one in wanted
-            if device in one.instances
+            Load(one.generation, one.instances[device]) for one in wanted if device in one.instances
         )
 
     def generations(self) -> tuple[Load, ...]:

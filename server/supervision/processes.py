@@ -21,15 +21,8 @@ from typing import Protocol
 import msgspec
 
 from server.errors import StartError
-from server.inference.spec import (
-    ChangeCounts,
-    Changes,
-    FrontEndSpec,
-    Reload,
-    WorkerDown,
-    WorkerReaped,
-    WorkerStarted,
-)
+from server.inference.commands import Changes, Reload, WorkerDown, WorkerReaped, WorkerStarted
+from server.inference.spec import ChangeCounts, FrontEndSpec
 from server.supervision.child import Child, Report
 from server.supervision.live import LiveDeployments
 from server.supervision.memory_watch import MemoryWatch

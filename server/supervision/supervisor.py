@@ -17,7 +17,8 @@ from typing import Any
 from server.control import Ask, ReloadRequest
 from server.deployment.plan import DeploymentPlan
 from server.following.traffic import Traffic
-from server.inference.spec import Drain, FrontEndSpec
+from server.inference.commands import Drain
+from server.inference.spec import FrontEndSpec
 from server.supervision.change_queue import ChangeQueue
 from server.supervision.changes import ChangePlanner
 from server.supervision.child import Child, Report

@@ -22,8 +22,7 @@ from server.deployment.plan import DeploymentPlan
 from server.deployment.rollouts import rollout_specs
 from server.deployment.unserved import unserved_models
 from server.deployment.validations import validation_specs
-from server.inference.spec import (
-    DeploymentSpec,
+from server.inference.commands import (
     Drained,
     Held,
     Hold,
@@ -35,6 +34,7 @@ from server.inference.spec import (
     Switch,
     Switched,
 )
+from server.inference.spec import DeploymentSpec
 from server.supervision.child import Child, Report
 from server.supervision.live import LiveDeployments
 from server.supervision.processes import Processes

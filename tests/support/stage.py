@@ -18,18 +18,9 @@ from server.engine.request import Answer, InferOptions, PreparedRequest
 from server.engine.spec import QueueLimits, ServedModel
 from server.errors import DeadlineExceeded, QueueFull, Unavailable
 from server.front_end.changes import Changes
+from server.inference.commands import Drained, Prepare, Prepared, Release, Switch
 from server.inference.deployments import Deployments
-from server.inference.spec import (
-    DeploymentSpec,
-    Drained,
-    InputSpec,
-    ModelSpec,
-    Prepare,
-    Prepared,
-    Release,
-    StoredView,
-    Switch,
-)
+from server.inference.spec import DeploymentSpec, InputSpec, ModelSpec, StoredView
 from workers.combiner.arena_combiner import ArenaCombiner
 from workers.runtime.arena import Arena, arena_bytes
 from workers.runtime.memory import SharedMemory, add_range, cut_out

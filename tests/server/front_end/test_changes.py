@@ -9,7 +9,7 @@ from stage import ALL, DEVICES, FAILS, SPEC, SURE, UNSURE, deployment, on_stage,
 
 from allocator.dispatch.flows import HIGH
 from server.errors import DeadlineExceeded, RequestError
-from server.inference.spec import (
+from server.inference.commands import (
     Drained,
     Held,
     Hold,

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from server.deployment.exchange import Exchange
-from server.inference.spec import (
-    DeploymentSpec,
+from server.inference.commands import (
     Drained,
     Held,
     Hold,
@@ -20,6 +19,7 @@ from server.inference.spec import (
     Switch,
     Switched,
 )
+from server.inference.spec import DeploymentSpec
 from server.supervision import transaction
 from server.supervision.live import LiveDeployments
 from server.supervision.transaction import ChangeFailed, Transaction
