@@ -46,7 +46,8 @@ class WorkerState:
     `incarnation` is 0 if there is no process; the supervisor has `given_up` one that keeps dying at
     its start. By instance, `placements` are where rows can go, and `counters` what was done: the
     same ones for all instances of a member. `latencies` are those of its last Hello; placements in
-    `awaited` get no rows before one has theirs.
+    `awaited` get no rows before one has theirs; nobody counts on those that `failed`, without which
+    a worker came back that was given up.
     """
 
     def __init__(self, name: str) -> None:
@@ -57,6 +58,7 @@ class WorkerState:
         self.counters: dict[int, InstanceCounters] = {}
         self.latencies: Mapping[int, tuple[float, float]] = {}
         self.awaited: set[int] = set()
+        self.failed: set[int] = set()
 
     def counters_of(self, member: str) -> InstanceCounters:
         """The counters of a member here, which may be new."""
@@ -152,6 +154,7 @@ class Fleet:
             for instance in gone:
                 del worker.placements[instance], worker.counters[instance]
                 worker.awaited.discard(instance)
+                worker.failed.discard(instance)
         for index in arenas:
             for member in self.members.pop(index):
                 member.placements.clear()  # which refer to it
@@ -305,7 +308,9 @@ class Fleet:
         is_back = not worker.state.up
         if is_back:
             worker.state.up = True
-            worker.given_up = False
+            if worker.given_up:
+                worker.given_up = False
+                worker.failed = worker.placements.keys() - message.latencies.keys()
         if is_back or message.latencies.keys() != worker.latencies.keys():
             worker.latencies = message.latencies
             for placement in worker.placements.values():
@@ -328,6 +333,7 @@ class Fleet:
                 worker.awaited.add(instance)
                 placements.remove(placement)
             return
+        worker.failed.discard(instance)
         if is_back or is_awaited:
             placement.latency.warm_up(*worker.latencies[instance])
         if is_awaited:
@@ -470,10 +476,8 @@ class Fleet:
     def _update_served(self) -> None:
         self._served = dict.fromkeys(self.members, 0)
         for worker in self.workers.values():
-            # What a worker that is up does not have is not served there, as if it were given up.
-            missing = worker.awaited if worker.state.up else ()
             for instance, placement in worker.placements.items():
-                if not worker.given_up and instance not in missing:
+                if not worker.given_up and instance not in worker.failed:
                     self._served[placement.member.arena] |= 1 << placement.member.index
         self._available = {
             index: self._served[index]
