@@ -107,7 +107,7 @@ $(COMPAT_INSTALLED): $(LOCKS)/compat.txt $(LOCKS)/perf-analyzer.txt
 		echo "perf-analyzer needs a newer system: its tests are skipped"
 	touch $@
 
-chaos: $(INSTALLED) ## inject random faults into a server under load, some ten minutes
+chaos: $(INSTALLED) ## inject faults into a server under load, then change it 1,000 times (half an hour)
 	$(BIN)/python -m benchmarks.chaos --faults $(FAULTS) $(if $(SEED),--seed $(SEED))
 	$(BIN)/python -m benchmarks.chaos --changes $(CHANGES) $(if $(SEED),--seed $(SEED))
 

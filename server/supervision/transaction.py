@@ -138,10 +138,12 @@ class Transaction:
             self._live.coming = coming
             await self._revive(coming)
             await self._bring_up(coming, exchange)
-        except (ChangeFailed, OSError) as error:
+        except Exception as error:  # a fault of ours, too, leaves nothing half done
             self._live.coming, self._needed = None, ()
             await self._undo(before, coming, exchange)
-            raise ChangeFailed(str(error)) from None
+            if isinstance(error, ChangeFailed | OSError):
+                raise ChangeFailed(str(error)) from None
+            raise
         for device in plan.devices:
             self._processes.workers[device.name].device = device
         await self._switch()

@@ -387,6 +387,27 @@ def test_a_worker_that_is_down_is_started_with_what_comes_alone(scene):
     asyncio.run(run())
 
 
+def test_a_fault_of_ours_undoes_the_change_as_well(scene):
+    async def run():
+        one = scene()
+        write = one.combiner.write
+
+        def fail(message):
+            if isinstance(message, Load):
+                raise RuntimeError("a fault of ours")
+            write(message)
+
+        one.combiner.write = fail
+        with pytest.raises(RuntimeError, match="a fault of ours"):
+            await one.change(CPU0)
+        assert one.live.coming is None
+        assert one.blocks() == 1
+        one.combiner.write = write
+        assert await one.change(CPU0) == ""
+
+    asyncio.run(run())
+
+
 def test_another_device_of_its_name_refuses_the_change(scene):
     async def run():
         one = scene()
