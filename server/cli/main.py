@@ -165,12 +165,7 @@ def apply(
         apply(
             config,
             url=url,
-            credentials={
-                "root_certificates": root_certificates,
-                "certificate": certificate,
-                "key": certificate_key,
-                "api_key": key or None,
-            },
+            credentials=_credentials(root_certificates, certificate, certificate_key, key),
             dry_run=dry_run,
         )
 
@@ -205,12 +200,7 @@ def rollout(
             action,
             percent,
             url=url,
-            credentials={
-                "root_certificates": root_certificates,
-                "certificate": certificate,
-                "key": certificate_key,
-                "api_key": key or None,
-            },
+            credentials=_credentials(root_certificates, certificate, certificate_key, key),
         )
 
 
@@ -464,12 +454,7 @@ def allocate(
                 apply_allocation(
                     allocation.matrix,
                     url=url,
-                    credentials={
-                        "root_certificates": root_certificates,
-                        "certificate": certificate,
-                        "key": certificate_key,
-                        "api_key": key or None,
-                    },
+                    credentials=_credentials(root_certificates, certificate, certificate_key, key),
                     dry_run=dry_run,
                 )
 
@@ -596,6 +581,21 @@ def calibrate(
         )
         files = {"--output": output, "--plot": plot, "--conformal": conformal}
         print_calibration(found, files, as_json=as_json)
+
+
+def _credentials(
+    root_certificates: Path | None,
+    certificate: Path | None,
+    certificate_key: Path | None,
+    api_key: str | None,
+) -> dict[str, Any]:
+    """The credentials of a client of a running server, by the names that the client has."""
+    return {
+        "root_certificates": root_certificates,
+        "certificate": certificate,
+        "key": certificate_key,
+        "api_key": api_key or None,
+    }
 
 
 def _check_sources(config: Path | None, devices: Path | None, profiles: Path | None) -> None:
