@@ -21,6 +21,9 @@ __all__ = ["Profile", "Profiles"]
 #: Anything faster is a slip, and rates must be finite.
 _LEAST_S = 1e-12
 
+#: What a profile may leave out.
+_OPTIONAL = ("lengths", "joules", "interval_s")
+
 _NONE: Mapping[int, Profile] = MappingProxyType({})
 
 
@@ -32,8 +35,14 @@ class Profile:
     worker that is warm. For a member with variable dimensions `latency_s` is what a batch of the
     expected mix of lengths takes; `lengths` may tell what those of rows of one length took.
 
+    Attributes:
+        joules: the energy of a batch, None if nobody has measured or estimated it.
+        interval_s: for a predicted latency, between what it is expected to be; None if it was
+            measured.
+
     Raises:
-        ValueError: if a number is not positive (memory may be zero).
+        ValueError: if a number is not positive (memory may be zero), or the interval does not hold
+            the latency.
     """
 
     member: str
@@ -42,6 +51,8 @@ class Profile:
     latency_s: float
     memory_bytes: int
     lengths: Mapping[int, float] = field(default_factory=dict, hash=False)
+    joules: float | None = None
+    interval_s: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         where = f"member {self.member!r} on {self.device_kind!r}"
@@ -51,11 +62,25 @@ class Profile:
             raise ValueError(f"{where}: latency_s should be above 0, not {self.latency_s}")
         if self.memory_bytes < 0:
             raise ValueError(f"{where}: memory_bytes should be 0 or more, not {self.memory_bytes}")
+        if self.joules is not None and not 0 < self.joules < float("inf"):
+            raise ValueError(f"{where}: joules should be above 0, not {self.joules}")
+        if self.interval_s is not None:
+            low, high = self.interval_s
+            if not 0 < low <= self.latency_s <= high < float("inf"):
+                raise ValueError(
+                    f"{where}: interval_s should hold latency_s ({self.latency_s}), "
+                    f"not be {list(self.interval_s)}"
+                )
 
     @property
     def rows_per_s(self) -> float:
         """Rows per second of an instance that has a device for itself."""
         return self.batch / self.latency_s
+
+    @property
+    def joules_per_row(self) -> float | None:
+        """Energy of a row in full batches, None if it is not known."""
+        return None if self.joules is None else self.joules / self.batch
 
 
 class Profiles:
@@ -122,8 +147,9 @@ class Profiles:
         """Return the profiles file's text, with `extra` keys."""
         entries = [asdict(one) for one in self]
         for entry in entries:
-            if not entry["lengths"]:
-                del entry["lengths"]
+            for key in _OPTIONAL:
+                if not entry[key]:
+                    del entry[key]
         return json.dumps({"profiles": entries, **extra}, indent=1)
 
     @classmethod
@@ -141,6 +167,8 @@ class Profiles:
                 one.latency_s,
                 int(one.memory_bytes),
                 one.lengths,
+                one.joules,
+                one.interval_s,
             )
             for one in decode(document, _ProfilesFile).profiles
         )
@@ -153,6 +181,8 @@ class _ProfileEntry(msgspec.Struct):
     latency_s: float
     memory_bytes: Size
     lengths: dict[int, float] = {}
+    joules: float | None = None
+    interval_s: tuple[float, float] | None = None
 
 
 class _ProfilesFile(msgspec.Struct):

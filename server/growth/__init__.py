@@ -1,0 +1,1 @@
+"""Fills a library of members by training them, `ensembled grow`."""

@@ -1,0 +1,1 @@
+"""Copies of members at a lower precision, `ensembled variants`."""
