@@ -22,7 +22,7 @@ from allocator.search.rebuild import Rebuilder
 from allocator.search.relaxation import InfeasibleError, upper_bound
 from allocator.search.throughput import solve_throughput
 
-__all__ = ["SOLVERS", "Allocation", "Solver", "search"]
+__all__ = ["SOLVERS", "Allocation", "Solver", "search", "upper_bound_rows_s"]
 
 Solver = Literal["auto", "worst-fit", "greedy", "exact"]
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
@@ -128,6 +128,18 @@ def search(
         time_limited=clock.limited,
         baselines=baselines,
     )
+
+
+def upper_bound_rows_s(problem: Problem, *, time_limit_s: float = 1.0) -> float:
+    """Return rows/s that no allocation of a problem exceeds, 0 if it is proven that none exists.
+
+    It costs a few linear programs, much less than `search`. It is a bound whenever the time is up,
+    infinity if nothing is proven by then.
+    """
+    try:
+        return upper_bound(problem, time_limit_s)
+    except InfeasibleError:
+        return 0.0
 
 
 def _some_place(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from allocator.problem import Device, NoPlaceError, Problem
 from allocator.profiles import Profile, Profiles
 from allocator.search.greedy import worst_fit
-from allocator.search.search import SOLVERS, search
+from allocator.search.search import SOLVERS, search, upper_bound_rows_s
 from allocator.search.throughput import solve_throughput
 from tests.allocator.test_problem import device, every_allocation, problems, profiles
 
@@ -182,3 +182,14 @@ def test_members_that_run_on_one_kind_only_go_there():
     found = search(Problem(("a", "b"), devices, Profiles(listed)))
     assert found.matrix.cells == ((1, 0), (0, 1))
     assert found.gap == 0
+
+
+@FEW
+@given(problems())
+def test_the_upper_bound_is_one_and_0_only_where_there_is_no_place(problem):
+    best = max((throughput for _, throughput in every_allocation(problem)), default=0.0)
+    assert upper_bound_rows_s(problem) >= best * (1 - 1e-6)
+    assert upper_bound_rows_s(problem, time_limit_s=0.0) >= best * (1 - 1e-6)
+    if not all(any(problem.options(d, m) for d in range(len(problem.devices)))
+               for m in range(len(problem.members))):  # fmt: skip
+        assert upper_bound_rows_s(problem) == 0.0
