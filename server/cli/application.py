@@ -1,4 +1,4 @@
-"""What the commands of `ensembled` share: the application, common arguments, errors, output.
+"""What the commands of `ensembled` share: the application, errors, output.
 
 Runs in the process of the command line. Errors become lines on stderr: exit 2 for what the user
 wrote, 1 for what failed at run time. Tables go to stdout, results and plots into files.
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = [
-    "AsJson",
-    "ConfigPath",
-    "Debug",
     "app",
     "check_output",
     "check_plot",
@@ -39,17 +36,6 @@ __all__ = [
 ]
 
 _UNLIMITED_WIDTH = 1000
-
-ConfigPath = Annotated[
-    Path,
-    typer.Argument(
-        metavar="CONFIG",
-        envvar="ENSEMBLED_CONFIG",
-        help="Configuration: a YAML file, or a model repository.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 app = typer.Typer(
     name="ensembled",

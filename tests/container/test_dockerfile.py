@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
 
 from server.cli.main import app
@@ -17,6 +18,7 @@ from tests.container.dockerfile import expand, read_dockerfile
 ARGUMENTS, STAGES = read_dockerfile(PROJECT / "Dockerfile")
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 TARGETS = ("cpu", "gpu")
+COMMANDS = typer.main.get_group(app).commands
 
 
 def instructions(stage, *words):
@@ -100,7 +102,7 @@ def test_a_target_runs_the_server_as_a_user_behind_tini(target):
     assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", last["USER"].text)  # Kubernetes wants to see a number
     assert last["ENTRYPOINT"].words == ["tini", "--", "ensembled"]
     command = last["CMD"].words
-    assert command[0] in {each.callback.__name__ for each in app.registered_commands}
+    assert command[0] in COMMANDS
     assert PYPROJECT["scripts"] == {"ensembled": "server.cli.entry:main"}
 
 
@@ -110,7 +112,7 @@ def test_the_health_check_is_a_command_of_ours(target):
     assert check.flags.keys() == {"interval", "timeout", "start-period", "retries"}
     command = json.loads(check.text.removeprefix("CMD "))
     assert command == ["ensembled", "health"]
-    assert "health" in {each.callback.__name__ for each in app.registered_commands}
+    assert "health" in COMMANDS
 
 
 @pytest.mark.parametrize("target", TARGETS)
