@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -174,6 +175,8 @@ class Prediction:
         outputs: all outputs of the answer by their name, with those that were asked for by name.
             Without such, a model's further outputs are all there; `values` are its main one.
         generation: the number of the deployment that has answered; 0 if the server does not say.
+        variants: of members that run at lower precision, by member, as which of their variants
+            on which kind of device; empty if none does.
         class_names: the model's labels, one per class; empty if it has none.
     """
 
@@ -187,6 +190,7 @@ class Prediction:
     class_names: tuple[str, ...] = ()
     outputs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     generation: int = 0
+    variants: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @cached_property
     def labels(self) -> tuple[str, ...] | None:
@@ -260,4 +264,14 @@ def prediction_of(response: InferResponse, info: ModelInfo, timing: Timing) -> P
         outputs=response.outputs,
         class_names=info.labels,
         generation=int(response.parameters.get("generation", 0)),
+        variants=_variants(response.parameters.get("variants", "")),
     )
+
+
+def _variants(text: Any) -> Mapping[str, Mapping[str, str]]:
+    """The parameter `variants` of an answer, JSON; ServerFailure if it is something else."""
+    try:
+        found = json.loads(text) if text else {}
+        return {member: dict(variants) for member, variants in found.items()}
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ServerFailure(f"the server's answer has variants {text!r}: {error}") from error

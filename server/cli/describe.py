@@ -186,14 +186,21 @@ def _summary(ensemble: Mapping[str, Any]) -> str:
     """Members, rule and the like in a line."""
     members = ensemble.get("members", ())
     if len(members) < 2:
-        return "a member"
+        return ", ".join(["a member", *_running(ensemble)])
     parts = [f"an ensemble of {', '.join(members)}; rule {ensemble['rule']}"]
     parts.append(f"an answer needs {ensemble['quorum']} of {len(members)}")
     if ensemble["deadline_ms"]:
         parts.append(f"deadline {ensemble['deadline_ms']:g} ms")
     if "cascade" in ensemble:
         parts.append("cascade " + ", then ".join(" and ".join(one) for one in ensemble["cascade"]))
-    return ", ".join(parts)
+    return ", ".join([*parts, *_running(ensemble)])
+
+
+def _running(ensemble: Mapping[str, Any]) -> Iterator[str]:
+    """Which members run as variants."""
+    for member, variants in ensemble.get("variants", {}).items():
+        for kind, variant in variants.items():
+            yield f"{member} runs as {variant} on {kind}"
 
 
 def _kind(tensor: TensorInfo) -> str:

@@ -185,6 +185,7 @@ def _documents(names: Sequence[str], answer: Prediction, top: int) -> Iterator[d
             "input": name,
             "members": list(answer.members),
             "degraded": answer.degraded,
+            **({"variants": answer.variants} if answer.variants else {}),
             "values": answer.values[row],
             "uncertainty": {score: values[row] for score, values in answer.uncertainty.items()},
             "member_values": {name: values[row] for name, values in answer.member_values.items()},
@@ -223,6 +224,8 @@ def _provenance(answer: Prediction) -> str:
     several = len(answer.members) > 1
     text = f"{'members' if several else 'member'} {', '.join(answer.members)}"
     degraded = " (degraded: some members are missing)" if answer.degraded else ""
+    for member, variants in answer.variants.items():
+        text += "".join(f", {member} as {one} on {kind}" for kind, one in variants.items())
     return f"{text}{degraded}, {answer.timing.total_s * 1000:.0f} ms"
 
 

@@ -32,6 +32,7 @@ from server.config.server import (
     TlsConfig,
     TracingConfig,
 )
+from server.config.variants import VariantConfig
 
 __all__ = [
     "ApiKeyConfig",
@@ -58,6 +59,7 @@ __all__ = [
     "SklearnConfig",
     "TlsConfig",
     "TracingConfig",
+    "VariantConfig",
     "backend_for",
     "default_names",
     "expand",

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, PositiveFloat, model_validator
 
 from server.config.augmentation import Augmentation, AugmentRule, CropsConfig, ShiftConfig
-from server.config.base import Section
+from server.config.base import Name, Section
 from server.config.fake import FakeConfig
 from server.config.files import FilePath
 from server.config.inputs import (
@@ -32,6 +32,7 @@ from server.config.models import (
 from server.config.outputs import OutputConfig
 from server.config.rollout import RolloutConfig
 from server.config.validation import Validation
+from server.config.variants import VariantConfig
 from server.config.versions import Model, VersionsConfig
 from server.errors import did_you_mean
 from workers.runtime.spec import COMBINED, OutputKind, Spread
@@ -112,6 +113,12 @@ class MemberConfig(Section):
     [augmentation.md](augmentation.md)."""
     augment_rule: AugmentRule = "mean"
     """How the predictions of a row's variants become the member's."""
+    variants: dict[Name, VariantConfig] = {}
+    """Copies of `model` at lower precision by name, such as `int8`, which `ensembled variants`
+    makes: see [variants.md](variants.md)."""
+    may_differ: float = Field(default=0.0, ge=0, le=1)
+    """The largest `disagreement` of a variant that may answer in place of `model`: on each kind of
+    device the fastest of those runs, if it is faster than `model`. With 0, none does."""
     rollout: RolloutConfig | None = None
     """One of the versions of `model` is tried on real requests; see [rollouts.md](rollouts.md)."""
     validation: Validation | None = Field(default=None, alias="validate")
@@ -140,6 +147,8 @@ class MemberConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if isinstance(self.model, VersionsConfig):
+            if self.variants:
+                raise ValueError("variants are copies of one model: give them with each version")
             return self  # each version is checked by itself, see `server.config.expansion`
         if self.rollout is not None:
             raise ValueError("rollout is for a member with `model: {versions: ...}`")
@@ -157,6 +166,9 @@ class MemberConfig(Section):
                 raise ValueError("backend is for model files, remove it")
         elif isinstance(self.model, Path) and not (self.backend or backend_for(self.model)):
             raise ValueError(f"model: {unknown_suffix(self.model)}")
+        for name, variant in self.variants.items():
+            if backend_for(variant.model) is None:
+                raise ValueError(f"variants.{name}.model: {unknown_suffix(variant.model)}")
         self._check_outputs()
         self._check_inputs()
         if list(self.buckets) != sorted(set(self.buckets)):

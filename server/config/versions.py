@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from server.config.base import Distinct, RelativePath, Section, Version, versions_as_text
+from server.config.base import Distinct, Name, RelativePath, Section, Version, versions_as_text
 from server.config.fake import FakeConfig
 from server.config.files import FilePath
 from server.config.models import ModelReference
+from server.config.variants import VariantConfig
 
 __all__ = ["Model", "Policy", "VersionConfig", "VersionReference", "VersionsConfig"]
 
@@ -45,6 +46,8 @@ class VersionConfig(Section):
     """As a member's `labels`, in place of it."""
     fake: FakeConfig | None = None
     """As a member's `fake`, in place of it."""
+    variants: dict[Name, VariantConfig] | None = None
+    """Copies of this version's model at lower precision, as a member's `variants`."""
 
 
 def _version_form(value: Any) -> str:

@@ -61,6 +61,11 @@ def _changes(former: InspectedMember, now: InspectedMember) -> Iterator[str]:
             yield f"{files} changed"
         elif not keys:  # it was built, or fetched, anew
             yield "its model"
+    variants = {variant.name: variant for variant in former.variants}
+    for variant in now.variants:
+        before = variants.get(variant.name, variant).source
+        if files := _changed_files(before.stamps, variant.source.stamps):
+            yield f"{files} changed"
     if former.output_labels != now.output_labels and former.config.labels == now.config.labels:
         yield "the labels in its files"
 

@@ -95,9 +95,8 @@ def plan_exchange(before: DeploymentPlan, after: DeploymentPlan) -> Exchange:
 def _exchange(before: DeploymentPlan, new: _Loaded, crowded: tuple[str, ...]) -> Exchange:
     """What goes first on some devices, and who notices it."""
     stays: dict[str, bool] = {}
-    sources = {member.name: member.source for member in before.models.members}
-    for device, name, _ in before.matrix.instances():
-        is_kept = device not in crowded or _content(sources[name]) in new.get(device, {})
+    for (device, name), source in before.instance_sources.items():
+        is_kept = device not in crowded or _content(source) in new.get(device, {})
         stays[name] = stays.get(name, False) or is_kept
     missing = [name for name, does_stay in stays.items() if not does_stay]
     waiting: list[str] = []
@@ -119,10 +118,10 @@ def _served(plan: DeploymentPlan) -> Iterator[tuple[str, Collection[str], int]]:
 
 def _loaded(plan: DeploymentPlan) -> _Loaded:
     kinds = {device.name: device.kind for device in plan.all_devices}
-    sources = {member.name: member.source for member in plan.models.members}
+    sources = plan.instance_sources
     loaded: defaultdict[str, dict[bytes, int]] = defaultdict(dict)
     for device, member, batch in plan.matrix.instances():
-        content = _content(sources[member])
+        content = _content(sources[device, member])
         taken = instance_bytes(plan.found, kinds[device], member, batch)
         loaded[device][content] = max(taken, loaded[device].get(content, 0))
     return loaded

@@ -26,7 +26,7 @@ from server.deployment.report import summary
 from server.deployment.rollouts import rollout_specs
 from server.errors import ConfigError
 from server.members.augmentation import try_functions
-from server.members.composition import Composition, compose
+from server.members.composition import Composition, RunningVariant, compose
 from server.members.ensembles import RuleFindings
 from server.members.files import local_files
 from server.members.inspect import InspectedMember, inspect_members
@@ -58,9 +58,14 @@ class Models:
 
     @property
     def sources(self) -> list[ModelSource]:
-        """The models, those of members first."""
+        """The models, those of members and of their variants first."""
         metas = [found.meta for found in self.findings.values() if found.meta is not None]
-        return [*(member.source for member in self.members), *metas]
+        return [*self.member_sources.values(), *metas]
+
+    @property
+    def member_sources(self) -> dict[str, ModelSource]:
+        """The models of members and of their variants, by the server's names."""
+        return {form.name: form.source for member in self.members for form in member.forms}
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,15 @@ class DeploymentPlan:
         return self.models.config
 
     @property
+    def instance_sources(self) -> dict[tuple[str, str], ModelSource]:
+        """By device and member, the model that runs there."""
+        return {
+            (device, one.source.member): one.source
+            for device, instances in self.composition.instances.items()
+            for one in instances
+        }
+
+    @property
     def is_followed(self) -> bool:
         """Whether its allocation follows the traffic; that of a file does not."""
         return self.config.placement.follow and self.config.allocation == "auto"
@@ -108,6 +122,8 @@ class DeploymentPlan:
                 if name == device
             )
             yield f"{device}: {', '.join(instances) or 'not used'}"
+        for (member, kind), variant in self.found.variants.items():
+            yield f"{member} runs as {variant} on {kind}"
         if self.placement is not None:
             yield summary(self.placement.allocation)
             if estimated := self.placement.found.estimated:
@@ -168,13 +184,18 @@ def find_models(
     """
     config = local_files(config)
     inspected = inspect_members(config, probes, formers=formers)
-    members = [replace(member, source=links.keep(member.source)) for member in inspected]
+    members = [_with_links(member, links) for member in inspected]
     findings = {
         key: replace(found, meta=found.meta and links.keep(found.meta))
         for key, found in inspect_rules(config, members, probes).items()
     }
     try_functions(config, members, probes)
     return Models(config, tuple(members), findings)
+
+
+def _with_links(member: InspectedMember, links: Links) -> InspectedMember:
+    variants = tuple(_with_links(variant, links) for variant in member.variants)
+    return replace(member, source=links.keep(member.source), variants=variants)
 
 
 def planned(
@@ -201,6 +222,12 @@ def planned(
         first_arena=first_arena,
         first_instance=first_instance,
         findings=models.findings,
+        variants={
+            (member, device.name): RunningVariant(variant, kind)
+            for (member, kind), variant in found.variants.items()
+            for device in devices
+            if device.kind == kind
+        },
     )
     used = tuple(device for device in devices if device.name in composition.instances)
     return DeploymentPlan(

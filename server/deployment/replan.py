@@ -20,6 +20,7 @@ from server.errors import ConfigError
 from server.members.inspect import InspectedMember
 from server.members.probes import Probes
 from server.profiling import Measurements, profile_members
+from server.profiling.variants import with_former
 from workers.runtime.spec import DeviceSpec
 
 __all__ = ["replan"]
@@ -62,9 +63,10 @@ def replan(
         StartError: if a model can't be fetched, built or inspected.
     """
     formers = {
-        member.name: member.source
+        form.name: form.source
         for member in current.models.members
         if refreshed is not None and member.name not in refreshed
+        for form in member.forms
     }
     models = find_models(config, probes, formers=formers, links=links)
     devices = _devices(models.config, current)
@@ -128,6 +130,8 @@ def _keeps_matrix(
         return False
     if not all(_is_alike(member, formers[name]) for name, member in members.items()):
         return False
+    if found.variants != current.found.variants:
+        return False
     problems = matrix_problems(current.matrix, config, devices, found, with_estimates=True)
     return not any(problems)
 
@@ -152,11 +156,9 @@ def _costs(
 ) -> Measurements:
     """What members cost: as measured once, or else what their predecessors cost, or estimated."""
     found = profile_members(models.config, models.members, devices, budget_s=0.0)
-    formers = {member.name: member for member in current.models.members}
+    formers = {form.name: form for member in current.models.members for form in member.forms}
+    forms = [form for member in models.members for form in member.forms]
     alike = {
-        member.name
-        for member in models.members
-        if member.name in formers and _is_alike(member, formers[member.name])
+        form.name for form in forms if form.name in formers and _is_alike(form, formers[form.name])
     }
-    kept = [key for key in found.estimated if key[0] in alike]
-    return found.with_former(current.found, kept)
+    return with_former(found, current.found, alike)

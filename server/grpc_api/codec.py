@@ -244,15 +244,17 @@ def encode_response(
     outputs: Sequence[OutputTensor],
     *,
     generation: int,
+    variants: str = "",
 ) -> bytes:
     """Serialize a ModelInferResponse; the outputs are in the requested order.
 
     `members` are the names of those that the answer rests on, separated by commas; it is `degraded`
-    if these are fewer than requested. The model is that of the deployment `generation`.
+    if these are fewer than requested. The model is that of the deployment `generation`, whose
+    members run as `variants`.
     """
     tensors = tuple([(tensor.name, tensor.datatype, *tensor.shape) for tensor in outputs])
     pieces: list[bytes | bytearray | memoryview]
-    pieces = [_response_head(model, members, degraded, generation, tensors)]
+    pieces = [_response_head(model, (members, degraded, generation, variants), tensors)]
     if request_id:
         pieces += length_prefixed(_Response.ID_FIELD_NUMBER, request_id.encode())
     for tensor in outputs:
@@ -263,16 +265,17 @@ def encode_response(
 @lru_cache(_CACHED_HEADS)
 def _response_head(
     model: ModelName,
-    members: str,
-    degraded: bool,
-    generation: int,
+    parameters: tuple[str, bool, int, str],
     tensors: tuple[tuple[Any, ...], ...],
 ) -> bytes:
     """A response without id and data; most responses of a model have the same."""
+    members, degraded, generation, variants = parameters
     head = _Response(model_name=model.name, model_version=model.version)
     head.parameters["members"].string_param = members
     head.parameters["degraded"].bool_param = degraded
     head.parameters["generation"].int64_param = generation
+    if variants:
+        head.parameters["variants"].string_param = variants
     for name, datatype, *shape in tensors:
         head.outputs.add(name=name, datatype=datatype, shape=shape)
     serialized: bytes = head.SerializeToString(deterministic=True)

@@ -69,7 +69,13 @@ class UnaryPlan(RequestPlan, frozen=True, kw_only=True):
         members = ",".join(member_names(model, answer.used))
         outputs = output_tensors(model, answer, (self.output,))
         return encode_response(
-            model.public, "", members, answer.degraded, outputs, generation=model.generation
+            model.public,
+            "",
+            members,
+            answer.degraded,
+            outputs,
+            generation=model.generation,
+            variants=model.variants_text,
         )
 
 

@@ -238,7 +238,13 @@ class Service:
             self._fast.remember(message, decoded, endpoint, bound, request.outputs)
         names = ",".join(members)
         return encode_response(
-            model.public, decoded.id, names, answer.degraded, outputs, generation=model.generation
+            model.public,
+            decoded.id,
+            names,
+            answer.degraded,
+            outputs,
+            generation=model.generation,
+            variants=model.variants_text,
         )
 
     async def _stream(self, call: ServerCall) -> None:

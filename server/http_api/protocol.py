@@ -268,6 +268,8 @@ def describe_answer(
         "degraded": answer.degraded,
         "generation": model.generation,
     }
+    if model.variants:
+        document["parameters"]["variants"] = model.variants_text
     document["outputs"] = described
     return document, raw
 

@@ -412,6 +412,12 @@ class AnswerParameters(BaseModel):
 
     members: str = Field(description="The members that the answer rests on.")
     degraded: bool = Field(description="Whether these are fewer than were asked.")
+    generation: Count = Field(description="The number of the deployment that answers.")
+    variants: str | None = Field(
+        default=None,
+        description="If members run at lower precision: as which of their variants, by member and "
+        'kind of device, as JSON: `{"cat": {"cpu-4": "int8"}}`.',
+    )
 
 
 class InferResponseBody(BaseModel):

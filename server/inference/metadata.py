@@ -93,6 +93,8 @@ def ensemble_config(model: ModelSpec) -> dict[str, Any]:
         **_cascade(model),
         "extra_outputs": [_tensor_metadata(tensor) for tensor in extra_outputs(model)],
     }
+    if model.variants:
+        ensemble["variants"] = model.variants
     if any(one.members != served.spec.mask for one in model.inputs):
         ensemble["inputs"] = {
             name: [one.tensor.name for one in model.inputs if one.members >> member & 1]

@@ -153,6 +153,8 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
         predictive: what it can say beside its answer; None for nothing.
         symbols: the names of sizes that vary from row to row, in the order of `Arena.dims`.
         lengths: its length classes, by ascending sizes, if there are any such.
+        variants: of members that run as variants of lower precision, by member, as which one on
+            which kind of device.
         generation: of the deployment that it is part of.
     """
 
@@ -166,6 +168,7 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     lengths: tuple[LengthClass, ...] = ()
     further_labels: dict[str, tuple[str, ...]] = {}
     gives_classes: bool = False
+    variants: dict[str, dict[str, str]] = {}
     generation: int = 1
 
     @cached_property
@@ -182,6 +185,11 @@ class ModelSpec(msgspec.Struct, frozen=True, dict=True):
     def version(self) -> str:
         """Its version."""
         return self.public.version
+
+    @cached_property
+    def variants_text(self) -> str:
+        """Its variants as the parameter of answers, a JSON text; empty if there are none."""
+        return msgspec.json.encode(self.variants).decode() if self.variants else ""
 
     @cached_property
     def takes_images(self) -> bool:

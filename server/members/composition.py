@@ -11,6 +11,8 @@ import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from ensembled_client.wire import CLASS_SCORES
 from msgspec.structs import replace
@@ -31,6 +33,7 @@ from server.members.ensembles import (
 from server.members.inspect import InspectedMember
 from server.members.lengths import at_sizes, length_classes, padded_sizes
 from server.members.predictive import predictive_spec
+from server.members.variants import VARIANT
 from server.versions import shown_names
 from workers.runtime.arena import arena_bytes, bytes_per_row, group_blocks
 from workers.runtime.spec import (
@@ -42,13 +45,20 @@ from workers.runtime.spec import (
     TensorSpec,
 )
 
-__all__ = ["Composition", "compose"]
+__all__ = ["Composition", "RunningVariant", "compose"]
 
 _MAX_SEGMENT_ROWS = 64
 _MIN_SEGMENTS = 4
 _MAX_ROWS = 1 << 15
 #: Part of an arena's budget that is left to the alignment of its arrays.
 _ALIGNMENT_BYTES = 64 << 10
+
+
+class RunningVariant(NamedTuple):
+    """The variant that runs in place of a member's own model on a device, and the device's kind."""
+
+    name: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -73,6 +83,7 @@ def compose(
     budget_bytes: int,
     findings: RuleFindings | None = None,
     largest_only: bool = False,
+    variants: Mapping[tuple[str, str], RunningVariant] = MappingProxyType({}),
     first_arena: int = 0,
     first_instance: int = 0,
 ) -> Composition:
@@ -80,7 +91,8 @@ def compose(
 
     Members with variable dimensions have an arena, and an instance on each of their devices, per
     length class, the largest first; if `largest_only`, no others. Custom rules and meta-models that
-    were not tried yield outputs like what they combine.
+    were not tried yield outputs like what they combine. `variants` says, by member and device, what
+    runs in place of a member's own model.
 
     Raises:
         ConfigError: if members of an ensemble disagree, or the arenas don't fit the budget.
@@ -88,6 +100,10 @@ def compose(
     if problems := list(agreement_problems(config, {member.name: member for member in members})):
         raise ConfigError(problems)
     groups, largest = _group(config, members), _largest_batches(matrix)
+    running: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for device, name, _ in matrix.instances():
+        if found := variants.get((name, device)):
+            running[name][found.kind] = found.name
     builders: list[_ArenaBuilder] = []
     models: list[ModelSpec] = []
     offset = 0
@@ -104,6 +120,7 @@ def compose(
                 budget_bytes=budget_bytes // (len(groups) * len(classes)),
                 offset=offset,
                 findings=findings or {},
+                running=running,
             )
             offset += arena_bytes(builder.arena)
             builders.append(builder)
@@ -112,7 +129,10 @@ def compose(
     numbers = itertools.count(first_instance)
     for device, name, batch in matrix.instances():
         own = [builder for builder in builders if name in builder.arena.members]
-        instances[device] += tuple(builder.instance(name, batch, next(numbers)) for builder in own)
+        instances[device] += tuple(
+            builder.instance(name, batch, next(numbers), variants.get((name, device)))
+            for builder in own
+        )
     return Composition(
         arenas=tuple(builder.arena for builder in builders),
         instances=dict(instances),
@@ -174,8 +194,10 @@ class _ArenaBuilder:
         budget_bytes: int,
         offset: int,
         findings: RuleFindings,
+        running: Mapping[str, dict[str, str]],
     ) -> None:
         self._members = members
+        self._running = running
         self._index = index
         self._config = config
         self._positions = {member.name: i for i, member in enumerate(members)}
@@ -217,10 +239,15 @@ class _ArenaBuilder:
     def _indices(self, config: EnsembleConfig) -> tuple[int, ...]:
         return tuple(self._positions[member] for member in config.members)
 
-    def instance(self, name: str, batch: int, number: int) -> InstanceSpec:
-        """Return the spec of a member's instance."""
+    def instance(
+        self, name: str, batch: int, number: int, variant: RunningVariant | None
+    ) -> InstanceSpec:
+        """Return the spec of an instance of a member, or of a variant of it."""
         position = self._positions[name]
         member = self._members[position]
+        if variant is not None:
+            own = f"{name}{VARIANT}{variant.name}"
+            member = next(one for one in member.variants if one.name == own)
         return InstanceSpec(
             arena=self._index,
             member=position,
@@ -254,6 +281,7 @@ class _ArenaBuilder:
         for i, composed in enumerate(self._ensembles):
             spec, labels = composed.spec, composed.fitting_labels()
             chosen = [self._members[member] for member in spec.members]
+            names = shown_names([member.name for member in chosen])
             config = self._config.ensembles.get(spec.name)
             predictive = None if config is None else predictive_spec(spec.name, config, chosen)
             has_classes = spec.scores == CLASS_SCORES or (
@@ -267,11 +295,16 @@ class _ArenaBuilder:
                     config.deadline_ms / 1000 if config else 0.0,
                 ),
                 inputs=self._inputs(chosen),
-                members=shown_names([member.name for member in chosen]),
+                members=names,
                 labels=labels.pop(spec.output.name, ()),
                 further_labels=labels,
                 is_member=config is None,
                 predictive=predictive,
+                variants={
+                    name: self._running[member.name]
+                    for name, member in zip(names, chosen, strict=True)
+                    if member.name in self._running
+                },
                 gives_classes=has_classes and len(spec.output.shape) == len(spec.predicted.shape),
             )
 

@@ -7,7 +7,7 @@ flow out; models are loaded in child processes, so no inference runtime is impor
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -25,12 +25,20 @@ from server.config import (
 from server.errors import ConfigError
 from server.members.outputs import MemberOutput
 from server.members.probes import EACH_TIME, Probes
-from server.members.sources import build_models, source_of
+from server.members.sources import build_models, source_of, variant_source
 from server.members.symbols import named_alike
+from server.members.variants import VARIANT, allowed_variants, variant_problems
 from workers.backends.files import stamped
 from workers.backends.inspection import InspectionError
 from workers.builder import BuiltModel
-from workers.runtime.spec import ModelSignature, ModelSource, OutputKind, Preparation, TensorSpec
+from workers.runtime.spec import (
+    DeviceSpec,
+    ModelSignature,
+    ModelSource,
+    OutputKind,
+    Preparation,
+    TensorSpec,
+)
 
 __all__ = [
     "IMAGE",
@@ -86,6 +94,7 @@ class InspectedMember:
     """A member, its configuration, and its model as inspected.
 
     `output_labels` are those that were read from files, by the model's own name of the output.
+    `variants` are those that may answer in its place, members called ``NAME/VARIANT``.
     """
 
     name: str
@@ -93,6 +102,18 @@ class InspectedMember:
     source: ModelSource
     signature: ModelSignature
     output_labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    variants: tuple[InspectedMember, ...] = ()
+
+    @property
+    def forms(self) -> tuple[InspectedMember, ...]:
+        """The member as its own model, and as each of the variants."""
+        return self, *self.variants
+
+    def may_run_on(self, device: DeviceSpec) -> bool:
+        """Whether this form of the member may run on a device."""
+        variant = self.name.partition(VARIANT)[2]
+        runs_on = self.config.variants[variant].runs_on if variant else None
+        return runs_on in (None, "gpu" if device.is_cuda else "cpu")
 
     @cached_property
     def outputs(self) -> tuple[MemberOutput, ...]:
@@ -158,28 +179,50 @@ def inspect_members(
     """Build models from recipes where needed, and inspect the models of all members.
 
     Those that have `formers` by name stay what these are, whatever has become of their files, as
-    long as the configuration means the same.
+    long as the configuration means the same. Variants that `may_differ` does not allow are left
+    out, which is logged.
 
     Raises:
         ConfigError: if a model or its labels can't be used.
         StartError: if a recipe fails.
     """
     built = build_models(config)
-    sources = [
-        _former(formers.get(name), source) or stamped(source)
-        for name, source in ((name, source_of(config, name, built)) for name in config.members)
-    ]
+    sources = {name: source_of(config, name, built) for name in config.members}
+    for name, member in config.members.items():
+        for variant in allowed_variants(name, member):
+            own = variant_source(sources[name], member.variants[variant])
+            sources[f"{name}{VARIANT}{variant}"] = own
+    sources = {
+        name: _former(formers.get(name), source) or stamped(source)
+        for name, source in sources.items()
+    }
     try:
-        found = dict(zip(config.members, probes.inspect_models(sources), strict=True))
+        found = dict(zip(sources, probes.inspect_models(list(sources.values())), strict=True))
     except InspectionError as error:
         raise ConfigError(error.messages) from None
-    signatures = named_alike(config, found).values()
-    return [
-        InspectedMember(name, member, source, signature, _labels(name, member, signature, built))
-        for (name, member), source, signature in zip(
-            config.members.items(), sources, signatures, strict=True
+    if problems := list(variant_problems(found)):
+        raise ConfigError(problems)
+    signatures = named_alike(config, {name: found[name] for name in config.members})
+    inspected = []
+    for name, signature in signatures.items():
+        labels = _labels(name, config.members[name], signature, built)
+        found_one = InspectedMember(name, config.members[name], sources[name], signature, labels)
+        variants = tuple(
+            _variant(found_one, own, source, found[own])
+            for own, source in sources.items()
+            if own.startswith(f"{name}{VARIANT}")
         )
-    ]
+        inspected.append(replace(found_one, variants=variants))
+    return inspected
+
+
+def _variant(
+    member: InspectedMember, name: str, source: ModelSource, found: ModelSignature
+) -> InspectedMember:
+    """A variant of a member, whose dimensions are called as the member's."""
+    size = found.parameter_bytes
+    signature = msgspec.structs.replace(member.signature, parameter_bytes=size)
+    return replace(member, name=name, source=source, signature=signature)
 
 
 def _former(former: ModelSource | None, source: ModelSource) -> ModelSource | None:

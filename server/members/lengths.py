@@ -81,7 +81,8 @@ def at_sizes(member: InspectedMember, sizes: Mapping[str, int]) -> InspectedMemb
         inputs=tuple(tensor.sized(sizes) for tensor in own.inputs),
         outputs=tuple(tensor.sized(sizes) for tensor in own.outputs),
     )
-    return replace(member, signature=signature)
+    variants = tuple(at_sizes(variant, sizes) for variant in member.variants)
+    return replace(member, signature=signature, variants=variants)
 
 
 def padded_sizes(member: InspectedMember) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from server.config import (
     MlflowConfig,
     PythonConfig,
     RecipeConfig,
+    VariantConfig,
     backend_for,
 )
 from server.errors import ConfigError, StartError
@@ -25,7 +26,7 @@ from workers.builder import BuiltModel, RecipeError, build_models_with_progress,
 from workers.runtime.python_files import python_file
 from workers.runtime.spec import ModelSource, PythonSource
 
-__all__ = ["build_models", "model_sources", "source_of"]
+__all__ = ["build_models", "model_sources", "source_of", "variant_source"]
 
 
 def model_sources(config: Config) -> list[ModelSource]:
@@ -99,6 +100,13 @@ def source_of(config: Config, name: str, built: dict[str, BuiltModel]) -> ModelS
     backend = member.backend or backend_for(path)
     assert backend is not None, "the configuration was validated"
     return replace(source, backend=backend, path=str(path))
+
+
+def variant_source(member: ModelSource, config: VariantConfig) -> ModelSource:
+    """Return where a variant of a member is."""
+    backend = backend_for(config.model)
+    assert backend is not None, "the configuration was validated"
+    return replace(member, backend=backend, path=str(config.model), python=None, fake=None)
 
 
 def _python_source(config: PythonConfig, directory: Path) -> PythonSource:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from allocator.profiles import Profile, Profiles
 from server.errors import StartError
+from server.members.variants import VARIANT
 from server.profiling.lengths import expected_factor
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
 from workers.profiler.handle import Measured
@@ -57,6 +58,8 @@ class Measurements:
         from_cache: how many members, per kind, had a complete record in the cache.
         measured: how many members, per kind, were measured now, at least in part; of identical
             ones, which are measured once, each counts.
+        variants: as which variant a member runs on a kind, where that is not its own model.
+        forms: what each variant costs under a name of its own, None if there are no variants.
     """
 
     profiles: Profiles
@@ -67,6 +70,8 @@ class Measurements:
     estimated: tuple[TargetKey, ...] = ()
     from_cache: int = 0
     measured: int = 0
+    variants: Mapping[TargetKey, str] = field(default_factory=dict)
+    forms: Measurements | None = None
 
     def with_former(self, former: Measurements, keys: Collection[TargetKey]) -> Measurements:
         """Return these figures, with those of former measurements for some members and kinds."""
@@ -206,7 +211,7 @@ def _check_each_can_run(
 ) -> None:
     lines = []
     for member in {target.member.name: target.member for target in targets}.values():
-        if member.name not in profiles.members:
+        if VARIANT not in member.name and member.name not in profiles.members:
             reasons = "; ".join(
                 f"{kind}: {why}" for name, kind, why in missing if name == member.name
             )

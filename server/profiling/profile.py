@@ -6,18 +6,23 @@ and devices flow in, `Measurements` flow out, and progress meanwhile.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from server.config import Config
 from server.members.inspect import InspectedMember
+from server.members.variants import VARIANT
 from server.profiling.cache import fingerprints, load_record, store_record
 from server.profiling.measurements import Measurements, collect
 from server.profiling.profiler import TargetProfiler, time_allowances
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey, profile_targets
+from server.profiling.variants import with_fastest_variants
 from workers.runtime.spec import DeviceSpec
 
 __all__ = ["OnProgress", "profile_members"]
+
+_log = logging.getLogger(__name__)
 
 #: Called with what is being done, how many targets are done, and of how many; identical targets
 #: count once.
@@ -35,7 +40,8 @@ def profile_members(
 ) -> Measurements:
     """Find out what each member costs on each kind of device; `fresh` ignores the cache.
 
-    About `budget_s` is divided among the members without a complete record, smallest first; None is
+    A member runs as the fastest of its variants, see `server.profiling.variants`. About `budget_s`
+    is divided among the members without a complete record, smallest first; None is
     no limit. Those of which nothing could be measured in time are estimated.
 
     Raises:
@@ -61,7 +67,11 @@ def profile_members(
             if fingerprint is not None:
                 store_record(record, fingerprint)
     from_cache = sum(not target.is_fake for target in targets) - len(pending)
-    return collect(targets, records, from_cache=from_cache, measured=measured)
+    forms = collect(targets, records, from_cache=from_cache, measured=measured)
+    for name, kind in forms.estimated:
+        if VARIANT in name:
+            _log.info("%s on %s is not used: `ensembled profile` tells if it is faster", name, kind)
+    return with_fastest_variants(forms)
 
 
 def _measure(

@@ -160,7 +160,7 @@ class ProfileTarget:
 def profile_targets(
     config: Config, members: Sequence[InspectedMember], devices: Sequence[DeviceSpec]
 ) -> Iterator[ProfileTarget]:
-    """Yield every member on every kind of device, member by member.
+    """Yield every member, and each of its variants, on every kind of device, member by member.
 
     Raises:
         ConfigError: if the configuration and a model disagree.
@@ -169,10 +169,10 @@ def profile_targets(
     # The device with the most memory can run the largest batches.
     for device in sorted(devices, key=lambda device: -device.memory_bytes):
         kinds[device.kind].append(device)
-    for member in members:
+    for member in [form for each in members for form in each.forms]:
         own = member.config.batch_size
         batches = tuple(sorted(config.placement.batch_sizes)) if own is None else (own,)
-        for kind in dict.fromkeys(device.kind for device in devices):
+        for kind in dict.fromkeys(one.kind for one in devices if member.may_run_on(one)):
             target = ProfileTarget(member, tuple(kinds[kind]), batches)
             yield target if target.is_fake else _with_arena(config, target)
 

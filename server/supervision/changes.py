@@ -155,7 +155,7 @@ class ChangePlanner:
     def save(self, generation: int) -> None:
         """Keep the present state."""
         base = self._base
-        sources = {member.name: member.source for member in self._plan.models.members}
+        sources = self._plan.models.member_sources
         self._state.write(
             SavedState.of(base.path, base.document, self._amendments, generation, sources)
         )

@@ -24,7 +24,7 @@ class ModelWatch:
 
     def follow(self, sources: Iterable[ModelSource]) -> None:
         """Watch the files of these models instead."""
-        self._sources = {source.member: source for source in sources if source.stamps}
+        self._sources = {(one.member, one.origin): one for one in sources if one.stamps}
 
     def complaints(self) -> list[str]:
         """Look at all files of members whose files were as stamped until now.
