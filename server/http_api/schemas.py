@@ -116,6 +116,11 @@ class EnsembleConfiguration(BaseModel):
     inputs: dict[str, list[str]] = Field(
         default={}, description="By member, the inputs that it needs, if members differ in them."
     )
+    variants: dict[str, dict[str, str]] = Field(
+        default={},
+        description="Of members that run at lower precision, as which of their variants on which "
+        "kind of device.",
+    )
     max_shapes: dict[str, list[Count]] = Field(
         default={}, description="The largest sizes of inputs with variable ones, without the batch."
     )
