@@ -22,6 +22,8 @@ the selection is that of the round with the least loss.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -30,11 +32,17 @@ from server.calibration.metrics import LEAST, Floats
 __all__ = ["Counts", "fit_weights", "select_members"]
 
 Counts = npt.NDArray[np.int64]
+#: The losses of several answers [answers, ...].
+Losses = Callable[[Floats], Floats]
 
 #: The loss is at most so far above its minimum, in nats.
 _GAP = 1e-6
 _STEPS = 20_000
 _ROUNDS = 50
+
+
+def _log_loss(truth: Floats) -> Floats:
+    return np.asarray(-np.log(np.maximum(truth, LEAST)).mean(axis=-1))
 
 
 def fit_weights(truth: Floats) -> Floats:
@@ -53,45 +61,50 @@ def fit_weights(truth: Floats) -> Floats:
     return weights
 
 
-def select_members(truth: Floats, *, rounds: int = _ROUNDS, bags: int = 0, seed: int = 0) -> Counts:
+def select_members(
+    answers: Floats,
+    *,
+    loss: Losses = _log_loss,
+    rounds: int = _ROUNDS,
+    bags: int = 0,
+    seed: int = 0,
+) -> Counts:
     """Return how often each member is selected, [members]; at least one is.
 
-    Of `truth`, as in `fit_weights`, at most `rounds` members are selected, with repetition, from
-    each of `bags` random bags of half the members; 0 is once, from all.
+    Of `answers` [members, ...], at most `rounds` members are selected, with repetition, from each
+    of `bags` random bags of half the members; 0 is once, from all. `loss` is that of means of
+    answers, [means, ...] to [means]; by default the log loss, of the probabilities of the right
+    class as in `fit_weights`.
     """
     if not bags:
-        return _select(truth, rounds)
-    random, members = np.random.default_rng(seed), len(truth)
+        return _select(answers, loss, rounds)
+    random, members = np.random.default_rng(seed), len(answers)
     counts = np.zeros(members, np.int64)
     for _ in range(bags):
         bag = np.sort(random.choice(members, max(1, round(members / 2)), replace=False))
-        counts[bag] += _select(truth[bag], rounds)
+        counts[bag] += _select(answers[bag], loss, rounds)
     return counts
 
 
-def _select(truth: Floats, rounds: int) -> Counts:
-    counts = _best_members(truth, rounds)
-    total: Floats = counts @ truth
-    best, best_loss = counts.copy(), _loss(total, int(counts.sum()))
+def _select(answers: Floats, loss: Losses, rounds: int) -> Counts:
+    counts = _best_members(answers, loss, rounds)
+    total: Floats = np.tensordot(counts, answers, 1)
+    best, best_loss = counts.copy(), float(loss(total[np.newaxis] / counts.sum())[0])
     for selected in range(int(counts.sum()) + 1, rounds + 1):
-        losses = [_loss(total + one, selected) for one in truth]
+        losses = loss((total + answers) / selected)
         chosen = int(np.argmin(losses))
         counts[chosen] += 1
-        total = total + truth[chosen]
+        total = total + answers[chosen]
         if losses[chosen] < best_loss:
-            best, best_loss = counts.copy(), losses[chosen]
+            best, best_loss = counts.copy(), float(losses[chosen])
     return best
 
 
-def _best_members(truth: Floats, most: int) -> Counts:
+def _best_members(answers: Floats, loss: Losses, most: int) -> Counts:
     """Select the N best members once each, for the N whose mean has the least loss."""
-    order = np.argsort([_loss(one, 1) for one in truth], kind="stable")[:most]
-    sums = np.cumsum(truth[order], axis=0)
-    number = int(np.argmin([_loss(one, i) for i, one in enumerate(sums, 1)])) + 1
-    counts = np.zeros(len(truth), np.int64)
+    order = np.argsort(loss(answers), kind="stable")[:most]
+    sizes = np.arange(1, len(order) + 1).reshape(-1, *[1] * (answers.ndim - 1))
+    number = int(np.argmin(loss(np.cumsum(answers[order], axis=0) / sizes))) + 1
+    counts = np.zeros(len(answers), np.int64)
     counts[order[:number]] = 1
     return counts
-
-
-def _loss(total: Floats, selected: int) -> float:
-    return float(-np.log(np.maximum(total / selected, LEAST)).mean())

@@ -86,10 +86,12 @@ class Cost:
 class Point:
     """A candidate, judged on rows that it was not selected on.
 
-    `quality` is in the measure's own unit; `quality_interval` is its bootstrap interval of 95%.
+    Qualities are in the measure's own unit. `quality_interval` is the bootstrap interval of 95% of
+    `quality`; `selected_quality` is that on the rows that were searched on.
     """
 
     candidate: Candidate
+    selected_quality: float
     quality: float
     quality_interval: tuple[float, float]
     cost: Cost
@@ -122,6 +124,10 @@ class Selection:
         higher_is_better: whether a higher quality is better.
         front: no other point found is better in quality and no worse in the costs that were asked
             about; by descending rows/s.
+        dominated: points that are on the front by the rows that were searched on, but not by those
+            that they are judged on.
+        knee: the point to take if nothing else is known, see `server.selection.fronts.knee`; it is
+            decided by the rows that were searched on alone, so it may be one of `dominated`.
         baselines: `best_single`, `all`, `caruana`, `top_k`; None where one can't be placed.
         left_out: by member, why it is no candidate.
         selected_on: rows that sets were searched on; `judged_on`: rows that they are judged on.
@@ -131,6 +137,8 @@ class Selection:
     measure: str
     higher_is_better: bool
     front: tuple[Point, ...]
+    dominated: tuple[Point, ...]
+    knee: Point
     baselines: Mapping[str, Point | None]
     diversity: Diversity
     selected_on: int
