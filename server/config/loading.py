@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 #: Keys of files that the server itself writes.
-_WRITTEN = {"server.state_file"}
+_WRITTEN = {"server.history", "server.state_file"}
 
 
 class _Environment(BaseSettings):

@@ -199,6 +199,9 @@ class ServerConfig(Section):
     state_file: RelativePath | None = None
     """Where the server keeps what it serves, in case it is killed; if absent, in the cache
     directory. See [changes.md](changes.md)."""
+    history: Literal["auto", "none"] | RelativePath = "auto"
+    """The database (SQLite) in which the server keeps what it has served, a record per minute of a
+    week at most: a file, or `auto` for one in the cache directory. See [history.md](history.md)."""
     tracing: TracingConfig | None = None
     """Traces of requests, for OpenTelemetry; if absent, there are none."""
     repository: RepositoryConfig = RepositoryConfig()

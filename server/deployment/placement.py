@@ -21,6 +21,7 @@ from allocator.simulation import Figures
 from server.config import Config
 from server.deployment.costs import PlannedProblem, plan_problem, prefer_small_batches
 from server.deployment.devices import arena_budget_bytes
+from server.deployment.experience import read_experience, with_experience
 from server.deployment.memory import instance_bytes, memory_domains
 from server.errors import ConfigError
 from server.members.composition import compose
@@ -135,7 +136,8 @@ def _planned_problem(
     largest: Mapping[str, int],
 ) -> PlannedProblem:
     planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
-    return prefer_small_batches(planned, found)
+    planned = prefer_small_batches(planned, found)
+    return with_experience(planned, read_experience(config), members)
 
 
 def row_bytes(config: Config, members: Sequence[InspectedMember]) -> int:

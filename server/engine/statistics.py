@@ -86,6 +86,14 @@ class Histogram:
         """How many there were."""
         return sum(self._counts)
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many there were for each bound and for more than the last, no trailing zeros."""
+        used = len(self._counts)
+        while used and not self._counts[used - 1]:
+            used -= 1
+        return tuple(self._counts[:used])
+
     def cumulated(self) -> list[int]:
         """For each bound how many were not above it, and for no bound how many there were."""
         return list(accumulate(self._counts))

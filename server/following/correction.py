@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from statistics import median_low
 
@@ -17,7 +17,7 @@ from allocator.problem import Problem
 from allocator.profiles import Profile, Profiles
 from server.following.traffic import Traffic
 
-__all__ = ["corrected"]
+__all__ = ["corrected", "slowdowns", "slowed"]
 
 #: Of fewer batches, the time says nothing.
 _FEWEST_BATCHES = 20
@@ -28,26 +28,19 @@ _SAME = 1.25
 def corrected(problem: Problem, traffic: Traffic) -> Problem:
     """Return the problem with the profiles that explain the observed times of batches.
 
-    The factor of a member on a kind of device is the median over the devices (the lower one: it is
-    devices that become slow, not all others fast); what remains, the median over the members of a
-    device, is the device's own. Such a device becomes a kind of its own.
+    The factor of a member on a kind of device is that of `slowdowns`; what remains, the median over
+    the members of a device, is the device's own. Such a device becomes a kind of its own.
     """
-    members: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    slower = slowdowns(problem, traffic)
     kinds = {device.name: device.kind for device in problem.devices}
-    observed = [*_ratios(problem, traffic)]
-    for name, member, ratio in observed:
-        members[member, kinds[name]].append(ratio)
-    slower = {key: _clear(median_low(ratios)) for key, ratios in members.items()}
     left: defaultdict[str, list[float]] = defaultdict(list)
-    for name, member, ratio in observed:
-        left[name].append(ratio / slower[member, kinds[name]])
+    for name, member, ratio in _ratios(problem, traffic, _FEWEST_BATCHES):
+        left[name].append(ratio / slower.get((member, kinds[name]), 1.0))
     own = {name: _clear(median_low(ratios)) for name, ratios in left.items()}
-    if {*slower.values(), *own.values()} <= {1.0}:
-        return problem
-    profiles = [
-        _scaled(one, slower.get((one.member, one.device_kind), 1.0)) for one in problem.profiles
-    ]
     apart = {name: f"{kinds[name]} {name}" for name, factor in own.items() if factor != 1.0}
+    if not slower and not apart:
+        return problem
+    profiles = [*slowed(problem.profiles, slower)]
     profiles += [
         replace(_scaled(one, own[name]), device_kind=kind)
         for name, kind in apart.items()
@@ -60,12 +53,38 @@ def corrected(problem: Problem, traffic: Traffic) -> Problem:
     return replace(problem, devices=devices, profiles=Profiles(profiles))
 
 
-def _ratios(problem: Problem, traffic: Traffic) -> Iterator[tuple[str, str, float]]:
+def slowdowns(
+    problem: Problem, traffic: Traffic, *, fewest_batches: int = _FEWEST_BATCHES
+) -> dict[tuple[str, str], float]:
+    """Return by what factor batches took longer than profiled, by member and kind of device.
+
+    It is the median over the devices (the lower one: it is devices that become slow, not all others
+    fast). Those that are about right are left out, as are instances with fewer batches.
+    """
+    kinds = {device.name: device.kind for device in problem.devices}
+    members: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+    for name, member, ratio in _ratios(problem, traffic, fewest_batches):
+        members[member, kinds[name]].append(ratio)
+    factors = {key: _clear(median_low(ratios)) for key, ratios in members.items()}
+    return {key: factor for key, factor in factors.items() if factor != 1.0}
+
+
+def slowed(
+    profiles: Iterable[Profile], factors: Mapping[tuple[str, str], float]
+) -> Iterator[Profile]:
+    """Yield profiles whose latencies are scaled by member and kind of device."""
+    for one in profiles:
+        yield _scaled(one, factors.get((one.member, one.device_kind), 1.0))
+
+
+def _ratios(
+    problem: Problem, traffic: Traffic, fewest_batches: int
+) -> Iterator[tuple[str, str, float]]:
     """Yield (device, member, observed by expected time) where there were enough batches."""
     for device in problem.devices:
         for member, seen in traffic.instances.get(device.name, {}).items():
             known = problem.profiles.of(member, device.kind)
-            if known and seen.batches >= _FEWEST_BATCHES and seen.rows and seen.seconds:
+            if known and seen.batches >= fewest_batches and seen.rows and seen.seconds:
                 rows = max(round(seen.rows / seen.batches), 1)
                 expected_s = problem.profiles.latency_s(member, device.kind, rows)
                 yield device.name, member, seen.seconds / seen.batches / expected_s

@@ -34,6 +34,9 @@ class ModelTraffic(msgspec.Struct, frozen=True):
         degraded: answered requests that rest on fewer members than they asked for.
         saved: members' predictions that were not needed, by cascades and early answers.
         ended: of a cascade, how many rows ended at each stage.
+        seconds: how long the answered requests took, in all.
+        times: how many took how long: counts for the bounds of `server.engine.statistics.TIMES_S`,
+            and for more than the last one; trailing zeros are left out.
     """
 
     requests: int = 0
@@ -42,14 +45,21 @@ class ModelTraffic(msgspec.Struct, frozen=True):
     degraded: int = 0
     saved: int = 0
     ended: tuple[int, ...] = ()
+    seconds: float = 0.0
+    times: tuple[int, ...] = ()
 
 
 class InstanceTraffic(msgspec.Struct, frozen=True):
-    """Batches of one member on one device, their rows, and the seconds that they took."""
+    """Batches of one member on one device, their rows, and the seconds that they took.
+
+    `sizes` counts batches by their rows: for the bounds of `server.engine.statistics.BATCH_ROWS`,
+    and for more than the last one; trailing zeros are left out.
+    """
 
     batches: int = 0
     rows: int = 0
     seconds: float = 0.0
+    sizes: tuple[int, ...] = ()
 
 
 class Traffic(msgspec.Struct, frozen=True, tag=True):
@@ -109,14 +119,23 @@ def _sum_models(one: ModelTraffic, other: ModelTraffic) -> ModelTraffic:
         refused=one.refused + other.refused,
         degraded=one.degraded + other.degraded,
         saved=one.saved + other.saved,
-        ended=tuple(map(sum, zip_longest(one.ended, other.ended, fillvalue=0))),
+        ended=_sum_counts(one.ended, other.ended),
+        seconds=one.seconds + other.seconds,
+        times=_sum_counts(one.times, other.times),
     )
 
 
 def _sum_instances(one: InstanceTraffic, other: InstanceTraffic) -> InstanceTraffic:
     return InstanceTraffic(
-        one.batches + other.batches, one.rows + other.rows, one.seconds + other.seconds
+        one.batches + other.batches,
+        one.rows + other.rows,
+        one.seconds + other.seconds,
+        _sum_counts(one.sizes, other.sizes),
     )
+
+
+def _sum_counts(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(map(sum, zip_longest(one, other, fillvalue=0)))
 
 
 def demand_of(traffic: Traffic, stages: Stages) -> dict[str, float]:

@@ -147,7 +147,8 @@ class FrontEnd:
         self._grpc.start()
         serving = asyncio.create_task(self._http.serve())
         sweeping = asyncio.create_task(self._connections.sweep(self._http.server_state))
-        reporting = asyncio.create_task(TrafficReporter(self._inference, self._status.send).run())
+        reporter = TrafficReporter(self._inference, self._status.send)
+        reporting = asyncio.create_task(reporter.run())
         opened = asyncio.create_task(self._engine.wait_open())
         draining = asyncio.create_task(self._draining.wait())
         await asyncio.wait({serving, opened, draining}, return_when=asyncio.FIRST_COMPLETED)
@@ -162,6 +163,7 @@ class FrontEnd:
         await asyncio.gather(serving, self._grpc.stop())
         sweeping.cancel()
         reporting.cancel()
+        reporter.report()
         if self._tracer is not None:
             self._tracer.close()
 

@@ -304,7 +304,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True):
         instances: of the models' members, by device.
         rollouts: new versions of models that are tried, at most one of each.
         unserved: what the configuration has beside the models.
-        is_followed: whether its traffic is reported to the supervisor.
+        is_observed: whether its traffic is reported to the supervisor.
     """
 
     generation: GenerationSpec
@@ -313,7 +313,7 @@ class DeploymentSpec(msgspec.Struct, frozen=True):
     validations: tuple[ValidationSpec, ...] = ()
     rollouts: tuple[RolloutSpec, ...] = ()
     unserved: tuple[UnservedModel, ...] = ()
-    is_followed: bool = False
+    is_observed: bool = False
 
 
 class RepositorySpec(msgspec.Struct, frozen=True):

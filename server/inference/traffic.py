@@ -1,4 +1,4 @@
-"""Reports what was served, for a placement that follows the traffic.
+"""Reports what was served, for the history and for a placement that follows the traffic.
 
 Runs in the front-end's event loop, every few seconds. The counters of models, members and instances
 flow in, a `Traffic` (what they have counted since the last one) flows out to the supervisor.
@@ -14,6 +14,7 @@ from itertools import zip_longest
 
 from server.following.traffic import InstanceTraffic, ModelTraffic, Traffic
 from server.inference.inference import Inference
+from workers.runtime.spec import GenerationSpec
 
 __all__ = ["TrafficReporter", "difference"]
 
@@ -21,28 +22,37 @@ _INTERVAL_S = 2.0
 
 
 class TrafficReporter:
-    """Sends what each generation has served, as soon as there were requests."""
+    """Sends what each generation has served."""
 
     def __init__(self, inference: Inference, send: Callable[[Traffic], None]) -> None:
         self._inference = inference
         self._send = send
+        self._before = Traffic(self._generation.number, 0.0)
+        self._since = time.monotonic()
 
     async def run(self) -> None:
         """Report again and again."""
-        before, since = None, 0.0
         while True:
             await asyncio.sleep(_INTERVAL_S)
-            if not self._inference.deployments.current.spec.is_followed:
-                continue
-            counted, now = self._counted(), time.monotonic()
-            if before is not None and counted.generation == before.generation:
-                self._send(difference(counted, before, now - since))
-            before, since = counted, now
+            self.report()
+
+    def report(self) -> None:
+        """Report what was served since the last report, if somebody wants to know."""
+        if not self._inference.deployments.current.spec.is_observed:
+            return
+        counted, now = self._counted(), time.monotonic()
+        if counted.generation == self._before.generation:
+            self._send(difference(counted, self._before, now - self._since))
+        self._before, self._since = counted, now
+
+    @property
+    def _generation(self) -> GenerationSpec:
+        return self._inference.deployments.current.spec.generation
 
     def _counted(self) -> Traffic:
         """What the counters of the generation that is served say."""
         engine = self._inference.engine
-        generation = self._inference.deployments.current.spec.generation
+        generation = self._generation
         ended: defaultdict[str, list[int]] = defaultdict(list)
         for spec in generation.arenas:
             for name, counts in engine.arenas[spec.index].ended_stages.items():
@@ -57,6 +67,8 @@ class TrafficReporter:
                 degraded=counters.outcomes["degraded"],
                 saved=counters.saved,
                 ended=tuple(ended[name]),
+                seconds=counters.times.whole.sum,
+                times=counters.times.whole.counts,
             )
             if endpoint.model.is_member:
                 counted = engine.fleet.member_counters[served.arena][served.spec.members[0]]
@@ -67,7 +79,9 @@ class TrafficReporter:
             for id, placement in worker.placements.items():
                 done = worker.counters[id]
                 rows, seconds = round(done.rows.sum), done.times.sum
-                own[placement.member.name] = InstanceTraffic(done.times.count, rows, seconds)
+                own[placement.member.name] = InstanceTraffic(
+                    done.times.count, rows, seconds, done.rows.counts
+                )
         return Traffic(generation.number, 0.0, models, members, instances)
 
 
@@ -102,12 +116,21 @@ def _model(after: ModelTraffic, before: ModelTraffic) -> ModelTraffic:
         refused=after.refused - before.refused,
         degraded=after.degraded - before.degraded,
         saved=after.saved - before.saved,
-        ended=tuple(new - old for new, old in zip_longest(after.ended, before.ended, fillvalue=0)),
+        ended=_less(after.ended, before.ended),
+        seconds=after.seconds - before.seconds,
+        times=_less(after.times, before.times),
     )
 
 
 def _instance(after: InstanceTraffic, before: InstanceTraffic | None) -> InstanceTraffic:
     old = before or InstanceTraffic()
     return InstanceTraffic(
-        after.batches - old.batches, after.rows - old.rows, after.seconds - old.seconds
+        after.batches - old.batches,
+        after.rows - old.rows,
+        after.seconds - old.seconds,
+        _less(after.sizes, old.sizes),
     )
+
+
+def _less(after: tuple[int, ...], before: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(new - old for new, old in zip_longest(after, before, fillvalue=0))

@@ -22,6 +22,7 @@ from server.config import Config, ServerConfig
 from server.deployment.plan import DeploymentPlan, make_plan
 from server.descriptors import check_descriptors
 from server.errors import ConfigError
+from server.history.database import find_history
 from server.inference.spec import ClientLimits, FrontEndSpec, ModelSpec, QueueLimits, RepositorySpec
 from server.members.probes import Probes
 from server.security.credentials import read_credentials
@@ -29,6 +30,7 @@ from server.stdout import echo
 from server.supervision.changes import ChangePlanner
 from server.supervision.config_reloader import ConfigReloader, ReadConfig
 from server.supervision.first_state import find_first_state, plan_first
+from server.supervision.recorder import Recorder
 from server.supervision.saved_state import StateFile, state_path
 from server.supervision.sockets import (
     UPLOADS,
@@ -119,6 +121,7 @@ def serve(path: Path, read: ReadConfig, *, keeps_state: bool) -> int:
                 reloader=reloader,
                 notifier=notifier,
                 watch=_file_watch(server, changes),
+                recorder=Recorder(find_history(config) if keeps_state else None),
                 drain_s=server.drain_delay_s + server.drain_s,
                 on_ready=partial(_on_ready, ready, changes),
             )

@@ -26,6 +26,7 @@ from server.supervision.config_reloader import ConfigReloader
 from server.supervision.follower import Follower
 from server.supervision.live import LiveDeployments
 from server.supervision.processes import Processes
+from server.supervision.recorder import Recorder
 from server.supervision.systemd import SystemdNotifier
 from server.supervision.transaction import Transaction
 from server.supervision.watch import FileWatch
@@ -53,6 +54,7 @@ class Supervisor:
         reloader: ConfigReloader,
         notifier: SystemdNotifier,
         watch: FileWatch | None,
+        recorder: Recorder,
         drain_s: float,
         on_ready: Callable[[], None],
     ) -> None:
@@ -65,6 +67,7 @@ class Supervisor:
             planner, self._transaction, self._processes, self._live, self._follow
         )
         self._follower = Follower(self._changes.submit, self._processes.find_down)
+        self._recorder = recorder
         self._follow(planner.current)
         self._reloader = reloader
         self._notifier = notifier
@@ -102,6 +105,7 @@ class Supervisor:
                 self._start(self._notifier.keep_alive())
                 self._start(self._changes.run())
                 self._start(self._follower.run())
+                self._start(self._recorder.run())
                 if self._watch is not None:
                     self._start(self._reload_after_bursts(self._watch))
                 await self._wait_first(processes.failed.wait())
@@ -110,6 +114,7 @@ class Supervisor:
             self._notifier.stopping()
             self._changes.close()
             await self._stop()
+            await self._recorder.flush()
             for task in self._background:
                 task.cancel()
             await processes.join()
@@ -154,7 +159,9 @@ class Supervisor:
                 await self._reload()
 
     def _follow(self, plan: DeploymentPlan) -> None:
-        self._follower.serve(self._live.current.generation.number, plan)
+        generation = self._live.current.generation.number
+        self._follower.serve(generation, plan)
+        self._recorder.serve(generation, plan)
 
     # -- of children --------------------------------------------------------------------------
 
@@ -165,6 +172,7 @@ class Supervisor:
                 self._changes.answer(report)
             case Traffic():
                 self._follower.observe(report)
+                self._recorder.observe(report)
             case _:
                 self._transaction.on_report(child, report)
 

@@ -73,7 +73,7 @@ def deployment_spec(
         rollouts=rollout_specs(plan.config),
         validations=validation_specs(plan.config),
         unserved=unserved_models(base, plan.config),
-        is_followed=plan.is_followed,
+        is_observed=plan.is_followed or plan.config.server.history != "none",
     )
 
 

@@ -327,7 +327,13 @@ def running(
     root = str(Path(__file__).parents[2])
     server = Server(
         [*command, *arguments],
-        {**os.environ, "PYTHONPATH": root, "TMPDIR": str(temporary), **environment},
+        {
+            **os.environ,
+            "PYTHONPATH": root,
+            "TMPDIR": str(temporary),
+            "ENSEMBLED_SERVER__HISTORY": str(temporary / "history.sqlite"),
+            **environment,
+        },
         directory / "stderr.txt",
     )
     server.temporary = temporary

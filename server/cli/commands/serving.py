@@ -1,4 +1,4 @@
-"""Commands about a server: `serve`, `check`, `apply`, `rollout`, `health` and `key`.
+"""Commands about a server: `serve`, `check`, `apply`, `rollout`, `history`, `health` and `key`.
 
 Runs in the process of the command line. Arguments flow in, the modules of the commands do the work.
 """
@@ -16,6 +16,7 @@ from server.cli.application import errors_as_lines
 from server.cli.arguments import (
     LOCAL_URL,
     AdminKey,
+    AsJson,
     Certificate,
     CertificateKey,
     ConfigPath,
@@ -157,6 +158,21 @@ def rollout(
             url=url,
             credentials=credentials_of(root_certificates, certificate, certificate_key, key),
         )
+
+
+@commands.command()
+def history(
+    config: ConfigPath,
+    *,
+    hours: Annotated[float, typer.Option(min=0.0, help="How far to look back.")] = 24.0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Show what servers of CONFIG have served: rates, times, the mix of models, batches."""
+    with errors_as_lines(debug):
+        from server.cli.history import history as show  # noqa: PLC0415
+
+        show(load(config, with_conformal=False), hours=hours, as_json=as_json)
 
 
 @commands.command()
