@@ -1,10 +1,12 @@
-"""Commands that make ensembles better or new: `calibrate`.
+"""Commands that make ensembles better or new: `calibrate`, `grow`.
 
 Runs in the process of the command line. Arguments flow in, the modules of the commands do the work.
 """
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,6 +14,7 @@ import typer
 
 from server.cli.application import check_output, check_plot, errors_as_lines
 from server.cli.arguments import AsJson, ConfigPath, Debug, Seed, file_option, load
+from server.errors import ConfigError
 
 __all__ = ["commands"]
 
@@ -86,3 +89,100 @@ def calibrate(
         )
         files = {"--output": output, "--plot": plot, "--conformal": conformal}
         print_calibration(found, files, as_json=as_json)
+
+
+@commands.command()
+def grow(
+    function: Annotated[
+        str,
+        typer.Argument(help="Function that trains: package.module:NAME or FILE.py:NAME."),
+    ],
+    *,
+    library: Annotated[Path, typer.Option(metavar="DIR", help="Directory of the library.")],
+    trials: Annotated[
+        int | None, typer.Option(min=1, help="Trials after which the library is complete.")
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=1, metavar="SECONDS", help="Time to work on the library, in all."),
+    ] = None,
+    data: Annotated[
+        Path | None, file_option("Validation rows (.npz), on which kept members shall differ.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(min=0, help="How much worse than the best a member's metric may be.")
+    ] = 0.02,
+    keep: Annotated[int, typer.Option(min=1, help="Most members to keep.")] = 32,
+    disk: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Most bytes of their files, such as 20GiB.")
+    ] = None,
+    minimize: Annotated[bool, typer.Option("--minimize", help="A lower metric is better.")] = False,
+    trial_budget: Annotated[
+        int, typer.Option(min=1, help="Metrics that a whole trial yields, such as its epochs.")
+    ] = 27,
+    pruning: Annotated[
+        Literal["hyperband", "asha", "none"], typer.Option(help="Which trials are stopped early.")
+    ] = "hyperband",
+    grace: Annotated[int, typer.Option(min=1, help="Metrics before a trial may be stopped.")] = 1,
+    reduction: Annotated[
+        int, typer.Option(min=2, help="One of so many trials goes on at each rung.")
+    ] = 3,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that train [one per GPU, else per group of cores]."),
+    ] = None,
+    fixed: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="An entry of every configuration."),
+    ] = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Database of the trials [SQLite, in the library]."),
+    ] = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Train many models by a function of yours, and keep the good and different ones.
+
+    The same command continues what was interrupted. Exit status 0 if the library has members.
+    """
+    with errors_as_lines(debug):
+        if trials is None and budget is None:
+            raise ConfigError("give --trials or --budget, which say when the library is complete")
+        if grace > trial_budget:
+            raise ConfigError(f"--grace {grace} is more than --trial-budget {trial_budget}")
+        if find_spec("optuna") is None:
+            raise ConfigError("grow needs Optuna: pip install 'ensembled[grow]'")
+        from server.cli.grow import (  # noqa: PLC0415
+            fixed_entries,
+            grow_library,
+            read_bytes,
+            reference,
+        )
+        from server.growth.grower import GrowOptions  # noqa: PLC0415
+        from server.growth.keeping import KeepOptions  # noqa: PLC0415
+        from server.growth.trials import StudySpec  # noqa: PLC0415
+
+        name, imports = reference(function)
+        options = GrowOptions(
+            function=name,
+            imports=imports,
+            library=Path(os.path.realpath(library)),
+            study=StudySpec(
+                storage=storage or "",
+                minimize=minimize,
+                budget=trial_budget,
+                grace=grace,
+                reduction=reduction,
+                pruning=pruning,
+                seed=seed,
+            ),
+            keep=KeepOptions(margin, keep, read_bytes("--disk", disk) if disk else None, minimize),
+            trials=trials,
+            budget_s=budget,
+            workers=workers,
+            data=None if data is None else data.absolute(),
+            fixed=fixed_entries(fixed or []),
+        )
+        grow_library(options, as_json=as_json)
