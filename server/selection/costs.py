@@ -1,207 +1,198 @@
-"""What candidates cost at the best allocation of their members, and what they cost at least.
+"""What candidates cost at the best allocations of their members.
 
-Runs in the process of the command line; pure. Candidates flow in, a `Cost` or a bound flows out.
+Runs in the process of the command line; pure. Candidates flow in, costs flow out. What was found
+for some members and their demand is remembered.
 
-A bound that is additive over the members serves to look at many sets at once: let devices have
-prices p[d], and a row of member m cost c[m], its demand times the least of p[d] / v[d, m] over the
-devices, with the rows/s v of its fastest instance. Then no allocation serves more than
-``sum p / (sum_m c[m] + sum_d p[d] row_s[d])`` rows/s: that is duality of the linear program in
-`allocator.search.throughput`, without the memory. The prices are those of some sets' programs.
+A candidate may have several costs, of which none is the best in everything that is asked about: if
+the number of devices matters, its members are placed on some of them only, too, and if memory does,
+with one small instance each.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 
 import numpy as np
 
-from allocator.problem import Cells, NoPlaceError, Problem
+from allocator.problem import Device, NoPlaceError, Problem
+from allocator.search.energy import joules_per_row
 from allocator.search.exact import Clock
-from allocator.search.search import Allocation, search, upper_bound_rows_s
-from allocator.search.throughput import ThroughputModel
-from server.calibration.metrics import Floats, Rows
-from server.selection.labelled import Sets
-from server.selection.options import Constraints, CostName
+from allocator.search.latency import OverloadError, search_latency
+from allocator.search.search import Allocation, Solver, search
+from allocator.simulation import EnsembleShare, Figures, LaterStage, Poisson, Scenario, simulate
+from server.calibration.metrics import Floats
+from server.selection.options import Constraints, CostName, SelectOptions
 from server.selection.points import Candidate, Cost
 
-__all__ = ["Coster", "cost_gains", "violations"]
+__all__ = ["CostKey", "Coster", "cost_key", "cost_values", "gains_of", "violations"]
 
 #: Of one placement: the most, and which share of the time that is left.
 _PLACE_S = 10.0
 _PLACE_SHARE = 0.05
-_BOUND_S = 1.0
+_LEAST_S = 0.1
 #: Shares of the rows that stages get are alike to so many digits.
 _DIGITS = 4
+#: Requests of a simulation.
+_REQUESTS = 2000
+#: So many parts of the devices are tried.
+_MOST_POOLS = 32
 
-_Key = tuple[tuple[str, ...], tuple[float, ...]]
+#: What a cost depends on: members, and rows of each per row of traffic.
+CostKey = tuple[tuple[str, ...], tuple[float, ...]]
+
+
+def cost_key(candidate: Candidate) -> CostKey:
+    """Return what a candidate's cost depends on."""
+    demand = candidate.demand
+    return candidate.members, tuple(round(demand[name], _DIGITS) for name in candidate.members)
 
 
 class Coster:
-    """Costs of candidates over one problem; whatever was found once is remembered.
+    """Costs of candidates over one problem, that of the whole library; `clock` is of all work."""
 
-    Args:
-        problem: over the whole library.
-        clock: of the whole search.
-        seed: of the searches.
-    """
-
-    def __init__(self, problem: Problem, clock: Clock, seed: int) -> None:
+    def __init__(self, problem: Problem, options: SelectOptions, clock: Clock) -> None:
         self._problem = problem
+        self._options = options
         self._clock = clock
-        self._seed = seed
-        self._costs: dict[_Key, Cost | None] = {}
-        self._bounds: dict[_Key, float] = {}
-        self.placed = 0
-        self._prepare_prices()
-
-    def _prepare_prices(self) -> None:
-        problem = self._problem
-        speeds = np.zeros((len(problem.devices), len(problem.members)))
-        fastest = problem.empty()
-        for device, member in np.ndindex(*speeds.shape):
-            if options := problem.options(device, member):
-                best = max(options, key=lambda one: one.rows_per_s)
-                speeds[device, member], fastest[device, member] = best.rows_per_s, best.batch
-        with np.errstate(divide="ignore"):
-            seconds = 1 / speeds
-        order = np.argsort(seconds.min(axis=0), kind="stable")
-        sizes = sorted({max(1, len(order) * i // 8) for i in range(1, 9)})
-        sets = [part for size in sizes for part in (order[:size], order[-size:])]
-        prices = [np.ones(len(speeds)), *(self._prices(part, fastest) for part in sets)]
-        self._prices_per_s = np.stack([one for one in prices if one.sum() > 0])
-        own_s = np.array([problem.row_seconds(device) for device in range(len(speeds))])
-        self._own = self._prices_per_s @ own_s
-        # What costs nothing at some prices is no reason for 0 times infinity.
-        priced = np.where(np.isinf(seconds), np.inf, self._prices_per_s[:, :, None] * np.where(
-            np.isinf(seconds), 1.0, seconds))  # fmt: skip
-        #: By prices and member: what a row of it costs at least.
-        self._row_costs = priced.min(axis=1)
-
-    def _prices(self, part: Rows, fastest: Cells) -> Floats:
-        problem = self._part([self._problem.members[i] for i in part], {})
-        model = ThroughputModel(problem)
-        model.put_all(fastest[:, part])
-        model.rows_per_s()
-        return model.prices()[1]
-
-    @property
-    def seconds(self) -> Floats:
-        """Device seconds that a row of each member takes at least, summed over devices, [members].
-
-        Infinite for a member that runs nowhere.
-        """
-        return np.asarray(self._row_costs[0])
-
-    def bounds(self, chosen: Floats | Sets) -> Floats:
-        """Rows/s that no allocation exceeds, of many sets: rows of members per row [sets, members].
-
-        The bound is proven, and takes next to no time.
-        """
-        loads = np.stack([chosen @ costs for costs in self._row_costs], axis=1) + self._own
-        return np.asarray((self._prices_per_s.sum(axis=1) / loads).min(axis=1))
-
-    def bound(self, candidate: Candidate) -> float:
-        """Rows/s that no allocation exceeds; slower to find than by `bounds`, and lower."""
-        key = self._key(candidate)
-        if key not in self._bounds:
-            if (cost := self._costs.get(key)) is not None:
-                return cost.rows_per_s if cost.bound_rows_per_s is None else cost.bound_rows_per_s
-            part = self._part(key[0], candidate.demand)
-            self._bounds[key] = upper_bound_rows_s(part, time_limit_s=_BOUND_S)
-        return self._bounds[key]
-
-    def least(self, candidate: Candidate, bound: float, names: Sequence[CostName]) -> Floats:
-        """What costs are at best, with these rows/s; as in `cost_gains`."""
-        values = {"rows_per_s": bound, "devices": -1.0}
-        demand = candidate.demand
-        for name, least in self._least.items():
-            each = [demand[one] ** (name == "joules_per_row") * least[one] for one in demand]
-            values[name] = -(max(each) if name == "p99_ms" else math.fsum(each))
-        return np.array([values[name] for name in names])
-
-    @cached_property
-    def _least(self) -> dict[CostName, dict[str, float]]:
-        """What each member's smallest, fastest, and most frugal instance take."""
-        problem = self._problem
-        found: dict[CostName, dict[str, float]] = {
-            "p99_ms": {}, "memory_bytes": {}, "joules_per_row": {}
-        }  # fmt: skip
-        for member, name in enumerate(problem.members):
-            options = [o for d in range(len(problem.devices)) for o in problem.options(d, member)]
-            found["p99_ms"][name] = min(1e3 * one.latency_s for one in options)
-            found["memory_bytes"][name] = min(float(one.memory_bytes) for one in options)
-            energies = [one.joules_per_row for one in options if one.joules_per_row is not None]
-            found["joules_per_row"][name] = min(energies, default=math.inf)
-        return found
+        self._known: dict[CostKey, tuple[Cost, ...]] = {}
+        limits = options.constraints
+        asks_devices = "devices" in options.costs or limits.max_devices is not None
+        self._pools = list(_pools(problem.devices)) if asks_devices else [problem.devices]
+        asks_memory = "memory_bytes" in options.costs or limits.max_memory_bytes is not None
+        self._solvers: tuple[Solver, ...] = ("auto", "worst-fit") if asks_memory else ("auto",)
 
     def cost(self, candidate: Candidate) -> Cost | None:
-        """What a candidate costs, None if there is no place for its members."""
-        key = self._key(candidate)
-        if key not in self._costs:
-            self._costs[key] = self._place(key, candidate)
-        return self._costs[key]
+        """What a candidate costs where it is fastest, None if there is no place for its members."""
+        return max(self.costs(candidate), key=lambda one: one.rows_per_s, default=None)
 
-    def _place(self, key: _Key, candidate: Candidate) -> Cost | None:
-        limit_s = min(_PLACE_S, max(self._clock.left_s() * _PLACE_SHARE, 0.1))
-        part = self._part(key[0], candidate.demand)
-        self.placed += 1
-        try:
-            found = search(part, time_limit_s=limit_s, seed=self._seed)
-        except NoPlaceError:
+    def costs(self, candidate: Candidate) -> tuple[Cost, ...]:
+        """What a candidate costs, in all the ways in which it may be placed."""
+        key = cost_key(candidate)
+        if key not in self._known:
+            self._known[key] = tuple(self._find(candidate))
+        return self._known[key]
+
+    def _find(self, candidate: Candidate) -> Iterator[Cost]:
+        for devices, solver in itertools.product(self._pools, self._solvers):
+            part = self.part(candidate, devices)
+            try:
+                found = search(
+                    part, solver=solver, time_limit_s=self._limit_s(), seed=self._options.seed
+                )
+            except NoPlaceError:
+                continue
+            yield self._cost(candidate, part, found)
+
+    def quicker(self, candidate: Candidate) -> Cost | None:
+        """What a candidate without a cascade costs at the allocation with the best latency found.
+
+        None if there is none at the rate that was asked about.
+        """
+        rate, part = self._options.rate_rows_s, self.part(candidate, self._problem.devices)
+        if rate is None or candidate.cascade is not None:
             return None
-        return _cost(part, found)
+        try:
+            found, figures = search_latency(
+                part, rate_rows_s=rate, time_limit_s=self._limit_s(), seed=self._options.seed
+            )
+        except (NoPlaceError, OverloadError):
+            return None
+        return self._cost(candidate, part, found, figures)
 
-    def _part(self, members: Sequence[str], demand: Mapping[str, float]) -> Problem:
-        return replace(self._problem, members=tuple(members), demand=dict(demand))
+    def part(self, candidate: Candidate, devices: tuple[Device, ...]) -> Problem:
+        """The problem of a candidate on some devices."""
+        demand = dict(zip(*cost_key(candidate), strict=True))
+        return replace(self._problem, members=candidate.members, devices=devices, demand=demand)
 
-    @staticmethod
-    def _key(candidate: Candidate) -> _Key:
-        demand = candidate.demand
-        shares = tuple(round(demand[name], _DIGITS) for name in candidate.members)
-        return candidate.members, shares
+    def _limit_s(self) -> float:
+        return min(_PLACE_S, max(self._clock.left_s() * _PLACE_SHARE, _LEAST_S))
+
+    def _cost(
+        self,
+        candidate: Candidate,
+        part: Problem,
+        found: Allocation,
+        figures: Figures | None = None,
+    ) -> Cost:
+        cells = part.cells_of(found.matrix)
+        if self._options.rate_rows_s is not None:
+            figures = figures or self._simulate(candidate, found, self._options.rate_rows_s)
+        latency = None if figures is None else figures.latency
+        return Cost(
+            rows_per_s=found.throughput_rows_s,
+            bound_rows_per_s=found.bound_rows_s,
+            memory_bytes=int(part.used_bytes(cells).sum()),
+            devices=int(cells.any(axis=1).sum()),
+            joules_per_row=joules_per_row(part, found.matrix),
+            p99_s=latency.p99_s if latency else math.inf if self._options.rate_rows_s else None,
+            allocation=found,
+        )
+
+    def _simulate(self, candidate: Candidate, found: Allocation, rate: float) -> Figures | None:
+        """Simulate serving at a rate, unless it is more than there can be."""
+        if rate >= found.throughput_rows_s:
+            return None
+        mix = []
+        if (cascade := candidate.cascade) is not None:
+            shares = [after / before for before, after in itertools.pairwise(cascade.reached)]
+            later = tuple(map(LaterStage, cascade.stages[1:], shares))
+            mix = [EnsembleShare(cascade.stages[0], later=later)]
+        return simulate(
+            Scenario(
+                matrix=found.matrix,
+                devices=self._problem.devices,
+                profiles=self._problem.profiles,
+                arrivals=Poisson(rate),
+                mix=mix,
+                requests=_REQUESTS,
+                seed=self._options.seed,
+            )
+        )
 
 
-def _cost(problem: Problem, found: Allocation) -> Cost:
-    cells = problem.cells_of(found.matrix)
-    return Cost(
-        rows_per_s=found.throughput_rows_s,
-        bound_rows_per_s=found.bound_rows_s,
-        memory_bytes=int(problem.used_bytes(cells).sum()),
-        devices=int(cells.any(axis=1).sum()),
-        joules_per_row=None,
-        p99_s=None,
-        allocation=found,
-    )
+def _pools(devices: Sequence[Device]) -> Iterator[tuple[Device, ...]]:
+    """Yield parts of the devices, all of them first, that differ by more than alike devices."""
+    alike: dict[tuple[str, int, str], list[Device]] = {}
+    for one in devices:
+        alike.setdefault((one.kind, one.memory_bytes, one.pool), []).append(one)
+    counts = itertools.product(*(range(len(group) + 1) for group in alike.values()))
+    by_size = sorted((count for count in counts if sum(count)), key=lambda count: -sum(count))
+    # Of too many, small pools are what sets this apart: the whole one, and those with fewest.
+    for count in [*by_size[:1], *by_size[1:][-_MOST_POOLS:]]:
+        chosen = {
+            one.name for group, n in zip(alike.values(), count, strict=True) for one in group[:n]
+        }
+        yield tuple(one for one in devices if one.name in chosen)
 
 
-def cost_gains(cost: Cost, names: Sequence[CostName]) -> Floats:
-    """Costs as numbers that are better the higher they are; what is not known is the worst."""
-    values = {
+def cost_values(cost: Cost) -> dict[CostName, float]:
+    """Costs by name; infinite if one is not known."""
+    return {
         "rows_per_s": cost.rows_per_s,
-        "p99_ms": -math.inf if cost.p99_s is None else -1e3 * cost.p99_s,
-        "memory_bytes": -float(cost.memory_bytes),
-        "joules_per_row": -math.inf if cost.joules_per_row is None else -cost.joules_per_row,
-        "devices": -float(cost.devices),
+        "p99_ms": math.inf if cost.p99_s is None else 1e3 * cost.p99_s,
+        "memory_bytes": float(cost.memory_bytes),
+        "joules_per_row": math.inf if cost.joules_per_row is None else cost.joules_per_row,
+        "devices": float(cost.devices),
     }
-    return np.array([values[name] for name in names])
 
 
-def violations(cost: Cost, limits: Constraints) -> dict[str, float]:
-    """By which factor a cost is beyond each limit that it does not keep; infinite if not known."""
-    ratios = {
-        "min_rows_per_s": (limits.min_rows_per_s or 0) / cost.rows_per_s,
-        "max_p99_s": _ratio(cost.p99_s, limits.max_p99_s),
-        "max_memory_bytes": _ratio(cost.memory_bytes, limits.max_memory_bytes),
-        "max_joules_per_row": _ratio(cost.joules_per_row, limits.max_joules_per_row),
-        "max_devices": _ratio(cost.devices, limits.max_devices),
+def gains_of(values: Mapping[CostName, float], names: Sequence[CostName]) -> Floats:
+    """Costs as numbers that are the better the higher they are, [names]."""
+    return np.array([values[name] * (1 if name == "rows_per_s" else -1) for name in names])
+
+
+def violations(values: Mapping[CostName, float], limits: Constraints) -> dict[CostName, float]:
+    """By which factor costs are beyond the limits that they don't keep."""
+    most: dict[CostName, float | None] = {
+        "p99_ms": None if limits.max_p99_s is None else 1e3 * limits.max_p99_s,
+        "memory_bytes": limits.max_memory_bytes,
+        "joules_per_row": limits.max_joules_per_row,
+        "devices": limits.max_devices,
     }
+    ratios = {name: values[name] / limit for name, limit in most.items() if limit is not None}
+    if limits.min_rows_per_s is not None:
+        ratios["rows_per_s"] = limits.min_rows_per_s / max(values["rows_per_s"], 1e-12)
     return {name: ratio for name, ratio in ratios.items() if ratio > 1}
-
-
-def _ratio(value: float | None, most: float | None) -> float:
-    if most is None:
-        return 0.0
-    return math.inf if value is None else value / most

@@ -14,7 +14,7 @@ import numpy as np
 
 from server.calibration.metrics import Floats, Rows
 
-__all__ = ["hypervolume", "is_dominated", "knee", "nondominated"]
+__all__ = ["hypervolume", "is_dominated", "knee", "nondominated", "spread"]
 
 
 def nondominated(values: Floats) -> Rows:
@@ -32,6 +32,12 @@ def nondominated(values: Floats) -> Rows:
         if not is_dominated(values[index], values[kept]):
             kept.append(int(index))
     return np.array(kept, np.int64)
+
+
+def spread(count: int, most: int) -> Rows:
+    """Return at most so many of the numbers up to a count, at equal distances, both ends."""
+    chosen = np.linspace(0, count - 1, min(count, most)).round()
+    return np.asarray(chosen, np.int64)
 
 
 def is_dominated(value: Floats, others: Floats) -> bool:

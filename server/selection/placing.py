@@ -3,9 +3,9 @@
 Runs in the process of the command line; pure. Candidates with qualities flow in, those that no
 other dominates flow out, with their costs.
 
-A candidate whose cost could at best (by a proven bound on its rows/s, and by what its smallest or
-least hungry instances need) not beat one that is placed and no worse, is not placed. So the front
-is that of all candidates, as far as the searches for allocations find the best ones.
+A candidate that breaks a limit, or can't beat one that is placed and no worse, even if it cost no
+more than its bounds say, is not placed. So the front is that of all candidates, as far as the
+searches for allocations find the best ones.
 """
 
 from __future__ import annotations
@@ -15,13 +15,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from server.calibration.metrics import Floats
-from server.selection.costs import Coster, cost_gains
+from server.errors import ConfigError
+from server.selection.bounds import CostBounds
+from server.selection.costs import Coster, cost_values, gains_of, violations
 from server.selection.fronts import is_dominated, nondominated
-from server.selection.options import CostName
+from server.selection.options import SelectOptions
 from server.selection.points import Candidate, Cost
 
-__all__ = ["Placed", "Rated", "place"]
+__all__ = ["Placed", "Placer", "Rated"]
+
+_UNITS = {
+    "rows_per_s": "{:.4g} rows/s",
+    "p99_ms": "{:.4g} ms at the 99th percentile",
+    "memory_bytes": "{:.4g} bytes of memory",
+    "joules_per_row": "{:.4g} joules per row",
+    "devices": "{:g} devices",
+}
 
 
 @dataclass(frozen=True)
@@ -35,52 +44,110 @@ class Rated:
 
 @dataclass(frozen=True)
 class Placed:
-    """A candidate with its cost."""
+    """A candidate, its quality (as a gain) where it was searched, and its cost."""
 
     candidate: Candidate
     gain: float
     cost: Cost
 
 
-def place(
-    rated: Sequence[Rated],
-    coster: Coster,
-    names: Sequence[CostName],
-    *,
-    keep_going: Callable[[], bool],
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Placed]:
-    """Return the front, by descending quality.
+class Placer:
+    """Places candidates one after the other."""
 
-    The candidates that look best by their bounds are placed first, evenly over the front, so that
-    it has no hole when the time is up.
-    """
-    values = np.array([[one.gain, one.bound_rows_per_s] for one in rated])
-    likely = nondominated(values)
-    order = [*likely[_evenly(len(likely))], *np.lexsort((-values[:, 1], -values[:, 0]))]
-    placed: list[Placed] = []
-    reached = np.empty((0, 1 + len(names)))
-    for done, index in enumerate(dict.fromkeys(order)):
-        one = rated[index]
-        if placed and not keep_going():
-            break
-        on_progress(done, len(rated))
-        if _is_hopeless(one, coster, names, reached):
-            continue
-        if (cost := coster.cost(one.candidate)) is not None:
-            placed.append(Placed(one.candidate, one.gain, cost))
-            reached = np.vstack([reached, [one.gain, *cost_gains(cost, names)]])
-    return [placed[i] for i in nondominated(reached)] if placed else []
+    def __init__(self, coster: Coster, bounds: CostBounds, options: SelectOptions) -> None:
+        self._coster = coster
+        self._bounds = bounds
+        self._costs = options.costs
+        self._limits = options.constraints
+        self._asks_latency = options.asks_latency
+        self._placed: list[Placed] = []
+        self._reached = np.empty((0, 1 + len(options.costs)))
+        self._refused: list[Placed] = []
 
+    def front(
+        self,
+        rated: Sequence[Rated],
+        keep_going: Callable[[], bool],
+        on_progress: Callable[[int, int], None],
+    ) -> list[Placed]:
+        """Return the front, by descending quality.
 
-def _is_hopeless(one: Rated, coster: Coster, names: Sequence[CostName], reached: Floats) -> bool:
-    """Whether something that is placed dominates the best that a candidate could be."""
+        The candidates that look best by their bounds are placed first, evenly over the front, so
+        that it has no hole when the time is up.
 
-    def is_hopeless(bound: float) -> bool:
-        least = coster.least(one.candidate, bound, names)
-        return not bound or is_dominated(np.array([one.gain, *least]), reached)
+        Raises:
+            ConfigError: if none can be placed, or none keeps the limits.
+        """
+        values = np.array([[one.gain, one.bound_rows_per_s] for one in rated])
+        likely = nondominated(values)
+        order = [*likely[_evenly(len(likely))], *np.lexsort((-values[:, 1], -values[:, 0]))]
+        for done, index in enumerate(dict.fromkeys(map(int, order))):
+            if self._placed and not keep_going():
+                break
+            on_progress(done, len(rated))
+            if not self._is_hopeless(rated[index]):
+                self._place(rated[index])
+        if self._asks_latency:
+            self._quicken(keep_going)
+        if not self._placed:
+            raise ConfigError(self._refusal(rated))
+        return [self._placed[i] for i in nondominated(self._reached)]
 
-    return is_hopeless(one.bound_rows_per_s) or is_hopeless(coster.bound(one.candidate))
+    def _is_hopeless(self, one: Rated) -> bool:
+        """Whether a candidate breaks a limit, or is dominated, by what it costs at least."""
+
+        def is_hopeless(bound: float) -> bool:
+            least = self._bounds.values(one.candidate, bound)
+            if not bound or violations(least, self._limits):
+                return True
+            gains = gains_of(least, self._costs)
+            return is_dominated(np.array([one.gain, *gains]), self._reached)
+
+        return is_hopeless(one.bound_rows_per_s) or is_hopeless(
+            self._bounds.tight_rows_per_s(one.candidate)
+        )
+
+    def _place(self, one: Rated) -> None:
+        for cost in self._coster.costs(one.candidate):
+            self._add(Placed(one.candidate, one.gain, cost))
+
+    def _add(self, one: Placed) -> None:
+        values = cost_values(one.cost)
+        if violations(values, self._limits):
+            self._refused.append(one)
+            return
+        self._placed.append(one)
+        gains = gains_of(values, self._costs)
+        self._reached = np.vstack([self._reached, [one.gain, *gains]])
+
+    def _quicken(self, keep_going: Callable[[], bool]) -> None:
+        """Look for better latencies on the front, and nearest to it if there is none."""
+        front = [self._placed[i] for i in nondominated(self._reached)]
+        for one in front or self._nearest()[:1]:
+            if not keep_going():
+                break
+            if (cost := self._coster.quicker(one.candidate)) is not None:
+                self._add(Placed(one.candidate, one.gain, cost))
+
+    def _nearest(self) -> list[Placed]:
+        """What was refused, nearest to the limits first; of equals the best."""
+
+        def distance(one: Placed) -> tuple[float, float]:
+            return max(violations(cost_values(one.cost), self._limits).values()), -one.gain
+
+        return sorted(self._refused, key=distance)
+
+    def _refusal(self, rated: Sequence[Rated]) -> str:
+        if not self._refused:
+            fastest = max(rated, key=lambda one: (one.bound_rows_per_s, one.gain))
+            self._place(fastest)
+        if not (nearest := self._nearest()):
+            return "no ensemble of the library has a place on the devices"
+        values = cost_values(nearest[0].cost)
+        broken = violations(values, self._limits)
+        costs = ", ".join(_UNITS[name].format(values[name]) for name in broken)
+        members = " + ".join(nearest[0].candidate.members)
+        return f"no ensemble keeps the limits: the nearest one is {members} with {costs}"
 
 
 def _evenly(count: int) -> list[int]:
@@ -89,4 +156,4 @@ def _evenly(count: int) -> list[int]:
     while step > 1:
         step = (step + 1) // 2
         order += range(0, count, step)
-    return [one for one in dict.fromkeys(order) if 0 <= one < count]
+    return list(dict.fromkeys(order))

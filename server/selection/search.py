@@ -4,40 +4,44 @@ Runs in the process of the command line; pure. Members' predictions of labelled 
 of these, and an allocation problem over the members flow in, a `Selection` flows out.
 
 What rows are used for: the *searched* rows decide everything, which sets are looked at, which of
-them are on the front, and where its knee is. The *judged* rows, which are given or split off
+them are on the front, and where its knee is; weights and thresholds are fitted on them, and rated
+on the half of them that they were not fitted on. The *judged* rows, which are given or split off
 beforehand, decide nothing: they give each point's quality with its interval, and points that are
 dominated by these figures are listed apart.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from allocator.problem import Problem
 from allocator.search.exact import Clock
 from server.calibration.metrics import Array, Floats
-from server.errors import ConfigError
 from server.selection.baselines import baselines, equal
+from server.selection.bounds import CostBounds
 from server.selection.checks import usable_members
-from server.selection.costs import Coster, cost_gains
+from server.selection.costs import Coster, cost_values, gains_of
 from server.selection.diversity import diversity
 from server.selection.fronts import knee, nondominated
 from server.selection.guard import judge, split
 from server.selection.labelled import LabelledRows
 from server.selection.options import SelectOptions
-from server.selection.placing import Placed, Rated, place
+from server.selection.placing import Placed, Placer, Rated
 from server.selection.points import Candidate, Point, Selection
-from server.selection.sets import all_sets, pooled_beams
+from server.selection.refining import Fitted, refine
+from server.selection.sets import find_sets
 
 __all__ = ["SelectOptions", "select"]
 
-#: Of so many members all sets are looked at.
-_FEW = 12
 #: Of how many mixed members the gain is shown.
 _MOST_MIXED = 32
+#: Shares of the time that is left: for sets, and for weights and cascades.
+_SETS_SHARE = 0.4
+_REFINING_SHARE = 0.3
 _TOLERANCE = 0.003
 
 
@@ -53,10 +57,20 @@ def select(predictions: Floats, y: Array, problem: Problem, options: SelectOptio
 
     Raises:
         ConfigError: if predictions and y don't fit, there are too few rows, no ensemble can be
-            placed, or none satisfies the constraints.
+            placed, or none keeps the limits.
     """
     left_out = usable_members(predictions, y, problem, options)
-    return _Selecting(predictions, y, problem, options, left_out).run()
+    used = [i for i, name in enumerate(problem.members) if name not in left_out]
+    names = tuple(problem.members[i] for i in used)
+    rows = LabelledRows(names, predictions[used], y, options.measure)
+    if options.test is None:
+        parts = split(y, rows.of_classes, options.holdout, options.seed)
+        searched, judged = map(rows.part, parts)
+    else:
+        tested, truth = options.test
+        searched, judged = rows, replace(rows, predictions=tested[used], y=truth)
+    selecting = _Selecting(replace(problem, members=names), searched, judged, options)
+    return replace(selecting.run(), left_out=left_out)
 
 
 class _Selecting:
@@ -64,45 +78,34 @@ class _Selecting:
 
     def __init__(
         self,
-        predictions: Floats,
-        y: Array,
         problem: Problem,
+        searched: LabelledRows,
+        judged: LabelledRows,
         options: SelectOptions,
-        left_out: Mapping[str, str],
     ) -> None:
+        self._searched = searched
+        self._judged = judged
         self._options = options
-        self._left_out = left_out
         self._clock = Clock(options.time_limit_s)
-        used = [i for i, name in enumerate(problem.members) if name not in left_out]
-        names = tuple(problem.members[i] for i in used)
-        rows = LabelledRows(names, predictions[used], y, options.measure)
-        if options.test is None:
-            searched, judged = split(y, rows.of_classes, options.holdout, options.seed)
-            self._searched, self._judged = rows.part(searched), rows.part(judged)
-        else:
-            tested, truth = options.test
-            self._searched = rows
-            self._judged = LabelledRows(names, tested[used], truth, options.measure)
-        self._coster = Coster(replace(problem, members=names), self._clock, options.seed)
+        self._bounds = CostBounds(problem)
+        self._coster = Coster(problem, options, self._clock)
 
     def run(self) -> Selection:
         """Search, judge and compare."""
-        options, measure = self._options, self._options.measure
-        found = self._front()
-        best = knee(
-            np.array([one.gain for one in found]),
-            np.log([one.cost.rows_per_s for one in found]),
-            _TOLERANCE,
-        )
+        options, rated = self._options, self._rate()
+        placer = Placer(self._coster, self._bounds, options)
+        found = placer.front(rated, self._keep_going, partial(options.on_progress, "placing"))
+        best = self._knee(found)
         top = len(found[best].candidate.members)
         others = baselines(self._searched, most=options.most_members, top=top)
         compared = {name: self._placed(one) for name, one in others.items()}
-        points = self._points([*found, *(one for one in compared.values() if one is not None)])
+        options.on_progress("judging", 0, 1)
+        points = self._points([*found, *filter(None, compared.values())])
         front, dominated = self._sort(points[: len(found)])
         rest = iter(points[len(found) :])
         return Selection(
-            measure=measure.name,
-            higher_is_better=measure.higher_is_better,
+            measure=options.measure.name,
+            higher_is_better=options.measure.higher_is_better,
             front=front,
             dominated=dominated,
             knee=points[best],
@@ -110,32 +113,40 @@ class _Selecting:
             diversity=diversity(self._searched, self._judged, most=_MOST_MIXED),
             selected_on=len(self._searched.y),
             judged_on=len(self._judged.y),
-            left_out=self._left_out,
+            notes=tuple(self._notes()),
         )
 
     def _keep_going(self) -> bool:
         return not self._clock.is_over()
 
-    def _front(self) -> list[Placed]:
-        """Return the front by the searched rows."""
-        rows, most = self._searched, self._options.most_members
-        few = len(rows.members) <= _FEW
-        sets = all_sets(len(rows.members), most) if few else pooled_beams(
-            rows,
-            self._coster.bounds,
-            most=most,
-            seed=self._options.seed,
-            keep_going=self._keep_going,
-        )  # fmt: skip
-        gains, bounds = rows.gains(sets), self._coster.bounds(sets)
-        rated = [
-            Rated(equal(rows, one), float(gain), float(bound))
-            for one, gain, bound in zip(sets, gains, bounds, strict=True)
+    def _rate(self) -> list[Rated]:
+        """Find candidates and their qualities on the searched rows."""
+        rows, options, bounds = self._searched, self._options, self._bounds
+        options.on_progress("sets", 0, 1)
+        with self._clock.part_s(_SETS_SHARE) as limit_s:
+            sets, gains = find_sets(rows, bounds.rows_per_s, options, Clock(limit_s))
+        found = [
+            Fitted(equal(rows, one), gain) for one, gain in zip(sets, gains.tolist(), strict=True)
         ]
-        found = place(rated, self._coster, self._options.costs, keep_going=self._keep_going)
-        if not found:
-            raise ConfigError("no ensemble of the library has a place on the devices")
-        return found
+        options.on_progress("weights and cascades", 0, 1)
+        with self._clock.part_s(_REFINING_SHARE) as limit_s:
+            rates = bounds.rows_per_s(sets)
+            found += refine(
+                rows, sets, gains=gains, bounds=rates, options=options, clock=Clock(limit_s)
+            )
+        demands = [[one.candidate.demand.get(name, 0.0) for name in rows.members] for one in found]
+        rates = bounds.rows_per_s(np.array(demands))
+        return [
+            Rated(one.candidate, one.gain, rate)
+            for one, rate in zip(found, rates.tolist(), strict=True)
+        ]
+
+    def _knee(self, found: Sequence[Placed]) -> int:
+        return knee(
+            np.array([one.gain for one in found]),
+            np.log([one.cost.rows_per_s for one in found]),
+            _TOLERANCE,
+        )
 
     def _placed(self, candidate: Candidate) -> Placed | None:
         cost = self._coster.cost(candidate)
@@ -155,12 +166,18 @@ class _Selecting:
 
     def _sort(self, points: Sequence[Point]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
         """Return the front by the judged rows, and what is dominated there; the fastest first."""
-        options = self._options
-        sign = options.measure.sign
-        values = [[sign * one.quality, *cost_gains(one.cost, options.costs)] for one in points]
-        on_front = set(nondominated(np.array(values)).tolist())
+        sign, costs = self._options.measure.sign, self._options.costs
+        gains = [[sign * one.quality, *gains_of(cost_values(one.cost), costs)] for one in points]
+        on_front = set(nondominated(np.array(gains)).tolist())
         order = sorted(range(len(points)), key=lambda i: -points[i].cost.rows_per_s)
         return (
             tuple(points[i] for i in order if i in on_front),
             tuple(points[i] for i in order if i not in on_front),
         )
+
+    def _notes(self) -> Iterator[str]:
+        if self._clock.limited:
+            yield (
+                f"the search was cut short after {self._options.time_limit_s:g} s: more time may "
+                "find better ensembles, and a repetition others"
+            )

@@ -14,15 +14,20 @@ them find is pooled: sets that owe their place to a few rows meet better ones th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from allocator.search.exact import Clock
 from server.calibration.metrics import Floats, Rows
-from server.selection.fronts import nondominated
+from server.selection.fronts import nondominated, spread
 from server.selection.labelled import LabelledRows, Sets
+from server.selection.options import SelectOptions
 
-__all__ = ["all_sets", "beam", "pooled_beams"]
+__all__ = ["find_sets"]
+
+#: Of so many members all sets are looked at.
+_FEW = 12
 
 _WIDTH = 8
 #: Sizes without a better set than before, after which a beam ends.
@@ -32,45 +37,65 @@ _BAGS = 4
 Bounds = Callable[[Sets], Floats]
 
 
-def all_sets(members: int, most: int) -> Sets:
-    """Return all sets of at most so many members, by their number in binary."""
+def find_sets(
+    rows: LabelledRows, bounds: Bounds, options: SelectOptions, clock: Clock
+) -> tuple[Sets, Floats]:
+    """Return sets to be considered, and their qualities as gains.
+
+    `bounds` gives the rows/s that sets can have at most.
+    """
+    members, most = len(rows.members), min(options.most_members, len(rows.members))
+    singles = np.eye(members, dtype=np.bool_)
+    if members <= _FEW:
+        sets = _all_sets(members, most)
+    else:
+        # The best k are there as well: they are cheap to rate, and what all else is compared to.
+        order = np.argsort(-rows.gains(singles), kind="stable")
+        top = np.cumsum(singles[order], axis=0, dtype=np.int64) > 0
+        beams = _pooled_beams(rows, bounds, most, options.seed, clock)
+        sets = np.unique(np.concatenate([top[:most], *beams]), axis=0)
+    return sets, rows.gains(sets)
+
+
+def _all_sets(members: int, most: int) -> Sets:
+    """All sets of at most so many members, by their number in binary."""
     numbers = np.arange(1, 1 << members)
     sets = (numbers[:, np.newaxis] >> np.arange(members)) & 1 == 1
     return np.asarray(sets[sets.sum(axis=1) <= most])
 
 
-def pooled_beams(
-    rows: LabelledRows, bounds: Bounds, *, most: int, seed: int, keep_going: Callable[[], bool]
-) -> Sets:
-    """Return the sets that beams find on all rows, and on random bags."""
+def _pooled_beams(
+    rows: LabelledRows, bounds: Bounds, most: int, seed: int, clock: Clock
+) -> Iterator[Sets]:
+    """Yield the sets that beams find on all rows, and on random bags."""
     members, random = len(rows.members), np.random.default_rng(seed)
-    found = [beam(rows, bounds, np.arange(members), most, keep_going)]
+    yield _beam(rows, bounds, np.arange(members), most, clock)
     for _ in range(_BAGS):
-        if not keep_going():
+        if clock.is_over():
             break
         bag = np.sort(random.choice(members, max(1, round(members / 2)), replace=False))
         some = np.sort(random.choice(len(rows.y), max(1, len(rows.y) // 2), replace=False))
-        found.append(beam(rows.part(some), bounds, bag, most, keep_going))
-    return np.unique(np.concatenate(found), axis=0)
+        yield _beam(rows.part(some), bounds, bag, most, clock)
 
 
-def beam(
+def _beam(
     rows: LabelledRows,
     bounds: Bounds,
     members: Rows,
     most: int,
-    keep_going: Callable[[], bool],
+    clock: Clock,
 ) -> Sets:
     """Return the sets of some members that a beam went through."""
     sets = np.zeros((len(members), len(rows.members)), np.bool_)
     sets[np.arange(len(members)), members] = True
     gains, kept, best, waited = rows.gains(sets), [sets], -np.inf, 0
     for size in range(1, min(most, len(members)) + 1):
-        chosen = _spread(np.stack([gains, bounds(sets)], axis=1))
+        front = nondominated(np.stack([gains, bounds(sets)], axis=1))
+        chosen = front[spread(len(front), _WIDTH)]
         best, waited = (gains.max(), 0) if gains.max() > best else (best, waited + 1)
         sets = sets[chosen]
         kept.append(sets)
-        if size == min(most, len(members)) or waited > _PATIENCE or not keep_going():
+        if size == min(most, len(members)) or waited > _PATIENCE or clock.is_over():
             break
         sets, gains = _grow(rows, sets, members, size)
     return np.concatenate(kept)
@@ -87,11 +112,3 @@ def _grow(rows: LabelledRows, sets: Sets, members: Rows, size: int) -> tuple[Set
         gains.append(rows.gains_grown(rows.predictions[one].sum(axis=0), size)[new])
     found, first = np.unique(np.concatenate(grown), axis=0, return_index=True)
     return found, np.concatenate(gains)[first]
-
-
-def _spread(values: Floats) -> Rows:
-    """Return the indices of points of the front, of many those at equal distances along it."""
-    front = nondominated(values)
-    if len(front) <= _WIDTH:
-        return front
-    return front[np.linspace(0, len(front) - 1, _WIDTH).round().astype(np.int64)]
