@@ -34,8 +34,8 @@ __all__ = [
 #: By the name of a divisible device, how many cores each of its parts has, descending.
 Division = Mapping[str, tuple[int, ...]]
 
-_PART = re.compile(r"(?P<whole>.+)/(?P<cores>\d+(-\d+)?(,\d+(-\d+)?)*)")
-#: The most cores of a name: a slip such as 0-999999999 is no list.
+_PART = re.compile(r"(?P<whole>.+)/(?P<cores>\d{1,6}(-\d{1,6})?(,\d{1,6}(-\d{1,6})?)*)")
+#: No core has a higher id: a slip such as 0-999999999 is not to fill the memory.
 _MOST_CORES = 1 << 14
 
 
@@ -56,10 +56,11 @@ def part_kind(cores: int) -> str:
 
 def part_name(whole: str, cores: Sequence[int], own: Sequence[int]) -> str:
     """Return the name of the part of a device (with `cores`) that has its `own` ones of them."""
-    if len(own) == len(cores):
+    ids = sorted(set(own))
+    if len(ids) == len(cores):
         return whole
-    runs: list[list[int]] = [[own[0], own[0]]]
-    for before, core in pairwise(own):
+    runs = [[ids[0], ids[0]]]
+    for before, core in pairwise(ids):
         if core == before + 1:
             runs[-1][1] = core
         else:
@@ -75,19 +76,12 @@ def whole_name(name: str) -> str:
 
 
 def part_cores(name: str) -> tuple[int, ...]:
-    """Return the ids of the cores in the name of a part; none if it is not one.
-
-    Raises:
-        ValueError: if a range of them ends before it starts, or there are too many.
-    """
+    """Return the ids of the cores in the name of a part; none if it is not one."""
     found = _PART.fullmatch(name)
     cores: list[int] = []
     for run in found["cores"].split(",") if found else ():
         first, _, last = run.partition("-")
-        start, stop = int(first), int(last or first) + 1
-        if not start < stop <= _MOST_CORES:
-            raise ValueError(f"{name}: {run} is no range of cores")
-        cores += range(start, stop)
+        cores += range(int(first), min(int(last or first) + 1, _MOST_CORES))
     return tuple(cores)
 
 
@@ -144,7 +138,9 @@ class Divisible:
         return replace(
             whole,
             devices=leave_memory_to_workers(tuple(parts), self.worker_bytes),
-            row_s={part.name: whole.row_s.get(name, 0.0) for part, name in parts.items()},
+            row_s={
+                part.name: whole.row_s[name] for part, name in parts.items() if name in whole.row_s
+            },
         )
 
     def _parts(self, device: Device, division: Division) -> Iterator[Device]:

@@ -13,10 +13,17 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["allowed_cores", "available_cores", "core_groups", "cpu_model", "memory_limit_bytes"]
+__all__ = [
+    "MOST_SINGLE",
+    "allowed_cores",
+    "available_cores",
+    "core_groups",
+    "cpu_model",
+    "memory_limit_bytes",
+]
 
 #: Up to so many cores each is a device; beyond, cores that share a cache are one.
-_MAX_SINGLE_CORES = 4
+MOST_SINGLE = 4
 
 
 def allowed_cores() -> list[int]:
@@ -34,13 +41,15 @@ def available_cores(*, root: Path = Path("/")) -> list[int]:
     return cores[: min([len(cores), *_cgroup_quotas(root)])]
 
 
-def core_groups(cores: list[int], *, root: Path = Path("/")) -> list[tuple[int, ...]]:
+def core_groups(
+    cores: list[int], *, most_single: int = MOST_SINGLE, root: Path = Path("/")
+) -> list[tuple[int, ...]]:
     """Divide cores into the groups that become devices.
 
-    Up to four cores are a group each; more are grouped by the L3 cache they share, and are one
-    group where the kernel does not tell.
+    Up to `most_single` cores are a group each; more are grouped by the L3 cache they share, and are
+    one group where the kernel does not tell.
     """
-    if len(cores) <= _MAX_SINGLE_CORES:
+    if len(cores) <= most_single:
         return [(core,) for core in cores]
     groups: dict[str, list[int]] = {}
     for core in cores:

@@ -13,16 +13,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from allocator.division import Divisible, Division
 from allocator.problem import NoPlaceError, Problem
 from allocator.search.counting import Counts, Master
 from allocator.search.exact import Clock
+from allocator.search.latency import OverloadError, search_latency, worth
 from allocator.search.search import Allocation, Solver, search
+from allocator.simulation import Figures, Host
 
-__all__ = ["Divided", "search_divided", "uniform_divisions"]
+__all__ = ["Divided", "search_divided", "search_divided_latency"]
 
 #: When bound and throughput count as equal: `exact` goes on until then, `auto` not as far.
 _PROVEN, _GOOD = 2e-4, 0.01
@@ -34,26 +37,21 @@ _BASELINE_SHARE, _SEARCH_SHARE, _MASTER_SHARE = 0.1, 0.4, 0.2
 
 @dataclass(frozen=True)
 class Divided:
-    """A division, the problem of placing the members on its parts, and the solution of that.
+    """The problem of placing the members on the parts of a division, and the solution of that.
 
-    The allocation's bound is for all divisions. Among its baselines are the rows/s with a worker
-    per device, `whole_devices`, and with the smallest workers, `smallest_parts`.
+    If devices were divided for throughput, the allocation's bound is for all divisions, and among
+    its baselines are the rows/s with a worker per device, `whole_devices`, and with the smallest
+    workers, `smallest_parts`. `figures` are of a simulation, if latency was the objective.
     """
 
-    division: Division
     problem: Problem
     allocation: Allocation
+    figures: Figures | None = None
 
     @property
     def workers(self) -> int:
         """How many workers serve the members."""
         return sum(any(row) for row in self.allocation.matrix.cells)
-
-
-def uniform_divisions(divisible: Divisible) -> Iterator[Division]:
-    """Yield the divisions into equal parts: those as big as may be first, the smallest last."""
-    for count in sorted({one for each in divisible.counts.values() for one in each}, reverse=True):
-        yield divisible.uniform(count)
 
 
 def search_divided(
@@ -73,14 +71,21 @@ def search_divided(
         NoPlaceError: if no division was found on which all members fit.
     """
     started, clock = time.monotonic(), Clock(time_limit_s)
-    searched = _Search(divisible, solver, clock, seed, tolerance)
-    uniform = [*uniform_divisions(divisible)]
+
+    def search_one(problem: Problem, limit_s: float) -> Allocation:
+        return search(problem, solver=solver, time_limit_s=limit_s, seed=seed, tolerance=tolerance)
+
+    if not divisible.counts:
+        problem = divisible.divided({})
+        return Divided(problem, search_one(problem, time_limit_s))
+    searched = _Search(divisible, search_one, clock)
+    uniform = _uniform_divisions(divisible)
     baselines = {
         "whole_devices": searched.judge(uniform[0], _BASELINE_SHARE),
         "smallest_parts": searched.judge(uniform[-1], _BASELINE_SHARE),
     }
     searched.run(_PROVEN if solver == "exact" else _GOOD)
-    best = searched.best()
+    best = searched.best(tolerance)
     allocation = replace(
         best.allocation,
         bound_rows_s=max(searched.bound, best.allocation.throughput_rows_s),
@@ -91,17 +96,73 @@ def search_divided(
     return replace(best, allocation=allocation)
 
 
+def search_divided_latency(
+    divisible: Divisible,
+    *,
+    rate_rows_s: float,
+    deadline_s: float | None = None,
+    host: Host | None = None,
+    time_limit_s: float = 10.0,
+    seed: int = 0,
+) -> Divided:
+    """Search for the division and the allocation with the best latency at an arrival rate.
+
+    Those into equal parts are searched as `search_latency` does, and the one with the highest
+    throughput.
+
+    Raises:
+        NoPlaceError: if no division was found on which all members fit.
+        OverloadError: if no allocation can keep up with that rate.
+    """
+    started, clock = time.monotonic(), Clock(time_limit_s)
+    problems = [divisible.divided(division) for division in _uniform_divisions(divisible)]
+    failure: NoPlaceError | OverloadError | None = None
+    if divisible.counts:
+        with clock.part_s(1 / (len(problems) + 2)) as limit_s, suppress(NoPlaceError):
+            fastest = search_divided(divisible, time_limit_s=limit_s, seed=seed).problem
+            problems += [fastest] if fastest not in problems else []
+    found: list[tuple[Divided, Figures]] = []
+    for index, problem in enumerate(problems):
+        try:
+            with clock.part_s(1 / (len(problems) - index)) as limit_s:
+                allocation, figures = search_latency(
+                    problem,
+                    rate_rows_s=rate_rows_s,
+                    deadline_s=deadline_s,
+                    host=host,
+                    time_limit_s=limit_s,
+                    seed=seed,
+                )
+        except (NoPlaceError, OverloadError) as error:
+            failure = failure or error
+            continue
+        found.append((Divided(problem, allocation, figures), figures))
+    if not found:
+        assert failure is not None, "there is a division into equal parts"
+        raise failure
+    best, _ = max(found, key=lambda one: worth(one[1], deadline_s))
+    elapsed_s = time.monotonic() - started
+    return replace(best, allocation=replace(best.allocation, elapsed_s=elapsed_s))
+
+
+def _uniform_divisions(divisible: Divisible) -> list[Division]:
+    """The divisions into equal parts: those as big as may be first, the smallest last."""
+    counts = {count for each in divisible.counts.values() for count in each}
+    return [divisible.uniform(count) for count in sorted(counts, reverse=True)] or [{}]
+
+
 class _Search:
     """The divisions that were searched, and what is known of the others."""
 
     def __init__(
-        self, divisible: Divisible, solver: Solver, clock: Clock, seed: int, tolerance: float
+        self,
+        divisible: Divisible,
+        search_one: Callable[[Problem, float], Allocation],
+        clock: Clock,
     ) -> None:
         self._divisible = divisible
-        self._solver: Solver = solver
+        self._search_one = search_one
         self._clock = clock
-        self._seed = seed
-        self._tolerance = tolerance
         self._master = Master(divisible)
         self._found: dict[Counts, Divided] = {}
         self._refusal: NoPlaceError | None = None
@@ -120,17 +181,11 @@ class _Search:
             problem = self._divisible.divided(division)
             try:
                 with self._clock.part_s(share) as limit_s:
-                    allocation = search(
-                        problem,
-                        solver=self._solver,
-                        time_limit_s=limit_s,
-                        seed=self._seed,
-                        tolerance=self._tolerance,
-                    )
+                    allocation = self._search_one(problem, limit_s)
             except NoPlaceError as error:
                 self._refusal = self._refusal or error
                 return None
-            self._found[counts] = Divided(division, problem, allocation)
+            self._found[counts] = Divided(problem, allocation)
             self._forbid(division, allocation.bound_rows_s or math.inf)
         return self._found[counts].allocation.throughput_rows_s
 
@@ -157,7 +212,7 @@ class _Search:
         found = self._found.values()
         return max((one.allocation.throughput_rows_s for one in found), default=0.0)
 
-    def best(self) -> Divided:
+    def best(self, tolerance: float) -> Divided:
         """Return the division with the fewest workers of those that are about the fastest.
 
         Raises:
@@ -166,6 +221,6 @@ class _Search:
         if not self._found:
             assert self._refusal is not None, "the divisions into equal parts were searched"
             raise self._refusal
-        least = self._fastest * min(_ALMOST, 1 - self._tolerance)
+        least = self._fastest * min(_ALMOST, 1 - tolerance)
         good = [one for one in self._found.values() if one.allocation.throughput_rows_s >= least]
         return min(good, key=lambda one: (one.workers, -one.allocation.throughput_rows_s))

@@ -18,7 +18,7 @@ from allocator.search.throughput import solve_throughput
 from allocator.search.variants import fill_spare_memory
 from allocator.simulation import Figures, Host, Poisson, Scenario, simulate
 
-__all__ = ["OverloadError", "SimulatedScorer", "search_latency"]
+__all__ = ["OverloadError", "SimulatedScorer", "search_latency", "worth"]
 
 #: Requests of one simulation: enough for a 99th percentile that distinguishes matrices.
 _REQUESTS = 2000
@@ -75,14 +75,7 @@ class SimulatedScorer:
         if throughput < self._arrivals.rate * self._arrivals.rows:
             # The queue would only grow: no need to watch it. The faster the better.
             return _HOPELESS + throughput
-        figures = self.simulate(cells)
-        if figures.latency is None:
-            return _HOPELESS
-        p99_s = figures.latency.p99_s
-        if self._deadline_s is None:
-            return -p99_s
-        late = figures.late_share + figures.unanswered / max(figures.answered, 1)
-        return -late - _LITTLE * p99_s
+        return worth(self.simulate(cells), self._deadline_s)
 
     def simulate(self, cells: Cells) -> Figures:
         """Simulate some cells."""
@@ -99,6 +92,17 @@ class SimulatedScorer:
                 deadline_s=self._deadline_s,
             )
         )
+
+
+def worth(figures: Figures, deadline_s: float | None) -> float:
+    """Score what a simulation has shown: few late answers, then a low p99, are worth the most."""
+    if figures.latency is None:
+        return _HOPELESS
+    p99_s = figures.latency.p99_s
+    if deadline_s is None:
+        return -p99_s
+    late = figures.late_share + figures.unanswered / max(figures.answered, 1)
+    return -late - _LITTLE * p99_s
 
 
 def search_latency(

@@ -16,7 +16,8 @@ from server.calibration.cascade_thresholds import StageAnswers
 from server.calibration.metrics import Array, ClassIndices, Floats
 from server.config import Config, EnsembleConfig, default_names
 from server.deployment.devices import find_devices
-from server.deployment.placement import place, read_allocation
+from server.deployment.division import profiled_devices
+from server.deployment.placement import place, read_allocation, read_matrix
 from server.errors import ConfigError, did_you_mean
 from server.inference.spec import PredictiveKind
 from server.members.agreement import agreement_problems
@@ -248,7 +249,9 @@ def _allocation(
     """Where the members run while they predict; nothing is profiled for it."""
     devices = find_devices(config)
     if config.allocation != "auto":
-        found = profile_members(config, members, devices, budget_s=0.0)
+        named = read_matrix(config.allocation).devices
+        profiled = profiled_devices(config, devices, named)
+        found = profile_members(config, members, profiled, budget_s=0.0)
         return read_allocation(config, devices, found), None
     with progress_on_stderr() as on_progress:
         placement = place(

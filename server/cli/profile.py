@@ -15,6 +15,7 @@ from rich.table import Table
 from server.cli.application import check_output, make_table, stdout_console, write_output
 from server.config import Config
 from server.deployment.devices import find_devices
+from server.deployment.division import profiled_devices
 from server.members.files import local_files
 from server.members.inspect import inspect_members
 from server.profiling import Measurements, profile_members
@@ -35,7 +36,8 @@ def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) 
     """
     check_output("--output", output)
     config = local_files(config)
-    members, devices = inspect_members(config), find_devices(config)
+    members = inspect_members(config)
+    devices = profiled_devices(config, find_devices(config))
     with progress_on_stderr() as on_progress:
         found = profile_members(config, members, devices, fresh=fresh, on_progress=on_progress)
     document = _document(found)

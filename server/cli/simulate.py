@@ -36,6 +36,7 @@ from server.cli.application import file_errors, make_table, stdout_console
 from server.config import Config
 from server.deployment.costs import plan_problem
 from server.deployment.devices import find_devices
+from server.deployment.division import divided_devices, division_problems
 from server.deployment.placement import place, read_matrix, row_bytes
 from server.errors import ConfigError
 from server.members.files import local_files
@@ -90,7 +91,7 @@ def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) 
         StartError: if a member can't run on any device.
     """
     config = local_files(config)
-    members, devices = inspect_members(config), find_devices(config)
+    members, devices = inspect_members(config), tuple(find_devices(config))
     path = allocation or (None if config.allocation == "auto" else config.allocation)
     with progress_on_stderr() as report:
         if path is None:
@@ -98,6 +99,9 @@ def scenario_from_config(config: Config, allocation: Path | None, *, seed: int) 
             planned, matrix = placed.planned, placed.allocation.matrix
         else:
             matrix = read_matrix(path)
+            if problems := list(division_problems(devices, matrix.devices)):
+                raise ConfigError(f"{path}: {problem}" for problem in problems)
+            devices = divided_devices(devices, matrix.devices)
             found = profile_members(config, members, devices, on_progress=report)
             largest = {one.member: one.batch for one in found.profiles}  # ascending: the last
             planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))

@@ -16,6 +16,7 @@ from pydantic import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
+    PositiveInt,
     field_validator,
     model_validator,
 )
@@ -106,6 +107,11 @@ class PlacementConfig(Section):
     """Batch sizes that are profiled and may be chosen; a member's `batch_size` overrides them."""
     profile_s: NonNegativeFloat = 30.0
     """Seconds that `serve` may spend on profiling members without a cached profile; 0 is none."""
+    threads: Literal["device", "auto"] | Distinct[PositiveInt] = "device"
+    """How many cores an instance on a CPU has. `device`: all of its device. Otherwise the search
+    may divide each CPU device into workers of so many cores: of 1, 2, 4, ... or all of them
+    (`auto`), or of those in a list such as `[1, 4]`; and `devices: auto` has one device of up to
+    four cores instead of one for each. Every number is profiled."""
     time_limit_s: PositiveFloat = 10.0
     """Seconds that the search for an allocation may take."""
     spare_memory: Literal["fill", "leave"] = "fill"

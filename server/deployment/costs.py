@@ -7,10 +7,10 @@ out. Differences between batch sizes that are no larger than noise are removed.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from allocator.division import leave_memory_to_workers
 from allocator.host import available_cores
 from allocator.problem import Device, Problem, readable_bytes
 from allocator.profiles import Profiles
@@ -24,6 +24,7 @@ __all__ = [
     "HOST_ROW_S",
     "JOB_S",
     "PlannedProblem",
+    "placed_devices",
     "plan_problem",
     "prefer_small_batches",
 ]
@@ -50,12 +51,14 @@ _WORKER_BYTES = 100 << 20
 class PlannedProblem:
     """A problem, and its corrections to the plain performance model, a line each.
 
-    `host` has the costs of serving apart from predictions, for a simulation.
+    `host` has the costs of serving apart from predictions, for a simulation; `worker_bytes`, by
+    kind of device, what a worker takes by itself, which the problem leaves to it.
     """
 
     problem: Problem
     corrections: tuple[str, ...]
     host: Host
+    worker_bytes: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan_problem(
@@ -71,7 +74,12 @@ def plan_problem(
     of a request, are for a simulation.
     """
     unknown = dict.fromkeys((kind for _, kind in found.estimated), _WORKER_BYTES)
-    planned, notes = _leave_memory_to_workers(devices, unknown | dict(found.worker_bytes))
+    worker_bytes = unknown | dict(found.worker_bytes)
+    planned = leave_memory_to_workers(placed_devices(devices), worker_bytes)
+    notes = [
+        f"a worker on {kind} takes {readable_bytes(taken)} by itself"
+        for kind, taken in worker_bytes.items()
+    ]
     profiles = []
     for one in found.profiles:
         target = one.member, one.device_kind
@@ -88,12 +96,19 @@ def plan_problem(
         notes.append(f"front-end and combiner take {took} of the CPU per request of one row")
     for member, kind in found.estimated:
         notes.append(f"{member} on {kind} is estimated from its size, not measured")
-    problem = Problem(found.profiles.members, tuple(planned), Profiles(profiles), row_s)
+    problem = Problem(found.profiles.members, planned, Profiles(profiles), row_s)
     # On cores of their own, front-end and combiner cost the workers nothing.
     host = Host()
     if row_s:
         host = replace(HOST, cores=len(available_cores()), row_bytes=row_bytes)
-    return PlannedProblem(problem, tuple(notes), host)
+    return PlannedProblem(problem, tuple(notes), host, worker_bytes)
+
+
+def placed_devices(devices: Sequence[DeviceSpec]) -> tuple[Device, ...]:
+    """Return the devices as a problem has them, with the memory for workers, too."""
+    return tuple(
+        Device(one.name, one.kind, one.memory_bytes, one.cores, one.pool) for one in devices
+    )
 
 
 def prefer_small_batches(planned: PlannedProblem, found: Measurements) -> PlannedProblem:
@@ -117,26 +132,6 @@ def prefer_small_batches(planned: PlannedProblem, found: Measurements) -> Planne
         profiles += [one for size, one in options.items() if size <= preferred]
     searched = replace(problem, profiles=Profiles(profiles))
     return replace(planned, problem=searched, corrections=tuple(notes))
-
-
-def _leave_memory_to_workers(
-    devices: Sequence[DeviceSpec], worker_bytes: Mapping[str, int]
-) -> tuple[list[Device], list[str]]:
-    """Subtract the memory of workers without members; a pool pays for each of its devices."""
-    pools: Counter[str] = Counter()
-    for device in devices:
-        if device.pool:
-            pools[device.pool] += worker_bytes.get(device.kind, 0)
-    planned = []
-    for device in devices:
-        own = pools[device.pool] if device.pool else worker_bytes.get(device.kind, 0)
-        left = max(device.memory_bytes - own, 0)
-        planned.append(Device(device.name, device.kind, left, device.cores, device.pool))
-    notes = [
-        f"a worker on {kind} takes {readable_bytes(taken)} by itself"
-        for kind, taken in worker_bytes.items()
-    ]
-    return planned, notes
 
 
 def _host_row_s(devices: Sequence[DeviceSpec]) -> dict[str, float]:

@@ -13,7 +13,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from allocator.host import allowed_cores, available_cores, core_groups, memory_limit_bytes
+from allocator.division import part_kind
+from allocator.host import (
+    MOST_SINGLE,
+    allowed_cores,
+    available_cores,
+    core_groups,
+    memory_limit_bytes,
+)
 from server.config import Config, DeviceConfig
 from server.errors import ConfigError
 from workers.runtime.spec import DeviceSpec
@@ -49,7 +56,8 @@ def find_devices(config: Config) -> list[DeviceSpec]:
     """
     reserve = arena_budget_bytes(config) + _PROCESSES_BYTES
     if config.devices == "auto":
-        return discover(reserve_bytes=reserve)
+        is_divided = config.placement.threads != "device"
+        return discover(reserve_bytes=reserve, is_divided=is_divided)
     return select(config.devices, reserve_bytes=reserve)
 
 
@@ -152,9 +160,12 @@ def _devices(nvml: Any, gpu: Any) -> list[Any]:
     return slices
 
 
-def discover(*, reserve_bytes: int) -> list[DeviceSpec]:
-    """Return every GPU, then the CPU's cores in groups, which share the RAM but for a reserve."""
-    groups = enumerate(core_groups(available_cores()))
+def discover(*, reserve_bytes: int, is_divided: bool = False) -> list[DeviceSpec]:
+    """Return every GPU, then the CPU's cores in groups, which share the RAM but for a reserve.
+
+    If a search divides them (`is_divided`), few cores are one group, too.
+    """
+    groups = enumerate(core_groups(available_cores(), most_single=0 if is_divided else MOST_SINGLE))
     wanted = [
         *(DeviceConfig(name=gpu.name) for gpu in find_gpus()),
         *(DeviceConfig(name=f"cpu:{number}", cores=cores) for number, cores in groups),
@@ -192,7 +203,7 @@ def _cpu_device(one: DeviceConfig, ram_bytes: int) -> DeviceSpec:
         raise ConfigError(f"devices: {one.name}: this process may not run on core {absent[0]}")
     return DeviceSpec(
         one.name,
-        f"cpu-{len(cores)}",
+        part_kind(len(cores)),
         ram_bytes if one.memory_bytes is None else one.memory_bytes,
         cores,
         pool=_RAM if one.memory_bytes is None else "",

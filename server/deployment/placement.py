@@ -12,15 +12,28 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from allocator.division import Divisible
 from allocator.matrix import AllocationMatrix
 from allocator.problem import NoPlaceError, Problem, readable_bytes
-from allocator.search.latency import OverloadError, search_latency
-from allocator.search.search import Allocation, Solver, search
+from allocator.search.division import search_divided, search_divided_latency
+from allocator.search.latency import OverloadError
+from allocator.search.search import Allocation, Solver
 from allocator.search.variants import fill_spare_memory
 from allocator.simulation import Figures
 from server.config import Config
-from server.deployment.costs import PlannedProblem, plan_problem, prefer_small_batches
+from server.deployment.costs import (
+    PlannedProblem,
+    placed_devices,
+    plan_problem,
+    prefer_small_batches,
+)
 from server.deployment.devices import arena_budget_bytes
+from server.deployment.division import (
+    divided_devices,
+    division_problems,
+    part_counts,
+    profiled_devices,
+)
 from server.deployment.experience import read_experience, with_experience
 from server.deployment.memory import instance_bytes, memory_domains
 from server.errors import ConfigError
@@ -46,11 +59,13 @@ __all__ = [
 class PlacementResult:
     """Where the members go, and why; `planned` is the problem that the allocation solves.
 
-    `figures` are of a simulation of it, if latency was the objective.
+    `devices` are its devices, which may be parts of those there were; `figures` are of a simulation
+    of it, if latency was the objective.
     """
 
     allocation: Allocation
     planned: PlannedProblem
+    devices: tuple[DeviceSpec, ...]
     found: Measurements
     figures: Figures | None = None
 
@@ -69,27 +84,34 @@ def place(
 ) -> PlacementResult:
     """Profile the members, and search for the allocation with which they run best.
 
-    Profiling takes `profile_s` at most, if that is not None, and the search `time_limit_s`, or what
-    the configuration says. Nothing is profiled if it is known what the members cost: `found`.
+    CPU devices are divided among workers if the configuration leaves that to the search. Profiling
+    takes `profile_s` at most, if that is not None, and the search `time_limit_s`, or what the
+    configuration says. Nothing is profiled if it is known what the members cost: `found`.
 
     Raises:
         ConfigError: if members disagree, or the devices have too little memory for them.
         StartError: if a member can't run on any device.
     """
     largest = _largest_batches(config, members)
+    profiled = profiled_devices(config, devices)
     if found is None:
         found = profile_members(
-            config, members, devices, budget_s=profile_s, on_progress=on_progress
+            config, members, profiled, budget_s=profile_s, on_progress=on_progress
         )
-    planned = _planned_problem(config, members, devices, found, largest)
-    problem, section = planned.problem, config.placement
+    possible = {device.name: device for device in (*devices, *profiled)}
+    planned = _planned_problem(config, members, [*possible.values()], found, largest)
+    section = config.placement
+    divisible = Divisible(
+        replace(planned.problem, devices=placed_devices(devices)),
+        part_counts(config, devices),
+        planned.worker_bytes,
+    )
     limit_s = time_limit_s or section.time_limit_s
-    figures = None
     try:
         if section.objective == "latency":
             assert section.arrival_rows_s is not None, "the configuration was validated"
-            allocation, figures = search_latency(
-                problem,
+            best = search_divided_latency(
+                divisible,
                 rate_rows_s=section.arrival_rows_s,
                 deadline_s=None if section.deadline_ms is None else section.deadline_ms / 1e3,
                 host=planned.host,
@@ -97,19 +119,23 @@ def place(
                 seed=seed,
             )
         else:
-            allocation = search(
-                problem,
+            best = search_divided(
+                divisible,
                 solver=solver,
                 time_limit_s=limit_s,
                 seed=seed,
                 tolerance=search_tolerance(found),
             )
-            if section.spare_memory == "fill":
-                cells = fill_spare_memory(problem, problem.cells_of(allocation.matrix))
-                allocation = replace(allocation, matrix=problem.matrix(cells))
     except (NoPlaceError, OverloadError) as error:
         raise ConfigError(str(error)) from None
-    return PlacementResult(allocation, planned, found, figures)
+    problem, allocation = best.problem, best.allocation
+    if section.objective == "throughput" and section.spare_memory == "fill":
+        cells = fill_spare_memory(problem, problem.cells_of(allocation.matrix))
+        allocation = replace(allocation, matrix=problem.matrix(cells))
+    parts = divided_devices(devices, allocation.matrix.devices)
+    used = found.of_kinds({part.kind for part in parts})
+    planned = replace(_planned_problem(config, members, parts, used, largest), problem=problem)
+    return PlacementResult(allocation, planned, parts, found, best.figures)
 
 
 def search_tolerance(found: Measurements) -> float:
@@ -208,16 +234,16 @@ def matrix_problems(
     *,
     with_estimates: bool = False,
 ) -> Iterator[str]:
-    """Yield why members can't be served by a matrix, a line each.
+    """Yield why members can't be served by a matrix on devices, or on parts of them, a line each.
 
     Its instances take more memory than there is only if measurements say so, or estimates, too.
     """
-    names = [device.name for device in devices]
     differences = [
         *_differences("member", matrix.members, config.members),
-        *_differences("device", matrix.devices, names, subset=True),
+        *division_problems(devices, matrix.devices),
     ]
-    yield from differences or _overfull(matrix, devices, found, with_estimates=with_estimates)
+    parts = devices if differences else divided_devices(devices, matrix.devices)
+    yield from differences or _overfull(matrix, parts, found, with_estimates=with_estimates)
 
 
 def _overfull(
@@ -242,10 +268,8 @@ def _overfull(
             yield f"{where}: its instances take {needs}, there is {has} for them"
 
 
-def _differences(
-    what: str, named: Sequence[str], existing: Collection[str], *, subset: bool = False
-) -> list[str]:
-    problems = [f"{what} {name!r} is not there" for name in named if name not in existing]
-    if not subset:
-        problems += [f"{what} {name!r} has no column" for name in existing if name not in named]
-    return problems
+def _differences(what: str, named: Sequence[str], existing: Collection[str]) -> list[str]:
+    return [
+        *(f"{what} {name!r} is not there" for name in named if name not in existing),
+        *(f"{what} {name!r} has no column" for name in existing if name not in named),
+    ]

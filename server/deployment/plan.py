@@ -15,12 +15,14 @@ from types import MappingProxyType
 from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.deployment.devices import arena_budget_bytes, find_devices
+from server.deployment.division import divided_devices, profiled_devices
 from server.deployment.links import Links
 from server.deployment.placement import (
     PlacementResult,
     matrix_problems,
     place,
     read_allocation,
+    read_matrix,
 )
 from server.deployment.report import summary
 from server.deployment.rollouts import rollout_specs
@@ -74,7 +76,8 @@ class DeploymentPlan:
 
     Attributes:
         devices: those that members run on.
-        all_devices: those that they may run on.
+        all_devices: those that they may run on, with parts in place of those that are divided.
+        undivided: the devices of the host, or of the configuration.
         found: what the members cost.
         placement: None if the matrix was not searched for.
         tracing: where spans are exported to, if requests are traced.
@@ -83,6 +86,7 @@ class DeploymentPlan:
     models: Models
     devices: tuple[DeviceSpec, ...]
     all_devices: tuple[DeviceSpec, ...]
+    undivided: tuple[DeviceSpec, ...]
     matrix: AllocationMatrix
     composition: Composition
     found: Measurements
@@ -155,11 +159,13 @@ def make_plan(
     config, members = models.config, models.members
     devices = tuple(find_devices(config))
     if config.allocation != "auto" or preferred is not None:
-        found = profile_members(config, members, devices, budget_s=0.0)
-        matrix = preferred
+        matrix = preferred if config.allocation == "auto" else read_matrix(config.allocation)
+        assert matrix is not None, "one of the two is there"
+        profiled = profiled_devices(config, devices, matrix.devices)
+        found = profile_members(config, members, profiled, budget_s=0.0)
         if config.allocation != "auto":
             matrix = read_allocation(config, devices, found)
-        if matrix is not None and not any(matrix_problems(matrix, config, devices, found)):
+        if not any(matrix_problems(matrix, config, devices, found)):
             return planned(models, devices, matrix, found, placement=None, tracing=tracing)
     with progress_on_stderr(log) as on_progress:
         placement = place(config, members, devices, profile_s=profile_s, on_progress=on_progress)
@@ -209,7 +215,9 @@ def planned(
     first_arena: int = 0,
     first_instance: int = 0,
 ) -> DeploymentPlan:
-    """Return the plan to serve models by a matrix; arenas and instances are numbered from there on.
+    """Return the plan to serve models by a matrix over devices, or parts of them.
+
+    Arenas and instances are numbered from there on.
 
     Raises:
         ConfigError: if members disagree, or the arenas don't fit their budget.
@@ -229,9 +237,17 @@ def planned(
             if device.kind == kind
         },
     )
-    used = tuple(device for device in devices if device.name in composition.instances)
+    parts = divided_devices(devices, matrix.devices)
     return DeploymentPlan(
-        models, used, tuple(devices), matrix, composition, found, placement, tracing
+        models=models,
+        devices=tuple(part for part in parts if part.name in composition.instances),
+        all_devices=parts,
+        undivided=tuple(devices),
+        matrix=matrix,
+        composition=composition,
+        found=found,
+        placement=placement,
+        tracing=tracing,
     )
 
 

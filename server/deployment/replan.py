@@ -6,15 +6,16 @@ Runs in the supervisor. The configuration as it is now and the plan that is serv
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import msgspec
 
 from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.deployment.devices import find_devices
+from server.deployment.division import profiled_devices
 from server.deployment.links import Links
-from server.deployment.placement import matrix_problems, place, read_allocation
+from server.deployment.placement import matrix_problems, place, read_allocation, read_matrix
 from server.deployment.plan import NO_LINKS, DeploymentPlan, Models, find_models, planned
 from server.errors import ConfigError
 from server.members.inspect import InspectedMember
@@ -70,12 +71,14 @@ def replan(
     }
     models = find_models(config, probes, formers=formers, links=links)
     devices = _devices(models.config, current)
-    found = _costs(models, devices, current)
+    allocation = models.config.allocation
+    named = matrix or (current.matrix if allocation == "auto" else read_matrix(allocation))
+    found = _costs(models, profiled_devices(models.config, devices, named.devices), current)
     placement = None
     if matrix is not None:
         if problems := list(matrix_problems(matrix, models.config, devices, found)):
             raise ConfigError(f"matrix: {problem}" for problem in problems)
-    elif models.config.allocation != "auto":
+    elif allocation != "auto":
         matrix = read_allocation(models.config, devices, found)
     elif _keeps_matrix(models, devices, found, current):
         matrix = current.matrix
@@ -96,10 +99,13 @@ def replan(
 
 
 def _devices(config: Config, current: DeploymentPlan) -> tuple[DeviceSpec, ...]:
-    """The devices; what a GPU had free before this server used it, it has for the server."""
-    if config.devices == current.config.devices:
-        return current.all_devices
-    before = {device.name: device for device in current.all_devices}
+    """The undivided devices; what a GPU had free before this server did, it has for the server."""
+    is_divided, was_divided = (
+        one.placement.threads != "device" for one in (config, current.config)
+    )
+    if (config.devices, is_divided) == (current.config.devices, was_divided):
+        return current.undivided
+    before = {device.name: device for device in current.undivided}
     explicit = {
         one.name: (one.memory_bytes, one.memory_fraction) != (None, None)
         for one in (() if config.devices == "auto" else config.devices)
@@ -122,7 +128,7 @@ def _keeps_matrix(
 ) -> bool:
     """Whether the members can be served where they are served now, as well as before."""
     config, before = models.config, current.config
-    if (config.placement, devices) != (before.placement, current.all_devices):
+    if (config.placement, devices) != (before.placement, current.undivided):
         return False
     members = {member.name: member for member in models.members}
     formers = {member.name: member for member in current.models.members}
@@ -151,9 +157,7 @@ def _is_alike(member: InspectedMember, former: InspectedMember) -> bool:
     )
 
 
-def _costs(
-    models: Models, devices: tuple[DeviceSpec, ...], current: DeploymentPlan
-) -> Measurements:
+def _costs(models: Models, devices: Sequence[DeviceSpec], current: DeploymentPlan) -> Measurements:
     """What members cost: as measured once, or else what their predecessors cost, or estimated."""
     found = profile_members(models.config, models.members, devices, budget_s=0.0)
     formers = {form.name: form for member in current.models.members for form in member.forms}

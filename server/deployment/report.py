@@ -33,6 +33,8 @@ _BASELINES = {
     "worst_fit": "worst-fit",
     "batch_only": "batch sizes tuned",
     "greedy": "bounded greedy",
+    "whole_devices": "one worker per device",
+    "smallest_parts": "the smallest workers",
 }
 
 
@@ -164,8 +166,8 @@ def _some(names: Sequence[str], there: int, what: str) -> str:
 
 
 def _baselines(allocation: Allocation) -> Iterator[str]:
-    for key, name in _BASELINES.items():
-        rate = allocation.baselines[key]
+    for key, rate in allocation.baselines.items():
+        name = _BASELINES[key]
         if rate is None:
             yield f"compared: {name} finds no place"
         else:

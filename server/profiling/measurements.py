@@ -92,6 +92,18 @@ class Measurements:
             estimated=tuple(key for key in self.estimated if key not in kept),
         )
 
+    def of_kinds(self, kinds: Collection[str]) -> Measurements:
+        """Return what is known of some kinds of devices alone."""
+        return replace(
+            self,
+            profiles=Profiles(one for one in self.profiles if one.device_kind in kinds),
+            worker_bytes={kind: size for kind, size in self.worker_bytes.items() if kind in kinds},
+            colocation={key: one for key, one in self.colocation.items() if key[1] in kinds},
+            noise={key: one for key, one in self.noise.items() if key[1] in kinds},
+            missing=tuple(one for one in self.missing if one[1] in kinds),
+            estimated=tuple(key for key in self.estimated if key[1] in kinds),
+        )
+
     def slowdowns(self) -> Iterator[tuple[str, str, float]]:
         """Yield member, kind and factor where co-location costs more than noise."""
         for (member, kind), factor in self.colocation.items():
