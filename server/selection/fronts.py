@@ -64,18 +64,16 @@ def hypervolume(values: Floats, reference: Floats) -> float:
     )
 
 
-def knee(gains: Floats, costs: Floats, tolerance: float) -> int:
+def knee(gains: Floats, costs: Floats) -> int:
     """Return the index of the point that gives most for what it costs.
 
-    Of the points that are at most `tolerance` worse than the best one, it is that which is farthest
-    above the chord from the best one to the cheapest one, both axes scaled to the chord's ends.
-    Gains and costs are the better the higher they are, [points].
+    It is the one that is farthest above the chord from the best one to the cheapest one, both axes
+    scaled to the chord's ends. Gains and costs are the better the higher they are, [points].
     """
-    close = np.flatnonzero(gains >= gains.max() - tolerance)
-    best = close[np.lexsort((-costs[close], -gains[close]))[0]]
-    cheapest = close[np.lexsort((-gains[close], -costs[close]))[0]]
+    best = np.lexsort((-costs, -gains))[0]
+    cheapest = np.lexsort((-gains, -costs))[0]
     spans = gains[best] - gains[cheapest], costs[cheapest] - costs[best]
     if min(spans) <= 0:
         return int(cheapest)
-    height = (gains[close] - gains[cheapest]) / spans[0] + (costs[close] - costs[best]) / spans[1]
-    return int(close[height.argmax()])
+    height = (gains - gains[cheapest]) / spans[0] + (costs - costs[best]) / spans[1]
+    return int(height.argmax())

@@ -46,7 +46,7 @@ class LabelledRows:
 
     def losses(self, answers: Floats) -> Floats:
         """Qualities of several answers to the rows, the better the lower."""
-        return -self.measure.sign * self.measure.of_many(answers, self.y)
+        return -self.measure.gains(answers, self.y)
 
     def gains(self, weights: Floats | Sets) -> Floats:
         """Qualities of weighted means, the better the higher: weights [candidates, members]."""
@@ -64,8 +64,8 @@ class LabelledRows:
 
     def _gains(self, answers: Iterator[Floats]) -> Floats:
         shape = self.predictions.shape[1:]
-        found = [self.measure.of_many(one.reshape(-1, *shape), self.y) for one in answers]
-        return self.measure.sign * np.concatenate(found)
+        found = [self.measure.gains(one.reshape(-1, *shape), self.y) for one in answers]
+        return np.concatenate(found)
 
     def _chunks(self, candidates: int) -> Iterator[slice]:
         step = max(1, _MOST_NUMBERS // self.predictions[0].size)

@@ -15,14 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from server.calibration.metrics import Floats
 from server.errors import ConfigError
 from server.selection.bounds import CostBounds
 from server.selection.costs import Coster, cost_values, gains_of, violations
 from server.selection.fronts import is_dominated, nondominated
+from server.selection.guard import Rated
 from server.selection.options import SelectOptions
-from server.selection.points import Candidate, Cost
+from server.selection.points import Cost
 
-__all__ = ["Placed", "Placer", "Rated"]
+__all__ = ["Placed", "Placer"]
 
 _UNITS = {
     "rows_per_s": "{:.4g} rows/s",
@@ -34,20 +36,10 @@ _UNITS = {
 
 
 @dataclass(frozen=True)
-class Rated:
-    """A candidate, its quality (as a gain) where it was searched, and a bound on its rows/s."""
-
-    candidate: Candidate
-    gain: float
-    bound_rows_per_s: float
-
-
-@dataclass(frozen=True)
 class Placed:
-    """A candidate, its quality (as a gain) where it was searched, and its cost."""
+    """A candidate with its rating where it was searched, and its cost."""
 
-    candidate: Candidate
-    gain: float
+    rated: Rated
     cost: Cost
 
 
@@ -67,10 +59,11 @@ class Placer:
     def front(
         self,
         rated: Sequence[Rated],
+        rates: Floats,
         keep_going: Callable[[], bool],
         on_progress: Callable[[int, int], None],
     ) -> list[Placed]:
-        """Return the front, by descending quality.
+        """Return the front, by descending quality. `rates` are rows/s at most, [rated].
 
         The candidates that look best by their bounds are placed first, evenly over the front, so
         that it has no hole when the time is up.
@@ -78,22 +71,22 @@ class Placer:
         Raises:
             ConfigError: if none can be placed, or none keeps the limits.
         """
-        values = np.array([[one.gain, one.bound_rows_per_s] for one in rated])
+        values = np.stack([[one.gain for one in rated], rates], axis=1)
         likely = nondominated(values)
         order = [*likely[_evenly(len(likely))], *np.lexsort((-values[:, 1], -values[:, 0]))]
         for done, index in enumerate(dict.fromkeys(map(int, order))):
             if self._placed and not keep_going():
                 break
             on_progress(done, len(rated))
-            if not self._is_hopeless(rated[index]):
+            if not self._is_hopeless(rated[index], float(rates[index])):
                 self._place(rated[index])
         if self._asks_latency:
             self._quicken(keep_going)
         if not self._placed:
-            raise ConfigError(self._refusal(rated))
+            raise ConfigError(self._refusal(rated[int(rates.argmax())]))
         return [self._placed[i] for i in nondominated(self._reached)]
 
-    def _is_hopeless(self, one: Rated) -> bool:
+    def _is_hopeless(self, one: Rated, rate: float) -> bool:
         """Whether a candidate breaks a limit, or is dominated, by what it costs at least."""
 
         def is_hopeless(bound: float) -> bool:
@@ -103,13 +96,11 @@ class Placer:
             gains = gains_of(least, self._costs)
             return is_dominated(np.array([one.gain, *gains]), self._reached)
 
-        return is_hopeless(one.bound_rows_per_s) or is_hopeless(
-            self._bounds.tight_rows_per_s(one.candidate)
-        )
+        return is_hopeless(rate) or is_hopeless(self._bounds.tight_rows_per_s(one.candidate))
 
     def _place(self, one: Rated) -> None:
         for cost in self._coster.costs(one.candidate):
-            self._add(Placed(one.candidate, one.gain, cost))
+            self._add(Placed(one, cost))
 
     def _add(self, one: Placed) -> None:
         values = cost_values(one.cost)
@@ -118,7 +109,7 @@ class Placer:
             return
         self._placed.append(one)
         gains = gains_of(values, self._costs)
-        self._reached = np.vstack([self._reached, [one.gain, *gains]])
+        self._reached = np.vstack([self._reached, [one.rated.gain, *gains]])
 
     def _quicken(self, keep_going: Callable[[], bool]) -> None:
         """Look for better latencies on the front, and nearest to it if there is none."""
@@ -126,27 +117,26 @@ class Placer:
         for one in front or self._nearest()[:1]:
             if not keep_going():
                 break
-            if (cost := self._coster.quicker(one.candidate)) is not None:
-                self._add(Placed(one.candidate, one.gain, cost))
+            if (cost := self._coster.quicker(one.rated.candidate)) is not None:
+                self._add(Placed(one.rated, cost))
 
     def _nearest(self) -> list[Placed]:
         """What was refused, nearest to the limits first; of equals the best."""
 
         def distance(one: Placed) -> tuple[float, float]:
-            return max(violations(cost_values(one.cost), self._limits).values()), -one.gain
+            return max(violations(cost_values(one.cost), self._limits).values()), -one.rated.gain
 
         return sorted(self._refused, key=distance)
 
-    def _refusal(self, rated: Sequence[Rated]) -> str:
+    def _refusal(self, fastest: Rated) -> str:
         if not self._refused:
-            fastest = max(rated, key=lambda one: (one.bound_rows_per_s, one.gain))
             self._place(fastest)
         if not (nearest := self._nearest()):
             return "no ensemble of the library has a place on the devices"
         values = cost_values(nearest[0].cost)
         broken = violations(values, self._limits)
         costs = ", ".join(_UNITS[name].format(values[name]) for name in broken)
-        members = " + ".join(nearest[0].candidate.members)
+        members = " + ".join(nearest[0].rated.candidate.members)
         return f"no ensemble keeps the limits: the nearest one is {members} with {costs}"
 
 

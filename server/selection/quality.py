@@ -23,6 +23,9 @@ from workers.runtime.importing import ImportFailed, import_function
 
 __all__ = ["MEASURES", "Measure", "find_measure"]
 
+#: By how many rows the worst tie score (2, of the Brier score) lowers a gain, halved.
+_TIE = 0.25
+
 #: Answers [..., rows, *shape] and y to what each row contributes, [..., rows].
 _RowScores = Callable[[Floats, Array], Floats]
 
@@ -31,7 +34,8 @@ _RowScores = Callable[[Floats, Array], Floats]
 class Measure:
     """A measure of quality.
 
-    It is the mean over rows of `row_scores`, or the root of that; or what `function` returns.
+    It is the mean over rows of `row_scores`, or the root of that; or what `function` returns. The
+    mean of `tie_scores`, the better the lower, decides between equals.
     `of_classes` is whether answers are probabilities of classes, None if they may be anything.
     """
 
@@ -40,6 +44,7 @@ class Measure:
     of_classes: bool | None = None
     row_scores: _RowScores | None = None
     is_root: bool = False
+    tie_scores: _RowScores | None = None
     function: Callable[[Floats, Array], float] | None = None
 
     def __call__(self, answers: Floats, y: Array) -> float:
@@ -55,6 +60,13 @@ class Measure:
         if self.row_scores is not None:
             return self._final(self.row_scores(answers, y).mean(axis=-1))
         return np.array([self._call(one, y) for one in answers])
+
+    def gains(self, answers: Floats, y: Array) -> Floats:
+        """Return the qualities of several answers, better the higher; equals differ by the ties."""
+        gains = self.sign * self.of_many(answers, y)
+        if self.tie_scores is not None:
+            gains = gains - _TIE / len(y) * self.tie_scores(answers, y).mean(axis=-1)
+        return gains
 
     def resampled(self, answers: Floats, y: Array, resamples: Rows) -> Floats:
         """Return the qualities over resampled rows.
@@ -112,7 +124,8 @@ def _squared_error(answers: Floats, y: Array) -> Floats:
 MEASURES = {
     one.name: one
     for one in (
-        Measure("accuracy", True, True, _accuracy),
+        # On few rows many ensembles are equally accurate; the Brier score tells them apart.
+        Measure("accuracy", True, True, _accuracy, tie_scores=_brier),
         Measure("log_loss", False, True, _log_loss),
         Measure("brier", False, True, _brier),
         Measure("rmse", False, False, _squared_error, is_root=True),

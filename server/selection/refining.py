@@ -1,8 +1,7 @@
 """Weights and cascades for sets of members, rated on rows that they were not fitted on.
 
 Runs in the process of the command line; pure. Labelled rows and promising sets flow in, candidates
-with their cross-fitted quality flow out: each half of the rows is answered by what the other half
-gave, so that a fit to noise is not taken for quality; the candidate itself is fitted to all rows.
+with their cross-fitted quality flow out.
 
 Weights are those with the least log loss, for classes, and those of Caruana et al.'s selection with
 replacement, by the measure itself. A cascade asks one promising set first, and adds the members of
@@ -12,8 +11,8 @@ ICLR 2022); its threshold is fitted by `server.calibration.cascade_thresholds`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -24,11 +23,12 @@ from server.calibration.metrics import Floats, Rows
 from server.calibration.weights import fit_weights, select_members
 from server.selection.baselines import equal, weighted
 from server.selection.fronts import nondominated, spread
+from server.selection.guard import CrossFit, Fit, Rated
 from server.selection.labelled import LabelledRows, Sets
 from server.selection.options import SelectOptions
 from server.selection.points import Candidate, StagedExit
 
-__all__ = ["Fitted", "refine"]
+__all__ = ["refine"]
 
 #: So many sets get weights, and so many make cascades: the latter goes by pairs.
 _MOST_WEIGHTED = 24
@@ -43,65 +43,31 @@ _FASTER = 1.3
 
 _ROUNDS = 50
 
-#: Returns None if nothing fits the rows.
-_Fit = Callable[[LabelledRows], Candidate | None]
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A candidate, and its quality as a gain where it was not fitted."""
-
-    candidate: Candidate
-    gain: float
-
-
-class _CrossFit:
-    """Fits candidates to rows, and rates each on the half that it was not fitted to."""
-
-    def __init__(self, rows: LabelledRows, seed: int) -> None:
-        order = np.random.default_rng(seed).permutation(len(rows.y))
-        self._rows = rows
-        self._halves = [np.sort(order[i::2]) for i in range(2)]
-        self._parts = [rows.part(half) for half in self._halves]
-
-    def __call__(self, fit: _Fit) -> Fitted | None:
-        """Return what a fit gives, None if it gives nothing."""
-        rows, parts = self._rows, self._parts
-        answers = np.empty(rows.predictions.shape[1:])
-        for i in range(2):
-            if (candidate := fit(parts[i])) is None:
-                return None
-            answers[self._halves[1 - i]] = parts[1 - i].answers(candidate)
-        if (candidate := fit(rows)) is None:
-            return None
-        return Fitted(candidate, -float(rows.losses(answers[np.newaxis])[0]))
-
 
 def refine(
-    rows: LabelledRows,
+    cross_fit: CrossFit,
     sets: Sets,
     *,
     gains: Floats,
     bounds: Floats,
     options: SelectOptions,
     clock: Clock,
-) -> list[Fitted]:
+) -> list[Rated]:
     """Return what weights and cascades make of sets, as far as the time allows.
 
     `gains` are the qualities of the sets with equal weights, `bounds` their rows/s at most, [sets].
     """
-    cross_fit = _CrossFit(rows, options.seed)
     front = nondominated(np.stack([gains, bounds], axis=1))
     found = []
-    for fit in _fits(sets[front], bounds[front], rows.of_classes, options):
+    for fit in _fits(sets[front], bounds[front], cross_fit.rows.of_classes, options):
         if clock.is_over():
             break
-        if (fitted := cross_fit(fit)) is not None:
-            found.append(fitted)
+        if (rated := cross_fit.rate(fit)) is not None:
+            found.append(rated)
     return found
 
 
-def _fits(front: Sets, bounds: Floats, of_classes: bool, options: SelectOptions) -> Iterator[_Fit]:
+def _fits(front: Sets, bounds: Floats, of_classes: bool, options: SelectOptions) -> Iterator[Fit]:
     """Yield what there is to fit, to sets of descending quality."""
     if options.weights:
         rounds = min(_ROUNDS, options.most_members)
@@ -137,7 +103,7 @@ def _weighted(rows: LabelledRows, used: Rows, own: Floats) -> Candidate:
     return weighted(rows, weights)
 
 
-def _cascades(sets: Sets, bounds: Floats, most: int) -> Iterator[_Fit]:
+def _cascades(sets: Sets, bounds: Floats, most: int) -> Iterator[Fit]:
     """Yield cascades of two stages: one of the sets, and what a better one has beside it."""
     for better in range(len(sets)):
         for first in range(better + 1, len(sets)):

@@ -27,12 +27,12 @@ from server.selection.checks import usable_members
 from server.selection.costs import Coster, cost_values, gains_of
 from server.selection.diversity import diversity
 from server.selection.fronts import knee, nondominated
-from server.selection.guard import judge, split
+from server.selection.guard import CrossFit, Rated, judge, near_best, split
 from server.selection.labelled import LabelledRows
 from server.selection.options import SelectOptions
-from server.selection.placing import Placed, Placer, Rated
+from server.selection.placing import Placed, Placer
 from server.selection.points import Candidate, Point, Selection
-from server.selection.refining import Fitted, refine
+from server.selection.refining import refine
 from server.selection.sets import find_sets
 
 __all__ = ["SelectOptions", "select"]
@@ -42,7 +42,6 @@ _MOST_MIXED = 32
 #: Shares of the time that is left: for sets, and for weights and cascades.
 _SETS_SHARE = 0.4
 _REFINING_SHARE = 0.3
-_TOLERANCE = 0.003
 
 
 def select(predictions: Floats, y: Array, problem: Problem, options: SelectOptions) -> Selection:
@@ -87,16 +86,20 @@ class _Selecting:
         self._judged = judged
         self._options = options
         self._clock = Clock(options.time_limit_s)
+        self._cross_fit = CrossFit(searched, options.seed)
         self._bounds = CostBounds(problem)
         self._coster = Coster(problem, options, self._clock)
 
     def run(self) -> Selection:
         """Search, judge and compare."""
-        options, rated = self._options, self._rate()
+        options = self._options
+        rated = self._rate()
+        rates = self._bounds.rows_per_s(self._demands([one.candidate for one in rated]))
         placer = Placer(self._coster, self._bounds, options)
-        found = placer.front(rated, self._keep_going, partial(options.on_progress, "placing"))
+        progress = partial(options.on_progress, "placing")
+        found = placer.front(rated, rates, self._keep_going, progress)
         best = self._knee(found)
-        top = len(found[best].candidate.members)
+        top = len(found[best].rated.candidate.members)
         others = baselines(self._searched, most=options.most_members, top=top)
         compared = {name: self._placed(one) for name, one in others.items()}
         options.on_progress("judging", 0, 1)
@@ -125,44 +128,53 @@ class _Selecting:
         options.on_progress("sets", 0, 1)
         with self._clock.part_s(_SETS_SHARE) as limit_s:
             sets, gains = find_sets(rows, bounds.rows_per_s, options, Clock(limit_s))
+        candidates = [equal(rows, one) for one in sets]
         found = [
-            Fitted(equal(rows, one), gain) for one, gain in zip(sets, gains.tolist(), strict=True)
+            Rated(one, gain, (one, one))
+            for one, gain in zip(candidates, gains.tolist(), strict=True)
         ]
         options.on_progress("weights and cascades", 0, 1)
         with self._clock.part_s(_REFINING_SHARE) as limit_s:
-            rates = bounds.rows_per_s(sets)
-            found += refine(
-                rows, sets, gains=gains, bounds=rates, options=options, clock=Clock(limit_s)
+            return found + refine(
+                self._cross_fit,
+                sets,
+                gains=gains,
+                bounds=bounds.rows_per_s(sets),
+                options=options,
+                clock=Clock(limit_s),
             )
-        demands = [[one.candidate.demand.get(name, 0.0) for name in rows.members] for one in found]
-        rates = bounds.rows_per_s(np.array(demands))
-        return [
-            Rated(one.candidate, one.gain, rate)
-            for one, rate in zip(found, rates.tolist(), strict=True)
-        ]
+
+    def _demands(self, candidates: Sequence[Candidate]) -> Floats:
+        members = self._searched.members
+        return np.array([[one.demand.get(name, 0.0) for name in members] for one in candidates])
 
     def _knee(self, found: Sequence[Placed]) -> int:
-        return knee(
-            np.array([one.gain for one in found]),
-            np.log([one.cost.rows_per_s for one in found]),
-            _TOLERANCE,
-        )
+        """Return the index of the knee: of those that are hardly worse than the best one."""
+        answers = [self._cross_fit.answers(one.rated.halves) for one in found]
+        near = near_best(self._searched, answers, self._options.seed)
+        close = np.flatnonzero(near).tolist()
+        gains = np.array([found[i].rated.gain for i in close])
+        costs = np.log([found[i].cost.rows_per_s for i in close])
+        return int(close[knee(gains, costs)])
 
     def _placed(self, candidate: Candidate) -> Placed | None:
         cost = self._coster.cost(candidate)
-        answers = self._searched.answers(candidate)
-        gain = -float(self._searched.losses(answers[np.newaxis])[0])
-        return None if cost is None else Placed(candidate, gain, cost)
+        rated = self._cross_fit.rated(candidate, (candidate, candidate))
+        return None if cost is None else Placed(rated, cost)
 
     def _points(self, found: Sequence[Placed]) -> list[Point]:
-        sign = self._options.measure.sign
-        candidates = [one.candidate for one in found]
+        candidates = [one.rated.candidate for one in found]
         qualities, intervals = judge(self._judged, candidates, self._options.seed)
         judged = zip(qualities.tolist(), intervals.tolist(), strict=True)
+        searched = [self._searched_quality(one.rated) for one in found]
         return [
-            Point(one.candidate, sign * one.gain, quality, (low, high), one.cost)
-            for one, (quality, (low, high)) in zip(found, judged, strict=True)
+            Point(one.rated.candidate, before, quality, (low, high), one.cost)
+            for one, before, (quality, (low, high)) in zip(found, searched, judged, strict=True)
         ]
+
+    def _searched_quality(self, rated: Rated) -> float:
+        answers = self._cross_fit.answers(rated.halves)
+        return self._options.measure(answers, self._searched.y)
 
     def _sort(self, points: Sequence[Point]) -> tuple[tuple[Point, ...], tuple[Point, ...]]:
         """Return the front by the judged rows, and what is dominated there; the fastest first."""
