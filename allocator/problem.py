@@ -116,7 +116,8 @@ class Problem:
     seconds that each row of traffic costs a device apart from its predictions: the part of the
     front-end and the combiner that run on its cores. `demand` is, by member, how many rows it
     predicts per row of traffic: less than 1 if only some ensembles, or later stages of a cascade,
-    ask for it; 1 if it is not given.
+    ask for it; 1 if it is not given. `idle_watts` is, by device name, what a device draws as soon
+    as it has an instance, as far as that is known.
 
     Raises:
         ValueError: if there is no member or no device, a name is repeated, or a demand is not above
@@ -128,6 +129,7 @@ class Problem:
     profiles: Profiles
     row_s: Mapping[str, float] = field(default_factory=dict)
     demand: Mapping[str, float] = field(default_factory=dict)
+    idle_watts: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for member, rows in self.demand.items():

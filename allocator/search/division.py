@@ -25,7 +25,7 @@ from allocator.search.latency import OverloadError, search_latency, worth
 from allocator.search.search import Allocation, Solver, search
 from allocator.simulation import Figures, Host
 
-__all__ = ["Divided", "search_divided", "search_divided_latency"]
+__all__ = ["Divided", "search_divided", "search_divided_latency", "uniform_divisions"]
 
 #: When bound and throughput count as equal: `exact` goes on until then, `auto` not as far.
 _PROVEN, _GOOD = 2e-4, 0.01
@@ -79,7 +79,7 @@ def search_divided(
         problem = divisible.divided({})
         return Divided(problem, search_one(problem, time_limit_s))
     searched = _Search(divisible, search_one, clock)
-    uniform = _uniform_divisions(divisible)
+    uniform = uniform_divisions(divisible)
     baselines = {
         "whole_devices": searched.judge(uniform[0], _BASELINE_SHARE),
         "smallest_parts": searched.judge(uniform[-1], _BASELINE_SHARE),
@@ -115,7 +115,7 @@ def search_divided_latency(
         OverloadError: if no allocation can keep up with that rate.
     """
     started, clock = time.monotonic(), Clock(time_limit_s)
-    problems = [divisible.divided(division) for division in _uniform_divisions(divisible)]
+    problems = [divisible.divided(division) for division in uniform_divisions(divisible)]
     failure: NoPlaceError | OverloadError | None = None
     if divisible.counts:
         with clock.part_s(1 / (len(problems) + 2)) as limit_s, suppress(NoPlaceError):
@@ -145,8 +145,8 @@ def search_divided_latency(
     return replace(best, allocation=replace(best.allocation, elapsed_s=elapsed_s))
 
 
-def _uniform_divisions(divisible: Divisible) -> list[Division]:
-    """The divisions into equal parts: those as big as may be first, the smallest last."""
+def uniform_divisions(divisible: Divisible) -> list[Division]:
+    """Return the divisions into equal parts: those as big as may be first, the smallest last."""
     counts = {count for each in divisible.counts.values() for count in each}
     return [divisible.uniform(count) for count in sorted(counts, reverse=True)] or [{}]
 

@@ -17,6 +17,12 @@ from rich.table import Table
 from allocator.documents import Name, Size, decode
 from allocator.problem import Device, NoPlaceError, Problem
 from allocator.profiles import Profiles
+from allocator.search.energy import (
+    EnergyFigures,
+    FloorError,
+    UnknownEnergyError,
+    search_energy,
+)
 from allocator.search.latency import OverloadError, search_latency
 from allocator.search.search import Allocation, Solver, search
 from allocator.simulation import Figures, Host
@@ -58,8 +64,16 @@ class AllocateOptions:
     rate_rows_s: float | None
     deadline_ms: float | None
     measure_s: float | None
+    min_rows_per_s: float | None = None
 
-    def check(self, *, for_latency: bool) -> None:
+    @property
+    def objective(self) -> str | None:
+        """What is optimized, None if the options leave it open."""
+        if self.rate_rows_s is not None:
+            return "latency"
+        return "energy" if self.min_rows_per_s is not None else None
+
+    def check(self, objective: str) -> None:
         """Fail before any work is done.
 
         Raises:
@@ -67,12 +81,19 @@ class AllocateOptions:
         """
         check_output("--output", self.output)
         check_plot(self.plot)
-        if self.deadline_ms is not None and not for_latency:
+        if self.rate_rows_s is not None and self.min_rows_per_s is not None:
+            raise ConfigError(
+                "--rate is for the latency, --min-rows-per-s for energy, drop one of them"
+            )
+        if self.deadline_ms is not None and objective != "latency":
             raise ConfigError("--deadline-ms needs --rate, the arrivals that it is for")
-        if self.solver != "auto" and for_latency:
-            raise ConfigError(f"latency has a search of its own, drop --solver {self.solver}")
-        if self.measure_s is not None and for_latency:
-            where = "placement.objective" if self.rate_rows_s is None else "--rate"
+        if objective == "throughput":
+            return
+        if self.solver != "auto":
+            raise ConfigError(f"{objective} has a search of its own, drop --solver {self.solver}")
+        if self.measure_s is not None:
+            options = {"latency": "--rate", "energy": "--min-rows-per-s"}
+            where = options[objective] if self.objective else "placement.objective"
             raise ConfigError(f"--measure is for the highest throughput, drop {where}")
 
 
@@ -88,10 +109,12 @@ def allocate_config(config: Config, options: AllocateOptions, path: Path) -> All
     given: dict[str, object] = {}
     if options.rate_rows_s is not None:
         given |= {"objective": "latency", "arrival_rows_s": options.rate_rows_s}
+    if options.min_rows_per_s is not None:
+        given |= {"objective": "energy", "min_rows_per_s": options.min_rows_per_s}
     if options.deadline_ms is not None:
         given |= {"deadline_ms": options.deadline_ms}
     config = _update_placement(config, given)
-    options.check(for_latency=config.placement.objective == "latency")
+    options.check(config.placement.objective)
     config = local_files(config)
     members = inspect_members(config)
     # What fills spare memory is measured, too.
@@ -112,7 +135,8 @@ def allocate_config(config: Config, options: AllocateOptions, path: Path) -> All
         allocation, measured = measure_allocation(
             path, config, placement, longest_s=options.measure_s, seed=options.seed
         )
-    _print_result(options, allocation, placement.planned, placement.figures, measured)
+    found = _Found(allocation, placement.planned, placement.figures, placement.energy, measured)
+    _print_result(options, found)
     return allocation
 
 
@@ -127,10 +151,10 @@ def allocate_files(devices: Path, profiles: Path, options: AllocateOptions) -> N
     Raises:
         ConfigError: if a file is wrong, or the members don't fit the devices.
     """
-    options.check(for_latency=options.rate_rows_s is not None)
+    options.check(options.objective or "throughput")
     problem = read_problem(devices, profiles)
     limit_s = options.time_limit_s or _TIME_LIMIT_S
-    figures = None
+    figures, energy = None, None
     try:
         if options.rate_rows_s is not None:
             allocation, figures = search_latency(
@@ -140,19 +164,33 @@ def allocate_files(devices: Path, profiles: Path, options: AllocateOptions) -> N
                 time_limit_s=limit_s,
                 seed=options.seed,
             )
+        elif options.min_rows_per_s is not None:
+            allocation, energy = search_energy(
+                problem,
+                min_rows_per_s=options.min_rows_per_s,
+                time_limit_s=limit_s,
+                seed=options.seed,
+            )
         else:
             allocation = search(
                 problem, solver=options.solver, time_limit_s=limit_s, seed=options.seed
             )
-    except (NoPlaceError, OverloadError) as error:
+    except (NoPlaceError, OverloadError, FloorError) as error:
         raise ConfigError(str(error)) from None
-    _print_result(options, allocation, PlannedProblem(problem, (), Host()), figures)
+    except UnknownEnergyError as error:
+        raise ConfigError(f"{profiles}: {error}: its profiles have no joules") from None
+    found = _Found(allocation, PlannedProblem(problem, (), Host()), figures, energy)
+    _print_result(options, found)
+
+
+_Watts = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class _DeviceEntry(msgspec.Struct):
     name: Name
     kind: Name
     memory_bytes: Size
+    idle_watts: _Watts = 0.0
 
 
 class _DevicesFile(msgspec.Struct):
@@ -166,26 +204,31 @@ def read_problem(devices: Path, profiles: Path) -> Problem:
         ConfigError: if one of them can't be read, or is wrong.
     """
     with file_errors(str(devices)):
-        pool = tuple(
-            Device(entry.name, entry.kind, int(entry.memory_bytes))
-            for entry in decode(devices.read_bytes(), _DevicesFile).devices
-        )
+        entries = decode(devices.read_bytes(), _DevicesFile).devices
+    pool = tuple(Device(one.name, one.kind, int(one.memory_bytes)) for one in entries)
+    idle = {one.name: one.idle_watts for one in entries if one.idle_watts}
     with file_errors(str(profiles)):
         table = Profiles.from_json(profiles.read_bytes())
     with file_errors(str(devices)):
-        return Problem(table.members, pool, table)
+        return Problem(table.members, pool, table, idle_watts=idle)
 
 
-def _print_result(
-    options: AllocateOptions,
-    allocation: Allocation,
-    planned: PlannedProblem,
-    figures: Figures | None,
-    measured: Sequence[MeasuredAllocation] = (),
-) -> None:
+@dataclass(frozen=True)
+class _Found:
+    """What is printed: `figures` of a simulation, `energy`, or what was `measured`, if any."""
+
+    allocation: Allocation
+    planned: PlannedProblem
+    figures: Figures | None
+    energy: EnergyFigures | None
+    measured: Sequence[MeasuredAllocation] = ()
+
+
+def _print_result(options: AllocateOptions, found: _Found) -> None:
+    allocation, planned, measured = found.allocation, found.planned, found.measured
     rows = [vars(one) | {"matrix": one.matrix.cells} for one in measured]
     more = {"measured": rows} if measured else {}
-    document = result_document(allocation, planned.corrections, figures, **more)
+    document = result_document(allocation, planned.corrections, found.figures, found.energy, **more)
     if options.output is not None:
         write_output("--output", options.output, document + "\n")
     if options.plot is not None:
@@ -197,7 +240,14 @@ def _print_result(
         echo(document)
     else:
         console = stdout_console()
-        print_allocation(console, allocation, planned.problem, planned.corrections, figures)
+        print_allocation(
+            console,
+            allocation,
+            planned.problem,
+            planned.corrections,
+            found.figures,
+            energy=found.energy,
+        )
         if measured:
             console.print(_measurements_table(measured))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from allocator.profiles import Profile
 from server.cli.application import check_output, make_table, stdout_console, write_output
 from server.config import Config
 from server.deployment.devices import find_devices
@@ -39,7 +40,9 @@ def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) 
     members = inspect_members(config)
     devices = profiled_devices(config, find_devices(config))
     with progress_on_stderr() as on_progress:
-        found = profile_members(config, members, devices, fresh=fresh, on_progress=on_progress)
+        found = profile_members(
+            config, members, devices, fresh=fresh, energy=True, on_progress=on_progress
+        )
     document = _document(found)
     if output is not None:
         write_output("--output", output, document + "\n")
@@ -54,7 +57,13 @@ def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) 
 
 def _document(found: Measurements) -> str:
     """The text of the profiles file, which `Profiles.from_json` reads back."""
+    energy = [
+        {"member": member, "device_kind": kind, "source": source}
+        for (member, kind), source in found.energy.items()
+    ]
+    more = {"energy": energy, "idle_watts": dict(found.idle_watts)} if energy else {}
     return found.profiles.to_json(
+        **more,
         worker_bytes=dict(found.worker_bytes),
         colocation=[
             {"member": member, "device_kind": kind, "factor": factor}
@@ -64,7 +73,9 @@ def _document(found: Measurements) -> str:
 
 
 def _table(found: Measurements) -> Table:
-    numbers = ("batch", "ms / batch", "rows/s", "memory MiB")
+    has_energy = bool(found.energy)
+    energy = ("J / row",) if has_energy else ()
+    numbers = ("batch", "ms / batch", "rows/s", "memory MiB", *energy)
     table = make_table("member", "device kind", numbers=numbers)
     for names, group in groupby(found.profiles, key=lambda one: (one.member, one.device_kind)):
         profiles = list(group)
@@ -76,14 +87,27 @@ def _table(found: Measurements) -> Table:
                 f"{one.latency_s * 1e3:.3f}",
                 f"{'* ' if one is best else ''}{one.rows_per_s:.1f}",
                 f"{one.memory_bytes / _MIB:.1f}",
+                *([_joules(one, found)] if has_energy else []),
                 style="bold" if one is best else None,
                 end_section=one is profiles[-1],
             )
     return table
 
 
+def _joules(one: Profile, found: Measurements) -> str:
+    """The energy of a row, marked if it is estimated."""
+    if one.joules_per_row is None:
+        return "-"
+    is_estimated = found.energy[one.member, one.device_kind] == "estimated"
+    return f"{'~ ' if is_estimated else ''}{one.joules_per_row:.3g}"
+
+
 def _footnotes(found: Measurements) -> Iterator[str]:
     yield "* most rows per second"
+    if "estimated" in found.energy.values():
+        yield "~ estimated from devices[].watts: the host has no meter for it"
+    for kind, watts in found.idle_watts.items():
+        yield f"{kind} draws {watts:.3g} W while it is idle, which joules do not include"
     for one in found.profiles:
         if one.lengths:
             took = ", ".join(f"{s * 1e3:.3f} ms at {size}" for size, s in one.lengths.items())

@@ -29,6 +29,7 @@ _DEVICE = re.compile(r"(cpu|cuda):(0|[1-9][0-9]*)")
 _SOURCE = re.compile(r"cpu|cuda:(0|[1-9][0-9]*)")
 #: Names of virtual devices are parts of process titles and of allocation files.
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,63}")
+_ONLY_FOR = {"arrival_rows_s": "latency", "deadline_ms": "latency", "min_rows_per_s": "energy"}
 _BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 #: Ten times 0.1 is not 1.
 _ROUNDING = 1e-9
@@ -47,6 +48,9 @@ class DeviceConfig(Section):
     """Memory for all of its instances, e.g. `4GiB`; if absent, what is available."""
     memory_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """For a part of a GPU instead of `memory_bytes`: its share of the GPU's free memory."""
+    watts: PositiveFloat | None = None
+    """Watts that it draws above idle while it predicts: a CPU device for each core, a GPU in all.
+    Energy is estimated from it where the host has no meter (NVML, RAPL)."""
 
     @property
     def source(self) -> str:
@@ -117,8 +121,11 @@ class PlacementConfig(Section):
     spare_memory: Literal["fill", "leave"] = "fill"
     """Whether members get further instances in spare memory: these take over at once when a worker
     dies, and let a single request spread over more devices."""
-    objective: Literal["throughput", "latency"] = "throughput"
-    """What the allocation is optimized for: most rows per second, or fewest late answers."""
+    objective: Literal["throughput", "latency", "energy"] = "throughput"
+    """What the allocation is optimized for: most rows per second, fewest late answers, or fewest
+    joules per row."""
+    min_rows_per_s: PositiveFloat | None = None
+    """For `energy`: how many rows per second must be possible."""
     arrival_rows_s: PositiveFloat | None = None
     """For `latency`: how many rows arrive per second."""
     deadline_ms: PositiveFloat | None = None
@@ -140,11 +147,12 @@ class PlacementConfig(Section):
     def _check(self) -> Self:
         if self.objective == "latency" and self.arrival_rows_s is None:
             raise ValueError("objective latency needs arrival_rows_s")
-        if self.objective == "throughput":
-            for key in ("arrival_rows_s", "deadline_ms"):
-                if getattr(self, key) is not None:
-                    raise ValueError(f"{key} is for objective latency only, remove it")
-        elif self.follow:
+        if self.objective == "energy" and self.min_rows_per_s is None:
+            raise ValueError("objective energy needs min_rows_per_s")
+        for key, objective in _ONLY_FOR.items():
+            if getattr(self, key) is not None and self.objective != objective:
+                raise ValueError(f"{key} is for objective {objective} only, remove it")
+        if self.objective != "throughput" and self.follow:
             raise ValueError("follow is for objective throughput only, remove one of them")
         if not self.follow:
             for key in sorted(self.model_fields_set):

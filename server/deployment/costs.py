@@ -7,6 +7,7 @@ out. Differences between batch sizes that are no larger than noise are removed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -96,7 +97,13 @@ def plan_problem(
         notes.append(f"front-end and combiner take {took} of the CPU per request of one row")
     for member, kind in found.estimated:
         notes.append(f"{member} on {kind} is estimated from its size, not measured")
-    problem = Problem(found.profiles.members, planned, Profiles(profiles), row_s)
+    problem = Problem(
+        found.profiles.members,
+        planned,
+        Profiles(profiles),
+        row_s,
+        idle_watts=_idle_watts(devices, found),
+    )
     # On cores of their own, front-end and combiner cost the workers nothing.
     host = Host()
     if row_s:
@@ -132,6 +139,19 @@ def prefer_small_batches(planned: PlannedProblem, found: Measurements) -> Planne
         profiles += [one for size, one in options.items() if size <= preferred]
     searched = replace(problem, profiles=Profiles(profiles))
     return replace(planned, problem=searched, corrections=tuple(notes))
+
+
+def _idle_watts(devices: Sequence[DeviceSpec], found: Measurements) -> dict[str, float]:
+    """What GPUs draw as soon as they are used; parts of one share it evenly.
+
+    Not CPU devices: the host's processors idle whatever is placed, since the server runs on them.
+    """
+    parts = Counter(device.uuid or device.name for device in devices)
+    return {
+        device.name: found.idle_watts[device.kind] / parts[device.uuid or device.name]
+        for device in devices
+        if device.is_cuda and device.kind in found.idle_watts
+    }
 
 
 def _host_row_s(devices: Sequence[DeviceSpec]) -> dict[str, float]:

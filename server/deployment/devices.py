@@ -208,6 +208,7 @@ def _cpu_device(one: DeviceConfig, ram_bytes: int) -> DeviceSpec:
         cores,
         pool=_RAM if one.memory_bytes is None else "",
         virtual=bool(one.part_of),
+        watts=one.watts,
     )
 
 
@@ -217,7 +218,14 @@ def _gpu_device(one: DeviceConfig, gpu: Gpu) -> DeviceSpec:
         fraction = 1.0 if one.memory_fraction is None else one.memory_fraction
         # Each part is a process of its own, with a context of its own.
         memory_bytes = max(int(gpu.free_bytes * fraction) - _CONTEXT_BYTES, 0)
-    return DeviceSpec(one.name, gpu.kind, memory_bytes, uuid=gpu.uuid, virtual=bool(one.part_of))
+    return DeviceSpec(
+        one.name,
+        gpu.kind,
+        memory_bytes,
+        uuid=gpu.uuid,
+        virtual=bool(one.part_of),
+        watts=one.watts,
+    )
 
 
 def _check_gpu_memory(devices: Sequence[DeviceSpec], gpus: Mapping[str, Gpu]) -> None:

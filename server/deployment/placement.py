@@ -16,6 +16,12 @@ from allocator.division import Divisible
 from allocator.matrix import AllocationMatrix
 from allocator.problem import NoPlaceError, Problem, readable_bytes
 from allocator.search.division import search_divided, search_divided_latency
+from allocator.search.energy import (
+    EnergyFigures,
+    FloorError,
+    UnknownEnergyError,
+    search_divided_energy,
+)
 from allocator.search.latency import OverloadError
 from allocator.search.search import Allocation, Solver
 from allocator.search.variants import fill_spare_memory
@@ -60,7 +66,7 @@ class PlacementResult:
     """Where the members go, and why; `planned` is the problem that the allocation solves.
 
     `devices` are its devices, which may be parts of those there were; `figures` are of a simulation
-    of it, if latency was the objective.
+    of it, if latency was the objective, `energy` if that was.
     """
 
     allocation: Allocation
@@ -68,6 +74,7 @@ class PlacementResult:
     devices: tuple[DeviceSpec, ...]
     found: Measurements
     figures: Figures | None = None
+    energy: EnergyFigures | None = None
 
 
 def place(
@@ -89,7 +96,8 @@ def place(
     configuration says. Nothing is profiled if it is known what the members cost: `found`.
 
     Raises:
-        ConfigError: if members disagree, or the devices have too little memory for them.
+        ConfigError: if members disagree, the devices have too little memory for them, or the
+            objective can't be reached.
         StartError: if a member can't run on any device.
     """
     largest = _largest_batches(config, members)
@@ -107,6 +115,7 @@ def place(
         planned.worker_bytes,
     )
     limit_s = time_limit_s or section.time_limit_s
+    energy = None
     try:
         if section.objective == "latency":
             assert section.arrival_rows_s is not None, "the configuration was validated"
@@ -118,6 +127,14 @@ def place(
                 time_limit_s=limit_s,
                 seed=seed,
             )
+        elif section.objective == "energy":
+            assert section.min_rows_per_s is not None, "the configuration was validated"
+            best, energy = search_divided_energy(
+                divisible,
+                min_rows_per_s=section.min_rows_per_s,
+                time_limit_s=limit_s,
+                seed=seed,
+            )
         else:
             best = search_divided(
                 divisible,
@@ -126,8 +143,13 @@ def place(
                 seed=seed,
                 tolerance=search_tolerance(found),
             )
-    except (NoPlaceError, OverloadError) as error:
+    except (NoPlaceError, OverloadError, FloorError) as error:
         raise ConfigError(str(error)) from None
+    except UnknownEnergyError as error:
+        raise ConfigError(
+            f"placement.objective: energy: {error}: no meter is readable (NVML, RAPL: root only), "
+            "or too little time was left for it; devices[].watts lets it be estimated"
+        ) from None
     problem, allocation = best.problem, best.allocation
     if section.objective == "throughput" and section.spare_memory == "fill":
         cells = fill_spare_memory(problem, problem.cells_of(allocation.matrix))
@@ -135,7 +157,7 @@ def place(
     parts = divided_devices(devices, allocation.matrix.devices)
     used = found.of_kinds({part.kind for part in parts})
     planned = replace(_planned_problem(config, members, parts, used, largest), problem=problem)
-    return PlacementResult(allocation, planned, parts, found, best.figures)
+    return PlacementResult(allocation, planned, parts, found, best.figures, energy)
 
 
 def search_tolerance(found: Measurements) -> float:
@@ -162,7 +184,8 @@ def _planned_problem(
     largest: Mapping[str, int],
 ) -> PlannedProblem:
     planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
-    planned = prefer_small_batches(planned, found)
+    if config.placement.objective != "energy":  # for which larger batches, as fast, may be better
+        planned = prefer_small_batches(planned, found)
     return with_experience(planned, read_experience(config), members)
 
 

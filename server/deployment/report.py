@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from allocator.problem import Cells, Problem, readable_bytes
+from allocator.search.energy import EnergyFigures
 from allocator.search.relaxation import upper_bound
 from allocator.search.search import Allocation
 from allocator.search.throughput import Floats, ThroughputModel
@@ -27,8 +28,10 @@ _BAR_WIDTH = 10
 #: Memory is reported as the limit if unlimited memory would allow for this much more.
 _MEMORY_GAIN = 1.01
 _MOST_NAMES = 5
+#: Energies that differ by less are reported as one.
+_SAME_ENERGY = 1.005
 #: Solvers that do not maximize the throughput of the performance model.
-_OTHER_OBJECTIVES = {"measured", "simulated"}
+_OTHER_OBJECTIVES = {"energy", "measured", "simulated"}
 _BASELINES = {
     "worst_fit": "worst-fit",
     "batch_only": "batch sizes tuned",
@@ -42,6 +45,7 @@ def result_document(
     allocation: Allocation,
     corrections: Sequence[str] = (),
     figures: Figures | None = None,
+    energy: EnergyFigures | None = None,
     **more: Any,
 ) -> str:
     """Return the result, and `more` keys, as JSON: an allocation file for `ensembled serve`."""
@@ -61,6 +65,8 @@ def result_document(
     }
     if figures is not None:
         document["simulated"] = figures.to_json()
+    if energy is not None:
+        document["energy"] = energy.to_json()
     return json.dumps(document | more)
 
 
@@ -78,6 +84,8 @@ def print_allocation(
     problem: Problem,
     corrections: Sequence[str] = (),
     figures: Figures | None = None,
+    *,
+    energy: EnergyFigures | None = None,
 ) -> None:
     """Print the matrix, its use of each device, and how good it is, without markup."""
     cells = problem.cells_of(allocation.matrix)
@@ -95,9 +103,10 @@ def print_allocation(
             f"p50 {figures.latency.p50_s * 1e3:.3g} ms, p99 {figures.latency.p99_s * 1e3:.3g} ms"
             + (f", {figures.late_share:.2%} late" if figures.late_share else "")
         )
+    compared = _baselines(allocation) if energy is None else _energy(energy)
     for line in (
         *_limits(problem, allocation, model),
-        *_baselines(allocation),
+        *compared,
         *(f"counted in: {correction}" for correction in corrections),
     ):
         console.print(line)
@@ -157,6 +166,23 @@ def _limits(problem: Problem, allocation: Allocation, model: ThroughputModel) ->
     possible = upper_bound(unlimited, 1.0)
     if _MEMORY_GAIN * allocation.throughput_rows_s < possible < np.inf:
         yield f"limited by: memory; with enough of it {_rate(possible)} rows/s would be possible"
+
+
+def _energy(figures: EnergyFigures) -> Iterator[str]:
+    own, idle = figures.joules_per_row, figures.idle_joules_per_row
+    yield (
+        f"at {_rate(figures.min_rows_per_s)} rows/s: {own + idle:.4g} J per row, "
+        f"at least {figures.bound_joules_per_row:.4g} needed (gap {figures.gap:.2%})"
+    )
+    if idle:
+        yield f"of that, {idle:.4g} J are the idle power of the devices that are used"
+    if figures.most_joules_per_row > own * _SAME_ENERGY:
+        most = figures.most_joules_per_row + idle
+        yield f"rows that go to the least efficient instances make it {most:.4g} J at most"
+    if figures.fastest_joules_per_row is not None:
+        factor = figures.fastest_joules_per_row / (own + idle)
+        taken = f"{figures.fastest_joules_per_row:.4g} J per row ({factor:.2f} x)"
+        yield f"compared: the allocation with the highest throughput {taken}"
 
 
 def _some(names: Sequence[str], there: int, what: str) -> str:

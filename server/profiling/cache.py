@@ -57,6 +57,7 @@ def load_record(target: ProfileTarget, fingerprint: str | None) -> ProfileRecord
         and all(one.latency_s > 0 and one.memory_bytes >= 0 for one in record.measured)
         and record.colocation >= 1
         and all(one.latency_s > 0 and one.batch in batches for one in record.lengths)
+        and (record.energy is None or all(one > 0 for one in record.energy.joules.values()))
         and all(size in batches and error >= 0 for size, error in record.noise.items())
     )
     return record if is_plausible else ProfileRecord()

@@ -7,14 +7,16 @@ to `server.deployment`.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from allocator.profiles import Profile, Profiles
 from server.errors import StartError
 from server.members.variants import VARIANT
+from server.profiling.energy import estimated_watts, idle_watts
 from server.profiling.lengths import expected_factor
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
+from workers.profiler.energy import EnergySource
 from workers.profiler.handle import Measured
 from workers.runtime.spec import DeviceSpec
 
@@ -55,6 +57,9 @@ class Measurements:
             batch sizes that were compared with each other.
         missing: member, kind, and why it can't run there at all or not with larger batches.
         estimated: members and kinds of which nothing could be measured in time.
+        energy: by member and kind, where the joules of its profiles are from; absent if it has
+            none.
+        idle_watts: by kind of device, what one draws while its worker waits, if it was measured.
         from_cache: how many members, per kind, had a complete record in the cache.
         measured: how many members, per kind, were measured now, at least in part; of identical
             ones, which are measured once, each counts.
@@ -68,6 +73,8 @@ class Measurements:
     noise: Mapping[TargetKey, Mapping[int, float]] = field(default_factory=dict)
     missing: tuple[tuple[str, str, str], ...] = ()
     estimated: tuple[TargetKey, ...] = ()
+    energy: Mapping[TargetKey, EnergySource] = field(default_factory=dict)
+    idle_watts: Mapping[str, float] = field(default_factory=dict)
     from_cache: int = 0
     measured: int = 0
     variants: Mapping[TargetKey, str] = field(default_factory=dict)
@@ -89,6 +96,11 @@ class Measurements:
                 **self.noise,
                 **{key: former.noise[key] for key in kept if key in former.noise},
             },
+            energy={
+                **self.energy,
+                **{key: former.energy[key] for key in kept if key in former.energy},
+            },
+            idle_watts={**former.idle_watts, **self.idle_watts},
             estimated=tuple(key for key in self.estimated if key not in kept),
         )
 
@@ -102,6 +114,8 @@ class Measurements:
             noise={key: one for key, one in self.noise.items() if key[1] in kinds},
             missing=tuple(one for one in self.missing if one[1] in kinds),
             estimated=tuple(key for key in self.estimated if key[1] in kinds),
+            energy={key: one for key, one in self.energy.items() if key[1] in kinds},
+            idle_watts={kind: one for kind, one in self.idle_watts.items() if kind in kinds},
         )
 
     def slowdowns(self) -> Iterator[tuple[str, str, float]]:
@@ -141,7 +155,7 @@ def collect(
         if record.worker_bytes:
             kind = target.devices[0].kind
             worker_bytes[kind] = max(worker_bytes.get(kind, 0), record.worker_bytes)
-    table = Profiles(profiles)
+    table = Profiles(map(_with_joules(targets, records), profiles))
     _check_each_can_run(targets, table, missing)
     return Measurements(
         profiles=table,
@@ -150,6 +164,8 @@ def collect(
         noise={t.key: records[t.key].noise for t in targets if records[t.key].noise},
         missing=tuple(missing),
         estimated=tuple(estimated),
+        energy=dict(_energy_sources(table, records)),
+        idle_watts=idle_watts((kind, record.energy) for (_, kind), record in records.items()),
         from_cache=from_cache,
         measured=measured,
     )
@@ -172,6 +188,37 @@ def _measured_profile(target: ProfileTarget, record: ProfileRecord, one: Measure
         same = [each for each in record.lengths if each.batch == one.batch]
         by_length = {each.size: each.latency_s for each in same}
     return Profile(*target.key, one.batch, latency_s, one.memory_bytes, by_length)
+
+
+def _with_joules(
+    targets: Sequence[ProfileTarget], records: Mapping[TargetKey, ProfileRecord]
+) -> Callable[[Profile], Profile]:
+    """Return what adds the energy of a batch: as measured, else by the configured watts."""
+    watts = {target.devices[0].kind: estimated_watts(target.devices) for target in targets}
+
+    def add(one: Profile) -> Profile:
+        record = records[one.member, one.device_kind]
+        joules = None if record.energy is None else record.energy.joules.get(one.batch)
+        if joules is not None:
+            # It was measured with the longest rows.
+            longest_s = {each.batch: each.latency_s for each in record.measured}[one.batch]
+            return replace(one, joules=joules * one.latency_s / longest_s)
+        busy = watts[one.device_kind]
+        return one if busy is None else replace(one, joules=busy * one.latency_s)
+
+    return add
+
+
+def _energy_sources(
+    profiles: Profiles, records: Mapping[TargetKey, ProfileRecord]
+) -> Iterator[tuple[TargetKey, EnergySource]]:
+    """Yield where the energy of a member on a kind is from, if any of its profiles has it."""
+    for one in profiles:
+        if one.joules is not None:
+            key = one.member, one.device_kind
+            energy = records[key].energy
+            is_measured = energy is not None and one.batch in energy.joules
+            yield key, energy.source if energy is not None and is_measured else "estimated"
 
 
 def _estimated_profiles(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from server.config import Config
 from server.members.inspect import InspectedMember
@@ -18,6 +19,7 @@ from server.profiling.measurements import Measurements, collect
 from server.profiling.profiler import TargetProfiler, time_allowances
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey, profile_targets
 from server.profiling.variants import with_fastest_variants
+from workers.profiler.energy import energy_meters
 from workers.runtime.spec import DeviceSpec
 
 __all__ = ["OnProgress", "profile_members"]
@@ -36,19 +38,23 @@ def profile_members(
     *,
     budget_s: float | None = None,
     fresh: bool = False,
+    energy: bool = False,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Measurements:
     """Find out what each member costs on each kind of device; `fresh` ignores the cache.
 
     A member runs as the fastest of its variants, see `server.profiling.variants`. About `budget_s`
-    is divided among the members without a complete record, smallest first; None is
-    no limit. Those of which nothing could be measured in time are estimated.
+    is divided among the members without a complete record, smallest first; None is no limit. Those
+    of which nothing could be measured in time are estimated. With `energy`, or if it is the
+    objective of placement, the joules of batches are measured, too, where the host has a meter.
 
     Raises:
         ConfigError: if the configuration and a model disagree.
         StartError: if a member can't run on any of the devices.
     """
     targets = list(profile_targets(config, members, devices))
+    if energy or config.placement.objective == "energy":
+        targets = _metered(targets)
     prints = fingerprints(targets)
     records = {
         target.key: ProfileRecord() if fresh else load_record(target, prints.get(target.key))
@@ -72,6 +78,13 @@ def profile_members(
         if VARIANT in name:
             _log.info("%s on %s is not used: `ensembled profile` tells if it is faster", name, kind)
     return with_fastest_variants(forms)
+
+
+def _metered(targets: Sequence[ProfileTarget]) -> list[ProfileTarget]:
+    """Mark the targets on kinds of devices whose energy the host tells."""
+    first = {target.devices[0].kind: target.devices[0] for target in targets}
+    told = {kind for kind, device in first.items() if energy_meters(device)}
+    return [replace(target, is_metered=target.devices[0].kind in told) for target in targets]
 
 
 def _measure(

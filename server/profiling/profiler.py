@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import msgspec
 
 from server.profiling.comparison import LEAST_BLOCKS, compare
+from server.profiling.energy import batch_energy
 from server.profiling.lengths import MeasuredLength, measured_lengths
 from server.profiling.targets import MEASURING_S, ProfileRecord, ProfileTarget, rows_per_s
 from workers.profiler.handle import (
@@ -25,6 +26,8 @@ from workers.profiler.handle import (
     Loaded,
     Measure,
     Measured,
+    MeasurePower,
+    PowerMeasured,
     ProfilerError,
     ProfilerProcess,
 )
@@ -44,6 +47,10 @@ _BLOCK_S = 0.1
 _COMPARING_S = 8.0
 #: How often instances run side by side; the smallest slowdown counts, since others add to it.
 _ROUNDS = 3
+#: The power of batches is measured for so many seconds: 20 to 50 steps of a GPU's counter, which
+#: changes every 20 to 100 ms; that of a CPU has hundreds.
+_GPU_POWER_S = 2.0
+_CPU_POWER_S = 0.5
 #: When a process counts as hung: while it loads; while it measures, if no longer is expected.
 _LOAD_S = 300.0
 _HANG_S = 60.0
@@ -116,6 +123,10 @@ class TargetProfiler:
         if self._record.ended and self._target.needs_lengths(self._record):
             with suppress(TimeoutError):  # the next profiling retries
                 self._measure_lengths()
+        if self._record.ended and self._target.needs_energy(self._record):
+            self._say("energy")
+            with suppress(ProfilerError, TimeoutError):  # the next profiling retries
+                self._measure_energy()
         if self._record.ended and self._target.needs_colocation(self._record):
             self._say(f"on {len(self._target.neighbours)} devices at once")
             with suppress(ProfilerError, TimeoutError):  # the next profiling retries
@@ -242,6 +253,27 @@ class TargetProfiler:
             best = self._record.best
             found = [MeasuredLength(best.batch, lengths[-1].size, best.latency_s)]
         self._update(lengths=tuple(found))
+
+    def _measure_energy(self) -> None:
+        """Measure the power of the idle device, then while batches of each size run.
+
+        Raises:
+            ProfilerError, TimeoutError: if that does not work.
+        """
+        device = self._target.devices[0]
+        seconds = _GPU_POWER_S if device.is_cuda else _CPU_POWER_S
+        batches = [one.batch for one in self._record.measured]
+        needed_s = seconds + sum(seconds + self._record.measuring_s(batch) for batch in batches)
+        if not self._allowance.suffices_for(self._load_s + needed_s):
+            return
+        found = {}
+        with self._process(device) as process:
+            self._wait_loaded(process)
+            for batch in (0, *batches):
+                process.send(MeasurePower(batch, seconds))
+                hung_s = max(_HANG_S, _HANG_FACTOR * self._record.measuring_s(batch))
+                found[batch] = process.wait_reply(PowerMeasured, self._allowance.timeout_s(hung_s))
+        self._update(energy=batch_energy(found.pop(0), found))
 
     def _colocate(self, devices: Sequence[DeviceSpec]) -> None:
         """Run the best batch size on several devices at once, and compare with one alone.

@@ -17,6 +17,7 @@ from allocator.matrix import AllocationMatrix
 from server.config import Config
 from server.members.composition import compose
 from server.members.inspect import InspectedMember
+from server.profiling.energy import RecordedEnergy
 from server.profiling.lengths import MeasuredLength, RowLength, row_lengths
 from workers.profiler.handle import LONG_RUN_S, MIN_RUNS, Measured
 from workers.runtime.arena import bytes_per_row
@@ -65,6 +66,7 @@ class ProfileRecord(msgspec.Struct, frozen=True):
         colocation: by what factor a batch takes longer side by side with these.
         lengths: of a member with variable dimensions, at sizes up to the largest, the only ones
             that `measured` knows; empty as long as none were.
+        energy: None as long as it was not measured.
     """
 
     measured: tuple[Measured, ...] = ()
@@ -75,6 +77,7 @@ class ProfileRecord(msgspec.Struct, frozen=True):
     colocated: int = msgspec.field(default=0, name="crowd")
     colocation: float = 1.0
     lengths: tuple[MeasuredLength, ...] = ()
+    energy: RecordedEnergy | None = None
 
     @property
     def best(self) -> Measured:
@@ -109,7 +112,8 @@ class ProfileTarget:
 
     `batches` ascend and fit a profiler's arena; `batch_limit`, which may be empty, is why larger
     ones are left out. `arena` and `instance` are for the largest, None if nothing is to be
-    measured. `lengths` are its length classes, if any of its dimensions are variable.
+    measured. `lengths` are its length classes, if any of its dimensions are variable. `is_metered`
+    says that its energy is wanted, and that the host has a meter.
     """
 
     member: InspectedMember
@@ -119,6 +123,7 @@ class ProfileTarget:
     arena: ArenaSpec | None = None
     instance: InstanceSpec | None = None
     lengths: tuple[RowLength, ...] = ()
+    is_metered: bool = False
 
     @property
     def key(self) -> TargetKey:
@@ -149,11 +154,15 @@ class ProfileTarget:
         """Whether smaller rows are still to be measured."""
         return bool(record.measured) and len(self.lengths) > 1 and not record.lengths
 
+    def needs_energy(self, record: ProfileRecord) -> bool:
+        """Whether the energy of batches is still to be measured."""
+        return self.is_metered and bool(record.measured) and record.energy is None
+
     def is_complete(self, record: ProfileRecord) -> bool:
         """Whether nothing is left to be measured."""
         if self.is_fake or not self.batches:
             return True
-        is_open = record.needs_comparison or self.needs_lengths(record)
+        is_open = record.needs_comparison or self.needs_lengths(record) or self.needs_energy(record)
         return record.ended and not is_open and not self.needs_colocation(record)
 
 

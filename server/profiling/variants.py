@@ -46,6 +46,7 @@ def with_fastest_variants(forms: Measurements) -> Measurements:
         ),
         colocation=_renamed(fastest, forms.colocation),
         noise=_renamed(fastest, forms.noise),
+        energy=_renamed(fastest, forms.energy),
         estimated=tuple(key for key in forms.estimated if VARIANT not in key[0]),
         variants={key: name.partition(VARIANT)[2] for key, name in fastest.items()},
         forms=forms,

@@ -2,8 +2,8 @@
 
 Runs in the process that profiles; the child (`workers.profiler.process`) shares the messages. Each
 is a line of JSON: a `ProfilerSpec` and then `Command`s go to the child's stdin, a `Loaded` and then
-a `Measured` or `Compared` per command (or `Failed`) come back on its status channel. If the child
-dies, an exception is raised here.
+a `Measured`, `Compared` or `PowerMeasured` per command (or `Failed`) come back on its status
+channel. If the child dies, an exception is raised here.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 
 import msgspec
 
+from workers.profiler.energy import EnergySource
 from workers.runtime.arena import arena_bytes
 from workers.runtime.bootstrap import Failed
 from workers.runtime.child_process import OutputReader, describe_exit, start_child
@@ -32,7 +33,9 @@ __all__ = [
     "Loaded",
     "MIN_RUNS",
     "Measure",
+    "MeasurePower",
     "Measured",
+    "PowerMeasured",
     "ProfilerError",
     "ProfilerProcess",
     "ProfilerSpec",
@@ -85,7 +88,17 @@ class Compare(msgspec.Struct, frozen=True, tag=True):
     seconds: float
 
 
-Command = Measure | Compare
+class MeasurePower(msgspec.Struct, frozen=True, tag=True):
+    """A command: run batches of `batch` rows for the energy that they take; 0 runs none.
+
+    It takes about `seconds`, as the energy counters of GPUs change only every 100 ms.
+    """
+
+    batch: int
+    seconds: float
+
+
+Command = Measure | Compare | MeasurePower
 
 
 class Loaded(msgspec.Struct, frozen=True, tag=True):
@@ -111,7 +124,18 @@ class Compared(msgspec.Struct, frozen=True, tag=True):
     latencies_s: tuple[float, ...]
 
 
-_Reply = Loaded | Measured | Compared | Failed
+class PowerMeasured(msgspec.Struct, frozen=True, tag=True):
+    """The reply to `MeasurePower`: the watts of the device in all, and the seconds of each run.
+
+    None without a working meter. `source` says what the meter is.
+    """
+
+    watts: float | None
+    run_s: float
+    source: EnergySource
+
+
+_Reply = Loaded | Measured | Compared | PowerMeasured | Failed
 
 
 class ProfilerProcess:

@@ -13,6 +13,7 @@ import mmap
 import statistics
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +24,7 @@ from ensembled_client.wire import join_elements
 from workers.backends import Model, load
 from workers.backends.base import Array
 from workers.backends.sizes import repeated
+from workers.profiler.energy import energy_meters, measure_power
 from workers.profiler.gauges import memory_gauge
 from workers.profiler.handle import (
     LONG_RUN_S,
@@ -33,6 +35,8 @@ from workers.profiler.handle import (
     Loaded,
     Measure,
     Measured,
+    MeasurePower,
+    PowerMeasured,
     ProfilerSpec,
 )
 from workers.runtime.arena import Arena
@@ -45,12 +49,16 @@ from workers.worker.instance import Instance
 
 __all__ = ["fill_rows", "main", "write_example"]
 
+#: How long an idle process sleeps between two looks at the meters.
+_IDLE_S = 0.02
+
 
 class _Profiler:
     """A member loaded into a warm process, and the memory it has used so far."""
 
     def __init__(self, spec: ProfilerSpec) -> None:
         device, source = spec.device, spec.instance.source
+        self._device = device
         self._gauge = memory_gauge(device)
         others = self._gauge.now() if device.is_cuda else 0
         mapping = mmap.mmap(spec.fd, spec.nbytes)
@@ -76,10 +84,12 @@ class _Profiler:
         is_single = not device.is_cuda and len(device.cores) == 1
         self._clock = time.process_time if is_single else time.perf_counter
 
-    def run(self, command: Command) -> Measured | Compared:
+    def run(self, command: Command) -> Measured | Compared | PowerMeasured:
         """Run the batches of a command; raise _BatchError if one fails."""
         if isinstance(command, Measure):
             return self._measure(command)
+        if isinstance(command, MeasurePower):
+            return self._measure_power(command)
         return self._compare(command)
 
     def _measure(self, command: Measure) -> Measured:
@@ -105,6 +115,15 @@ class _Profiler:
             for runs, batch in zip(runs_s, command.batches, strict=True):
                 runs.append(self._run_batch(batch))
         return Compared(tuple(map(statistics.median, runs_s)))
+
+    def _measure_power(self, command: MeasurePower) -> PowerMeasured:
+        """Run batches of one size, or wait as an idle worker does, and read the meters."""
+        run = partial(self._run_batch, command.batch) if command.batch else _idle
+        meters = energy_meters(self._device)
+        power = measure_power(meters, run, command.seconds) if meters else None
+        if power is None:
+            return PowerMeasured(None, 0.0, "estimated")
+        return PowerMeasured(power.watts, power.run_s, meters[0].source)
 
     def _run_batch(self, batch: int) -> float:
         """Run a batch as a worker does for a job, but without retries; return the seconds."""
@@ -134,6 +153,10 @@ class _BatchError(Exception):
 
 class _Retry(Exception):  # noqa: N818 (control flow: it carries no error)
     """The instance is about to retry a batch that failed as a whole."""
+
+
+def _idle() -> None:
+    time.sleep(_IDLE_S)
 
 
 def _message(error: str) -> str:

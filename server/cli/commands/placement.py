@@ -78,6 +78,10 @@ def allocate(
     deadline_ms: Annotated[
         float | None, typer.Option(min=0.001, help="With --rate: minimize answers later than this.")
     ] = None,
+    min_rows_per_s: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Optimize the energy of a row, with so many rows per second."),
+    ] = None,
     time_limit: Annotated[
         float | None, typer.Option(min=0.1, help="Seconds for the search [10].")
     ] = None,
@@ -132,6 +136,7 @@ def allocate(
             rate_rows_s=rate,
             deadline_ms=deadline_ms,
             measure_s=longest_s,
+            min_rows_per_s=min_rows_per_s,
         )
         if devices is not None and profiles is not None:
             allocate_files(devices, profiles, options)

@@ -39,6 +39,8 @@ class DeviceSpec(msgspec.Struct, frozen=True):
         uuid: for CUDA, its value in CUDA_VISIBLE_DEVICES; empty if unknown.
         pool: devices of the same pool share their memory; empty for a device with its own.
         virtual: whether it is a part of a device; on a GPU its worker enforces `memory_bytes`.
+        watts: what it draws above idle while it predicts, as configured: for CUDA in all, else for
+            each core; None if nothing was configured.
     """
 
     name: str
@@ -48,6 +50,12 @@ class DeviceSpec(msgspec.Struct, frozen=True):
     uuid: str = ""
     pool: str = ""
     virtual: bool = False
+    watts: float | None = None
+
+    @property
+    def busy_watts(self) -> float | None:
+        """What it draws above idle while it predicts, as configured; None if it was not."""
+        return None if self.watts is None else self.watts * max(len(self.cores), 1)
 
     @property
     def is_cuda(self) -> bool:
