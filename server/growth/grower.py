@@ -51,7 +51,7 @@ _SAVE_S = 10.0
 #: So many trials that fail one after the other end the command: something is wrong with all.
 _MOST_FAILURES = 10
 #: A process whose last trials have failed is replaced: they may have left it unfit for any.
-_UNFIT_FAILURES = 2
+_UNFIT_FAILURES = 5
 _DIGEST_LETTERS = 12
 _DIED = "process died"
 
@@ -254,7 +254,8 @@ class _Grower:
                 raise ConfigError(f"{self._options.function}: {message.error}")
             if isinstance(message, Ended):
                 self._note(message)
-        if messages is None or worker.failures >= _UNFIT_FAILURES:
+        is_unfit = worker.failures >= _UNFIT_FAILURES and self._failures_in_row < _MOST_FAILURES
+        if messages is None or is_unfit:
             selector.unregister(worker.fd)
             self._replace(worker, is_dead=messages is None)
             selector.register(worker.fd, selectors.EVENT_READ, worker)

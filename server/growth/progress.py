@@ -68,7 +68,7 @@ def _share(growth: Growth, trials: int | None, budget_s: float | None) -> float:
 
 
 def _lines(console: Console, trials: int | None, budget_s: float | None) -> Callable[..., None]:
-    said, at = -1, -_LINE_S
+    said, at = 0, -_LINE_S
 
     def say(growth: Growth) -> None:
         nonlocal said, at
