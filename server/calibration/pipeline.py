@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from server.calibration.cascade_thresholds import run_cascade
 from server.calibration.conformal import (
     ConformalOptions,
@@ -31,7 +29,7 @@ from server.calibration.evaluation import Evaluation, evaluate, evaluate_detecti
 from server.calibration.fitting import Fit, FitOptions, conformal_fragment, fit, yaml_fragment
 from server.calibration.metrics import Array, ClassIndices, Floats, Rows
 from server.calibration.numbers import NumberCalibration, calibrate_numbers
-from server.calibration.predictions import predict_members
+from server.calibration.predictions import check_probabilities, predict_members
 from server.calibration.target import CalibrationTarget, find_target
 from server.calibration.temperature_scaling import rescale
 from server.config import Config
@@ -42,8 +40,6 @@ from server.members.predictive import DEFAULT_COVERAGE, ConformalDocument, fitte
 
 __all__ = ["Calibration", "calibrate_ensemble"]
 
-#: By how much the sum of a row's probabilities may differ from 1.
-_TOLERANCE = 1e-2
 _MAX_NAMED = 5
 
 
@@ -244,18 +240,8 @@ def _probabilities(
     predictions = predict_members(config, target, inputs)
     for found in predictions:
         for member, p in zip(target.members, found, strict=True):
-            _check_probabilities(member.name, p)
+            check_probabilities(member.name, p)
     return [target.align(found) for found in predictions]
-
-
-def _check_probabilities(name: str, p: Array) -> None:
-    wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > _TOLERANCE)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise ConfigError(
-            f"members.{name}.output: row {row} has no probabilities (they add up to "
-            f"{p[row].sum():.4g}): are they logits?"
-        )
 
 
 def _short_names(paths: Sequence[Path]) -> list[str]:

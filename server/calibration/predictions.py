@@ -8,7 +8,7 @@ for the length of the predictions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from pathlib import Path
@@ -16,19 +16,22 @@ from pathlib import Path
 import numpy as np
 from ensembled_client import EnsembleClient, EnsembledClientError
 
+from allocator.matrix import AllocationMatrix
 from server.calibration.metrics import Array
 from server.calibration.target import CalibrationTarget
-from server.errors import StartError
+from server.errors import ConfigError, StartError
 from server.inference.dataset import Inputs
 from server.measurement.server import MeasurementError, measured_server
 from server.members.inspect import InspectedMember
 from server.versions import split_name
 
-__all__ = ["predict_members"]
+__all__ = ["ask_members", "check_probabilities", "predict_members"]
 
 _BATCH_ROWS = 64
 _MAX_CLIENTS = 8
 _BATCH_TIMEOUT_S = 60.0
+#: By how much the sum of a row's probabilities may differ from 1.
+_TOLERANCE = 1e-2
 
 
 def predict_members(
@@ -41,39 +44,83 @@ def predict_members(
     Raises:
         StartError: if the server does not start, or a member predicts NaN or infinity.
     """
-    names = [member.name for member in target.members]
+    questions = [(member, given) for given in inputs for member in target.members]
+    answers = ask_members(config, target.matrix, questions)
+    for answer in answers:
+        if isinstance(answer, StartError):
+            raise answer
+    found = [one for one in answers if not isinstance(one, StartError)]
+    each = len(target.members)
+    return [found[start : start + each] for start in range(0, len(found), each)]
 
-    def predict(client: EnsembleClient, member: InspectedMember, given: Inputs) -> Array:
-        name, version = split_name(member.name)
-        x = {one.sent.name: given[one.sent.name] for one in member.inputs}
-        batches = math.ceil(len(next(iter(x.values()))) / _BATCH_ROWS)
+
+def ask_members(
+    config: Path,
+    matrix: AllocationMatrix,
+    questions: Sequence[tuple[InspectedMember, Inputs]],
+    on_answer: Callable[[InspectedMember], None] = lambda member: None,
+) -> list[Array | StartError]:
+    """Serve a configuration, and have members predict some inputs, [rows, *own shape] for each.
+
+    Instead of predictions there is an error where a member fails, or predicts NaN or infinity.
+    `on_answer` is called for each question.
+
+    Raises:
+        StartError: if the server does not start.
+    """
+
+    def ask(client: EnsembleClient, question: tuple[InspectedMember, Inputs]) -> Array | StartError:
+        member, given = question
         try:
-            return client.predict(
-                name,
-                x,
-                max_rows=_BATCH_ROWS,
-                timeout=_BATCH_TIMEOUT_S * batches,
-                version=version,
-            ).values
-        except EnsembledClientError as error:
-            raise StartError(f"{member.name}: {error.message}") from None
+            return _predict(client, member, given)
+        except StartError as error:
+            return error
+        finally:
+            on_answer(member)
 
     try:
         with (
-            measured_server(config, target.matrix) as address,
+            measured_server(config, matrix) as address,
             EnsembleClient(f"http://{address}") as client,
-            ThreadPoolExecutor(min(len(names), _MAX_CLIENTS)) as pool,
+            ThreadPoolExecutor(min(len(questions), _MAX_CLIENTS)) as pool,
         ):
-            predictions = [
-                list(pool.map(predict, repeat(client), target.members, repeat(one)))
-                for one in inputs
-            ]
+            return list(pool.map(ask, repeat(client), questions))
     except MeasurementError as error:
         raise StartError(f"the server for predictions: {error}") from None
-    for found in predictions:
-        for name, values in zip(names, found, strict=True):
-            valid = np.isfinite(values).reshape(len(values), -1).all(axis=1)
-            if not valid.all():
-                row = int(valid.argmin())
-                raise StartError(f"{name}: predicts NaN or infinity for row {row}")
-    return predictions
+
+
+def _predict(client: EnsembleClient, member: InspectedMember, given: Inputs) -> Array:
+    """Return the predictions of a member.
+
+    Raises:
+        StartError: if it fails, or predicts NaN or infinity.
+    """
+    name, version = split_name(member.name)
+    x = {one.sent.name: given[one.sent.name] for one in member.inputs}
+    batches = math.ceil(len(next(iter(x.values()))) / _BATCH_ROWS)
+    try:
+        values: Array = client.predict(
+            name,
+            x,
+            max_rows=_BATCH_ROWS,
+            timeout=_BATCH_TIMEOUT_S * batches,
+            version=version,
+        ).values
+    except EnsembledClientError as error:
+        raise StartError(f"{member.name}: {error.message}") from None
+    valid = np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    if not valid.all():
+        row = int(valid.argmin())
+        raise StartError(f"{member.name}: predicts NaN or infinity for row {row}")
+    return values
+
+
+def check_probabilities(name: str, p: Array) -> None:
+    """Raise a ConfigError if a member's predictions [rows, classes] are no probabilities."""
+    wrong = (p < 0).any(axis=1) | (np.abs(p.sum(axis=1) - 1) > _TOLERANCE)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise ConfigError(
+            f"members.{name}.output: row {row} has no probabilities (they add up to "
+            f"{p[row].sum():.4g}): are they logits?"
+        )

@@ -33,7 +33,7 @@ from workers.rules import RuleError, is_custom, load_rule
 from workers.rules.catalogue import CUSTOM, STACK, TRAITS, Combined
 from workers.runtime.spec import COMBINED, RuleSpec, TensorSpec
 
-__all__ = ["CalibrationTarget", "EnsembleRule", "find_target", "stage_order"]
+__all__ = ["CalibrationTarget", "EnsembleRule", "align", "find_target", "stage_order"]
 
 #: A good allocation will do for the few rows there are.
 _SEARCH_S = 1.0
@@ -99,14 +99,19 @@ class CalibrationTarget:
 
     def align(self, predictions: Sequence[Array]) -> Floats:
         """Map members' predictions [rows, own classes] to [members, rows, ensemble's classes]."""
-        if not self.classes.columns:
-            return np.stack(predictions).astype(np.float64)
-        aligned = [
-            # One column more, of zeros, for classes that a member does not have: they are -1.
-            np.pad(one, ((0, 0), (0, 1)))[:, list(columns)]
-            for one, columns in zip(predictions, self.classes.columns, strict=True)
-        ]
-        return np.stack(aligned).astype(np.float64)
+        return align(self.classes, predictions)
+
+
+def align(classes: MatchedClasses, predictions: Sequence[Array]) -> Floats:
+    """Map members' predictions [rows, own classes] to [members, rows, matched classes]."""
+    if not classes.columns:
+        return np.stack(predictions).astype(np.float64)
+    aligned = [
+        # One column more, of zeros, for classes that a member does not have: they are -1.
+        np.pad(one, ((0, 0), (0, 1)))[:, list(columns)]
+        for one, columns in zip(predictions, classes.columns, strict=True)
+    ]
+    return np.stack(aligned).astype(np.float64)
 
 
 class EnsembleRule:

@@ -31,6 +31,7 @@ from workers.fetcher.source import FileSource
 __all__ = [
     "file_paths",
     "load_config",
+    "missing_files",
     "override_server",
     "read_config",
     "validated",
@@ -106,6 +107,7 @@ def validated(
     *,
     directory: Path | None = None,
     files: dict[Path, FileSource] | None = None,
+    with_files: bool = True,
 ) -> Config:
     """Return the configuration in a document, with the environment's overrides.
 
@@ -114,6 +116,7 @@ def validated(
         path: what it was read from, for messages.
         directory: which its paths are relative to; that of `path` if absent.
         files: what the sections that are validated already want fetched or checked.
+        with_files: whether the files that it names must exist.
 
     Raises:
         ConfigError: if the document is not valid, or names files that don't exist.
@@ -131,7 +134,7 @@ def validated(
         config = Config.model_validate(given, context=context)
     except ValidationError as error:
         raise ConfigError(problem_lines(error, str(path), overrides=overrides)) from None
-    if missing := [f"{path}: {line}" for line in _missing_files(config)]:
+    if with_files and (missing := [f"{path}: {line}" for line in missing_files(config)]):
         raise ConfigError(missing)
     return config
 
@@ -177,7 +180,8 @@ def _merged(section: Any, overrides: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _missing_files(config: Config) -> Iterator[str]:
+def missing_files(config: Config) -> Iterator[str]:
+    """Yield the files and directories that a configuration names and lacks, a line each."""
     for key, path in file_paths(config):
         if path in config.files and config.files[path].scheme:
             continue  # it is fetched later

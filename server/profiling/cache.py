@@ -21,7 +21,7 @@ from workers.backends.base import installed_version
 from workers.backends.files import changed_file, model_files, runtimes
 from workers.runtime.cache import cache_part, write_atomically
 
-__all__ = ["fingerprints", "load_record", "store_record"]
+__all__ = ["content_digest", "fingerprints", "load_record", "store_record"]
 
 #: Part of every fingerprint: raise it when what is measured, or how, changes.
 _REVISION = 3
@@ -37,7 +37,7 @@ def fingerprints(targets: Iterable[ProfileTarget]) -> dict[TargetKey, str]:
     for target in targets:
         if target.instance is not None and not changed_file(target.instance.source.stamps):
             with suppress(OSError):
-                content = [_digest(path) for path in model_files(target.instance.source)]
+                content = [content_digest(path) for path in model_files(target.instance.source)]
                 found[target.key] = _fingerprint(target, content)
     return found
 
@@ -100,7 +100,8 @@ def _fingerprint(target: ProfileTarget, content: list[str]) -> str:
     return hashlib.sha256(key).hexdigest()
 
 
-def _digest(path: Path) -> str:
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, which is read once as long as it does not change."""
     status = path.stat()
     return _content_digest(path, status.st_size, status.st_mtime_ns)
 
