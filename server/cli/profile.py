@@ -50,7 +50,7 @@ def profile(config: Config, *, output: Path | None, as_json: bool, fresh: bool) 
         echo(document)
         return
     console = stdout_console()
-    console.print(_table(found))
+    console.print(_table(found.forms or found))
     for line in _footnotes(found):
         console.print(line)
 
@@ -108,6 +108,8 @@ def _footnotes(found: Measurements) -> Iterator[str]:
         yield "~ estimated from devices[].watts: the host has no meter for it"
     for kind, watts in found.idle_watts.items():
         yield f"{kind} draws {watts:.3g} W while it is idle, which joules do not include"
+    for (member, kind), variant in found.variants.items():
+        yield f"{member} runs as {variant} on {kind}"
     for one in found.profiles:
         if one.lengths:
             took = ", ".join(f"{s * 1e3:.3f} ms at {size}" for size, s in one.lengths.items())

@@ -126,8 +126,10 @@ class DeploymentPlan:
                 if name == device
             )
             yield f"{device}: {', '.join(instances) or 'not used'}"
-        for (member, kind), variant in self.found.variants.items():
-            yield f"{member} runs as {variant} on {kind}"
+        kinds = {device.name: device.kind for device in self.devices}
+        for member, kind in dict.fromkeys((one, kinds[d]) for d, one, _ in self.matrix.instances()):
+            if variant := self.found.variants.get((member, kind)):
+                yield f"{member} runs as {variant} on {kind}"
         if self.placement is not None:
             yield summary(self.placement.allocation)
             if estimated := self.placement.found.estimated:
@@ -222,6 +224,7 @@ def planned(
     Raises:
         ConfigError: if members disagree, or the arenas don't fit their budget.
     """
+    parts = divided_devices(devices, matrix.devices)
     composition = compose(
         models.config,
         models.members,
@@ -233,11 +236,10 @@ def planned(
         variants={
             (member, device.name): RunningVariant(variant, kind)
             for (member, kind), variant in found.variants.items()
-            for device in devices
+            for device in parts
             if device.kind == kind
         },
     )
-    parts = divided_devices(devices, matrix.devices)
     return DeploymentPlan(
         models=models,
         devices=tuple(part for part in parts if part.name in composition.instances),

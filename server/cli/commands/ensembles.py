@@ -6,6 +6,7 @@ Runs in the process of the command line. Arguments flow in, the modules of the c
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,6 +20,14 @@ from server.errors import ConfigError
 __all__ = ["commands"]
 
 commands = typer.Typer()
+
+
+class CopyPrecision(StrEnum):
+    """The precision of a copy."""
+
+    INT8 = "int8"
+    INT8_DYNAMIC = "int8-dynamic"
+    FP16 = "fp16"
 
 
 @commands.command()
@@ -186,3 +195,59 @@ def grow(
             fixed=fixed_entries(fixed or []),
         )
         grow_library(options, as_json=as_json)
+
+
+@commands.command()
+def variants(
+    config: ConfigPath,
+    *,
+    data: Annotated[
+        Path, file_option("Inputs by name (or x), and perhaps classes or numbers y (.npz).")
+    ],
+    calibration: Annotated[
+        Path | None, file_option("Inputs to calibrate on [up to half of --data].")
+    ] = None,
+    precision: Annotated[
+        list[CopyPrecision] | None,
+        typer.Option(help="Precision of the copies [all]; may be repeated."),
+    ] = None,
+    member: Annotated[
+        list[str] | None, typer.Option(help="Member to copy [all]; may be repeated.")
+    ] = None,
+    max_disagreement: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of rows that an offered copy may answer otherwise."),
+    ] = 0.02,
+    tolerance: Annotated[
+        float, typer.Option(min=0, help="By how much numbers that agree may differ, relatively.")
+    ] = 0.01,
+    seed: Seed = 0,
+    output: Annotated[
+        Path | None, file_option("Write CONFIG with the copies as variants (.yaml), for `serve`.")
+    ] = None,
+    library: Annotated[
+        Path | None, file_option("Write members and copies side by side (.yaml), for `select`.")
+    ] = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Make copies of members at lower precision, and check how far they move and what they gain."""
+    with errors_as_lines(debug):
+        import server.cli.variants  # noqa: PLC0415
+        from server.variants.pipeline import VariantOptions  # noqa: PLC0415
+
+        server.cli.variants.variants(
+            config,
+            data,
+            VariantOptions(
+                precisions=[one.value for one in precision or CopyPrecision],
+                members=member or (),
+                max_disagreement=max_disagreement,
+                tolerance=tolerance,
+                calibration=calibration,
+                seed=seed,
+            ),
+            output=output,
+            library=library,
+            as_json=as_json,
+        )
