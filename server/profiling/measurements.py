@@ -116,6 +116,8 @@ class Measurements:
             estimated=tuple(key for key in self.estimated if key[1] in kinds),
             energy={key: one for key, one in self.energy.items() if key[1] in kinds},
             idle_watts={kind: one for kind, one in self.idle_watts.items() if kind in kinds},
+            variants={key: one for key, one in self.variants.items() if key[1] in kinds},
+            forms=self.forms and self.forms.of_kinds(kinds),
         )
 
     def slowdowns(self) -> Iterator[tuple[str, str, float]]:
