@@ -122,8 +122,8 @@ class Coster:
             figures = figures or self._simulate(candidate, found, self._options.rate_rows_s)
         latency = None if figures is None else figures.latency
         return Cost(
-            rows_per_s=found.throughput_rows_s,
-            bound_rows_per_s=found.bound_rows_s,
+            rows_per_s=float(found.throughput_rows_s),
+            bound_rows_per_s=None if found.bound_rows_s is None else float(found.bound_rows_s),
             memory_bytes=int(part.used_bytes(cells).sum()),
             devices=int(cells.any(axis=1).sum()),
             joules_per_row=joules_per_row(part, found.matrix),

@@ -36,7 +36,7 @@ def nondominated(values: Floats) -> Rows:
 
 def spread(count: int, most: int) -> Rows:
     """Return at most so many of the numbers up to a count, at equal distances, both ends."""
-    chosen = np.linspace(0, count - 1, min(count, most)).round()
+    chosen = np.linspace(0, max(count - 1, 0), min(count, most)).round()
     return np.asarray(chosen, np.int64)
 
 

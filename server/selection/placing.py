@@ -10,7 +10,7 @@ searches for allocations find the best ones.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,14 +19,17 @@ from server.calibration.metrics import Floats
 from server.errors import ConfigError
 from server.selection.bounds import CostBounds
 from server.selection.costs import Coster, cost_values, gains_of, violations
-from server.selection.fronts import is_dominated, nondominated
+from server.selection.fronts import is_dominated, nondominated, spread
 from server.selection.guard import Rated
-from server.selection.options import SelectOptions
+from server.selection.options import CostName, SelectOptions
 from server.selection.points import Cost
 
 __all__ = ["Placed", "Placer"]
 
-_UNITS = {
+#: So many points get an allocation that is searched by simulation, which takes a second or so.
+_MOST_QUICKENED = 12
+
+_UNITS: Mapping[CostName, str] = {
     "rows_per_s": "{:.4g} rows/s",
     "p99_ms": "{:.4g} ms at the 99th percentile",
     "memory_bytes": "{:.4g} bytes of memory",
@@ -114,7 +117,8 @@ class Placer:
     def _quicken(self, keep_going: Callable[[], bool]) -> None:
         """Look for better latencies on the front, and nearest to it if there is none."""
         front = [self._placed[i] for i in nondominated(self._reached)]
-        for one in front or self._nearest()[:1]:
+        some = [front[i] for i in spread(len(front), _MOST_QUICKENED)]
+        for one in some or self._nearest()[:1]:
             if not keep_going():
                 break
             if (cost := self._coster.quicker(one.rated.candidate)) is not None:
