@@ -78,20 +78,16 @@ def compare(task: Task, fold: Fold, number: int, library: Library) -> FoldOutcom
     """Select on a fold's validation rows, and judge on its test rows."""
     measure = MEASURES["accuracy" if task.of_classes else "rmse"]
     problem = problem_of(library)
-    found = select(
-        library.valid,
-        task.y[fold.valid],
-        problem,
-        SelectOptions(
-            measure=measure,
-            test=(library.test, task.y[fold.test]),
-            seed=_SEED,
-            time_limit_s=_TIME_LIMIT_S,
-        ),
+    options = SelectOptions(
+        measure=measure,
+        test=(library.test, task.y[fold.test]),
+        seed=_SEED,
+        time_limit_s=_TIME_LIMIT_S,
     )
+    found = select(library.valid, task.y[fold.valid], problem, options)
     searched = LabelledRows(library.members, library.valid, task.y[fold.valid], measure)
     judged = LabelledRows(library.members, library.test, task.y[fold.test], measure)
-    coster = Coster(problem, Clock(_TIME_LIMIT_S), _SEED)
+    coster = Coster(problem, options, Clock(_TIME_LIMIT_S))
 
     def outcome(candidate: Candidate) -> MethodOutcome | None:
         cost = coster.cost(candidate)

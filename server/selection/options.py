@@ -23,6 +23,16 @@ COSTS: tuple[CostName, ...] = get_args(CostName)
 OnProgress = Callable[[str, int, int], None]
 
 
+#: The command's options by the names of limits.
+_OPTIONS = {
+    "min_rows_per_s": "--min-rows-per-s",
+    "max_p99_s": "--max-p99-ms",
+    "max_memory_bytes": "--max-memory",
+    "max_joules_per_row": "--max-joules",
+    "max_devices": "--max-devices",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Constraints:
     """What an ensemble must hold to be considered; None is no limit.
@@ -40,8 +50,7 @@ class Constraints:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not 0 < value < math.inf:
-                option = "--" + name.replace("_", "-")
-                raise ConfigError(f"{option} should be above 0, not {value}")
+                raise ConfigError(f"{_OPTIONS[name]} should be above 0, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,13 +88,13 @@ class SelectOptions:
         if not self.costs or not set(self.costs) <= set(COSTS):
             raise ConfigError(f"--costs should be of {', '.join(COSTS)}, not {list(self.costs)}")
         if self.asks_latency and not (self.rate_rows_s and 0 < self.rate_rows_s < math.inf):
-            raise ConfigError("latency depends on the load: give a rate above 0 by --rate-rows-s")
+            raise ConfigError("latency depends on the load: give a rate above 0 by --rate")
         if self.most_members < 1:
             raise ConfigError(f"--most-members should be 1 or more, not {self.most_members}")
         if not 0 < self.holdout < 1:
             raise ConfigError(f"--holdout should be between 0 and 1, not {self.holdout:g}")
         if not self.time_limit_s > 0:
-            raise ConfigError(f"--time-limit-s should be above 0, not {self.time_limit_s:g}")
+            raise ConfigError(f"--time-limit should be above 0, not {self.time_limit_s:g}")
 
     @property
     def asks_latency(self) -> bool:
