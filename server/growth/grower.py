@@ -27,7 +27,7 @@ from server.errors import ConfigError, StartError
 from server.growth.keeping import KeepOptions
 from server.growth.library import Library
 from server.growth.members import Members
-from server.growth.process import Ended, WorkerSpec
+from server.growth.process import Ended, Unusable, WorkerSpec
 from server.growth.trials import (
     Failure,
     StudySpec,
@@ -37,7 +37,6 @@ from server.growth.trials import (
     was_put_back,
 )
 from server.growth.workers import Worker, training_devices
-from workers.runtime.bootstrap import Failed
 
 __all__ = ["End", "GrowOptions", "Growth", "OnProgress", "grow"]
 
@@ -250,7 +249,7 @@ class _Grower:
         """Handle what a process says, or its end."""
         messages = worker.read()
         for message in messages or ():
-            if isinstance(message, Failed):
+            if isinstance(message, Unusable):
                 raise ConfigError(f"{self._options.function}: {message.error}")
             if isinstance(message, Ended):
                 self._note(message)

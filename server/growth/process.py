@@ -29,11 +29,11 @@ from workers.runtime.bootstrap import (
     follow_supervisor,
     run_role,
 )
-from workers.runtime.importing import describe_failure, import_function
+from workers.runtime.importing import ImportFailed, describe_failure, import_function
 from workers.runtime.logs import ProcessName
 from workers.runtime.spec import DeviceSpec
 
-__all__ = ["Asked", "Ended", "Metric", "WorkerSpec", "main", "member_name"]
+__all__ = ["Asked", "Ended", "Metric", "Unusable", "WorkerSpec", "main", "member_name"]
 
 _SPACE = "space"
 
@@ -78,6 +78,12 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
     number: int
     outcome: str  # complete, pruned, failed
     failure: Failure | None = None
+
+
+class Unusable(msgspec.Struct, frozen=True, tag=True):
+    """The user's functions can't be used for any trial; the process ends."""
+
+    error: str
 
 
 class _Trainer:
@@ -187,10 +193,14 @@ def main() -> None:
         bind_to_device(spec.device)
         turns: SimpleQueue[bytes] = SimpleQueue()
         follow_supervisor(commands, turns.put)
-        trainer = _Trainer(spec, status)
-        status.send(Started())
-        while turns.get():
-            trainer.run_trial()
+        try:
+            trainer = _Trainer(spec, status)
+            status.send(Started())
+            while turns.get():
+                trainer.run_trial()
+        except (ImportFailed, NotTrainable) as error:
+            status.send(Unusable(str(error)))
+            raise
 
     run_role(lambda spec: ProcessName("trainer", str(spec.index)), WorkerSpec, run)
 

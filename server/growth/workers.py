@@ -16,14 +16,14 @@ import msgspec
 
 from allocator.host import available_cores, core_groups
 from server.deployment.devices import find_gpus
-from server.growth.process import Asked, Ended, Metric, WorkerSpec
+from server.growth.process import Asked, Ended, Metric, Unusable, WorkerSpec
 from workers.runtime.bootstrap import Failed, Started
 from workers.runtime.child_process import child_command, describe_exit
 from workers.runtime.spec import DeviceSpec
 
 __all__ = ["Message", "Worker", "training_devices"]
 
-Message = Started | Asked | Metric | Ended | Failed
+Message = Started | Asked | Metric | Ended | Unusable | Failed
 
 _CHUNK_BYTES = 1 << 16
 _TAIL_BYTES = 4096
@@ -53,7 +53,7 @@ def training_devices(count: int | None) -> list[DeviceSpec]:
 def _device(host: _Host, index: int, count: int) -> DeviceSpec:
     total = len(host.cores)
     own = host.cores[index * total // count : (index + 1) * total // count]
-    cores = tuple(own or [host.cores[index % total]])
+    cores = tuple(own or [host.cores[index * total // count]])
     if not host.gpus:
         return DeviceSpec(f"cpu:{index}", f"cpu-{len(cores)}", 0, cores)
     name, kind, uuid = host.gpus[index % len(host.gpus)]
@@ -84,6 +84,7 @@ class Worker:
         self.trial: int | None = None
         self.is_up = self.is_busy = False
         self.failures = 0
+        self._error = ""
         self._unread = b""
         self.fd, status = os.pipe()
         try:
@@ -119,20 +120,22 @@ class Worker:
         return messages
 
     def end(self) -> str:
-        """End the process if it has not ended; return how it did, which is logged nowhere else."""
+        """End the process if it has not ended; return how it did."""
         self._child.kill()
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.close()
         code = self._child.wait()
         os.close(self.fd)
-        return describe_exit(code, self._last_line())
+        return f"failed: {self._error}" if self._error else describe_exit(code, self._last_line())
 
     def _note(self, message: Message) -> None:
         if isinstance(message, Started):
             self.is_up = self.was_up = True
         elif isinstance(message, Asked):
             self.trial = message.number
+        elif isinstance(message, Failed):
+            self._error = message.error
         elif isinstance(message, Ended):
             self.trial, self.is_busy = None, False
             self.failures = self.failures + 1 if message.outcome == "failed" else 0

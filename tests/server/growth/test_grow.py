@@ -69,6 +69,7 @@ def test_models_become_members_and_the_library_goes_on_with_data(options, tmp_pa
     with pytest.raises(ConfigError, match="the storage does not have the trials"):
         grow(changed(options, trials=2, study=other))
     assert trial_directories(options.library) == ["0000", "0001"]
+    assert grow(changed(options, budget_s=1e-9)).ended == "budget"
     # The fakes give the same classes: with data, the better one is enough.
     np.savez(data, x=np.eye(4, dtype=np.float32)[:3])
     assert grow(changed(options, trials=2, data=data)).kept == ((1, 0.01),)
