@@ -8,7 +8,7 @@ flow in, and flow out with parts in place of those that are divided. Parts are n
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -42,7 +42,7 @@ def part_counts(config: Config, devices: Sequence[DeviceSpec]) -> dict[str, tupl
 
 
 def profiled_devices(
-    config: Config, devices: Sequence[DeviceSpec], named: Iterable[str] = ()
+    config: Config, devices: Sequence[DeviceSpec], named: Collection[str] = ()
 ) -> list[DeviceSpec]:
     """Return the devices, and all parts that they may be divided into, and those that are named.
 
@@ -59,7 +59,7 @@ def profiled_devices(
             del found[name]
     kinds = {device.kind for device in found.values()}
     for part in divided_devices(devices, named):
-        if part.kind not in kinds:
+        if part.name in named and part.kind not in kinds:
             found[part.name] = part
     return list(found.values())
 

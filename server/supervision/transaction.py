@@ -202,6 +202,7 @@ class Transaction:
         if exchange:
             hold = Hold(number, exchange.waiting, exchange.members)
             await self._wait([self._ask(front_end, hold, Held, number)])
+            await self._wait(self._make_room(exchange, coming))
         loads = [self._ask(processes.combiner, Load(coming.generation), Loaded, number)]
         for device, instances in coming.instances.items():
             goes = self._live.current.generation.number if device in exchange.devices else 0
@@ -209,6 +210,15 @@ class Transaction:
             loads.append(self._ask(processes.workers[device], load, Loaded, number))
         await self._wait(loads)
         await self._wait([self._ask(front_end, Prepare(coming), Prepared, number)])
+
+    def _make_room(self, exchange: Exchange, coming: DeploymentSpec) -> list[Outcome]:
+        """Have the workers of devices that nothing comes to unload what is served."""
+        workers, number = self._processes.workers, self._live.current.generation.number
+        return [
+            self._ask(worker, Unload(number), Unloaded, number)
+            for device in exchange.devices
+            if device not in coming.instances and (worker := workers[device]).alive
+        ]
 
     async def _switch(self) -> None:
         """From here on, the new deployment is what every process that starts is told of."""
