@@ -143,7 +143,7 @@ def test_members_are_placed_on_the_best_division(tmp_path):
 def test_members_are_placed_for_latency(tmp_path):
     loaded = config(tmp_path, "{threads: auto, objective: latency, arrival_rows_s: 0.5}")
     members = inspect_members(loaded)
-    found = measured(cpu_1=(0.4, 1 << 20), cpu_2=(0.21, 1 << 20), cpu_4=(0.11, 1 << 20))
+    found = measured(cpu_1=(0.4, 1 << 20), cpu_2=(0.21, 1 << 20), cpu_4=(0.08, 1 << 20))
     placed = place(loaded, members, [FOUR], profile_s=0.0, found=found, time_limit_s=2)
     assert [one.name for one in placed.devices] == ["cpu:0"]
     assert placed.figures is not None
