@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ __all__ = ["Profile", "Profiles"]
 _LEAST_S = 1e-12
 
 #: What a profile may leave out.
-_OPTIONAL = ("lengths", "joules", "interval_s")
+_OPTIONAL = ("lengths", "joules", "interval_s", "interval_bytes")
 
 _NONE: Mapping[int, Profile] = MappingProxyType({})
 
@@ -39,10 +39,12 @@ class Profile:
         joules: the energy of a batch, None if nobody has measured or estimated it.
         interval_s: for a predicted latency, between what it is expected to be; None if it was
             measured.
+        interval_bytes: the same for the memory. `memory_bytes` is its upper end if anything of the
+            member was measured: what may not fit is not placed.
 
     Raises:
-        ValueError: if a number is not positive (memory may be zero), or the interval does not hold
-            the latency.
+        ValueError: if a number is not positive (memory may be zero), or an interval does not hold
+            what it belongs to.
     """
 
     member: str
@@ -53,6 +55,7 @@ class Profile:
     lengths: Mapping[int, float] = field(default_factory=dict, hash=False)
     joules: float | None = None
     interval_s: tuple[float, float] | None = None
+    interval_bytes: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         where = f"member {self.member!r} on {self.device_kind!r}"
@@ -64,13 +67,24 @@ class Profile:
             raise ValueError(f"{where}: memory_bytes should be 0 or more, not {self.memory_bytes}")
         if self.joules is not None and not 0 < self.joules < float("inf"):
             raise ValueError(f"{where}: joules should be above 0, not {self.joules}")
-        if self.interval_s is not None:
-            low, high = self.interval_s
-            if not 0 < low <= self.latency_s <= high < float("inf"):
+        for name, interval, value, least in (
+            ("latency_s", self.interval_s, self.latency_s, _LEAST_S),
+            ("memory_bytes", self.interval_bytes, self.memory_bytes, 0),
+        ):
+            if interval and not least <= interval[0] <= value <= interval[1] < float("inf"):
                 raise ValueError(
-                    f"{where}: interval_s should hold latency_s ({self.latency_s}), "
-                    f"not be {list(self.interval_s)}"
+                    f"{where}: interval_{name.split('_')[1]} should hold {name} ({value}), "
+                    f"not be {list(interval)}"
                 )
+
+    def at_pace(self, factor: float, more_s: float = 0.0) -> Profile:
+        """Return the profile with a latency, and its interval, that is longer."""
+        low, high = self.interval_s or (self.latency_s, self.latency_s)
+        return replace(
+            self,
+            latency_s=self.latency_s * factor + more_s,
+            interval_s=self.interval_s and (low * factor + more_s, high * factor + more_s),
+        )
 
     @property
     def rows_per_s(self) -> float:
@@ -169,6 +183,7 @@ class Profiles:
                 one.lengths,
                 one.joules,
                 one.interval_s,
+                one.interval_bytes,
             )
             for one in decode(document, _ProfilesFile).profiles
         )
@@ -183,6 +198,7 @@ class _ProfileEntry(msgspec.Struct):
     lengths: dict[int, float] = {}
     joules: float | None = None
     interval_s: tuple[float, float] | None = None
+    interval_bytes: tuple[int, int] | None = None
 
 
 class _ProfilesFile(msgspec.Struct):

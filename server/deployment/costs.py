@@ -86,8 +86,7 @@ def plan_problem(
         target = one.member, one.device_kind
         # The smallest is kept: if even that does not fit, the composition reports it.
         if one.batch <= max(largest_batch[one.member], min(found.profiles.of(*target))):
-            latency_s = one.latency_s * found.colocation.get(target, 1.0) + JOB_S
-            profiles.append(replace(one, latency_s=latency_s))
+            profiles.append(one.at_pace(found.colocation.get(target, 1.0), JOB_S))
     for member, kind, factor in found.slowdowns():
         notes.append(f"{member} on {kind} takes {factor:.2f} x as long beside busy neighbours")
     notes.append(f"each job takes a worker {JOB_S * 1e6:.0f} us beside its prediction")
@@ -96,7 +95,9 @@ def plan_problem(
         took = f"{HOST_ROW_S * 1e6:.0f} us"
         notes.append(f"front-end and combiner take {took} of the CPU per request of one row")
     for member, kind in found.estimated:
-        notes.append(f"{member} on {kind} is estimated from its size, not measured")
+        notes.append(f"{member} on {kind} is predicted, nothing of it was measured")
+    if found.predicted:
+        notes.append(f"{found.predicted} of {len(found.profiles)} figures are predictions")
     problem = Problem(
         found.profiles.members,
         planned,

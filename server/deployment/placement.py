@@ -8,7 +8,7 @@ a file, flows out.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,6 +54,7 @@ __all__ = [
     "matrix_problems",
     "place",
     "placement_problem",
+    "plain_problem",
     "read_allocation",
     "read_matrix",
     "row_bytes",
@@ -104,7 +105,12 @@ def place(
     profiled = profiled_devices(config, devices)
     if found is None:
         found = profile_members(
-            config, members, profiled, budget_s=profile_s, on_progress=on_progress
+            config,
+            members,
+            profiled,
+            budget_s=profile_s,
+            problem_of=plain_problem(config, members, profiled),
+            on_progress=on_progress,
         )
     possible = {device.name: device for device in (*devices, *profiled)}
     planned = _planned_problem(config, members, [*possible.values()], found, largest)
@@ -163,6 +169,18 @@ def place(
 def search_tolerance(found: Measurements) -> float:
     """Return the share of a throughput that is within the noise of what was measured."""
     return SAME if found.noise else 0.0
+
+
+def plain_problem(
+    config: Config, members: Sequence[InspectedMember], devices: Sequence[DeviceSpec]
+) -> Callable[[Measurements], Problem]:
+    """Return how to make the problem of measurements, with all batch sizes that there may be.
+
+    Raises:
+        ConfigError: if members disagree.
+    """
+    largest = _largest_batches(config, members)
+    return lambda found: plan_problem(found, devices, largest).problem
 
 
 def placement_problem(

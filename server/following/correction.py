@@ -98,4 +98,4 @@ def _clear(ratio: float) -> float:
 
 
 def _scaled(profile: Profile, factor: float) -> Profile:
-    return profile if factor == 1.0 else replace(profile, latency_s=profile.latency_s * factor)
+    return profile if factor == 1.0 else profile.at_pace(factor)

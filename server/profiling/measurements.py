@@ -1,4 +1,4 @@
-"""The result of profiling, collected from what was measured, configured (fakes) and estimated.
+"""The result of profiling, collected from what was measured, configured (fakes) and predicted.
 
 Runs in the process that profiles; pure. Targets and their records flow in, `Measurements` flow out
 to `server.deployment`.
@@ -6,7 +6,6 @@ to `server.deployment`.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -15,10 +14,9 @@ from server.errors import StartError
 from server.members.variants import VARIANT
 from server.profiling.energy import estimated_watts, idle_watts
 from server.profiling.lengths import expected_factor
+from server.profiling.predictions import predict_costs
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey
 from workers.profiler.energy import EnergySource
-from workers.profiler.handle import Measured
-from workers.runtime.spec import DeviceSpec
 
 __all__ = ["Measurements", "collect"]
 
@@ -29,34 +27,23 @@ _LEAST_SLOWDOWN = 1.02
 _FAKE_OVERHEAD_S = 20e-6
 _FAKE_BYTES = 1 << 20
 
-# Estimates: weights are held as read and as laid out for the device; activations are a multiple of
-# inputs and outputs.
-_WEIGHTS_FACTOR = 2
-_ACTIVATIONS_FACTOR = 16
-_OVERHEAD_S = 100e-6
-#: Seconds per row and byte of weights where nothing was measured: as EfficientNets on one core.
-_CPU_ROW_S = 1e-9
-_CUDA_ROW_S = 2e-11
-#: On a CPU, only small networks run faster the bigger the batch.
-_SMALL_BYTES = 1 << 20
-_LARGE_BATCH = 32
-_CPU_BATCH = 4
-
 
 @dataclass(frozen=True)
 class Measurements:
     """What members cost.
 
     Attributes:
-        profiles: measured, configured (fake members) or estimated; what is absent can't be used.
+        profiles: measured, configured (fake members) or predicted, which then have intervals; what
+            is absent can't be used.
         worker_bytes: by kind of device, memory of a worker there without any member; the most of
             the runtimes in use. Kinds on which nothing was ever measured are absent.
         colocation: by member and kind, by what factor a batch takes longer while the other
             devices of this kind (eight at most, including it) are as busy; 1.0 or more.
         noise: by member and kind, the relative standard error of the rows per second of those
-            batch sizes that were compared with each other.
+            batch sizes that were compared with each other; where nothing was measured, of the
+            predictions.
         missing: member, kind, and why it can't run there at all or not with larger batches.
-        estimated: members and kinds of which nothing could be measured in time.
+        estimated: members and kinds of which nothing was measured, and all is predicted.
         energy: by member and kind, where the joules of its profiles are from; absent if it has
             none.
         idle_watts: by kind of device, what one draws while its worker waits, if it was measured.
@@ -65,6 +52,8 @@ class Measurements:
             ones, which are measured once, each counts.
         variants: as which variant a member runs on a kind, where that is not its own model.
         forms: what each variant costs under a name of its own, None if there are no variants.
+        doubt: by how much more rows/s another allocation may have, within the intervals, than the
+            one that seems best; None if nobody asked.
     """
 
     profiles: Profiles
@@ -79,6 +68,17 @@ class Measurements:
     measured: int = 0
     variants: Mapping[TargetKey, str] = field(default_factory=dict)
     forms: Measurements | None = None
+    doubt: float | None = None
+
+    @property
+    def predicted(self) -> int:
+        """How many of the profiles are predictions."""
+        return sum(one.interval_s is not None for one in self.profiles)
+
+    def form_of(self, member: str, kind: str) -> str:
+        """The name of what a member runs as on a kind: its own, or one of its variants."""
+        variant = self.variants.get((member, kind), "")
+        return f"{member}{VARIANT}{variant}" if variant else member
 
     def with_former(self, former: Measurements, keys: Collection[TargetKey]) -> Measurements:
         """Return these figures, with those of former measurements for some members and kinds."""
@@ -134,36 +134,45 @@ def collect(
     from_cache: int,
     measured: int,
 ) -> Measurements:
-    """Collect the profiles of all targets, and estimate those that could not be measured.
+    """Collect the profiles of all targets, and predict what could not be measured.
 
     Raises:
         StartError: if a member can't run anywhere.
     """
     profiles: list[Profile] = []
     missing: list[tuple[str, str, str]] = []
-    estimated: list[TargetKey] = []
     worker_bytes: dict[str, int] = {}
+    predictions = predict_costs(targets, records)
     for target in targets:
         record = records[target.key]
         if limitation := record.limitation or ("" if target.batches else target.batch_limit):
             missing.append((*target.key, limitation))
         if target.is_fake:
             profiles += _fake_profiles(target)
-        elif record.measured:
-            profiles += [_measured_profile(target, record, one) for one in record.measured]
-        elif not limitation:
-            estimated.append(target.key)
-            profiles += _estimated_profiles(target, targets, records)
+        elif target.key in predictions:
+            known = predictions[target.key].profiles
+            profiles += [_expected_profile(target, record, one) for one in known]
+        else:
+            profiles += [
+                _expected_profile(
+                    target, record, Profile(*target.key, one.batch, one.latency_s, one.memory_bytes)
+                )
+                for one in record.measured
+            ]
         if record.worker_bytes:
             kind = target.devices[0].kind
             worker_bytes[kind] = max(worker_bytes.get(kind, 0), record.worker_bytes)
     table = Profiles(map(_with_joules(targets, records), profiles))
     _check_each_can_run(targets, table, missing)
+    estimated = [key for key in predictions if not records[key].measured]
     return Measurements(
         profiles=table,
         worker_bytes=worker_bytes,
         colocation={t.key: records[t.key].colocation for t in targets if table.of(*t.key)},
-        noise={t.key: records[t.key].noise for t in targets if records[t.key].noise},
+        noise={
+            **{t.key: records[t.key].noise for t in targets if records[t.key].noise},
+            **{key: predictions[key].doubt for key in estimated},
+        },
         missing=tuple(missing),
         estimated=tuple(estimated),
         energy=dict(_energy_sources(table, records)),
@@ -181,15 +190,14 @@ def _fake_profiles(target: ProfileTarget) -> list[Profile]:
     return [Profile(*target.key, batch, latency_s, _FAKE_BYTES) for batch in target.batches]
 
 
-def _measured_profile(target: ProfileTarget, record: ProfileRecord, one: Measured) -> Profile:
+def _expected_profile(target: ProfileTarget, record: ProfileRecord, one: Profile) -> Profile:
     """The profile of a batch size; with variable dimensions, of the expected mix of lengths."""
-    latency_s, by_length = one.latency_s, {}
-    if len(target.lengths) > 1:
-        latencies_s = {each.batch: each.latency_s for each in record.measured}
-        latency_s *= expected_factor(target.lengths, record.lengths, latencies_s, one.batch)
-        same = [each for each in record.lengths if each.batch == one.batch]
-        by_length = {each.size: each.latency_s for each in same}
-    return Profile(*target.key, one.batch, latency_s, one.memory_bytes, by_length)
+    if not target.lengths[1:]:
+        return one
+    latencies_s = {each.batch: each.latency_s for each in record.measured}
+    factor = expected_factor(target.lengths, record.lengths, latencies_s, one.batch)
+    same = [each for each in record.lengths if each.batch == one.batch]
+    return replace(one.at_pace(factor), lengths={each.size: each.latency_s for each in same})
 
 
 def _with_joules(
@@ -221,50 +229,6 @@ def _energy_sources(
             energy = records[key].energy
             is_measured = energy is not None and one.batch in energy.joules
             yield key, energy.source if energy is not None and is_measured else "estimated"
-
-
-def _estimated_profiles(
-    target: ProfileTarget,
-    targets: Sequence[ProfileTarget],
-    records: Mapping[TargetKey, ProfileRecord],
-) -> list[Profile]:
-    """Estimate a member's profiles from the size of its weights, inputs and output."""
-    signature, device = target.member.signature, target.devices[0]
-    row_s = signature.parameter_bytes * _row_s_per_byte(device, targets, records)
-    row_bytes = sum(tensor.row_bytes for tensor in (*signature.inputs, *signature.outputs))
-    row_s, row_bytes = row_s * target.variants, row_bytes * target.variants
-    if target.lengths:
-        row_s *= expected_factor(target.lengths, (), {}, 1)
-    is_small = signature.parameter_bytes < _SMALL_BYTES or device.is_cuda
-    most = _LARGE_BATCH if is_small else _CPU_BATCH
-    return [
-        Profile(
-            *target.key,
-            batch,
-            latency_s=_OVERHEAD_S + batch * row_s,
-            memory_bytes=signature.parameter_bytes * _WEIGHTS_FACTOR
-            + batch * row_bytes * _ACTIVATIONS_FACTOR,
-        )
-        for batch in [one for one in target.batches if one <= most] or target.batches[:1]
-    ]
-
-
-def _row_s_per_byte(
-    device: DeviceSpec,
-    targets: Sequence[ProfileTarget],
-    records: Mapping[TargetKey, ProfileRecord],
-) -> float:
-    """Seconds per row and byte of weights, from the members that were measured on this kind."""
-    measured = [
-        min(one.latency_s / one.batch for one in records[target.key].measured)
-        / max(target.member.signature.parameter_bytes, 1)
-        / target.variants
-        for target in targets
-        if target.devices[0].kind == device.kind and records[target.key].measured
-    ]
-    if measured:
-        return statistics.median(measured)
-    return _CUDA_ROW_S if device.is_cuda else _CPU_ROW_S
 
 
 def _check_each_can_run(

@@ -7,14 +7,18 @@ and devices flow in, `Measurements` flow out, and progress meanwhile.
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from allocator.problem import Device, Problem
 from server.config import Config
 from server.members.inspect import InspectedMember
 from server.members.variants import VARIANT
 from server.profiling.cache import fingerprints, load_record, store_record
+from server.profiling.exploration import Exploration, OnProgress, ProblemOf
 from server.profiling.measurements import Measurements, collect
 from server.profiling.profiler import TargetProfiler, time_allowances
 from server.profiling.targets import ProfileRecord, ProfileTarget, TargetKey, profile_targets
@@ -26,10 +30,6 @@ __all__ = ["OnProgress", "profile_members"]
 
 _log = logging.getLogger(__name__)
 
-#: Called with what is being done, how many targets are done, and of how many; identical targets
-#: count once.
-OnProgress = Callable[[str, int, int], None]
-
 
 def profile_members(
     config: Config,
@@ -37,16 +37,21 @@ def profile_members(
     devices: Sequence[DeviceSpec],
     *,
     budget_s: float | None = None,
+    until_certain: bool = False,
+    problem_of: ProblemOf | None = None,
     fresh: bool = False,
     energy: bool = False,
     on_progress: OnProgress = lambda what, done, total: None,
 ) -> Measurements:
     """Find out what each member costs on each kind of device; `fresh` ignores the cache.
 
-    A member runs as the fastest of its variants, see `server.profiling.variants`. About `budget_s`
-    is divided among the members without a complete record, smallest first; None is no limit. Those
-    of which nothing could be measured in time are estimated. With `energy`, or if it is the
-    objective of placement, the joules of batches are measured, too, where the host has a meter.
+    A member runs as the fastest of its variants, see `server.profiling.variants`.
+    `budget_s` is for those without a complete record, None is no limit. First is measured what may
+    change the allocation, which is searched for as `problem_of` says (by default, by the plain
+    performance model). The rest of the budget is divided among the members, smallest first, unless
+    measuring is to end once the allocation is certain. What could not be measured is predicted.
+    With `energy`, or if it is the objective of placement, the joules of batches are measured, too,
+    where the host has a meter.
 
     Raises:
         ConfigError: if the configuration and a model disagree.
@@ -64,20 +69,41 @@ def profile_members(
     groups: defaultdict[object, list[ProfileTarget]] = defaultdict(list)  # one measurement each
     for target in sorted(pending, key=lambda target: target.member.signature.parameter_bytes):
         groups[prints.get(target.key, target.key)].append(target)
-    measured = 0
-    for group, record in _measure(list(groups.values()), records, budget_s, on_progress):
+    measured: set[TargetKey] = set()
+
+    def keep(group: Sequence[ProfileTarget], record: ProfileRecord) -> None:
         before, fingerprint = records[group[0].key], prints.get(group[0].key)
         records.update((target.key, record) for target in group)
         if record.measured and record != before:
-            measured += len(group)
+            measured.update(target.key for target in group)
             if fingerprint is not None:
                 store_record(record, fingerprint)
+
+    end = math.inf if budget_s is None else time.monotonic() + budget_s
+    exploration = Exploration(
+        targets, list(groups.values()), records, problem_of or _plain(devices), on_progress
+    )
+    if pending and budget_s:
+        for group, record in exploration.run(end):
+            keep(group, record)
+    if not until_certain:
+        left = [one for one in groups.values() if not one[0].is_complete(records[one[0].key])]
+        for group, record in _measure(left, records, end, on_progress):
+            keep(group, record)
     from_cache = sum(not target.is_fake for target in targets) - len(pending)
-    forms = collect(targets, records, from_cache=from_cache, measured=measured)
+    forms = collect(targets, records, from_cache=from_cache, measured=len(measured))
     for name, kind in forms.estimated:
         if VARIANT in name:
             _log.info("%s on %s is not used: `ensembled profile` tells if it is faster", name, kind)
-    return with_fastest_variants(forms)
+    return replace(with_fastest_variants(forms), doubt=exploration.doubt)
+
+
+def _plain(devices: Sequence[DeviceSpec]) -> ProblemOf:
+    """The problem by the plain performance model, without what a server costs."""
+    pool = tuple(
+        Device(one.name, one.kind, one.memory_bytes, one.cores, one.pool) for one in devices
+    )
+    return lambda found: Problem(found.profiles.members, pool, found.profiles)
 
 
 def _metered(targets: Sequence[ProfileTarget]) -> list[ProfileTarget]:
@@ -90,13 +116,13 @@ def _metered(targets: Sequence[ProfileTarget]) -> list[ProfileTarget]:
 def _measure(
     groups: Sequence[Sequence[ProfileTarget]],
     records: Mapping[TargetKey, ProfileRecord],
-    budget_s: float | None,
+    end: float,
     on_progress: OnProgress,
 ) -> Iterator[tuple[Sequence[ProfileTarget], ProfileRecord]]:
     """Measure the first target of each group, and yield the group with its new record."""
     total = len(groups)
     # There are fewer allowances than groups if the time runs out.
-    turns = zip(groups, time_allowances(budget_s, total), strict=False)
+    turns = zip(groups, time_allowances(end, total), strict=False)
     for done, (group, allowance) in enumerate(turns):
 
         def report(what: str, done: int = done) -> None:

@@ -7,7 +7,7 @@ with what was measured. The time for all targets is divided into one `TimeAllowa
 
 from __future__ import annotations
 
-import math
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ import msgspec
 from server.profiling.comparison import LEAST_BLOCKS, compare
 from server.profiling.energy import batch_energy
 from server.profiling.lengths import MeasuredLength, measured_lengths
-from server.profiling.targets import MEASURING_S, ProfileRecord, ProfileTarget, rows_per_s
+from server.profiling.targets import MEASURING_S, ProfileRecord, ProfileTarget
 from workers.profiler.handle import (
     Compare,
     Compared,
@@ -33,14 +33,11 @@ from workers.profiler.handle import (
 )
 from workers.runtime.spec import DeviceSpec
 
-__all__ = ["TargetProfiler", "TimeAllowance", "time_allowances"]
+__all__ = ["LEAST_S", "TargetProfiler", "TimeAllowance", "time_allowances"]
 
 #: Less time is not worth starting a process for; no target's share is smaller than the second.
-_LEAST_S = 0.5
+LEAST_S = 0.5
 _LEAST_SHARE_S = 2.0
-#: No larger batch is tried after one that takes longer, or is so much slower than the best.
-_LONG_BATCH_S = 2.0
-_WORTHWHILE = 0.9
 #: Batch sizes are compared in blocks of about so many seconds, until the result is precise, or for
 #: so many seconds in all.
 _BLOCK_S = 0.1
@@ -78,15 +75,14 @@ class TimeAllowance:
         return time.monotonic() >= self.end
 
 
-def time_allowances(budget_s: float | None, targets: int) -> Iterator[TimeAllowance]:
-    """Divide the time that is left among the targets that are left, as each begins; None: no limit.
+def time_allowances(end: float, targets: int) -> Iterator[TimeAllowance]:
+    """Divide the time that is left among the targets that are left, as each begins.
 
-    Yields no more allowances once too little time is left.
+    Yields no more allowances once too little time is left until `end` (monotonic).
     """
-    end = math.inf if budget_s is None else time.monotonic() + budget_s
     for done in range(targets):
         now = time.monotonic()
-        if end - now < _LEAST_S:
+        if end - now < LEAST_S:
             return
         yield TimeAllowance(now + max((end - now) / (targets - done), _LEAST_SHARE_S), end)
 
@@ -113,9 +109,10 @@ class TargetProfiler:
 
     def run(self) -> ProfileRecord:
         """Measure what is missing, and return the record with it."""
-        if not self._record.ended and self._may_begin(self._next_batch()):
+        if (batch := self._next_batch()) and self._may_begin(batch):
             self._say("loading")
-            self._ascend()
+            self._measure_each(iter(self._next_batch, 0))
+        self._end_if_complete()
         if self._record.needs_comparison:
             self._say("comparing batch sizes")
             with suppress(ProfilerError, TimeoutError):  # the next profiling retries
@@ -133,62 +130,73 @@ class TargetProfiler:
                 self._colocate(self._target.neighbours)
         return self._record
 
-    def _ascend(self) -> None:
-        """Measure one batch size after the other until none is left, or no time."""
+    def measure(self, batches: Sequence[int]) -> ProfileRecord:
+        """Measure some batch sizes, ascending, and return the record with them."""
+        self._say("loading")
+        self._measure_each(iter(sorted(batches)))
+        self._end_if_complete()
+        return self._record
+
+    def _measure_each(self, batches: Iterator[int]) -> None:
+        """Measure batch sizes in one process, as long as there is time and none fails."""
+        batch = self._target.batches[0]  # what fails to load fails with each
         try:
             with self._process(self._target.devices[0]) as process:
                 self._wait_loaded(process)
-                while (batch := self._next_batch()) and self._may_begin(batch):
+                for batch in batches:
+                    if not self._may_begin(batch):
+                        break
                     self._say(f"batch {batch}")
-                    self._add(self._measure_carefully(process, batch))
-                if not batch:
-                    self._update(ended=True)
+                    self._record = self._with(self._measure_carefully(process, batch))
         except ProfilerError as error:
-            self._end(str(error))
+            self._refuse(batch, str(error))
         except TimeoutError:
             if not self._allowance.is_over:
-                self._end("its process hung")
+                self._refuse(batch, "its process hung")
 
     def _next_batch(self) -> int:
         """Return the batch size to measure next, 0 if there is none."""
-        known, batches = self._record.measured, self._target.batches
-        if known and (known[-1].latency_s > _LONG_BATCH_S or self._has_fallen_behind(known[-1])):
-            return 0
-        if len(known) < len(batches):
-            return batches[len(known)]
-        self._update(limitation=self._target.batch_limit)
-        return 0
+        return next(iter(self._record.open_batches(self._target.batches)), 0)
 
     def _may_begin(self, batch: int) -> bool:
         if not self._record.measured:
             return True
         return self._allowance.suffices_for(self._record.measuring_s(batch))
 
-    def _has_fallen_behind(self, last: Measured) -> bool:
-        best = max(map(rows_per_s, self._record.measured), default=0.0)
-        return rows_per_s(last) < _WORTHWHILE * best
-
     def _measure_carefully(self, process: ProfilerProcess, batch: int) -> Measured:
         new = self._measure(process, batch)
-        if self._has_fallen_behind(new):
+        if self._record.has_fallen_behind(new):
             # Other processes may have been busy for a moment: confirm what would end the search.
             again = self._measure(process, batch)
             fastest = min(new.latency_s, again.latency_s)
             new = msgspec.structs.replace(again, latency_s=fastest)
         return new
 
-    def _add(self, new: Measured) -> None:
-        before = self._record.measured
-        if before:  # which may be from another process: keep the memory monotone
-            most = max(before[-1].memory_bytes, new.memory_bytes)
-            new = msgspec.structs.replace(new, memory_bytes=most)
-        self._update(measured=(*before, new))
+    def _with(self, new: Measured) -> ProfileRecord:
+        """The record with one more batch size, the memory as monotone as in one process."""
+        known = sorted((*self._record.measured, new), key=lambda one: one.batch)
+        most = itertools.accumulate((one.memory_bytes for one in known), max)
+        return msgspec.structs.replace(
+            self._record,
+            measured=tuple(
+                msgspec.structs.replace(one, memory_bytes=memory_bytes)
+                for one, memory_bytes in zip(known, most, strict=True)
+            ),
+        )
 
-    def _end(self, reason: str) -> None:
-        tried = self._target.batches[len(self._record.measured)]
-        if self._record.measured:
-            reason = f"batch {tried} and above: {reason}"
-        self._update(ended=True, limitation=reason)
+    def _refuse(self, batch: int, reason: str) -> None:
+        """Note that a batch size can't run, nor larger ones."""
+        if batch > self._target.batches[0]:
+            reason = f"batch {batch} and above: {reason}"
+        self._update(refused=batch, limitation=reason)
+
+    def _end_if_complete(self) -> None:
+        """Note that no batch size is left to be measured."""
+        if self._record.ended or self._next_batch():
+            return
+        if len(self._record.measured) == len(self._target.batches):
+            self._update(limitation=self._target.batch_limit)
+        self._update(ended=True)
 
     def _compare(self, candidates: Sequence[Measured]) -> None:
         """Run batches of the candidates' sizes in turn, until it is clear which is the best.

@@ -28,12 +28,16 @@ __all__ = [
     "ProfileRecord",
     "ProfileTarget",
     "TargetKey",
+    "measuring_s",
     "profile_targets",
     "rows_per_s",
 ]
 
 #: How long a batch size is measured, if its runs are short.
 MEASURING_S = 0.3
+#: No larger batch is tried after one that takes longer, or is so much slower than the best.
+_LONG_BATCH_S = 2.0
+_WORTHWHILE = 0.9
 #: A batch size with a smaller share of the best one's rows per second can't be the best.
 _CANDIDATE_SHARE = 0.85
 #: Two batches of rows must fit a profiler's arena.
@@ -47,6 +51,11 @@ _MAX_COLOCATED = 8
 TargetKey = tuple[str, str]
 
 
+def measuring_s(run_s: float) -> float:
+    """Return how long a measurement of batches takes that run for so many seconds."""
+    return 2 * run_s if run_s > LONG_RUN_S else run_s + max(MEASURING_S, MIN_RUNS * run_s)
+
+
 def rows_per_s(measured: Measured) -> float:
     """Return the throughput of batches of the measured size."""
     return measured.batch / measured.latency_s
@@ -56,10 +65,11 @@ class ProfileRecord(msgspec.Struct, frozen=True):
     """What is known of a target; also the content of a file of the cache.
 
     Attributes:
-        measured: ascending by batch size.
+        measured: ascending by batch size, perhaps with gaps.
         worker_bytes: memory of a worker there without any member, 0 if unknown.
         ended: whether larger batches promise no gain.
         limitation: why larger batches (or, with nothing measured, any) can't run; may be empty.
+        refused: the smallest batch size that is known not to run, 0 if none is.
         noise: by batch size, of those compared with each other, the relative standard error of the
             rows per second relative to the fastest; empty as long as none were.
         colocated: how many instances ran side by side to measure `colocation`, 0 if none did.
@@ -78,6 +88,7 @@ class ProfileRecord(msgspec.Struct, frozen=True):
     colocation: float = 1.0
     lengths: tuple[MeasuredLength, ...] = ()
     energy: RecordedEnergy | None = None
+    refused: int = 0
 
     @property
     def best(self) -> Measured:
@@ -98,12 +109,23 @@ class ProfileRecord(msgspec.Struct, frozen=True):
     def measuring_s(self, batch: int) -> float:
         """Return how long a measurement of a batch size takes, judged by the next smaller one."""
         below = [one for one in self.measured if one.batch <= batch]
-        if not below:
-            return 0.0
-        run_s = below[-1].latency_s * batch / below[-1].batch
-        if run_s > LONG_RUN_S:
-            return 2 * run_s
-        return run_s + max(MEASURING_S, MIN_RUNS * run_s)
+        return measuring_s(below[-1].latency_s * batch / below[-1].batch) if below else 0.0
+
+    def open_batches(self, batches: Sequence[int]) -> list[int]:
+        """Return those of some ascending batch sizes that are still worth measuring."""
+        known = {one.batch for one in self.measured}
+        ends = [
+            one.batch
+            for one in self.measured
+            if one.latency_s > _LONG_BATCH_S or self.has_fallen_behind(one)
+        ]
+        last = min([batches[-1], *ends, *([self.refused - 1] if self.refused else [])])
+        return [] if self.ended else [one for one in batches if one <= last and one not in known]
+
+    def has_fallen_behind(self, one: Measured) -> bool:
+        """Whether a batch size is so slow that no larger one can be the best."""
+        smaller = [rows_per_s(each) for each in self.measured if each.batch < one.batch]
+        return rows_per_s(one) < _WORTHWHILE * max(smaller, default=0.0)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from workers.backends.sizes import (
     plain_rows,
     probe_sizes,
 )
-from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec, variable_symbols
+from workers.runtime.spec import ModelSignature, ModelSource, TensorSpec, Work, variable_symbols
 from workers.runtime.texts import one_line
 
 __all__ = [
@@ -84,6 +84,10 @@ class Model(Protocol):
             RuntimeError: if the runtime failed in any other way.
         """
         ...
+
+    def count_work(self) -> Work | None:
+        """Return what it does for a row, None if that can't be told; for inspection."""
+        return None
 
     def close(self) -> None:
         """Release the model's memory; it can't predict afterwards. May be called twice."""

@@ -31,7 +31,7 @@ __all__ = ["Inspected", "InspectionError", "Rejected", "inspect_models", "main"]
 _TIMEOUT_S = 300.0
 
 # Part of every cache key: to be raised when the checks or the findings change.
-_REVISION = 3
+_REVISION = 4
 
 
 class Inspected(msgspec.Struct, frozen=True, tag="found"):
@@ -97,9 +97,11 @@ def _inspect(source: ModelSource) -> Finding:
         return Rejected(str(refusal))
     except Exception as failure:
         return Rejected(f"member {source.member} ({source.origin}): {one_line(failure)}")
-    signature = model.signature
+    work = None
+    with contextlib.suppress(Exception):  # a model that runs is served, even if it can't be counted
+        work = model.count_work()
     model.close()
-    return Inspected(signature)
+    return Inspected(msgspec.structs.replace(model.signature, work=work))
 
 
 def _inspect_early(source: ModelSource) -> Finding | None:

@@ -13,7 +13,7 @@ import numpy as np
 from ensembled_client.wire import datatype_of
 
 from workers.backends.base import Array, Model, refusal
-from workers.runtime.spec import ModelSource, TensorSpec
+from workers.runtime.spec import ModelSource, TensorSpec, Work
 
 __all__ = ["JoinedModel", "separate"]
 
@@ -57,6 +57,10 @@ class JoinedModel(Model):
             raw[part[0]] if len(part) == 1 else np.stack([raw[i] for i in part], axis=-1)
             for part in self._parts
         ]
+
+    def count_work(self) -> Work | None:
+        """See `workers.backends.Model`."""
+        return self._model.count_work()
 
     def close(self) -> None:
         """See `workers.backends.Model`."""

@@ -6,7 +6,9 @@ and returns when the output is in host memory.
 
 from __future__ import annotations
 
+import json
 import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ import onnxruntime
 from msgspec.structs import replace
 
 from workers.backends.base import (
+    PROBE_ROWS,
     Array,
     Model,
     choose_outputs,
@@ -27,7 +30,9 @@ from workers.backends.base import (
 )
 from workers.backends.onnx_classes import ClassMaps, preferred_output, refuse_texts
 from workers.backends.onnx_file import OnnxFileError, external_files
-from workers.runtime.spec import DeviceSpec, ModelSource
+from workers.backends.onnx_work import count_work
+from workers.backends.sizes import plain_rows
+from workers.runtime.spec import DeviceSpec, ModelSource, Work
 from workers.runtime.texts import one_line
 
 __all__ = ["OnnxModel"]
@@ -67,6 +72,7 @@ class OnnxModel(Model):
                 "uninstall both, then install one of them",
             )
         _check_external(source, model_file(source))
+        self._source, self._device = source, device
         self._session: Any = _open_session(source, device)
         inputs = tuple(
             input_spec(source, node.name, _DATATYPES.get(node.type), node.shape)
@@ -122,6 +128,21 @@ class OnnxModel(Model):
         outputs = self._session.run_with_ort_values(self._outputs, values)
         return [output.numpy() for output in outputs]
 
+    def count_work(self) -> Work | None:
+        """Count what it does for a row, in a session of its own whose kernels are recorded."""
+        inputs = self.signature.inputs
+        if any(tensor.symbols for tensor in inputs):
+            return None
+        own = self._session
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            self._session = _open_session(self._source, self._device, record=folder)
+            try:
+                self.predict([plain_rows(tensor, PROBE_ROWS) for tensor in inputs])
+                events = json.loads(Path(self._session.end_profiling()).read_bytes())
+            finally:
+                self._session = own
+        return count_work(events, PROBE_ROWS)
+
     def close(self) -> None:
         """Release the session, and with it the weights."""
         self._session = None
@@ -137,8 +158,11 @@ def _check_external(source: ModelSource, path: Path) -> None:
         raise refusal(source, f"keeps weights in {missing}, which does not exist")
 
 
-def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
-    """Load the file or raise ModelError: a GPU that can't be used is no reason to fall back."""
+def _open_session(source: ModelSource, device: DeviceSpec, *, record: str = "") -> Any:
+    """Load the file or raise ModelError: a GPU that can't be used is no reason to fall back.
+
+    With a folder, `record`, the session writes there what each of its kernels does.
+    """
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _SEVERITY_ERROR
@@ -148,6 +172,9 @@ def _open_session(source: ModelSource, device: DeviceSpec) -> Any:
     options.inter_op_num_threads = 1
     # Threads that spin while idle would take the cores from the other processes.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if record:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(record, "kernels"))
     providers: list[Any] = ["CPUExecutionProvider"]
     if device.is_cuda:
         if hasattr(onnxruntime, "preload_dlls"):

@@ -48,9 +48,18 @@ _MEASURE_S = 4.0
 @commands.command()
 def profile(
     config: ConfigPath,
+    *,
     output: Annotated[Path | None, file_option("Write the profiles to this file (JSON).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore cached measurements.")] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Measure for so many seconds at most, first what may change the allocation, and "
+            "end once nothing could; predict the rest.",
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Measure the time and memory of each member, by kind of device and batch size."""
@@ -58,7 +67,9 @@ def profile(
         loaded = load(config)
         import server.cli.profile  # noqa: PLC0415
 
-        server.cli.profile.profile(loaded, output=output, as_json=as_json, fresh=fresh)
+        server.cli.profile.profile(
+            loaded, output=output, as_json=as_json, fresh=fresh, budget_s=budget
+        )
 
 
 @commands.command()

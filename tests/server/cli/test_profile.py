@@ -72,7 +72,7 @@ def test_what_people_should_know_besides(config, monkeypatch):
         "a worker without any member takes 70 MiB on cpu-1",
         "a: 1.25 times slower while all devices of cpu-1 are busy",
         "a on cpu-1: batch 2 and above: out of memory: no [room]",
-        "b on cpu-1: estimated, not measured",
+        "b on cpu-1: predicted, not measured",
     ]
 
 

@@ -78,6 +78,6 @@ def test_batches_of_which_the_arena_holds_no_two_are_left_out(cores):
     assert [one.batch for one in least.problem.options(0, 0)] == [2]
 
 
-def test_estimates_are_called_estimates(cores):
+def test_predictions_are_called_predictions(cores):
     planned = plan_problem(found([A], estimated=(("a", "cpu-1"),)), cpus(0), {"a": 64})
-    assert "a on cpu-1 is estimated from its size, not measured" in planned.corrections
+    assert "a on cpu-1 is predicted, nothing of it was measured" in planned.corrections

@@ -4,7 +4,7 @@ import pytest
 from profiled import CPU, GPU, Script, batches, fake, member, profiled
 
 from server.errors import StartError
-from server.profiling import profiler
+from server.profiling import exploration, profile, profiler
 from workers.profiler.handle import ProfilerError
 
 
@@ -48,27 +48,30 @@ def test_progress_names_what_is_being_done(model, script):
 
 
 def test_what_was_measured_in_time_is_kept_and_carried_on_later(model, script):
-    one = script({1: 0.5, 2: 0.9, 4: 1.6})
-    first = profiled([member("m", model)], budget_s=5)  # batch 2 would take 6 s more
-    assert one.measured == [1]
-    assert (batches(first), first.estimated, first.measured) == ([1], (), 1)
+    one = script({1: 0.9, 2: 1.7, 4: 3.2})
+    first = profiled([member("m", model)], budget_s=3)  # batch 4 would take longer than is left
+    assert one.measured == [2, 1]
+    assert (batches(first), first.estimated, first.measured) == ([1, 2, 4], (), 1)
+    assert first.predicted == 1
+    assert first.profiles.of("m", "cpu-1")[2].interval_s is None
     one.started.clear()
-    assert profiled([member("m", model)], budget_s=5).measured == 0
+    assert profiled([member("m", model)], budget_s=0.4).measured == 0
     assert one.started == []  # nothing would come of it
     second = profiled([member("m", model)])
-    assert one.measured == [1, 2, 4]
+    assert one.measured == [2, 1, 4]
     assert (batches(second), second.measured, second.from_cache) == ([1, 2, 4], 1, 0)
+    assert second.predicted == 0
 
 
 def test_the_smallest_batch_may_take_more_than_its_share(model, script, monkeypatch):
     one = script({1: 0.01, 2: 0.01}, load_s=25.0)
-    monkeypatch.setattr(profiler, "time", SimpleNamespace(monotonic=lambda: one.now))
+    for module in (profile, exploration, profiler):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: one.now))
     members = [member("m", model), member("n", model, output="probabilities")]
     found = profiled(members, batches=[1, 2], budget_s=40)
-    assert one.started == [("m", "cpu:0"), ("n", "cpu:0")]
-    assert batches(found) == [1]
+    assert [name for name, _ in one.started] == ["n", "m"]
     assert one.now == 40.0
-    assert found.estimated == (("n", "cpu-1"),)  # it did not hang, the time was over
+    assert found.estimated == (("m", "cpu-1"),)  # it did not hang, the time was over
     assert found.missing == ()
 
 

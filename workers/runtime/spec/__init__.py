@@ -29,6 +29,7 @@ from workers.runtime.spec.models import (
     Scaling,
     Spread,
     Variant,
+    Work,
 )
 from workers.runtime.spec.processes import (
     Attach,
@@ -85,6 +86,7 @@ __all__ = [
     "Unloaded",
     "VALUE_SCORES",
     "Variant",
+    "Work",
     "WorkerSpec",
     "symbols_of",
     "variable_symbols",

@@ -27,6 +27,7 @@ __all__ = [
     "Scaling",
     "Spread",
     "Variant",
+    "Work",
 ]
 
 #: What an output of a model means; `workers.worker.postprocess` has the formulas.
@@ -165,6 +166,22 @@ class ModelSource(msgspec.Struct, frozen=True):
         return self.python is not None and not self.python.extra
 
 
+class Work(msgspec.Struct, frozen=True):
+    """What a model does to predict a row, as counted in a run on the CPU.
+
+    Attributes:
+        flops: the arithmetic of its convolutions and matrix products.
+        moved_bytes: what its kernels read and write, without the weights.
+        peak_bytes: the most that one of them reads and writes.
+        kernels: how many it runs for a batch.
+    """
+
+    flops: float
+    moved_bytes: float
+    peak_bytes: float
+    kernels: int
+
+
 class ModelSignature(msgspec.Struct, frozen=True):
     """The inputs and outputs of a model, as inspection finds them.
 
@@ -174,6 +191,7 @@ class ModelSignature(msgspec.Struct, frozen=True):
         parameter_bytes: the size of the weights (the model file's size, 0 for a fake).
         labels: those that the model has itself, by output.
         kinds: what it says its outputs are, by output.
+        work: what it does for a row; None if nobody can tell, or that depends on variable sizes.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -181,6 +199,7 @@ class ModelSignature(msgspec.Struct, frozen=True):
     parameter_bytes: int
     labels: dict[str, tuple[str, ...]] = {}
     kinds: dict[str, OutputKind] = {}
+    work: Work | None = None
 
     @property
     def output(self) -> TensorSpec:
