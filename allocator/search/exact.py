@@ -1,9 +1,10 @@
 """The exact search: an allocation, and how far from the best possible it can be at most.
 
 Pure, used in the process that plans an allocation. It is anytime: good allocations come from
-`allocator.search.rebuild`, bounds from `allocator.search.relaxation`, and where the problem is
-small enough, both are closed by `allocator.search.branch`. It ends when bound and throughput meet,
-when nothing has become better for long and the gap is small, or when the time is up.
+`allocator.search.rebuild`, bounds from `allocator.search.relaxation`. Both are closed by
+`allocator.search.master` where devices hold few members, so that there are few ways to pack them,
+else by `allocator.search.branch` where the problem is small. It ends when bound and throughput
+meet, when nothing has become better for long and the gap is small, or when the time is up.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import numpy as np
 
 from allocator.problem import Cells, Problem
 from allocator.search import branch
+from allocator.search.master import Master
+from allocator.search.packings import Packings, list_packings
 from allocator.search.rebuild import Rebuilder
 from allocator.search.relaxation import counting_bound, upper_bound
 from allocator.search.throughput import ThroughputModel, solve_throughput
@@ -35,6 +38,11 @@ _TOLERANCE = 0.03
 #: What a bound may take: of the time that is left, and nodes where it counts whole copies.
 _BOUND_SHARE = 0.25
 _BOUND_NODES = 50
+#: How many packings are tried at first, how many times as many next, and for which share of the
+#: time that is left while they are not all.
+_FEW_PACKINGS = 150
+_MORE_PACKINGS = 4
+_FEW_SHARE = 0.3
 #: The share of the throughput that fewer instances may cost.
 _ALMOST = 0.999
 
@@ -103,11 +111,16 @@ def exact(
         bound = upper_bound(problem, limit_s, at_least=best.throughput)
     found = SearchResult(best.cells, best.throughput, max(bound, best.throughput))
     size = branch.binaries(problem)
-    if size > _TINY:
-        found = _improve(rebuilder, found, clock, effort)
-        found = _count(problem, found, clock, effort)
-    if size <= _LARGE and found.gap > (_PROVEN if size <= _TINY else effort.gap):
-        found = _branch(problem, found, clock)
+    enough = _PROVEN if size <= _TINY else effort.gap
+    packings = list_packings(problem)
+    if packings is not None and bound < math.inf:
+        found = _pack(packings, found, clock, enough)
+    else:
+        if size > _TINY:
+            found = _improve(rebuilder, found, clock, effort)
+            found = _count(problem, found, clock, effort)
+        if size <= _LARGE and found.gap > enough:
+            found = _branch(problem, found, clock)
     while found.gap > effort.gap and not clock.is_over():
         found = _improve(rebuilder, found, clock, Effort(effort.gap, patience=4 * _CYCLE))
     return found
@@ -147,11 +160,39 @@ def _count(problem: Problem, found: SearchResult, clock: Clock, effort: Effort) 
     return SearchResult(found.cells, found.throughput, max(bound, found.throughput))
 
 
+def _pack(packings: Packings, found: SearchResult, clock: Clock, gap: float) -> SearchResult:
+    """Choose among packings: few at first, which is fast and leaves fewer of all of them.
+
+    A better allocation also narrows what is asked for, so there may be more to find after it.
+    """
+    master = Master(packings)
+    with clock.part_s(_BOUND_SHARE) as limit_s:
+        bound = master.upper_bound(limit_s, low=found.throughput, high=found.bound)
+    found = SearchResult(found.cells, found.throughput, bound)
+    before, most = 0.0, _FEW_PACKINGS
+    while found.gap > gap and not clock.is_over():
+        if most > master.size and found.throughput <= before:
+            break
+        before = found.throughput
+        with clock.part_s(_FEW_SHARE if most < master.size else 1.0) as limit_s:
+            result = master.fastest(
+                limit_s, low=found.throughput, high=found.bound, most=most, gap=gap
+            )
+        found = _better(packings.problem, found, result)
+        most = min(_MORE_PACKINGS * most, master.size + 1)
+    return found
+
+
 def _branch(problem: Problem, found: SearchResult, clock: Clock) -> SearchResult:
     if clock.is_over():
         return found
     result = branch.fastest(problem, found.cells, clock.left_s(), bound=found.bound)
     clock.limited |= not result.finished
+    return _better(problem, found, result)
+
+
+def _better(problem: Problem, found: SearchResult, result: branch.Branched) -> SearchResult:
+    """Return the better of what there was and what a solver found, with the lower bound."""
     cells, throughput = found.cells, found.throughput
     if result.cells is not None:
         # The solver's tolerances are not the linear program's: what counts is the latter.

@@ -77,7 +77,9 @@ def upper_bound(problem: Problem, time_limit_s: float, *, at_least: float = 0.0)
         InfeasibleError: if no allocation exists.
     """
     end = time.monotonic() + time_limit_s
-    bound = _Relaxation(problem, len(problem.devices)).solve(time_limit_s)
+    busiest_s = max(map(problem.row_seconds, range(len(problem.devices))))
+    most = 1 / busiest_s if busiest_s else math.inf
+    bound = min(_Relaxation(problem, len(problem.devices)).solve(time_limit_s), most)
     relaxation = _Relaxation(problem, _MOST_CLASSES)
     while bound - at_least > _STEP * bound and time.monotonic() < end:
         middle = (bound + at_least) / 2

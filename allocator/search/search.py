@@ -18,6 +18,8 @@ from allocator.problem import Cells, NoPlaceError, Problem
 from allocator.search import branch
 from allocator.search.exact import Clock, Effort, SearchResult, exact, fewest_instances
 from allocator.search.greedy import AnalyticScorer, best_batches, greedy, worst_fit
+from allocator.search.master import Master
+from allocator.search.packings import list_packings
 from allocator.search.rebuild import Rebuilder
 from allocator.search.relaxation import InfeasibleError, upper_bound
 from allocator.search.throughput import solve_throughput
@@ -133,13 +135,18 @@ def search(
 def upper_bound_rows_s(problem: Problem, *, time_limit_s: float = 1.0) -> float:
     """Return rows/s that no allocation of a problem exceeds, 0 if it is proven that none exists.
 
-    It costs a few linear programs, much less than `search`. It is a bound whenever the time is up,
-    infinity if nothing is proven by then.
+    It costs some small linear programs, much less than `search`. It is a bound whenever the time
+    is up, infinity if nothing is proven by then.
     """
+    clock = Clock(time_limit_s)
     try:
-        return upper_bound(problem, time_limit_s)
+        bound = upper_bound(problem, clock.left_s())
     except InfeasibleError:
         return 0.0
+    packings = list_packings(problem)
+    if packings is None or bound == math.inf:
+        return bound
+    return Master(packings).upper_bound(clock.left_s(), low=0.0, high=bound)
 
 
 def _some_place(
