@@ -46,7 +46,14 @@ from server.members.inspect import inspect_members
 from server.profiling.progress import progress_on_stderr
 from server.stdout import echo
 
-__all__ = ["AllocateOptions", "allocate_config", "allocate_files", "read_problem"]
+__all__ = [
+    "AllocateOptions",
+    "allocate_config",
+    "allocate_files",
+    "read_devices",
+    "read_problem",
+    "read_profiles",
+]
 
 _TIME_LIMIT_S = 10.0
 
@@ -203,14 +210,32 @@ def read_problem(devices: Path, profiles: Path) -> Problem:
     Raises:
         ConfigError: if one of them can't be read, or is wrong.
     """
+    pool, idle_watts = read_devices(devices)
+    table = read_profiles(profiles)
     with file_errors(str(devices)):
-        entries = decode(devices.read_bytes(), _DevicesFile).devices
+        return Problem(table.members, pool, table, idle_watts=idle_watts)
+
+
+def read_devices(path: Path) -> tuple[tuple[Device, ...], dict[str, float]]:
+    """Return the devices of a file, and the watts that some take when idle, by device.
+
+    Raises:
+        ConfigError: if it can't be read, or is wrong.
+    """
+    with file_errors(str(path)):
+        entries = decode(path.read_bytes(), _DevicesFile).devices
     pool = tuple(Device(one.name, one.kind, int(one.memory_bytes)) for one in entries)
-    idle = {one.name: one.idle_watts for one in entries if one.idle_watts}
-    with file_errors(str(profiles)):
-        table = Profiles.from_json(profiles.read_bytes())
-    with file_errors(str(devices)):
-        return Problem(table.members, pool, table, idle_watts=idle)
+    return pool, {one.name: one.idle_watts for one in entries if one.idle_watts}
+
+
+def read_profiles(path: Path) -> Profiles:
+    """Return the profiles of a file.
+
+    Raises:
+        ConfigError: if it can't be read, or is wrong.
+    """
+    with file_errors(str(path)):
+        return Profiles.from_json(path.read_bytes())
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ instantaneous.
 from __future__ import annotations
 
 from server.cli.application import app
-from server.cli.commands import ensembles, models, placement, serving
+from server.cli.commands import ensembles, models, placement, selection, serving
 from server.stdout import typer_prints_to_stdout
 
 __all__ = ["app", "main"]
 
-for group in (serving, models, placement, ensembles):
+for group in (serving, models, placement, ensembles, selection):
     app.add_typer(group.commands)
 
 

@@ -19,18 +19,21 @@ __all__ = ["progress_on_stderr"]
 
 
 @contextmanager
-def progress_on_stderr(log: Callable[[str], None] | None = None) -> Iterator[OnProgress]:
+def progress_on_stderr(
+    log: Callable[[str], None] | None = None, *, doing: str = "profiling"
+) -> Iterator[OnProgress]:
     """Yield a callback that shows the progress of `profile_members`, if anything is measured.
 
-    Unless stderr is a terminal, `log` gets a line per member; without it, stderr does.
+    Or of something else that is told in the same way. Unless stderr is a terminal, `log` gets a
+    line per member; without it, stderr does.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
         plain = partial(console.print, markup=False, highlight=False, soft_wrap=True)
-        yield _plain_lines(log or plain)
+        yield _plain_lines(log or plain, doing)
         return
     bar = Progress(
-        TextColumn("profiling"),
+        TextColumn(doing),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TextColumn("{task.description}", markup=False),
@@ -50,13 +53,13 @@ def progress_on_stderr(log: Callable[[str], None] | None = None) -> Iterator[OnP
             bar.stop()
 
 
-def _plain_lines(log: Callable[[str], None]) -> OnProgress:
+def _plain_lines(log: Callable[[str], None], doing: str) -> OnProgress:
     """One line per member; its batch sizes would be too many for a log."""
     logged: set[int] = set()
 
     def on_progress(what: str, done: int, total: int) -> None:
         if done < total and done not in logged:
             logged.add(done)
-            log(f"profiling {done + 1} of {total}: {what.partition(':')[0]}")
+            log(f"{doing} {done + 1} of {total}: {what.partition(':')[0]}")
 
     return on_progress

@@ -204,7 +204,9 @@ def _serve(
     placement = place(served, members, find_devices(served), profile_s=0.0, time_limit_s=_SEARCH_S)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "library.yaml"
-        path.write_text(yaml.safe_dump(_document(served, path.parent)), encoding="utf-8")
+        path.write_text(
+            yaml.safe_dump(_document(served, path.parent), sort_keys=False), encoding="utf-8"
+        )
         return ask_members(path, placement.allocation.matrix, questions, on_answer)
 
 
