@@ -70,11 +70,11 @@ def read_pool(devices: Path | None, profiles: Path | None) -> Pool:
     Raises:
         ConfigError: if one can't be read, or is wrong.
     """
-    is_named = devices is not None and devices != _AUTO
-    return Pool(
-        read_devices(devices) if is_named and devices is not None else None,
-        None if profiles is None else read_profiles(profiles),
-    )
+    table = None if profiles is None else read_profiles(profiles)
+    if devices is None or devices == _AUTO:
+        return Pool(profiles=table)
+    pool, idle_watts = read_devices(devices)
+    return Pool(pool, idle_watts, table)
 
 
 def cost_names(text: str) -> tuple[CostName, ...]:

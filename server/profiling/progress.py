@@ -56,10 +56,14 @@ def progress_on_stderr(
 def _plain_lines(log: Callable[[str], None], doing: str) -> OnProgress:
     """One line per member; its batch sizes would be too many for a log."""
     logged: set[int] = set()
+    last = ""
 
     def on_progress(what: str, done: int, total: int) -> None:
-        if done < total and done not in logged:
+        nonlocal last
+        name = what.partition(":")[0]
+        if done < total and done not in logged and name != last:
             logged.add(done)
-            log(f"{doing} {done + 1} of {total}: {what.partition(':')[0]}")
+            last = name
+            log(f"{doing} {done + 1} of {total}: {name}")
 
     return on_progress

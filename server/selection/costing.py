@@ -7,12 +7,13 @@ or a profiles file knows them; a `Problem` over all of them flows out.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from allocator.problem import Device, Problem
 from allocator.profiles import Profiles
 from server.config import Config
 from server.config.root import MAX_MEMBERS
+from server.deployment.costs import placed_devices
 from server.deployment.devices import find_devices
 from server.deployment.placement import placement_problem
 from server.errors import ConfigError
@@ -30,10 +31,12 @@ class Pool:
 
     Attributes:
         devices: None for those of the library, or else of this host.
+        idle_watts: by device, what it draws as soon as it has an instance.
         profiles: None to measure them.
     """
 
     devices: tuple[Device, ...] | None = None
+    idle_watts: Mapping[str, float] = field(default_factory=dict)
     profiles: Profiles | None = None
 
 
@@ -43,26 +46,26 @@ def library_problem(
     pool: Pool,
     left_out: dict[str, str],
     *,
+    energy: bool,
     on_progress: OnProgress,
 ) -> Problem:
     """Return the problem of placing all members of a library; it may be more than are served.
 
-    Members that can't run on any device, or have no profile, are added to `left_out`.
+    Members that can't run on any device, or have no profile, are added to `left_out`. With
+    `energy`, that of their batches is measured, too.
 
     Raises:
         ConfigError: if no member is left, or there are no profiles for a kind of device.
     """
     if pool.profiles is None:
-        problem = _measured(config, members, left_out, on_progress)
+        problem = _measured(config, members, left_out, energy, on_progress)
     else:
-        devices = pool.devices or tuple(
-            Device(one.name, one.kind, one.memory_bytes, one.cores, one.pool)
-            for one in find_devices(config)
-        )
+        devices = pool.devices or placed_devices(find_devices(config))
         problem = Problem(tuple(one.name for one in members), devices, pool.profiles)
     if pool.devices is not None:
         _check_kinds(pool.devices, problem.profiles)
-        problem = Problem(problem.members, pool.devices, problem.profiles)
+        # What serving costs this host says nothing about the devices of a file.
+        problem = replace(problem, devices=pool.devices, row_s={}, idle_watts=dict(pool.idle_watts))
     return _without_profile(problem, left_out)
 
 
@@ -70,6 +73,7 @@ def _measured(
     config: Config,
     members: Sequence[InspectedMember],
     left_out: dict[str, str],
+    energy: bool,
     on_progress: OnProgress,
 ) -> Problem:
     """Profile members on the devices of this host, as many at once as a server may have."""
@@ -78,7 +82,7 @@ def _measured(
     def measure(names: Sequence[str]) -> Mapping[str, Problem]:
         part = [by_name[name] for name in names]
         alone = with_members(config, {one.name: one.config for one in part})
-        found = profile_members(alone, part, devices, on_progress=on_progress)
+        found = profile_members(alone, part, devices, energy=energy, on_progress=on_progress)
         problem = placement_problem(alone, part, devices, found)
         return dict.fromkeys(names, problem)
 
@@ -88,10 +92,9 @@ def _measured(
         problems |= isolated(names[start : start + MAX_MEMBERS], measure, left_out)
     if not problems:
         raise ConfigError([f"{name}: {why}" for name, why in left_out.items()])
-    first = next(iter(problems.values()))
-    profiles = [one for problem in {id(p): p for p in problems.values()}.values()
-                for one in problem.profiles]  # fmt: skip
-    return Problem(tuple(problems), first.devices, Profiles(profiles), first.row_s)
+    parts = list({id(one): one for one in problems.values()}.values())
+    profiles = Profiles(profile for part in parts for profile in part.profiles)
+    return replace(parts[0], members=tuple(problems), profiles=profiles)
 
 
 def _check_kinds(devices: Sequence[Device], profiles: Profiles) -> None:
@@ -115,4 +118,4 @@ def _without_profile(problem: Problem, left_out: dict[str, str]) -> Problem:
         left_out[name] = f"has no profile for {', '.join(kinds)}"
     if not known:
         raise ConfigError(f"no member of the library has a profile for {', '.join(kinds)}")
-    return Problem(tuple(known), problem.devices, problem.profiles, problem.row_s)
+    return replace(problem, members=tuple(known))

@@ -100,3 +100,8 @@ class SelectOptions:
     def asks_latency(self) -> bool:
         """Whether anything asks for the latency."""
         return "p99_ms" in self.costs or self.constraints.max_p99_s is not None
+
+    @property
+    def asks_energy(self) -> bool:
+        """Whether anything asks for the energy."""
+        return "joules_per_row" in self.costs or self.constraints.max_joules_per_row is not None

@@ -91,7 +91,12 @@ def select_from_library(request: SelectRequest, show_progress: ShowProgress) -> 
             for option, path in asked.items()}  # fmt: skip
     with show_progress("profiling") as on_progress:
         problem = library_problem(
-            config, agreed.members, request.pool, left_out, on_progress=on_progress
+            config,
+            agreed.members,
+            request.pool,
+            left_out,
+            energy=request.options.asks_energy,
+            on_progress=on_progress,
         )
     placed = [i for i, member in enumerate(agreed.members) if member.name in problem.members]
     (predictions, y), *tests = [(p[placed], y) for p, y in data.values()]
