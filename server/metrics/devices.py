@@ -7,20 +7,21 @@ some GPUs have no energy counter, slices of a GPU hardly anything, and many mach
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from functools import partial
-from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from server.metrics.energy import DeviceEnergy, EnergyReader
 from server.metrics.exposition import Counters, Family, Gauges
 from server.metrics.sampler import Sampler
+from workers.profiler.energy import NVML, energy_meters
 from workers.profiler.gauges import gpu_handle
 from workers.runtime.spec import DeviceSpec
 
 __all__ = ["DeviceMetrics"]
 
 _log = logging.getLogger(__name__)
-_NVML = partial(import_module, "pynvml")
 
 
 class _Gpu(NamedTuple):
@@ -69,17 +70,29 @@ class DeviceMetrics:
 
     Devices may come to `devices`, and go.
 
-    `load` returns the module `pynvml`, which hosts without GPUs need not pay for. `gpu_of_device`
-    has the UUID of each device's GPU, as far as it is known.
+    `load` returns the module `pynvml`, which hosts without GPUs need not pay for; `busy_s` the
+    seconds that each device was busy; `root` has the kernel's files. `gpu_of_device` has the UUID
+    of each device's GPU, as far as it is known.
     """
 
-    def __init__(self, devices: Collection[DeviceSpec], load: Callable[[], Any] = _NVML) -> None:
+    def __init__(
+        self,
+        devices: Collection[DeviceSpec],
+        load: Callable[[], Any] = NVML,
+        *,
+        busy_s: Callable[[], Mapping[str, float]] = dict,
+        root: Path = Path("/"),
+    ) -> None:
         self._devices = devices
         self._load = load
+        self._busy_s = busy_s
+        self._reader = EnergyReader(partial(energy_meters, root=root, load=load))
+        self._energy = DeviceEnergy()
+        self._counted: Mapping[str, float] | None = None
         self._gpus: dict[str, _Gpu] = {}
         self._looked_up: set[str] = set()
         self.gpu_of_device: dict[str, str] = {}
-        self._sampler = Sampler(self.read, "nvml")
+        self._sampler = Sampler(lambda: (self.read(), self._reader.read(self._devices)), "nvml")
 
     async def collect(self) -> AsyncIterator[Family[Any]]:
         """Yield those of GPUs before `device_info`: NVML finds the GPU of a device."""
@@ -89,7 +102,20 @@ class DeviceMetrics:
             ("device",),
             (((device.name,), device.memory_bytes) for device in self._devices),
         )
-        values = await self._sampler.sample()
+        values, counted = await self._sampler.sample()
+        if counted is not self._counted:
+            self._counted = counted
+            self._energy.add(counted, self._reader.of_device, self._busy_s())
+        yield Counters(
+            "ensembled_device_energy_joules_total",
+            "Energy that the device has used, or is estimated to have, since its first scrape.",
+            ("device", "source"),
+            (
+                ((one.name, self._reader.source(one)), self._energy.joules[one.name])
+                for one in self._reader.of_device
+                if one.name in self._energy.joules
+            ),
+        )
         for metric in _GPU_METRICS:
             yield metric.of(("gpu",), (((gpu,), it) for gpu, it in values[metric.name].items()))
         yield Gauges(

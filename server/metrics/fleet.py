@@ -18,7 +18,7 @@ from server.engine.memory_budget import MemoryBudget
 from server.engine.statistics import InstanceCounters, MemberCounters
 from server.metrics.exposition import Counters, Family, Gauges, Histograms, families
 
-__all__ = ["collect_arenas", "collect_fleet"]
+__all__ = ["busy_seconds", "collect_arenas", "collect_fleet"]
 
 
 def _oldest_pending_s(members: Sequence[Member]) -> float:
@@ -156,6 +156,15 @@ async def collect_fleet(fleet: Fleet) -> AsyncIterator[Family[Any]]:
     workers = [((device,), worker) for device, worker in fleet.workers.items()]
     for family in families(_WORKER_METRICS, ("device",), workers):
         yield family
+
+
+def busy_seconds(fleet: Fleet) -> dict[str, float]:
+    """Return the seconds that each device has spent on jobs of the members it has."""
+    return {
+        device: sum(one.busy_s for one in {id(one): one for one in counters.values()}.values())
+        for device, worker in fleet.workers.items()
+        if (counters := worker.counters)
+    }
 
 
 async def collect_arenas(

@@ -22,7 +22,7 @@ from server.engine.memory_budget import MemoryBudget
 from server.inference.inference import Inference
 from server.metrics.devices import DeviceMetrics
 from server.metrics.exposition import OPENMETRICS_END, Counters, Family, encode
-from server.metrics.fleet import collect_arenas, collect_fleet
+from server.metrics.fleet import busy_seconds, collect_arenas, collect_fleet
 from server.metrics.models import collect_models
 from server.metrics.rollouts import collect_rollouts
 from server.metrics.server import LoopLag, ProcessMetrics, collect_server
@@ -101,6 +101,6 @@ def make_registry(
             "arenas": partial(collect_arenas, inference.current_arenas, bodies),
             "server": partial(collect_server, inference, lag, connections),
             "processes": ProcessMetrics(memory).collect,
-            "devices": DeviceMetrics(devices).collect,
+            "devices": DeviceMetrics(devices, busy_s=partial(busy_seconds, engine.fleet)).collect,
         }
     )

@@ -10,7 +10,14 @@ import msgspec
 from server.config import Config
 from server.members.inspect import InspectedMember
 from server.profiling import profile_members
-from workers.profiler.handle import Compare, Compared, Loaded, Measured
+from workers.profiler.handle import (
+    Compare,
+    Compared,
+    Loaded,
+    Measured,
+    MeasurePower,
+    PowerMeasured,
+)
 from workers.runtime.spec import DeviceSpec, FakeOptions, ModelSignature, ModelSource, TensorSpec
 
 MIB = 1 << 20
@@ -62,7 +69,7 @@ def batches(found, name="m", kind="cpu-1"):
 class Script:
     """Stands in for the child processes: answers are given by batch, an exception is raised."""
 
-    def __init__(self, answers, *, load=None, load_s=0.0, crowded=1.0, by_size=None):
+    def __init__(self, answers, *, load=None, load_s=0.0, crowded=1.0, by_size=None, powers=None):
         self.answers = answers
         self.by_size = by_size or (lambda size: 1.0)
         self.sizes = []
@@ -72,6 +79,8 @@ class Script:
         self.crowded = crowded
         self.open = []
         self.compared = []
+        self.powers = powers  # by batch: watts and seconds of a run
+        self.metered = []
         self.started = []
 
     def __call__(self, device, instance, arena):
@@ -97,6 +106,8 @@ class _Actor(AbstractContextManager):
         assert 0 < timeout_s < math.inf
         if kind is Compared:
             return Compared(tuple(map(self._answer, self.script.compared[-1])))
+        if kind is PowerMeasured:
+            return PowerMeasured(*self.script.powers[self.script.metered[-1]], "rapl")
         answer = self._answer(self.batch)
         if self.sizes:
             self.script.sizes.append((self.batch, *self.sizes))
@@ -116,6 +127,9 @@ class _Actor(AbstractContextManager):
     def send(self, command):
         if isinstance(command, Compare):
             self.script.compared.append(command.batches)
+            return
+        if isinstance(command, MeasurePower):
+            self.script.metered.append(command.batch)
             return
         self.batch, self.sizes = command.batch, command.sizes
         self.script.open.append((self.device, command.batch))

@@ -8,12 +8,15 @@ import pytest
 from arenas import arena_spec, ensemble, vector
 
 from tests.workers.model_files import Affine, export, onnx_source, torch_source, write_onnx
+from workers.profiler.energy import energy_meters
 from workers.profiler.handle import (
     Compare,
     Compared,
     Loaded,
     Measure,
     Measured,
+    MeasurePower,
+    PowerMeasured,
     ProfilerError,
     ProfilerProcess,
 )
@@ -151,3 +154,15 @@ def test_the_child_is_a_worker_that_dies_first_where_memory_is_short():
         assert child.nice() == os.nice(0) + 5
         with open(f"/proc/{child.pid}/oom_score_adj") as file:
             assert file.read() == "1000\n"
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("batch", [0, 8])
+def test_the_power_of_a_device_is_told_where_the_host_tells_it(batch):
+    with loaded(fake()) as process:
+        process.send(MeasurePower(batch, 0.05))
+        found = process.wait_reply(PowerMeasured, PATIENCE_S)
+    if energy_meters(DEVICE):
+        assert (found.watts > 0, found.source) == (True, "rapl")
+    else:
+        assert found == PowerMeasured(None, 0.0, "estimated")
