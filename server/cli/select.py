@@ -26,7 +26,10 @@ from server.cli.application import (
     stdout_console,
     write_output,
 )
+from server.config import load_config
+from server.deployment.experience import read_experience
 from server.errors import ConfigError, did_you_mean
+from server.history.windows import Window, production
 from server.profiling.progress import progress_on_stderr
 from server.selection.costing import Pool
 from server.selection.document import selection_document
@@ -37,7 +40,14 @@ from server.selection.points import Point, Selection
 from server.selection.written import point_files
 from server.stdout import echo
 
-__all__ = ["SelectOutputs", "cost_names", "memory_size", "read_pool", "run_selection"]
+__all__ = [
+    "SelectOutputs",
+    "cost_names",
+    "memory_size",
+    "read_pool",
+    "read_production",
+    "run_selection",
+]
 
 _MOST_NAMED = 6
 _AUTO = Path("auto")
@@ -75,6 +85,23 @@ def read_pool(devices: Path | None, profiles: Path | None) -> Pool:
         return Pool(profiles=table)
     pool, idle_watts = read_devices(devices)
     return Pool(pool, idle_watts, table)
+
+
+def read_production(config: Path | None) -> tuple[tuple[Window, ...], float | None]:
+    """Return what servers of a configuration have served, and their rows/s in a busy minute.
+
+    Raises:
+        ConfigError: if the configuration is wrong, or nothing was served in the last week.
+    """
+    if config is None:
+        return (), None
+    windows = tuple(read_experience(load_config(config, with_conformal=False)))
+    if not windows:
+        raise ConfigError(
+            f"--from-production {config}: its servers have served nothing in the last week, "
+            "or keep no history (see `ensembled history`)"
+        )
+    return windows, production(windows).busy_rows_per_s
 
 
 def cost_names(text: str) -> tuple[CostName, ...]:

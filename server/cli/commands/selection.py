@@ -5,6 +5,7 @@ Runs in the process of the command line. Arguments flow in, `server.cli.select` 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -55,6 +56,13 @@ def select(
             "joules_per_row, devices.",
         ),
     ] = "rows_per_s",
+    from_production: Annotated[
+        Path | None,
+        file_option(
+            "Configuration whose servers' history says what --rate and --min-rows-per-s are, "
+            "unless they are given, and how long members take."
+        ),
+    ] = None,
     rate: Annotated[
         float | None, typer.Option(min=0.001, help="Rows per second that the latency is for.")
     ] = None,
@@ -102,21 +110,23 @@ def select(
             cost_names,
             memory_size,
             read_pool,
+            read_production,
             run_selection,
         )
         from server.selection.options import Constraints, SelectOptions  # noqa: PLC0415
         from server.selection.pipeline import SelectRequest  # noqa: PLC0415
 
+        windows, busy_rows_per_s = read_production(from_production)
         options = SelectOptions(
             costs=cost_names(costs),
             constraints=Constraints(
-                min_rows_per_s=min_rows_per_s,
+                min_rows_per_s=min_rows_per_s or busy_rows_per_s,
                 max_p99_s=None if max_p99_ms is None else max_p99_ms / 1e3,
                 max_memory_bytes=memory_size(max_memory),
                 max_joules_per_row=max_joules,
                 max_devices=max_devices,
             ),
-            rate_rows_s=rate,
+            rate_rows_s=rate or busy_rows_per_s,
             most_members=most_members,
             cascades=cascades,
             weights=weights,
@@ -127,7 +137,7 @@ def select(
             library=library,
             data=data,
             test=test,
-            pool=read_pool(devices, profiles),
+            pool=replace(read_pool(devices, profiles), windows=windows),
             measure=measure,
             options=options,
         )
