@@ -84,6 +84,7 @@ class Coster:
                 )
             except NoPlaceError:
                 continue
+            self._clock.limited |= found.time_limited
             yield self._cost(candidate, part, found)
 
     def quicker(self, candidate: Candidate) -> Cost | None:
