@@ -5,7 +5,7 @@ for some members and their demand is remembered.
 
 A candidate may have several costs, of which none is the best in everything that is asked about: if
 the number of devices matters, its members are placed on some of them only, too, and if memory does,
-with one small instance each.
+with one small instance each; if energy does, where they need least.
 """
 
 from __future__ import annotations
@@ -14,14 +14,21 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Protocol
 
 import numpy as np
 
 from allocator.problem import Device, NoPlaceError, Problem
-from allocator.search.energy import joules_per_row
+from allocator.search.energy import (
+    FloorError,
+    UnknownEnergyError,
+    joules_per_row,
+    search_energy,
+)
 from allocator.search.exact import Clock
 from allocator.search.latency import OverloadError, search_latency
-from allocator.search.search import Allocation, Solver, search
+from allocator.search.search import Allocation, search
 from allocator.simulation import EnsembleShare, Figures, LaterStage, Poisson, Scenario, simulate
 from server.calibration.metrics import Floats
 from server.selection.options import Constraints, CostName, SelectOptions
@@ -37,11 +44,19 @@ _LEAST_S = 0.1
 _DIGITS = 4
 #: Requests of a simulation.
 _REQUESTS = 2000
+#: Rows/s that are asked of the most frugal allocation if there is no limit.
+_LEAST_RATE = 1e-3
 #: So many parts of the devices are tried.
 _MOST_POOLS = 32
 
 #: What a cost depends on: members, and rows of each per row of traffic.
 CostKey = tuple[tuple[str, ...], tuple[float, ...]]
+
+
+class _Search(Protocol):
+    """Finds an allocation."""
+
+    def __call__(self, problem: Problem, *, time_limit_s: float, seed: int) -> Allocation: ...
 
 
 def cost_key(candidate: Candidate) -> CostKey:
@@ -62,7 +77,12 @@ class Coster:
         asks_devices = "devices" in options.costs or limits.max_devices is not None
         self._pools = list(_pools(problem.devices)) if asks_devices else [problem.devices]
         asks_memory = "memory_bytes" in options.costs or limits.max_memory_bytes is not None
-        self._solvers: tuple[Solver, ...] = ("auto", "worst-fit") if asks_memory else ("auto",)
+        asks_energy = "joules_per_row" in options.costs or limits.max_joules_per_row is not None
+        self._searches: list[_Search] = [search]
+        if asks_memory:
+            self._searches.append(partial(search, solver="worst-fit"))
+        if asks_energy:
+            self._searches.append(partial(_most_frugal, limits.min_rows_per_s or _LEAST_RATE))
 
     def cost(self, candidate: Candidate) -> Cost | None:
         """What a candidate costs where it is fastest, None if there is no place for its members."""
@@ -76,13 +96,11 @@ class Coster:
         return self._known[key]
 
     def _find(self, candidate: Candidate) -> Iterator[Cost]:
-        for devices, solver in itertools.product(self._pools, self._solvers):
+        for devices, find in itertools.product(self._pools, self._searches):
             part = self.part(candidate, devices)
             try:
-                found = search(
-                    part, solver=solver, time_limit_s=self._limit_s(), seed=self._options.seed
-                )
-            except NoPlaceError:
+                found = find(part, time_limit_s=self._limit_s(), seed=self._options.seed)
+            except (NoPlaceError, FloorError, UnknownEnergyError):
                 continue
             self._clock.limited |= found.time_limited
             yield self._cost(candidate, part, found)
@@ -152,6 +170,11 @@ class Coster:
                 seed=self._options.seed,
             )
         )
+
+
+def _most_frugal(rate: float, problem: Problem, *, time_limit_s: float, seed: int) -> Allocation:
+    """Search for the allocation with the fewest joules per row that reaches a rate."""
+    return search_energy(problem, min_rows_per_s=rate, time_limit_s=time_limit_s, seed=seed)[0]
 
 
 def _pools(devices: Sequence[Device]) -> Iterator[tuple[Device, ...]]:
