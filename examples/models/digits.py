@@ -30,7 +30,10 @@ __all__ = [
     "digits_deep",
     "digits_mlp",
     "digits_residual",
+    "export",
     "held_out",
+    "seen",
+    "train",
 ]
 
 Images = npt.NDArray[np.float32]
@@ -55,6 +58,12 @@ def held_out() -> tuple[Images, Labels]:
     return x[: len(x) // 3], y[: len(y) // 3]
 
 
+def seen() -> tuple[Images, Labels]:
+    """Return the other two thirds, which the networks learn from."""
+    x, y = _shuffled()
+    return x[len(x) // 3 :], y[len(y) // 3 :]
+
+
 def _build(kind: str, path: Path, report: Callable[[str], None]) -> list[str]:
     """Train and export a network; return the names of its classes."""
     import torch  # noqa: PLC0415
@@ -62,13 +71,19 @@ def _build(kind: str, path: Path, report: Callable[[str], None]) -> list[str]:
 
     # With more threads these tiny matrices take longer, and sums depend on their number.
     torch.set_num_threads(1)
-    x, y = _shuffled()
-    x, y = x[len(x) // 3 :], y[len(y) // 3 :]
     report("training")
     torch.manual_seed(_SEED)
     network = NETWORKS[kind]()
-    _train(network, torch.from_numpy(x), torch.from_numpy(y), EPOCHS[kind])
+    train(network, *seen(), EPOCHS[kind])
     report("exporting")
+    export(network, path)
+    return [str(digit) for digit in range(10)]
+
+
+def export(network: torch.nn.Module, path: Path) -> None:
+    """Write a network as ONNX, from ``x`` [n, 64] to ``logits`` [n, 10]."""
+    import torch  # noqa: PLC0415
+
     torch.onnx.export(
         network,
         (torch.zeros(1, 64),),
@@ -78,7 +93,6 @@ def _build(kind: str, path: Path, report: Callable[[str], None]) -> list[str]:
         dynamic_axes={"x": {0: "n"}, "logits": {0: "n"}},
         dynamo=False,
     )
-    return [str(digit) for digit in range(10)]
 
 
 digits_mlp, digits_deep, digits_cnn, digits_residual, digits_attention = (
@@ -119,10 +133,11 @@ def _shuffled() -> tuple[Images, Labels]:
     return data.data[order].astype(np.float32), data.target[order].astype(np.int64)
 
 
-def _train(network: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, epochs: int) -> None:
+def train(network: torch.nn.Module, images: Images, labels: Labels, epochs: int) -> None:
     """Train a network by Adam with one cycle of the learning rate, and leave it in eval mode."""
     import torch  # noqa: PLC0415
 
+    x, y = torch.from_numpy(images), torch.from_numpy(labels)
     batches = -(-len(x) // _BATCH_ROWS)
     adam = torch.optim.Adam(network.parameters(), weight_decay=1e-5)
     cycle = torch.optim.lr_scheduler.OneCycleLR(adam, 0.01, total_steps=epochs * batches)
