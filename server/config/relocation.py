@@ -21,7 +21,7 @@ from workers.runtime.python_files import python_file
 __all__ = ["relocated", "relocated_members"]
 
 #: Keys whose text is ``FILE.py:NAME`` or ``package.module:NAME``, relative to the configuration.
-_CODE_KEYS = ("python", "recipe", "augment")
+_CODE_KEYS = ("python", "recipe", "augment", "rule")
 
 
 def relocated(section: Section, config: Config, directory: Path) -> dict[str, Any]:

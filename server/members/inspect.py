@@ -6,7 +6,7 @@ flow out; models are loaded in child processes, so no inference runtime is impor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -187,14 +187,9 @@ def inspect_members(
         StartError: if a recipe fails.
     """
     built = build_models(config)
-    sources = {name: source_of(config, name, built) for name in config.members}
-    for name, member in config.members.items():
-        for variant in allowed_variants(name, member):
-            own = variant_source(sources[name], member.variants[variant])
-            sources[f"{name}{VARIANT}{variant}"] = own
     sources = {
         name: _former(formers.get(name), source) or stamped(source)
-        for name, source in sources.items()
+        for name, source in _sources(config, built)
     }
     try:
         found = dict(zip(sources, probes.inspect_models(list(sources.values())), strict=True))
@@ -203,26 +198,39 @@ def inspect_members(
     if problems := list(variant_problems(found)):
         raise ConfigError(problems)
     signatures = named_alike(config, {name: found[name] for name in config.members})
-    inspected = []
-    for name, signature in signatures.items():
-        labels = _labels(name, config.members[name], signature, built)
-        found_one = InspectedMember(name, config.members[name], sources[name], signature, labels)
-        variants = tuple(
-            _variant(found_one, own, source, found[own])
-            for own, source in sources.items()
-            if own.startswith(f"{name}{VARIANT}")
+    members = [
+        InspectedMember(
+            name, member, sources[name], signature, _labels(name, member, signature, built)
         )
-        inspected.append(replace(found_one, variants=variants))
-    return inspected
+        for (name, member), signature in zip(
+            config.members.items(), signatures.values(), strict=True
+        )
+    ]
+    return [_with_variants(member, sources, found) for member in members]
 
 
-def _variant(
-    member: InspectedMember, name: str, source: ModelSource, found: ModelSignature
+def _sources(config: Config, built: dict[str, BuiltModel]) -> Iterator[tuple[str, ModelSource]]:
+    """Yield the models of members, each with those of its variants that may run, by name."""
+    for name, member in config.members.items():
+        source = source_of(config, name, built)
+        yield name, source
+        for variant in allowed_variants(name, member):
+            yield f"{name}{VARIANT}{variant}", variant_source(source, member.variants[variant])
+
+
+def _with_variants(
+    member: InspectedMember,
+    sources: Mapping[str, ModelSource],
+    found: Mapping[str, ModelSignature],
 ) -> InspectedMember:
-    """A variant of a member, whose dimensions are called as the member's."""
-    size = found.parameter_bytes
-    signature = msgspec.structs.replace(member.signature, parameter_bytes=size)
-    return replace(member, name=name, source=source, signature=signature)
+    """Add a member's variants, whose dimensions are called as the member's."""
+    variants = []
+    for name, source in sources.items():
+        if name.startswith(f"{member.name}{VARIANT}"):
+            size = found[name].parameter_bytes
+            signature = msgspec.structs.replace(member.signature, parameter_bytes=size)
+            variants.append(replace(member, name=name, source=source, signature=signature))
+    return replace(member, variants=tuple(variants))
 
 
 def _former(former: ModelSource | None, source: ModelSource) -> ModelSource | None:
