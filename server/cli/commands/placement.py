@@ -73,6 +73,31 @@ def profile(
 
 
 @commands.command()
+def power(
+    config: ConfigPath,
+    *,
+    eta: Annotated[
+        float, typer.Option(min=0, max=1, help="Weight of energy against time: 1 is energy alone.")
+    ] = 0.5,
+    set_limits: Annotated[
+        bool,
+        typer.Option("--set-limits", help="Set power limits while measuring, then the former one."),
+    ] = False,
+    steps: Annotated[
+        int, typer.Option(min=2, max=32, help="With --set-limits: number of power limits.")
+    ] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Suggest a power limit and batch sizes for GPUs; limits are set only with --set-limits."""
+    with errors_as_lines(debug):
+        loaded = load(config)
+        import server.cli.power  # noqa: PLC0415
+
+        server.cli.power.power(loaded, eta=eta, steps=steps, set_limits=set_limits, as_json=as_json)
+
+
+@commands.command()
 def allocate(
     config: OptionalConfigPath = None,
     *,
