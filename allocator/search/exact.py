@@ -169,17 +169,17 @@ def _pack(packings: Packings, found: SearchResult, clock: Clock, gap: float) -> 
     with clock.part_s(_BOUND_SHARE) as limit_s:
         bound = master.upper_bound(limit_s, low=found.throughput, high=found.bound)
     found = SearchResult(found.cells, found.throughput, bound)
-    before, most = 0.0, _FEW_PACKINGS
+    most = _FEW_PACKINGS
     while found.gap > gap and not clock.is_over():
-        if most > master.size and found.throughput <= before:
-            break
-        before = found.throughput
-        with clock.part_s(_FEW_SHARE if most < master.size else 1.0) as limit_s:
+        before, all_of_them = found.throughput, most >= master.size
+        with clock.part_s(1.0 if all_of_them else _FEW_SHARE) as limit_s:
             result = master.fastest(
                 limit_s, low=found.throughput, high=found.bound, most=most, gap=gap
             )
         found = _better(packings.problem, found, result)
-        most = min(_MORE_PACKINGS * most, master.size + 1)
+        if all_of_them and found.throughput <= before:
+            break
+        most *= _MORE_PACKINGS
     return found
 
 

@@ -24,7 +24,9 @@ from allocator.search.throughput import Floats
 __all__ = ["Packings", "list_packings"]
 
 #: How many packings, and sets on the way to them, are few.
-_MOST = 50_000
+_MOST = 20_000
+#: How many instances are few: with more, devices are divided finely enough for simpler methods.
+_MOST_INSTANCES = 5
 
 Integers = npt.NDArray[np.int64]
 
@@ -102,7 +104,11 @@ class Packings:
 
 
 def list_packings(problem: Problem, most: int = _MOST) -> Packings | None:
-    """Return all packings of a problem's devices; None if they are too many, or share memory."""
+    """Return all packings of a problem's devices, None if they are not few.
+
+    They are not if they are more than `most`, if one holds more than 5 instances, or if devices
+    share memory.
+    """
     if any(len(domain.devices) > 1 for domain in problem.memory_domains):
         return None
     alike: dict[tuple[str, int, float], list[int]] = {}
@@ -116,7 +122,7 @@ def list_packings(problem: Problem, most: int = _MOST) -> Packings | None:
             for member in range(len(problem.members))
         ]
         levels = _maximal(sizes, capacity, most - sum(map(len, found)))
-        if levels is None:
+        if levels is None or np.count_nonzero(levels, axis=1).max() > _MOST_INSTANCES:
             return None
         found.append(levels)
     return Packings(

@@ -39,6 +39,13 @@ __all__ = [
 INFINITY: float = highspy.kHighsInf
 
 
+class _Silent(highspy.Highs):
+    """A solver that prints nothing, not even its name at the first callback of a process."""
+
+    def enableCallbacks(self) -> None:
+        self.setOptionValue("output_flag", False)
+
+
 class Program:
     """Builds a linear program that maximises the sum of the columns' `gain`."""
 
@@ -93,8 +100,7 @@ class Program:
         matrix.value_ = np.array([factor for _, factor in self._terms])
         if highspy.HighsVarType.kInteger in self._kinds:
             program.integrality_ = self._kinds
-        solver: highspy.Highs = highspy.Highs()  # type: ignore[no-untyped-call]
-        solver.setOptionValue("output_flag", False)
+        solver = _Silent()  # type: ignore[no-untyped-call]
         solver.setOptionValue("threads", 1)
         solver.passModel(program)
         return solver

@@ -54,9 +54,15 @@ def test_too_many_are_none():
     assert list_packings(tight, most=100) is None
 
 
+def test_many_on_a_device_are_none():
+    members = {f"m{m}": {1: (10, 1)} for m in range(6)}
+    problem = Problem(tuple(members), (device("cuda:0", 9),), profiles(**members))
+    assert list_packings(problem) is None
+
+
 def test_where_everything_fits_there_is_one_packing():
-    members = {f"m{m}": {2**b: (10 + b, 3 + b) for b in range(6)} for m in range(40)}
-    problem = Problem(tuple(members), (device("cuda:0", 400),), profiles(**members))
+    members = {f"m{m}": {2**b: (10 + b, 3 + b) for b in range(6)} for m in range(5)}
+    problem = Problem(tuple(members), (device("cuda:0", 40),), profiles(**members))
     assert (list_packings(problem).levels == 6).all()
 
 
