@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from server.errors import ConfigError
+
 if TYPE_CHECKING:
     from server.config import Config
 
@@ -25,6 +27,7 @@ __all__ = [
     "RootCertificates",
     "Seed",
     "ServerUrl",
+    "byte_size",
     "credentials_of",
     "file_option",
     "load",
@@ -73,6 +76,22 @@ def load(path: Path, *, with_conformal: bool = True) -> Config:
     from server.config import load_config  # noqa: PLC0415
 
     return load_config(path, with_conformal=with_conformal)
+
+
+def byte_size(option: str, text: str | None) -> int | None:
+    """Return an option's number of bytes, None if it is not given.
+
+    Raises:
+        ConfigError: if it is none.
+    """
+    from pydantic import ByteSize, TypeAdapter, ValidationError  # noqa: PLC0415
+
+    try:
+        return None if text is None else int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        raise ConfigError(
+            f"{option} should be a number of bytes, such as 4096 or 8GiB, not {text!r}"
+        ) from None
 
 
 def credentials_of(

@@ -16,17 +16,15 @@ from typing import Any
 import orjson
 import typer
 import yaml
-from pydantic import TypeAdapter, ValidationError
 
 from server.cli.application import make_table, stdout_console
-from server.config.base import Bytes
 from server.errors import ConfigError
 from server.growth.grower import GrowOptions, Growth, grow
 from server.growth.process import member_name
 from server.growth.progress import describe, progress_on_stderr
 from server.stdout import echo
 
-__all__ = ["fixed_entries", "grow_library", "read_bytes", "reference"]
+__all__ = ["fixed_entries", "grow_library", "reference"]
 
 _INTERRUPTED = 130
 _MOST_SHOWN = 10
@@ -71,19 +69,6 @@ def fixed_entries(texts: Sequence[str]) -> dict[str, Any]:
         except (ValueError, yaml.YAMLError):
             raise ConfigError(f"--set {text}: should be NAME=VALUE") from None
     return entries
-
-
-def read_bytes(option: str, text: str) -> int:
-    """Return a number of bytes, such as 20GiB.
-
-    Raises:
-        ConfigError: if it is none.
-    """
-    try:
-        number: int = TypeAdapter(Bytes).validate_python(text)
-    except ValidationError:
-        raise ConfigError(f"{option} {text}: should be a number of bytes, such as 20GiB") from None
-    return number
 
 
 def grow_library(options: GrowOptions, *, as_json: bool) -> None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from pydantic import ByteSize, TypeAdapter, ValidationError
 from rich.table import Table
 
 from allocator.problem import readable_bytes
@@ -43,7 +42,6 @@ from server.stdout import echo
 __all__ = [
     "SelectOutputs",
     "cost_names",
-    "memory_size",
     "read_pool",
     "read_production",
     "run_selection",
@@ -114,16 +112,6 @@ def cost_names(text: str) -> tuple[CostName, ...]:
                 f"{', '.join(COSTS)}"
             )
     return tuple(name for name in COSTS if name in given)
-
-
-def memory_size(text: str | None) -> int | None:
-    """Return a number of bytes such as ``8GiB``, or raise ConfigError."""
-    try:
-        return None if text is None else int(TypeAdapter(ByteSize).validate_python(text))
-    except ValidationError:
-        raise ConfigError(
-            f"--max-memory should be a number of bytes, such as 4096 or 8GiB, not {text!r}"
-        ) from None
 
 
 def run_selection(request: SelectRequest, outputs: SelectOutputs) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import typer
 
 from server.cli.application import check_output, check_plot, errors_as_lines
-from server.cli.arguments import AsJson, ConfigPath, Debug, Seed, file_option, load
+from server.cli.arguments import AsJson, ConfigPath, Debug, Seed, byte_size, file_option, load
 from server.errors import ConfigError
 
 __all__ = ["commands"]
@@ -166,7 +166,6 @@ def grow(
         from server.cli.grow import (  # noqa: PLC0415
             fixed_entries,
             grow_library,
-            read_bytes,
             reference,
         )
         from server.growth.grower import GrowOptions  # noqa: PLC0415
@@ -187,7 +186,7 @@ def grow(
                 pruning=pruning,
                 seed=seed,
             ),
-            keep=KeepOptions(margin, keep, read_bytes("--disk", disk) if disk else None, minimize),
+            keep=KeepOptions(margin, keep, byte_size("--disk", disk), minimize),
             trials=trials,
             budget_s=budget,
             workers=workers,

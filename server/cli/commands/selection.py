@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from server.cli.application import errors_as_lines
-from server.cli.arguments import AsJson, Debug, Seed, file_option
+from server.cli.arguments import AsJson, Debug, Seed, byte_size, file_option
 
 __all__ = ["commands"]
 
@@ -108,7 +108,6 @@ def select(
         from server.cli.select import (  # noqa: PLC0415
             SelectOutputs,
             cost_names,
-            memory_size,
             read_pool,
             read_production,
             run_selection,
@@ -122,7 +121,7 @@ def select(
             constraints=Constraints(
                 min_rows_per_s=min_rows_per_s or busy_rows_per_s,
                 max_p99_s=None if max_p99_ms is None else max_p99_ms / 1e3,
-                max_memory_bytes=memory_size(max_memory),
+                max_memory_bytes=byte_size("--max-memory", max_memory),
                 max_joules_per_row=max_joules,
                 max_devices=max_devices,
             ),

@@ -146,7 +146,7 @@ def test_the_same_command_continues_after_kill_and_after_an_interruption(options
         ([], "give --trials or --budget"),
         (["--trials", "1", "--grace", "28"], "--grace 28 is more than --trial-budget 27"),
         (["--trials", "1", "--set", "a"], "--set a: should be NAME=VALUE"),
-        (["--trials", "1", "--disk", "much"], "--disk much: should be a number of bytes"),
+        (["--trials", "1", "--disk", "much"], "--disk should be a number of bytes, .* not 'much'"),
         (["--trials", "1", "--data", "none.npz"], "--data .*none.npz: No such file"),
     ],
 )
