@@ -187,6 +187,9 @@ def test_a_wrong_file_is_named_in_one_line(files, name, content, words):
         (["--output", "absent/a.json"], "there is no directory absent"),
         (["--deadline-ms", "5"], "--deadline-ms needs --rate"),
         (["--rate", "5", "--solver", "exact"], "drop --solver"),
+        (["--min-rows-per-s", "5", "--solver", "exact"], "energy has a search of its own"),
+        (["--min-rows-per-s", "5", "--rate", "5"], "drop one of them"),
+        (["--min-rows-per-s", "5"], "profiles: the energy of member 'a' is not known"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(files, arguments, words):
@@ -210,6 +213,39 @@ def test_latency_for_a_rate(files):
     assert document["solver"] == "simulated"
     assert document["simulated"]["late_share"] < 0.05
     assert "simulated: " in files.allocate("--rate", "20").stdout
+
+
+def test_the_fewest_joules_for_so_many_rows(files):
+    profiles = [
+        one
+        | {"device_kind": kind, "latency_s": one["latency_s"] / speed, "joules": one["batch"] * j}
+        for one in PROFILES["profiles"]
+        for kind, speed, j in (("V100", 2, 3.0), ("T4", 1, 1.0))
+    ]
+    files.write("profiles", {"profiles": profiles})
+    pool = [{"name": kind, "kind": kind, "memory_bytes": 10**11} for kind in ("V100", "T4")]
+    files.write("devices", {"devices": [one | {"idle_watts": 30} for one in pool]})
+    document = json.loads(files.allocate("--json", "--min-rows-per-s", "10").stdout)
+    assert document["matrix"][0] == [0, 0]
+    energy = document["energy"]
+    assert energy["joules_per_row"] == pytest.approx(2, rel=1e-4)
+    assert energy["idle_joules_per_row"] == pytest.approx(3)
+    assert energy["gap"] < 0.01
+    assert energy["fastest_joules_per_row"] > 5
+    table = files.allocate("--min-rows-per-s", "10").stdout
+    assert "at 10 rows/s: 5 J per row" in table
+    result = files.allocate("--min-rows-per-s", "1000")
+    assert (result.exit_code, "are possible" in result.stderr) == (2, True)
+
+
+def test_a_configuration_without_known_energy_says_what_to_do(tmp_path, config):
+    result = invoke(config, "--min-rows-per-s", "10")
+    assert result.exit_code == 2
+    assert "devices[].watts lets it be estimated" in result.stderr
+    known = tmp_path / "known.yaml"
+    known.write_text(CONFIG.replace("cores: [0]", "cores: [0], watts: 4"))
+    document = json.loads(invoke(str(known), "--json", "--min-rows-per-s", "10").stdout)
+    assert document["energy"]["joules_per_row"] == pytest.approx(4 * 0.03 / 8, rel=0.02)
 
 
 def test_a_configuration_is_placed_as_it_would_be_served(config):

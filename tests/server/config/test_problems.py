@@ -63,6 +63,15 @@ def problems(tmp_path, text):
             MEMBERS + "placement: {follow: true, objective: latency, arrival_rows_s: 9}",
             "placement: follow is for objective throughput only, remove one of them",
         ),
+        (
+            MEMBERS + "placement: {objective: energy}",
+            "placement: objective energy needs min_rows_per_s",
+        ),
+        (
+            MEMBERS + "placement: {min_rows_per_s: 9}",
+            "placement: min_rows_per_s is for objective energy only, remove it",
+        ),
+        (MEMBERS + "devices: [{name: cuda:0, watts: 0}]", "devices.0.watts: should be"),
         (MEMBERS + "devices: all", "devices: should be auto or a list of devices, not 'all'"),
         (MEMBERS + "devices: []", "devices: should not be empty"),
         (MEMBERS + "devices: [{name: gpu}]", "devices.0: name should be cpu:N or cuda:N"),
