@@ -42,8 +42,8 @@ class Doubt:
 
     Attributes:
         share: by how much more rows/s another allocation may have than the one that seems best, at
-            the ends of the intervals that favour it; 0.0 if none may, infinite if no place for all
-            members was found.
+            the ends of the intervals that favour it; 0.0 if none may, infinite if that one may not
+            fit the memory, or no place for all members was found.
         points: predictions that decide about it, the most worth measuring first; empty only if
             the best allocation is certain, or nothing is predicted.
     """
@@ -58,6 +58,8 @@ def find_doubt(problem: Problem, *, seed: int = 0) -> Doubt:
     if not predicted:
         return Doubt(0.0, ())
     best = _best(problem, seed)
+    if tight := _may_not_fit(problem, best):
+        return Doubt(math.inf, tight)
     _, used = _judged(problem, best)
     contrary = replace(problem, profiles=Profiles(_at_end(one, used) for one in problem.profiles))
     other = _best(contrary, seed, best)
@@ -73,6 +75,24 @@ def find_doubt(problem: Problem, *, seed: int = 0) -> Doubt:
     points = sorted(weights, key=weights.__getitem__)
     share = fast / slow - 1 if slow else math.inf
     return Doubt(share, tuple(predicted[key] for key in reversed(points)))
+
+
+def _may_not_fit(problem: Problem, cells: Cells) -> tuple[Profile, ...]:
+    """Return the predictions of an allocation that may not fit, those of widest memory first."""
+    most = Profiles(
+        replace(one, memory_bytes=one.interval_bytes[1]) if one.interval_bytes else one
+        for one in problem.profiles
+    )
+    used = replace(problem, profiles=most).used_bytes(cells)
+    if (used <= problem.capacity_bytes).all():
+        return ()
+    placed = {
+        problem.profile(device, member, int(cells[device, member]))
+        for device, member in np.argwhere(cells)
+    }
+    spread = {one: one.interval_bytes[1] - one.interval_bytes[0]
+              for one in placed if one.interval_bytes}  # fmt: skip
+    return tuple(sorted(spread, key=lambda one: (-spread[one], _key(one))))
 
 
 def _best(problem: Problem, seed: int, *known: Cells) -> Cells:

@@ -149,7 +149,7 @@ class Surrogate:
             keys,
             np.log([max(one.memory_bytes, 1) for one in values]),
             _MEMORY,
-            Deviations(np.array(known), 0.1, 0.1, 0.05, 3.0, 0.02),
+            Deviations(np.array(known), 0.05, 0.06, 0.03, 4.0, 0.02),
             memory=True,
         )
 

@@ -1,7 +1,9 @@
 import json
 from types import MappingProxyType
 
+import numpy as np
 import pytest
+from networks import write_linear
 from typer.testing import CliRunner
 
 import server.cli.profile
@@ -9,6 +11,7 @@ from allocator.profiles import Profile, Profiles
 from server.cli.main import app
 from server.errors import StartError
 from server.profiling import Measurements
+from server.profiling.exploration import CERTAIN
 
 CONFIG = """
 members:
@@ -107,3 +110,26 @@ def test_a_missing_configuration(tmp_path):
     result = invoke(str(tmp_path / "absent.yaml"))
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.process
+def test_a_budget_ends_once_the_allocation_is_certain(tmp_path, monkeypatch):
+    monkeypatch.setenv("ENSEMBLED_CACHE", str(tmp_path / "cache"))
+    weights = np.ones((16, 4), np.float32)
+    for name in ("a", "b"):
+        write_linear(tmp_path / f"{name}.onnx", weights * len(name))
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        "members: {a: {model: a.onnx}, b: {model: b.onnx}}\n"
+        'devices: [{name: "cpu:0"}]\n'
+        "placement: {batch_sizes: [1, 2, 4, 8, 16, 32]}\n"
+    )
+    result = invoke(str(path), "--budget", "60", "--json")
+    assert result.exit_code == 0, result.stderr
+    document = json.loads(result.stdout)
+    assert document["doubt"] <= CERTAIN
+    found = list(Profiles.from_json(result.stdout))
+    assert len(found) == 12
+    measured = [one for one in found if one.interval_s is None]
+    assert 1 <= len(measured) < len(found)
+    assert "the allocation is certain" in invoke(str(path), "--budget", "0.6").stdout
