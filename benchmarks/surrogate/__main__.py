@@ -4,9 +4,10 @@
     python -m benchmarks.surrogate --measure CONFIG --output FILE  # the full grid of other members
 
 The public profiles come from a roofline model (`benchmarks.study.roofline`), whose curves are
-smoother than measured ones. `configs/profiles/measured.json` was measured on one core. Constants of
-the surrogate were chosen with half of the networks of either; pools are of the other half ("held
-out"), or of all.
+smoother than measured ones. `configs/profiles/measured.json` was measured on one core. The
+deviations of latencies were chosen by half of the networks of either; pools are of the other half
+("held out"), or of all. The medians of a core's rates, and the deviations of memory, were set with
+the other half in view, too.
 """
 
 from __future__ import annotations
