@@ -79,7 +79,7 @@ def read_library(path: Path) -> Library:
     config = _validated(source, directory, members, others)
     left_out: dict[str, str] = {}
     expanded = dict(_expanded(config, left_out))
-    return Library(path, with_members(config, expanded), others, left_out)
+    return Library(path.absolute(), with_members(config, expanded), others, left_out)
 
 
 def _document(source: Path) -> tuple[dict[str, Any], Path]:
