@@ -60,7 +60,7 @@ _TIME_LIMIT_S = 10.0
 
 @dataclass(frozen=True)
 class AllocateOptions:
-    """The options of the command, see `server.cli.commands.placement.allocate`."""
+    """The options of the command, see `server.cli.placement_commands.allocate`."""
 
     solver: Solver
     time_limit_s: float | None

@@ -8,13 +8,17 @@ instantaneous.
 from __future__ import annotations
 
 from server.cli.application import app
-from server.cli.commands import ensembles, models, placement, selection, serving
+from server.cli.ensembles_commands import commands as ensembles
+from server.cli.models_commands import commands as models
+from server.cli.placement_commands import commands as placement
+from server.cli.selection_commands import commands as selection
+from server.cli.serving_commands import commands as serving
 from server.stdout import typer_prints_to_stdout
 
 __all__ = ["app", "main"]
 
 for group in (serving, models, placement, ensembles, selection):
-    app.add_typer(group.commands)
+    app.add_typer(group)
 
 
 def main() -> None:
