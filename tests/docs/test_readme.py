@@ -54,8 +54,8 @@ def test_your_own_ensemble_and_all_that_follows(tmp_path):
     write_wine_models(tmp_path / "models")
     (tmp_path / "labels.txt").write_text("\n".join(CLASSES))
     random = np.random.default_rng(0)
-    photos = random.integers(0, 255, (60, 16, 16, 3), np.uint8)
-    np.savez(tmp_path / "flowers.npz", image=photos, y=np.arange(60) % 3)
+    photos = random.integers(0, 255, (120, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "flowers.npz", image=photos, y=np.arange(120) % 3)
     (tmp_path / "devices.json").write_text(json.dumps(DEVICES))
     (tmp_path / "profiles.json").write_text(json.dumps(PROFILES))
     blocks = [block for block in blocks_of(README) if block.line >= OWN_ENSEMBLE]
