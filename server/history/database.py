@@ -114,7 +114,8 @@ def read_windows(path: Path, *, since: float = 0.0) -> list[Window]:
     if not path.exists():
         return []
     with _opened(path, create=False) as database:
-        return list(_windows(database, since))
+        database.execute("BEGIN")  # all tables as they are at one moment, whoever writes meanwhile
+        return list(_windows(database, since)) if _has_tables(path, database) else []
 
 
 def _windows(database: sqlite3.Connection, since: float) -> Iterator[Window]:
@@ -172,6 +173,22 @@ def _marks(columns: int) -> str:
     return ", ".join("?" * columns)
 
 
+def _has_tables(path: Path, database: sqlite3.Connection) -> bool:
+    """Whether a database has the tables of windows: a new one has none, until its writer is done.
+
+    Raises:
+        HistoryError: if it has others.
+    """
+    version, tables = database.execute(
+        "SELECT (SELECT user_version FROM pragma_user_version), count(*) FROM sqlite_master"
+    ).fetchone()
+    if version not in (0, _VERSION):
+        raise HistoryError(f"{path}: another version of Ensembled made this history")
+    if version == 0 and tables:
+        raise HistoryError(f"{path}: this database is another program's, name another file")
+    return bool(version)
+
+
 @contextmanager
 def _opened(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
     """Open a database; what goes wrong meanwhile is a HistoryError."""
@@ -180,15 +197,12 @@ def _opened(path: Path, *, create: bool) -> Iterator[sqlite3.Connection]:
         with closing(
             sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", _BUSY_S, uri=True)
         ) as database:
-            (version,) = database.execute("PRAGMA user_version").fetchone()
+            has_tables = _has_tables(path, database)
             if create:
                 database.execute("PRAGMA journal_mode = WAL")
                 database.execute("PRAGMA foreign_keys = ON")
-                if version == 0:
+                if not has_tables:
                     database.executescript(_SCHEMA)
-                    version = _VERSION
-            if version != _VERSION:
-                raise HistoryError(f"{path}: another version of Ensembled made this history")
             yield database
     except (sqlite3.Error, msgspec.MsgspecError) as error:
         raise HistoryError(f"{path}: {error}") from None

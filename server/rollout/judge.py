@@ -105,12 +105,17 @@ def _findings(limits: Limits, figures: RolloutFigures) -> Iterator[_Finding]:
         yield _Finding(text, math.exp(slow - fast - margin), math.exp(slow - fast + margin), limit)
 
 
-def share_interval(share: float, trials: int) -> tuple[float, float]:
-    """Wilson's interval of a true share of which `share` was found in so many trials."""
+def share_interval(
+    share: float, trials: int, *, deviations: float = _DEVIATIONS
+) -> tuple[float, float]:
+    """Wilson's interval of a true share of which `share` was found in so many trials.
+
+    It has the probability of so many standard deviations of a normal distribution.
+    """
     if not trials:
         return 0.0, 1.0
-    z2 = _DEVIATIONS**2
+    z2 = deviations**2
     center = share + z2 / (2 * trials)
-    margin = _DEVIATIONS * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
+    margin = deviations * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials**2))
     scale = 1 + z2 / trials
     return max(0.0, (center - margin) / scale), min(1.0, (center + margin) / scale)

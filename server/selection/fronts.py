@@ -26,7 +26,9 @@ def nondominated(values: Floats) -> Rows:
     if values.shape[1] == 2:
         second = values[order, 1]
         before = np.maximum.accumulate(np.concatenate([[-np.inf], second[:-1]]))
-        return np.asarray(order[second > before])
+        is_better = second > before
+        is_better[:1] = True  # even if its second one is infinitely bad
+        return np.asarray(order[is_better])
     kept: list[int] = []
     for index in order:  # whatever dominates a point comes before it
         if not is_dominated(values[index], values[kept]):

@@ -6,7 +6,6 @@ true of these, flow in, figures flow out.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +14,12 @@ import numpy as np
 from server.calibration.metrics import Array
 from server.members.outputs import MemberOutput
 from server.rollout.agreement import Values, compare
+from server.rollout.judge import share_interval
 
 __all__ = ["Interval", "Movement", "Quality", "measure_movement", "measure_quality"]
 
 #: Of the normal distribution: 95% of it are within so many standard deviations.
-_Z = 1.96
+_DEVIATIONS = 1.96
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,8 @@ class Interval:
 
     @classmethod
     def of(cls, share: float, rows: int) -> Interval:
-        """Return the interval of Wilson, "Probable Inference" (1927), for a share of rows."""
-        z = _Z**2 / rows
-        centre = (share + z / 2) / (1 + z)
-        half = _Z / (1 + z) * math.sqrt(share * (1 - share) / rows + z / (4 * rows))
-        return cls(share, max(0.0, centre - half), min(1.0, centre + half))
+        """Return Wilson's interval for a share of rows."""
+        return cls(share, *share_interval(share, rows, deviations=_DEVIATIONS))
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,38 @@ def test_what_is_no_history_is_told_and_left_alone(tmp_path):
     connection.close()
     with pytest.raises(HistoryError, match="another version"):
         append_window(other, window(1.0))
+    foreign = tmp_path / "foreign.sqlite"
+    with sqlite3.connect(foreign) as connection:
+        connection.execute("CREATE TABLE trials (number INTEGER)")
+    connection.close()
+    before = foreign.read_bytes()
+    for attempt in (lambda: append_window(foreign, window(1.0)), lambda: read_windows(foreign)):
+        with pytest.raises(HistoryError, match="another program's"):
+            attempt()
+    assert foreign.read_bytes() == before
     with pytest.raises(HistoryError, match="unable to open"):
         append_window(tmp_path / "missing" / "history.sqlite", window(1.0))
+
+
+def test_a_history_is_empty_until_its_writer_has_made_the_tables(tmp_path):
+    path = tmp_path / "history.sqlite"
+    path.touch()
+    assert read_windows(path) == []
+
+
+def test_what_is_written_while_somebody_reads_is_not_half_there(tmp_path, monkeypatch):
+    path = tmp_path / "history.sqlite"
+    append_window(path, window(1.0))
+    read = database._read
+
+    def write_first(*arguments):
+        monkeypatch.setattr(database, "_read", read)
+        append_window(path, window(2.0))
+        return read(*arguments)
+
+    monkeypatch.setattr(database, "_read", write_first)
+    assert read_windows(path) == [window(1.0)]
+    assert read_windows(path) == [window(1.0), window(2.0)]
 
 
 def test_counts_that_are_none_are_told(tmp_path):
