@@ -99,7 +99,7 @@ def read_production(config: Path | None) -> tuple[tuple[Window, ...], float | No
             f"--from-production {config}: its servers have served nothing in the last week, "
             "or keep no history (see `ensembled history`)"
         )
-    return windows, production(windows).busy_rows_per_s
+    return windows, production(windows).busy_rows_per_s or None
 
 
 def cost_names(text: str) -> tuple[CostName, ...]:

@@ -119,13 +119,13 @@ def select(
         options = SelectOptions(
             costs=cost_names(costs),
             constraints=Constraints(
-                min_rows_per_s=min_rows_per_s or busy_rows_per_s,
+                min_rows_per_s=busy_rows_per_s if min_rows_per_s is None else min_rows_per_s,
                 max_p99_s=None if max_p99_ms is None else max_p99_ms / 1e3,
                 max_memory_bytes=byte_size("--max-memory", max_memory),
                 max_joules_per_row=max_joules,
                 max_devices=max_devices,
             ),
-            rate_rows_s=rate or busy_rows_per_s,
+            rate_rows_s=busy_rows_per_s if rate is None else rate,
             most_members=most_members,
             cascades=cascades,
             weights=weights,

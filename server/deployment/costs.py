@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 
 from allocator.division import leave_memory_to_workers
 from allocator.host import available_cores
-from allocator.problem import Device, Problem, readable_bytes
+from allocator.problem import Problem, readable_bytes
 from allocator.profiles import Profiles
 from allocator.simulation import Host
-from server.profiling import Measurements
+from server.profiling import Measurements, placed_devices
 from server.profiling.comparison import preferred_batch
 from workers.runtime.spec import DeviceSpec
 
@@ -25,7 +25,6 @@ __all__ = [
     "HOST_ROW_S",
     "JOB_S",
     "PlannedProblem",
-    "placed_devices",
     "plan_problem",
     "prefer_small_batches",
 ]
@@ -110,13 +109,6 @@ def plan_problem(
     if row_s:
         host = replace(HOST, cores=len(available_cores()), row_bytes=row_bytes)
     return PlannedProblem(problem, tuple(notes), host, worker_bytes)
-
-
-def placed_devices(devices: Sequence[DeviceSpec]) -> tuple[Device, ...]:
-    """Return the devices as a problem has them, with the memory for workers, too."""
-    return tuple(
-        Device(one.name, one.kind, one.memory_bytes, one.cores, one.pool) for one in devices
-    )
 
 
 def prefer_small_batches(planned: PlannedProblem, found: Measurements) -> PlannedProblem:

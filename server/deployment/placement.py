@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from allocator.division import Divisible
 from allocator.matrix import AllocationMatrix
 from allocator.problem import NoPlaceError, Problem, readable_bytes
-from allocator.search.division import search_divided, search_divided_latency
+from allocator.search.division import Divided, search_divided, search_divided_latency
 from allocator.search.energy import (
     EnergyFigures,
     FloorError,
@@ -25,11 +26,10 @@ from allocator.search.energy import (
 from allocator.search.latency import OverloadError
 from allocator.search.search import Allocation, Solver
 from allocator.search.variants import fill_spare_memory
-from allocator.simulation import Figures
-from server.config import Config
+from allocator.simulation import Figures, Host
+from server.config import Config, PlacementConfig
 from server.deployment.costs import (
     PlannedProblem,
-    placed_devices,
     plan_problem,
     prefer_small_batches,
 )
@@ -45,7 +45,7 @@ from server.deployment.memory import instance_bytes, memory_domains
 from server.errors import ConfigError
 from server.members.composition import compose
 from server.members.inspect import InspectedMember
-from server.profiling import Measurements, OnProgress, profile_members
+from server.profiling import Measurements, OnProgress, placed_devices, profile_members
 from server.profiling.comparison import SAME
 from workers.runtime.spec import DeviceSpec
 
@@ -120,42 +120,15 @@ def place(
         part_counts(config, devices),
         planned.worker_bytes,
     )
-    limit_s = time_limit_s or section.time_limit_s
-    energy = None
-    try:
-        if section.objective == "latency":
-            assert section.arrival_rows_s is not None, "the configuration was validated"
-            best = search_divided_latency(
-                divisible,
-                rate_rows_s=section.arrival_rows_s,
-                deadline_s=None if section.deadline_ms is None else section.deadline_ms / 1e3,
-                host=planned.host,
-                time_limit_s=limit_s,
-                seed=seed,
-            )
-        elif section.objective == "energy":
-            assert section.min_rows_per_s is not None, "the configuration was validated"
-            best, energy = search_divided_energy(
-                divisible,
-                min_rows_per_s=section.min_rows_per_s,
-                time_limit_s=limit_s,
-                seed=seed,
-            )
-        else:
-            best = search_divided(
-                divisible,
-                solver=solver,
-                time_limit_s=limit_s,
-                seed=seed,
-                tolerance=search_tolerance(found),
-            )
-    except (NoPlaceError, OverloadError, FloorError) as error:
-        raise ConfigError(str(error)) from None
-    except UnknownEnergyError as error:
-        raise ConfigError(
-            f"placement.objective: energy: {error}: no meter is readable (NVML, RAPL: root only), "
-            "or too little time was left for it; devices[].watts lets it be estimated"
-        ) from None
+    best, energy = _searched(
+        section,
+        divisible,
+        planned.host,
+        solver=solver,
+        time_limit_s=time_limit_s or section.time_limit_s,
+        seed=seed,
+        tolerance=search_tolerance(found),
+    )
     problem, allocation = best.problem, best.allocation
     if section.objective == "throughput" and section.spare_memory == "fill":
         cells = fill_spare_memory(problem, problem.cells_of(allocation.matrix))
@@ -164,6 +137,47 @@ def place(
     used = found.of_kinds({part.kind for part in parts})
     planned = replace(_planned_problem(config, members, parts, used, largest), problem=problem)
     return PlacementResult(allocation, planned, parts, found, best.figures, energy)
+
+
+def _searched(
+    section: PlacementConfig,
+    divisible: Divisible,
+    host: Host,
+    *,
+    solver: Solver,
+    time_limit_s: float,
+    seed: int,
+    tolerance: float,
+) -> tuple[Divided, EnergyFigures | None]:
+    """Search for what is best by the objective.
+
+    Raises:
+        ConfigError: if there is no place, or the objective can't be reached.
+    """
+    search: Callable[..., Divided]
+    search = partial(search_divided, solver=solver, tolerance=tolerance)
+    if section.objective == "latency":
+        assert section.arrival_rows_s is not None, "the configuration was validated"
+        deadline_s = None if section.deadline_ms is None else section.deadline_ms / 1e3
+        rate = section.arrival_rows_s
+        search = partial(search_divided_latency, rate_rows_s=rate, deadline_s=deadline_s, host=host)
+    try:
+        if section.objective != "energy":
+            return search(divisible, time_limit_s=time_limit_s, seed=seed), None
+        assert section.min_rows_per_s is not None, "the configuration was validated"
+        return search_divided_energy(
+            divisible,
+            min_rows_per_s=section.min_rows_per_s,
+            time_limit_s=time_limit_s,
+            seed=seed,
+        )
+    except (NoPlaceError, OverloadError, FloorError) as error:
+        raise ConfigError(str(error)) from None
+    except UnknownEnergyError as error:
+        raise ConfigError(
+            f"placement.objective: energy: {error}: no meter is readable (NVML, RAPL: root only), "
+            "or too little time was left for it; devices[].watts lets it be estimated"
+        ) from None
 
 
 def search_tolerance(found: Measurements) -> float:

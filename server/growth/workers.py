@@ -97,7 +97,7 @@ class Worker:
                     pass_fds=(status, log.fileno(), self._lock),
                 )
         except BaseException:
-            os.close(self.fd)
+            self._close()
             raise
         finally:
             os.close(status)
@@ -120,14 +120,19 @@ class Worker:
         return messages
 
     def end(self) -> str:
-        """End the process if it has not ended; return how it did."""
+        """End the process if it has not ended; return how it did. It may be called again."""
         self._child.kill()
         assert self._child.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._child.stdin.close()
         code = self._child.wait()
-        os.close(self.fd)
+        self._close()
         return f"failed: {self._error}" if self._error else describe_exit(code, self._last_line())
+
+    def _close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def _note(self, message: Message) -> None:
         if isinstance(message, Started):

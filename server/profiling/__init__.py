@@ -7,6 +7,6 @@ longer fit. The cache's keys cover all that a measurement depends on. Next: `ser
 """
 
 from server.profiling.measurements import Measurements
-from server.profiling.profile import OnProgress, profile_members
+from server.profiling.profile import OnProgress, placed_devices, profile_members
 
-__all__ = ["Measurements", "OnProgress", "profile_members"]
+__all__ = ["Measurements", "OnProgress", "placed_devices", "profile_members"]

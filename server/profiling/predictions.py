@@ -55,5 +55,5 @@ def _numbers(target: ProfileTarget) -> ModelNumbers:
     row_bytes = sum(tensor.row_bytes for tensor in (*signature.inputs, *signature.outputs))
     known = {} if signature.work is None else msgspec.structs.asdict(signature.work)
     return ModelNumbers(
-        signature.parameter_bytes, row_bytes, factor=float(target.variants), **known
+        signature.parameter_bytes, row_bytes, factor=float(target.model_rows), **known
     )

@@ -98,11 +98,16 @@ def profile_members(
     return replace(with_fastest_variants(forms), doubt=exploration.doubt)
 
 
-def _plain(devices: Sequence[DeviceSpec]) -> ProblemOf:
-    """The problem by the plain performance model, without what a server costs."""
-    pool = tuple(
+def placed_devices(devices: Sequence[DeviceSpec]) -> tuple[Device, ...]:
+    """Return the devices as a problem has them, with the memory for workers, too."""
+    return tuple(
         Device(one.name, one.kind, one.memory_bytes, one.cores, one.pool) for one in devices
     )
+
+
+def _plain(devices: Sequence[DeviceSpec]) -> ProblemOf:
+    """The problem by the plain performance model, without what a server costs."""
+    pool = placed_devices(devices)
     return lambda found: Problem(found.profiles.members, pool, found.profiles)
 
 

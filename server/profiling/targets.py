@@ -158,8 +158,8 @@ class ProfileTarget:
         return self.member.source.backend == "fake"
 
     @property
-    def variants(self) -> int:
-        """How often its model predicts a row: with test-time augmentation, each variant."""
+    def model_rows(self) -> int:
+        """How many rows its model predicts for one: with test-time augmentation, each variant."""
         augmentation = None if self.instance is None else self.instance.augmentation
         return 1 if augmentation is None else len(augmentation.variants)
 

@@ -13,14 +13,13 @@ from allocator.problem import Device, Problem
 from allocator.profiles import Profiles
 from server.config import Config
 from server.config.root import MAX_MEMBERS
-from server.deployment.costs import placed_devices
 from server.deployment.devices import find_devices
 from server.deployment.experience import corrected_by
 from server.deployment.placement import placement_problem
 from server.errors import ConfigError
 from server.history.windows import Window
 from server.members.inspect import InspectedMember
-from server.profiling import OnProgress, profile_members
+from server.profiling import OnProgress, placed_devices, profile_members
 from server.selection.isolation import isolated
 from server.selection.library import with_members
 

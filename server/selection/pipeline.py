@@ -6,7 +6,7 @@ Runs in the process of the command line. The path of a library, data and options
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +107,11 @@ def select_from_library(request: SelectRequest, show_progress: ShowProgress) -> 
     )
     with show_progress("selecting") as on_progress:
         selection = select(predictions, y, problem, replace(options, on_progress=on_progress))
-    selection = replace(selection, left_out={**left_out, **selection.left_out})
+    selection = replace(
+        selection,
+        left_out={**left_out, **selection.left_out},
+        notes=(*selection.notes, *_notes(request, config)),
+    )
     return LibrarySelection(request, library, problem, selection)
 
 
@@ -118,6 +122,15 @@ def _check_files(request: SelectRequest) -> None:
             raise ConfigError(
                 f"{option} {path}: has no y, the class (or the true numbers) of each row"
             )
+
+
+def _notes(request: SelectRequest, config: Config) -> Iterator[str]:
+    threads = config.placement.threads
+    if threads != "device" and request.pool.devices is None:
+        yield (
+            f"placement.threads ({threads}): selection takes each CPU device as one worker; for "
+            "what was picked, `ensembled allocate` searches how to divide the cores"
+        )
 
 
 def _measure(request: SelectRequest, library: Library) -> Measure | None:

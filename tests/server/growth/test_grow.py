@@ -15,7 +15,7 @@ import yaml
 from typer.testing import CliRunner
 
 from server.cli.main import app
-from server.errors import ConfigError
+from server.errors import ConfigError, StartError
 from server.growth.grower import GrowOptions, grow
 from server.growth.keeping import KeepOptions
 from server.growth.trials import StudySpec
@@ -103,6 +103,13 @@ def test_it_ends_early_when_nothing_works(options):
 def test_a_function_that_can_not_be_used_ends_it_at_once(options):
     with pytest.raises(ConfigError, match="has no 'nothing'"):
         grow(changed(options, function=f"{FILE}:nothing", trials=3))
+
+
+def test_a_process_that_dies_before_it_is_ready_is_told(options, tmp_path):
+    (tmp_path / "dying.py").write_text("import os\nos._exit(3)\n")
+    dying = changed(options, function=f"{tmp_path}/dying.py:train", trials=1)
+    with pytest.raises(StartError, match="a process that trains exited 3"):
+        grow(dying)
 
 
 def test_the_same_command_continues_after_kill_and_after_an_interruption(options, tmp_path):

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,14 @@ def request_of_numbers(tmp_path, monkeypatch):
     return SelectRequest(library=library, data=data, pool=pool)
 
 
+def _limit_threads(library):
+    """Have a library say on which device and with how many threads its members run."""
+    device = {"name": "cpu:0", "part_of": "cpu", "cores": [0], "memory_bytes": "1GiB"}
+    document = yaml.safe_load(library.read_text())
+    document |= {"devices": [device], "placement": {"threads": "auto"}}
+    library.write_text(yaml.safe_dump(document))
+
+
 @pytest.mark.process
 def test_members_predict_once_and_the_report_stands_alone(request_of_numbers, monkeypatch):
     found = select_from_library(request_of_numbers, quietly)
@@ -58,6 +67,12 @@ def test_members_predict_once_and_the_report_stands_alone(request_of_numbers, mo
     assert (
         selection_document(again.selection)["front"] == selection_document(found.selection)["front"]
     )
+
+    _limit_threads(request_of_numbers.library)
+    here = replace(request_of_numbers, pool=replace(request_of_numbers.pool, devices=None))
+    (note,) = select_from_library(here, quietly).selection.notes
+    assert "placement.threads (auto): selection takes each CPU device as one worker" in note
+    assert found.selection.notes == ()
 
     html = html_report(found, pick(found.selection, "best"))
     assert "&lt;cpu&gt;" in html
