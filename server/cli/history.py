@@ -152,7 +152,7 @@ def _document(path: str, windows: Sequence[Window]) -> dict[str, Any]:
                 "started": one.started,
                 "seconds": one.seconds,
                 "generation": one.traffic.generation,
-                "rows_per_s": one.traffic.rows / one.seconds,
+                "rows_per_s": one.rows_per_s,
                 "models": {
                     name: msgspec.structs.asdict(model)
                     for name, model in one.traffic.models.items()

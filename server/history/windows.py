@@ -39,6 +39,11 @@ class Window(msgspec.Struct, frozen=True):
     kinds: dict[str, str] = {}
     models: dict[str, str] = {}
 
+    @property
+    def rows_per_s(self) -> float:
+        """The rate; a report that came early in a short window may be of a longer time than it."""
+        return self.traffic.rows / max(self.seconds, self.traffic.seconds)
+
 
 def model_key(source: ModelSource) -> str:
     """Return what tells a model from others: the same for the same file, whatever it is called."""
@@ -65,7 +70,7 @@ class Production:
 
 def production(windows: Sequence[Window]) -> Production:
     """Return what some windows, at least one, say of the load."""
-    rates = sorted(one.traffic.rows / one.seconds for one in windows)
+    rates = sorted(one.rows_per_s for one in windows)
     traffic = total(one.traffic for one in windows)
     saved = sum(model.saved for model in traffic.models.values())
     predicted = sum(

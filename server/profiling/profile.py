@@ -26,7 +26,7 @@ from server.profiling.variants import with_fastest_variants
 from workers.profiler.energy import energy_meters
 from workers.runtime.spec import DeviceSpec
 
-__all__ = ["OnProgress", "profile_members"]
+__all__ = ["OnProgress", "placed_devices", "profile_members"]
 
 _log = logging.getLogger(__name__)
 

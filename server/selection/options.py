@@ -6,22 +6,18 @@ Pure data, made by the command line, read by the search.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from server.calibration.metrics import Array, Floats
 from server.errors import ConfigError
+from server.profiling import OnProgress
 from server.selection.quality import MEASURES, Measure
 
-__all__ = ["COSTS", "Constraints", "CostName", "OnProgress", "SelectOptions"]
+__all__ = ["COSTS", "Constraints", "CostName", "SelectOptions"]
 
 CostName = Literal["rows_per_s", "p99_ms", "memory_bytes", "joules_per_row", "devices"]
 COSTS: tuple[CostName, ...] = get_args(CostName)
-
-#: What is being done, how much of it is done, of how much.
-OnProgress = Callable[[str, int, int], None]
-
 
 #: The command's options by the names of limits.
 _OPTIONS = {

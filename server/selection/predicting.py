@@ -23,11 +23,13 @@ from server.calibration.metrics import Array
 from server.calibration.predictions import ask_members, check_probabilities
 from server.config import Config, PlacementConfig
 from server.config.relocation import relocated_members
+from server.config.root import MAX_MEMBERS
 from server.deployment.devices import find_devices
 from server.deployment.placement import place
 from server.errors import ConfigError, StartError
 from server.inference.dataset import Inputs, read_inputs
 from server.members.inspect import InspectedMember
+from server.profiling import OnProgress
 from server.profiling.cache import content_digest
 from server.selection.agreement import Agreed
 from server.selection.isolation import isolated, reason
@@ -36,17 +38,12 @@ from workers.backends.base import installed_version
 from workers.backends.files import model_files, runtimes
 from workers.runtime.cache import cache_part, write_atomically
 
-__all__ = ["OnProgress", "predict_library"]
+__all__ = ["predict_library"]
 
 #: Part of every fingerprint: raise it when what is predicted, or how, changes.
 _REVISION = 1
-#: Members that one server serves; its arenas hold no more.
-_MOST_SERVED = 64
 #: A good allocation will do for the few rows there are.
 _SEARCH_S = 1.0
-
-#: What is being done, how much of it is done, of how much.
-OnProgress = Callable[[str, int, int], None]
 
 
 def predict_library(
@@ -89,9 +86,9 @@ def predict_library(
         questions = [(asked[name], inputs[name].arrays) for name in names]
         return dict(zip(names, _serve(config, questions, on_answer), strict=True))
 
-    for start in range(0, total, _MOST_SERVED):
+    for start in range(0, total, MAX_MEMBERS):
         on_progress("starting a server", start, total)
-        group = missing[start : start + _MOST_SERVED]
+        group = missing[start : start + MAX_MEMBERS]
         for name, answer in isolated(group, predict, left_out).items():
             if isinstance(answer, StartError):
                 left_out[name] = reason(name, answer)

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from server.config import Config
+from server.config.root import MAX_MEMBERS
 from server.errors import ConfigError, did_you_mean
 from server.inference.dataset import Inputs, read_inputs
 from server.members.files import local_files
@@ -31,8 +32,6 @@ _DATA, _CALIBRATION = "--data", "--calibration"
 _LEAST_ROWS = 20
 #: Most rows that ranges are found on: more do not change them much.
 _CALIBRATION_ROWS = 256
-#: Forms of members that one server serves.
-_MOST_SERVED = 64
 
 
 @dataclass(frozen=True)
@@ -144,7 +143,7 @@ def _of_group(job: _Job, members: Sequence[InspectedMember]) -> list[CheckedCopy
     for member in members:
         job.on_progress(f"making copies of {member.name}")
         copies += make_copies(member, calibration, options.precisions, job.directory, job.left_out)
-    most = _MOST_SERVED // (1 + len(options.precisions))
+    most = MAX_MEMBERS // (1 + len(options.precisions))
     found = []
     for start in range(0, len(members), most):
         part = members[start : start + most]

@@ -19,10 +19,12 @@ def test_quantiles_lie_between_the_bounds_of_their_counts():
     assert quantile(ModelTraffic(), 0.5, BOUNDS) is None
 
 
-def window(rows, *, seconds=60.0, saved=0, predicted=0):
+def window(rows, *, seconds=60.0, observed_s=0.0, saved=0, predicted=0):
     instances = {"cpu:0": {"a": InstanceTraffic(1, predicted, 0.1)}}
     return Window(
-        0.0, seconds, Traffic(1, seconds, {"e": ModelTraffic(1, rows, saved=saved)}, {}, instances)
+        0.0,
+        seconds,
+        Traffic(1, observed_s, {"e": ModelTraffic(1, rows, saved=saved)}, {}, instances),
     )
 
 
@@ -32,6 +34,7 @@ def test_the_load_is_that_of_all_windows_and_its_busy_end():
     assert load.busy_rows_per_s == 19.0
     assert load.saved == pytest.approx(0.25)
     assert production([window(30, seconds=10.0)]).busy_rows_per_s == 3.0
+    assert production([window(30, seconds=0.1, observed_s=2.0)]).busy_rows_per_s == 15.0
 
 
 def test_a_model_is_known_whatever_it_is_called():
