@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from pathlib import Path
 
 from server.deployment.plan import DeploymentPlan
@@ -33,10 +34,12 @@ class Recorder:
         self._kinds: dict[str, str] = {}
         self._models: dict[str, str] = {}
         self._since = time.monotonic()
+        self._ended: deque[Window] = deque()
+        self._writing = asyncio.Lock()
 
     def serve(self, generation: int, plan: DeploymentPlan) -> None:
         """That generation is served from now on; the window of the one before ends."""
-        self._flush_soon()
+        self._end_window()
         self._generation = generation
         self._kinds = {device.name: device.kind for device in plan.devices}
         self._models = {member.name: model_key(member.source) for member in plan.models.members}
@@ -53,24 +56,20 @@ class Recorder:
             await self.flush()
 
     async def flush(self) -> None:
-        """End the window, and wait until it is recorded."""
-        window = self._take()
-        if window is not None:
-            await asyncio.to_thread(self._write, window)
+        """End the window, and wait until all windows are recorded, in their order."""
+        self._end_window()
+        async with self._writing:
+            while self._ended:
+                await asyncio.to_thread(self._write, self._ended.popleft())
 
-    def _flush_soon(self) -> None:
-        window = self._take()
-        if window is not None:
-            asyncio.get_running_loop().run_in_executor(None, self._write, window)
-
-    def _take(self) -> Window | None:
-        """The window until now, None if nothing was served in it."""
+    def _end_window(self) -> None:
+        """Keep the window until now for the next flush, unless nothing was served in it."""
         traffic, now = total(self._observed), time.monotonic()
         seconds, self._since = now - self._since, now
         self._observed.clear()
-        if not traffic.models:
-            return None
-        return Window(time.time() - seconds, seconds, traffic, self._kinds, self._models)
+        if traffic.models:
+            started = time.time() - seconds
+            self._ended.append(Window(started, seconds, traffic, self._kinds, self._models))
 
     def _write(self, window: Window) -> None:
         path = self._path

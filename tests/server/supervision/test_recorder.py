@@ -1,5 +1,6 @@
 """What the front-end reports becomes windows in a database."""
 
+import asyncio
 import logging
 
 import pytest
@@ -64,7 +65,20 @@ async def test_a_change_ends_a_window(tmp_path, plan):
     recorder.observe(seen(2, 4))
     await recorder.flush()
     windows = read_windows(path)
-    assert sorted((one.traffic.generation, one.traffic.rows) for one in windows) == [(1, 3), (2, 4)]
+    assert [(one.traffic.generation, one.traffic.rows) for one in windows] == [(1, 3), (2, 4)]
+
+
+async def test_windows_that_end_at_once_are_all_there_after_any_flush(tmp_path, plan):
+    path = tmp_path / "history.sqlite"
+    recorder = Recorder(path)
+    for generation in range(1, 5):
+        recorder.serve(generation, plan)
+        recorder.observe(seen(generation, generation))
+    first = asyncio.ensure_future(recorder.flush())
+    await asyncio.sleep(0)
+    await recorder.flush()
+    assert [one.traffic.rows for one in read_windows(path)] == [1, 2, 3, 4]
+    await first
 
 
 async def test_a_history_that_cant_be_written_is_told_once(tmp_path, plan, caplog):
