@@ -128,9 +128,11 @@ def make_table(*texts: str, numbers: Sequence[str], title: str | None = None) ->
 
 
 def check_output(option: str, path: Path | None) -> None:
-    """Raise a ConfigError for a file without a directory, before any work is done."""
+    """Raise a ConfigError for a file that can't be written there, before any work is done."""
     if path is not None and not path.parent.is_dir():
         raise ConfigError(f"{option} {path}: there is no directory {path.parent}")
+    if path is not None and path.is_dir():
+        raise ConfigError(f"{option} {path}: is a directory")
 
 
 def check_plot(path: Path | None) -> None:

@@ -33,7 +33,7 @@ from server.profiling.progress import progress_on_stderr
 from server.selection.costing import Pool
 from server.selection.document import selection_document
 from server.selection.options import COSTS, CostName
-from server.selection.picking import pick
+from server.selection.picking import check_pick, pick
 from server.selection.pipeline import LibrarySelection, SelectRequest, select_from_library
 from server.selection.points import Point, Selection
 from server.selection.written import point_files
@@ -65,6 +65,8 @@ class SelectOutputs:
         """Raise a ConfigError for what can't be written, before any work is done."""
         if self.output is not None and self.picked is None:
             raise ConfigError("--output needs --pick: knee, best, or a number of the front")
+        if self.picked is not None:
+            check_pick(self.picked)
         check_output("--output", self.output)
         check_plot(self.plot)
         check_output("--html", self.html)

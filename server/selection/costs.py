@@ -208,8 +208,13 @@ def gains_of(values: Mapping[CostName, float], names: Sequence[CostName]) -> Flo
     return np.array([values[name] * (1 if name == "rows_per_s" else -1) for name in names])
 
 
-def violations(values: Mapping[CostName, float], limits: Constraints) -> dict[CostName, float]:
-    """By which factor costs are beyond the limits that they don't keep."""
+def violations(
+    values: Mapping[CostName, float], limits: Constraints, costs: Sequence[CostName]
+) -> dict[CostName, float]:
+    """By which factor costs are beyond the limits that they don't keep.
+
+    Of the costs that span the front, the limit is what is known.
+    """
     most: dict[CostName, float | None] = {
         "p99_ms": None if limits.max_p99_s is None else 1e3 * limits.max_p99_s,
         "memory_bytes": limits.max_memory_bytes,
@@ -219,4 +224,5 @@ def violations(values: Mapping[CostName, float], limits: Constraints) -> dict[Co
     ratios = {name: values[name] / limit for name, limit in most.items() if limit is not None}
     if limits.min_rows_per_s is not None:
         ratios["rows_per_s"] = limits.min_rows_per_s / max(values["rows_per_s"], 1e-12)
+    ratios |= {name: math.inf for name in costs if math.isinf(values[name])}
     return {name: ratio for name, ratio in ratios.items() if ratio > 1}

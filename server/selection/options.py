@@ -46,7 +46,7 @@ class Constraints:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{_OPTIONS[name]} should be above 0, not {value}")
+                raise ConfigError(f"{_OPTIONS[name]} should be a number above 0, not {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

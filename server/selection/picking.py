@@ -8,7 +8,13 @@ from __future__ import annotations
 from server.errors import ConfigError
 from server.selection.points import Point, Selection
 
-__all__ = ["pick"]
+__all__ = ["check_pick", "pick"]
+
+
+def check_pick(how: str) -> None:
+    """Raise a ConfigError for what no selection has."""
+    if how not in {"knee", "best"} and not (how.isdecimal() and int(how)):
+        raise ConfigError(f"--pick should be knee, best or a number from 1, not {how!r}")
 
 
 def pick(selection: Selection, how: str) -> Point:

@@ -10,6 +10,7 @@ searches for allocations find the best ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,12 @@ _UNITS: Mapping[CostName, str] = {
     "memory_bytes": "{:.4g} bytes of memory",
     "joules_per_row": "{:.4g} joules per row",
     "devices": "{:g} devices",
+}
+
+#: What an infinite cost means.
+_INFINITE: Mapping[CostName, str] = {
+    "p99_ms": "no more rows/s than --rate asks for",
+    "joules_per_row": "an energy that is neither measured nor estimated (see `devices[].watts`)",
 }
 
 
@@ -94,7 +101,7 @@ class Placer:
 
         def is_hopeless(bound: float) -> bool:
             least = self._bounds.values(one.candidate, bound)
-            if not bound or violations(least, self._limits):
+            if not bound or violations(least, self._limits, self._costs):
                 return True
             gains = gains_of(least, self._costs)
             return is_dominated(np.array([one.gain, *gains]), self._reached)
@@ -107,12 +114,15 @@ class Placer:
 
     def _add(self, one: Placed) -> None:
         values = cost_values(one.cost)
-        if violations(values, self._limits):
+        if self._broken(one):
             self._refused.append(one)
             return
         self._placed.append(one)
         gains = gains_of(values, self._costs)
         self._reached = np.vstack([self._reached, [one.rated.gain, *gains]])
+
+    def _broken(self, one: Placed) -> dict[CostName, float]:
+        return violations(cost_values(one.cost), self._limits, self._costs)
 
     def _quicken(self, keep_going: Callable[[], bool]) -> None:
         """Look for better latencies on the front, and nearest to it if there is none."""
@@ -128,7 +138,7 @@ class Placer:
         """What was refused, nearest to the limits first; of equals the best."""
 
         def distance(one: Placed) -> tuple[float, float]:
-            return max(violations(cost_values(one.cost), self._limits).values()), -one.rated.gain
+            return max(self._broken(one).values()), -one.rated.gain
 
         return sorted(self._refused, key=distance)
 
@@ -138,10 +148,13 @@ class Placer:
         if not (nearest := self._nearest()):
             return "no ensemble of the library has a place on the devices"
         values = cost_values(nearest[0].cost)
-        broken = violations(values, self._limits)
-        costs = ", ".join(_UNITS[name].format(values[name]) for name in broken)
+        costs = ", ".join(_told(name, values[name]) for name in self._broken(nearest[0]))
         members = " + ".join(nearest[0].rated.candidate.members)
         return f"no ensemble keeps the limits: the nearest one is {members} with {costs}"
+
+
+def _told(name: CostName, value: float) -> str:
+    return _INFINITE[name] if math.isinf(value) else _UNITS[name].format(value)
 
 
 def _evenly(count: int) -> list[int]:

@@ -146,6 +146,9 @@ def test_tables_for_people_with_devices_and_profiles_of_files(files):
 MISTAKES = [
     ({"y": None}, (), "has no y, the class (or the true numbers) of each row"),
     ({}, ("--output", "x.yaml"), "--output needs --pick"),
+    ({}, ("--pick", "0"), "--pick should be knee, best or a number from 1, not '0'"),
+    ({}, ("--pick", "knee", "--output", "."), "--output .: is a directory"),
+    ({}, ("--html", "."), "--html .: is a directory"),
     ({}, ("--measure", "acuracy"), "did you mean 'accuracy'?"),
     ({}, ("--costs", "rows"), "--costs: there is no cost 'rows'"),
     ({}, ("--max-memory", "8 pears"), "--max-memory should be a number of bytes"),

@@ -209,13 +209,23 @@ def test_limits_are_kept():
         (Constraints(min_rows_per_s=1e9), "the nearest one is m0 with .* rows/s"),
         (Constraints(max_memory_bytes=1), r"m0 with 1.049e\+06 bytes of memory"),
         (Constraints(max_p99_s=1e-6), "m0 with .* ms at the 99th percentile"),
-        (Constraints(max_joules_per_row=1.0), "with inf joules per row"),
+        (Constraints(max_joules_per_row=1.0), "m. with an energy that is neither measured"),
     ],
 )
 def test_limits_that_nothing_keeps_name_what_is_nearest(limits, nearest):
     predictions, y, problem = library(3, 100)
     options = SelectOptions(constraints=limits, rate_rows_s=1.0, **EQUAL)
     with pytest.raises(ConfigError, match=nearest):
+        select(predictions, y, problem, options)
+
+
+@pytest.mark.parametrize("costs", [("joules_per_row",), ("rows_per_s", "joules_per_row")])
+def test_a_front_has_no_points_of_unknown_costs(costs):
+    predictions, y, problem = library(3, 100)
+    with pytest.raises(ConfigError, match="an energy that is neither measured nor estimated"):
+        select(predictions, y, problem, SelectOptions(costs=costs, **EQUAL))
+    options = SelectOptions(costs=("p99_ms",), rate_rows_s=1e9, **EQUAL)
+    with pytest.raises(ConfigError, match="no more rows/s than --rate asks for"):
         select(predictions, y, problem, options)
 
 
@@ -287,5 +297,5 @@ def test_wrong_input_is_refused(given, message):
 def test_wrong_options_are_refused(option, message):
     with pytest.raises(ConfigError, match=message):
         SelectOptions(**option)
-    with pytest.raises(ConfigError, match="--max-devices should be above 0"):
+    with pytest.raises(ConfigError, match="--max-devices should be a number above 0"):
         Constraints(max_devices=0)
