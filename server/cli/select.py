@@ -26,9 +26,9 @@ from server.cli.application import (
     write_output,
 )
 from server.config import load_config
-from server.deployment.experience import read_experience
+from server.deployment.experience import read_experience, read_week
 from server.errors import ConfigError, did_you_mean
-from server.history.windows import Window, production
+from server.history.windows import Served, production
 from server.profiling.progress import progress_on_stderr
 from server.selection.costing import Pool
 from server.selection.document import selection_document
@@ -87,21 +87,22 @@ def read_pool(devices: Path | None, profiles: Path | None) -> Pool:
     return Pool(pool, idle_watts, table)
 
 
-def read_production(config: Path | None) -> tuple[tuple[Window, ...], float | None]:
+def read_production(path: Path | None) -> tuple[tuple[Served, ...], float | None]:
     """Return what servers of a configuration have served, and their rows/s in a busy minute.
 
     Raises:
         ConfigError: if the configuration is wrong, or nothing was served in the last week.
     """
-    if config is None:
+    if path is None:
         return (), None
-    windows = tuple(read_experience(load_config(config, with_conformal=False)))
+    config = load_config(path, with_conformal=False)
+    windows = read_week(config)
     if not windows:
         raise ConfigError(
-            f"--from-production {config}: its servers have served nothing in the last week, "
+            f"--from-production {path}: its servers have served nothing in the last week, "
             "or keep no history (see `ensembled history`)"
         )
-    return windows, production(windows).busy_rows_per_s or None
+    return tuple(read_experience(config)), production(windows).busy_rows_per_s or None
 
 
 def cost_names(text: str) -> tuple[CostName, ...]:

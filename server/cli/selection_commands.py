@@ -115,7 +115,7 @@ def select(
         from server.selection.options import Constraints, SelectOptions  # noqa: PLC0415
         from server.selection.pipeline import SelectRequest  # noqa: PLC0415
 
-        windows, busy_rows_per_s = read_production(from_production)
+        served, busy_rows_per_s = read_production(from_production)
         options = SelectOptions(
             costs=cost_names(costs),
             constraints=Constraints(
@@ -136,7 +136,7 @@ def select(
             library=library,
             data=data,
             test=test,
-            pool=replace(read_pool(devices, profiles), windows=windows),
+            pool=replace(read_pool(devices, profiles), served=served),
             measure=measure,
             options=options,
         )

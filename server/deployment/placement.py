@@ -43,6 +43,7 @@ from server.deployment.division import (
 from server.deployment.experience import read_experience, with_experience
 from server.deployment.memory import instance_bytes, memory_domains
 from server.errors import ConfigError
+from server.history.windows import Served
 from server.members.composition import compose
 from server.members.inspect import InspectedMember
 from server.profiling import Measurements, OnProgress, placed_devices, profile_members
@@ -113,7 +114,8 @@ def place(
             on_progress=on_progress,
         )
     possible = {device.name: device for device in (*devices, *profiled)}
-    planned = _planned_problem(config, members, [*possible.values()], found, largest)
+    served = read_experience(config)
+    planned = _planned_problem(config, members, [*possible.values()], found, largest, served=served)
     section = config.placement
     divisible = Divisible(
         replace(planned.problem, devices=placed_devices(devices)),
@@ -135,7 +137,8 @@ def place(
         allocation = replace(allocation, matrix=problem.matrix(cells))
     parts = divided_devices(devices, allocation.matrix.devices)
     used = found.of_kinds({part.kind for part in parts})
-    planned = replace(_planned_problem(config, members, parts, used, largest), problem=problem)
+    planned = _planned_problem(config, members, parts, used, largest, served=served)
+    planned = replace(planned, problem=problem)
     return PlacementResult(allocation, planned, parts, found, best.figures, energy)
 
 
@@ -205,7 +208,8 @@ def placement_problem(
 ) -> Problem:
     """Return what an allocation of measured members is searched for."""
     largest = _largest_batches(config, members)
-    return _planned_problem(config, members, devices, found, largest).problem
+    served = read_experience(config)
+    return _planned_problem(config, members, devices, found, largest, served=served).problem
 
 
 def _planned_problem(
@@ -214,11 +218,13 @@ def _planned_problem(
     devices: Sequence[DeviceSpec],
     found: Measurements,
     largest: Mapping[str, int],
+    *,
+    served: Sequence[Served],
 ) -> PlannedProblem:
     planned = plan_problem(found, devices, largest, row_bytes=row_bytes(config, members))
     if config.placement.objective != "energy":  # for which larger batches, as fast, may be better
         planned = prefer_small_batches(planned, found)
-    return with_experience(planned, read_experience(config), members)
+    return with_experience(planned, served, members)
 
 
 def row_bytes(config: Config, members: Sequence[InspectedMember]) -> int:

@@ -21,10 +21,10 @@ import msgspec
 from server.config import Config
 from server.errors import ConfigError
 from server.following.traffic import InstanceTraffic, ModelTraffic, Traffic
-from server.history.windows import Window
+from server.history.windows import Served, Window
 from workers.runtime.cache import cache_part
 
-__all__ = ["HistoryError", "append_window", "find_history", "read_windows"]
+__all__ = ["HistoryError", "append_window", "find_history", "read_served", "read_windows"]
 
 _log = logging.getLogger(__name__)
 
@@ -116,6 +116,31 @@ def read_windows(path: Path, *, since: float = 0.0) -> list[Window]:
     with _opened(path, create=False) as database:
         database.execute("BEGIN")  # all tables as they are at one moment, whoever writes meanwhile
         return list(_windows(database, since)) if _has_tables(path, database) else []
+
+
+def read_served(path: Path, *, since: float = 0.0) -> list[Served]:
+    """Return the sums over the windows that began at a Unix time or later; none without a file.
+
+    For a start of a server, that is much faster than `read_windows`.
+
+    Raises:
+        HistoryError: if the file is no database of windows.
+    """
+    if not path.exists():
+        return []
+    query = (
+        "SELECT device, kind, model, sum(batches), sum(rows), sum(instances.seconds) "
+        "FROM instances JOIN windows ON windows.id = window "
+        "WHERE started >= ? AND kind IS NOT NULL AND model IS NOT NULL "
+        "GROUP BY device, kind, model"
+    )
+    with _opened(path, create=False) as database:
+        if not _has_tables(path, database):
+            return []
+        return [
+            Served(device, kind, model, InstanceTraffic(*sums))
+            for device, kind, model, *sums in database.execute(query, (since,))
+        ]
 
 
 def _windows(database: sqlite3.Connection, since: float) -> Iterator[Window]:

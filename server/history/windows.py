@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import msgspec
 
-from server.following.traffic import ModelTraffic, Traffic, total
+from server.following.traffic import InstanceTraffic, ModelTraffic, Traffic, total
 from workers.runtime.spec import ModelSource
 
-__all__ = ["Production", "Window", "model_key", "production", "quantile"]
+__all__ = ["Production", "Served", "Window", "model_key", "production", "quantile"]
 
 #: A rate that is exceeded in one of twenty windows.
 _BUSY = 0.95
@@ -43,6 +43,22 @@ class Window(msgspec.Struct, frozen=True):
     def rows_per_s(self) -> float:
         """The rate; a report that came early in a short window may be of a longer time than it."""
         return self.traffic.rows / max(self.seconds, self.traffic.seconds)
+
+
+class Served(msgspec.Struct, frozen=True):
+    """What instances of a model have predicted on a device in many windows.
+
+    Attributes:
+        device: its name.
+        kind: of the device.
+        model: which one it is: `model_key`.
+        traffic: all of it, without the sizes of batches.
+    """
+
+    device: str
+    kind: str
+    model: str
+    traffic: InstanceTraffic
 
 
 def model_key(source: ModelSource) -> str:

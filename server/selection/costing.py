@@ -17,7 +17,7 @@ from server.deployment.devices import find_devices
 from server.deployment.experience import corrected_by
 from server.deployment.placement import placement_problem
 from server.errors import ConfigError
-from server.history.windows import Window
+from server.history.windows import Served
 from server.members.inspect import InspectedMember
 from server.profiling import OnProgress, placed_devices, profile_members
 from server.selection.isolation import isolated
@@ -34,13 +34,13 @@ class Pool:
         devices: None for those of the library, or else of this host.
         idle_watts: by device, what it draws as soon as it has an instance.
         profiles: None to measure them.
-        windows: what was served before, by which profiles are corrected.
+        served: by servers before, by which profiles are corrected.
     """
 
     devices: tuple[Device, ...] | None = None
     idle_watts: Mapping[str, float] = field(default_factory=dict)
     profiles: Profiles | None = None
-    windows: tuple[Window, ...] = ()
+    served: tuple[Served, ...] = ()
 
 
 def library_problem(
@@ -65,7 +65,7 @@ def library_problem(
     else:
         devices = pool.devices or placed_devices(find_devices(config))
         problem = Problem(tuple(one.name for one in members), devices, pool.profiles)
-    problem, _ = corrected_by(pool.windows, problem, members)
+    problem, _ = corrected_by(pool.served, problem, members)
     if pool.devices is not None:
         _check_kinds(pool.devices, problem.profiles)
         # What serving costs this host says nothing about the devices of a file.

@@ -36,7 +36,10 @@ def move_models(offered: Iterable[CheckedCopy], directory: Path) -> list[Checked
         copy = checked.copy
         for file in (*copy.path.parent.glob(f"{copy.path.name}*"), copy.labels):
             if file is not None and file.exists():
-                shutil.move(file, directory / file.name)
+                # It may come from another file system, and a server may read the one it replaces.
+                part = directory / f".{file.name}.part"
+                shutil.move(file, part)
+                part.replace(directory / file.name)
         path = directory / copy.path.name
         moved.append(replace(checked, copy=replace(copy, path=path)))
     return moved

@@ -7,9 +7,9 @@ import yaml
 
 from server.cli.select import read_production
 from server.errors import ConfigError
-from server.following.traffic import ModelTraffic, Traffic
+from server.following.traffic import InstanceTraffic, ModelTraffic, Traffic
 from server.history.database import append_window
-from server.history.windows import Window
+from server.history.windows import Served, Window
 
 
 @pytest.fixture
@@ -22,10 +22,13 @@ def config(tmp_path):
 
 def test_the_rate_is_that_of_a_busy_minute(config):
     for rows in (60, 600, 6000):
-        traffic = Traffic(1, 60.0, {"a": ModelTraffic(1, rows)})
-        append_window(config.parent / "h.sqlite", Window(time.time(), 60.0, traffic))
-    windows, rows_per_s = read_production(config)
-    assert (len(windows), rows_per_s) == (3, 100.0)
+        instances = {"cpu:0": {"a": InstanceTraffic(1, rows, 0.5)}}
+        traffic = Traffic(1, 60.0, {"a": ModelTraffic(1, rows)}, {}, instances)
+        window = Window(time.time(), 60.0, traffic, {"cpu:0": "cpu-1"}, {"a": "0123"})
+        append_window(config.parent / "h.sqlite", window)
+    served, rows_per_s = read_production(config)
+    assert served == (Served("cpu:0", "cpu-1", "0123", InstanceTraffic(3, 6660, 1.5)),)
+    assert rows_per_s == 100.0
     assert read_production(None) == ((), None)
 
 

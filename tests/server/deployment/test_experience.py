@@ -11,7 +11,7 @@ from allocator.profiles import Profile, Profiles
 from server.config import load_config
 from server.deployment.experience import corrected_by, read_experience
 from server.following.traffic import InstanceTraffic, Traffic
-from server.history.database import append_window
+from server.history.database import append_window, read_served
 from server.history.windows import Window, model_key
 from workers.runtime.spec import ModelSource
 
@@ -44,26 +44,40 @@ def window(kind="cpu-1", batches=1000, **slower):
     )
 
 
+@pytest.fixture
+def served(tmp_path):
+    """What a history of some windows has of them."""
+
+    def read(*windows):
+        path = tmp_path / "served.sqlite"
+        path.unlink(missing_ok=True)
+        for one in windows:
+            append_window(path, one)
+        return read_served(path)
+
+    return read
+
+
 def latency_s(problem, member):
     return problem.profiles.of(member, "cpu-1")[4].latency_s
 
 
-def test_a_member_is_as_slow_as_it_was():
-    problem, notes = corrected_by([window(a=1.1, b=2.0)], PROBLEM, MEMBERS)
+def test_a_member_is_as_slow_as_it_was(served):
+    problem, notes = corrected_by(served(window(a=1.1, b=2.0)), PROBLEM, MEMBERS)
     assert latency_s(problem, "a") == 0.04
     assert latency_s(problem, "b") == pytest.approx(0.08, rel=0.06)
     (note,) = notes
     assert note.startswith("b on cpu-1 takes 2.0")
 
 
-def test_another_name_of_the_same_model_counts():
+def test_another_name_of_the_same_model_counts(served):
     renamed = [MEMBERS[0], Member("b", MEMBERS[0].source)]
-    problem, notes = corrected_by([window(a=2.0)], PROBLEM, renamed)
+    problem, notes = corrected_by(served(window(a=2.0)), PROBLEM, renamed)
     assert latency_s(problem, "a") == latency_s(problem, "b") > 0.07
     assert len(notes) == 2
 
 
-def test_what_is_of_another_model_or_device_or_rare_says_nothing():
+def test_what_is_of_another_model_or_device_or_rare_says_nothing(served):
     other = [Member(name, ModelSource(name, "onnx", f"new-{name}.onnx")) for name in "ab"]
     for windows, members in (
         ([window(b=2.0)], other),
@@ -71,9 +85,9 @@ def test_what_is_of_another_model_or_device_or_rare_says_nothing():
         ([window(batches=20, b=2.0)], MEMBERS),
         ([], MEMBERS),
     ):
-        assert corrected_by(windows, PROBLEM, members) == (PROBLEM, [])
+        assert corrected_by(served(*windows), PROBLEM, members) == (PROBLEM, [])
     many = [window(batches=20, b=2.0)] * 30
-    assert corrected_by(many, PROBLEM, MEMBERS)[1] != []
+    assert corrected_by(served(*many), PROBLEM, MEMBERS)[1] != []
 
 
 def test_a_damaged_history_is_told_and_planning_goes_on(tmp_path, caplog):
@@ -84,7 +98,7 @@ def test_a_damaged_history_is_told_and_planning_goes_on(tmp_path, caplog):
     config = load_config(tmp_path / "config.yaml")
     assert read_experience(config) == []
     append_window(path, window(a=2.0))
-    assert len(read_experience(config)) == 1
+    assert [one.traffic.rows for one in read_experience(config)] == [4000]
     path.write_text("a text that is long enough to be taken for a database's header, but is none")
     assert read_experience(config) == []
     assert "planning without the history" in caplog.text
