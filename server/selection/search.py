@@ -12,8 +12,7 @@ dominated by these figures are listed apart.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -30,7 +29,7 @@ from server.selection.diversity import diversity
 from server.selection.fronts import knee, nondominated
 from server.selection.guard import CrossFit, Rated, judge, near_best, split
 from server.selection.labelled import LabelledRows
-from server.selection.options import CostName, SelectOptions
+from server.selection.options import SelectOptions
 from server.selection.placing import Placed, Placer
 from server.selection.points import Candidate, Point, Selection
 from server.selection.refining import refine
@@ -43,12 +42,6 @@ _MOST_MIXED = 32
 #: Shares of the time that is left: for sets, and for weights and cascades.
 _SETS_SHARE = 0.4
 _REFINING_SHARE = 0.3
-#: Why points may lack a cost that the front is about.
-_UNKNOWN: Mapping[CostName, str] = {
-    "p99_ms": "points without a p99 can't keep up with --rate",
-    "joules_per_row": "points without joules have a member whose energy nobody knows: no meter is "
-    "readable (NVML, RAPL: root only); devices[].watts lets it be estimated",
-}
 
 
 def select(predictions: Floats, y: Array, problem: Problem, options: SelectOptions) -> Selection:
@@ -123,7 +116,7 @@ class _Selecting:
             diversity=diversity(self._searched, self._judged, most=_MOST_MIXED),
             selected_on=len(self._searched.y),
             judged_on=len(self._judged.y),
-            notes=tuple(self._notes(points)),
+            notes=tuple(self._notes()),
         )
 
     def _keep_going(self) -> bool:
@@ -194,10 +187,7 @@ class _Selecting:
             tuple(points[i] for i in order if i not in on_front),
         )
 
-    def _notes(self, points: Sequence[Point]) -> Iterator[str]:
-        for name in self._options.costs:
-            if any(math.isinf(cost_values(one.cost)[name]) for one in points):
-                yield _UNKNOWN[name]
+    def _notes(self) -> Iterator[str]:
         if self._clock.limited:
             yield (
                 f"the search was cut short after {self._options.time_limit_s:g} s: more time may "

@@ -27,6 +27,10 @@ def test_the_front_is_what_no_other_point_dominates(values):
     assert [tuple(values[i]) for i in front] == sorted(expected, reverse=True)
 
 
+def test_an_infinitely_bad_objective_leaves_the_best_of_the_other():
+    assert nondominated(np.array([[1.0, -np.inf], [2.0, -np.inf]])).tolist() == [1]
+
+
 @given(points)
 def test_the_hypervolume_counts_the_cells_below_the_points(values):
     cells = np.stack(np.meshgrid(*[np.arange(4)] * values.shape[1], indexing="ij"), axis=-1)

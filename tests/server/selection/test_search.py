@@ -177,18 +177,6 @@ def test_latency_at_a_rate_spans_the_front():
     assert [point.cost.p99_s for point in limited.front] == latencies[:1]
 
 
-@pytest.mark.parametrize(
-    ("costs", "note"),
-    [(("p99_ms",), "can't keep up with --rate"), (("joules_per_row",), "whose energy nobody")],
-)
-def test_costs_that_are_not_known_leave_the_best_quality(costs, note):
-    predictions, y, problem = library(3, 200)
-    found = select(predictions, y, problem, SelectOptions(costs=costs, rate_rows_s=1e9, **EQUAL))
-    (point,) = found.front
-    assert point == found.knee
-    assert note in found.notes[0]
-
-
 def test_limits_are_kept():
     predictions, y, problem = library(5, 200)
     free = select(predictions, y, problem, SelectOptions(**EQUAL))
