@@ -15,12 +15,13 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import highspy
 
-from allocator.division import Divisible, Division, part_kind
-from allocator.problem import Device, Problem
+from allocator.division import Divisible, Division
+from allocator.problem import Problem
+from allocator.search.alike import AlikeDevices, alike_devices, part_catalogue
 from allocator.search.throughput import Program, typical_rows_per_s
 
 __all__ = ["Counts", "Master", "Proposal"]
@@ -48,36 +49,14 @@ class Proposal:
     bound: float
 
 
-@dataclass(frozen=True)
-class _Class:
-    """Devices that are divided alike, into parts of `sizes` cores; or one that is not divided.
-
-    `worker_bytes` is what a worker takes on a part of each size; `domain` is the index of the
-    devices' memory, and `row_s` what a row costs each of them beside its predictions, in seconds.
-    """
-
-    names: tuple[str, ...]
-    domain: int
-    cores: int
-    sizes: tuple[int, ...]
-    kinds: tuple[str, ...]
-    worker_bytes: tuple[int, ...]
-    row_s: float
-    is_divisible: bool
-
-    def most(self, size: int) -> int:
-        """How many parts of a size, or bigger, there can be."""
-        return len(self.names) * (self.cores // size)
-
-
 class Master:
     """The program over counts, and the divisions that it is forbidden to propose."""
 
     def __init__(self, divisible: Divisible) -> None:
         self._divisible = divisible
-        self._classes = _classes(divisible)
+        self._classes = alike_devices(divisible)
         self._divided = [one for one in self._classes if one.is_divisible]
-        self._catalogue = _catalogue(divisible, self._classes)
+        self._catalogue = part_catalogue(divisible, self._classes)
         self._scale = typical_rows_per_s(self._catalogue)
         self._most_workers = sum(one.most(one.sizes[0]) for one in self._divided)
         self._forbidden: set[Counts] = set()
@@ -148,7 +127,7 @@ class _Program:
     def __init__(
         self,
         problem: Problem,
-        classes: Sequence[_Class],
+        classes: Sequence[AlikeDevices],
         catalogue: Problem,
         forbidden: Iterable[Counts],
         *,
@@ -203,7 +182,7 @@ class _Program:
             for numbers in self._numbers
         ), bound
 
-    def _add_class(self, one: _Class, at: int) -> None:
+    def _add_class(self, one: AlikeDevices, at: int) -> None:
         """Add the parts of a class, of which the catalogue has the sizes from `at` on."""
         program, devices = self._program, len(one.names)
         used: _Terms = []
@@ -238,7 +217,7 @@ class _Program:
             for bit in range(most.bit_length())
         ]
 
-    def _add_copies(self, one: _Class, index: int, number: _Terms) -> list[int]:
+    def _add_copies(self, one: AlikeDevices, index: int, number: _Terms) -> list[int]:
         """Add the copies on parts of a size; return their shares of these parts' time."""
         program, catalogue = self._program, self._catalogue
         parts = [(bit, -factor) for bit, factor in number]
@@ -270,46 +249,3 @@ class _Program:
                     ones += is_set
                     terms.append((bit, -1.0 if is_set else 1.0))
         self._program.row(terms, lower=1.0 - ones)
-
-
-def _classes(divisible: Divisible) -> list[_Class]:
-    """Group the devices that are divided alike, and share their memory."""
-    whole = divisible.whole
-    groups: dict[object, list[int]] = {}
-    for index, device in enumerate(whole.devices):
-        key: object = device.name
-        if device.name in divisible.counts:
-            counts = divisible.counts[device.name]
-            key = len(device.cores), counts, whole.domain_of[index], whole.row_seconds(index)
-        groups.setdefault(key, []).append(index)
-    found = []
-    for indices in groups.values():
-        device = whole.devices[indices[0]]
-        is_divisible = device.name in divisible.counts
-        sizes = divisible.counts[device.name] if is_divisible else (1,)
-        kinds = tuple(map(part_kind, sizes)) if is_divisible else (device.kind,)
-        found.append(
-            _Class(
-                names=tuple(whole.devices[index].name for index in indices),
-                domain=whole.domain_of[indices[0]],
-                cores=len(device.cores) if is_divisible else 1,
-                sizes=sizes,
-                kinds=kinds,
-                worker_bytes=tuple(divisible.worker_bytes.get(kind, 0) for kind in kinds),
-                row_s=whole.row_seconds(indices[0]),
-                is_divisible=is_divisible,
-            )
-        )
-    return found
-
-
-def _catalogue(divisible: Divisible, classes: Sequence[_Class]) -> Problem:
-    """What the members cost on a part of each size of each class, the parts as devices."""
-    whole = divisible.whole
-    capacities = [domain.memory_bytes for domain in whole.memory_domains]
-    devices = tuple(
-        Device(f"{one.names[0]} {kind}", kind, capacities[one.domain] - worker_bytes)
-        for one in classes
-        for kind, worker_bytes in zip(one.kinds, one.worker_bytes, strict=True)
-    )
-    return replace(whole, devices=devices, row_s={})
