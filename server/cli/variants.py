@@ -54,6 +54,8 @@ def variants(
     """
     check_output("--output", output)
     check_output("--library", library)
+    if output is not None and library is not None and output.resolve() == library.resolve():
+        raise ConfigError(f"--library {library}: is the file of --output, give another one")
     kept = output or library
     with tempfile.TemporaryDirectory(prefix="ensembled-variants-") as made:
         with progress_on_stderr() as on_profile:

@@ -12,11 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
 from pydantic import (
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -111,7 +113,11 @@ class PlacementConfig(Section):
     """Batch sizes that are profiled and may be chosen; a member's `batch_size` overrides them."""
     profile_s: NonNegativeFloat = 30.0
     """Seconds that `serve` may spend on profiling members without a cached profile; 0 is none."""
-    threads: Literal["device", "auto"] | Distinct[PositiveInt] = "device"
+    threads: Annotated[
+        Annotated[Literal["device", "auto"], Tag("<name>")]
+        | Annotated[Distinct[PositiveInt], Tag("<list>")],
+        Discriminator(lambda given: "<list>" if isinstance(given, list | tuple) else "<name>"),
+    ] = "device"
     """How many cores an instance on a CPU has. `device`: all of its device. Otherwise the search
     may divide each CPU device into workers of so many cores: of 1, 2, 4, ... or all of them
     (`auto`), or of those in a list such as `[1, 4]`; and `devices: auto` has one device of up to

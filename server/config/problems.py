@@ -29,6 +29,7 @@ _MESSAGES = {
     "int_from_float": "should be a whole number",
     "float_type": "should be a number",
     "float_parsing": "should be a number",
+    "path_type": "should be a path",
     "byte_size": "should be a number of bytes, such as 4096 or 256MiB",
     "byte_size_unit": "should be a number of bytes, such as 4096 or 256MiB",
     "too_short": "should not be empty",

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AnyHttpUrl,
     BeforeValidator,
+    Discriminator,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     SecretStr,
+    Tag,
     UrlConstraints,
     WithJsonSchema,
     field_validator,
@@ -199,7 +201,10 @@ class ServerConfig(Section):
     state_file: RelativePath | None = None
     """Where the server keeps what it serves, in case it is killed; if absent, in the cache
     directory. See [changes.md](changes.md)."""
-    history: Literal["auto", "none"] | RelativePath = "auto"
+    history: Annotated[
+        Annotated[Literal["auto", "none"], Tag("<name>")] | Annotated[RelativePath, Tag("<file>")],
+        Discriminator(lambda given: "<name>" if given in ("auto", "none") else "<file>"),
+    ] = "auto"
     """The database (SQLite) in which the server keeps what it has served, a record per minute of a
     week at most: a file, or `auto` for one in the cache directory. See [history.md](history.md)."""
     tracing: TracingConfig | None = None

@@ -76,7 +76,8 @@ class Comparison:
         config: with the members, whose files are on this machine.
         directory: where temporary files go.
         inputs: the rows, by the clients' names of inputs.
-        truth: the file that may tell what is true of them, as `y`, and their numbers there.
+        truth: the file that may tell what is true of them, as `y`, how many rows it has, and the
+            numbers of these.
         tolerance: by how much numbers may differ, see `measure_movement`.
         max_disagreement: the largest share of rows that an offered copy answers differently.
     """
@@ -84,7 +85,7 @@ class Comparison:
     config: Config
     directory: Path
     inputs: Inputs
-    truth: tuple[Path, Rows]
+    truth: tuple[Path, int, Rows]
     tolerance: float
     max_disagreement: float
 
@@ -96,6 +97,7 @@ class Comparison:
         on_profile: OnProgress,
     ) -> list[CheckedCopy]:
         """Measure members and their copies, ask them, and compare; failures go to `left_out`."""
+        truths = {member.name: self._y(member) for member in members}
         with tempfile.TemporaryDirectory(dir=self.directory) as directory:
             path = Path(directory, "members.yaml")
             document = self._document(members, copies, path.parent)
@@ -116,7 +118,7 @@ class Comparison:
                 failure = before if isinstance(before, StartError) else after
                 left_out[copy.name] = str(failure)
             else:
-                checked.append(self._checked(copy, before, after, found))
+                checked.append(self._checked(copy, before, after, found, truths[copy.member.name]))
         return checked
 
     def _document(
@@ -132,10 +134,11 @@ class Comparison:
             **{key: shared[key] for key in ("devices", "server") if key in shared},
         }
 
-    def _checked(self, copy: Copy, before: Array, after: Array, found: Measurements) -> CheckedCopy:
+    def _checked(
+        self, copy: Copy, before: Array, after: Array, found: Measurements, y: Array | None
+    ) -> CheckedCopy:
         output = copy.member.output
         movement = measure_movement(output, before, after, self.tolerance)
-        y = self._y(copy.member)
         quality = None
         if y is not None:
             quality = measure_quality(output, before, y), measure_quality(output, after, y)
@@ -147,11 +150,10 @@ class Comparison:
 
     def _y(self, member: InspectedMember) -> Array | None:
         """What is true of the rows, None if nobody says it."""
-        data, rows = self.truth
+        data, total, rows = self.truth
         held, shape = read_arrays(_DATA, data), member.prediction.shape
         if "y" not in held:
             return None
-        total = len(held["y"])
         if member.output.gives_classes and len(shape) == 1:
             return read_classes(_DATA, data, total, shape[0], member.labels)[rows]
         if member.output.config.kind == "values":

@@ -137,7 +137,8 @@ def _plain(config: Config, names: Sequence[str]) -> Config:
 def _of_group(job: _Job, members: Sequence[InspectedMember]) -> list[CheckedCopy]:
     """Make and check the copies of members whose clients send the same."""
     options = job.options
-    calibration, inputs, rows = _read(job, [one.pixels for one in members[0].inputs])
+    wanted = [one.pixels for one in members[0].inputs]
+    total, calibration, inputs, rows = _read(job, wanted)
     job.rows = _length(calibration), len(rows)
     copies: list[Copy] = []
     for member in members:
@@ -153,7 +154,7 @@ def _of_group(job: _Job, members: Sequence[InspectedMember]) -> list[CheckedCopy
                 config=job.config,
                 directory=job.directory,
                 inputs=inputs,
-                truth=(job.data, rows),
+                truth=(job.data, total, rows),
                 tolerance=options.tolerance,
                 max_disagreement=options.max_disagreement,
             )
@@ -161,13 +162,13 @@ def _of_group(job: _Job, members: Sequence[InspectedMember]) -> list[CheckedCopy
     return found
 
 
-def _read(job: _Job, wanted: Sequence[TensorSpec]) -> tuple[Inputs, Inputs, Rows]:
-    """Return the rows to calibrate on, those to check on, and the numbers of the latter."""
+def _read(job: _Job, wanted: Sequence[TensorSpec]) -> tuple[int, Inputs, Inputs, Rows]:
+    """Return how many rows there are, those to calibrate and to check on, the latter's numbers."""
     inputs = read_inputs(_DATA, job.data, wanted)
     total = _length(inputs)
     if job.options.calibration is not None:
         calibration = read_inputs(_CALIBRATION, job.options.calibration, wanted)
-        return calibration, inputs, np.arange(total)
+        return total, calibration, inputs, np.arange(total)
     if total < _LEAST_ROWS:
         raise ConfigError(
             f"{_DATA}: {total} rows are too few to calibrate on some and check on others, give "
@@ -177,7 +178,7 @@ def _read(job: _Job, wanted: Sequence[TensorSpec]) -> tuple[Inputs, Inputs, Rows
     chosen = min(total // 2, _CALIBRATION_ROWS)
     parts = order[:chosen], np.sort(order[chosen:])
     first, second = ({name: one[part] for name, one in inputs.items()} for part in parts)
-    return first, second, parts[1]
+    return total, first, second, parts[1]
 
 
 def _length(inputs: Inputs) -> int:

@@ -114,6 +114,20 @@ def test_what_is_wrong_is_said_before_anything_is_made(files, arguments, said):
     assert said in result.output
 
 
+def test_labels_of_other_rows_are_refused(files):
+    np.savez(files / "data.npz", x=np.zeros((30, 6), np.float32), y=np.zeros(29, np.int64))
+    result = variants(files, "--precision", "int8", "--member", "net")
+    assert result.exit_code == 2
+    assert "y should be a class per row, [30], not [29]" in result.output
+
+
+def test_two_results_need_two_files(files):
+    path = str(files / "one.yaml")
+    result = variants(files, "--output", path, "--library", path)
+    assert result.exit_code == 2
+    assert "is the file of --output" in result.output
+
+
 def test_too_few_rows_are_refused(files):
     np.savez(files / "data.npz", x=np.zeros((7, 6), np.float32))
     result = variants(files)

@@ -64,6 +64,15 @@ def problems(tmp_path, text):
             "placement: follow is for objective throughput only, remove one of them",
         ),
         (
+            MEMBERS + "placement: {threads: [0]}",
+            "c.yaml: placement.threads.0: should be greater than 0, not 0",
+        ),
+        (
+            MEMBERS + "placement: {threads: 2}",
+            "c.yaml: placement.threads: should be 'device' or 'auto', not 2",
+        ),
+        (MEMBERS + "server: {history: 3}", "c.yaml: server.history: should be a path, not 3"),
+        (
             MEMBERS + "placement: {objective: energy}",
             "placement: objective energy needs min_rows_per_s",
         ),
