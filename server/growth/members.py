@@ -71,7 +71,7 @@ class Members:
             path = self._library.predictions(number, self._digest)
             if not path.is_file():  # the trial ended when other data were given, or none
                 self._predict(trial, self._data, path)
-            predictions = np.load(path)
+            predictions = np.load(path, allow_pickle=False)
         assert trial.value is not None
         self._models[number] = Grown(number, trial.value, nbytes, predictions), trial
 

@@ -39,6 +39,8 @@ def server(tmp_path_factory):
         "rollout": {"version": "2", "mode": "shadow"},
     }
     config["ensembles"]["any"] = {"members": ["a", "b", "picky"], "quorum": 1}
+    for device in config["devices"]:
+        device["watts"] = 10  # without a meter, its energy is estimated
     with running(config, tmp_path_factory.mktemp("metrics")) as server:
         yield server
 

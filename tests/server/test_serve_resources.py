@@ -114,13 +114,17 @@ def test_no_deadline_is_kept_by_a_clock_that_can_jump():
 
     gRPC tells deadlines by it; these are put on the other clock as soon as a call is there. And
     certificates expire by it: `credentials` warns of that when it reads one, and decides nothing.
+    The history tells when its windows began, and which of them are of the last week.
     """
     told = {
+        "server/cli/history.py",
+        "server/deployment/experience.py",
         "server/engine/statistics.py",
         "server/grpc_api/core.py",
         "server/http_api/connections.py",
         "server/rollout/figures.py",
         "server/security/credentials.py",
+        "server/supervision/recorder.py",
         "workers/runtime/tracing.py",
     }
     using = set()
